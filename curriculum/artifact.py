@@ -1,0 +1,291 @@
+"""Artifacts: folders that are there whole or not at all.
+
+Every artifact is a folder with a `manifest.json` that says what it is, what made it, which inputs went in and
+the size and checksum of every file. It is written beside its place and renamed into it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class ArtifactError(ValueError):
+    """An artifact is missing, torn, foreign or stale; the message names the file and the mend."""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size and checksum of one file of an artifact."""
+
+    bytes: int
+    xxh3_128: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says."""
+
+    kind: str
+    format_version: int
+    code_version: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    facts: dict[str, Any]
+    files: dict[str, FileEntry]
+    fingerprint: str
+    created_at: str
+
+
+@dataclass
+class Draft:
+    """An artifact being written: put files into `path` and facts (JSON values) into `facts`."""
+
+    path: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def fingerprint_of(value: Any) -> str:
+    """Return the xxh3-128 digest (32 hex digits) of a JSON value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def hash_file(path: Path) -> FileEntry:
+    """Return size in bytes and xxh3-128 of a file, read in 8 MiB blocks."""
+    digest = xxhash.xxh3_128()
+    size = 0
+    with open(path, "rb") as file:
+        while block := file.read(8 << 20):
+            digest.update(block)
+            size += len(block)
+    return FileEntry(size, digest.hexdigest())
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """Return the installed version of PDPC, or "unknown" in a tree that was never installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("pdpc")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@contextmanager
+def create(
+    folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapping[str, str], replace: bool = False
+) -> Iterator[Draft]:
+    """Write an artifact: yield a temporary sibling of `folder`; commit it under its name when the block ends well.
+
+    An exception removes the temporary folder; a killed process leaves one named `.<name>.tmp-*`, which the next
+    `create` of the same folder removes once its writer is gone. Raises ArtifactError when `folder` exists already
+    (with `replace`, an artifact of the same kind is exchanged at the end).
+    """
+    folder = Path(folder)
+    if folder.exists() and not replace:
+        raise ArtifactError(f"{folder} exists already: choose another output or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(folder)
+    temporary = folder.parent / f".{folder.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    temporary.mkdir()
+    draft = Draft(temporary)
+    try:
+        yield draft
+        write_manifest(temporary, kind, config=config, inputs=inputs, facts=draft.facts)
+        publish(temporary, folder, replace=replace)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_manifest(
+    folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapping[str, str], facts: Mapping[str, Any]
+) -> Manifest:
+    """Hash and sync every file below `folder` and write its manifest last."""
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+        files[path.relative_to(folder).as_posix()] = hash_file(path)
+        sync(path)
+    made_of = {"kind": kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs)}
+    contents = {name: entry.xxh3_128 for name, entry in files.items()}
+    manifest = Manifest(
+        kind=kind,
+        format_version=FORMAT_VERSION,
+        code_version=code_version(),
+        config=dict(config),
+        inputs=dict(inputs),
+        facts=dict(facts),
+        files=files,
+        fingerprint=fingerprint_of({**made_of, "facts": dict(facts), "files": contents}),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
+    return manifest
+
+
+def publish(temporary: Path, folder: Path, *, replace: bool = False) -> None:
+    """Rename a finished temporary folder into its place and make the rename durable."""
+    for inner in sorted(p for p in temporary.rglob("*") if p.is_dir()):
+        sync(inner)
+    sync(temporary)
+    if replace and folder.exists():
+        retired = folder.parent / f".{folder.name}.tmp-{os.getpid()}-retired"
+        os.rename(folder, retired)
+        os.rename(temporary, folder)
+        shutil.rmtree(retired, ignore_errors=True)
+    else:
+        os.rename(temporary, folder)
+    sync(folder.parent)
+
+
+def open_manifest(folder: Path, kind: str) -> Manifest:
+    """Read an artifact's manifest and check kind, version and the size of every file (contents: see `verify`).
+
+    Raises ArtifactError that names what is missing, torn or foreign, and the mend.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder, kind)
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing, though {MANIFEST} lists it: remove {folder} and make it again")
+        size = path.stat().st_size
+        if size != entry.bytes:
+            raise ArtifactError(
+                f"{path} has {size} bytes instead of {entry.bytes}: it is torn; remove {folder} and make it again"
+            )
+    return manifest
+
+
+def _read_manifest(folder: Path, kind: str) -> Manifest:
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise ArtifactError(f"{kind} folder {folder} does not exist: check the path or make it first")
+    if not path.is_file():
+        raise ArtifactError(f"{folder} has no {MANIFEST}: it is not a {kind} artifact, or not a whole one")
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        files = {str(name): FileEntry(**entry) for name, entry in data.pop("files").items()}
+        manifest = Manifest(files=files, **data)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ArtifactError(f"{path} cannot be read as a manifest ({error}): make {folder} again") from error
+    if manifest.kind != kind:
+        raise ArtifactError(f"{folder} is a {manifest.kind!r} artifact, not {kind!r}: give the right folder")
+    if manifest.format_version != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{folder} has format version {manifest.format_version}, this PDPC reads {FORMAT_VERSION}: "
+            "make it again or use the PDPC that wrote it"
+        )
+    for name in manifest.files:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ArtifactError(f"{path} names a file outside its folder, {name!r}: do not trust this artifact")
+    return manifest
+
+
+def verify(folder: Path) -> None:
+    """Read every file of an artifact and compare its checksum. Raises ArtifactError naming the first bad file."""
+    folder = Path(folder)
+    kind = _kind_of(folder)
+    for name, entry in open_manifest(folder, kind).files.items():
+        if hash_file(folder / name) != entry:
+            raise ArtifactError(f"{folder / name} does not match its checksum: it is damaged; make {folder} again")
+
+
+def _kind_of(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / MANIFEST).read_text("utf-8"))["kind"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{folder} has no readable {MANIFEST} ({error}): it is not an artifact") from error
+
+
+def reusable(folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+    """Tell whether `folder` holds just what `config` and `inputs` would make.
+
+    False: nothing is there. True: whole and made of the same. Raises ArtifactError when something else is there,
+    naming each key that differs.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return False
+    manifest = open_manifest(folder, kind)
+    differences = [
+        f"{key}: there {there!r}, asked for {asked!r}"
+        for old, new in ((manifest.config, _as_json(config)), (manifest.inputs, _as_json(inputs)))
+        for key, there, asked in differing(old, new)
+    ]
+    if differences:
+        raise ArtifactError(
+            f"{folder} was made from something else ({'; '.join(differences)}): "
+            "choose another output, or remove the folder to make it again"
+        )
+    return True
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted key, old value, new value) for every leaf in which two nested mappings differ."""
+    for key in sorted(set(old) | set(new)):
+        name, a, b = f"{prefix}{key}", old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from differing(a, b, f"{name}.")
+        elif a != b:
+            yield name, a, b
+
+
+def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(json.dumps(value))
+    return result
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary siblings of `folder` whose writing process is gone."""
+    for left in folder.parent.glob(f".{folder.name}.tmp-*"):
+        writer = left.name.removeprefix(f".{folder.name}.tmp-").split("-")[0]
+        if not (writer.isdigit() and _alive(int(writer))):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that readers see the old or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_text(text, "utf-8")
+        sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,109 @@
+"""Scoring: the mean token loss of every sample under each reference model."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curriculum.artifact import create, reusable
+from curriculum.scores import KIND, Scores, write_slice
+from curriculum.tokens import Tokens
+
+if TYPE_CHECKING:
+    from models.decoder import Decoder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference model and where it comes from."""
+
+    decoder: Decoder
+    fingerprint: str
+    tokenizer_fingerprint: str | None
+    trained_on: str | None
+    """Fingerprint of the slice that it was trained on, where that is known."""
+
+
+def write_scores(
+    folder: Path, tokens: Mapping[str, Tokens], references: Mapping[str, Callable[[], Reference]],
+    identities: Mapping[str, str], *, batch_size: int,
+) -> Scores:
+    """Score every sample of every slice under every model into a SCORES folder, or open it when it is there.
+
+    `references` are loaders and `identities` their fingerprints, so that a whole folder is recognised without loading a model.
+    """
+    inputs = {f"tokens/{name}": part.fingerprint for name, part in tokens.items()}
+    inputs |= {f"model/{name}": identity for name, identity in identities.items()}
+    first = next(iter(tokens))
+    if reusable(folder, KIND, config={}, inputs=inputs):
+        log.info("scores %s are whole and made of the same: reused", folder)
+        return Scores.open(folder, first)
+    models = {name: load() for name, load in references.items()}
+    warnings = [warning for name, model in models.items() for warning in _check(name, model, tokens)]
+    for warning in warnings:
+        log.warning(warning)
+    with create(folder, KIND, config={}, inputs=inputs) as draft:
+        for name, part in tokens.items():
+            losses = {model: score_samples(reference.decoder, part, batch_size, f"{name} under {model}") for model, reference in models.items()}
+            write_slice(draft.path, name, losses, part.real_tokens(np.arange(len(part))))
+        draft.facts.update(models={name: _describe(model) for name, model in models.items()}, warnings=warnings)
+    return Scores.open(folder, first)
+
+
+def _check(name: str, model: Reference, tokens: Mapping[str, Tokens]) -> list[str]:
+    """Raise ValueError when a model cannot read the tokens; return warnings about what its scores mean."""
+    warnings = []
+    for slice, part in tokens.items():
+        if model.tokenizer_fingerprint is not None and model.tokenizer_fingerprint != part.tokenizer_fingerprint:
+            raise ValueError(
+                f"model {name!r} was trained with another tokenizer ({model.tokenizer_fingerprint}) than {part.folder} "
+                f"({part.tokenizer_fingerprint}): prepare the text with the model's tokenizer, or choose another model"
+            )
+        if model.decoder.config.vocab_size < part.vocab_size:
+            raise ValueError(
+                f"model {name!r} knows {model.decoder.config.vocab_size} tokens, {part.folder} uses {part.vocab_size}: choose a model "
+                "of the same tokenizer"
+            )
+        if model.trained_on == part.fingerprint:
+            warnings.append(
+                f"model {name!r} was trained on slice {slice!r}, which it now scores: its losses measure memory as much as difficulty; "
+                "train it on the reference slice"
+            )
+    return warnings
+
+
+def _describe(model: Reference) -> dict[str, object]:
+    return {
+        "fingerprint": model.fingerprint,
+        "parameters": model.decoder.config.parameter_count(),
+        "trained_on": model.trained_on,
+    }
+
+
+def score_samples(decoder: Decoder, tokens: Tokens, batch_size: int, title: str) -> NDArray[np.float32]:
+    """Return the mean loss (nats) over the real tokens of every sample, float32 [len(tokens)]."""
+    import torch
+    from tqdm import tqdm
+
+    losses_N = np.empty(len(tokens), dtype=np.float32)
+    real_N = tokens.real_tokens(np.arange(len(tokens)))
+    decoder.eval()
+    device = decoder.embedding.weight.device
+    progress = tqdm(total=len(tokens), desc=f"score {title}", unit="sample", disable=not sys.stderr.isatty())
+    with torch.inference_mode(), progress:
+        for start in range(0, len(tokens), batch_size):
+            ids = np.arange(start, min(start + batch_size, len(tokens)))
+            batch_BS = torch.from_numpy(tokens.sample(ids)).to(device)
+            sums_B = decoder(batch_BS).losses_BT.sum(dim=1, dtype=torch.float64).cpu().numpy()
+            losses_N[ids] = sums_B / np.maximum(real_N[ids], 1)
+            progress.update(len(ids))
+    return losses_N

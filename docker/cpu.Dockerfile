@@ -1,0 +1,31 @@
+# PDPC's tests without a GPU, as CI runs them. NOT YET BUILT: written where no Docker engine was at hand.
+#
+#   docker build -f docker/cpu.Dockerfile -t pdpc:cpu .
+#   docker run --rm pdpc:cpu                 the tests
+#   docker run --rm pdpc:cpu make demo       the whole road
+#
+# The packages are installed while the image is built, so that a container needs no network.
+
+ARG REGISTRY=docker.io
+FROM ${REGISTRY}/library/python:3.11.14-slim-bookworm
+
+ARG PIP_INDEX_URL=https://pypi.org/simple
+# torch for the CPU: the one on PyPI brings several GB of CUDA; pip prefers 2.13.0+cpu to 2.13.0 when it sees both
+ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+
+# versions of Debian's packages are those of the base image's release: older ones leave the mirrors
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++ git make \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --no-log-init --create-home --uid 1000 pdpc \
+    && install --directory --owner pdpc /opt/pdpc
+
+USER 1000
+WORKDIR /opt/pdpc
+COPY --chown=1000 . .
+RUN make setup && rm -rf ~/.cache/pip
+
+CMD ["make", "test"]

@@ -1,0 +1,1 @@
+"""How a run is started, where, and whether it fits: command line, clusters, demo."""

@@ -1,0 +1,198 @@
+"""The command line: `pdpc VERB [KEY=VALUE ...]`, one verb a step, the same Hydra overrides everywhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One step of the road."""
+
+    does: str
+    """What it does, in a line."""
+    load: Callable[[], tuple[type, Callable[..., object], Mapping[str, Mapping[str, type]]]]
+    """Return its settings class, its function and the groups whose type depends on the choice; imports what the verb needs."""
+    hands_on: bool = False
+    """Does the function take the overrides too, to hand them on to other processes?"""
+
+
+def _prepare() -> Any:
+    from curriculum import prepare
+
+    return prepare.PrepareSettings, prepare.run, {}
+
+
+def _score() -> Any:
+    from launch import score
+
+    return score.ScoreSettings, score.run, {}
+
+
+def _arrange() -> Any:
+    from curriculum import arrange
+    from curriculum.preference import PREFERENCES
+
+    return arrange.ArrangeSettings, arrange.run, {"preference": PREFERENCES}
+
+
+def _train() -> Any:
+    from launch import start
+    from train.settings import TrainSettings
+
+    return TrainSettings, start.run, {}
+
+
+def _evaluate() -> Any:
+    from train import evaluation
+
+    return evaluation.EvaluateSettings, evaluation.run, {}
+
+
+def _report() -> Any:
+    from train import report
+
+    return report.ReportSettings, report.run, {}
+
+
+def _export() -> Any:
+    from train import export
+
+    return export.ExportSettings, export.run, {}
+
+
+def _inspect() -> Any:
+    from launch import inspection
+
+    return inspection.InspectSettings, inspection.run, {}
+
+
+def _launch() -> Any:
+    from launch import cluster
+
+    return cluster.LaunchSettings, cluster.run, {"cluster": cluster.CLUSTERS}
+
+
+def _demo() -> Any:
+    from launch import demo
+
+    return demo.DemoSettings, demo.run, {}
+
+
+VERBS: dict[str, Verb] = {
+    "prepare": Verb("text to TOKENS: documents, sources and samples, two slices held out", _prepare),
+    "score": Verb("TOKENS to SCORES: every sample's loss under the reference models", _score),
+    "arrange": Verb("SCORES and a preference to an ORDER that uses every sample once", _arrange),
+    "train": Verb("an ORDER to a RUN, by DeepSpeed; run it again to go on", _train, hands_on=True),
+    "evaluate": Verb("held-out loss and benchmarks of a run's newest checkpoint", _evaluate),
+    "report": Verb("a page and a table that show arms beside each other", _report),
+    "export": Verb("a run's newest checkpoint as a Hugging Face folder", _export),
+    "inspect": Verb("what an artifact is made of; verify=true reads every byte", _inspect),
+    "launch": Verb("a hostfile or an sbatch script, and the run on a cluster", _launch),
+    "demo": Verb("the whole road on the text of this machine, both arms, a page at the end", _demo),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit code: 0 done, 2 refused at the door, 130 interrupted, else the failure's."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"pdpc {version('pdpc')}")
+        return 0
+    name, overrides = words[0], words[1:]
+    verb = VERBS.get(name)
+    if verb is None:
+        print(f"pdpc: unknown verb {name!r}: use one of {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        _check_names()
+        return _run(name, verb, overrides)
+    except ValueError as error:
+        if os.environ.get("PDPC_TRACEBACK"):
+            raise
+        message = str(error)
+        print(message if message.startswith(f"{name}:") else f"pdpc {name}: {message}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if os.environ.get("PDPC_TRACEBACK"):
+            raise
+        print(f"pdpc {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"pdpc {name}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+def _run(name: str, verb: Verb, words: list[str]) -> int:
+    from train.compose import CONFIGS, compose
+
+    if any(word in ("-h", "--help") for word in words):
+        print(f"pdpc {name}: {verb.does}\n\nDefaults and keys ({CONFIGS.name}/{name}.yaml); change any with KEY=VALUE:\n")
+        print(_described(verb))
+        return 0
+    overrides = [_as_override(word) for word in words]
+    settings_class, run, choices = verb.load()
+    if name == "launch":
+        from launch.cluster import split_overrides
+
+        overrides, handed_on = split_overrides(overrides)
+        settings: Any = replace(compose(name, settings_class, overrides, choices), overrides=handed_on)
+    else:
+        settings = compose(name, settings_class, overrides, choices)
+    result = run(settings, overrides) if verb.hands_on else run(settings)
+    return result if isinstance(result, int) else 0
+
+
+def _as_override(word: str) -> str:
+    """Let `--dry-run` stand for `dry_run=true`: flags are overrides that are true."""
+    return word[2:].replace("-", "_") + "=true" if word.startswith("--") and "=" not in word else word.removeprefix("--")
+
+
+def _described(verb: Verb) -> str:
+    """Return every key of a verb with its default and its docstring."""
+    from launch.keys import describe
+
+    settings_class, _, choices = verb.load()
+    return "\n".join(describe(settings_class, choices))
+
+
+def _check_names() -> None:
+    """Raise ValueError when another package named models, curriculum, train or launch stands in the way."""
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    home = Path(__file__).resolve().parent.parent
+    for name in ("models", "curriculum", "train", "launch"):
+        spec = find_spec(name)
+        found = Path(spec.origin).resolve().parent if spec and spec.origin else None
+        if found != home / name:
+            raise ValueError(f"another package named {name!r} stands in the way at {found}: run pdpc where {home} comes first on the path")
+
+
+def _overview() -> str:
+    width = max(len(name) for name in VERBS)
+    lines = [f"  {name:<{width}}  {verb.does}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "pdpc VERB [KEY=VALUE ...]    pretraining where the order of the data is what counts",
+            "", *lines, "",
+            "pdpc VERB --help lists a verb's keys. Overrides are Hydra's: experiment=pdpc_1.3b optimizer.lr=2e-4",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""The keys of a verb, read from its settings dataclasses: name, default, and the docstring under each field."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, get_type_hints
+
+
+def describe(settings: type, choices: Mapping[str, Mapping[str, type]]) -> Iterator[str]:
+    """Yield a line a key of a settings dataclass, and the keys of every choice of a group."""
+    yield from _lines(settings, "", skip=set(choices))
+    for group, options in choices.items():
+        for name, option in options.items():
+            yield f"{group}={name}"
+            yield from _lines(option, f"{group}.", skip={"name"})
+
+
+def _lines(settings: type, prefix: str, skip: set[str]) -> Iterator[str]:
+    hints = get_type_hints(settings)
+    texts = field_docstrings(settings)
+    for field in fields(settings):
+        if field.name in skip:
+            continue
+        kind = hints[field.name]
+        if is_dataclass(kind) and isinstance(kind, type):
+            yield from _lines(kind, f"{prefix}{field.name}.", skip=set())
+            continue
+        default: Any = "(required)"
+        if field.default is not MISSING:
+            default = "null" if field.default is None else field.default
+        elif field.default_factory is not MISSING:
+            default = field.default_factory()
+        yield f"  {prefix}{field.name} = {default}\n      {texts.get(field.name, '')}"
+
+
+def field_docstrings(settings: type) -> dict[str, str]:
+    """Return the docstring that stands under each field of a dataclass, bases included."""
+    texts: dict[str, str] = {}
+    for base in reversed(settings.__mro__):
+        if not is_dataclass(base):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for node, after in zip(body.body, body.body[1:], strict=False):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr):
+                value = after.value
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    texts[node.target.id] = " ".join(value.value.split())
+    return texts

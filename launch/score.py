@@ -1,0 +1,89 @@
+"""`pdpc score`: reference models, from runs or Hugging Face folders, over every sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from curriculum.artifact import ArtifactError, fingerprint_of, hash_file, open_manifest
+from curriculum.scores import Scores
+from curriculum.scoring import Reference, write_scores
+from curriculum.tokens import Tokens
+from train import checkpoint
+from train.runfolder import RUN, read_run
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """What `pdpc score` is told."""
+
+    tokens: str
+    """TOKENS folder."""
+    output: str
+    """SCORES folder to write."""
+    models: dict[str, str]
+    """Reference models by name, each a RUN folder or a Hugging Face folder: {weak: ..., strong: ...} gives PD."""
+    slices: list[str] = field(default_factory=lambda: ["train", "validation"])
+    """Slices to score; the validation slice serves the held-out halves."""
+    batch_size: int = 32
+    """Samples in one forward pass."""
+    threads: int | None = None
+    """CPU threads; null: all cores."""
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise ValueError("models is empty: give models.weak=RUN models.strong=RUN")
+        if not self.slices:
+            raise ValueError("slices is empty: give slices=[train,validation]")
+        for key in ("batch_size", "threads"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key}={value} must be at least 1")
+
+
+def run(settings: ScoreSettings) -> Scores:
+    """Score every sample of every slice under every model."""
+    tokens = {name: Tokens.open(settings.tokens, name) for name in settings.slices}
+    folders = {name: Path(folder) for name, folder in settings.models.items()}
+    end_of_text = next(iter(tokens.values())).end_of_text
+    if settings.threads is not None:
+        import torch
+
+        torch.set_num_threads(settings.threads)
+    return write_scores(
+        Path(settings.output), tokens,
+        {name: partial(load_reference, folder, end_of_text) for name, folder in folders.items()},
+        {name: identity_of(folder) for name, folder in folders.items()},
+        batch_size=settings.batch_size,
+    )
+
+
+def identity_of(folder: Path) -> str:
+    """Return the fingerprint of a reference model's weights."""
+    if (folder / RUN).is_file():
+        return open_manifest(_checkpoint(folder), checkpoint.KIND).fingerprint
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ArtifactError(f"{folder} is neither a RUN folder nor a Hugging Face folder with safetensors: give one of those")
+    return fingerprint_of([hash_file(path).xxh3_128 for path in [folder / "config.json", *weights]])
+
+
+def load_reference(folder: Path, end_of_text: int) -> Reference:
+    """Return a reference model with what is known of its making."""
+    import torch
+
+    from models import hf
+    from train.evaluation import load_decoder
+
+    if (folder / RUN).is_file():
+        facts = read_run(folder)
+        prints = facts["fingerprints"]
+        return Reference(load_decoder(_checkpoint(folder)), identity_of(folder), prints["tokenizer"], prints["tokens"])
+    return Reference(hf.load(folder, torch.float32, end_of_text=end_of_text), identity_of(folder), None, None)
+
+
+def _checkpoint(folder: Path) -> Path:
+    from train.export import newest_checkpoint
+
+    return newest_checkpoint(folder)

@@ -1,0 +1,141 @@
+"""A Llama-family decoder: token ids in, the loss of every token out.
+
+Shapes: B sequences, T tokens (S = T + 1 with the last label), N = B * T, W width, V vocabulary, H heads.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.attention import attend, document_lengths, rotary_table, rotate
+from models.config import DecoderConfig
+from models.loss import TokenLosses, linear_cross_entropy
+
+INIT_STD = 0.02
+
+
+class RMSNorm(nn.Module):
+    """Divide by the root of the mean square, in float32 (Zhang and Sennrich, arXiv 1910.07467)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x_BTW: Tensor) -> Tensor:
+        """Return the normalised stream in the dtype of the input."""
+        return F.rms_norm(x_BTW, (x_BTW.shape[-1],), self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Causal self-attention inside documents, grouped queries."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        kv_width = config.kv_heads * config.head_size
+        self.head_size = config.head_size
+        self.q = nn.Linear(config.width, config.width, bias=False)
+        self.k = nn.Linear(config.width, kv_width, bias=False)
+        self.v = nn.Linear(config.width, kv_width, bias=False)
+        self.o = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, x_BTW: Tensor, rotary: tuple[Tensor, Tensor], lengths: list[int]) -> Tensor:
+        """Return what the tokens read from earlier tokens of their own document, [B, T, W]."""
+        B, T, _ = x_BTW.shape
+        q_BTHS = rotate(self.q(x_BTW).view(B, T, -1, self.head_size), *rotary)
+        k_BTKS = rotate(self.k(x_BTW).view(B, T, -1, self.head_size), *rotary)
+        v_BTKS = self.v(x_BTW).view(B, T, -1, self.head_size)
+        out_NHS = attend(q_BTHS.flatten(0, 1), k_BTKS.flatten(0, 1), v_BTKS.flatten(0, 1), lengths)
+        return self.o(out_NHS.reshape(B, T, -1))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.width, config.ffn, bias=False)
+        self.up = nn.Linear(config.width, config.ffn, bias=False)
+        self.down = nn.Linear(config.ffn, config.width, bias=False)
+
+    def forward(self, x_BTW: Tensor) -> Tensor:
+        """Return down(silu(gate(x)) * up(x)), [B, T, W]."""
+        return self.down(F.silu(self.gate(x_BTW)) * self.up(x_BTW))
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each on the normalised stream and added to it."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.width, config.norm_eps)
+        self.attention = Attention(config)
+        self.ffn_norm = RMSNorm(config.width, config.norm_eps)
+        self.ffn = FeedForward(config)
+
+    def forward(self, x_BTW: Tensor, rotary: tuple[Tensor, Tensor], lengths: list[int]) -> Tensor:
+        """Return the stream after the block, [B, T, W]."""
+        x_BTW = x_BTW + self.attention(self.attention_norm(x_BTW), rotary, lengths)
+        return x_BTW + self.ffn(self.ffn_norm(x_BTW))
+
+
+class Decoder(nn.Module):
+    """The language model. Parameters are named as in `models/hf.py`'s table."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, ids_BS: Tensor) -> TokenLosses:
+        """Return the losses of predicting `ids_BS[:, 1:]` from `ids_BS[:, :-1]`.
+
+        `ids_BS` is int64 [B, T + 1]; IGNORED may fill the right end of a row: such labels cost nothing.
+        """
+        ids_BT, labels_BT = ids_BS[:, :-1], ids_BS[:, 1:]
+        hidden_BTW = self.hidden(ids_BT)
+        total, losses_N = linear_cross_entropy(hidden_BTW.flatten(0, 1), self.head.weight, labels_BT.flatten())
+        return TokenLosses(total, losses_N.view(labels_BT.shape))
+
+    def logits(self, ids_BT: Tensor) -> Tensor:
+        """Return next-token logits in float32, [B, T, V]."""
+        return self.head(self.hidden(ids_BT)).float()
+
+    def hidden(self, ids_BT: Tensor) -> Tensor:
+        """Return the normalised last state of every token, [B, T, W]."""
+        lengths = document_lengths(ids_BT, self.config.end_of_text)
+        rotary = rotary_table(ids_BT.shape[1], self.config.head_size, self.config.rope_theta, ids_BT.device)
+        x_BTW = self.embedding(ids_BT.clamp(min=0))
+        for layer in self.layers:
+            x_BTW = layer(x_BTW, rotary, lengths)
+        return self.norm(x_BTW)
+
+
+def build(config: DecoderConfig, seed: int) -> Decoder:
+    """Return a decoder with freshly drawn float32 weights that depend on `config` and `seed` alone.
+
+    Matrices are normal with deviation 0.02; those that write into the residual stream are divided by sqrt(2 * layers)
+    (GPT-2's scheme), norms are one.
+    """
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    decoder.to_empty(device="cpu")
+    if config.tie_embeddings:
+        decoder.head.weight = decoder.embedding.weight
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in decoder.named_parameters():
+        with torch.no_grad():
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)
+                continue
+            residual = name.endswith(("attention.o.weight", "ffn.down.weight"))
+            std = INIT_STD / (2 * config.layers) ** 0.5 if residual else INIT_STD
+            parameter.normal_(0.0, std, generator=generator)
+    return decoder

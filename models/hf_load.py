@@ -1,0 +1,151 @@
+"""Read a Hugging Face folder of the Llama type as a decoder; whatever would be computed differently is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.config import DecoderConfig
+from models.decoder import Decoder
+from models.hf_names import ARCHITECTURE, INDEX, WEIGHTS, compare_names, compare_shape, tensor_names
+
+
+def load(folder: Path, dtype: torch.dtype, *, end_of_text: int | None = None) -> Decoder:
+    """Return the decoder stored in a Llama-type folder (safetensors), its weights as `dtype` on the CPU.
+
+    `end_of_text` is the token that starts a document; None takes it from config.json when one token both starts and
+    ends texts there (as in our exports), else attention runs over the whole sequence, as in Llama itself. ValueError,
+    naming the file, the value and the mend, for another architecture, pickled weights, biases, scaled rotary positions,
+    quantised weights, or tensors that are missing, unexpected or of the wrong shape.
+    """
+    folder = Path(folder)
+    config = _read_config(folder, end_of_text)
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    state = _read_weights(folder, config, dtype)
+    if config.tie_embeddings:
+        state["head.weight"] = state["embedding.weight"]
+    decoder.load_state_dict(state, strict=True, assign=True)
+    if config.tie_embeddings:
+        decoder.head.weight = decoder.embedding.weight
+    return decoder
+
+
+def _read_config(folder: Path, end_of_text: int | None) -> DecoderConfig:
+    path = folder / "config.json"
+    raw = _read_json(path, "name a folder written by save_pretrained or by pdpc export")
+    _refuse_unsupported(path, raw)
+    rope = raw.get("rope_parameters") or {}
+    heads, width = _number(path, raw, "num_attention_heads"), _number(path, raw, "hidden_size")
+    config = DecoderConfig(
+        vocab_size=_number(path, raw, "vocab_size"),
+        layers=_number(path, raw, "num_hidden_layers"),
+        width=width,
+        heads=heads,
+        kv_heads=raw.get("num_key_value_heads") or heads,
+        ffn=_number(path, raw, "intermediate_size"),
+        max_seq_len=raw.get("max_position_embeddings", 2048),
+        rope_theta=float(rope.get("rope_theta") or raw.get("rope_theta") or 10000.0),
+        norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        end_of_text=end_of_text if end_of_text is not None else _shared_end(raw),
+    )
+    if raw.get("head_dim") not in (None, config.head_size):
+        raise ValueError(
+            f"{path}: head_dim={raw['head_dim']} is not hidden_size / num_attention_heads = {config.head_size}: "
+            "only such models can be read"
+        )
+    return config
+
+
+def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
+    """Raise for what this decoder computes differently: wrong numbers would come out without a word."""
+    architectures = raw.get("architectures") or [ARCHITECTURE]
+    if raw.get("model_type") != "llama" or architectures != [ARCHITECTURE]:
+        raise ValueError(
+            f"{path}: model_type={raw.get('model_type')!r}, architectures={architectures}: only {ARCHITECTURE} "
+            "can be read; convert the model to it first"
+        )
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ValueError(f"{path}: scaled rotary positions {rope} are not supported: use a model without them")
+    for key, plain in {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}.items():
+        if raw.get(key, plain) != plain:
+            raise ValueError(f"{path}: {key}={raw[key]!r} is not supported, only {plain!r}: use another model")
+    if raw.get("quantization_config"):
+        raise ValueError(f"{path}: quantised weights are not supported: save the model in float32 or bfloat16")
+
+
+def _shared_end(raw: Mapping[str, Any]) -> int | None:
+    """Return the token that both starts and ends texts, None if there is no such one."""
+    start, end = raw.get("bos_token_id"), raw.get("eos_token_id")
+    return start if isinstance(start, int) and start == end else None
+
+
+def _number(path: Path, raw: Mapping[str, Any], key: str) -> int:
+    value = raw.get(key)
+    if not isinstance(value, int):
+        raise ValueError(f"{path}: {key}={value!r} is not a whole number: restore the model's own config.json")
+    return value
+
+
+def _read_weights(folder: Path, config: DecoderConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the decoder's tensors by its own names, checked for names and shapes."""
+    from safetensors import safe_open
+
+    names = tensor_names(config)
+    mend = "the folder is incomplete or its config.json belongs to other weights; fetch it again"
+    with ExitStack() as stack:
+        holder = {}
+        for path in _weight_files(folder):
+            opened = stack.enter_context(safe_open(path, framework="pt"))
+            holder.update(dict.fromkeys(opened.keys(), opened))
+        # Old checkpoints store the rotary table, which follows from rope_theta.
+        given = {name for name in holder if not name.endswith("rotary_emb.inv_freq")}
+        if config.tie_embeddings and "lm_head.weight" in given:
+            tied = ("lm_head.weight", names["embedding.weight"][0])
+            if set(tied) <= given and not torch.equal(*(holder[name].get_tensor(name) for name in tied)):
+                raise ValueError(f"{folder}: lm_head.weight is not the embedding: set tie_word_embeddings to false")
+            given.remove("lm_head.weight")
+        compare_names(given, (theirs for theirs, _ in names.values()), str(folder), mend)
+        state = {}
+        for ours, (theirs, shape) in names.items():
+            compare_shape(theirs, tuple(holder[theirs].get_slice(theirs).get_shape()), shape, str(folder))
+            state[ours] = holder[theirs].get_tensor(theirs).to(dtype)
+    return state
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        pickled = sorted(path.name for path in folder.glob("*.bin"))
+        found = f"; it has {', '.join(pickled[:3])}, and pickles are never read" if pickled else ""
+        raise ValueError(f"{folder} holds no {WEIGHTS} or {INDEX}{found}: save the model as safetensors")
+    weight_map = _read_json(folder / INDEX, "fetch the folder again").get("weight_map")
+    files = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
+    for name in files:
+        if Path(name).name != name or not name.endswith(".safetensors") or not (folder / name).is_file():
+            raise ValueError(f"{folder / INDEX} names {name!r}, no safetensors file there: fetch the folder again")
+    if not files:
+        raise ValueError(f"{folder / INDEX} has no weight_map: fetch the folder again")
+    return [folder / name for name in files]
+
+
+def _read_json(path: Path, mend: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist: {mend}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): {mend}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is not a JSON object: {mend}")
+    return value

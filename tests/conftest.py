@@ -1,0 +1,74 @@
+"""Fixtures that many tests share: small artifacts, made once a session."""
+
+import os
+
+os.environ.update(
+    OMP_NUM_THREADS="1", WANDB_MODE="offline", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false",
+    DS_ACCELERATOR="cpu", DEEPSPEED_LOG_LEVEL="warning",
+)
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curriculum.artifact import create
+from curriculum.scores import Scores, write_slice
+from curriculum.tokens import Tokens
+
+
+def write_text(folder: Path, documents: int, seed: int = 0) -> None:
+    """Write jsonl text of two sources, one with a simple grammar and one with a larger vocabulary."""
+    import json
+
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["the", "cat", "dog", "sees", "likes", "a", "tree", "house", "and", "then", "runs", "sleeps"]
+    with open(folder / "text.jsonl", "w") as file:
+        for index in range(documents):
+            source = ("easy", "hard")[index % 2]
+            size = int(rng.integers(20, 120))
+            if source == "easy":
+                text = " ".join(words[(k * 5 + int(rng.integers(0, 2))) % len(words)] for k in range(size))
+            else:
+                text = " ".join("".join(chr(97 + int(c)) for c in rng.integers(0, 26, 5)) for _ in range(size // 2))
+            file.write(json.dumps({"text": text, "source": source}) + "\n")
+
+
+@pytest.fixture(scope="session")
+def tokens_folder(tmp_path_factory) -> Path:
+    """TOKENS of 600 short documents: seq_len 32, a byte-level vocabulary of 300."""
+    from curriculum.prepare import PrepareSettings, run
+    from curriculum.text import TextSettings
+    from curriculum.tokenizer import TokenizerSettings
+
+    root = tmp_path_factory.mktemp("artifacts")
+    write_text(root / "text", 600)
+    run(
+        PrepareSettings(
+            input=TextSettings(paths=[str(root / "text")]), tokenizer=TokenizerSettings(name="train:300"), seq_len=32,
+            validation_fraction=0.1, reference_fraction=0.2, seed=1, workers=1, output=str(root / "tokens"),
+        )
+    )
+    return root / "tokens"
+
+
+@pytest.fixture(scope="session")
+def scores_folder(tokens_folder) -> Path:
+    """SCORES with made-up losses in which the source `hard` has the higher PD."""
+    folder = tokens_folder.parent / "scores"
+    slices = {name: Tokens.open(tokens_folder, name) for name in ("train", "validation")}
+    inputs = {f"tokens/{name}": part.fingerprint for name, part in slices.items()}
+    rng = np.random.default_rng(0)
+    with create(folder, "scores", config={}, inputs=inputs) as draft:
+        for name, part in slices.items():
+            ids = np.arange(len(part))
+            strong = rng.uniform(2.0, 4.0, len(part)).astype(np.float32)
+            gap = rng.normal(0.3 + 0.4 * part.source_of(ids), 0.2).astype(np.float32)
+            write_slice(draft.path, name, {"weak": strong + gap, "strong": strong}, part.real_tokens(ids))
+    return folder
+
+
+@pytest.fixture
+def scores(scores_folder) -> Scores:
+    return Scores.open(scores_folder)

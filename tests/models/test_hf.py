@@ -1,0 +1,244 @@
+"""Hugging Face export and import: other people's code loads what we write, and computes the same numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.config import DecoderConfig
+from models.decoder import Decoder, build
+from models.hf import export, load
+
+CONFIG = DecoderConfig(
+    vocab_size=97, layers=2, width=32, heads=4, kv_heads=2, ffn=48, max_seq_len=64, rope_theta=5000.0, end_of_text=0
+)
+
+
+def decoder_of(config: DecoderConfig) -> Decoder:
+    """Return a decoder whose every weight, norms included, is far from its initial value."""
+    decoder = build(config, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+    return decoder.eval()
+
+
+def exported(folder: Path, config: DecoderConfig = CONFIG, **options: Any) -> Decoder:
+    decoder = decoder_of(config)
+    options = {"dtype": torch.float32, "tokenizer_folder": None, "card": None} | options
+    export(folder, config, decoder.state_dict(), **options)
+    return decoder
+
+
+def random_ids() -> torch.Tensor:
+    """Return ids without end-of-text: one document a row, as Llama sees it."""
+    return torch.randint(1, 97, (3, 40), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_transformers_computes_our_logits(tmp_path: Path, tied: bool, kv_heads: int) -> None:
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+    config = replace(CONFIG, tie_embeddings=tied, kv_heads=kv_heads)
+    decoder = exported(tmp_path / "hf", config)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
+    assert type(theirs) is LlamaForCausalLM
+    ids = random_ids()
+    with torch.no_grad():
+        torch.testing.assert_close(decoder.logits(ids), theirs(ids, use_cache=False).logits, atol=1e-4, rtol=0)
+    assert theirs.config.max_position_embeddings == 64
+    assert (theirs.config.bos_token_id, theirs.config.eos_token_id) == (0, 0)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_load_returns_the_same_decoder(tmp_path: Path, tied: bool) -> None:
+    config = replace(CONFIG, tie_embeddings=tied)
+    decoder = exported(tmp_path / "hf", config)
+    again = load(tmp_path / "hf", torch.float32)
+    assert again.config == config
+    ids = torch.randint(0, 97, (2, 30), generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(again.logits(ids), decoder.logits(ids), atol=0, rtol=0)
+    assert (again.head.weight is again.embedding.weight) == tied
+    again(ids).total.backward()  # a loaded decoder trains
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_load_reads_what_transformers_writes(tmp_path: Path, tied: bool) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(5)
+    theirs = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=97,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            tie_word_embeddings=tied,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    ).eval()
+    theirs.save_pretrained(tmp_path / "hf")
+    ours = load(tmp_path / "hf", torch.float32)
+    assert ours.config.end_of_text is None  # different first and last tokens: one segment, as in Llama
+    assert load(tmp_path / "hf", torch.float32, end_of_text=1).config.end_of_text == 1
+    ids = random_ids()
+    with torch.no_grad():
+        torch.testing.assert_close(ours.logits(ids), theirs(ids, use_cache=False).logits, atol=1e-4, rtol=0)
+
+
+def test_large_models_are_sharded(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    decoder = exported(tmp_path / "hf", max_shard_bytes=20_000)
+    files = sorted((tmp_path / "hf").glob("*.safetensors"))
+    index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())
+    assert len(files) > 2
+    assert not (tmp_path / "hf" / "model.safetensors").exists()
+    assert set(index["weight_map"].values()) == {path.name for path in files}
+    assert index["metadata"]["total_size"] == 4 * CONFIG.parameter_count()
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    ids = random_ids()
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids, use_cache=False).logits, decoder.logits(ids), atol=1e-4, rtol=0)
+    torch.testing.assert_close(load(tmp_path / "hf", torch.float32).logits(ids), decoder.logits(ids), atol=0, rtol=0)
+
+
+def test_dtype_is_stored_and_honoured(tmp_path: Path) -> None:
+    decoder = exported(tmp_path / "hf", dtype=torch.bfloat16)
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["dtype"] == "bfloat16"
+    again = load(tmp_path / "hf", torch.float32)
+    assert again.embedding.weight.dtype == torch.float32
+    torch.testing.assert_close(again.embedding.weight, decoder.embedding.weight.bfloat16().float(), atol=0, rtol=0)
+
+
+def test_tokenizer_and_card_travel_along(tmp_path: Path) -> None:
+    source = tmp_path / "tokenizer"
+    source.mkdir()
+    (source / "tokenizer.json").write_text("{}")
+    (source / "tokenizer_config.json").write_text("{}")
+    (source / "modeling_trap.py").write_text("raise SystemExit")
+    exported(tmp_path / "hf", tokenizer_folder=source, card="# A card\n")
+    names = {path.name for path in (tmp_path / "hf").iterdir()}
+    assert {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "README.md"} <= names
+    assert "modeling_trap.py" not in names
+    assert (tmp_path / "hf" / "README.md").read_text() == "# A card\n"
+    with pytest.raises(ValueError, match=r"holds no tokenizer\.json"):
+        exported(tmp_path / "other", tokenizer_folder=tmp_path)
+    assert not (tmp_path / "other").exists()
+
+
+def test_export_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported(tmp_path / "hf")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "hf").iterdir()}
+
+    def broken(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("models.hf._write_weights", broken)
+    with pytest.raises(OSError, match="disk full"):
+        exported(tmp_path / "hf", replace(CONFIG, layers=1))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "hf").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+    monkeypatch.undo()
+    exported(tmp_path / "hf", replace(CONFIG, layers=1))  # an earlier export may be replaced
+    assert load(tmp_path / "hf", torch.float32).config.layers == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_export_never_replaces_a_foreign_folder(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not an exported model: name a new folder"):
+        exported(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_export_refuses_wrong_tensors(tmp_path: Path) -> None:
+    state = decoder_of(CONFIG).state_dict()
+    options: dict[str, Any] = {"dtype": torch.float32, "tokenizer_folder": None, "card": None}
+    with pytest.raises(ValueError, match=r"missing tensors norm\.weight, unexpected tensors extra"):
+        export(
+            tmp_path / "hf",
+            CONFIG,
+            {k: v for k, v in state.items() if k != "norm.weight"} | {"extra": state["norm.weight"]},
+            **options,
+        )
+    with pytest.raises(ValueError, match=r"embedding\.weight has shape \(97, 32\), the config says \(98, 32\)"):
+        export(tmp_path / "hf", replace(CONFIG, vocab_size=98), state, **options)
+    with pytest.raises(ValueError, match=r"head\.weight differs from embedding\.weight"):
+        export(tmp_path / "hf", replace(CONFIG, tie_embeddings=True), state, **options)
+    with pytest.raises(ValueError, match=r"dtype torch\.int8 cannot be written: choose one of float32"):
+        export(tmp_path / "hf", CONFIG, state, **(options | {"dtype": torch.int8}))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}, "only LlamaForCausalLM can be read"),
+        ({"attention_bias": True}, "attention_bias=True is not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "scaled rotary positions"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "scaled rotary positions"),
+        ({"head_dim": 16}, "head_dim=16 is not hidden_size"),
+        ({"quantization_config": {"bits": 4}}, "quantised weights are not supported"),
+        ({"num_hidden_layers": 3}, r"missing tensors model\.layers\.2\.input_layernorm\.weight, .* and 5 more"),
+        ({"num_hidden_layers": 1}, r"unexpected tensors model\.layers\.1\.input_layernorm\.weight"),
+        ({"intermediate_size": 64}, r"mlp\.gate_proj\.weight has shape \(48, 32\), the config says \(64, 32\)"),
+        ({"hidden_size": "32"}, "hidden_size='32' is not a whole number"),
+        ({"tie_word_embeddings": True}, "lm_head.weight is not the embedding"),
+    ],
+)  # fmt: skip
+def test_load_refuses_what_it_would_compute_differently(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    exported(tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message) as caught:
+        load(tmp_path / "hf", torch.float32)
+    assert str(tmp_path / "hf") in str(caught.value)
+
+
+def _pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _escaping(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"model.norm.weight": "../model.safetensors"}})
+    )
+
+
+def _no_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def _no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_pickled, r"it has pytorch_model\.bin, and pickles are never read"),
+        (_escaping, r"names '\.\./model\.safetensors', no safetensors file there"),
+        (_no_json, r"config\.json is not JSON"),
+        (_no_config, r"config\.json does not exist: name a folder"),
+    ],
+)
+def test_load_names_what_is_wrong_with_the_folder(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+    exported(tmp_path / "hf")
+    damage(tmp_path / "hf")
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "hf", torch.float32)

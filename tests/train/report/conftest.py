@@ -1,0 +1,183 @@
+"""Small synthetic TOKENS, SCORES, ORDER and RUN folders, written with the real writers where there is one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from curriculum import arrange
+from curriculum.artifact import create
+from curriculum.preference import Pdpc, Shuffled
+from curriculum.scores import Scores, write_slice
+from curriculum.tokens import Tokens, samples_in
+from train.report.records import Run
+
+SOURCES = {"code": 150, "help": 60, "licences": 90, "prose": 200}
+"""Source to its number of documents."""
+SEQ_LEN = 16
+VALUES = {
+    "shuffled": {"val/loss": 4.0, "val/low_pd/loss": 4.2, "val/high_pd/loss": 3.8, "bench/echo/acc": 0.50},
+    "pdpc": {"val/loss": 4.1, "val/low_pd/loss": 4.5, "val/high_pd/loss": 3.7, "bench/echo/acc": 0.53},
+}
+"""What each arm measures at the end of the last stage; earlier stages lie above."""
+
+
+def write_tokens(folder: Path, sources: dict[str, int] | None = None, length: int = 40) -> Tokens:
+    """TOKENS with one train slice: every source holds documents of `length` tokens."""
+    table = []
+    ids: list[int] = []
+    starts: list[int] = []
+    for name, documents in sorted((sources or SOURCES).items()):
+        first = len(ids)
+        for number in range(documents):
+            starts.append(len(ids))
+            ids += [0, *((number + offset) % 250 + 1 for offset in range(length))]
+        ids.append(0)
+        table.append({"name": name, "documents": documents, "tokens": len(ids) - first})
+    with create(folder, "tokens", config={}, inputs={}) as draft:
+        np.asarray(ids, "<u2").tofile(draft.path / "train.ids.bin")
+        np.asarray(starts, "<i8").tofile(draft.path / "train.starts.bin")
+        np.arange(len(starts), dtype="<i8").tofile(draft.path / "train.origins.bin")
+        draft.facts.update(
+            seq_len=SEQ_LEN, vocab_size=256, end_of_text=0, dtype="uint16", tokenizer_fingerprint="t" * 32,
+            slices={"train": {"sources": table}},
+        )  # fmt: skip
+    return Tokens.open(folder)
+
+
+def write_scores(folder: Path, tokens: Tokens) -> Scores:
+    """SCORES whose PD rises with the source's number, so that PD and source go together."""
+    ids = np.arange(len(tokens))
+    spread = np.random.default_rng(7).normal(0.0, 0.1, len(ids))
+    weak = (5.0 + 0.2 * tokens.source_of(ids) + spread).astype(np.float32)
+    strong = np.full(len(ids), 4.6, dtype=np.float32)
+    with create(folder, "scores", config={}, inputs={"tokens/train": tokens.fingerprint}) as draft:
+        write_slice(draft.path, "train", {"weak": weak, "strong": strong}, tokens.real_tokens(ids))
+    return Scores.open(folder)
+
+
+def stage_record(arm: str, stage: int, tokens: int, **more: Any) -> dict[str, Any]:
+    """A record of kind `stage` as `pdpc train` writes it."""
+    record: dict[str, Any] = {
+        "kind": "stage",
+        "stage": stage,
+        "step": 10 * stage,
+        "tokens": tokens,
+        "time/evaluation_s": 1.5,
+    }
+    for key, value in VALUES.get(arm, VALUES["pdpc"]).items():
+        record[key] = value - 0.02 * (4 - stage) if "bench" in key else value + 0.3 * (4 - stage)
+    for number, name in enumerate(SOURCES):
+        record[f"val/source/{name}/loss"] = record["val/loss"] + 0.1 * number
+    record["bench/echo/acc_stderr"] = 0.02
+    record["bench/avg"] = record["bench/echo/acc"]
+    return record | more
+
+
+def train_record(arm: str, step: int, tokens: int, **more: Any) -> dict[str, Any]:
+    """A record of kind `train` as `pdpc train` writes it."""
+    high = step / 40 if arm != "shuffled" else 0.5
+    return {
+        "kind": "train", "step": step, "tokens": tokens, "train/loss": 4.0 + 3.0 / step, "optim/lr": 1e-3,
+        "throughput/tokens_per_s": 1000.0 + step, "time/step_s": 0.25, "curriculum/progress": step / 40,
+        "curriculum/planned/low": 1 - high, "curriculum/planned/high": high,
+        "curriculum/realised/low": 1 - high, "curriculum/realised/high": high,
+    } | more  # fmt: skip
+
+
+def records_of(arm: str, stages: int = 4, stage_tokens: int = 1000) -> list[dict[str, Any]]:
+    """The metrics of a run: ten steps a stage, a train record every second one, a stage record at the end of each."""
+    records = []
+    for stage in range(1, stages + 1):
+        for step in range(10 * (stage - 1) + 2, 10 * stage + 1, 2):
+            records.append(train_record(arm, step, step * stage_tokens // 10))
+        records.append(stage_record(arm, stage, stage * stage_tokens))
+    return records
+
+
+def write_run(folder: Path, arm: str, records: list[dict[str, Any]] | None = None, **info: Any) -> Path:
+    """A RUN folder; `info` replaces keys of run.json, and its key `config` replaces keys of config.json."""
+    folder.mkdir(parents=True)
+    config = {
+        "arm": arm, "output": str(folder), "seed": 1,
+        "data": {"tokens": "tokens", "order": f"orders/{arm}", "scores": "scores"},
+        "model": {"layers": 2, "width": 64}, "optimizer": {"lr": 1e-3},
+        "schedule": {"name": "cosine", "final_ratio": 0.33},
+    } | info.pop("config", {})  # fmt: skip
+    order = f"{arm:b<32}"
+    run = {
+        "arm": arm, "seed": 1, "status": "finished", "parameters": 123456, "world_size": 2,
+        "fingerprints": {"tokens": "a" * 32, "order": order, "tokenizer": "t" * 32, "scores": "c" * 32},
+        "paths": {"tokens": "gone/tokens", "order": f"gone/{arm}", "scores": "gone/scores", "slice": "train"},
+        "versions": {"pdpc": "0.1.0", "torch": "2.13.0", "python": "3.11.7"},
+    } | info  # fmt: skip
+    lines = [json.dumps(record) + "\n" for record in (records_of(arm) if records is None else records)]
+    (folder / "metrics.jsonl").write_text("".join(lines), "utf-8")
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    (folder / "run.json").write_text(json.dumps(run), "utf-8")
+    return folder
+
+
+def write_comparison(folder: Path) -> dict[str, str]:
+    """The whole road: TOKENS, SCORES, two ORDERs and two RUN folders that name them. Returns arm to run folder."""
+    tokens = write_tokens(folder / "tokens")
+    scores = write_scores(folder / "scores", tokens)
+    assert len(tokens) == sum(samples_in(41 * documents + 1, SEQ_LEN) for documents in SOURCES.values())
+    runs = {}
+    for arm, preference in (("shuffled", Shuffled()), ("pdpc", Pdpc())):
+        order = arrange.run(
+            arrange.ArrangeSettings(
+                tokens=str(tokens.folder),
+                output=str(folder / arm),
+                scores=str(scores.folder),
+                preference=preference,
+                batch_size=16,
+            )
+        )
+        prints = {
+            "tokens": tokens.fingerprint,
+            "order": order.fingerprint,
+            "tokenizer": "t" * 32,
+            "scores": scores.fingerprint,
+        }
+        paths = {
+            "tokens": str(tokens.folder),
+            "order": str(order.folder),
+            "scores": str(scores.folder),
+            "slice": "train",
+        }
+        write_run(folder / "runs" / arm, arm, fingerprints={**prints, "config": "d" * 32}, paths=paths)
+        runs[arm] = str(folder / "runs" / arm)
+    return runs
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> dict[str, str]:
+    """Arm to run folder of a whole comparison, shuffled and pdpc."""
+    return write_comparison(tmp_path)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """Write a RUN folder without artifacts: make_run(arm, records=None, **run.json keys)."""
+    return lambda arm, records=None, **info: write_run(tmp_path / "runs" / arm, arm, records, **info)
+
+
+@pytest.fixture
+def metrics() -> Callable[..., list[dict[str, Any]]]:
+    """The records of a run: metrics(arm, stages=4, stage_tokens=1000)."""
+    return records_of
+
+
+@pytest.fixture
+def in_memory() -> Callable[..., Run]:
+    """A Run without a folder: in_memory(arm, records)."""
+
+    def build(arm: str, records: list[dict[str, Any]], **info: Any) -> Run:
+        kinds = {kind: [record for record in records if record["kind"] == kind] for kind in ("train", "stage")}
+        return Run(arm, Path(arm), {}, {"status": "finished"} | info, kinds["train"], kinds["stage"], [])
+
+    return build

@@ -1,0 +1,146 @@
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from train.report import ReportSettings, make, run
+
+
+def quiet():
+    return Console(file=io.StringIO(), width=120)
+
+
+def made(runs, folder, **more):
+    console = quiet()
+    path = run(ReportSettings(runs=runs, output=str(folder / "out" / "report.html"), **more), console)
+    return path, console.file.getvalue()
+
+
+def test_page_json_and_csv_lie_side_by_side_and_agree(comparison, tmp_path):
+    path, _ = made(comparison, tmp_path)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["report.csv", "report.html", "report.json"]
+    value = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    with path.with_suffix(".csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(value["gains"])
+    for row, whole in zip(table, value["gains"], strict=True):
+        assert row["measure"] == whole["measure"]
+        assert row["difference"] == ("" if whole["difference"] is None else str(whole["difference"]))
+    last = [row for row in value["gains"] if row["measure"] == "val/loss" and row["arm"] == "pdpc"][-1]
+    assert (last["stage"], last["tokens"], last["verdict"]) == (4, 4000, "worse")
+    assert last["difference"] == pytest.approx(0.1)
+    assert value["headlines"][0] in path.read_text("utf-8")
+    assert value["arms"]["pdpc"]["finished"] is True
+    assert [source["name"] for source in value["pd_by_source"]["sources"]] == ["code", "help", "licences", "prose"]
+
+
+def test_the_pictures_are_written_when_asked_for(comparison, tmp_path):
+    path, _ = made(comparison, tmp_path, figures=True)
+    names = {file.name for file in (path.parent / "report_figures").iterdir()}
+    assert {"train-loss.svg", "plan-1.svg", "pd-by-source.svg"} <= names
+
+
+def test_a_report_made_again_is_the_same_and_leaves_nothing_behind(comparison, tmp_path):
+    path, _ = made(comparison, tmp_path)
+    first = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    made(comparison, tmp_path)
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == first
+
+
+def test_the_plan_rises_and_both_orders_hold_the_same_samples(comparison):
+    report = make(ReportSettings(runs=comparison))
+    assert report.exposures["pdpc"].content == report.exposures["shuffled"].content
+    high = report.exposures["pdpc"].high
+    assert high is not None
+    assert high[0] < 0.1 < 0.9 < high[-1]
+    assert report.plans["shuffled"].buckets == ["all"]
+    assert report.preferences is not None
+    assert report.preferences.explained > 0.5
+    assert report.warnings[:-1] == []
+    assert report.missing == {}
+
+
+def test_orders_of_other_samples_are_a_warning(comparison, tmp_path):
+    from curriculum import arrange
+
+    order = arrange.run(
+        arrange.ArrangeSettings(
+            tokens=str(tmp_path / "tokens"), output=str(tmp_path / "part"), batch_size=16, max_tokens=8000
+        )
+    )
+    rewrite(comparison["shuffled"], order)
+    assert any(
+        "do not hold the same samples" in sentence for sentence in make(ReportSettings(runs=comparison)).warnings
+    )
+
+
+def rewrite(folder, order):
+    path = Path(folder) / "run.json"
+    info = json.loads(path.read_text())
+    info["paths"]["order"], info["fingerprints"]["order"] = str(order.folder), order.fingerprint
+    path.write_text(json.dumps(info))
+
+
+def test_an_order_that_was_exchanged_is_not_shown(comparison, tmp_path):
+    shutil.rmtree(tmp_path / "pdpc")
+    shutil.copytree(tmp_path / "shuffled", tmp_path / "pdpc")
+    report = make(ReportSettings(runs=comparison))
+    assert "is not the order that pdpc used" in report.missing["order/pdpc"]
+    assert report.plans["pdpc"].origin == "metrics"
+    assert "pdpc" not in report.exposures
+
+
+def test_a_torn_artifact_costs_its_section_only(comparison, tmp_path):
+    (tmp_path / "scores" / "train.parquet").write_bytes(b"torn")
+    report = make(ReportSettings(runs=comparison))
+    assert "cannot be opened" in report.missing["scores"]
+    assert report.preferences is None
+    assert report.exposures["pdpc"].high is None
+    assert report.exposures["pdpc"].sources is not None
+
+
+def test_an_unfinished_run_is_shown_as_far_as_it_came(metrics, make_run, tmp_path):
+    half = make_run("pdpc", metrics("pdpc", stages=2), status="running")
+    with (half / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "tra')
+    path, printed = made({"shuffled": str(make_run("shuffled")), "pdpc": str(half)}, tmp_path)
+    value = json.loads(path.with_suffix(".json").read_text())
+    assert value["headlines"][0].startswith("So far, at 2.00k tokens, pdpc is 0.1000 nats a token")
+    notes = " ".join(value["notes"])
+    assert "pdpc: the run is not finished (status: running)" in notes
+    assert "is torn and was left out" in notes
+    assert "pdpc: no evaluation at 3000, 4000 tokens; nothing is compared there." in notes
+    assert "not evaluated" in path.read_text("utf-8")
+    assert "is torn and was left out" in printed.replace("\n", " ")
+
+
+def test_nothing_is_written_when_the_runs_cannot_be_compared(metrics, make_run, tmp_path):
+    runs = {"shuffled": str(make_run("shuffled")), "pdpc": str(make_run("pdpc", metrics("pdpc", 1, stage_tokens=77)))}
+    with pytest.raises(ValueError, match="no stage record in common"):
+        made(runs, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_tokens_that_differ_by_padding_are_noted(metrics, make_run):
+    moved = [record | {"tokens": record["tokens"] + 1} for record in metrics("pdpc")]
+    report = make(ReportSettings(runs={"shuffled": str(make_run("shuffled")), "pdpc": str(make_run("pdpc", moved))}))
+    assert len(report.gains.points) == 4
+    assert any("differ by up to 0.1%" in note for note in report.notes)
+
+
+def test_values_that_are_not_finite_become_null_in_the_json(metrics, make_run, tmp_path):
+    records = metrics("pdpc")
+    records[-1]["val/loss"] = float("inf")
+    runs = {"shuffled": str(make_run("shuffled")), "pdpc": str(make_run("pdpc", records))}
+    path, _ = made(runs, tmp_path)
+    value = json.loads(path.with_suffix(".json").read_text(), parse_constant=pytest.fail)
+    last = [row for row in value["gains"] if row["measure"] == "val/loss" and row["arm"] == "pdpc"][-1]
+    assert last["value"] is None
+    assert (
+        value["headlines"][0]
+        == "After 4.00k tokens, pdpc cannot be compared with shuffled on held-out text: a value is missing."
+    )

@@ -1,0 +1,121 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from train.report import ReportSettings, make, page
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Checker(HTMLParser):
+    """Counts what a sound, self-contained page must not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.tags, self.fetches, self.tables = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        if given.get("id"):
+            self.ids.append(given["id"])
+        self.fetches += [value for key, value in attrs if key in ("src", "href") and not value.startswith("#")]
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+
+def html_of(runs, **more):
+    report = make(ReportSettings(runs=runs, **more))
+    return page.render(report, page.draw(report))
+
+
+def checked(html):
+    checker = Checker()
+    checker.feed(html)
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+def text_of(html):
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+
+
+def test_the_page_is_sound_and_fetches_nothing(comparison):
+    html = html_of(comparison)
+    found = checked(html)
+    assert len(found.ids) == len(set(found.ids))
+    assert found.fetches == []
+    assert not {"script", "link", "img", "iframe"} & set(found.tags)
+    assert not re.search(r"https?://|@import|url\((?!#)", html)
+    assert "default-src 'none'" in html
+    assert found.tags.count("table") == found.tags.count("caption")
+    assert "<th>" not in html, "every header cell says what it heads"
+
+
+def test_the_page_has_every_section_when_everything_is_there(comparison):
+    html = html_of(comparison)
+    for name in (
+        "train-loss", "held-out-loss", "low-pd-loss", "high-pd-loss", "loss-differences", "benchmark-differences", "plan-0",
+        "plan-1", "high-share", "mix-0", "mix-1", "pd-by-source", "speed",
+    ):  # fmt: skip
+        assert f'id="figure-{name}-title"' in html, name
+    text = text_of(html)
+    assert "pdpc is 0.1000 nats a token (2.5%) worse than shuffled on held-out text: 4.1000 against 4.0000." in text
+    assert "One run an arm, one seed: this proves nothing either way" in text
+    assert "within noise" in text
+    assert 'class="missing"' not in html
+
+
+def test_the_same_runs_give_the_same_bytes(comparison):
+    assert html_of(comparison) == html_of(comparison)
+
+
+def test_a_gain_is_called_a_gain(metrics, make_run):
+    better = [record | {"val/loss": 1.0} for record in metrics("pdpc", stages=1)]
+    runs = {"shuffled": str(make_run("shuffled")), "pdpc": str(make_run("pdpc", better))}
+    assert "nats a token (79.6%) better than shuffled" in text_of(html_of(runs))
+
+
+def test_what_has_moved_is_replaced_by_a_sentence(make_run):
+    runs = {arm: str(make_run(arm)) for arm in ("shuffled", "pdpc")}
+    html = html_of(runs)
+    checked(html)
+    text = text_of(html)
+    assert "The scores of shuffled are no longer at gone/scores." in text
+    assert "The order of pdpc is no longer at gone/pdpc." in text
+    assert 'id="figure-plan-1-title"' in html, "the plan is then taken from the metrics"
+    assert "Taken from the steps that were logged." in text
+    assert 'id="figure-pd-by-source-title"' not in html
+
+
+def test_names_and_settings_are_escaped(make_run):
+    hostile = "</pre><script>alert(1)</script>"
+    runs = {arm: str(make_run(arm, config={"note": hostile + arm})) for arm in ("shuffled", "pdpc")}
+    html = html_of(runs, title="<b>title</b>")
+    checked(html)
+    assert "<script" not in html
+    assert "<b>title" not in html
+    assert "&lt;/pre&gt;&lt;script&gt;alert(1)&lt;/script&gt;pdpc" in html
+
+
+@pytest.mark.parametrize("many", [3, 8])
+def test_more_arms_than_two_each_get_their_columns(make_run, many):
+    names = ["shuffled", *(f"arm{number}" for number in range(1, many))]
+    html = html_of({name: str(make_run(name)) for name in names})
+    checked(html)
+    assert all(f"{name} is 0.1000 nats" in text_of(html) for name in names[1:])
+    rows = re.findall(r'<tr><th scope="row">\d+</th>.*?</tr>', html, flags=re.DOTALL)
+    head = re.search(r"<thead><tr><th scope=\"col\">Stage.*?</tr>", html, flags=re.DOTALL)
+    assert head is not None
+    assert {row.count("<td") + 1 for row in rows} == {head.group().count("<th ")}

@@ -1,0 +1,45 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from train.report import ReportSettings, make, terminal
+
+
+def printed(runs, tmp_path, width=100, **more):
+    report = make(ReportSettings(runs=runs, **more))
+    console = Console(file=io.StringIO(), width=width)
+    terminal.show(report, console, tmp_path / "report.html")
+    return console.file.getvalue()
+
+
+def test_the_table_has_a_row_an_arm_and_the_difference(make_run, tmp_path):
+    text = printed({arm: str(make_run(arm)) for arm in ("shuffled", "pdpc")}, tmp_path)
+    lines = text.splitlines()
+    last = next(number for number, line in enumerate(lines) if line.split()[:3] == ["4", "4.00k", "shuffled"])
+    assert lines[last].split()[3:6] == ["4.0000", "4.2000", "3.8000"]
+    assert lines[last + 1].split() == ["pdpc", "4.1000", "4.5000", "3.7000", "53.0%"]
+    assert lines[last + 2].split() == ["difference", "+0.1000", "+0.3000", "\u22120.1000", "+3.0", "pt", "~"]
+    assert "proves nothing" in text
+    assert "worse than shuffled" in text
+
+
+def test_more_arms_get_a_named_difference_each(make_run, tmp_path):
+    text = printed({arm: str(make_run(arm)) for arm in ("shuffled", "pdpc", "tilt")}, tmp_path)
+    assert "diff. pdpc" in text
+    assert "diff. tilt" in text
+
+
+def test_markup_in_names_is_not_obeyed(make_run, tmp_path):
+    text = printed({arm: str(make_run(arm)) for arm in ("shuffled", "pdpc")}, tmp_path, title="[red]title[/red]")
+    assert "[red]title[/red]" in text
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 9])
+def test_the_table_fits_a_terminal_however_many_benchmarks_there_are(metrics, make_run, tmp_path, tasks):
+    more = {f"bench/task{number}/acc": 0.5 for number in range(tasks)}
+    runs = {}
+    for arm in ("shuffled", "pdpc"):
+        records = [record | (more if record["kind"] == "stage" else {}) for record in metrics(arm)]
+        runs[arm] = str(make_run(arm, records))
+    assert max(len(line) for line in printed(runs, tmp_path, width=100).splitlines()) <= 100

@@ -1,0 +1,166 @@
+"""Held-out loss against sums done by hand, and the same figures at any number of ranks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from curriculum.tokens import Tokens
+from models.config import DecoderConfig
+from models.decoder import build
+from models.loss import IGNORED, TokenLosses
+from train.heldout import HeldoutSettings, evaluate_heldout
+from train.world import World, free_port
+
+SEQ_LEN = 8
+ALONE = World(0, 1, 0, 1, torch.device("cpu"))
+
+
+class Slice:
+    """A validation slice in memory: sources "a" (8 samples), "b" (4) and "c" (1); the last of each is short."""
+
+    sources = ("a", "b", "c")
+    folder, slice = Path("tokens"), "validation"
+
+    def __init__(self) -> None:
+        self.source = np.repeat([0, 1, 2], [8, 4, 1])
+        rows = np.random.default_rng(0).integers(1, 50, size=(13, SEQ_LEN + 1))
+        for last, length in ((7, 5), (11, 2), (12, 9)):
+            rows[last, length:] = IGNORED
+        self.rows = rows.astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sample(self, ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        return self.rows[np.asarray(ids)]
+
+    def real_tokens(self, ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        return (self.sample(ids)[:, 1:] != IGNORED).sum(axis=1)
+
+    def source_of(self, ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        return self.source[np.asarray(ids)]
+
+
+SLICE = cast(Tokens, Slice())
+PD = np.random.default_rng(1).normal(size=13).astype(np.float32)
+
+
+def priced(ids_BS: torch.Tensor) -> TokenLosses:
+    """A model that charges as many nats for a token as its id says."""
+    labels = ids_BS[:, 1:]
+    losses = torch.where(labels == IGNORED, 0, labels).float()
+    return TokenLosses(losses.sum(), losses)
+
+
+def price(rows: npt.NDArray[Any]) -> float:
+    labels = rows[:, 1:]
+    return float(labels[labels != IGNORED].mean())
+
+
+def test_losses_are_means_over_real_labels() -> None:
+    rows = Slice().rows
+    values = evaluate_heldout(priced, SLICE, None, HeldoutSettings(batch_size=3), ALONE)
+    assert values == pytest.approx(
+        {
+            "val/loss": price(rows),
+            "val/source/a/loss": price(rows[:8]),
+            "val/source/b/loss": price(rows[8:12]),
+            "val/source/c/loss": price(rows[12:]),
+        }
+    )
+
+
+def test_halves_are_cut_at_the_median_by_tokens() -> None:
+    values = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(), ALONE)
+    rows, order = Slice().rows, np.argsort(PD)
+    labels = (rows[order, 1:] != IGNORED).sum(axis=1)
+    cut = int(np.argmin(np.abs(np.cumsum(labels) - labels.sum() / 2))) + 1
+    assert values["val/low_pd/loss"] == pytest.approx(price(rows[order[:cut]]))
+    assert values["val/high_pd/loss"] == pytest.approx(price(rows[order[cut:]]))
+
+
+def test_equal_scores_still_make_two_halves() -> None:
+    values = evaluate_heldout(priced, SLICE, np.zeros(13, dtype=np.float32), HeldoutSettings(), ALONE)
+    assert {"val/low_pd/loss", "val/high_pd/loss"} <= set(values)
+
+
+def test_max_samples_spreads_evenly_and_drops_absent_keys() -> None:
+    values = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=3), ALONE)
+    rows = Slice().rows[[0, 4, 8]]
+    assert values["val/loss"] == pytest.approx(price(rows))
+    assert "val/source/c/loss" not in values
+    everything = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=99), ALONE)
+    assert everything == evaluate_heldout(priced, SLICE, PD, HeldoutSettings(), ALONE)
+
+
+def test_the_model_is_left_in_training_mode_without_gradients() -> None:
+    decoder = build(DecoderConfig(vocab_size=50, layers=1, width=8, heads=2, kv_heads=1, ffn=8, max_seq_len=8), seed=0)
+    decoder.train()
+    seen = []
+    decoder.register_forward_pre_hook(lambda module, _: seen.append((module.training, torch.is_grad_enabled())))
+    evaluate_heldout(decoder, SLICE, PD, HeldoutSettings(), ALONE)
+    assert seen == [(False, False)]
+    assert decoder.training
+    assert all(parameter.grad is None for parameter in decoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("pd", "message"),
+    [
+        (PD[:5], r"pd has shape \(5,\), the validation slice has 13 samples: score this slice again"),
+        (np.where(np.arange(13) == 4, np.nan, PD).astype(np.float32), "pd of validation sample 4 is nan"),
+    ],
+)
+def test_scores_that_do_not_fit_are_refused(pd: npt.NDArray[np.float32], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate_heldout(priced, SLICE, pd, HeldoutSettings(), ALONE)
+
+
+def test_an_empty_slice_is_refused() -> None:
+    empty = type("Empty", (), {"folder": "tokens", "slice": "validation", "__len__": lambda self: 0})()
+    with pytest.raises(ValueError, match="the validation slice is empty: prepare with a share for it"):
+        evaluate_heldout(priced, cast(Tokens, empty), None, HeldoutSettings(), ALONE)
+
+
+@pytest.mark.parametrize(("key", "value"), [("max_samples", 0), ("batch_size", 0)])
+def test_settings_are_checked(key: str, value: int) -> None:
+    with pytest.raises(ValueError, match=rf"heldout\.{key}=0 must be at least 1"):
+        HeldoutSettings(**{key: value})
+
+
+def evaluate_decoder(world: World) -> tuple[dict[str, float], int]:
+    """Return the values of a small decoder, and how many forward passes this rank made."""
+    config = DecoderConfig(vocab_size=50, layers=1, width=16, heads=2, kv_heads=1, ffn=16, max_seq_len=8)
+    decoder = build(config, seed=0)
+    calls: list[int] = []
+    decoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    return evaluate_heldout(decoder, SLICE, PD, HeldoutSettings(batch_size=3), world), len(calls)
+
+
+def run_rank(rank: int, size: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    values = evaluate_decoder(World(rank, size, rank, size, torch.device("cpu")))
+    (folder / f"{rank}.json").write_text(json.dumps(values))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_ranks_return_what_one_returns(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    alone, calls = evaluate_decoder(ALONE)
+    assert calls == 5
+    mp.spawn(run_rank, args=(2, free_port(), tmp_path), nprocs=2)
+    for rank in range(2):
+        values, calls = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert values == alone  # to the last bit: the batches are the same
+        assert calls == 3  # in step, though rank 1 has only two batches of its own

@@ -1,0 +1,1 @@
+"""One run: loop, engine, checkpoints, stages, evaluation, tracking."""

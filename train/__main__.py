@@ -1,0 +1,42 @@
+"""The entry of every rank.
+
+    deepspeed --num_gpus 8 --module train experiment=pdpc_1.3b output=runs/pdpc data.tokens=... data.order=...
+    deepspeed --hostfile hosts --module train experiment=pdpc_3b ...
+    pdpc train processes=2 experiment=demo ...          (the same, on this machine)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from train.compose import compose
+
+
+def main(arguments: list[str]) -> int:
+    """Compose the settings from Hydra overrides and train; return the exit code (2: refused at the door)."""
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+    overrides = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]
+    from train.run import quiet_ranks, train
+    from train.settings import TrainSettings
+
+    quiet_ranks()
+    try:
+        settings = compose("train", TrainSettings, overrides)
+        ranks = os.environ.get("WORLD_SIZE")
+        if settings.processes is not None and ranks is not None and int(ranks) != settings.processes:
+            raise ValueError(f"processes={settings.processes}, but the launcher started {ranks} ranks: make them equal or leave processes out")
+        train(settings)
+    except ValueError as error:
+        if os.environ.get("RANK", "0") == "0":
+            logging.getLogger(__name__).error("pdpc train: %s", error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    from train.world import leave
+
+    leave(code)

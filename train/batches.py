@@ -1,0 +1,107 @@
+"""Batches: the order's next global batch, this rank's part of it in micro-batches, and the record of what was consumed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from curriculum.order import Order
+from curriculum.sampler import CurriculumSampler
+from curriculum.tokens import IGNORED, Tokens
+from train.world import World
+
+CONSUMED = "consumed"
+NO_SAMPLE = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data on one rank."""
+
+    step: int
+    """Number of the step, from 0."""
+    ids: list[int]
+    """This rank's sample ids, in order."""
+    micro_batches: list[Tensor]
+    """int64 [micro_batch_size, seq_len + 1] each; a step's last samples are filled up with rows that cost nothing."""
+    global_tokens: int
+    """Real labels of the whole global batch, on all ranks."""
+
+
+def batches(order: Order, tokens: Tokens, world: World, micro_batch_size: int, micro_batches: int, step: int) -> Iterator[Batch]:
+    """Yield this rank's batches from `step` on. Every rank knows the global token count without asking the others."""
+    sampler = CurriculumSampler(order, order.batch_size, world.rank, world.size, cursor=min(step * order.batch_size, len(order)))
+    for ids in sampler:
+        start = step * order.batch_size
+        global_ids = order[start : min(start + order.batch_size, len(order))]
+        rows = np.full((micro_batch_size * micro_batches, tokens.seq_len + 1), IGNORED, dtype=np.int64)
+        if ids:
+            rows[: len(ids)] = tokens.sample(ids)
+        parts = [part.contiguous() for part in torch.from_numpy(rows).split(micro_batch_size)]
+        yield Batch(step, ids, parts, int(tokens.real_tokens(global_ids).sum()))
+        step += 1
+
+
+class ConsumedFile:
+    """What one rank consumed: rows of int64 [step, ids...], `NO_SAMPLE` filling short rows."""
+
+    def __init__(self, folder: Path, world: World, width: int) -> None:
+        self.width = width
+        self._file = open(folder / CONSUMED / f"world_{world.size:05d}_rank_{world.rank:05d}_width_{width}.bin", "ab")
+
+    def append(self, batch: Batch) -> None:
+        """Record a step's samples."""
+        row = np.full(1 + self.width, NO_SAMPLE, dtype=np.int64)
+        row[0] = batch.step
+        row[1 : 1 + len(batch.ids)] = batch.ids
+        self._file.write(row.tobytes())
+
+    def sync(self) -> None:
+        """Make the record durable."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def forget_consumed(folder: Path, step: int) -> None:
+    """Drop the record of `step` and what followed: a resumed run consumes it again. Called once, before ranks append."""
+    (folder / CONSUMED).mkdir(exist_ok=True)
+    for path in (folder / CONSUMED).glob("world_*.bin"):
+        rows = _rows(path, int(path.stem.split("_")[5]))
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(rows[rows[:, 0] < step].tobytes())
+        os.replace(temporary, path)
+
+
+def _rows(path: Path, width: int) -> NDArray[np.int64]:
+    """Return the whole rows of a record [n, 1 + width]; a torn last row is left out."""
+    flat = np.fromfile(path, dtype=np.int64)
+    whole = len(flat) // (1 + width) * (1 + width)
+    return flat[:whole].reshape(-1, 1 + width)
+
+
+def read_consumed(folder: Path) -> NDArray[np.int64]:
+    """Return the sample ids that a run consumed, step by step and rank by rank, [n].
+
+    Raises ValueError when a step was recorded by more than one set of ranks.
+    """
+    parts: dict[tuple[int, int], NDArray[np.int64]] = {}
+    for path in sorted((folder / CONSUMED).glob("world_*.bin")):
+        fields = path.stem.split("_")
+        rank, width = int(fields[3]), int(fields[5])
+        for row in _rows(path, width):
+            key = (int(row[0]), rank)
+            if key in parts:
+                raise ValueError(f"{path} records step {key[0]} of rank {rank}, which another file records too: the run folder was changed")
+            parts[key] = row[1:][row[1:] != NO_SAMPLE]
+    return np.concatenate([parts[key] for key in sorted(parts)]) if parts else np.empty(0, dtype=np.int64)

@@ -1,0 +1,128 @@
+"""Compose a verb's settings: YAML groups and overrides by Hydra, types and keys from the dataclasses.
+
+Every mistake (unknown key, wrong type, missing value, impossible combination) is a SettingsError of one paragraph that names the key,
+the value and the mend, before anything starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import FrozenInstanceError, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+"""The folder of YAML groups in the checkout."""
+
+
+class SettingsError(ValueError):
+    """The configuration or an override is wrong."""
+
+
+def compose(
+    verb: str, schema: type[T], overrides: Sequence[str], choices: Mapping[str, Mapping[str, type]] | None = None
+) -> T:
+    """Return the settings of a verb: `configs/<verb>.yaml` under the dataclass `schema`, with Hydra overrides.
+
+    `choices` names the groups whose type depends on the choice: {"preference": {"pdpc": Pdpc, ...}}; their YAML files begin with
+    `defaults: [<name>_schema]`. Raises SettingsError.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    choices = choices or {}
+    store = ConfigStore.instance()
+    store.store(name=f"{verb}_schema", node=_schema(schema, missing=list(choices)))
+    for group, options in choices.items():
+        for name, option in options.items():
+            store.store(group=group, name=f"{name}_schema", node=_schema(option, missing=[]))
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+            config = hydra_compose(verb, overrides=list(overrides))
+        return cast(T, OmegaConf.to_object(config))
+    except (HydraException, OmegaConfBaseException, FrozenInstanceError) as error:
+        known = sorted({*_keys(schema), *(f"{g}.{k}" for g, o in choices.items() for t in o.values() for k in _keys(t))})
+        raise SettingsError(_explain(verb, error, known)) from error
+    except ValueError as error:
+        raise SettingsError(f"{verb}: {error}") from error
+
+
+def as_yaml(settings: Any) -> str:
+    """Return composed settings as YAML."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(settings))
+
+
+def _schema(schema: type, missing: list[str]) -> Any:
+    """Return the dataclass as an OmegaConf node that merges accept (frozen dataclasses come read-only)."""
+    from omegaconf import DictConfig, OmegaConf
+
+    node = OmegaConf.structured(schema)
+
+    def thaw(part: DictConfig) -> None:
+        OmegaConf.set_readonly(part, None)
+        for key in part:
+            child = part._get_node(key)
+            if not isinstance(child, DictConfig) or child._is_none():
+                continue
+            if child._is_missing() and is_dataclass(child._metadata.ref_type):
+                part[key] = OmegaConf.structured(child._metadata.ref_type)
+                child = part._get_node(key)
+            if not child._is_missing():
+                thaw(child)
+
+    thaw(node)
+    for key in missing:
+        node[key] = "???"
+    return node
+
+
+def _keys(schema: type, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a settings dataclass."""
+    from typing import get_type_hints
+
+    hints = get_type_hints(schema)
+    for field in fields(schema):
+        kind = hints[field.name]
+        if is_dataclass(kind):
+            yield from _keys(cast(type, kind), f"{prefix}{field.name}.")
+        yield f"{prefix}{field.name}"
+
+
+def _explain(verb: str, error: Exception, known: list[str]) -> str:
+    cause = error.__cause__ if error.__cause__ is not None else error
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' not in|cannot assign to field '([^']+)'", text)
+    if unknown is None:
+        unknown = re.search(r"Key '([^']+)' not in", str(cause))
+    if unknown:
+        key = next(group for group in unknown.groups() if group)
+        full = re.search(r"full_key: (\S+)", str(cause))
+        key = full.group(1) if full and full.group(1).endswith(key) else key
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.6) or difflib.get_close_matches(
+            key.split(".")[-1], known, n=3, cutoff=0.6
+        )
+        hint = f"did you mean {' or '.join(near)}?" if near else f"pdpc {verb} --help lists them"
+        return f"{verb}: unknown key {key!r}: {hint}"
+    missing = re.search(r"missing mandatory value: (\S+)", text)
+    if missing:
+        key = re.search(r"full_key: (\S+)", text)
+        name = key.group(1) if key else missing.group(1)
+        return f"{verb}: {name} has no value: give {name}=..."
+    wrong = re.search(r"full_key: (\S+)", str(cause))
+    if wrong:
+        first = str(cause).splitlines()[0]
+        return f"{verb}: {wrong.group(1)}: {first}: give a value of the right type"
+    lines = [line for line in text.splitlines() if line.strip() and "provider=" not in line and "search path" not in line]
+    return f"{verb}: {' '.join(line.strip() for line in lines)}"

@@ -1,0 +1,149 @@
+"""The engine: a decoder under DeepSpeed, its configuration, and its state by parameter name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.decoder import Decoder
+from train.settings import OptimizerSettings, TrainSettings
+from train.world import World
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def deepspeed_config(settings: TrainSettings, batch_size: int, world_size: int) -> dict[str, Any]:
+    """Return DeepSpeed's JSON for a run: the one place where it is made.
+
+    Raises ValueError when the global batch cannot be split into micro-batches over the ranks.
+    """
+    per_step = settings.micro_batch_size * world_size
+    if batch_size % per_step:
+        fits = [size for size in range(1, batch_size // world_size + 1) if batch_size % (size * world_size) == 0]
+        raise ValueError(
+            f"micro_batch_size={settings.micro_batch_size} on {world_size} ranks does not divide the order's batch of {batch_size} "
+            f"samples: use one of micro_batch_size={fits}" if fits else f"{world_size} ranks cannot split a batch of {batch_size} samples: use fewer ranks"
+        )
+    bucket = settings.zero.bucket_mb * 1_000_000
+    return {
+        "train_batch_size": batch_size,
+        "train_micro_batch_size_per_gpu": settings.micro_batch_size,
+        "gradient_accumulation_steps": batch_size // per_step,
+        "gradient_clipping": settings.optimizer.clip_norm,
+        "bf16": {"enabled": settings.precision == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {
+            "stage": settings.zero.stage,
+            "overlap_comm": settings.zero.overlap_comm,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+        },
+        "steps_per_print": 2**31,
+        "wall_clock_breakdown": False,
+    }
+
+
+def parameter_groups(decoder: Decoder, settings: OptimizerSettings) -> list[dict[str, Any]]:
+    """Return AdamW's groups: matrices with decay, norms without."""
+    parameters = list(decoder.parameters())
+    return [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """The part of one parameter whose float32 master weights and moments this rank holds; views, all of equal length."""
+
+    name: str
+    start: int
+    """Offset in the flattened parameter."""
+    tensors: dict[str, Tensor]
+    """"param", "exp_avg" and "exp_avg_sq"."""
+
+
+class Engine:
+    """A decoder and its AdamW under DeepSpeed ZeRO 1 or 2.
+
+    `engine(ids_BS)` runs the model; `backward` and `step` follow every micro-batch; the weights move after the last one of a step.
+    """
+
+    def __init__(self, decoder: Decoder, settings: TrainSettings, batch_size: int, world: World) -> None:
+        import deepspeed
+
+        self.config = deepspeed_config(settings, batch_size, world.size)
+        self.micro_batches: int = self.config["gradient_accumulation_steps"]
+        self.world = world
+        self.decoder = decoder
+        adamw = torch.optim.AdamW(
+            parameter_groups(decoder, settings.optimizer), lr=settings.optimizer.lr, fused=True,
+            betas=(settings.optimizer.beta1, settings.optimizer.beta2), eps=settings.optimizer.eps,
+        )
+        decoder.to(world.device)
+        self._deepspeed, *_ = deepspeed.initialize(
+            model=decoder, optimizer=adamw, config=self.config, dist_init_required=False
+        )
+        self._adamw: torch.optim.Optimizer = self._deepspeed.optimizer.optimizer
+
+    @property
+    def model(self) -> nn.Module:
+        """The decoder, in the precision it computes in."""
+        return self.decoder
+
+    def __call__(self, ids_BS: Tensor) -> Any:
+        """Return the TokenLosses of a batch."""
+        return self._deepspeed(ids_BS)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of this rank's share of the step's mean loss."""
+        # DeepSpeed averages over ranks; the loss is a share of a mean already, so it is scaled to be summed.
+        self._deepspeed.backward(loss * self.world.size, scale_wrt_gas=False)
+
+    def step(self) -> None:
+        """Count a micro-batch; after the last one of a step move the weights."""
+        self._deepspeed.step()
+
+    def set_learning_rate(self, value: float) -> None:
+        """Set the learning rate of the next weight update."""
+        for group in self._adamw.param_groups:
+            group["lr"] = value
+
+    def gradient_norm(self) -> float:
+        """Return the global gradient norm, before clipping, of the last weight update."""
+        return float(self._deepspeed.get_global_grad_norm())
+
+    def updates(self) -> int:
+        """Return how often the weights have moved."""
+        states = list(self._adamw.state.values())
+        return int(states[0]["step"].item()) if states else 0
+
+    def fragments(self) -> Iterator[Fragment]:
+        """Yield this rank's part of the optimizer's state, parameter by parameter."""
+        flats = [group["params"][0] for group in self._adamw.param_groups]
+        for name, parameter in self.decoder.named_parameters():
+            mapping = parameter._hp_mapping  # type: ignore[attr-defined]  # DeepSpeed's: which part of it lies on this rank
+            if mapping is None:
+                continue
+            flat = flats[mapping.param_group_index]
+            where = mapping.hp_fragment_address
+            tensors = {"param": mapping.hp_fragment}
+            tensors |= {moment: self._adamw.state[flat][moment].narrow(0, where.start, where.numel) for moment in MOMENTS}
+            yield Fragment(name, mapping.lp_fragment_address.start, tensors)
+
+    def prepare_state(self, updates: int) -> None:
+        """Create zero moments and set the update count, so that `fragments` can be filled from a checkpoint."""
+        for group in self._adamw.param_groups:
+            flat = group["params"][0]
+            self._adamw.state[flat] = {
+                "step": torch.tensor(float(updates), dtype=torch.float32, device=flat.device),
+                **{moment: torch.zeros_like(flat) for moment in MOMENTS},
+            }
+
+    def destroy(self) -> None:
+        """Release DeepSpeed's hooks and buffers."""
+        self._deepspeed.destroy()

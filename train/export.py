@@ -1,0 +1,95 @@
+"""Export: the newest checkpoint of a run as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from curriculum.artifact import ArtifactError
+from models import hf
+from train import checkpoint
+from train.runfolder import CHECKPOINTS, EXPORT, read_run
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What `pdpc export` is told."""
+
+    run: str
+    """RUN folder."""
+    output: str
+    """Hugging Face folder to write."""
+    dtype: str = "fp32"
+    """fp32 or bf16."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r} is unknown: use one of {sorted(DTYPES)}")
+
+
+def run(settings: ExportSettings) -> None:
+    """Write the newest checkpoint of a run as a folder that AutoModelForCausalLM loads without this package."""
+    export_checkpoint(Path(settings.run), Path(settings.output), settings.dtype)
+    log.info("exported %s to %s", settings.run, settings.output)
+
+
+def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32") -> None:
+    """Export the newest checkpoint below `run_folder` with its tokenizer and a model card."""
+    facts = read_run(run_folder)
+    source = newest_checkpoint(run_folder)
+    config, state = checkpoint.read_weights(source)
+    hf.export(
+        output, config, state, dtype=DTYPES[dtype], tokenizer_folder=_tokenizer_folder(run_folder, facts), card=_card(facts, source.name)
+    )
+
+
+def newest_checkpoint(run_folder: Path) -> Path:
+    """Return the newest whole checkpoint of a run. Raises ArtifactError when there is none."""
+    read_run(run_folder)
+    found = checkpoint.newest(run_folder / CHECKPOINTS)
+    if found is None:
+        raise ArtifactError(f"run {run_folder} has no whole checkpoint yet: let it reach the end of its first stage")
+    return found
+
+
+def _tokenizer_folder(run_folder: Path, facts: dict[str, Any]) -> Path:
+    for folder in (Path(facts["paths"]["tokens"]) / "tokenizer", run_folder / EXPORT):
+        if (folder / "tokenizer.json").is_file():
+            return folder
+    raise ArtifactError(f"the tokenizer of run {run_folder} is not at {facts['paths']['tokens']} any more: put the TOKENS folder back")
+
+
+def _card(facts: dict[str, Any], step: str) -> str:
+    """Return the model card: what the model is and which data, in which order, made it."""
+    rows = "\n".join(f"| {name} | `{value}` |" for name, value in sorted(facts["fingerprints"].items()) if value)
+    versions = ", ".join(f"{name} {value}" for name, value in sorted(facts["versions"].items()))
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# {facts["arm"]}
+
+A Llama-family decoder of {facts["parameters"]:,} parameters, trained from scratch with PDPC (arm `{facts["arm"]}`, seed
+{facts["seed"]}, checkpoint `{step}`). It loads with plain `AutoModelForCausalLM.from_pretrained`.
+
+## Data
+
+The order of the data is a file. These fingerprints identify what the model read:
+
+| what | fingerprint |
+|---|---|
+{rows}
+
+In training, documents packed into one sample did not see each other: an end-of-text token starts a document.
+
+Made with {versions}.
+"""

@@ -1,0 +1,10 @@
+"""The arms of a comparison side by side: a self-contained page, a table on the terminal, the numbers as JSON and CSV.
+
+from train.report import ReportSettings, run
+run(ReportSettings(runs={"shuffled": "runs/shuffled", "pdpc": "runs/pdpc"}))
+"""
+
+from train.report.making import Report, make, run
+from train.report.settings import ReportSettings
+
+__all__ = ["Report", "ReportSettings", "make", "run"]

@@ -1,0 +1,198 @@
+"""The pictures of the report. Every function returns a Picture and must be called inside `theme.drawing()`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from train.report.axes import (
+    Series,
+    crop_start,
+    dashes,
+    label_right,
+    largest_sources,
+    legend,
+    legend_columns,
+    line_style,
+    patch,
+    share_axes,
+    shortened,
+    some,
+    tick,
+)
+from train.report.gains import Cell
+from train.report.measures import MINUS, Measure
+from train.report.theme import SOURCES, Picture, arm_colour, canvas, colour, picture
+from train.report.views import Exposure, Plan, Preferences
+
+CURVE_POINTS = 400
+"""A longer curve is drawn as the means of so many parts."""
+
+
+def curves(name: str, title: str, series: Series, *, unit: str, markers: bool, crop: bool = False) -> Picture:
+    """Lines over tokens, one an arm; `crop` lets the first steep part run off the top."""
+    rows = -(-len(series) // legend_columns(series))
+    figure, axes = canvas(2.6 + 0.15 * rows, top_in=0.27 + 0.15 * rows)
+    parts = []
+    for index, (arm, (tokens, values)) in enumerate(series.items()):
+        x, y = thinned(tokens, values)
+        axes.plot(x, y, label=arm, **line_style(index, markers))
+        if len(y):
+            parts.append(f"{arm} from {y[0]:.3f} to {y[-1]:.3f}")
+    axes.xaxis.set_major_formatter(lambda value, _: tick(value))
+    axes.set_xlim(left=0)
+    axes.set_xlabel("tokens trained on")
+    axes.set_ylabel(unit)
+    if crop:
+        crop_start(axes, series)
+    legend(figure, axes)
+    return picture(figure, name, title, f"Lines over tokens, {unit}: {'; '.join(parts) or 'nothing recorded'}.")
+
+
+def plan(arm: str, number: int, view: Plan) -> Picture:
+    """Shares of the buckets over progress: realised as areas, planned as dashed edges."""
+    figure, axes = canvas(2.6, right_in=0.75)
+    bottom = np.zeros(len(view.progress))
+    count = len(view.buckets)
+    for index in range(count):
+        top = bottom + view.realised[:, index]
+        strength = 0.2 + 0.65 * index / max(1, count - 1)
+        axes.fill_between(view.progress, bottom, top, color=colour("bucket"), alpha=strength, linewidth=0)
+        bottom = top
+    for index in range(count - 1):
+        edge = view.planned[:, : index + 1].sum(axis=1)
+        axes.plot(view.progress, edge, color=colour("ink"), linewidth=1, dashes=(4, 2.5))
+    label_right(axes, view.buckets, view.realised[-1])
+    share_axes(axes, "share of the batch")
+    kinds = [patch("realised", colour("bucket"), 0.6)]
+    kinds += [dashes("planned", colour("ink"))] if count > 1 else []
+    figure.legend(
+        handles=kinds, loc="upper left", bbox_to_anchor=(0.105, 1.01), ncols=2, handlelength=1.6, columnspacing=1.4
+    )
+    first, last = view.realised[0], view.realised[-1]
+    said = [
+        f"{b} from {100 * f:.0f} to {100 * e:.0f} per cent" for b, f, e in zip(view.buckets, first, last, strict=True)
+    ]
+    gap = float(np.abs(view.realised - view.planned).max())
+    words = f"Realised share of each bucket: {some(said)}. The planned share is at most {100 * gap:.1f} points off."
+    return picture(figure, f"plan-{number}", f"Plan of {arm}", words)
+
+
+def high_share(exposures: Mapping[str, Exposure]) -> Picture:
+    """Share of samples above the corpus's median PD over progress, one line an arm."""
+    rows = -(-len(exposures) // legend_columns(exposures))
+    figure, axes = canvas(2.45 + 0.15 * rows, top_in=0.27 + 0.15 * rows)
+    parts = []
+    for index, (arm, view) in enumerate(exposures.items()):
+        assert view.high is not None
+        axes.plot(view.progress, view.high, label=arm, **line_style(index, False))
+        parts.append(f"{arm} from {100 * view.high[0]:.0f} to {100 * view.high[-1]:.0f} per cent")
+    share_axes(axes, "share of samples")
+    legend(figure, axes)
+    return picture(figure, "high-share", "Samples above the median PD", f"Lines over progress: {'; '.join(parts)}.")
+
+
+def source_mix(arm: str, number: int, view: Exposure, sources: list[str], ranks: Sequence[int]) -> Picture:
+    """Share of every source over progress, stacked; beyond SOURCES the smallest are drawn together.
+
+    `ranks` are source numbers, the largest first, the same for every arm: so are the colours then.
+    """
+    assert view.sources is not None
+    names, table = largest_sources(sources, view.sources, ranks)
+    figure, axes = canvas(2.35, right_in=1.35, top_in=0.16)
+    bottom = np.zeros(len(view.progress))
+    for index in range(len(names)):
+        top = bottom + table[:, index]
+        axes.fill_between(
+            view.progress,
+            bottom,
+            top,
+            facecolor=colour(f"source-{index % SOURCES}"),
+            edgecolor=colour("paper"),
+            linewidth=0.8,
+        )
+        bottom = top
+    label_right(axes, names, table[-1])
+    share_axes(axes, "share of samples")
+    said = [
+        f"{n} from {100 * a:.0f} to {100 * b:.0f} per cent" for n, a, b in zip(names, table[0], table[-1], strict=True)
+    ]
+    return picture(figure, f"mix-{number}", f"Sources that {arm} saw", f"Stacked shares over progress: {some(said)}.")
+
+
+def preferences(view: Preferences, order: Sequence[int]) -> Picture:
+    """PD by source: a histogram a source, in rows, on one scale; a line marks the median of the corpus."""
+    height = 0.92 + 0.36 * len(order)
+    longest = max(len(shortened(view.sources[index])) for index in order)
+    figure, axes = canvas(height, left_in=min(1.6, 0.2 + 0.073 * longest), right_in=0.5, top_in=0.4)
+    tallest = max(float(view.histogram.max()), 1e-12)
+    middles = (view.edges[:-1] + view.edges[1:]) / 2
+    for row, index in enumerate(reversed(order)):
+        heights = row + 0.92 * view.histogram[index] / tallest
+        axes.fill_between(middles, row, heights, step="mid", color=colour("bucket"), alpha=0.55, linewidth=0)
+        beside = axes.get_yaxis_transform()
+        share = f"{100 * view.above[index]:.0f}%"
+        axes.text(-0.015, row + 0.08, shortened(view.sources[index]), transform=beside, ha="right", fontsize=8)
+        axes.text(1.015, row + 0.08, share, transform=beside, fontsize=8, color=colour("muted"))
+    axes.axvline(view.median, color=colour("ink"), linewidth=1, dashes=(4, 2.5))
+    axes.set_yticks(range(len(order)), [""] * len(order))
+    axes.set_ylim(0, len(order))
+    axes.set_xlim(view.edges[0], view.edges[-1])
+    axes.set_xlabel("PD")
+    above = 1.0 + 0.1 / (height - 0.9)
+    axes.text(1.0, above, "above the median", transform=axes.transAxes, ha="right", fontsize=8, color=colour("muted"))
+    said = [f"{view.sources[index]} {100 * view.above[index]:.0f} per cent" for index in order]
+    words = (
+        f"Histograms of PD by source; the median of all is {view.median:.3f}. Share of samples above it: {some(said)}."
+    )
+    return picture(figure, "pd-by-source", "PD by source", words)
+
+
+def forest(
+    name: str, title: str, rows: Sequence[tuple[Measure, Mapping[str, Cell]]], arms: Sequence[str], unit: str
+) -> Picture:
+    """Differences to the baseline, one row a measure and one dot an arm; whiskers are two combined standard errors."""
+    height = 1.0 + 0.25 * len(rows)
+    longest = max(len(shortened(measure.label, 26)) for measure, _ in rows)
+    figure, axes = canvas(height, left_in=min(2.0, 0.25 + 0.073 * longest), right_in=0.3)
+    scale = 100.0 if rows[0][0].unit == "share" else 1.0
+    step = 0.5 / max(1, len(arms) - 1)
+    said, reach = [], 0.0
+    for place, (measure, cells) in enumerate(rows):
+        for index, arm in enumerate(arms[1:]):
+            cell = cells.get(arm)
+            if cell is None or cell.difference is None:
+                continue
+            difference, noise = scale * cell.difference, scale * (cell.noise or 0.0)
+            y = place + (index - (len(arms) - 2) / 2) * step
+            face = arm_colour(index + 1)
+            if noise:
+                axes.plot([difference - noise, difference + noise], [y, y], color=face, alpha=0.45, linewidth=2)
+            axes.plot([difference], [y], color=face, marker="o", markersize=5, markeredgewidth=0)
+            reach = max(reach, abs(difference) + noise)
+            text = measure.write_difference(cell.difference).replace(MINUS, "-")
+            said.append(f"{measure.label}, {arm}: {text} ({cell.verdict})")
+    axes.axvline(0, color=arm_colour(0), linewidth=1.2, dashes=(4, 2.5))
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), [shortened(measure.label, 26) for measure, _ in rows])
+    axes.set_xlim(-1.15 * (reach or 1), 1.15 * (reach or 1))
+    axes.grid(True, axis="x")
+    axes.grid(False, axis="y")
+    axes.set_xlabel(unit)
+    better = ("better", "worse") if rows[0][0].lower_is_better else ("worse", "better")
+    for text, x, side in ((f"\u2190 {better[0]}", 0.0, "left"), (f"{better[1]} \u2192", 1.0, "right")):
+        axes.text(
+            x, 1 + 0.12 / (height - 0.92), text, transform=axes.transAxes, ha=side, fontsize=8.5, color=colour("muted")
+        )
+    return picture(figure, name, title, f"Differences to {arms[0]}: {'; '.join(said) or 'none'}.")
+
+
+def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
+    """The series itself, or the means of CURVE_POINTS parts of a longer one."""
+    if len(x) <= CURVE_POINTS:
+        return list(x), list(y)
+    edges = np.arange(CURVE_POINTS + 1) * len(x) // CURVE_POINTS
+    sizes = np.diff(edges)
+    means = [np.add.reduceat(np.asarray(values, dtype=np.float64), edges[:-1]) / sizes for values in (x, y)]
+    return means[0].tolist(), means[1].tolist()

@@ -1,0 +1,104 @@
+"""The artifacts that a run names, opened for the report; a sentence says what is missing where one cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from curriculum.order import Order
+    from curriculum.scores import Scores
+    from curriculum.tokens import Tokens
+
+from train.report.records import Run
+
+
+@dataclass(frozen=True)
+class Material:
+    """Orders by arm, and the scores and tokens that all arms share; `missing` tells why one is None."""
+
+    orders: dict[str, Order]
+    scores: Scores | None
+    tokens: Tokens | None
+    missing: dict[str, str]
+    """`scores`, `tokens` or `order/<arm>` to a sentence."""
+
+
+def open_material(runs: list[Run]) -> Material:
+    """Open what the runs' run.json names. Nothing that is missing, moved or changed is an error: the page says so."""
+    missing: dict[str, str] = {}
+    orders: dict[str, Order] = {}
+    for run in runs:
+        order, sentence = _open_order(run)
+        if order is None:
+            missing[f"order/{run.name}"] = sentence
+        else:
+            orders[run.name] = order
+    scores, missing["scores"] = _first(runs, _open_scores)
+    tokens, missing["tokens"] = _first(runs, _open_tokens)
+    if scores is not None and tokens is not None:
+        try:
+            scores.check(tokens)
+        except ValueError as error:
+            scores, missing["scores"] = None, f"The scores are of other tokens: {error}."
+    for run in runs:
+        order = orders.get(run.name)
+        if order is not None and tokens is not None and order.manifest.inputs.get("tokens") != tokens.fingerprint:
+            del orders[run.name]
+            missing[f"order/{run.name}"] = (
+                f"The order of {run.name} arranges other tokens than the ones at {tokens.folder}."
+            )
+    return Material(orders, scores, tokens, {name: text for name, text in missing.items() if text})
+
+
+def _first(runs: list[Run], opening: Callable[[Run], tuple[Any, str]]) -> tuple[Any, str]:
+    """What the first run offers that can open it; else the sentence of the first run."""
+    sentences: list[str] = []
+    for run in runs:
+        artifact, sentence = opening(run)
+        if artifact is not None:
+            return artifact, ""
+        sentences.append(sentence)
+    named = [sentence for sentence in sentences if "names no" not in sentence]
+    return None, (named or sentences)[0]
+
+
+def _open_order(run: Run) -> tuple[Order | None, str]:
+    from curriculum.order import Order
+
+    return _open(run, "order", lambda path, slice: Order.open(path))
+
+
+def _open_scores(run: Run) -> tuple[Scores | None, str]:
+    from curriculum.scores import Scores
+
+    return _open(run, "scores", lambda path, slice: Scores.open(path, slice))
+
+
+def _open_tokens(run: Run) -> tuple[Tokens | None, str]:
+    from curriculum.tokens import Tokens
+
+    return _open(run, "tokens", lambda path, slice: Tokens.open(path, slice))
+
+
+def _open(run: Run, what: str, opening: Callable[[Path, str], Any]) -> tuple[Any, str]:
+    """Open the artifact `what` where run.json says it is, and hold its fingerprint against the recorded one."""
+    path = run.fact("paths", what)
+    if not path:
+        return None, f"The run {run.name} names no {what}."
+    if not Path(path).is_dir():
+        verb = "is" if what == "order" else "are"
+        return None, f"The {what} of {run.name} {verb} no longer at {path}."
+    try:
+        artifact = opening(Path(path), run.fact("paths", "slice") or "train")
+    except (ValueError, OSError) as error:
+        return None, f"The {what} of {run.name} cannot be opened: {error}."
+    recorded, found = run.fact("fingerprints", what), artifact.fingerprint
+    if recorded and recorded != found:
+        return (
+            None,
+            f"What lies at {path} is not the {what} that {run.name} used (fingerprint {found}, recorded {recorded}).",
+        )
+    return artifact, ""

@@ -1,0 +1,119 @@
+"""What a stage record measures: names, groups, direction, and how numbers are written."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from train.report.records import Record, finite
+
+GROUPS = {
+    "held-out": "Held-out loss",
+    "source": "Held-out loss by source",
+    "benchmark": "Benchmarks",
+}
+MINUS = "\u2212"
+_LABELS = {
+    "val/loss": "All held-out text",
+    "val/low_pd/loss": "Low-PD half",
+    "val/high_pd/loss": "High-PD half",
+    "bench/avg": "Average of the benchmarks",
+}
+_LOWER_IS_BETTER = ("loss", "ppl", "perplexity", "bits_per_byte", "brier", "error_rate")
+_SHARES = ("acc", "exact_match", "em", "f1", "avg", "pass@", "score")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a stage record."""
+
+    key: str
+    """Its key in metrics.jsonl."""
+    label: str
+    """Its name for a reader."""
+    group: str
+    """A key of GROUPS."""
+    unit: str
+    """`nats` (a token), `share` (0 to 1, written in per cent) or `number`."""
+    lower_is_better: bool
+
+    @property
+    def resolution(self) -> float:
+        """A difference below this is not visible in the written numbers and counts as none."""
+        return {"nats": 5e-5, "share": 5e-4, "number": 5e-5}[self.unit]
+
+    def write(self, value: float | None) -> str:
+        """The value for a reader; an em dash where there is none."""
+        if value is None:
+            return "\u2014"
+        if self.unit == "share":
+            return f"{100 * value:.1f}%".replace("-", MINUS)
+        return f"{value:.4f}".replace("-", MINUS)
+
+    def write_difference(self, value: float | None) -> str:
+        """A signed difference for a reader: nats, percentage points or the number itself."""
+        if value is None:
+            return "\u2014"
+        text = f"{100 * value:+.1f} pt" if self.unit == "share" else f"{value:+.4f}"
+        return _unsigned_zero(text).replace("-", MINUS)
+
+
+def measures_of(records: Iterable[Record]) -> list[Measure]:
+    """Every measure that a stage record holds, held-out losses first, then sources and benchmarks by name.
+
+    A failed benchmark (`bench/<task>/error`) is a measure too: it has a message where the others have a value.
+    """
+    keys: set[str] = set()
+    for record in records:
+        for key in record:
+            measured = key.startswith(("val/", "bench/")) and not key.endswith("_stderr")
+            if measured and finite(record, key) is not None:
+                keys.add(key)
+    failed = {key for record in records for key in record if key.startswith("bench/") and key.endswith("/error")}
+    for key in failed:
+        task = key.removesuffix("/error")
+        if not any(known.rsplit("/", 1)[0] == task for known in keys):
+            keys.add(f"{task}/acc")
+    return sorted((_measure(key) for key in keys), key=_rank)
+
+
+def short_tokens(tokens: float) -> str:
+    """A number of tokens for a reader: 950, 81.9k, 4.19M, 1.00B."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if tokens >= size:
+            digits = 2 - min(2, int(math.log10(tokens / size)))
+            return f"{tokens / size:.{digits}f}{letter}"
+    return f"{tokens:.0f}"
+
+
+def _measure(key: str) -> Measure:
+    parts = key.split("/")
+    if key.startswith("val/source/"):
+        name = "/".join(parts[2:-1])
+        label = name if parts[-1] == "loss" else f"{name} ({parts[-1]})"
+        return Measure(key, label, "source", _unit(parts[-1]), True)
+    group = "benchmark" if parts[0] == "bench" else "held-out"
+    label = _LABELS.get(key) or _label(parts)
+    return Measure(key, label, group, _unit(parts[-1]), parts[-1].endswith(_LOWER_IS_BETTER))
+
+
+def _label(parts: list[str]) -> str:
+    if parts[0] == "bench" and len(parts) > 2:
+        return f"{'/'.join(parts[1:-1])} ({parts[-1].removesuffix(',none')})"
+    return " ".join(parts[1:]).replace("_", " ")
+
+
+def _unit(name: str) -> str:
+    if name.endswith("loss"):
+        return "nats"
+    return "share" if name.startswith(_SHARES) else "number"
+
+
+def _rank(measure: Measure) -> tuple[int, int, str]:
+    known = list(_LABELS)
+    place = known.index(measure.key) if measure.key in known else len(known)
+    return list(GROUPS).index(measure.group), place, measure.key
+
+
+def _unsigned_zero(text: str) -> str:
+    """+0.0000 and -0.0000 are both written as 0.0000."""
+    return text[1:] if not any(letter in "123456789" for letter in text) else text

@@ -1,0 +1,152 @@
+"""RUN folders as the report reads them: resolved config, what the run was, its metrics."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+KINDS = ("train", "stage")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm: its folder and what was read from it."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    """config.json: every setting of the run, as resolved."""
+    info: dict[str, Any]
+    """run.json: seed, fingerprints, paths, versions, status."""
+    train: list[Record]
+    """Metrics records of kind `train`, by step."""
+    stages: list[Record]
+    """Metrics records of kind `stage`, by step."""
+    notes: list[str]
+    """What a reader must know about the reading: torn lines, repeated records, missing files."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether run.json says that the run came to its end."""
+        return self.info.get("status") == "finished"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on, by the last record."""
+        return max((int(r["tokens"]) for r in (*self.train, *self.stages)), default=0)
+
+    def fact(self, *keys: str) -> Any:
+        """The value at `keys` in run.json, None where it is absent."""
+        value: Any = self.info
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+
+def read_run(name: str, folder: Path) -> Run:
+    """Read the RUN folder of the arm `name`.
+
+    Raises ValueError when the folder or metrics.jsonl is missing, or a file in it cannot be read; a torn last line and
+    a missing run.json or config.json are notes, because a run that was killed leaves them.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"runs.{name}: {folder} is not a folder: give the folder of a run (it holds metrics.jsonl)")
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        raise ValueError(
+            f"runs.{name}: {path} is missing: give the folder of a run that was started, or train it first"
+        )
+    records, notes = read_metrics(path)
+    found: dict[str, dict[str, Any]] = {}
+    for file in ("config.json", "run.json"):
+        found[file] = _read_object(folder / file)
+        if not found[file]:
+            notes.append(f"{file} is missing: what it would tell is not shown")
+    info = found["run.json"]
+    if info and info.get("status") != "finished":
+        notes.append(f"the run is not finished (status: {info.get('status', 'unknown')}); what it has so far is shown")
+    train, repeated_train = _last_of_each_step(r for r in records if r["kind"] == "train")
+    stages, repeated_stages = _last_of_each_step(r for r in records if r["kind"] == "stage")
+    if repeated := repeated_train + repeated_stages:
+        notes.append(f"{repeated} record(s) were written again after a resume; the later ones are shown")
+    others = sorted({str(r["kind"]) for r in records if r["kind"] not in KINDS})
+    if others:
+        count = sum(r["kind"] in others for r in records)
+        notes.append(f"{count} record(s) of other kinds ({', '.join(others)}) are not shown")
+    broken = sum(_holds_non_finite(r) for r in (*train, *stages))
+    if broken:
+        notes.append(f"{broken} record(s) hold a value that is not a finite number; those values are left out")
+    return Run(name, folder, found["config.json"], info, train, stages, notes)
+
+
+def read_metrics(path: Path) -> tuple[list[Record], list[str]]:
+    """The records of a metrics.jsonl in file order, and notes on the reading.
+
+    Raises ValueError with the line number for a line that is not a record; only the last line may be torn, and only
+    when it has no line end: that is what a killed process leaves.
+    """
+    lines = path.read_bytes().split(b"\n")
+    records: list[Record] = []
+    notes: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(_record(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise ValueError(
+                    f"{path}: line {number} is not a metrics record ({error}): mend or remove that line, "
+                    "or train the run again"
+                ) from None
+            notes.append(f"the last line of metrics.jsonl (line {number}) is torn and was left out")
+    return records, notes
+
+
+def finite(record: Record, key: str) -> float | None:
+    """The number at `key`, None when it is absent, not a number or not finite."""
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _record(line: bytes) -> Record:
+    value = json.loads(line)
+    if not isinstance(value, dict):
+        raise ValueError(f"a {type(value).__name__}, not an object")
+    if not isinstance(value.get("kind"), str):
+        raise ValueError("it has no kind")
+    if value["kind"] in KINDS:
+        for key in ("step", "tokens"):
+            if type(value.get(key)) is not int or value[key] < 0:
+                raise ValueError(f"{key} is {value.get(key)!r}, not a whole number from 0 up")
+    return value
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): restore the file, or remove it to report without it") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}, not an object: restore the file")
+    return value
+
+
+def _last_of_each_step(records: Any) -> tuple[list[Record], int]:
+    """Records by step, the later one where a step was written twice; and how many were replaced."""
+    by_step: dict[int, Record] = {}
+    count = 0
+    for record in records:
+        by_step[record["step"]] = record
+        count += 1
+    return [by_step[step] for step in sorted(by_step)], count - len(by_step)
+
+
+def _holds_non_finite(record: Record) -> bool:
+    return any(isinstance(value, float) and not math.isfinite(value) for value in record.values())

@@ -1,0 +1,102 @@
+"""The comparison as a table on the terminal: arms by stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from train.report.gains import Cell
+from train.report.making import Report
+from train.report.measures import Measure, short_tokens
+
+MOST_TASKS = 2
+"""More benchmark numbers than these are left to the page; the average stays."""
+COLOURS = {"better": "green", "worse": "red", "within noise": "dim", "equal": "dim", "no error bar": "dim"}
+
+
+def show(report: Report, console: Any, output: Path) -> None:
+    """Print headline, table and warnings; `console` is a rich Console or None for the standard output."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = console or Console()
+    console.print()
+    console.print(table(report))
+    for sentence in report.headlines:
+        console.print(escape(sentence), style="bold", highlight=False)
+    for sentence in (*report.warnings, *report.notes):
+        console.print(f"! {escape(sentence)}", style="yellow", highlight=False)
+    console.print(f"Page: {escape(str(output))}", highlight=False, soft_wrap=True)
+
+
+def table(report: Report) -> Any:
+    """A rich Table: per moment a row an arm, then a row for each difference to the baseline."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    gains = report.gains
+    measures, left = chosen(report)
+    caption = (
+        "difference = arm - baseline at the same tokens; a loss: below zero is better; ~ within noise, ? no error bar"
+    )
+    if left:
+        caption += f"; {left} more measures on the page"
+    result = Table(
+        title=escape(report.title), caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
+    )
+    result.add_column("Stage", justify="right")
+    result.add_column("Tokens", justify="right")
+    result.add_column("Arm", overflow="fold")
+    for measure in measures:
+        result.add_column(_heading(measure), justify="right", no_wrap=True)
+    for number, point in enumerate(gains.points):
+        for place, arm in enumerate(arm for arm in gains.arms if arm in point.records):
+            start = (
+                [str(point.stages[arm]), short_tokens(int(point.records[arm]["tokens"]))] if place == 0 else ["", ""]
+            )
+            values = [measure.write(gains.cells[measure.key][number][arm].value) for measure in measures]
+            result.add_row(*start, Text(arm), *values)
+        for arm in report.arms():
+            cells = [gains.cells[measure.key][number].get(arm) for measure in measures]
+            if any(cell is not None and cell.difference is not None for cell in cells):
+                texts = [_difference(measure, cell) for measure, cell in zip(measures, cells, strict=True)]
+                label = "difference" if len(report.arms()) == 1 else f"diff. {arm}"
+                result.add_row("", "", Text(label, style="dim"), *texts)
+        result.add_section()
+    return result
+
+
+def chosen(report: Report) -> tuple[list[Measure], int]:
+    """The measures that fit a terminal, and how many are left to the page."""
+    gains = report.gains
+    tasks = gains.in_group("benchmark")
+    if len(tasks) == 2:
+        tasks = [measure for measure in tasks if measure.key != "bench/avg"]
+    if len(tasks) > MOST_TASKS + 1:
+        tasks = [measure for measure in tasks if measure.key == "bench/avg"] or tasks[:MOST_TASKS]
+    held_out = [m for m in gains.in_group("held-out") if m.key in ("val/loss", "val/low_pd/loss", "val/high_pd/loss")]
+    kept = [*held_out, *tasks] or gains.measures[:4]
+    return kept, len(gains.measures) - len(kept)
+
+
+def _heading(measure: Measure) -> str:
+    from rich.markup import escape
+
+    names = {
+        "val/loss": "Held-out",
+        "val/low_pd/loss": "Low PD",
+        "val/high_pd/loss": "High PD",
+        "bench/avg": "Bench avg",
+    }
+    return names.get(measure.key) or escape(measure.label)
+
+
+def _difference(measure: Measure, cell: Cell | None) -> Any:
+    from rich.text import Text
+
+    if cell is None or cell.difference is None:
+        return Text("")
+    mark = {"within noise": " ~", "no error bar": " ?"}.get(cell.verdict, "")
+    return Text(measure.write_difference(cell.difference) + mark, style=COLOURS.get(cell.verdict, ""))

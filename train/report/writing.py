@@ -1,0 +1,122 @@
+"""The numbers of the report as JSON and CSV."""
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from typing import Any
+
+from curriculum.artifact import code_version
+from train.report.making import Report
+
+FORMAT_VERSION = 1
+COLUMNS = (
+    "measure", "label", "group", "unit", "lower_is_better", "arm", "stage", "step", "tokens",
+    "value", "stderr", "change", "difference", "noise", "verdict", "error",
+)  # fmt: skip
+
+
+def rows(report: Report) -> list[dict[str, Any]]:
+    """One row a measure, moment and arm, keys COLUMNS; losses in nats a token, shares from 0 to 1."""
+    result = []
+    for measure in report.gains.measures:
+        for point, cells in zip(report.gains.points, report.gains.cells[measure.key], strict=True):
+            for arm, cell in cells.items():
+                record = point.records[arm]
+                row = {
+                    "measure": measure.key,
+                    "label": measure.label,
+                    "group": measure.group,
+                    "unit": measure.unit,
+                    "lower_is_better": measure.lower_is_better,
+                    "arm": arm,
+                    "stage": record.get("stage"),
+                    "step": record["step"],
+                    "tokens": record["tokens"],
+                }
+                result.append(row | asdict(cell))
+    return result
+
+
+def as_csv(report: Report) -> str:
+    """The table of gains as CSV, one row a measure, moment and arm."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows(report))
+    return stream.getvalue()
+
+
+def as_json(report: Report) -> str:
+    """All numbers of the page as JSON; null where there is no value."""
+    value = {
+        "format_version": FORMAT_VERSION,
+        "code_version": code_version(),
+        "title": report.title,
+        "baseline": report.baseline,
+        "headlines": report.headlines,
+        "warnings": report.warnings,
+        "notes": report.notes,
+        "missing": report.missing,
+        "arms": {run.name: _arm(run.info, run.tokens, run.finished) for run in report.runs},
+        "gains": rows(report),
+        "config_differences": [asdict(difference) for difference in report.differences],
+        "throughput": [asdict(speed) for speed in report.throughputs],
+        "plans": {arm: _plan(report, arm) for arm in report.plans},
+        "exposures": {arm: _exposure(report, arm) for arm in report.exposures},
+        "pd_by_source": _preferences(report),
+    }
+    return json.dumps(_plain(value), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _arm(info: dict[str, Any], tokens: int, finished: bool) -> dict[str, Any]:
+    kept = {key: info.get(key) for key in ("seed", "parameters", "world_size", "fingerprints", "versions")}
+    return kept | {"tokens": tokens, "finished": finished}
+
+
+def _plan(report: Report, arm: str) -> dict[str, Any]:
+    view = report.plans[arm]
+    tables = {"progress": view.progress.tolist(), "planned": view.planned.tolist(), "realised": view.realised.tolist()}
+    return {"buckets": view.buckets, "origin": view.origin} | tables
+
+
+def _exposure(report: Report, arm: str) -> dict[str, Any]:
+    view = report.exposures[arm]
+    return {
+        "progress": view.progress.tolist(),
+        "above_median": None if view.high is None else view.high.tolist(),
+        "sources": report.sources,
+        "source_shares": None if view.sources is None else view.sources.tolist(),
+        "samples": view.content[0],
+    }
+
+
+def _preferences(report: Report) -> dict[str, Any] | None:
+    view = report.preferences
+    if view is None:
+        return None
+    whole = ("median", "mean", "deviation", "negative", "explained")
+    return {name: getattr(view, name) for name in whole} | {
+        "edges": view.edges.tolist(),
+        "sources": [
+            {
+                "name": name,
+                "samples": view.samples[index],
+                "median": view.medians[index],
+                "above_median": view.above[index],
+                "histogram": view.histogram[index].tolist(),
+            }
+            for index, name in enumerate(view.sources)
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """The value with what JSON cannot hold made plain: numbers that are not finite become null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value

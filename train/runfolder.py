@@ -1,0 +1,115 @@
+"""The RUN folder: one writer at a time, one set of settings for its whole life."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from curriculum.artifact import ArtifactError, code_version, differing, fingerprint_of, write_text
+from train.compose import as_yaml
+from train.settings import TrainSettings, identity
+
+RUN = "run.json"
+CHECKPOINTS = "checkpoints"
+EXPORT = "export"
+
+
+class RunFolder:
+    """An open RUN folder, held by a lock that dies with the process."""
+
+    def __init__(self, path: Path, facts: dict[str, Any], lock: Any) -> None:
+        self.path = path
+        self.facts = facts
+        self._lock = lock
+
+    @classmethod
+    def claim(cls, path: Path, wait_s: float = 15.0) -> RunFolder:
+        """Create or open a RUN folder and lock it. Raises ValueError when another process goes on writing there."""
+        path.mkdir(parents=True, exist_ok=True)
+        lock = open(path / ".lock", "a")
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise ValueError(f"run {path} is being written by another process: wait for it, or choose another output") from error
+                time.sleep(0.2)
+        return cls(path, read_run(path) if (path / RUN).exists() else {}, lock)
+
+    def describe(self, settings: TrainSettings, fingerprints: Mapping[str, str | None], extra: Mapping[str, Any]) -> None:
+        """Write what the run is made of; refuse to go on with a run that is made of something else.
+
+        Raises ValueError naming the first keys that differ.
+        """
+        if self.facts:
+            refuse_changes(self.path, self.facts, settings, fingerprints)
+        asked = identity(settings)
+        prints = {**fingerprints, "config": fingerprint_of(asked)}
+        self.facts = {
+            **self.facts, "arm": settings.arm, "seed": settings.seed, "status": "running", "identity": asked, "fingerprints": prints,
+            "versions": {"pdpc": code_version(), "python": platform.python_version(), **{n: version(n) for n in ("torch", "deepspeed")}},
+            **extra,
+        }
+        write_text(self.path / "config.yaml", as_yaml(settings))
+        write_text(self.path / "config.json", json.dumps(asdict(settings), indent=1) + "\n")
+        self._write()
+
+    def finish(self) -> None:
+        """Mark the run as finished."""
+        self.facts["status"] = "finished"
+        self._write()
+
+    @property
+    def finished(self) -> bool:
+        """Has the run reached its end?"""
+        return self.facts.get("status") == "finished"
+
+    def release(self) -> None:
+        """Give up the lock."""
+        self._lock.close()
+
+    def _write(self) -> None:
+        write_text(self.path / RUN, json.dumps(self.facts, indent=1, sort_keys=True) + "\n")
+
+
+def refuse_changes(
+    path: Path, facts: Mapping[str, Any], settings: TrainSettings, fingerprints: Mapping[str, str | None]
+) -> None:
+    """Raise ValueError naming the first keys in which a run differs from what is asked for."""
+    old = {"settings": facts["identity"], "fingerprints": {**facts["fingerprints"], "config": ""}}
+    new = {"settings": json.loads(json.dumps(identity(settings))), "fingerprints": {**fingerprints, "config": ""}}
+    changes = [f"{key.removeprefix('settings.')}: {there!r} there, {asked!r} now" for key, there, asked in differing(old, new)]
+    if changes:
+        raise ValueError(
+            f"run {path} was started with other settings ({'; '.join(changes[:5])}): give another output, or the same settings"
+        )
+
+
+def finished(path: Path, settings: TrainSettings, fingerprints: Mapping[str, str | None]) -> bool:
+    """Tell whether `path` holds a finished run of just these settings. Raises ValueError when it holds another."""
+    if not (path / RUN).is_file():
+        return False
+    facts = read_run(path)
+    refuse_changes(path, facts, settings, fingerprints)
+    return bool(facts["status"] == "finished")
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Return a run's facts. Raises ArtifactError naming what is missing."""
+    file = path / RUN
+    if not file.is_file():
+        raise ArtifactError(f"{path} is not a RUN folder (it has no {RUN}): give the output of pdpc train")
+    try:
+        facts: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{file} is not JSON ({error}): restore it") from error
+    return facts

@@ -1,0 +1,165 @@
+"""What a run is made of: the settings of `pdpc train`, composed from `configs/train.yaml`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from models.config import DecoderConfig
+from train.harness import BenchmarkSettings
+from train.heldout import HeldoutSettings
+from train.schedule import ScheduleSettings
+from train.tracking import TrackerSettings
+
+PRECISIONS = ("bf16", "fp32")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What the run reads."""
+
+    tokens: str
+    """TOKENS folder."""
+    order: str
+    """ORDER folder: which samples, in which order, in which global batch."""
+    scores: str | None = None
+    """SCORES folder, for the loss on the low-PD and high-PD halves of the validation slice; null: not reported."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Size of the decoder; the vocabulary and the sequence length come from the tokens."""
+
+    layers: int
+    """Number of blocks."""
+    width: int
+    """Size of the residual stream."""
+    heads: int
+    """Query heads."""
+    kv_heads: int
+    """Key and value heads."""
+    ffn: int
+    """Inner size of the feed-forward network."""
+    vocab_multiple: int = 64
+    """The vocabulary is rounded up to a multiple of this: matrix products like it."""
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies."""
+    norm_eps: float = 1e-5
+    """Added to the mean square in RMSNorm."""
+    tie_embeddings: bool = False
+    """Use the embedding matrix as the head."""
+
+    def decoder_config(self, vocab_size: int, seq_len: int, end_of_text: int | None) -> DecoderConfig:
+        """Return the decoder's configuration for a tokenizer and a sequence length."""
+        size = {key: value for key, value in asdict(self).items() if key != "vocab_multiple"}
+        rounded = -(-vocab_size // self.vocab_multiple) * self.vocab_multiple
+        return DecoderConfig(vocab_size=rounded, max_seq_len=seq_len, end_of_text=end_of_text, **size)
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) and clipping."""
+
+    lr: float = 3e-4
+    """Peak learning rate."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.95
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.1
+    """Decoupled decay of matrices; norms are not decayed."""
+    clip_norm: float = 1.0
+    """Largest global norm of the gradient; 0 switches clipping off."""
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"optimizer.lr={self.lr} must be above 0")
+        for key in ("beta1", "beta2"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"optimizer.{key}={getattr(self, key)} must lie in [0, 1)")
+        for key in ("eps", "weight_decay", "clip_norm"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"optimizer.{key}={getattr(self, key)} must not be negative")
+
+
+@dataclass(frozen=True)
+class ZeroSettings:
+    """DeepSpeed's ZeRO."""
+
+    stage: int = 1
+    """1: the optimizer's states are split over the ranks; 2: the gradients too."""
+    overlap_comm: bool = True
+    """Reduce gradients while the backward pass runs (on GPUs)."""
+    bucket_mb: int = 500
+    """Size of communication buckets in MB."""
+
+    def __post_init__(self) -> None:
+        if self.stage not in (1, 2):
+            raise ValueError(f"zero.stage={self.stage} is not supported: use 1 or 2")
+        if self.bucket_mb < 1:
+            raise ValueError(f"zero.bucket_mb={self.bucket_mb} must be at least 1")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What `pdpc train` is told."""
+
+    output: str
+    """RUN folder: created, or resumed when it holds a run of the same settings."""
+    arm: str
+    """Name of this run in a comparison."""
+    data: DataSettings
+    """What the run reads."""
+    model: ModelSettings
+    """Size of the decoder."""
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    """AdamW and clipping."""
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    """How the learning rate moves."""
+    zero: ZeroSettings = field(default_factory=ZeroSettings)
+    """DeepSpeed's ZeRO."""
+    heldout: HeldoutSettings = field(default_factory=HeldoutSettings)
+    """Held-out loss at stage ends."""
+    benchmarks: BenchmarkSettings = field(default_factory=BenchmarkSettings)
+    """Harness tasks at stage ends."""
+    tracker: TrackerSettings = field(default_factory=TrackerSettings)
+    """Where metrics go beside metrics.jsonl."""
+    precision: str = "bf16"
+    """bf16 (with float32 master weights and gradient sums) or fp32."""
+    micro_batch_size: int = 8
+    """Samples in one forward pass of one rank; accumulation follows from the order's batch size."""
+    seed: int = 0
+    """Seed of the initial weights."""
+    log_every: int = 10
+    """Steps between two records of the training loss."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+    processes: int | None = None
+    """Ranks on this machine that `pdpc train` starts; null: one a GPU, or one."""
+    threads: int | None = None
+    """CPU threads of a rank; null: the machine's cores shared out."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r} is unknown: use one of {list(PRECISIONS)}")
+        for key in ("micro_batch_size", "log_every", "keep_checkpoints", "processes", "threads"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key}={value} must be at least 1")
+        if not self.arm:
+            raise ValueError("arm is empty: name the run, for example arm=pdpc")
+
+
+HARMLESS = (
+    "output", "tracker", "processes", "threads", "log_every", "keep_checkpoints", "data", "heldout", "benchmarks", "zero",
+    "micro_batch_size",
+)
+"""Keys that may change between two lives of a run. What is read is compared by fingerprint, not by path; how the work is split
+moves losses by rounding alone."""
+
+
+def identity(settings: TrainSettings) -> dict[str, Any]:
+    """Return the settings that decide what a run computes, nested, without the harmless ones."""
+    return {key: value for key, value in asdict(settings).items() if key not in HARMLESS}

@@ -1,0 +1,132 @@
+"""The ranks of a run: how they find each other, and how they leave without leaving anything behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import warnings
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import NoReturn
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+SUPERVISOR = "PDPC_SUPERVISOR_PID"
+"""Environment variable with the process that started the ranks: when it is gone, they leave."""
+
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class World:
+    """This rank's place among all ranks."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Is this rank 0, which writes what is written once?"""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def all_sum(self, values: Tensor) -> Tensor:
+        """Add a tensor over the ranks, in place, and return it."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def agree(self, ok: bool) -> bool:
+        """Tell whether every rank says so: a failure on one rank becomes a failure on all, not a hang."""
+        flag = torch.tensor([0 if ok else 1], dtype=torch.int64, device=self.device)
+        return int(self.all_sum(flag).item()) == 0
+
+    def same(self, value: int) -> int:
+        """Return rank 0's value on every rank."""
+        flag = torch.tensor([value if self.first else 0], dtype=torch.int64, device=self.device)
+        return int(self.all_sum(flag).item())
+
+
+def start(threads: int | None = None) -> World:
+    """Join the ranks that the launcher's environment names (RANK, WORLD_SIZE, ...), or be the only one."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", str(size))))
+    if size == 1 and "MASTER_ADDR" not in os.environ:
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+        os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    watch_supervisor()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+        device, backend = torch.device("cuda", local_rank), "nccl"
+    else:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_size))
+        device, backend = torch.device("cpu"), "gloo"
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*is deprecated", category=FutureWarning)
+    # On the CPU DeepSpeed would compile an extension of its own (a minute, a C++ compiler) that gloo does without.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=backend, timeout=TIMEOUT, verbose=False, auto_mpi_discovery=False)
+    return World(rank, size, local_rank, local_size, device)
+
+
+def finish(world: World) -> None:
+    """Leave the process group together with all ranks."""
+    if dist.is_initialized():
+        world.barrier()
+        dist.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now. Gloo's threads may otherwise abort while the interpreter shuts down."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback address that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def watch_supervisor(interval_s: float = 0.5) -> None:
+    """End this rank when the process that started the run is gone: a killed launcher leaves no ranks that go on writing."""
+    pid = int(os.environ.get(SUPERVISOR, "0"))
+    if not pid:
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent and _alive(pid):
+            time.sleep(interval_s)
+        os._exit(143)
+
+    threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -22,7 +22,7 @@ class ScoreSettings:
     """TOKENS folder."""
     output: str
     """SCORES folder to write."""
-    models: dict[str, str]
+    models: dict[str, str] = field(default_factory=dict)
     """Reference models by name, each a RUN folder or a Hugging Face folder: {weak: ..., strong: ...} gives PD."""
     slices: list[str] = field(default_factory=lambda: ["train", "validation"])
     """Slices to score; the validation slice serves the held-out halves."""

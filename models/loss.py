@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100
@@ -46,11 +45,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(labels_N), chunk):
             part = slice(start, start + chunk)
             labels_C = labels_N[part]
-            logits_CV = (hidden_NW[part] @ weight_VW.t()).float()
-            losses_N[part] = F.cross_entropy(logits_CV, labels_C, ignore_index=IGNORED, reduction="none")
+            probability_CV = _softmax_((hidden_NW[part] @ weight_VW.t()).float(), labels_C, losses_N[part])
             if grad_hidden is None and grad_weight is None:
                 continue
-            slope_CV = _slope(logits_CV, labels_C).to(hidden_NW.dtype)
+            slope_CV = _slope_(probability_CV, labels_C).to(hidden_NW.dtype)
             if grad_hidden is not None:
                 torch.mm(slope_CV, weight_VW, out=grad_hidden[part])
             if grad_weight is not None:
@@ -71,10 +69,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
         )
 
 
-def _slope(logits_CV: Tensor, labels_C: Tensor) -> Tensor:
-    """Return d loss / d logits: softmax minus one at the label, 0 where ignored. Overwrites `logits_CV`."""
-    slope_CV = torch.softmax(logits_CV, dim=-1, out=logits_CV)
-    real_C1 = (labels_C != IGNORED)[:, None]
+def _softmax_(logits_CV: Tensor, labels_C: Tensor, losses_C: Tensor) -> Tensor:
+    """Turn logits into probabilities in place and write each label's loss: one pass over the logits serves both.
+
+    The loss is taken through the largest logit, so that it stays exact where the label's probability underflows.
+    """
+    real_C = labels_C != IGNORED
     index_C1 = labels_C.clamp(min=0)[:, None]
-    slope_CV.scatter_add_(1, index_C1, torch.full_like(index_C1, -1, dtype=slope_CV.dtype))
-    return slope_CV.mul_(real_C1)
+    label_logit_C = logits_CV.gather(1, index_C1).squeeze(1)
+    largest_C = logits_CV.amax(dim=1)
+    probability_CV = torch.softmax(logits_CV, dim=-1, out=logits_CV)
+    # -log p(label) = (largest - label) - log p(largest), and p(largest) is the largest probability.
+    losses_C.copy_(torch.where(real_C, largest_C - label_logit_C - probability_CV.amax(dim=1).log(), 0.0))
+    return probability_CV
+
+
+def _slope_(probability_CV: Tensor, labels_C: Tensor) -> Tensor:
+    """Return d loss / d logits in place of the probabilities: minus one at the label, 0 where ignored."""
+    index_C1 = labels_C.clamp(min=0)[:, None]
+    probability_CV.scatter_add_(1, index_C1, torch.full_like(index_C1, -1, dtype=probability_CV.dtype))
+    return probability_CV.mul_((labels_C != IGNORED)[:, None])

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_origin
 
 T = TypeVar("T")
 
@@ -79,7 +79,9 @@ def _schema(schema: type, missing: list[str]) -> Any:
             if child._is_missing() and is_dataclass(child._metadata.ref_type):
                 part[key] = OmegaConf.structured(child._metadata.ref_type)
                 child = part._get_node(key)
-            if not child._is_missing():
+            if get_origin(child._metadata.ref_type) is dict:
+                OmegaConf.set_struct(child, False)  # names of its own: models.weak=... needs no plus sign
+            elif not child._is_missing():
                 thaw(child)
 
     thaw(node)

@@ -109,7 +109,7 @@ def _sample_nats(
 
     batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
     nats = torch.zeros(len(ids), dtype=torch.float64, device=world.device)
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         for first in range(0, len(batches), world.size):
             mine = first + world.rank
             batch = batches[mine if mine < len(batches) else 0]
@@ -120,7 +120,7 @@ def _sample_nats(
 
 
 @contextmanager
-def _evaluating(model: object) -> Iterator[None]:
+def evaluating(model: object) -> Iterator[None]:
     """Put a module into evaluation mode and back; leave a plain function alone."""
     from torch.nn import Module
 

@@ -158,6 +158,17 @@ def _doubts(exposures: dict[str, Exposure]) -> list[str]:
     return result
 
 
+def _failures(arm: str, points: list[Point]) -> list[str]:
+    """A note for every benchmark of an arm that failed."""
+    result = []
+    for point in points:
+        for key, message in point.records[arm].items():
+            if key.startswith("bench/") and key.endswith("/error"):
+                task = key.removeprefix("bench/").removesuffix("/error")
+                result.append(f"{arm}: benchmark {task} failed at {point.tokens} tokens: {message}")
+    return result
+
+
 def _apart(point: Point) -> float:
     counts = [int(record["tokens"]) for record in point.records.values()]
     return (max(counts) - min(counts)) / max(max(counts), 1)
@@ -170,6 +181,7 @@ def _gaps(gains: Gains) -> list[str]:
         lacking = [str(point.tokens) for point in gains.points if arm not in point.records]
         if lacking:
             result.append(f"{arm}: no evaluation at {', '.join(lacking)} tokens; nothing is compared there.")
+        result += _failures(arm, [point for point in gains.points if arm in point.records])
     apart = max(_apart(point) for point in gains.points)
     if apart > 0:
         result.append(

@@ -42,7 +42,7 @@ def test_text_stays_text_and_colours_become_variables():
 
 def test_inline_pictures_are_named_and_need_nothing_from_elsewhere():
     inline = curve().inline()
-    root = ET.fromstring(inline)  # noqa: S314 - our own
+    root = ET.fromstring(inline)
     assert root.get("role") == "img"
     ids = {element.get("id") for element in root.iter() if element.get("id")}
     assert set(str(root.get("aria-labelledby")).split()) <= ids
@@ -66,7 +66,7 @@ def test_names_from_the_data_are_text_whatever_they_hold():
     view = Exposure(np.linspace(0, 1, 4), None, table, (4, 0))
     with theme.drawing():
         inline = charts.source_mix("pdpc", 1, view, names, [0, 1, 2]).inline()
-    root = ET.fromstring(inline)  # noqa: S314 - our own
+    root = ET.fromstring(inline)
     texts = {element.text for element in root.iter("text")}
     assert {"$x^2$", "_hidden"} <= texts
     assert not list(root.iter("script"))

@@ -125,6 +125,14 @@ def test_nothing_is_written_when_the_runs_cannot_be_compared(metrics, make_run, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_failed_benchmark_is_noted_with_its_message(metrics, make_run):
+    records = metrics("pdpc")
+    records[-1] = {k: v for k, v in records[-1].items() if "echo" not in k} | {"bench/echo/error": "no data"}
+    report = make(ReportSettings(runs={"shuffled": str(make_run("shuffled")), "pdpc": str(make_run("pdpc", records))}))
+    assert report.notes == ["pdpc: benchmark echo failed at 4000 tokens: no data"]
+    assert "1 failed" in report.headlines[1]
+
+
 def test_tokens_that_differ_by_padding_are_noted(metrics, make_run):
     moved = [record | {"tokens": record["tokens"] + 1} for record in metrics("pdpc")]
     report = make(ReportSettings(runs={"shuffled": str(make_run("shuffled")), "pdpc": str(make_run("pdpc", moved))}))

@@ -3,8 +3,9 @@ import pytest
 from train.report.measures import measures_of, short_tokens
 
 RECORD = {
-    "kind": "stage", "step": 1, "tokens": 1, "stage": 1, "time/evaluation_s": 3.0, "val/loss": 4.0, "val/high_pd/loss": 3.0,
-    "val/low_pd/loss": 5.0, "val/source/a/b/loss": 4.0, "bench/echo/acc": 0.5, "bench/echo/acc_stderr": 0.01, "bench/avg": 0.5,
+    "kind": "stage", "step": 1, "tokens": 1, "stage": 1, "time/evaluation_s": 3.0, "val/loss": 4.0,
+    "val/high_pd/loss": 3.0, "val/low_pd/loss": 5.0, "val/source/a/b/loss": 4.0, "bench/echo/acc": 0.5,
+    "bench/echo/acc_stderr": 0.01, "bench/avg": 0.5,
     "bench/lambada/perplexity": 30.0, "bench/boolq/error": "no data", "bench/mcc/mcc": -0.1,
 }  # fmt: skip
 

@@ -66,8 +66,8 @@ def test_the_page_is_sound_and_fetches_nothing(comparison):
 def test_the_page_has_every_section_when_everything_is_there(comparison):
     html = html_of(comparison)
     for name in (
-        "train-loss", "held-out-loss", "low-pd-loss", "high-pd-loss", "loss-differences", "benchmark-differences", "plan-0",
-        "plan-1", "high-share", "mix-0", "mix-1", "pd-by-source", "speed",
+        "train-loss", "held-out-loss", "low-pd-loss", "high-pd-loss", "loss-differences", "benchmark-differences",
+        "plan-0", "plan-1", "high-share", "mix-0", "mix-1", "pd-by-source", "speed",
     ):  # fmt: skip
         assert f'id="figure-{name}-title"' in html, name
     text = text_of(html)

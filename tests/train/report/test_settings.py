@@ -5,6 +5,7 @@ import yaml
 
 from train.report import ReportSettings
 
+CONFIG = Path(__file__).resolve().parents[3] / "configs" / "report.yaml"
 RUNS = {"shuffled": "a", "pdpc": "b"}
 
 
@@ -26,16 +27,18 @@ def test_a_wrong_setting_is_refused_with_its_name(values, message):
 
 
 def test_the_yaml_holds_the_defaults_of_the_dataclass():
-    path = Path(__file__).resolve().parents[3] / "configs" / "report.yaml"
-    values = yaml.safe_load(path.read_text("utf-8"))
-    values.pop("defaults", None)
+    values = yaml.safe_load(CONFIG.read_text("utf-8"))
+    values.pop("defaults")
     settings = ReportSettings(runs=RUNS)
     assert values == {key: getattr(settings, key) for key in values} | {"runs": {}}
     assert set(values) == {"runs", "baseline", "output", "title", "figures"}
 
 
-def test_the_settings_are_a_structured_config():
-    from omegaconf import OmegaConf
+def test_the_verb_composes_and_its_usage_line_is_right():
+    from train.compose import SettingsError, compose
 
-    node = OmegaConf.merge(OmegaConf.structured(ReportSettings), {"runs": RUNS, "figures": True})
-    assert OmegaConf.to_object(node) == ReportSettings(runs=RUNS, figures=True)
+    usage = next(line for line in CONFIG.read_text("utf-8").splitlines() if line.startswith("#   pdpc report "))
+    settings = compose("report", ReportSettings, usage.removeprefix("#   pdpc report ").split())
+    assert settings == ReportSettings(runs={"shuffled": "runs/shuffled", "pdpc": "runs/pdpc"})
+    with pytest.raises(SettingsError, match="runs names 0"):
+        compose("report", ReportSettings, [])

@@ -1,0 +1,53 @@
+"""JSON values between ranks, so that a failure on one rank is a failure on all of them and never a hang."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from train.world import World
+
+
+class RankFailed(RuntimeError):
+    """The ranks met and at least one of them had failed; every rank raises this with the same message."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Meetings of all ranks. Each rank brings a value or an error; each leaves with everyone's values or the error."""
+
+    world: World
+
+    def gather(self, step: str, value: Any = None, *, error: str | None = None) -> list[Any]:
+        """Return every rank's `value` (anything JSON can hold), by rank.
+
+        Raises RankFailed with the lowest rank's `error` if any brought one, or if the ranks met at different steps. A
+        rank that has failed outside a meeting calls this once with its error: the others are told at their next one.
+        """
+        told = _all_gather(json.dumps([step, value, error]).encode(), self.world)
+        notes = [json.loads(text) for text in told]
+        failures = [error for _, _, error in notes if error is not None]
+        if failures:
+            raise RankFailed(failures[0])
+        steps = [step for step, _, _ in notes]
+        if len(set(steps)) > 1:
+            raise RankFailed(f"the ranks were asked different things ({steps}): give all of them the same task files")
+        return [value for _, value, _ in notes]
+
+
+def _all_gather(text: bytes, world: World) -> list[bytes]:
+    """Return every rank's bytes, by rank; as tensors, since the ranks may not trust or share pickles."""
+    if world.size == 1:
+        return [text]
+    import torch
+    import torch.distributed as dist
+
+    sizes = torch.zeros(world.size, dtype=torch.int64, device=world.device)
+    sizes[world.rank] = len(text)
+    lengths = world.all_sum(sizes).tolist()
+    mine = torch.zeros(max(lengths), dtype=torch.uint8, device=world.device)
+    mine[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(world.device)
+    every = [torch.empty_like(mine) for _ in lengths]
+    dist.all_gather(every, mine)
+    return [bytes(row[:length].cpu().numpy()) for row, length in zip(every, lengths, strict=True)]

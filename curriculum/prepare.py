@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,12 @@ def _write(
     without_tokens: dict[int, int] = {}
     workers = settings.workers or _cores()
     chunks = chunker.chunks(text.documents())
-    with TextProgress(console, f"tokens ({workers} processes)", lambda: text.fraction_read) as progress:
-        for encoded in encode_chunks(chunks, draft.path / "tokenizer", held_out, dtype, workers):
+    label = f"tokens ({workers} {'process' if workers == 1 else 'processes'})"
+    with (
+        closing(encode_chunks(chunks, draft.path / "tokenizer", held_out, dtype, workers)) as results,
+        TextProgress(console, label, lambda: text.fraction_read) as progress,
+    ):
+        for encoded in results:
             for group in encoded.groups:
                 writer.append(group)
             for source in encoded.without_tokens:

@@ -35,7 +35,7 @@ class Reference:
 
 def write_scores(
     folder: Path, tokens: Mapping[str, Tokens], references: Mapping[str, Callable[[], Reference]],
-    identities: Mapping[str, str], *, batch_size: int,
+    identities: Mapping[str, str], *, batch_size: int, precision: str,
 ) -> Scores:
     """Score every sample of every slice under every model into a SCORES folder, or open it when it is there.
 
@@ -44,14 +44,14 @@ def write_scores(
     inputs = {f"tokens/{name}": part.fingerprint for name, part in tokens.items()}
     inputs |= {f"model/{name}": identity for name, identity in identities.items()}
     first = next(iter(tokens))
-    if reusable(folder, KIND, config={}, inputs=inputs):
+    if reusable(folder, KIND, config={"precision": precision}, inputs=inputs):
         log.info("scores %s are whole and made of the same: reused", folder)
         return Scores.open(folder, first)
     models = {name: load() for name, load in references.items()}
     warnings = [warning for name, model in models.items() for warning in _check(name, model, tokens)]
     for warning in warnings:
         log.warning(warning)
-    with create(folder, KIND, config={}, inputs=inputs) as draft:
+    with create(folder, KIND, config={"precision": precision}, inputs=inputs) as draft:
         for name, part in tokens.items():
             losses = {model: score_samples(reference.decoder, part, batch_size, f"{name} under {model}") for model, reference in models.items()}
             write_slice(draft.path, name, losses, part.real_tokens(np.arange(len(part))))

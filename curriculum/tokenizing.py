@@ -7,11 +7,12 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -162,21 +163,24 @@ class Encoder:
 
 def encode_chunks(
     chunks: Iterable[Chunk], tokenizer_folder: Path, held_out: HeldOut, dtype: str, workers: int
-) -> Iterator[EncodedChunk]:
+) -> Generator[EncodedChunk, None, None]:
     """Encode chunks with `workers` processes; the results come in input order, the same at any number of workers.
 
-    One worker encodes in this process. At most CHUNKS_AHEAD chunks a worker are in memory.
+    One worker encodes in this process. At most CHUNKS_AHEAD chunks a worker are in memory. Close the generator to end
+    the processes early.
     """
     if workers == 1:
         with _one_thread():
             encoder = Encoder(TextTokenizer.open(tokenizer_folder), held_out, dtype)
             yield from map(encoder.encode, chunks)
         return
+    context = multiprocessing.get_context("spawn")
+    lifeline, held_end = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(
         workers,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=context,
         initializer=_start_worker,
-        initargs=(tokenizer_folder, held_out, dtype),
+        initargs=(lifeline, tokenizer_folder, held_out, dtype),
     )
     waiting: deque[Future[EncodedChunk]] = deque()
     try:
@@ -186,31 +190,37 @@ def encode_chunks(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+        pool.shutdown()
     except BrokenProcessPool as error:
         raise RuntimeError(
             f"a process that encodes text died, most likely for want of memory ({workers} ran): "
             "run again with fewer workers"
         ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        held_end.close()  # workers that still run end at once: an orderly shutdown can hang on a second interrupt
+        pool.shutdown(cancel_futures=True)
+        lifeline.close()
 
 
 _encoder: Encoder | None = None  # of a worker process: a tokenizer is loaded once, not once a chunk
 
 
-def _start_worker(tokenizer_folder: Path, held_out: HeldOut, dtype: str) -> None:
+def _start_worker(lifeline: Connection, tokenizer_folder: Path, held_out: HeldOut, dtype: str) -> None:
     global _encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers it and shuts the pool down
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers it and ends its workers
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _encoder = Encoder(TextTokenizer.open(tokenizer_folder), held_out, dtype)
 
 
-def _end_with_parent() -> None:
-    """Leave when the parent was killed: the pool's queue alone would keep a worker waiting for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
+def _end_with(lifeline: Connection) -> None:
+    """Leave when the other end of the pipe closes: the parent failed, or was killed and could not say so.
+
+    The pool's own queue would keep a worker of a killed parent waiting for ever.
+    """
+    try:
+        lifeline.recv()
+    except (EOFError, OSError):
         os._exit(1)
 
 

@@ -16,6 +16,9 @@ IGNORED = -100
 CHUNK_LOGITS = 1 << 24
 """Logits held at once, in elements: 64 MiB in float32."""
 
+INFERENCE_CHUNK_LOGITS = 1 << 20
+"""The same where no gradients are made: what a core's cache nearly holds."""
+
 
 class TokenLosses(NamedTuple):
     """What a batch costs: `total` (scalar, float32, differentiable sum in nats) and each token's loss, detached."""
@@ -30,6 +33,8 @@ def linear_cross_entropy(hidden_NW: Tensor, weight_VW: Tensor, labels_N: Tensor)
     Losses are float32 nats, 0 where the label is IGNORED. Gradients are computed in the forward pass, chunk by chunk, so
     that neither all logits nor a second matrix product are needed.
     """
+    if not torch.is_grad_enabled():  # a custom function sees parameters as needing gradients even then
+        hidden_NW, weight_VW = hidden_NW.detach(), weight_VW.detach()
     total, losses_N = _LinearCrossEntropy.apply(hidden_NW, weight_VW, labels_N)
     return total, losses_N
 
@@ -41,7 +46,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses_N = torch.zeros(len(labels_N), dtype=torch.float32, device=hidden_NW.device)
         grad_hidden = torch.empty_like(hidden_NW) if needs_hidden else None
         grad_weight = torch.zeros_like(weight_VW, dtype=torch.float32) if needs_weight else None
-        chunk = max(1, CHUNK_LOGITS // weight_VW.shape[0])
+        limit = CHUNK_LOGITS if needs_hidden or needs_weight or hidden_NW.is_cuda else INFERENCE_CHUNK_LOGITS
+        chunk = max(1, limit // weight_VW.shape[0])
         for start in range(0, len(labels_N), chunk):
             part = slice(start, start + chunk)
             labels_C = labels_N[part]

@@ -12,6 +12,7 @@ from curriculum.order import Order
 from curriculum.scores import Scores
 from curriculum.tokens import Tokens
 from models.config import DecoderConfig
+from train.harness import check_tasks
 from train.settings import TrainSettings
 
 VALIDATION = "validation"
@@ -33,6 +34,7 @@ class Inputs:
 
 def open_inputs(settings: TrainSettings) -> Inputs:
     """Open TOKENS, ORDER and SCORES. Raises ArtifactError or ValueError naming what does not fit, and the mend."""
+    check_tasks(settings.benchmarks)
     order = Order.open(settings.data.order)
     tokens = Tokens.open(settings.data.tokens, order.manifest.facts["slice"])
     arranged = order.manifest.inputs["tokens"]

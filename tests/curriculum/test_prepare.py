@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from curriculum.artifact import ArtifactError, verify
 from curriculum.prepare import PrepareSettings, run
 from curriculum.text import TextSettings
 from curriculum.tokenizer import TextTokenizer, TokenizerSettings, train_tokenizer
+from curriculum.tokenizing import Chunk, HeldOut, encode_chunks
 from curriculum.tokens import SLICES, Tokens
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -211,6 +213,22 @@ def test_settings_are_checked(changes: dict[str, Any], message: str) -> None:
         PrepareSettings(**changes)
 
 
+def test_a_dead_worker_is_said_and_not_waited_for(tmp_path: Path) -> None:
+    import psutil
+
+    train_tokenizer(["abc"], 300).save(tmp_path)
+    chunks = (Chunk([i], [0], ["word " * 1000]) for i in itertools.count())
+    results = encode_chunks(chunks, tmp_path, HeldOut(0.1, 0.1, 0), "uint16", 2)
+    before = set(psutil.Process().children())
+    next(results)
+    workers = [p for p in psutil.Process().children() if p not in before and "spawn_main" in " ".join(p.cmdline())]
+    workers[0].kill()
+    with pytest.raises(RuntimeError, match=r"died, most likely for want of memory .*fewer workers"):
+        for _ in results:
+            pass
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+
+
 SLOW_PREPARE = """
 import sys
 import curriculum.prepare as prepare
@@ -226,7 +244,8 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_of_a_killed_run_end_and_the_next_run_cleans_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signals", [[signal.SIGKILL], [signal.SIGINT, signal.SIGINT]], ids=["killed", "interrupted"])
+def test_workers_end_with_their_run_and_the_next_run_cleans_up(tmp_path: Path, signals: list[signal.Signals]) -> None:
     import psutil
 
     text, output = corpus(tmp_path / "text"), tmp_path / "tokens"
@@ -245,8 +264,12 @@ def test_workers_of_a_killed_run_end_and_the_next_run_cleans_up(tmp_path: Path) 
         assert parts, "the run never began to write"
         children = psutil.Process(started.pid).children(recursive=True)
         assert len(children) >= 2
+        for number in signals:
+            started.send_signal(number)
+            time.sleep(0.02)
+        started.wait(timeout=30)
     finally:
-        started.send_signal(signal.SIGKILL)
+        started.kill()
         started.wait(timeout=30)
     assert _wait_for(lambda: not psutil.wait_procs(children, timeout=0.1)[1]), "workers outlive the run"
     assert not output.exists()

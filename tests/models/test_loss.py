@@ -38,7 +38,13 @@ def test_losses_are_float32_in_bfloat16():
     torch.testing.assert_close(losses.mean(), exact, rtol=2e-2, atol=2e-2)
 
 
-def test_no_gradients_are_made_where_none_are_needed():
-    hidden, weight = torch.randn(4, 8), torch.randn(10, 8)
-    total, _ = linear_cross_entropy(hidden, weight, torch.tensor([1, 2, 3, 4]))
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_no_gradients_are_made_where_none_are_needed(monkeypatch, mode):
+    def fail(*_):
+        raise AssertionError("a gradient was computed")
+
+    monkeypatch.setattr(module, "_slope_", fail)
+    hidden, weight = torch.randn(4, 8), torch.nn.Parameter(torch.randn(10, 8))
+    with mode():
+        total, _ = linear_cross_entropy(hidden, weight, torch.tensor([1, 2, 3, 4]))
     assert not total.requires_grad

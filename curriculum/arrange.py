@@ -55,7 +55,9 @@ class ArrangeSettings:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens={self.max_tokens} must be at least 1, or null for the whole slice")
         if self.preference.score and self.scores is None:
-            raise ValueError(f"preference={self.preference.name} cuts by {self.preference.score!r}: give scores=FOLDER (made by pdpc score)")
+            raise ValueError(
+                f"preference={self.preference.name} cuts by {self.preference.score!r}: give scores=FOLDER (made by pdpc score)"
+            )
 
 
 def run(settings: ArrangeSettings) -> Order:
@@ -89,17 +91,31 @@ def run(settings: ArrangeSettings) -> Order:
         facts = write_order(
             draft.path,
             compose(ids_N, bucket_N, counts_SK, settings.seed),
-            samples=len(ids_N), largest_id=int(ids_N.max()), buckets=len(buckets), plan=planned_SK, counts=counts_SK,
+            samples=len(ids_N),
+            largest_id=int(ids_N.max()),
+            buckets=len(buckets),
+            plan=planned_SK,
+            counts=counts_SK,
         )
         stage_ends = [round(steps * stage / settings.stages) for stage in range(1, settings.stages + 1)]
         draft.facts.update(
-            facts, batch_size=settings.batch_size, stage_ends=stage_ends, slice=settings.slice, seq_len=tokens.seq_len,
-            buckets=[asdict(bucket) for bucket in buckets], left_out=len(tokens) - len(ids_N),
+            facts,
+            batch_size=settings.batch_size,
+            stage_ends=stage_ends,
+            slice=settings.slice,
+            seq_len=tokens.seq_len,
+            buckets=[asdict(bucket) for bucket in buckets],
+            left_out=len(tokens) - len(ids_N),
         )
     log.info(
         "order %s: %s samples in %s steps of %s, %s stages, buckets %s, left out %s",
-        folder, len(ids_N), steps, settings.batch_size, settings.stages,
-        ", ".join(f"{bucket.name}={bucket.samples}" for bucket in buckets), len(tokens) - len(ids_N),
+        folder,
+        len(ids_N),
+        steps,
+        settings.batch_size,
+        settings.stages,
+        ", ".join(f"{bucket.name}={bucket.samples}" for bucket in buckets),
+        len(tokens) - len(ids_N),
     )
     return Order.open(folder)
 
@@ -107,7 +123,9 @@ def run(settings: ArrangeSettings) -> Order:
 def _subset(tokens: Tokens, settings: ArrangeSettings) -> NDArray[np.int64]:
     """Return the sample ids to arrange, rising: all of the slice, or a keyed random part that every preference shares."""
     if len(tokens) == 0:
-        raise ValueError(f"slice {settings.slice!r} of {settings.tokens} has no samples: prepare it with a larger share")
+        raise ValueError(
+            f"slice {settings.slice!r} of {settings.tokens} has no samples: prepare it with a larger share"
+        )
     wanted = len(tokens) if settings.max_tokens is None else min(len(tokens), -(-settings.max_tokens // tokens.seq_len))
     if wanted == len(tokens):
         return np.arange(len(tokens), dtype=np.int64)

@@ -87,8 +87,14 @@ class Order:
 
 
 def write_order(
-    folder: Path, chunks: Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]], *,
-    samples: int, largest_id: int, buckets: int, plan: NDArray[np.float64], counts: NDArray[np.int64],
+    folder: Path,
+    chunks: Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    *,
+    samples: int,
+    largest_id: int,
+    buckets: int,
+    plan: NDArray[np.float64],
+    counts: NDArray[np.int64],
 ) -> dict[str, Any]:
     """Write an order's files from chunks of (ids, buckets) in training order; return the facts for its manifest."""
     id_dtype = "<u4" if largest_id < 2**32 else "<u8"

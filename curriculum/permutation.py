@@ -21,7 +21,9 @@ class KeyedPermutation:
         self.size = size
         self.half_bits = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
         self.mask = np.uint64((1 << int(self.half_bits)) - 1)
-        self.round_keys = mix64(np.arange(1, ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key % 2**64))
+        self.round_keys = mix64(
+            np.arange(1, ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key % 2**64)
+        )
 
     def __call__(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
         """Map indices in [0, size) to distinct values in [0, size)."""

@@ -73,7 +73,9 @@ def _infeasible(counts_K: NDArray[np.int64], reached_K: NDArray[np.float64]) -> 
 def _checked_sizes(wish_SK: NDArray[np.float64], batch_size: int, counts_K: NDArray[np.int64]) -> NDArray[np.int64]:
     """Check a wish against batch size and counts; return the samples of every step, [S]."""
     if wish_SK.ndim != 2 or wish_SK.shape[1] != len(counts_K) or len(counts_K) == 0:
-        raise ValueError(f"plan: affinity has shape {wish_SK.shape}, but there are {len(counts_K)} buckets: give [steps, buckets]")
+        raise ValueError(
+            f"plan: affinity has shape {wish_SK.shape}, but there are {len(counts_K)} buckets: give [steps, buckets]"
+        )
     if batch_size < 1:
         raise ValueError(f"plan: batch_size={batch_size} must be at least 1")
     if (counts_K < 0).any():

@@ -26,7 +26,9 @@ class Preference:
         if self.buckets < 1:
             raise ValueError(f"preference.buckets={self.buckets} must be at least 1")
         if (self.buckets > 1) != bool(self.score):
-            raise ValueError(f"preference.score={self.score!r} does not fit preference.buckets={self.buckets}: a score cuts two or more buckets")
+            raise ValueError(
+                f"preference.score={self.score!r} does not fit preference.buckets={self.buckets}: a score cuts two or more buckets"
+            )
 
     def affinity(self, progress_S: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the wish [S, K] at training progress in [0, 1]."""
@@ -66,7 +68,9 @@ class Pdpc(Preference):
         if self.buckets != 2:
             raise ValueError(f"preference.buckets={self.buckets}: pdpc has two buckets")
         if not 0.0 <= self.floor < self.ceiling <= 1.0:
-            raise ValueError(f"preference.floor={self.floor} and preference.ceiling={self.ceiling} must hold 0 <= floor < ceiling <= 1")
+            raise ValueError(
+                f"preference.floor={self.floor} and preference.ceiling={self.ceiling} must hold 0 <= floor < ceiling <= 1"
+            )
         if not np.isfinite(self.steepness):
             raise ValueError(f"preference.steepness={self.steepness} must be a finite number")
 

@@ -32,7 +32,9 @@ class CurriculumSampler:
             raise ValueError(f"sampler: rank={rank} must lie in [0, world_size={world_size})")
         if batch_size % world_size:
             fits = [size for size in range(1, batch_size + 1) if batch_size % size == 0]
-            raise ValueError(f"sampler: batch_size={batch_size} cannot be split over world_size={world_size} ranks: use one of {fits}")
+            raise ValueError(
+                f"sampler: batch_size={batch_size} cannot be split over world_size={world_size} ranks: use one of {fits}"
+            )
         if not 0 <= cursor <= len(order):
             raise ValueError(f"sampler: cursor={cursor} lies outside an order of {len(order)} samples")
         if cursor % batch_size and cursor != len(order):
@@ -49,7 +51,9 @@ class CurriculumSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         while self.cursor < len(self.order):
-            start, stop = rank_part(self.cursor, min(self.batch_size, len(self.order) - self.cursor), self.rank, self.world_size)
+            start, stop = rank_part(
+                self.cursor, min(self.batch_size, len(self.order) - self.cursor), self.rank, self.world_size
+            )
             ids = self.order[start:stop].tolist()
             self.cursor = min(self.cursor + self.batch_size, len(self.order))
             yield ids

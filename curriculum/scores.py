@@ -32,7 +32,9 @@ class Scores:
         folder = Path(folder)
         manifest = open_manifest(folder, KIND)
         if f"{slice}.parquet" not in manifest.files:
-            raise ArtifactError(f"{folder} has no scores of slice {slice!r}, only {sorted(manifest.files)}: score that slice")
+            raise ArtifactError(
+                f"{folder} has no scores of slice {slice!r}, only {sorted(manifest.files)}: score that slice"
+            )
         return cls(folder, slice, manifest)
 
     def __len__(self) -> int:
@@ -57,7 +59,9 @@ class Scores:
             return np.exp(self.column(f"loss_{name[4:]}")).astype(np.float32)
         if name == "pd" and {"loss_weak", "loss_strong"} <= set(stored):
             return (-np.expm1(self.column("loss_strong") - self.column("loss_weak"))).astype(np.float32)
-        raise ValueError(f"{self.folder} has no score {name!r}, only {stored} and what follows from them (ppl_*, pd): name one of those")
+        raise ValueError(
+            f"{self.folder} has no score {name!r}, only {stored} and what follows from them (ppl_*, pd): name one of those"
+        )
 
     def check(self, tokens: Tokens) -> None:
         """Raise ArtifactError unless these are the scores of `tokens`."""
@@ -69,7 +73,9 @@ class Scores:
             )
 
 
-def write_slice(folder: Path, slice: str, losses: Mapping[str, NDArray[np.float32]], tokens_N: NDArray[np.int64]) -> None:
+def write_slice(
+    folder: Path, slice: str, losses: Mapping[str, NDArray[np.float32]], tokens_N: NDArray[np.int64]
+) -> None:
     """Write `<slice>.parquet`: the sample id, its real tokens and one loss column a model.
 
     Raises ValueError naming model and sample when a loss is not finite.
@@ -81,6 +87,9 @@ def write_slice(folder: Path, slice: str, losses: Mapping[str, NDArray[np.float3
                 f"model {name!r} gives sample {bad[0]} of slice {slice!r} a loss of {loss_N[bad[0]]} ({len(bad)} such samples): "
                 "its weights are not sound; train or choose another reference model"
             )
-    columns = {"sample": pa.array(np.arange(len(tokens_N), dtype=np.int64)), "tokens": pa.array(tokens_N.astype(np.int32))}
+    columns = {
+        "sample": pa.array(np.arange(len(tokens_N), dtype=np.int64)),
+        "tokens": pa.array(tokens_N.astype(np.int32)),
+    }
     columns |= {f"loss_{name}": pa.array(loss_N.astype(np.float32)) for name, loss_N in losses.items()}
     pq.write_table(pa.table(columns), folder / f"{slice}.parquet", compression="zstd")

@@ -34,8 +34,13 @@ class Reference:
 
 
 def write_scores(
-    folder: Path, tokens: Mapping[str, Tokens], references: Mapping[str, Callable[[], Reference]],
-    identities: Mapping[str, str], *, batch_size: int, precision: str,
+    folder: Path,
+    tokens: Mapping[str, Tokens],
+    references: Mapping[str, Callable[[], Reference]],
+    identities: Mapping[str, str],
+    *,
+    batch_size: int,
+    precision: str,
 ) -> Scores:
     """Score every sample of every slice under every model into a SCORES folder, or open it when it is there.
 
@@ -53,7 +58,10 @@ def write_scores(
         log.warning(warning)
     with create(folder, KIND, config={"precision": precision}, inputs=inputs) as draft:
         for name, part in tokens.items():
-            losses = {model: score_samples(reference.decoder, part, batch_size, f"{name} under {model}") for model, reference in models.items()}
+            losses = {
+                model: score_samples(reference.decoder, part, batch_size, f"{name} under {model}")
+                for model, reference in models.items()
+            }
             write_slice(draft.path, name, losses, part.real_tokens(np.arange(len(part))))
         draft.facts.update(models={name: _describe(model) for name, model in models.items()}, warnings=warnings)
     return Scores.open(folder, first)

@@ -140,7 +140,9 @@ def _run(name: str, verb: Verb, words: list[str]) -> int:
     from train.compose import CONFIGS, compose
 
     if any(word in ("-h", "--help") for word in words):
-        print(f"pdpc {name}: {verb.does}\n\nDefaults and keys ({CONFIGS.name}/{name}.yaml); change any with KEY=VALUE:\n")
+        print(
+            f"pdpc {name}: {verb.does}\n\nDefaults and keys ({CONFIGS.name}/{name}.yaml); change any with KEY=VALUE:\n"
+        )
         print(_described(verb))
         return 0
     overrides = [_as_override(word) for word in words]
@@ -158,7 +160,9 @@ def _run(name: str, verb: Verb, words: list[str]) -> int:
 
 def _as_override(word: str) -> str:
     """Let `--dry-run` stand for `dry_run=true`: flags are overrides that are true."""
-    return word[2:].replace("-", "_") + "=true" if word.startswith("--") and "=" not in word else word.removeprefix("--")
+    return (
+        word[2:].replace("-", "_") + "=true" if word.startswith("--") and "=" not in word else word.removeprefix("--")
+    )
 
 
 def _described(verb: Verb) -> str:
@@ -179,7 +183,9 @@ def _check_names() -> None:
         spec = find_spec(name)
         found = Path(spec.origin).resolve().parent if spec and spec.origin else None
         if found != home / name:
-            raise ValueError(f"another package named {name!r} stands in the way at {found}: run pdpc where {home} comes first on the path")
+            raise ValueError(
+                f"another package named {name!r} stands in the way at {found}: run pdpc where {home} comes first on the path"
+            )
 
 
 def _overview() -> str:
@@ -188,7 +194,9 @@ def _overview() -> str:
     return "\n".join(
         [
             "pdpc VERB [KEY=VALUE ...]    pretraining where the order of the data is what counts",
-            "", *lines, "",
+            "",
+            *lines,
+            "",
             "pdpc VERB --help lists a verb's keys. Overrides are Hydra's: experiment=pdpc_1.3b optimizer.lr=2e-4",
         ]
     )

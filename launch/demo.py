@@ -76,28 +76,79 @@ def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[lis
     tokens, scores, seed = f"{root}/tokens", f"{root}/scores", f"seed={settings.seed}"
     shape = [f"batch_size={settings.batch_size}", seed]
     train = [
-        "train", "experiment=demo", f"processes={settings.processes}", seed, f"data.tokens={tokens}", "tracker.group=demo",
+        "train",
+        "experiment=demo",
+        f"processes={settings.processes}",
+        seed,
+        f"data.tokens={tokens}",
+        "tracker.group=demo",
     ]
     tasks = [f"benchmarks.task_paths=[{(root / 'benchmark').absolute()}]", f"benchmarks.tasks=[{BENCHMARK}]"]
     prepare = [
-        "prepare", f"input.paths=[{text}]", f"tokenizer.name=train:{settings.vocabulary}", f"seq_len={settings.seq_len}", seed,
-        f"reference_fraction={settings.reference_fraction}", f"validation_fraction={settings.validation_fraction}", f"output={tokens}",
+        "prepare",
+        f"input.paths=[{text}]",
+        f"tokenizer.name=train:{settings.vocabulary}",
+        f"seq_len={settings.seq_len}",
+        seed,
+        f"reference_fraction={settings.reference_fraction}",
+        f"validation_fraction={settings.validation_fraction}",
+        f"output={tokens}",
     ]
-    reference = ["arrange", f"tokens={tokens}", "slice=reference", "preference=shuffled", "stages=1", *shape, f"output={root}/order_reference"]
+    reference = [
+        "arrange",
+        f"tokens={tokens}",
+        "slice=reference",
+        "preference=shuffled",
+        "stages=1",
+        *shape,
+        f"output={root}/order_reference",
+    ]
     models = [
-        [*train, f"arm={name}", f"model=demo_{name}", f"data.order={root}/order_reference", f"output={root}/reference_{name}"]
+        [
+            *train,
+            f"arm={name}",
+            f"model=demo_{name}",
+            f"data.order={root}/order_reference",
+            f"output={root}/reference_{name}",
+        ]
         for name in ("weak", "strong")
     ]
-    score = ["score", f"tokens={tokens}", f"models.weak={root}/reference_weak", f"models.strong={root}/reference_strong", f"output={scores}"]
+    score = [
+        "score",
+        f"tokens={tokens}",
+        f"models.weak={root}/reference_weak",
+        f"models.strong={root}/reference_strong",
+        f"output={scores}",
+    ]
     orders = [
-        ["arrange", f"tokens={tokens}", f"scores={scores}", f"preference={arm}", f"stages={settings.stages}", *shape, f"output={root}/order_{arm}"]
+        [
+            "arrange",
+            f"tokens={tokens}",
+            f"scores={scores}",
+            f"preference={arm}",
+            f"stages={settings.stages}",
+            *shape,
+            f"output={root}/order_{arm}",
+        ]
         for arm in ARMS
     ]
     arms = [
-        [*train, f"arm={arm}", f"data.order={root}/order_{arm}", f"data.scores={scores}", *tasks, f"output={root}/run_{arm}"]
+        [
+            *train,
+            f"arm={arm}",
+            f"data.order={root}/order_{arm}",
+            f"data.scores={scores}",
+            *tasks,
+            f"output={root}/run_{arm}",
+        ]
         for arm in ARMS
     ]
-    report = ["report", *(f"+runs.{arm}={root}/run_{arm}" for arm in ARMS), "baseline=shuffled", f"output={root}/report.html"]
+    report = [
+        "report",
+        *(f"+runs.{arm}={root}/run_{arm}" for arm in ARMS),
+        "baseline=shuffled",
+        f"output={root}/report.html",
+    ]
     export = ["export", f"run={root}/run_pdpc", f"output={root}/export_pdpc"]
     return {"tokens": [prepare], "runs": [reference, *models, score, *orders, *arms, report, export]}
 
@@ -108,8 +159,12 @@ def _benchmark(settings: DemoSettings, root: Path) -> None:
 
     _announce("a benchmark from held-out documents: which of four continuations is the real one?")
     build(
-        Tokens.open(root / "tokens", "validation"), root / "benchmark", questions=settings.questions, seed=settings.seed,
-        context_tokens=64, continuation_tokens=24,
+        Tokens.open(root / "tokens", "validation"),
+        root / "benchmark",
+        questions=settings.questions,
+        seed=settings.seed,
+        context_tokens=64,
+        continuation_tokens=24,
     )
 
 

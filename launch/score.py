@@ -57,10 +57,12 @@ def run(settings: ScoreSettings) -> Scores:
 
         torch.set_num_threads(settings.threads)
     return write_scores(
-        Path(settings.output), tokens,
+        Path(settings.output),
+        tokens,
         {name: partial(load_reference, folder, end_of_text, settings.precision) for name, folder in folders.items()},
         {name: identity_of(folder) for name, folder in folders.items()},
-        batch_size=settings.batch_size, precision=settings.precision,
+        batch_size=settings.batch_size,
+        precision=settings.precision,
     )
 
 
@@ -70,7 +72,9 @@ def identity_of(folder: Path) -> str:
         return open_manifest(_checkpoint(folder), checkpoint.KIND).fingerprint
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise ArtifactError(f"{folder} is neither a RUN folder nor a Hugging Face folder with safetensors: give one of those")
+        raise ArtifactError(
+            f"{folder} is neither a RUN folder nor a Hugging Face folder with safetensors: give one of those"
+        )
     return fingerprint_of([hash_file(path).xxh3_128 for path in [folder / "config.json", *weights]])
 
 

@@ -27,13 +27,31 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
         print(f"run {settings.output} is finished: reused")
         return 0
     command = [
-        sys.executable, "-m", "deepspeed.launcher.runner", "-q", "--hostfile", "none", "--num_gpus", str(processes),
-        "--master_addr", "127.0.0.1", "--master_port", str(free_port()), "--no_local_rank", "--module", "train", *overrides,
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.runner",
+        "-q",
+        "--hostfile",
+        "none",
+        "--num_gpus",
+        str(processes),
+        "--master_addr",
+        "127.0.0.1",
+        "--master_port",
+        str(free_port()),
+        "--no_local_rank",
+        "--module",
+        "train",
+        *overrides,
     ]
     threads = settings.threads or max(1, (os.cpu_count() or 1) // processes)
     environment = {
-        **os.environ, SUPERVISOR: str(os.getpid()), "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1",
-        "DEEPSPEED_LOG_LEVEL": "warning", **({} if _gpus() else {"DS_ACCELERATOR": "cpu"}),
+        **os.environ,
+        SUPERVISOR: str(os.getpid()),
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONUNBUFFERED": "1",
+        "DEEPSPEED_LOG_LEVEL": "warning",
+        **({} if _gpus() else {"DS_ACCELERATOR": "cpu"}),
     }
     return supervise(command, environment)
 

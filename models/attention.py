@@ -57,7 +57,11 @@ def attend(q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor, lengths: list[int]) -> T
     outs = []
     for q, k, v in zip(q_NHS.split(lengths), k_NKS.split(lengths), v_NKS.split(lengths), strict=True):
         out = F.scaled_dot_product_attention(
-            q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None], is_causal=True, enable_gqa=grouped
+            q.transpose(0, 1)[None],
+            k.transpose(0, 1)[None],
+            v.transpose(0, 1)[None],
+            is_causal=True,
+            enable_gqa=grouped,
         )
         outs.append(out[0].transpose(0, 1))
     return torch.cat(outs)

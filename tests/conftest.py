@@ -3,8 +3,13 @@
 import os
 
 os.environ.update(
-    OMP_NUM_THREADS="1", WANDB_MODE="offline", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false",
-    DS_ACCELERATOR="cpu", DEEPSPEED_LOG_LEVEL="warning",
+    OMP_NUM_THREADS="1",
+    WANDB_MODE="offline",
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+    DS_ACCELERATOR="cpu",
+    DEEPSPEED_LOG_LEVEL="warning",
 )
 
 from pathlib import Path
@@ -46,8 +51,14 @@ def tokens_folder(tmp_path_factory) -> Path:
     write_text(root / "text", 600)
     run(
         PrepareSettings(
-            input=TextSettings(paths=[str(root / "text")]), tokenizer=TokenizerSettings(name="train:300"), seq_len=32,
-            validation_fraction=0.1, reference_fraction=0.2, seed=1, workers=1, output=str(root / "tokens"),
+            input=TextSettings(paths=[str(root / "text")]),
+            tokenizer=TokenizerSettings(name="train:300"),
+            seq_len=32,
+            validation_fraction=0.1,
+            reference_fraction=0.2,
+            seed=1,
+            workers=1,
+            output=str(root / "tokens"),
         )
     )
     return root / "tokens"

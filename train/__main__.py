@@ -1,8 +1,8 @@
 """The entry of every rank.
 
-    deepspeed --num_gpus 8 --module train experiment=pdpc_1.3b output=runs/pdpc data.tokens=... data.order=...
-    deepspeed --hostfile hosts --module train experiment=pdpc_3b ...
-    pdpc train processes=2 experiment=demo ...          (the same, on this machine)
+deepspeed --num_gpus 8 --module train experiment=pdpc_1.3b output=runs/pdpc data.tokens=... data.order=...
+deepspeed --hostfile hosts --module train experiment=pdpc_3b ...
+pdpc train processes=2 experiment=demo ...          (the same, on this machine)
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def main(arguments: list[str]) -> int:
         settings = compose("train", TrainSettings, overrides)
         ranks = os.environ.get("WORLD_SIZE")
         if settings.processes is not None and ranks is not None and int(ranks) != settings.processes:
-            raise ValueError(f"processes={settings.processes}, but the launcher started {ranks} ranks: make them equal or leave processes out")
+            raise ValueError(
+                f"processes={settings.processes}, but the launcher started {ranks} ranks: make them equal or leave processes out"
+            )
         train(settings)
     except ValueError as error:
         if os.environ.get("RANK", "0") == "0":

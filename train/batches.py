@@ -35,9 +35,13 @@ class Batch:
     """Real labels of the whole global batch, on all ranks."""
 
 
-def batches(order: Order, tokens: Tokens, world: World, micro_batch_size: int, micro_batches: int, step: int) -> Iterator[Batch]:
+def batches(
+    order: Order, tokens: Tokens, world: World, micro_batch_size: int, micro_batches: int, step: int
+) -> Iterator[Batch]:
     """Yield this rank's batches from `step` on. Every rank knows the global token count without asking the others."""
-    sampler = CurriculumSampler(order, order.batch_size, world.rank, world.size, cursor=min(step * order.batch_size, len(order)))
+    sampler = CurriculumSampler(
+        order, order.batch_size, world.rank, world.size, cursor=min(step * order.batch_size, len(order))
+    )
     for ids in sampler:
         start = step * order.batch_size
         global_ids = order[start : min(start + order.batch_size, len(order))]
@@ -102,6 +106,8 @@ def read_consumed(folder: Path) -> NDArray[np.int64]:
         for row in _rows(path, width):
             key = (int(row[0]), rank)
             if key in parts:
-                raise ValueError(f"{path} records step {key[0]} of rank {rank}, which another file records too: the run folder was changed")
+                raise ValueError(
+                    f"{path} records step {key[0]} of rank {rank}, which another file records too: the run folder was changed"
+                )
             parts[key] = row[1:][row[1:] != NO_SAMPLE]
     return np.concatenate([parts[key] for key in sorted(parts)]) if parts else np.empty(0, dtype=np.int64)

@@ -20,7 +20,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from curriculum.artifact import ArtifactError, Manifest, open_manifest, publish, remove_abandoned, sync, verify, write_manifest
+from curriculum.artifact import (
+    ArtifactError,
+    Manifest,
+    open_manifest,
+    publish,
+    remove_abandoned,
+    sync,
+    verify,
+    write_manifest,
+)
 from models.config import DecoderConfig
 from train.engine import MOMENTS, Engine, Fragment
 from train.world import World
@@ -36,7 +45,14 @@ def folder_of(checkpoints: Path, step: int) -> Path:
 
 
 def save(
-    checkpoints: Path, engine: Engine, world: World, *, step: int, cursor: int, tokens: int, config: Mapping[str, Any],
+    checkpoints: Path,
+    engine: Engine,
+    world: World,
+    *,
+    step: int,
+    cursor: int,
+    tokens: int,
+    config: Mapping[str, Any],
     inputs: Mapping[str, str],
 ) -> Path:
     """Write the checkpoint after `step` steps; return its folder, the same on every rank.
@@ -59,7 +75,11 @@ def save(
     written = world.agree(problem is None)
     if written and world.first:
         facts = {
-            "step": step, "cursor": cursor, "tokens": tokens, "updates": engine.updates(), "world_size": world.size,
+            "step": step,
+            "cursor": cursor,
+            "tokens": tokens,
+            "updates": engine.updates(),
+            "world_size": world.size,
             "model": asdict(engine.decoder.config),
         }
         try:
@@ -70,7 +90,9 @@ def save(
     if not world.agree(problem is None):
         if world.first:
             shutil.rmtree(temporary, ignore_errors=True)
-        raise OSError(f"checkpoint {folder} could not be written ({problem or 'on another rank'}): free space and run again") from problem
+        raise OSError(
+            f"checkpoint {folder} could not be written ({problem or 'on another rank'}): free space and run again"
+        ) from problem
     return folder
 
 
@@ -120,7 +142,9 @@ def load(folder: Path, engine: Engine) -> Manifest:
     with torch.no_grad():
         for part in _read(folder, manifest, ("param", *MOMENTS)):
             if part.name not in parameters:
-                raise ArtifactError(f"{folder} has a parameter {part.name!r} that the model lacks: the run's model was changed")
+                raise ArtifactError(
+                    f"{folder} has a parameter {part.name!r} that the model lacks: the run's model was changed"
+                )
             flat = parameters[part.name].data.view(-1)
             weights = part.tensors["param"]
             flat[part.start : part.start + len(weights)].copy_(weights)
@@ -138,7 +162,9 @@ def _copy_overlap(source: Fragment, target: Fragment) -> None:
     high = min(source.start + len(source.tensors["param"]), target.start + length)
     if low < high:
         for kind, tensor in target.tensors.items():
-            tensor[low - target.start : high - target.start].copy_(source.tensors[kind][low - source.start : high - source.start])
+            tensor[low - target.start : high - target.start].copy_(
+                source.tensors[kind][low - source.start : high - source.start]
+            )
 
 
 def read_weights(folder: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
@@ -169,4 +195,6 @@ def _read(folder: Path, manifest: Manifest, kinds: tuple[str, ...]) -> Iterator[
 def _check_complete(folder: Path, seen: Mapping[str, int], sizes: Mapping[str, int]) -> None:
     for name, size in sizes.items():
         if seen[name] != size:
-            raise ArtifactError(f"{folder} holds {seen[name]} of {size} elements of {name}: it is not of this model or not whole")
+            raise ArtifactError(
+                f"{folder} holds {seen[name]} of {size} elements of {name}: it is not of this model or not whole"
+            )

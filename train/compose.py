@@ -51,7 +51,9 @@ def compose(
             config = hydra_compose(verb, overrides=list(overrides))
         return cast(T, OmegaConf.to_object(config))
     except (HydraException, OmegaConfBaseException, FrozenInstanceError) as error:
-        known = sorted({*_keys(schema), *(f"{g}.{k}" for g, o in choices.items() for t in o.values() for k in _keys(t))})
+        known = sorted(
+            {*_keys(schema), *(f"{g}.{k}" for g, o in choices.items() for t in o.values() for k in _keys(t))}
+        )
         raise SettingsError(_explain(verb, error, known)) from error
     except ValueError as error:
         raise SettingsError(f"{verb}: {error}") from error
@@ -102,6 +104,12 @@ def _keys(schema: type, prefix: str = "") -> Iterator[str]:
         yield f"{prefix}{field.name}"
 
 
+def _near_leaves(leaf: str, known: list[str]) -> list[str]:
+    """Return the known keys whose last word is nearest to `leaf`."""
+    leaves = difflib.get_close_matches(leaf, {key.split(".")[-1] for key in known}, n=2)
+    return [key for key in known if key.split(".")[-1] in leaves]
+
+
 def _explain(verb: str, error: Exception, known: list[str]) -> str:
     cause = error.__cause__ if error.__cause__ is not None else error
     text = str(error)
@@ -112,9 +120,7 @@ def _explain(verb: str, error: Exception, known: list[str]) -> str:
         key = next(group for group in unknown.groups() if group)
         full = re.search(r"full_key: (\S+)", str(cause))
         key = full.group(1) if full and full.group(1).endswith(key) else key
-        near = difflib.get_close_matches(key, known, n=3, cutoff=0.6) or difflib.get_close_matches(
-            key.split(".")[-1], known, n=3, cutoff=0.6
-        )
+        near = difflib.get_close_matches(key, known, n=3) or _near_leaves(key.split(".")[-1], known)
         hint = f"did you mean {' or '.join(near)}?" if near else f"pdpc {verb} --help lists them"
         return f"{verb}: unknown key {key!r}: {hint}"
     missing = re.search(r"missing mandatory value: (\S+)", text)
@@ -126,5 +132,7 @@ def _explain(verb: str, error: Exception, known: list[str]) -> str:
     if wrong:
         first = str(cause).splitlines()[0]
         return f"{verb}: {wrong.group(1)}: {first}: give a value of the right type"
-    lines = [line for line in text.splitlines() if line.strip() and "provider=" not in line and "search path" not in line]
+    lines = [
+        line for line in text.splitlines() if line.strip() and "provider=" not in line and "search path" not in line
+    ]
     return f"{verb}: {' '.join(line.strip() for line in lines)}"

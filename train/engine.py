@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +28,9 @@ def deepspeed_config(settings: TrainSettings, batch_size: int, world_size: int) 
         fits = [size for size in range(1, batch_size // world_size + 1) if batch_size % (size * world_size) == 0]
         raise ValueError(
             f"micro_batch_size={settings.micro_batch_size} on {world_size} ranks does not divide the order's batch of {batch_size} "
-            f"samples: use one of micro_batch_size={fits}" if fits else f"{world_size} ranks cannot split a batch of {batch_size} samples: use fewer ranks"
+            f"samples: use one of micro_batch_size={fits}"
+            if fits
+            else f"{world_size} ranks cannot split a batch of {batch_size} samples: use fewer ranks"
         )
     bucket = settings.zero.bucket_mb * 1_000_000
     return {
@@ -81,13 +85,17 @@ class Engine:
         self.world = world
         self.decoder = decoder
         adamw = torch.optim.AdamW(
-            parameter_groups(decoder, settings.optimizer), lr=settings.optimizer.lr, fused=True,
-            betas=(settings.optimizer.beta1, settings.optimizer.beta2), eps=settings.optimizer.eps,
+            parameter_groups(decoder, settings.optimizer),
+            lr=settings.optimizer.lr,
+            fused=True,
+            betas=(settings.optimizer.beta1, settings.optimizer.beta2),
+            eps=settings.optimizer.eps,
         )
         decoder.to(world.device)
-        self._deepspeed, *_ = deepspeed.initialize(
-            model=decoder, optimizer=adamw, config=self.config, dist_init_required=False
-        )
+        with redirect_stdout(io.StringIO()):  # it prints memory figures that nobody asked for
+            self._deepspeed, *_ = deepspeed.initialize(
+                model=decoder, optimizer=adamw, config=self.config, dist_init_required=False
+            )
         self._adamw: torch.optim.Optimizer = self._deepspeed.optimizer.optimizer
 
     @property
@@ -132,7 +140,9 @@ class Engine:
             flat = flats[mapping.param_group_index]
             where = mapping.hp_fragment_address
             tensors = {"param": mapping.hp_fragment}
-            tensors |= {moment: self._adamw.state[flat][moment].narrow(0, where.start, where.numel) for moment in MOMENTS}
+            tensors |= {
+                moment: self._adamw.state[flat][moment].narrow(0, where.start, where.numel) for moment in MOMENTS
+            }
             yield Fragment(name, mapping.lp_fragment_address.start, tensors)
 
     def prepare_state(self, updates: int) -> None:

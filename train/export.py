@@ -47,7 +47,12 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32") -> No
     source = newest_checkpoint(run_folder)
     config, state = checkpoint.read_weights(source)
     hf.export(
-        output, config, state, dtype=DTYPES[dtype], tokenizer_folder=_tokenizer_folder(run_folder, facts), card=_card(facts, source.name)
+        output,
+        config,
+        state,
+        dtype=DTYPES[dtype],
+        tokenizer_folder=_tokenizer_folder(run_folder, facts),
+        card=_card(facts, source.name),
     )
 
 
@@ -64,7 +69,9 @@ def _tokenizer_folder(run_folder: Path, facts: dict[str, Any]) -> Path:
     for folder in (Path(facts["paths"]["tokens"]) / "tokenizer", run_folder / EXPORT):
         if (folder / "tokenizer.json").is_file():
             return folder
-    raise ArtifactError(f"the tokenizer of run {run_folder} is not at {facts['paths']['tokens']} any more: put the TOKENS folder back")
+    raise ArtifactError(
+        f"the tokenizer of run {run_folder} is not at {facts['paths']['tokens']} any more: put the TOKENS folder back"
+    )
 
 
 def _card(facts: dict[str, Any], step: str) -> str:

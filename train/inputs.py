@@ -50,7 +50,9 @@ def open_inputs(settings: TrainSettings) -> Inputs:
         scores.check(validation)
     decoder = settings.model.decoder_config(tokens.vocab_size, tokens.seq_len, tokens.end_of_text)
     fingerprints = {
-        "tokens": tokens.fingerprint, "order": order.fingerprint, "tokenizer": tokens.tokenizer_fingerprint,
+        "tokens": tokens.fingerprint,
+        "order": order.fingerprint,
+        "tokenizer": tokens.tokenizer_fingerprint,
         "scores": scores.fingerprint if scores else None,
     }
     return Inputs(order, tokens, validation, scores.column("pd") if scores else None, decoder, fingerprints)

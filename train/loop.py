@@ -62,7 +62,12 @@ class Loop:
         order = self.inputs.order
         stage_ends = {step: stage for stage, step in enumerate(order.stage_ends, start=1)}
         upcoming = batches(
-            order, self.inputs.tokens, self.world, self.settings.micro_batch_size, self.engine.micro_batches, self.progress.step
+            order,
+            self.inputs.tokens,
+            self.world,
+            self.settings.micro_batch_size,
+            self.engine.micro_batches,
+            self.progress.step,
         )
         window = self._window()
         for batch in upcoming:
@@ -96,7 +101,9 @@ class Loop:
         elapsed_s = time.perf_counter() - window.since
         taken = slice(window.first_step, step)
         record: Record = {
-            "kind": "train", "step": step, "tokens": self.progress.tokens,
+            "kind": "train",
+            "step": step,
+            "tokens": self.progress.tokens,
             "train/loss": loss,
             "train/ppl": float(torch.tensor(loss).exp()),
             "optim/lr": learning_rate(self.settings.schedule, self.settings.optimizer.lr, step - 1, order.steps),
@@ -110,7 +117,10 @@ class Loop:
         for table, name in ((order.plan, "planned"), (order.counts, "realised")):
             shares = table[taken].sum(axis=0, dtype="float64")
             shares /= shares.sum()
-            record |= {f"curriculum/{name}/{bucket.name}": float(share) for bucket, share in zip(order.buckets, shares, strict=True)}
+            record |= {
+                f"curriculum/{name}/{bucket.name}": float(share)
+                for bucket, share in zip(order.buckets, shares, strict=True)
+            }
         return record
 
     def record(self, record: Record) -> None:
@@ -130,11 +140,17 @@ def one_line(record: Record, steps: int) -> str:
     """Return a record as the line that people watch."""
     start = f"step {record['step']}/{steps}  tokens {record['tokens']:,}"
     if record["kind"] == "stage":
-        shown = {key: value for key, value in record.items() if key in ("val/loss", "val/low_pd/loss", "val/high_pd/loss", "bench/avg")}
+        shown = {
+            key: value
+            for key, value in record.items()
+            if key in ("val/loss", "val/low_pd/loss", "val/high_pd/loss", "bench/avg")
+        }
         values = "  ".join(f"{key} {value:.4f}" for key, value in shown.items())
         return f"{start}  stage {record['stage']}  {values}  ({record['time/evaluation_s']:.1f} s)"
     mix = " ".join(
-        f"{key.rpartition('/')[2]} {value:.2f}" for key, value in record.items() if key.startswith("curriculum/realised/")
+        f"{key.rpartition('/')[2]} {value:.2f}"
+        for key, value in record.items()
+        if key.startswith("curriculum/realised/")
     )
     left_s = int((steps - record["step"]) * record["time/step_s"])
     return (

@@ -55,9 +55,11 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
             claimed = RunFolder.claim(folder)
             was_finished = claimed.finished
             claimed.describe(
-                settings, inputs.fingerprints,
+                settings,
+                inputs.fingerprints,
                 {
-                    "parameters": inputs.decoder.parameter_count(), "world_size": world.size,
+                    "parameters": inputs.decoder.parameter_count(),
+                    "world_size": world.size,
                     "paths": {**asdict(settings.data), "slice": inputs.order.manifest.facts["slice"]},
                 },
             )
@@ -80,11 +82,20 @@ def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFo
         write_text(folder / "ds_config.json", json.dumps(engine.config, indent=1) + "\n")
         forget_consumed(folder, progress.step)
         metrics = MetricsFile(folder, progress.step)
-        tracker = start_tracker(settings.tracker, folder, settings.arm, {**identity(settings), **claimed.facts["fingerprints"]})
+        tracker = start_tracker(
+            settings.tracker, folder, settings.arm, {**identity(settings), **claimed.facts["fingerprints"]}
+        )
     world.barrier()
     loop = Loop(
-        settings, inputs, engine, world, progress, ConsumedFile(folder, world, inputs.order.batch_size // world.size),
-        metrics, tracker, _at_stage_end,
+        settings,
+        inputs,
+        engine,
+        world,
+        progress,
+        ConsumedFile(folder, world, inputs.order.batch_size // world.size),
+        metrics,
+        tracker,
+        _at_stage_end,
     )
     _make_up_evaluation(loop)
     loop.run()
@@ -106,7 +117,9 @@ def _resume(folder: Path, engine: Engine, inputs: Inputs, world: World) -> Progr
         return Progress()
     manifest = checkpoint.load(checkpoint.folder_of(folder / CHECKPOINTS, step), engine)
     order = inputs.order
-    assert manifest.facts["cursor"] == min(step * order.batch_size, len(order)), "checkpoint and order disagree about the cursor"
+    assert manifest.facts["cursor"] == min(step * order.batch_size, len(order)), (
+        "checkpoint and order disagree about the cursor"
+    )
     if world.first:
         log.info("resumed from step %s of %s", step, order.steps)
     return Progress(step, manifest.facts["tokens"])
@@ -122,8 +135,14 @@ def _at_stage_end(loop: Loop, stage: int) -> None:
     cursor = min(step * loop.inputs.order.batch_size, len(loop.inputs.order))
     fingerprints = {name: value for name, value in loop.inputs.fingerprints.items() if value is not None}
     checkpoint.save(
-        folder / CHECKPOINTS, loop.engine, loop.world, step=step, cursor=cursor, tokens=loop.progress.tokens,
-        config=identity(loop.settings), inputs=fingerprints,
+        folder / CHECKPOINTS,
+        loop.engine,
+        loop.world,
+        step=step,
+        cursor=cursor,
+        tokens=loop.progress.tokens,
+        config=identity(loop.settings),
+        inputs=fingerprints,
     )
     if loop.world.first:
         checkpoint.prune(folder / CHECKPOINTS, loop.settings.keep_checkpoints)
@@ -133,7 +152,9 @@ def _at_stage_end(loop: Loop, stage: int) -> None:
 def _make_up_evaluation(loop: Loop) -> None:
     """Evaluate a stage whose checkpoint was written but whose evaluation was cut off."""
     stage_ends = loop.inputs.order.stage_ends
-    missing = loop.metrics is not None and loop.progress.step in stage_ends and loop.progress.step not in loop.metrics.stages
+    missing = (
+        loop.metrics is not None and loop.progress.step in stage_ends and loop.progress.step not in loop.metrics.stages
+    )
     if loop.world.same(int(missing)):
         _evaluate(loop, stage_ends.index(loop.progress.step) + 1)
 

@@ -41,11 +41,15 @@ class RunFolder:
                 break
             except OSError as error:
                 if time.monotonic() > deadline:
-                    raise ValueError(f"run {path} is being written by another process: wait for it, or choose another output") from error
+                    raise ValueError(
+                        f"run {path} is being written by another process: wait for it, or choose another output"
+                    ) from error
                 time.sleep(0.2)
         return cls(path, read_run(path) if (path / RUN).exists() else {}, lock)
 
-    def describe(self, settings: TrainSettings, fingerprints: Mapping[str, str | None], extra: Mapping[str, Any]) -> None:
+    def describe(
+        self, settings: TrainSettings, fingerprints: Mapping[str, str | None], extra: Mapping[str, Any]
+    ) -> None:
         """Write what the run is made of; refuse to go on with a run that is made of something else.
 
         Raises ValueError naming the first keys that differ.
@@ -55,8 +59,17 @@ class RunFolder:
         asked = identity(settings)
         prints = {**fingerprints, "config": fingerprint_of(asked)}
         self.facts = {
-            **self.facts, "arm": settings.arm, "seed": settings.seed, "status": "running", "identity": asked, "fingerprints": prints,
-            "versions": {"pdpc": code_version(), "python": platform.python_version(), **{n: version(n) for n in ("torch", "deepspeed")}},
+            **self.facts,
+            "arm": settings.arm,
+            "seed": settings.seed,
+            "status": "running",
+            "identity": asked,
+            "fingerprints": prints,
+            "versions": {
+                "pdpc": code_version(),
+                "python": platform.python_version(),
+                **{n: version(n) for n in ("torch", "deepspeed")},
+            },
             **extra,
         }
         write_text(self.path / "config.yaml", as_yaml(settings))
@@ -87,7 +100,9 @@ def refuse_changes(
     """Raise ValueError naming the first keys in which a run differs from what is asked for."""
     old = {"settings": facts["identity"], "fingerprints": {**facts["fingerprints"], "config": ""}}
     new = {"settings": json.loads(json.dumps(identity(settings))), "fingerprints": {**fingerprints, "config": ""}}
-    changes = [f"{key.removeprefix('settings.')}: {there!r} there, {asked!r} now" for key, there, asked in differing(old, new)]
+    changes = [
+        f"{key.removeprefix('settings.')}: {there!r} there, {asked!r} now" for key, there, asked in differing(old, new)
+    ]
     if changes:
         raise ValueError(
             f"run {path} was started with other settings ({'; '.join(changes[:5])}): give another output, or the same settings"

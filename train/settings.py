@@ -153,7 +153,16 @@ class TrainSettings:
 
 
 HARMLESS = (
-    "output", "tracker", "processes", "threads", "log_every", "keep_checkpoints", "data", "heldout", "benchmarks", "zero",
+    "output",
+    "tracker",
+    "processes",
+    "threads",
+    "log_every",
+    "keep_checkpoints",
+    "data",
+    "heldout",
+    "benchmarks",
+    "zero",
     "micro_batch_size",
 )
 """Keys that may change between two lives of a run. What is read is compared by fingerprint, not by path; how the work is split

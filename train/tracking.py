@@ -75,8 +75,16 @@ class WandbTracker:
             key = bool(os.environ.get("WANDB_API_KEY")) or _netrc_has_wandb()
             mode = os.environ.get("WANDB_MODE", "online" if key else "offline")
             self._run = wandb.init(
-                project=settings.project, entity=settings.entity, group=settings.group, tags=list(settings.tags), name=name,
-                id=_run_id(folder), resume="allow", dir=str(folder), config=dict(config), mode=mode,  # type: ignore[arg-type]
+                project=settings.project,
+                entity=settings.entity,
+                group=settings.group,
+                tags=list(settings.tags),
+                name=name,
+                id=_run_id(folder),
+                resume="allow",
+                dir=str(folder),
+                config=dict(config),
+                mode=mode,  # type: ignore[arg-type]
                 settings=wandb.Settings(init_timeout=30, console="off", x_disable_stats=False, disable_code=True),
             )
             self._run.define_metric("trainer/tokens")
@@ -88,7 +96,11 @@ class WandbTracker:
         """Send a record; tokens are the axis that people compare on."""
         if self._run is None:
             return
-        shown = {key: value for key, value in record.items() if key not in ("kind", "step", "tokens") and not isinstance(value, str)}
+        shown = {
+            key: value
+            for key, value in record.items()
+            if key not in ("kind", "step", "tokens") and not isinstance(value, str)
+        }
         try:
             self._run.log({**shown, "trainer/step": record["step"], "trainer/tokens": record["tokens"]})
         except Exception as error:
@@ -141,7 +153,11 @@ class MetricsFile:
 
     def __init__(self, folder: Path, resume_step: int) -> None:
         self.path = folder / METRICS
-        kept = [record for record in read_metrics(self.path) if record["step"] <= resume_step] if self.path.exists() else []
+        kept = (
+            [record for record in read_metrics(self.path) if record["step"] <= resume_step]
+            if self.path.exists()
+            else []
+        )
         write_text(self.path, "".join(_line(record) for record in kept))
         self.stages = {record["step"] for record in kept if record["kind"] == "stage"}
         self._file = open(self.path, "a", encoding="utf-8")
@@ -181,5 +197,7 @@ def read_metrics(path: Path) -> list[Record]:
         except ValueError as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{path} line {number} is not JSON ({error}): the file was changed by hand; restore it") from error
+            raise ValueError(
+                f"{path} line {number} is not JSON ({error}): the file was changed by hand; restore it"
+            ) from error
     return records

@@ -13,7 +13,13 @@ from curriculum.tokens import Tokens
 @pytest.fixture
 def settings(tokens_folder, scores_folder, tmp_path):
     def make(**changes):
-        base = {"tokens": str(tokens_folder), "scores": str(scores_folder), "output": str(tmp_path / "order"), "preference": Pdpc(), "batch_size": 16}
+        base = {
+            "tokens": str(tokens_folder),
+            "scores": str(scores_folder),
+            "output": str(tmp_path / "order"),
+            "preference": Pdpc(),
+            "batch_size": 16,
+        }
         return ArrangeSettings(**{**base, **changes})
 
     return make
@@ -73,7 +79,8 @@ def test_chunking_does_not_change_the_order(monkeypatch):
 
 def test_a_subset_is_the_same_for_every_preference_and_is_counted(settings, tmp_path, tokens_folder):
     some = [
-        run(settings(preference=preference, max_tokens=3200, output=str(tmp_path / preference.name))) for preference in (Shuffled(), Pdpc())
+        run(settings(preference=preference, max_tokens=3200, output=str(tmp_path / preference.name)))
+        for preference in (Shuffled(), Pdpc())
     ]
     ids = [set(order[0 : len(order)].tolist()) for order in some]
     assert ids[0] == ids[1]

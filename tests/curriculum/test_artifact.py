@@ -98,4 +98,8 @@ def test_an_existing_folder_is_not_overwritten(artifact):
 
 
 def test_fingerprint_does_not_depend_on_key_order():
-    assert fingerprint_of({"a": 1, "b": [1, 2]}) == fingerprint_of({"b": [1, 2], "a": 1}) != fingerprint_of({"a": 1, "b": [2, 1]})
+    assert (
+        fingerprint_of({"a": 1, "b": [1, 2]})
+        == fingerprint_of({"b": [1, 2], "a": 1})
+        != fingerprint_of({"a": 1, "b": [2, 1]})
+    )

@@ -29,7 +29,9 @@ def test_a_packed_sample_costs_what_its_documents_cost_alone():
 def test_losses_follow_from_logits():
     decoder, ids = build(TINY, 0), batch()
     out = decoder(ids)
-    expected = torch.nn.functional.cross_entropy(decoder.logits(ids[:, :-1]).transpose(1, 2), ids[:, 1:], reduction="none")
+    expected = torch.nn.functional.cross_entropy(
+        decoder.logits(ids[:, :-1]).transpose(1, 2), ids[:, 1:], reduction="none"
+    )
     torch.testing.assert_close(out.losses_BT, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(out.total, expected.sum(), rtol=1e-5, atol=1e-4)
 

@@ -1,0 +1,83 @@
+import re
+
+import pytest
+
+from curriculum.preference import PREFERENCES
+from launch.cli import VERBS
+from train.compose import CONFIGS, SettingsError, as_yaml, compose
+from train.settings import TrainSettings
+
+REQUIRED = {
+    "train": ["output=o", "arm=a", "data.tokens=t", "data.order=o"],
+    "arrange": ["output=o", "tokens=t", "scores=s"],
+    "score": ["output=o", "tokens=t", "models.weak=w", "models.strong=s"],
+    "evaluate": ["run=r"],
+    "export": ["run=r", "output=o"],
+    "inspect": ["folder=f"],
+    "report": ["runs.shuffled=a", "runs.pdpc=b"],
+    "prepare": ["input.paths=[x]"],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_composes(verb):
+    schema, _, choices = VERBS[verb].load()
+    settings = compose(verb, schema, REQUIRED.get(verb, []), choices)
+    assert isinstance(settings, schema)
+    assert as_yaml(settings)
+
+
+@pytest.mark.parametrize("group", ["model", "schedule", "tracker", "experiment"])
+def test_every_choice_of_a_train_group_composes(group):
+    names = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    assert names
+    for name in names:
+        settings = compose("train", TrainSettings, [f"{group}={name}", *REQUIRED["train"]])
+        assert settings.output == "o"
+
+
+def test_every_preference_composes():
+    schema, _, choices = VERBS["arrange"].load()
+    for name in sorted(path.stem for path in (CONFIGS / "preference").glob("*.yaml")):
+        settings = compose("arrange", schema, [f"preference={name}", *REQUIRED["arrange"]], choices)
+        assert isinstance(settings.preference, PREFERENCES[name])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lrr=1", r"unknown key 'optimizer\.lrr': did you mean optimizer\.lr"),
+        ("+optimizer.lrr=1", r"unknown key '(optimizer\.)?lrr': did you mean optimizer\.lr"),
+        ("optimiser.lr=1", r"unknown key .*optimi"),
+        ("log_every=often", r"log_every: Value 'often' of type 'str' could not be converted to Integer"),
+        ("optimizer.lr=-1", r"optimizer\.lr=-1"),
+        ("optimizer=fast", r"optimizer"),
+        ("model=40b", r"model/40b.*1\.3b"),
+        ("precision=fp8", r"precision='fp8' is unknown: use one of \['bf16', 'fp32'\]"),
+        ("zero.stage=5", r"zero\.stage=5"),
+        ("model.heads=3", None),
+        ("schedule.name=warp", r"schedule\.name='warp' is unknown"),
+        ("log_every", r"log_every.*EQUAL"),
+        ("micro_batch_size=0", r"micro_batch_size=0 must be at least 1"),
+        ("tracker.name=carrier_pigeon", r"tracker\.name='carrier_pigeon'"),
+    ],
+)
+def test_mistakes_are_named(override, message):
+    overrides = [*REQUIRED["train"], override]
+    if message is None:
+        compose("train", TrainSettings, overrides)
+        return
+    with pytest.raises(SettingsError, match=message) as caught:
+        compose("train", TrainSettings, overrides)
+    assert str(caught.value).startswith("train: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_value_is_asked_for():
+    with pytest.raises(SettingsError, match=r"data\.order has no value: give data\.order=\.\.\."):
+        compose("train", TrainSettings, ["output=o", "arm=a", "data.tokens=t"])
+
+
+def test_no_config_names_an_import_path():
+    for path in CONFIGS.rglob("*.yaml"):
+        assert not re.search(r"_target_|_partial_|!!python", path.read_text()), path

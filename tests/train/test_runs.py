@@ -1,0 +1,255 @@
+"""Whole runs under the real launcher: what is consumed, what a kill costs, what leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from curriculum import arrange
+from curriculum.order import Order
+from curriculum.preference import Pdpc
+from curriculum.tokens import Tokens
+from train.batches import read_consumed
+from train.evaluation import load_decoder
+from train.export import newest_checkpoint
+from train.runfolder import read_run
+from train.tracking import read_metrics
+
+
+@pytest.fixture(scope="module")
+def words(tokens_folder, scores_folder, tmp_path_factory):
+    """Command line of a small run; the run's folder is added."""
+    order = tmp_path_factory.mktemp("orders") / "order"
+    arrange.run(
+        arrange.ArrangeSettings(
+            tokens=str(tokens_folder),
+            scores=str(scores_folder),
+            output=str(order),
+            preference=Pdpc(),
+            batch_size=16,
+            stages=3,
+        )
+    )
+    return [
+        "arm=pdpc",
+        f"data.tokens={tokens_folder}",
+        f"data.order={order}",
+        f"data.scores={scores_folder}",
+        "model=demo_weak",
+        "precision=fp32",
+        "micro_batch_size=2",
+        "log_every=1",
+        "optimizer.lr=3e-3",
+        "threads=1",
+        "heldout.max_samples=40",
+        "tracker=none",
+        "seed=3",
+    ]
+
+
+def pdpc_train(words, output, processes, **kwargs):
+    command = [sys.executable, "-m", "launch.cli", "train", *words, f"output={output}", f"processes={processes}"]
+    return subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+    )
+
+
+def finish(process):
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, out
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole_run(words, tmp_path_factory):
+    """A run of two processes that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    finish(pdpc_train(words, folder, 2))
+    return folder
+
+
+def order_of(folder):
+    return Order.open(read_run(folder)["paths"]["order"])
+
+
+def losses(folder):
+    return [
+        {key: value for key, value in record.items() if "loss" in key or key in ("kind", "step", "tokens")}
+        for record in read_metrics(folder / "metrics.jsonl")
+    ]
+
+
+def test_two_processes_consume_the_order(whole_run):
+    order = order_of(whole_run)
+    assert read_consumed(whole_run).tolist() == order[0 : len(order)].tolist()
+    facts = read_run(whole_run)
+    assert facts["status"] == "finished"
+    assert facts["world_size"] == 2
+
+
+def test_one_process_consumes_the_same_and_learns_the_same(whole_run, words, tmp_path):
+    finish(pdpc_train(words, tmp_path / "one", 1))
+    assert read_consumed(tmp_path / "one").tolist() == read_consumed(whole_run).tolist()
+    ours, theirs = (
+        [record["train/loss"] for record in losses(run) if record["kind"] == "train"]
+        for run in (tmp_path / "one", whole_run)
+    )
+    assert np.allclose(ours, theirs, rtol=1e-4)
+
+
+def test_records_say_what_happened(whole_run):
+    order = order_of(whole_run)
+    records = read_metrics(whole_run / "metrics.jsonl")
+    train = [record for record in records if record["kind"] == "train"]
+    assert [record["step"] for record in train] == list(range(1, order.steps + 1))
+    assert (
+        train[-1]["tokens"]
+        == Tokens.open(read_run(whole_run)["paths"]["tokens"]).real_tokens(np.arange(len(order))).sum()
+    )
+    assert train[-1]["train/loss"] < train[0]["train/loss"] - 0.5
+    for step in (0, order.steps // 2):
+        assert train[step]["curriculum/realised/high"] == pytest.approx(
+            order.counts[step][1] / order.counts[step].sum()
+        )
+    stages = [record for record in records if record["kind"] == "stage"]
+    assert [record["stage"] for record in stages] == [1, 2, 3]
+    assert [record["step"] for record in stages] == order.stage_ends
+    for record in stages:
+        assert {
+            "val/loss",
+            "val/source/easy/loss",
+            "val/source/hard/loss",
+            "val/low_pd/loss",
+            "val/high_pd/loss",
+        } <= set(record)
+
+
+def kill_after_step(process, folder, step):
+    """SIGKILL the launcher and both ranks once a step is on record."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        metrics = folder / "metrics.jsonl"
+        if metrics.exists() and f'"step": {step},' in metrics.read_text():
+            break
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    for pid in [*descendants(process.pid), process.pid]:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+    process.stdout.close()
+
+
+def descendants(pid):
+    """Return the processes below `pid`, from /proc."""
+    children = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            child = int(path.parent.name)
+            children += [child, *descendants(child)]
+    return children
+
+
+def test_a_killed_run_goes_on_digit_for_digit(whole_run, words, tmp_path):
+    folder = tmp_path / "killed"
+    first_end, second_end, _ = order_of(whole_run).stage_ends
+    middle = (first_end + second_end) // 2
+    kill_after_step(pdpc_train(words, folder, 2), folder, middle)
+    assert read_run(folder)["status"] == "running"
+    assert newest_checkpoint(folder).name == f"step_{first_end:08d}"
+    out = finish(pdpc_train(words, folder, 2))
+    assert f"resumed from step {first_end}" in out
+    assert losses(folder) == losses(whole_run)
+    assert read_consumed(folder).tolist() == read_consumed(whole_run).tolist()
+    ours, theirs = (newest_checkpoint(run) for run in (folder, whole_run))
+    for rank in range(2):
+        name = f"rank_{rank:05d}.safetensors"
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+
+
+def test_ranks_leave_when_the_launcher_is_killed(words, tmp_path):
+    folder = tmp_path / "orphans"
+    process = pdpc_train(words, folder, 2)
+    deadline = time.monotonic() + 120
+    while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    below = descendants(process.pid)
+    assert len(below) >= 4
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    while (left := [pid for pid in below if alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_finished_run_is_reused_and_other_settings_are_refused(whole_run, words):
+    assert "is finished: reused" in finish(pdpc_train(words, whole_run, 2))
+    process = pdpc_train([*words, "optimizer.lr=1e-4"], whole_run, 2)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "optimizer.lr: 0.003 there, 0.0001 now" in out
+
+
+def test_the_deepspeed_launcher_starts_the_same_run(whole_run, words, tmp_path):
+    """`deepspeed --module train ...`, as its users type it: --local_rank is passed and does not disturb."""
+    from train.world import free_port
+
+    command = [
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.runner",
+        "--num_gpus",
+        "2",
+        "--master_port",
+        str(free_port()),
+        "--module",
+        "train",
+        *words,
+        f"output={tmp_path / 'typed'}",
+    ]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert losses(tmp_path / "typed") == losses(whole_run)
+
+
+def test_the_export_loads_without_our_package_and_has_equal_logits(whole_run):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(whole_run / "export")
+    model = AutoModelForCausalLM.from_pretrained(whole_run / "export", dtype=torch.float32)
+    ids = torch.tensor([tokenizer("the cat sees a house and then the dog sleeps")["input_ids"]])
+    ours = load_decoder(newest_checkpoint(whole_run)).logits(ids)
+    torch.testing.assert_close(model(ids).logits, ours, rtol=1e-4, atol=1e-4)
+    card = (whole_run / "export" / "README.md").read_text()
+    assert order_of(whole_run).fingerprint in card
+
+
+def test_the_run_folder_says_what_was_used(whole_run, words):
+    facts = read_run(whole_run)
+    assert facts["fingerprints"]["order"] == order_of(whole_run).fingerprint
+    assert facts["fingerprints"]["tokens"] == Tokens.open(facts["paths"]["tokens"]).fingerprint
+    config = json.loads((whole_run / "config.json").read_text())
+    assert config["optimizer"]["lr"] == 3e-3
+    assert json.loads((whole_run / "ds_config.json").read_text())["gradient_accumulation_steps"] == 4
+    assert len(list((whole_run / "checkpoints").iterdir())) == config["keep_checkpoints"]

@@ -56,7 +56,8 @@ class ArrangeSettings:
             raise ValueError(f"max_tokens={self.max_tokens} must be at least 1, or null for the whole slice")
         if self.preference.score and self.scores is None:
             raise ValueError(
-                f"preference={self.preference.name} cuts by {self.preference.score!r}: give scores=FOLDER (made by pdpc score)"
+                f"preference={self.preference.name} cuts by {self.preference.score!r}: "
+                "give scores=FOLDER (made by pdpc score)"
             )
 
 
@@ -79,8 +80,8 @@ def run(settings: ArrangeSettings) -> Order:
     steps = -(-len(ids_N) // settings.batch_size)
     if len(ids_N) < settings.batch_size or steps < settings.stages:
         raise ValueError(
-            f"{settings.tokens} has {len(ids_N)} samples to arrange, which is fewer than {settings.stages} stages of one batch of "
-            f"{settings.batch_size} need: lower batch_size or stages, or prepare more text"
+            f"{settings.tokens} has {len(ids_N)} samples to arrange, which is fewer than {settings.stages} stages "
+            f"of one batch of {settings.batch_size} need: lower batch_size or stages, or prepare more text"
         )
     bucket_N, buckets = _cut(settings.preference, scores, tokens, ids_N)
     counts_K = np.array([bucket.samples for bucket in buckets], dtype=np.int64)
@@ -121,7 +122,7 @@ def run(settings: ArrangeSettings) -> Order:
 
 
 def _subset(tokens: Tokens, settings: ArrangeSettings) -> NDArray[np.int64]:
-    """Return the sample ids to arrange, rising: all of the slice, or a keyed random part that every preference shares."""
+    """Return the sample ids to arrange, rising: the whole slice or a keyed random part that all preferences share."""
     if len(tokens) == 0:
         raise ValueError(
             f"slice {settings.slice!r} of {settings.tokens} has no samples: prepare it with a larger share"
@@ -142,8 +143,9 @@ def _cut(
     bad_N = ~np.isfinite(score_N)
     if bad_N.any():
         raise ValueError(
-            f"score {preference.score!r} of {scores.folder} is not finite for {int(bad_N.sum())} samples, the first is sample "
-            f"{ids_N[bad_N][0]} ({score_N[bad_N][0]}): score them again with sound reference models"
+            f"score {preference.score!r} of {scores.folder} is not finite for {int(bad_N.sum())} samples, "
+            f"the first is sample {ids_N[bad_N][0]} ({score_N[bad_N][0]}): "
+            "score them again with sound reference models"
         )
     edges = quantile_edges(score_N, tokens.real_tokens(ids_N), preference.buckets)
     return cut(score_N, edges)
@@ -154,8 +156,8 @@ def compose(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yield chunks of (sample ids, buckets) in training order.
 
-    Inside a bucket the samples follow a keyed permutation; inside a step the buckets are mixed by keyed hashes of the position, so
-    that every rank's part holds the same mix on average. The chunking does not change the result.
+    Inside a bucket the samples follow a keyed permutation; inside a step the buckets are mixed by keyed hashes of the
+    position, so that every rank's part holds the same mix on average. The chunking does not change the result.
     """
     steps, buckets = counts_SK.shape
     members = [ids_N[bucket_N == bucket] for bucket in range(buckets)]

@@ -29,8 +29,8 @@ def quantile_edges(score_N: NDArray[np.float32], tokens_N: NDArray[np.int64], bu
     edges: NDArray[np.float32] = score_N[order][np.searchsorted(cumulative, cuts, side="left")]
     if len(np.unique(edges)) < len(edges) or (len(edges) and edges[-1] >= score_N.max()):
         raise ValueError(
-            f"buckets: {len(score_N)} samples have too few distinct scores for {buckets} buckets: use fewer buckets, or check that "
-            "the scores are not all alike"
+            f"buckets: {len(score_N)} samples have too few distinct scores for {buckets} buckets: "
+            "use fewer buckets, or check that the scores are not all alike"
         )
     return edges
 

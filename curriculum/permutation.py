@@ -9,10 +9,10 @@ ROUNDS = 6
 
 
 class KeyedPermutation:
-    """A bijection of range(size), chosen by a key: a Feistel network over the next even number of bits, with cycle walking.
+    """A bijection of range(size), chosen by a key: a Feistel network over an even number of bits, with cycle walking.
 
-    `permutation(indices)` maps uint64 or int64 [n] to int64 [n] in O(n) time; any chunk gives the same values, so an order can
-    be written in pieces (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Not for secrets.
+    `permutation(indices)` maps uint64 or int64 [n] to int64 [n] in O(n) time; any chunk gives the same values, so an
+    order can be written in pieces (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Not for secrets.
     """
 
     def __init__(self, size: int, key: int) -> None:

@@ -65,8 +65,8 @@ def _scale(
 def _infeasible(counts_K: NDArray[np.int64], reached_K: NDArray[np.float64]) -> ValueError:
     short = int(np.argmax(counts_K - reached_K))
     return ValueError(
-        f"plan: the preference cannot be met: bucket {short} has {counts_K[short]} samples, but the steps that want it take "
-        f"{reached_K[short]:.6g} at most: give it a share above zero at more steps"
+        f"plan: the preference cannot be met: bucket {short} has {counts_K[short]} samples, but the steps that want it "
+        f"take {reached_K[short]:.6g} at most: give it a share above zero at more steps"
     )
 
 
@@ -84,12 +84,14 @@ def _checked_sizes(wish_SK: NDArray[np.float64], batch_size: int, counts_K: NDAr
     steps = -(-total // batch_size)
     if total == 0 or wish_SK.shape[0] != steps:
         raise ValueError(
-            f"plan: {total} samples in batches of {batch_size} make {steps} steps, but affinity has {wish_SK.shape[0]} rows"
+            f"plan: {total} samples in batches of {batch_size} make {steps} steps, "
+            f"but affinity has {wish_SK.shape[0]} rows"
         )
     if not np.isfinite(wish_SK).all() or (wish_SK < 0).any():
         step, bucket = np.argwhere(~(np.isfinite(wish_SK) & (wish_SK >= 0)))[0]
         raise ValueError(
-            f"plan: affinity of step {step} for bucket {bucket} is {wish_SK[step, bucket]}: give finite numbers of at least 0"
+            f"plan: affinity of step {step} for bucket {bucket} is {wish_SK[step, bucket]}: "
+            "give finite numbers of at least 0"
         )
     filled_K = counts_K > 0
     empty_steps = np.flatnonzero(wish_SK[:, filled_K].max(axis=1) <= 0)
@@ -98,7 +100,8 @@ def _checked_sizes(wish_SK: NDArray[np.float64], batch_size: int, counts_K: NDAr
     unwanted = np.flatnonzero(filled_K & (wish_SK.max(axis=0) <= 0))
     if len(unwanted):
         raise ValueError(
-            f"plan: bucket {unwanted[0]} has {counts_K[unwanted[0]]} samples, but no step wants it: give it a share above zero"
+            f"plan: bucket {unwanted[0]} has {counts_K[unwanted[0]]} samples, but no step wants it: "
+            "give it a share above zero"
         )
     sizes_S = np.full(steps, batch_size, dtype=np.int64)
     sizes_S[-1] = total - batch_size * (steps - 1)
@@ -109,8 +112,8 @@ def round_plan(real_SK: NDArray[np.float64], batch_size: int, counts: ArrayLike)
     """Round a real plan to whole numbers, keeping row sums, column sums and a running deviation below one sample.
 
     The j-th sample of a bucket may be taken once the cumulative real plan has passed j - 1 and must be taken when it
-    reaches j. These are unit jobs with release times and deadlines; a full real schedule exists, so the earliest deadline
-    first rule finds a whole one (Horn, 1974).
+    reaches j. These are unit jobs with release times and deadlines; a full real schedule exists, so the earliest
+    deadline first rule finds a whole one (Horn, 1974).
     """
     counts_K = np.asarray(counts, dtype=np.int64)
     steps, buckets = real_SK.shape

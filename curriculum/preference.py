@@ -27,7 +27,8 @@ class Preference:
             raise ValueError(f"preference.buckets={self.buckets} must be at least 1")
         if (self.buckets > 1) != bool(self.score):
             raise ValueError(
-                f"preference.score={self.score!r} does not fit preference.buckets={self.buckets}: a score cuts two or more buckets"
+                f"preference.score={self.score!r} does not fit preference.buckets={self.buckets}: "
+                "a score cuts two or more buckets"
             )
 
     def affinity(self, progress_S: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -49,8 +50,8 @@ class Shuffled(Preference):
 class Pdpc(Preference):
     """Two buckets cut at the median by tokens; the high one's share follows a logistic in progress.
 
-    share(p) = floor + (ceiling - floor) / (1 + exp(-steepness * (p - 1/2))). The S shape is the paper's (arXiv 2501.13126); two
-    buckets, the median and steepness 10 are our choice. A negative steepness is the reverse order.
+    share(p) = floor + (ceiling - floor) / (1 + exp(-steepness * (p - 1/2))). The S shape is the paper's (arXiv
+    2501.13126); two buckets, the median and steepness 10 are our choice. A negative steepness is the reverse order.
     """
 
     name: str = "pdpc"
@@ -69,7 +70,8 @@ class Pdpc(Preference):
             raise ValueError(f"preference.buckets={self.buckets}: pdpc has two buckets")
         if not 0.0 <= self.floor < self.ceiling <= 1.0:
             raise ValueError(
-                f"preference.floor={self.floor} and preference.ceiling={self.ceiling} must hold 0 <= floor < ceiling <= 1"
+                f"preference.floor={self.floor} and preference.ceiling={self.ceiling} "
+                "must hold 0 <= floor < ceiling <= 1"
             )
         if not np.isfinite(self.steepness):
             raise ValueError(f"preference.steepness={self.steepness} must be a finite number")

@@ -19,10 +19,10 @@ class Ids(Protocol):
 class CurriculumSampler:
     """Iterate lists of this rank's sample ids, one list a step, from a cursor on.
 
-    `batch_size` is global: step after step the ranks read consecutive parts of the same `batch_size` positions, so the global batch
-    is the same at any world size. The last batch may be shorter; its parts differ by one sample at most. `cursor` counts the samples
-    that all ranks together have been given; a new sampler with the same cursor goes on from there, at any world size.
-    Use it as the `batch_sampler` of a torch DataLoader, or alone.
+    `batch_size` is global: step after step the ranks read consecutive parts of the same `batch_size` positions, so the
+    global batch is the same at any world size. The last batch may be shorter; its parts differ by one sample at most.
+    `cursor` counts the samples that all ranks together have been given; a new sampler with the same cursor goes on from
+    there, at any world size. Use it as the `batch_sampler` of a torch DataLoader, or alone.
     """
 
     def __init__(self, order: Ids, batch_size: int, rank: int, world_size: int, cursor: int = 0) -> None:
@@ -33,7 +33,8 @@ class CurriculumSampler:
         if batch_size % world_size:
             fits = [size for size in range(1, batch_size + 1) if batch_size % size == 0]
             raise ValueError(
-                f"sampler: batch_size={batch_size} cannot be split over world_size={world_size} ranks: use one of {fits}"
+                f"sampler: batch_size={batch_size} cannot be split over world_size={world_size} ranks: "
+                f"use one of {fits}"
             )
         if not 0 <= cursor <= len(order):
             raise ValueError(f"sampler: cursor={cursor} lies outside an order of {len(order)} samples")

@@ -48,8 +48,8 @@ class Scores:
     def column(self, name: str) -> NDArray[np.float32]:
         """Return a stored column, `ppl_<model>` = exp(loss), or `pd` of the weak and the strong model.
 
-        PD = (PPL_weak - PPL_strong) / PPL_weak = 1 - exp(loss_strong - loss_weak) (arXiv 2501.13126), from the losses so that nothing
-        overflows. Raises ValueError naming the columns that are there.
+        PD = (PPL_weak - PPL_strong) / PPL_weak = 1 - exp(loss_strong - loss_weak) (arXiv 2501.13126), from the losses
+        so that nothing overflows. Raises ValueError naming the columns that are there.
         """
         stored = self._file.schema_arrow.names
         if name in stored:
@@ -58,9 +58,11 @@ class Scores:
         if name.startswith("ppl_") and f"loss_{name[4:]}" in stored:
             return np.exp(self.column(f"loss_{name[4:]}")).astype(np.float32)
         if name == "pd" and {"loss_weak", "loss_strong"} <= set(stored):
-            return (-np.expm1(self.column("loss_strong") - self.column("loss_weak"))).astype(np.float32)
+            pd: NDArray[np.float32] = -np.expm1(self.column("loss_strong") - self.column("loss_weak"))
+            return pd.astype(np.float32)
         raise ValueError(
-            f"{self.folder} has no score {name!r}, only {stored} and what follows from them (ppl_*, pd): name one of those"
+            f"{self.folder} has no score {name!r}, only {stored} and what follows from them (ppl_*, pd): "
+            "name one of those"
         )
 
     def check(self, tokens: Tokens) -> None:
@@ -68,8 +70,8 @@ class Scores:
         theirs = self.manifest.inputs.get(f"tokens/{self.slice}")
         if theirs != tokens.fingerprint or len(self) != len(tokens):
             raise ArtifactError(
-                f"{self.folder} scores other tokens ({theirs}, {len(self)} samples) than {tokens.folder} slice {self.slice!r} "
-                f"({tokens.fingerprint}, {len(tokens)} samples): run pdpc score on these tokens"
+                f"{self.folder} scores other tokens ({theirs}, {len(self)} samples) than {tokens.folder} "
+                f"slice {self.slice!r} ({tokens.fingerprint}, {len(tokens)} samples): run pdpc score on these tokens"
             )
 
 
@@ -84,8 +86,8 @@ def write_slice(
         bad = np.flatnonzero(~np.isfinite(loss_N))
         if len(bad):
             raise ValueError(
-                f"model {name!r} gives sample {bad[0]} of slice {slice!r} a loss of {loss_N[bad[0]]} ({len(bad)} such samples): "
-                "its weights are not sound; train or choose another reference model"
+                f"model {name!r} gives sample {bad[0]} of slice {slice!r} a loss of {loss_N[bad[0]]} "
+                f"({len(bad)} such samples): its weights are not sound; train or choose another reference model"
             )
     columns = {
         "sample": pa.array(np.arange(len(tokens_N), dtype=np.int64)),

@@ -44,7 +44,8 @@ def write_scores(
 ) -> Scores:
     """Score every sample of every slice under every model into a SCORES folder, or open it when it is there.
 
-    `references` are loaders and `identities` their fingerprints, so that a whole folder is recognised without loading a model.
+    `references` are loaders and `identities` their fingerprints, so that a whole folder is recognised without loading a
+    model.
     """
     inputs = {f"tokens/{name}": part.fingerprint for name, part in tokens.items()}
     inputs |= {f"model/{name}": identity for name, identity in identities.items()}
@@ -78,13 +79,13 @@ def _check(name: str, model: Reference, tokens: Mapping[str, Tokens]) -> list[st
             )
         if model.decoder.config.vocab_size < part.vocab_size:
             raise ValueError(
-                f"model {name!r} knows {model.decoder.config.vocab_size} tokens, {part.folder} uses {part.vocab_size}: choose a model "
-                "of the same tokenizer"
+                f"model {name!r} knows {model.decoder.config.vocab_size} tokens, {part.folder} uses {part.vocab_size}: "
+                "choose a model of the same tokenizer"
             )
         if model.trained_on == part.fingerprint:
             warnings.append(
-                f"model {name!r} was trained on slice {slice!r}, which it now scores: its losses measure memory as much as difficulty; "
-                "train it on the reference slice"
+                f"model {name!r} was trained on slice {slice!r}, which it now scores: "
+                "its losses measure memory as much as difficulty; train it on the reference slice"
             )
     return warnings
 

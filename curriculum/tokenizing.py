@@ -167,7 +167,7 @@ def encode_chunks(
     """Encode chunks with `workers` processes; the results come in input order, the same at any number of workers.
 
     One worker encodes in this process. At most CHUNKS_AHEAD chunks a worker are in memory. Close the generator to end
-    the processes early.
+    the processes early. Raises ChildProcessError when one of them dies.
     """
     if workers == 1:
         with _one_thread():
@@ -192,7 +192,7 @@ def encode_chunks(
             yield waiting.popleft().result()
         pool.shutdown()
     except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise ChildProcessError(
             f"a process that encodes text died, most likely for want of memory ({workers} ran): "
             "run again with fewer workers"
         ) from error

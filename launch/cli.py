@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ class Verb:
     does: str
     """What it does, in a line."""
     load: Callable[[], tuple[type, Callable[..., object], Mapping[str, Mapping[str, type]]]]
-    """Return its settings class, its function and the groups whose type depends on the choice; imports what the verb needs."""
+    """Import what the verb needs; return its settings class, its function and the groups that choose a type."""
     hands_on: bool = False
     """Does the function take the overrides too, to hand them on to other processes?"""
 
@@ -83,7 +84,7 @@ def _launch() -> Any:
 def _demo() -> Any:
     from launch import demo
 
-    return demo.DemoSettings, demo.run, {}
+    return demo.DemoSettings, partial(demo.run, pdpc=main), {}
 
 
 VERBS: dict[str, Verb] = {
@@ -184,7 +185,8 @@ def _check_names() -> None:
         found = Path(spec.origin).resolve().parent if spec and spec.origin else None
         if found != home / name:
             raise ValueError(
-                f"another package named {name!r} stands in the way at {found}: run pdpc where {home} comes first on the path"
+                f"another package named {name!r} stands in the way at {found}: "
+                f"run pdpc where {home} comes first on the path"
             )
 
 

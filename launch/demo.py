@@ -1,13 +1,14 @@
 """`pdpc demo`: the whole road on the text of this machine, in one command.
 
-Every step is a verb that works alone; its command line is printed before it runs. What is whole is reused, so a demo that was killed goes
-on where it was.
+Every step is a verb that works alone; its command line is printed before it runs. What is whole is reused, so a demo
+that was killed goes on where it was.
 """
 
 from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +49,8 @@ class DemoSettings:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
 
 
-def run(settings: DemoSettings) -> int:
-    """Go the whole road; return 0, or the code of the step that failed."""
+def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:
+    """Go the whole road with `pdpc`, the command line; return 0, or the code of the step that failed."""
     began = time.monotonic()
     root = Path(settings.output)
     text = Path(settings.text) if settings.text else root / "text"
@@ -60,11 +61,11 @@ def run(settings: DemoSettings) -> int:
         collect(text)
     steps = _steps(settings, root, text)
     for words in steps["tokens"]:
-        if code := _verb(words):
+        if code := _verb(pdpc, words):
             return code
     _benchmark(settings, root)
     for words in steps["runs"]:
-        if code := _verb(words):
+        if code := _verb(pdpc, words):
             return code
     minutes = (time.monotonic() - began) / 60
     print(f"\nDone in {minutes:.1f} minutes. Look at {root / 'report.html'}")
@@ -168,11 +169,9 @@ def _benchmark(settings: DemoSettings, root: Path) -> None:
     )
 
 
-def _verb(words: list[str]) -> int:
-    from launch.cli import main
-
+def _verb(pdpc: Callable[[list[str]], int], words: list[str]) -> int:
     _announce(shlex.join(["pdpc", *words]))
-    return main(words)
+    return pdpc(words)
 
 
 def _announce(line: str) -> None:

@@ -30,8 +30,8 @@ class TokenLosses(NamedTuple):
 def linear_cross_entropy(hidden_NW: Tensor, weight_VW: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sum over tokens of -log softmax(hidden @ weight.T)[label], and each token's loss [N] (detached).
 
-    Losses are float32 nats, 0 where the label is IGNORED. Gradients are computed in the forward pass, chunk by chunk, so
-    that neither all logits nor a second matrix product are needed.
+    Losses are float32 nats, 0 where the label is IGNORED. Gradients are computed in the forward pass, chunk by chunk,
+    so that neither all logits nor a second matrix product are needed.
     """
     if not torch.is_grad_enabled():  # a custom function sees parameters as needing gradients even then
         hidden_NW, weight_VW = hidden_NW.detach(), weight_VW.detach()

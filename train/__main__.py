@@ -27,7 +27,8 @@ def main(arguments: list[str]) -> int:
         ranks = os.environ.get("WORLD_SIZE")
         if settings.processes is not None and ranks is not None and int(ranks) != settings.processes:
             raise ValueError(
-                f"processes={settings.processes}, but the launcher started {ranks} ranks: make them equal or leave processes out"
+                f"processes={settings.processes}, but the launcher started {ranks} ranks: "
+                "make them equal or leave processes out"
             )
         train(settings)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Batches: the order's next global batch, this rank's part of it in micro-batches, and the record of what was consumed."""
+"""Batches: this rank's part of the order's next global batch, in micro-batches, and the record of what was consumed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ class ConsumedFile:
 
     def __init__(self, folder: Path, world: World, width: int) -> None:
         self.width = width
-        self._file = open(folder / CONSUMED / f"world_{world.size:05d}_rank_{world.rank:05d}_width_{width}.bin", "ab")
+        path = folder / CONSUMED / f"world_{world.size:05d}_rank_{world.rank:05d}_width_{width}.bin"
+        self._file = open(path, "ab")  # noqa: SIM115  # held until close()
 
     def append(self, batch: Batch) -> None:
         """Record a step's samples."""
@@ -78,7 +79,7 @@ class ConsumedFile:
 
 
 def forget_consumed(folder: Path, step: int) -> None:
-    """Drop the record of `step` and what followed: a resumed run consumes it again. Called once, before ranks append."""
+    """Drop the record of `step` and what followed: a resumed run consumes it again. Call once, before ranks append."""
     (folder / CONSUMED).mkdir(exist_ok=True)
     for path in (folder / CONSUMED).glob("world_*.bin"):
         rows = _rows(path, int(path.stem.split("_")[5]))
@@ -107,7 +108,8 @@ def read_consumed(folder: Path) -> NDArray[np.int64]:
             key = (int(row[0]), rank)
             if key in parts:
                 raise ValueError(
-                    f"{path} records step {key[0]} of rank {rank}, which another file records too: the run folder was changed"
+                    f"{path} records step {key[0]} of rank {rank}, which another file records too: "
+                    "the run folder was changed"
                 )
             parts[key] = row[1:][row[1:] != NO_SAMPLE]
     return np.concatenate([parts[key] for key in sorted(parts)]) if parts else np.empty(0, dtype=np.int64)

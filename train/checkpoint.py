@@ -1,7 +1,8 @@
 """Checkpoints: float32 weights and AdamW's moments by parameter name, in safetensors, published whole or not at all.
 
-A checkpoint is a folder `step_XXXXXXXX` with one file a rank, which holds that rank's fragments under `<parameter>/<tensor>` and their
-offsets. Any number of ranks can read it. There is no pointer to the newest: the newest folder whose manifest verifies wins.
+A checkpoint is a folder `step_XXXXXXXX` with one file a rank, which holds that rank's fragments under
+`<parameter>/<tensor>` and their offsets. Any number of ranks can read it. There is no pointer to the newest: the newest
+folder whose manifest verifies wins.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ def save(
 ) -> Path:
     """Write the checkpoint after `step` steps; return its folder, the same on every rank.
 
-    Every rank writes and syncs its file; when all have, rank 0 hashes them, writes the manifest and renames the folder. Raises OSError on
-    every rank when one could not write (a full disk), with nothing left behind under the checkpoint's name.
+    Every rank writes and syncs its file; when all have, rank 0 hashes them, writes the manifest and renames the folder.
+    Raises OSError on every rank when one could not write (a full disk), with nothing left behind under the checkpoint's
+    name.
     """
     folder = folder_of(checkpoints, step)
     temporary = folder.parent / f".{folder.name}.tmp-{world.same(os.getpid())}"

@@ -1,7 +1,7 @@
 """Compose a verb's settings: YAML groups and overrides by Hydra, types and keys from the dataclasses.
 
-Every mistake (unknown key, wrong type, missing value, impossible combination) is a SettingsError of one paragraph that names the key,
-the value and the mend, before anything starts.
+Every mistake (unknown key, wrong type, missing value, impossible combination) is a SettingsError of one paragraph that
+names the key, the value and the mend, before anything starts.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def compose(
 ) -> T:
     """Return the settings of a verb: `configs/<verb>.yaml` under the dataclass `schema`, with Hydra overrides.
 
-    `choices` names the groups whose type depends on the choice: {"preference": {"pdpc": Pdpc, ...}}; their YAML files begin with
-    `defaults: [<name>_schema]`. Raises SettingsError.
+    `choices` names the groups whose type depends on the choice: {"preference": {"pdpc": Pdpc, ...}}; their YAML files
+    begin with `defaults: [<name>_schema]`. Raises SettingsError.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -81,6 +81,7 @@ def _schema(schema: type, missing: list[str]) -> Any:
             if child._is_missing() and is_dataclass(child._metadata.ref_type):
                 part[key] = OmegaConf.structured(child._metadata.ref_type)
                 child = part._get_node(key)
+                assert isinstance(child, DictConfig)
             if get_origin(child._metadata.ref_type) is dict:
                 OmegaConf.set_struct(child, False)  # names of its own: models.weak=... needs no plus sign
             elif not child._is_missing():

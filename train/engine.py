@@ -27,8 +27,8 @@ def deepspeed_config(settings: TrainSettings, batch_size: int, world_size: int) 
     if batch_size % per_step:
         fits = [size for size in range(1, batch_size // world_size + 1) if batch_size % (size * world_size) == 0]
         raise ValueError(
-            f"micro_batch_size={settings.micro_batch_size} on {world_size} ranks does not divide the order's batch of {batch_size} "
-            f"samples: use one of micro_batch_size={fits}"
+            f"micro_batch_size={settings.micro_batch_size} on {world_size} ranks does not divide the order's batch of "
+            f"{batch_size} samples: use one of micro_batch_size={fits}"
             if fits
             else f"{world_size} ranks cannot split a batch of {batch_size} samples: use fewer ranks"
         )
@@ -62,7 +62,7 @@ def parameter_groups(decoder: Decoder, settings: OptimizerSettings) -> list[dict
 
 @dataclass(frozen=True)
 class Fragment:
-    """The part of one parameter whose float32 master weights and moments this rank holds; views, all of equal length."""
+    """The part of a parameter whose float32 master weights and moments this rank holds; views, all of equal length."""
 
     name: str
     start: int
@@ -74,7 +74,8 @@ class Fragment:
 class Engine:
     """A decoder and its AdamW under DeepSpeed ZeRO 1 or 2.
 
-    `engine(ids_BS)` runs the model; `backward` and `step` follow every micro-batch; the weights move after the last one of a step.
+    `engine(ids_BS)` runs the model; `backward` and `step` follow every micro-batch; the weights move after the last one
+    of a step.
     """
 
     def __init__(self, decoder: Decoder, settings: TrainSettings, batch_size: int, world: World) -> None:

@@ -40,8 +40,8 @@ def open_inputs(settings: TrainSettings) -> Inputs:
     arranged = order.manifest.inputs["tokens"]
     if arranged != tokens.fingerprint:
         raise ArtifactError(
-            f"{settings.data.order} arranges other tokens ({arranged}) than {settings.data.tokens} slice {order.manifest.facts['slice']!r} "
-            f"({tokens.fingerprint}): run pdpc arrange on these tokens"
+            f"{settings.data.order} arranges other tokens ({arranged}) than {settings.data.tokens} "
+            f"slice {order.manifest.facts['slice']!r} ({tokens.fingerprint}): run pdpc arrange on these tokens"
         )
     validation = Tokens.open(settings.data.tokens, VALIDATION)
     scores = None

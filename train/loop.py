@@ -1,4 +1,7 @@
-"""The loop: fetch, forward, backward, step, (return unless logging), log; a checkpoint and an evaluation at every stage end."""
+"""The loop: fetch, forward, backward, step, (return unless logging), log.
+
+Every stage ends with a checkpoint and an evaluation.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,10 @@ class Loop:
             window = self._window()
 
     def train_step(self, batch: Batch, window: Window) -> None:
-        """Consume one global batch: forward and backward for every micro-batch, one weight update. No host sync on a GPU."""
+        """Consume one global batch: forward and backward for every micro-batch, one weight update.
+
+        No host sync on a GPU.
+        """
         order, settings = self.inputs.order, self.settings
         self.engine.set_learning_rate(learning_rate(settings.schedule, settings.optimizer.lr, batch.step, order.steps))
         for ids_BS in batch.micro_batches:
@@ -95,7 +101,7 @@ class Loop:
         self.progress.tokens += batch.global_tokens
 
     def summarise(self, window: Window) -> Record:
-        """Return the record of the steps since the last one; the only place of a normal step where ranks and host meet."""
+        """Return the record of the steps since the last one; on a normal step ranks and host meet only here."""
         order, step = self.inputs.order, self.progress.step
         loss = float(self.world.all_sum(window.loss.double()).item()) / window.tokens
         elapsed_s = time.perf_counter() - window.since

@@ -33,7 +33,7 @@ class RunFolder:
     def claim(cls, path: Path, wait_s: float = 15.0) -> RunFolder:
         """Create or open a RUN folder and lock it. Raises ValueError when another process goes on writing there."""
         path.mkdir(parents=True, exist_ok=True)
-        lock = open(path / ".lock", "a")
+        lock = open(path / ".lock", "a")  # noqa: SIM115  # held until release()
         deadline = time.monotonic() + wait_s
         while True:
             try:
@@ -105,7 +105,8 @@ def refuse_changes(
     ]
     if changes:
         raise ValueError(
-            f"run {path} was started with other settings ({'; '.join(changes[:5])}): give another output, or the same settings"
+            f"run {path} was started with other settings ({'; '.join(changes[:5])}): "
+            "give another output, or the same settings"
         )
 
 

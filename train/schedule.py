@@ -21,8 +21,8 @@ DECAYS: dict[str, Decay] = {
 class ScheduleSettings:
     """How the learning rate moves.
 
-    The default keeps a third of the peak: late data meet a rate that still learns from them, without which a curriculum's gain can be
-    lost to the decay (method of the fair comparison; ICLR 2026, arXiv 2511.18903).
+    The default keeps a third of the peak: late data meet a rate that still learns from them, without which a
+    curriculum's gain can be lost to the decay (method of the fair comparison; ICLR 2026, arXiv 2511.18903).
     """
 
     name: str = "cosine"

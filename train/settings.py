@@ -165,8 +165,10 @@ HARMLESS = (
     "zero",
     "micro_batch_size",
 )
-"""Keys that may change between two lives of a run. What is read is compared by fingerprint, not by path; how the work is split
-moves losses by rounding alone."""
+"""Keys that may change between two lives of a run.
+
+What is read is compared by fingerprint, not by path; how the work is split moves losses by rounding alone.
+"""
 
 
 def identity(settings: TrainSettings) -> dict[str, Any]:

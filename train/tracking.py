@@ -149,7 +149,7 @@ def _run_id(folder: Path) -> str:
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one JSON object a line, in step order; a resumed run first drops what came after its checkpoint."""
+    """`metrics.jsonl`: one JSON object a line, in step order; a resumed run drops what came after its checkpoint."""
 
     def __init__(self, folder: Path, resume_step: int) -> None:
         self.path = folder / METRICS
@@ -160,7 +160,7 @@ class MetricsFile:
         )
         write_text(self.path, "".join(_line(record) for record in kept))
         self.stages = {record["step"] for record in kept if record["kind"] == "stage"}
-        self._file = open(self.path, "a", encoding="utf-8")
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  # held until close()
 
     def append(self, record: Record) -> None:
         """Write a record; it is in the file when this returns."""

@@ -108,7 +108,7 @@ def free_port() -> int:
 
 
 def watch_supervisor(interval_s: float = 0.5) -> None:
-    """End this rank when the process that started the run is gone: a killed launcher leaves no ranks that go on writing."""
+    """End this rank when the process that started the run is gone: no rank goes on writing after a killed launcher."""
     pid = int(os.environ.get(SUPERVISOR, "0"))
     if not pid:
         return

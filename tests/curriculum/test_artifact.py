@@ -36,9 +36,13 @@ def test_every_flipped_bit_of_a_file_is_found(artifact):
 
 
 def test_an_exception_leaves_nothing_behind(tmp_path):
-    with pytest.raises(RuntimeError), create(tmp_path / "thing", "thing", config={}, inputs={}) as draft:
-        (draft.path / "half").write_text("half")
-        raise RuntimeError
+    def fail_half_way():
+        with create(tmp_path / "thing", "thing", config={}, inputs={}) as draft:
+            (draft.path / "half").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -223,7 +223,7 @@ def test_a_dead_worker_is_said_and_not_waited_for(tmp_path: Path) -> None:
     next(results)
     workers = [p for p in psutil.Process().children() if p not in before and "spawn_main" in " ".join(p.cmdline())]
     workers[0].kill()
-    with pytest.raises(RuntimeError, match=r"died, most likely for want of memory .*fewer workers"):
+    with pytest.raises(ChildProcessError, match=r"died, most likely for want of memory .*fewer workers"):
         for _ in results:
             pass
     assert not psutil.wait_procs(workers, timeout=10)[1]

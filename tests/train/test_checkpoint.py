@@ -157,7 +157,7 @@ def test_a_write_that_fails_leaves_no_checkpoint(world, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(OSError, match="No space left on device.*free space and run again"):
+    with pytest.raises(OSError, match=r"No space left on device.*free space and run again"):
         save(engine, world, tmp_path, 1)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""The sizes that the product is for: they compose, have the right number of parameters, and DeepSpeed takes their configuration."""
+"""The sizes that the product is for: they compose, have the right size, and DeepSpeed takes their configuration."""
 
 import pytest
 import torch

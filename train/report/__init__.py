@@ -4,7 +4,8 @@ from train.report import ReportSettings, run
 run(ReportSettings(runs={"shuffled": "runs/shuffled", "pdpc": "runs/pdpc"}))
 """
 
-from train.report.making import Report, make, run
+from train.report.contents import Report
+from train.report.making import make, run
 from train.report.settings import ReportSettings
 
 __all__ = ["Report", "ReportSettings", "make", "run"]

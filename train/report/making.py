@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from curriculum.artifact import write_text
-from train.report.fairness import Difference, differences, warnings
+from train.report.contents import Report
+from train.report.fairness import differences, warnings
 from train.report.gains import Gains, Point, compute
 from train.report.material import Material, open_material
 from train.report.records import Run, read_run
 from train.report.settings import ReportSettings
-from train.report.summary import ONE_SEED, Throughput, benchmarks, headline, throughput
+from train.report.summary import ONE_SEED, benchmarks, headline, throughput
 from train.report.views import (
     Exposure,
     Plan,
-    Preferences,
     exposure_of,
     plan_of_metrics,
     plan_of_order,
@@ -27,35 +26,6 @@ from train.report.views import (
 )
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything that the page, the table and the files show."""
-
-    title: str
-    baseline: str
-    runs: list[Run]
-    """Baseline first."""
-    gains: Gains
-    headlines: list[str]
-    """One sentence an arm, and what its benchmarks say."""
-    warnings: list[str]
-    """What makes the comparison unfair or doubtful."""
-    notes: list[str]
-    """What was found unfinished, torn or missing while reading."""
-    differences: list[Difference]
-    throughputs: list[Throughput]
-    sources: list[str] = field(default_factory=list)
-    plans: dict[str, Plan] = field(default_factory=dict)
-    exposures: dict[str, Exposure] = field(default_factory=dict)
-    preferences: Preferences | None = None
-    missing: dict[str, str] = field(default_factory=dict)
-    """Sentences in the place of what cannot be shown: `scores`, `tokens`, `order/<arm>`, `plan/<arm>`."""
-
-    def arms(self) -> list[str]:
-        """Names of the arms that are held against the baseline."""
-        return self.gains.arms[1:]
 
 
 def run(settings: ReportSettings, console: Any = None) -> Path:

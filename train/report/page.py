@@ -8,8 +8,8 @@ from typing import Any
 
 from curriculum.artifact import code_version
 from train.report import charts, theme
+from train.report.contents import Report
 from train.report.gains import Cell
-from train.report.making import Report
 from train.report.measures import GROUPS, Measure, short_tokens
 from train.report.records import Run, finite
 from train.report.summary import tiles

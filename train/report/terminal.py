@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from train.report.contents import Report
 from train.report.gains import Cell
-from train.report.making import Report
 from train.report.measures import Measure, short_tokens
 
 MOST_TASKS = 2

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from curriculum.artifact import code_version
-from train.report.making import Report
+from train.report.contents import Report
 
 FORMAT_VERSION = 1
 COLUMNS = (

@@ -1,10 +1,12 @@
-"""Progress of a long pass over text: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of a long pass over data: a bar on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -13,16 +15,19 @@ LINE_EVERY_S = 10.0
 REFRESH_EVERY_S = 0.2
 
 
-class TextProgress:
-    """Counts documents and text; `fraction` tells the share of the input that has been read, if it is known."""
+class Meter(ABC):
+    """Shows how far a pass has come: `fraction` is the share that is done, where known; `amount` says it in words."""
 
     def __init__(self, console: Console, label: str, fraction: Callable[[], float | None]) -> None:
         self._console, self._label, self._fraction = console, label, fraction
-        self._documents = self._bytes = 0
         self._started = self._shown = time.monotonic()
         self._bar: Progress | None = None
 
-    def __enter__(self) -> TextProgress:
+    @abstractmethod
+    def amount(self, seconds: float) -> str:
+        """Return what has been done in so many seconds, and how fast."""
+
+    def __enter__(self) -> Self:
         self._started = self._shown = time.monotonic()
         if self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -40,10 +45,8 @@ class TextProgress:
         elif kind is None:
             self._console.print(self._line(), highlight=False, soft_wrap=True)
 
-    def add(self, documents: int, text_bytes: int) -> None:
-        """Count what was done, and show it if it is time to."""
-        self._documents += documents
-        self._bytes += text_bytes
+    def tick(self) -> None:
+        """Show the progress if it is time to."""
         now = time.monotonic()
         if now - self._shown >= (LINE_EVERY_S if self._bar is None else REFRESH_EVERY_S):
             self._shown = now
@@ -58,8 +61,43 @@ class TextProgress:
         self._bar.update(self._task, completed=fraction or 0.0)
 
     def _line(self) -> str:
-        seconds = max(time.monotonic() - self._started, 1e-9)
         fraction = self._fraction()
         share = "" if fraction is None or self._bar is not None else f" {fraction:4.0%},"
+        return f"{self._label}:{share} {self.amount(max(time.monotonic() - self._started, 1e-9))}"
+
+
+class TextProgress(Meter):
+    """Counts documents and text."""
+
+    def __init__(self, console: Console, label: str, fraction: Callable[[], float | None]) -> None:
+        super().__init__(console, label, fraction)
+        self._documents = self._bytes = 0
+
+    def add(self, documents: int, text_bytes: int) -> None:
+        """Count what was done, and show it if it is time to."""
+        self._documents += documents
+        self._bytes += text_bytes
+        self.tick()
+
+    def amount(self, seconds: float) -> str:
+        """Return documents, text and MB/s."""
         size = self._bytes / 1e6
-        return f"{self._label}:{share} {self._documents:,} documents, {size:,.1f} MB of text, {size / seconds:.1f} MB/s"
+        return f"{self._documents:,} documents, {size:,.1f} MB of text, {size / seconds:.1f} MB/s"
+
+
+class SampleProgress(Meter):
+    """Counts samples and their tokens, of a known number of samples."""
+
+    def __init__(self, console: Console, label: str, total: int) -> None:
+        super().__init__(console, label, lambda: self._samples / total if total else 1.0)
+        self._samples = self._tokens = 0
+
+    def add(self, samples: int, tokens: int) -> None:
+        """Count what was done, and show it if it is time to."""
+        self._samples += samples
+        self._tokens += tokens
+        self.tick()
+
+    def amount(self, seconds: float) -> str:
+        """Return samples, tokens and tokens/s."""
+        return f"{self._samples:,} samples, {self._tokens:,} tokens, {self._tokens / seconds:,.0f} tok/s"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from curriculum.artifact import create, reusable
+from curriculum.progress import SampleProgress
+from curriculum.score_table import show
 from curriculum.scores import KIND, Scores, write_slice
 from curriculum.tokens import Tokens
 
@@ -65,7 +67,9 @@ def write_scores(
             }
             write_slice(draft.path, name, losses, part.real_tokens(np.arange(len(part))))
         draft.facts.update(models={name: _describe(model) for name, model in models.items()}, warnings=warnings)
-    return Scores.open(folder, first)
+    scores = Scores.open(folder, first)
+    show(scores, tokens[first], Console())
+    return scores
 
 
 def _check(name: str, model: Reference, tokens: Mapping[str, Tokens]) -> list[str]:
@@ -101,18 +105,16 @@ def _describe(model: Reference) -> dict[str, object]:
 def score_samples(decoder: Decoder, tokens: Tokens, batch_size: int, title: str) -> NDArray[np.float32]:
     """Return the mean loss (nats) over the real tokens of every sample, float32 [len(tokens)]."""
     import torch
-    from tqdm import tqdm
 
     losses_N = np.empty(len(tokens), dtype=np.float32)
     real_N = tokens.real_tokens(np.arange(len(tokens)))
     decoder.eval()
     device = decoder.embedding.weight.device
-    progress = tqdm(total=len(tokens), desc=f"score {title}", unit="sample", disable=not sys.stderr.isatty())
-    with torch.inference_mode(), progress:
+    with torch.inference_mode(), SampleProgress(Console(stderr=True), f"score {title}", len(tokens)) as progress:
         for start in range(0, len(tokens), batch_size):
             ids = np.arange(start, min(start + batch_size, len(tokens)))
             batch_BS = torch.from_numpy(tokens.sample(ids)).to(device)
             sums_B = decoder(batch_BS).losses_BT.sum(dim=1, dtype=torch.float64).cpu().numpy()
             losses_N[ids] = sums_B / np.maximum(real_N[ids], 1)
-            progress.update(len(ids))
+            progress.add(len(ids), int(real_N[ids].sum()))
     return losses_N

@@ -9,9 +9,9 @@
 ARG REGISTRY=docker.io
 FROM ${REGISTRY}/library/python:3.11.14-slim-bookworm
 
-ARG PIP_INDEX_URL=https://pypi.org/simple
-# torch for the CPU: the one on PyPI brings several GB of CUDA; pip prefers 2.13.0+cpu to 2.13.0 when it sees both
-ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+ARG PIP_INDEX_URL
+# give the index of the CPU wheels of torch: the wheel on PyPI brings several GB of CUDA
+ARG PIP_EXTRA_INDEX_URL
 
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 

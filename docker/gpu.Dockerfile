@@ -12,7 +12,7 @@ ARG REGISTRY=docker.io
 ARG CUDA_VERSION=13.0.2
 FROM ${REGISTRY}/nvidia/cuda:${CUDA_VERSION}-devel-ubuntu22.04 AS base
 
-ARG PIP_INDEX_URL=https://pypi.org/simple
+ARG PIP_INDEX_URL
 ARG PYTHON_MIRROR=https://github.com/astral-sh/python-build-standalone/releases/download
 ARG UV_VERSION=0.13.8
 ARG PYTHON_VERSION=3.11.14
@@ -42,7 +42,7 @@ RUN pip install --no-cache-dir --constraint constraints.txt torch
 
 
 FROM base AS flash
-ARG PIP_INDEX_URL=https://pypi.org/simple
+ARG PIP_INDEX_URL
 ARG FLASH_ATTN=2.8.3.post2
 ARG MAX_JOBS=4
 RUN mkdir /wheels \
@@ -54,7 +54,7 @@ RUN mkdir /wheels \
 
 
 FROM base AS final
-ARG PIP_INDEX_URL=https://pypi.org/simple
+ARG PIP_INDEX_URL
 ARG HF_ENDPOINT=https://huggingface.co
 ENV HF_ENDPOINT=${HF_ENDPOINT}
 

@@ -24,13 +24,15 @@ class DemoSettings:
     """Folder for everything."""
     processes: int = 2
     """Ranks of every training run."""
+    threads: int | None = None
+    """CPU threads of a rank; null: the machine's cores shared out."""
     seed: int = 0
     """Seed of split, permutations and weights."""
     vocabulary: int = 4096
     """Size of the tokenizer that is trained on the text."""
     seq_len: int = 256
     """Tokens in a sample."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Samples in a global batch."""
     stages: int = 4
     """Stages of the arms."""
@@ -47,6 +49,8 @@ class DemoSettings:
         for key in ("processes", "vocabulary", "seq_len", "batch_size", "stages", "questions"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads={self.threads} must be at least 1, or null for the machine's cores shared out")
 
 
 def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:
@@ -84,6 +88,8 @@ def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[lis
         f"data.tokens={tokens}",
         "tracker.group=demo",
     ]
+    if settings.threads is not None:
+        train.append(f"threads={settings.threads}")
     tasks = [f"benchmarks.task_paths=[{(root / 'benchmark').absolute()}]", f"benchmarks.tasks=[{BENCHMARK}]"]
     prepare = [
         "prepare",

@@ -88,17 +88,14 @@ def code_version() -> str:
 
 
 @contextmanager
-def create(
-    folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapping[str, str], replace: bool = False
-) -> Iterator[Draft]:
+def create(folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapping[str, str]) -> Iterator[Draft]:
     """Write an artifact: yield a temporary sibling of `folder`; commit it under its name when the block ends well.
 
     An exception removes the temporary folder; a killed process leaves one named `.<name>.tmp-*`, which the next
-    `create` of the same folder removes once its writer is gone. Raises ArtifactError when `folder` exists already
-    (with `replace`, an artifact of the same kind is exchanged at the end).
+    `create` of the same folder removes once its writer is gone. Raises ArtifactError when `folder` exists already.
     """
     folder = Path(folder)
-    if folder.exists() and not replace:
+    if folder.exists():
         raise ArtifactError(f"{folder} exists already: choose another output or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(folder)
@@ -108,7 +105,7 @@ def create(
     try:
         yield draft
         write_manifest(temporary, kind, config=config, inputs=inputs, facts=draft.facts)
-        publish(temporary, folder, replace=replace)
+        publish(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -139,18 +136,12 @@ def write_manifest(
     return manifest
 
 
-def publish(temporary: Path, folder: Path, *, replace: bool = False) -> None:
+def publish(temporary: Path, folder: Path) -> None:
     """Rename a finished temporary folder into its place and make the rename durable."""
     for inner in sorted(p for p in temporary.rglob("*") if p.is_dir()):
         sync(inner)
     sync(temporary)
-    if replace and folder.exists():
-        retired = folder.parent / f".{folder.name}.tmp-{os.getpid()}-retired"
-        os.rename(folder, retired)
-        os.rename(temporary, folder)
-        shutil.rmtree(retired, ignore_errors=True)
-    else:
-        os.rename(temporary, folder)
+    os.rename(temporary, folder)
     sync(folder.parent)
 
 
@@ -201,13 +192,14 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
 def verify(folder: Path) -> None:
     """Read every file of an artifact and compare its checksum. Raises ArtifactError naming the first bad file."""
     folder = Path(folder)
-    kind = _kind_of(folder)
+    kind = kind_of(folder)
     for name, entry in open_manifest(folder, kind).files.items():
         if hash_file(folder / name) != entry:
             raise ArtifactError(f"{folder / name} does not match its checksum: it is damaged; make {folder} again")
 
 
-def _kind_of(folder: Path) -> str:
+def kind_of(folder: Path) -> str:
+    """Return what an artifact is. Raises ArtifactError when `folder` is none."""
     try:
         return str(json.loads((folder / MANIFEST).read_text("utf-8"))["kind"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -256,11 +248,12 @@ def remove_abandoned(folder: Path) -> None:
     """Remove temporary siblings of `folder` whose writing process is gone."""
     for left in folder.parent.glob(f".{folder.name}.tmp-*"):
         writer = left.name.removeprefix(f".{folder.name}.tmp-").split("-")[0]
-        if not (writer.isdigit() and _alive(int(writer))):
+        if not (writer.isdigit() and process_alive(int(writer))):
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def process_alive(pid: int) -> bool:
+    """Tell whether a process of this machine exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

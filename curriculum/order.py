@@ -77,10 +77,6 @@ class Order:
     def __getitem__(self, where: int | slice) -> int | NDArray[np.int64]:
         return self._positions[where]
 
-    def stage_of_step(self, step: int) -> int:
-        """Return the stage (from 1) that a step (from 0) belongs to."""
-        return int(np.searchsorted(self.stage_ends, step, side="right")) + 1
-
     def _stages(self, start: int, stop: int) -> NDArray[np.int64]:
         steps = np.arange(start, stop) // self.batch_size
         return np.searchsorted(self.stage_ends, steps, side="right").astype(np.int64) + 1

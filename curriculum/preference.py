@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+STEEPEST = 1000.0
+"""Largest steepness of a logistic: e^-500, its share at either end of training, is still a number above zero."""
+
 
 @dataclass(frozen=True)
 class Preference:
@@ -52,13 +55,14 @@ class Pdpc(Preference):
 
     share(p) = floor + (ceiling - floor) / (1 + exp(-steepness * (p - 1/2))). The S shape is the paper's (arXiv
     2501.13126); two buckets, the median and steepness 10 are our choice. A negative steepness is the reverse order.
+    With floor 0 and ceiling 1 both shares stay above zero at every step, so that every sample can be placed.
     """
 
     name: str = "pdpc"
     score: str = "pd"
     buckets: int = 2
     steepness: float = 10.0
-    """Steepness of the logistic per unit of progress; 0 is a shuffle, large is a sort, negative is reversed."""
+    """Steepness of the logistic per unit of progress; 0: a shuffle, 1000 (the most): all but a sort, negative: reversed."""
     floor: float = 0.0
     """Share of the high bucket that the logistic rises from."""
     ceiling: float = 1.0
@@ -73,15 +77,22 @@ class Pdpc(Preference):
                 f"preference.floor={self.floor} and preference.ceiling={self.ceiling} "
                 "must hold 0 <= floor < ceiling <= 1"
             )
-        if not np.isfinite(self.steepness):
-            raise ValueError(f"preference.steepness={self.steepness} must be a finite number")
+        if not abs(self.steepness) <= STEEPEST:
+            raise ValueError(
+                f"preference.steepness={self.steepness} must be a number from {-STEEPEST:g} to {STEEPEST:g}: beyond, a "
+                "bucket's share would be zero in floating point; 1000 sorts all but the middle of training already"
+            )
 
     def affinity(self, progress_S: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return [1 - share, share] at every step, [S, 2]."""
-        exponent_S = np.clip(self.steepness * (progress_S - 0.5), -500, 500)
-        rise_S = 1.0 / (1.0 + np.exp(-exponent_S))
-        share_S = self.floor + (self.ceiling - self.floor) * rise_S
-        return np.stack([1.0 - share_S, share_S], axis=1)
+        """Return [1 - share, share] at every step, [S, 2].
+
+        The low share is a logistic of its own: 1 - share would be zero where share rounds to one.
+        """
+        exponent_S = self.steepness * (progress_S - 0.5)
+        span = self.ceiling - self.floor
+        low_S = (1.0 - self.ceiling) + span / (1.0 + np.exp(exponent_S))
+        high_S = self.floor + span / (1.0 + np.exp(-exponent_S))
+        return np.stack([low_S, high_S], axis=1)
 
 
 PREFERENCES: dict[str, type[Preference]] = {"shuffled": Shuffled, "pdpc": Pdpc}

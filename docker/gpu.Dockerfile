@@ -5,8 +5,9 @@
 #
 # Why CUDA 13.0: torch 2.13.0 on PyPI is built for it, and an extension such as flash-attn has to be compiled by the
 # same major version. The driver must be 580 or newer, or a data-centre driver that its forward compatibility covers.
-# Why flash-attn is built here: no official wheel fits torch >= 2.10; FLASH_ATTN="" leaves it out (torch's own kernels
-# then serve). Behind mirrors, see docker/README.md for REGISTRY, PIP_INDEX_URL, PYTHON_MIRROR and HF_ENDPOINT.
+# Why flash-attn: nothing imports it yet, attention runs through torch's scaled_dot_product_attention; it is here for the
+# attention that comes next. It is built because no official wheel fits torch >= 2.10. FLASH_ATTN="" leaves it out.
+# Behind mirrors, see docker/README.md for REGISTRY, PIP_INDEX_URL, PYTHON_MIRROR and HF_ENDPOINT.
 
 ARG REGISTRY=docker.io
 ARG CUDA_VERSION=13.0.2

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from train.packages import check_packages
+
 log = logging.getLogger(__name__)
 
 
@@ -119,12 +121,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        _check_names()
+        check_packages()
         return _run(name, verb, overrides)
     except ValueError as error:
         if os.environ.get("PDPC_TRACEBACK"):
             raise
-        message = str(error)
+        message = " ".join(str(error).split())  # one paragraph, also when a library's own message is part of it
         print(message if message.startswith(f"{name}:") else f"pdpc {name}: {message}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -172,22 +174,6 @@ def _described(verb: Verb) -> str:
 
     settings_class, _, choices = verb.load()
     return "\n".join(describe(settings_class, choices))
-
-
-def _check_names() -> None:
-    """Raise ValueError when another package named models, curriculum, train or launch stands in the way."""
-    from importlib.util import find_spec
-    from pathlib import Path
-
-    home = Path(__file__).resolve().parent.parent
-    for name in ("models", "curriculum", "train", "launch"):
-        spec = find_spec(name)
-        found = Path(spec.origin).resolve().parent if spec and spec.origin else None
-        if found != home / name:
-            raise ValueError(
-                f"another package named {name!r} stands in the way at {found}: "
-                f"run pdpc where {home} comes first on the path"
-            )
 
 
 def _overview() -> str:

@@ -100,5 +100,9 @@ def _execute(start: Start) -> int:
     if program == "sbatch":
         return subprocess.run(start.command, check=False).returncode
     from launch.start import supervise
+    from train.world import SUPERVISOR
 
-    return supervise(start.command, {**os.environ, **start.environment})
+    environment = {**os.environ, **start.environment}
+    if "--hostfile" not in start.command:  # a process id means nothing on other machines
+        environment[SUPERVISOR] = str(os.getpid())
+    return supervise(start.command, environment)

@@ -6,6 +6,7 @@ that was killed goes on where it was.
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ class DemoSettings:
     vocabulary: int = 4096
     """Size of the tokenizer that is trained on the text."""
     seq_len: int = 256
-    """Tokens in a sample."""
+    """Labels in a sample; it holds one token more."""
     batch_size: int = 16
     """Samples in a global batch."""
     stages: int = 4
@@ -78,7 +79,7 @@ def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:
 
 def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[list[str]]]:
     """Return the command lines of the road, before and after the benchmark is built."""
-    tokens, scores, seed = f"{root}/tokens", f"{root}/scores", f"seed={settings.seed}"
+    tokens, scores, seed = quoted(f"{root}/tokens"), quoted(f"{root}/scores"), f"seed={settings.seed}"
     shape = [f"batch_size={settings.batch_size}", seed]
     train = [
         "train",
@@ -90,10 +91,10 @@ def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[lis
     ]
     if settings.threads is not None:
         train.append(f"threads={settings.threads}")
-    tasks = [f"benchmarks.task_paths=[{(root / 'benchmark').absolute()}]", f"benchmarks.tasks=[{BENCHMARK}]"]
+    tasks = [f"benchmarks.task_paths=[{quoted((root / 'benchmark').absolute())}]", f"benchmarks.tasks=[{BENCHMARK}]"]
     prepare = [
         "prepare",
-        f"input.paths=[{text}]",
+        f"input.paths=[{quoted(text)}]",
         f"tokenizer.name=train:{settings.vocabulary}",
         f"seq_len={settings.seq_len}",
         seed,
@@ -108,23 +109,23 @@ def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[lis
         "preference=shuffled",
         "stages=1",
         *shape,
-        f"output={root}/order_reference",
+        f"output={quoted(root / 'order_reference')}",
     ]
     models = [
         [
             *train,
             f"arm={name}",
             f"model=demo_{name}",
-            f"data.order={root}/order_reference",
-            f"output={root}/reference_{name}",
+            f"data.order={quoted(root / 'order_reference')}",
+            f"output={quoted(root / f'reference_{name}')}",
         ]
         for name in ("weak", "strong")
     ]
     score = [
         "score",
         f"tokens={tokens}",
-        f"models.weak={root}/reference_weak",
-        f"models.strong={root}/reference_strong",
+        f"models.weak={quoted(root / 'reference_weak')}",
+        f"models.strong={quoted(root / 'reference_strong')}",
         f"output={scores}",
     ]
     orders = [
@@ -135,7 +136,7 @@ def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[lis
             f"preference={arm}",
             f"stages={settings.stages}",
             *shape,
-            f"output={root}/order_{arm}",
+            f"output={quoted(root / f'order_{arm}')}",
         ]
         for arm in ARMS
     ]
@@ -143,21 +144,31 @@ def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[lis
         [
             *train,
             f"arm={arm}",
-            f"data.order={root}/order_{arm}",
+            f"data.order={quoted(root / f'order_{arm}')}",
             f"data.scores={scores}",
             *tasks,
-            f"output={root}/run_{arm}",
+            f"output={quoted(root / f'run_{arm}')}",
         ]
         for arm in ARMS
     ]
     report = [
         "report",
-        *(f"+runs.{arm}={root}/run_{arm}" for arm in ARMS),
+        *(f"runs.{arm}={quoted(root / f'run_{arm}')}" for arm in ARMS),
         "baseline=shuffled",
-        f"output={root}/report.html",
+        f"output={quoted(root / 'report.html')}",
     ]
-    export = ["export", f"run={root}/run_pdpc", f"output={root}/export_pdpc"]
+    export = ["export", f"run={quoted(root / 'run_pdpc')}", f"output={quoted(root / 'export_pdpc')}"]
     return {"tokens": [prepare], "runs": [reference, *models, score, *orders, *arms, report, export]}
+
+
+def quoted(path: object) -> str:
+    """Return a path as a value of a Hydra override: as it is when it is plain, else quoted, so that it means itself."""
+    text = str(path)
+    if "/" in text and re.fullmatch(r"[\w./-]+", text, flags=re.ASCII):
+        return text
+    # A backslash escapes a quote and an interpolation; only backslashes in front of those (or of the end) are doubled.
+    text = re.sub(r"(\\*)('|\$\{)", r"\1\1\\\2", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", text) + "'"
 
 
 def _benchmark(settings: DemoSettings, root: Path) -> None:

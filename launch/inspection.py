@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from curriculum.artifact import MANIFEST, ArtifactError, open_manifest, verify
+from curriculum.artifact import kind_of, open_manifest, verify
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,7 @@ def run(settings: InspectSettings) -> None:
     from rich.table import Table
 
     folder = Path(settings.folder)
-    try:
-        kind = json.loads((folder / MANIFEST).read_text("utf-8"))["kind"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{folder} has no readable {MANIFEST}: give an artifact's folder") from error
+    kind = kind_of(folder)
     manifest = open_manifest(folder, kind)
     if settings.verify:
         verify(folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 from curriculum.artifact import ArtifactError, fingerprint_of, hash_file, open_manifest
 from curriculum.scores import Scores
 from curriculum.scoring import Reference, write_scores
+from curriculum.tokenizer import TOKENIZER_FILE
 from curriculum.tokens import Tokens
 from train import checkpoint
 from train.runfolder import RUN, read_run
@@ -51,7 +52,9 @@ def run(settings: ScoreSettings) -> Scores:
     """Score every sample of every slice under every model."""
     tokens = {name: Tokens.open(settings.tokens, name) for name in settings.slices}
     folders = {name: Path(folder) for name, folder in settings.models.items()}
-    end_of_text = next(iter(tokens.values())).end_of_text
+    first = next(iter(tokens.values()))
+    for name, folder in folders.items():
+        check_vocabulary(name, folder, first)
     if settings.threads is not None:
         import torch
 
@@ -59,7 +62,10 @@ def run(settings: ScoreSettings) -> Scores:
     return write_scores(
         Path(settings.output),
         tokens,
-        {name: partial(load_reference, folder, end_of_text, settings.precision) for name, folder in folders.items()},
+        {
+            name: partial(load_reference, folder, first.end_of_text, settings.precision)
+            for name, folder in folders.items()
+        },
         {name: identity_of(folder) for name, folder in folders.items()},
         batch_size=settings.batch_size,
         precision=settings.precision,
@@ -69,6 +75,8 @@ def run(settings: ScoreSettings) -> Scores:
 def identity_of(folder: Path) -> str:
     """Return the fingerprint of a reference model's weights."""
     if (folder / RUN).is_file():
+        if read_run(folder)["status"] != "finished":
+            raise ArtifactError(f"run {folder} is not finished: train it to its end before it scores")
         return open_manifest(_checkpoint(folder), checkpoint.KIND).fingerprint
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
@@ -76,6 +84,32 @@ def identity_of(folder: Path) -> str:
             f"{folder} is neither a RUN folder nor a Hugging Face folder with safetensors: give one of those"
         )
     return fingerprint_of([hash_file(path).xxh3_128 for path in [folder / "config.json", *weights]])
+
+
+def check_vocabulary(name: str, folder: Path, tokens: Tokens) -> None:
+    """Raise ValueError unless the tokenizer in a Hugging Face folder gives every token the id that TOKENS give it.
+
+    A folder without a tokenizer.json says nothing about its tokens and passes; a RUN is compared by fingerprint later.
+    """
+    from tokenizers import Tokenizer
+
+    file = folder / TOKENIZER_FILE
+    if (folder / RUN).is_file() or not file.is_file():
+        return
+    vocabularies = []
+    for path in (file, tokens.tokenizer_folder / TOKENIZER_FILE):
+        try:
+            vocabularies.append(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True))
+        except Exception as error:  # the Rust side raises bare Exception
+            raise ValueError(f"{path} cannot be read as a tokenizer ({error}): restore it") from error
+    theirs, ours = vocabularies
+    strange = [token for token, number in ours.items() if theirs.get(token) != number]
+    if strange:
+        raise ValueError(
+            f"model {name!r} at {folder} has another tokenizer than {tokens.folder}: {len(strange)} of {len(ours)} "
+            f"tokens have another id there, as {min(strange)!r}: prepare the text with the model's tokenizer, or "
+            "choose another model"
+        )
 
 
 def load_reference(folder: Path, end_of_text: int, precision: str) -> Reference:
@@ -86,11 +120,12 @@ def load_reference(folder: Path, end_of_text: int, precision: str) -> Reference:
     from train.evaluation import load_decoder
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if (folder / RUN).is_file():
         prints = read_run(folder)["fingerprints"]
-        decoder = load_decoder(_checkpoint(folder)).to(dtype)
+        decoder = load_decoder(_checkpoint(folder)).to(device, dtype)
         return Reference(decoder, identity_of(folder), prints["tokenizer"], prints["tokens"])
-    return Reference(hf.load(folder, dtype, end_of_text=end_of_text), identity_of(folder), None, None)
+    return Reference(hf.load(folder, dtype, end_of_text=end_of_text).to(device), identity_of(folder), None, None)
 
 
 def _checkpoint(folder: Path) -> Path:

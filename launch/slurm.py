@@ -19,8 +19,8 @@ RESERVED = {
 }  # fmt: skip
 """Options that the script writes from settings of their own."""
 
-SIGNAL_S, GRACE_S = 120, 90
-"""Seconds before the time limit at which Slurm signals, and how many of them the ranks get for a checkpoint."""
+SIGNAL_S = 60
+"""Seconds before the time limit at which Slurm signals the script; Slurm may do so up to a minute earlier."""
 
 SCRIPT = """\
 #!/usr/bin/env bash
@@ -62,43 +62,30 @@ train() {{
 {start}
 }}
 
-# {signal_s} s before the time limit Slurm signals this shell alone. The signal goes on to the ranks, which may save a
-# checkpoint; then the job goes back to the queue and, started again, resumes from the newest checkpoint.
-requeue=0
+# {signal_s} s before the time limit Slurm signals this shell alone: the job goes back to the queue. Started again, the
+# run goes on from the end of its last finished stage, so a stage has to be shorter than the time limit.
 # shellcheck disable=SC2329  # the trap calls it
 nearly_over() {{
-    echo "time is nearly up: signalling the ranks, then back to the queue"
-    requeue=1
-    scancel --signal=USR1 "$SLURM_JOB_ID" || true
+    echo "time is nearly up: back to the queue"
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 0
 }}
 trap nearly_over USR1
 
-train &
-training=$!
-code=0
-wait "$training" || code=$?
-if (( requeue )); then
-    for (( waited = 0; waited < {grace_s}; waited++ )); do
-        kill -0 "$training" 2> /dev/null || break
-        sleep 1
-    done
-    scontrol requeue "$SLURM_JOB_ID"
-    exit 0
-fi
-exit "$code"
+train &  # in the background: a shell that waits for a program in front of it heeds no signal
+wait "$!"
 """
 
 BY_SRUN = """\
-    # one launcher a node; it must outlive USR1, which only the ranks have a handler for
+    # one launcher a node
     # shellcheck disable=SC2016  # the inner shell expands these
     srun --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=1 bash -c '
-        trap "" USR1
         exec deepspeed --hostfile "$1" --no_ssh --node_rank "$SLURM_NODEID" --master_addr "$2" --master_port "$3" \\
             --no_local_rank --module train "${@:4}"
     ' launch "$hostfile" "$head_node" "$master_port" "${overrides[@]}\""""
 
 BY_SSH = """\
-    # the head node starts the others by pdsh; USR1 does not reach their ranks
+    # the head node starts the others by pdsh
     deepspeed --hostfile "$hostfile" --master_addr "$head_node" --master_port "$master_port" \\
         --no_local_rank --module train "${overrides[@]}\""""
 
@@ -112,7 +99,7 @@ class Slurm(Cluster):
     gpus_per_node: int = 8
     """GPUs asked for, and processes, on each node."""
     time_limit: str = "24:00:00"
-    """hours:minutes:seconds or days-hours:minutes:seconds; the job is requeued and resumes when it is over."""
+    """hours:minutes:seconds or days-hours:minutes:seconds; the requeued job goes on from its last stage end."""
     job_name: str = "pdpc"
     """Name in the queue and of the log."""
     partition: str | None = None
@@ -196,5 +183,4 @@ class Slurm(Cluster):
             overrides="\n".join(f"    {shlex.quote(one)}" for one in overrides),
             start=BY_SSH if self.ssh else BY_SRUN,
             signal_s=SIGNAL_S,
-            grace_s=GRACE_S,
         )

@@ -53,7 +53,12 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
         "DEEPSPEED_LOG_LEVEL": "warning",
         **({} if _gpus() else {"DS_ACCELERATOR": "cpu"}),
     }
-    return supervise(command, environment)
+    code = supervise(command, environment)
+    if code == 0 and not finished(Path(settings.output), settings, inputs.fingerprints):
+        # DeepSpeed's launcher also answers 0 when a part of it was killed by a signal.
+        print(f"run {settings.output} was cut off: run the same command again to go on", file=sys.stderr)
+        return 1
+    return code
 
 
 def supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:

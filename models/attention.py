@@ -13,7 +13,8 @@ from torch import Tensor
 def document_lengths(ids_BT: Tensor, end_of_text: int | None) -> list[int]:
     """Return the lengths of the attention segments of a batch, row by row; they sum to B * T.
 
-    A segment begins at the start of a row and at every `end_of_text`. Runs on the host: hand in host tensors.
+    A segment begins at the start of a row and at every `end_of_text`. Hand in host tensors where the device must not
+    be waited for.
     """
     rows, tokens = ids_BT.shape
     if end_of_text is None:

@@ -60,12 +60,3 @@ class DecoderConfig:
         if not embeddings:
             return body
         return body + self.vocab_size * self.width * (1 if self.tie_embeddings else 2)
-
-    def train_flops_per_token(self, seq_len: int) -> int:
-        """Return floating-point operations of training per token: 6 N_mm + 12 L h T.
-
-        N_mm are the parameters in matrix products (all but the input embedding). Attention is counted in full, without
-        halving for the causal mask: the convention of llm-foundry and torchtitan, so that figures compare.
-        """
-        matmul = self.parameter_count(embeddings=False) + self.vocab_size * self.width
-        return 6 * matmul + 12 * self.layers * self.width * seq_len

@@ -94,13 +94,14 @@ class Decoder(nn.Module):
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
 
-    def forward(self, ids_BS: Tensor) -> TokenLosses:
+    def forward(self, ids_BS: Tensor, lengths: list[int] | None = None) -> TokenLosses:
         """Return the losses of predicting `ids_BS[:, 1:]` from `ids_BS[:, :-1]`.
 
-        `ids_BS` is int64 [B, T + 1]; IGNORED may fill the right end of a row: such labels cost nothing.
+        `ids_BS` is int64 [B, T + 1]; IGNORED may fill the right end of a row: such labels cost nothing. `lengths` are
+        the documents' lengths (`document_lengths` of the inputs), where the caller knows them already.
         """
         ids_BT, labels_BT = ids_BS[:, :-1], ids_BS[:, 1:]
-        hidden_BTW = self.hidden(ids_BT)
+        hidden_BTW = self.hidden(ids_BT, lengths)
         total, losses_N = linear_cross_entropy(hidden_BTW.flatten(0, 1), self.head.weight, labels_BT.flatten())
         return TokenLosses(total, losses_N.view(labels_BT.shape))
 
@@ -108,9 +109,10 @@ class Decoder(nn.Module):
         """Return next-token logits in float32, [B, T, V]."""
         return self.head(self.hidden(ids_BT)).float()
 
-    def hidden(self, ids_BT: Tensor) -> Tensor:
-        """Return the normalised last state of every token, [B, T, W]."""
-        lengths = document_lengths(ids_BT, self.config.end_of_text)
+    def hidden(self, ids_BT: Tensor, lengths: list[int] | None = None) -> Tensor:
+        """Return the normalised last state of every token, [B, T, W]; `lengths` as in `forward`."""
+        if lengths is None:
+            lengths = document_lengths(ids_BT, self.config.end_of_text)
         rotary = rotary_table(ids_BT.shape[1], self.config.head_size, self.config.rope_theta, ids_BT.device)
         x_BTW = self.embedding(ids_BT.clamp(min=0))
         for layer in self.layers:

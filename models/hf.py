@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -50,13 +51,15 @@ def export(
     `state` holds a Decoder's tensors by name (any dtype and device); they are stored as `dtype`. Written beside
     `folder` and renamed into it, so it is there whole or not at all; an earlier export in `folder` is replaced. `card`
     is the text of README.md (None: a short one is written). ValueError if a tensor is missing, unexpected or of the
-    wrong shape, if `folder` holds something else, or if `tokenizer_folder` has no tokenizer.
+    wrong shape, if `folder` holds something else, or if `tokenizer_folder` has no tokenizer. What a killed export to
+    `folder` left beside it is removed, so two exports to one folder must not run at the same time.
     """
     if dtype not in DTYPES.values():
         raise ValueError(f"export dtype {dtype} cannot be written: choose one of {', '.join(DTYPES)}")
     weights = _checked_state(config, state)
     folder = folder.absolute()
     _refuse_foreign(folder)
+    _remove_left_over(folder, "partial")
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     draft.mkdir(parents=True)
     try:
@@ -71,6 +74,7 @@ def export(
         for path in draft.iterdir():
             _sync(path)
         _replace(draft, folder)
+        _remove_left_over(folder, "old")  # not before: it may be the only whole export
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -192,6 +196,16 @@ def _replace(draft: Path, folder: Path) -> None:
         raise
     _sync(folder.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_left_over(folder: Path, suffix: str) -> None:
+    """Remove the siblings `.<name>.<8 hex digits>.<suffix>` that a killed export to `folder` left."""
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.{suffix}")
+    if not folder.parent.is_dir():
+        return
+    for path in folder.parent.iterdir():
+        if pattern.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_json(path: Path, value: Any) -> None:

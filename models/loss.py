@@ -69,7 +69,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grads[0]
         return (
-            grad_hidden * scale.to(grad_hidden.dtype) if grad_hidden is not None else None,
+            (grad_hidden.float() * scale).to(grad_hidden.dtype) if grad_hidden is not None else None,
             (grad_weight * scale).to(ctx.weight_dtype) if grad_weight is not None else None,
             None,
         )

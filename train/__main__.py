@@ -11,30 +11,36 @@ import logging
 import os
 import sys
 
-from train.compose import compose
+from train.compose import SettingsError, compose
+from train.packages import check_packages
 
 
 def main(arguments: list[str]) -> int:
-    """Compose the settings from Hydra overrides and train; return the exit code (2: refused at the door)."""
+    """Compose the settings from Hydra overrides and train; return the exit code: 2 refused at the door, 1 failed."""
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
     overrides = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]
-    from train.run import quiet_ranks, train
+    from train.run import Refused, quiet_ranks, train
     from train.settings import TrainSettings
 
     quiet_ranks()
+    log = logging.getLogger(__name__)
     try:
+        check_packages()
         settings = compose("train", TrainSettings, overrides)
         ranks = os.environ.get("WORLD_SIZE")
         if settings.processes is not None and ranks is not None and int(ranks) != settings.processes:
-            raise ValueError(
+            raise SettingsError(
                 f"processes={settings.processes}, but the launcher started {ranks} ranks: "
                 "make them equal or leave processes out"
             )
         train(settings)
-    except ValueError as error:
-        if os.environ.get("RANK", "0") == "0":
-            logging.getLogger(__name__).error("pdpc train: %s", error)
+    except (SettingsError, Refused) as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # one voice a node
+            log.error("pdpc train: %s", error)
         return 2
+    except Exception:
+        log.exception("pdpc train: rank %s failed", os.environ.get("RANK", "0"))
+        return 1
     return 0
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from curriculum.artifact import sync
 from curriculum.order import Order
 from curriculum.sampler import CurriculumSampler
 from curriculum.tokens import IGNORED, Tokens
@@ -85,6 +86,7 @@ def forget_consumed(folder: Path, step: int) -> None:
         rows = _rows(path, int(path.stem.split("_")[5]))
         temporary = path.with_suffix(".tmp")
         temporary.write_bytes(rows[rows[:, 0] < step].tobytes())
+        sync(temporary)
         os.replace(temporary, path)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -26,7 +25,6 @@ from curriculum.artifact import (
     Manifest,
     open_manifest,
     publish,
-    remove_abandoned,
     sync,
     verify,
     write_manifest,
@@ -38,6 +36,8 @@ from train.world import World
 log = logging.getLogger(__name__)
 
 KIND = "checkpoint"
+TEMPORARY = ".writing_"
+"""What the folder of a checkpoint that is being written begins with."""
 
 
 def folder_of(checkpoints: Path, step: int) -> Path:
@@ -59,43 +59,44 @@ def save(
     """Write the checkpoint after `step` steps; return its folder, the same on every rank.
 
     Every rank writes and syncs its file; when all have, rank 0 hashes them, writes the manifest and renames the folder.
-    Raises OSError on every rank when one could not write (a full disk), with nothing left behind under the checkpoint's
-    name.
+    When a rank could not write (a full disk), all of them raise and nothing is left behind: OSError where the cause is
+    known, else OtherRankFailed. Needs the run's lock: nobody else writes here.
     """
     folder = folder_of(checkpoints, step)
-    temporary = folder.parent / f".{folder.name}.tmp-{world.same(os.getpid())}"
+    temporary = checkpoints / f"{TEMPORARY}{folder.name}"
+    facts = {
+        "step": step,
+        "cursor": cursor,
+        "tokens": tokens,
+        "updates": engine.updates(),
+        "world_size": world.size,
+        "model": asdict(engine.decoder.config),
+    }
+
+    def commit() -> None:
+        write_manifest(temporary, KIND, config=config, inputs=inputs, facts=facts)
+        publish(temporary, folder)
+
+    try:
+        world.first_does(lambda: temporary.mkdir(parents=True))
+        _write_on_every_rank(temporary, engine, world)
+        world.first_does(commit)
+    except OSError as error:
+        if world.first:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(f"checkpoint {folder} could not be written ({error}): free space and run again") from error
+    return folder
+
+
+def _write_on_every_rank(temporary: Path, engine: Engine, world: World) -> None:
+    """Write this rank's file; raise OSError on every rank when one of them could not."""
     problem: OSError | None = None
     try:
-        if world.first:
-            checkpoints.mkdir(exist_ok=True)
-            remove_abandoned(folder)
-            temporary.mkdir()
-        world.barrier()
         _write_rank_file(temporary / f"rank_{world.rank:05d}.safetensors", engine)
     except OSError as error:
         problem = error
-    written = world.agree(problem is None)
-    if written and world.first:
-        facts = {
-            "step": step,
-            "cursor": cursor,
-            "tokens": tokens,
-            "updates": engine.updates(),
-            "world_size": world.size,
-            "model": asdict(engine.decoder.config),
-        }
-        try:
-            write_manifest(temporary, KIND, config=config, inputs=inputs, facts=facts)
-            publish(temporary, folder)
-        except OSError as error:
-            problem = error
     if not world.agree(problem is None):
-        if world.first:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise OSError(
-            f"checkpoint {folder} could not be written ({problem or 'on another rank'}): free space and run again"
-        ) from problem
-    return folder
+        raise problem or OSError("another rank could not write its part")
 
 
 def _write_rank_file(path: Path, engine: Engine) -> None:
@@ -110,6 +111,21 @@ def _write_rank_file(path: Path, engine: Engine) -> None:
         sync(path)
     except Exception as error:  # safetensors has an error class of its own for a failed write
         raise OSError(f"{path}: {error}") from error
+
+
+def clean(checkpoints: Path, step: int) -> None:
+    """Remove what killed saves left, and every checkpoint after `step`: those were found damaged and are made again.
+
+    Needs the run's lock: nobody else writes here.
+    """
+    if not checkpoints.is_dir():
+        return
+    for left in checkpoints.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(left)
+    for folder in candidates(checkpoints):
+        if folder.name > folder_of(checkpoints, step).name:
+            log.warning("checkpoint %s is removed: the run goes on from step %s", folder, step)
+            shutil.rmtree(folder)
 
 
 def prune(checkpoints: Path, keep: int) -> None:

@@ -38,6 +38,7 @@ def compose(
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     choices = choices or {}
     store = ConfigStore.instance()
@@ -55,6 +56,8 @@ def compose(
             {*_keys(schema), *(f"{g}.{k}" for g, o in choices.items() for t in o.values() for k in _keys(t))}
         )
         raise SettingsError(_explain(verb, error, known)) from error
+    except YAMLError as error:
+        raise SettingsError(f"{verb}: not YAML: {' '.join(str(error).split())}: mend that file") from error
     except ValueError as error:
         raise SettingsError(f"{verb}: {error}") from error
 
@@ -131,9 +134,10 @@ def _explain(verb: str, error: Exception, known: list[str]) -> str:
         return f"{verb}: {name} has no value: give {name}=..."
     wrong = re.search(r"full_key: (\S+)", str(cause))
     if wrong:
-        first = str(cause).splitlines()[0]
+        first, *rest = str(cause).splitlines()
+        file = re.match(r"In '([^']+)': ", first)
+        if file:  # a YAML file and not an override: Hydra puts the file's name first
+            first = f"{rest[0]} in {file.group(1)}.yaml"
         return f"{verb}: {wrong.group(1)}: {first}: give a value of the right type"
-    lines = [
-        line for line in text.splitlines() if line.strip() and "provider=" not in line and "search path" not in line
-    ]
-    return f"{verb}: {' '.join(line.strip() for line in lines)}"
+    lines = [line.strip() for line in text.splitlines() if "provider=" not in line and "search path" not in line]
+    return f"{verb}: {' '.join(line for line in lines if line and not line.endswith('_schema'))}"

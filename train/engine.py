@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.decoder import Decoder
 from train.settings import OptimizerSettings, TrainSettings
@@ -99,14 +99,9 @@ class Engine:
             )
         self._adamw: torch.optim.Optimizer = self._deepspeed.optimizer.optimizer
 
-    @property
-    def model(self) -> nn.Module:
-        """The decoder, in the precision it computes in."""
-        return self.decoder
-
-    def __call__(self, ids_BS: Tensor) -> Any:
-        """Return the TokenLosses of a batch."""
-        return self._deepspeed(ids_BS)
+    def __call__(self, ids_BS: Tensor, lengths: list[int] | None = None) -> Any:
+        """Return the TokenLosses of a batch; `lengths` as in `Decoder.forward`."""
+        return self._deepspeed(ids_BS, lengths)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this rank's share of the step's mean loss."""

@@ -6,18 +6,21 @@ import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from curriculum.artifact import write_text
+from curriculum.artifact import ArtifactError, write_text
 from curriculum.scores import Scores
 from curriculum.tokens import Tokens
 from models.decoder import Decoder
 from train import checkpoint
 from train.export import newest_checkpoint
-from train.harness import BenchmarkSettings, evaluate_benchmarks
+from train.harness import BenchmarkSettings, check_tasks, evaluate_benchmarks
 from train.heldout import HeldoutSettings, evaluate_heldout
-from train.inputs import VALIDATION, Inputs
+from train.inputs import VALIDATION
 from train.runfolder import read_run
 from train.world import World
 
@@ -40,16 +43,13 @@ class EvaluateSettings:
 
 def run(settings: EvaluateSettings) -> Values:
     """Evaluate the newest checkpoint of a run in this process; print and keep the values in `evaluations/`."""
+    check_tasks(settings.benchmarks)
     folder = Path(settings.run)
-    paths = read_run(folder)["paths"]
+    validation, pd = _heldout_of(read_run(folder))
     source = newest_checkpoint(folder)
-    decoder = load_decoder(source)
-    validation = Tokens.open(paths["tokens"], VALIDATION)
-    pd = Scores.open(paths["scores"], VALIDATION).column("pd") if paths["scores"] else None
-    alone = World(0, 1, 0, 1, torch.device("cpu"))
-    with torch.inference_mode():
-        values: Values = {**evaluate_heldout(decoder, validation, pd, settings.heldout, alone)}
-        values |= evaluate_benchmarks(decoder, validation.tokenizer_folder, settings.benchmarks, alone)
+    alone = World(0, 1, 0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    decoder = load_decoder(source).to(alone.device)
+    values = evaluate(decoder, validation, pd, settings.heldout, settings.benchmarks, alone)
     target = folder / "evaluations" / f"{source.name}.json"
     target.parent.mkdir(exist_ok=True)
     write_text(target, json.dumps(values, indent=1) + "\n")
@@ -57,6 +57,20 @@ def run(settings: EvaluateSettings) -> Values:
         log.info("%-40s %s", name, value if isinstance(value, str) else f"{value:.4f}")
     log.info("written to %s", target)
     return values
+
+
+def _heldout_of(facts: dict[str, Any]) -> tuple[Tokens, NDArray[np.float32] | None]:
+    """Return the validation slice of a run and its PD. Raises ArtifactError when they are not what the run used."""
+    paths, prints = facts["paths"], facts["fingerprints"]
+    validation = Tokens.open(paths["tokens"], VALIDATION)
+    scores = Scores.open(paths["scores"], VALIDATION) if paths["scores"] else None
+    for name, found in (("validation", validation), ("scores", scores)):
+        if found is not None and found.fingerprint != prints[name]:
+            raise ArtifactError(
+                f"{found.folder} is not what the run used ({name}: {found.fingerprint} there, {prints[name]} in the "
+                "run): put the old folder back"
+            )
+    return validation, scores.column("pd") if scores else None
 
 
 def load_decoder(source: Path) -> Decoder:
@@ -71,11 +85,15 @@ def load_decoder(source: Path) -> Decoder:
 
 
 def evaluate(
-    decoder: Decoder, inputs: Inputs, heldout: HeldoutSettings, benchmarks: BenchmarkSettings, world: World
+    decoder: Decoder,
+    validation: Tokens,
+    pd: NDArray[np.float32] | None,
+    heldout: HeldoutSettings,
+    benchmarks: BenchmarkSettings,
+    world: World,
 ) -> Values:
     """Return the stage record's values; every rank calls this and gets the same."""
-    decoder.eval()
-    values: Values = {**evaluate_heldout(decoder, inputs.validation, inputs.pd, heldout, world)}
-    values |= evaluate_benchmarks(decoder, inputs.validation.tokenizer_folder, benchmarks, world)
-    decoder.train()
+    with torch.inference_mode():
+        values: Values = {**evaluate_heldout(decoder, validation, pd, heldout, world)}
+        values |= evaluate_benchmarks(decoder, validation.tokenizer_folder, benchmarks, world)
     return values

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
-from curriculum.artifact import ArtifactError
+from curriculum.artifact import ArtifactError, open_manifest
+from curriculum.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
 from models import hf
 from train import checkpoint
 from train.runfolder import CHECKPOINTS, EXPORT, read_run
 
 log = logging.getLogger(__name__)
 
+CARD = "README.md"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -37,14 +39,21 @@ class ExportSettings:
 
 def run(settings: ExportSettings) -> None:
     """Write the newest checkpoint of a run as a folder that AutoModelForCausalLM loads without this package."""
-    export_checkpoint(Path(settings.run), Path(settings.output), settings.dtype)
-    log.info("exported %s to %s", settings.run, settings.output)
+    written = export_checkpoint(Path(settings.run), Path(settings.output), settings.dtype)
+    log.info("exported %s to %s" if written else "%s is at %s already: reused", settings.run, settings.output)
 
 
-def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32") -> None:
-    """Export the newest checkpoint below `run_folder` with its tokenizer and a model card."""
+def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32") -> bool:
+    """Export the newest checkpoint below `run_folder` with its tokenizer and a model card; False: it is there already.
+
+    The card names checkpoint and type of the weights, and an export is there whole or not at all: equal cards will do.
+    """
     facts = read_run(run_folder)
     source = newest_checkpoint(run_folder)
+    card = _card(facts, source, dtype)
+    whole = all((output / name).is_file() for name in (CARD, "config.json", TOKENIZER_FILE))
+    if whole and any(output.glob("*.safetensors")) and (output / CARD).read_text("utf-8") == card:
+        return False
     config, state = checkpoint.read_weights(source)
     hf.export(
         output,
@@ -52,8 +61,9 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32") -> No
         state,
         dtype=DTYPES[dtype],
         tokenizer_folder=_tokenizer_folder(run_folder, facts),
-        card=_card(facts, source.name),
+        card=card,
     )
+    return True
 
 
 def newest_checkpoint(run_folder: Path) -> Path:
@@ -66,17 +76,19 @@ def newest_checkpoint(run_folder: Path) -> Path:
 
 
 def _tokenizer_folder(run_folder: Path, facts: dict[str, Any]) -> Path:
+    """Return where the run's own tokenizer lies: in TOKENS, or in the export that the run ended with."""
     for folder in (Path(facts["paths"]["tokens"]) / "tokenizer", run_folder / EXPORT):
-        if (folder / "tokenizer.json").is_file():
+        if (folder / TOKENIZER_FILE).is_file() and tokenizer_fingerprint(folder) == facts["fingerprints"]["tokenizer"]:
             return folder
     raise ArtifactError(
         f"the tokenizer of run {run_folder} is not at {facts['paths']['tokens']} any more: put the TOKENS folder back"
     )
 
 
-def _card(facts: dict[str, Any], step: str) -> str:
+def _card(facts: dict[str, Any], source: Path, dtype: str) -> str:
     """Return the model card: what the model is and which data, in which order, made it."""
-    rows = "\n".join(f"| {name} | `{value}` |" for name, value in sorted(facts["fingerprints"].items()) if value)
+    prints = {**facts["fingerprints"], "checkpoint": open_manifest(source, checkpoint.KIND).fingerprint}
+    rows = "\n".join(f"| {name} | `{value}` |" for name, value in sorted(prints.items()) if value)
     versions = ", ".join(f"{name} {value}" for name, value in sorted(facts["versions"].items()))
     return f"""---
 library_name: transformers
@@ -86,11 +98,12 @@ pipeline_tag: text-generation
 # {facts["arm"]}
 
 A Llama-family decoder of {facts["parameters"]:,} parameters, trained from scratch with PDPC (arm `{facts["arm"]}`, seed
-{facts["seed"]}, checkpoint `{step}`). It loads with plain `AutoModelForCausalLM.from_pretrained`.
+{facts["seed"]}, checkpoint `{source.name}`), stored as {dtype}.
+It loads with plain `AutoModelForCausalLM.from_pretrained`.
 
 ## Data
 
-The order of the data is a file. These fingerprints identify what the model read:
+The order of the data is a file. These fingerprints identify the model and what it read:
 
 | what | fingerprint |
 |---|---|

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from curriculum.artifact import fingerprint_of, hash_file
 from train.exchange import Exchange, RankFailed
 from train.harness_shelter import LOCAL_FORMATS, SEED, shelter
 from train.heldout import evaluating
@@ -72,6 +73,14 @@ def check_tasks(settings: BenchmarkSettings) -> None:
         for file in _paths((config.get("dataset_kwargs") or {}).get("data_files")):
             if "://" not in file and not any(mark in file for mark in "*?[") and not Path(file).exists():
                 raise ValueError(f"benchmark {name}: its data file {file} does not exist: build the benchmark again")
+
+
+def task_files_fingerprint(settings: BenchmarkSettings) -> str | None:
+    """Return a fingerprint of the task files in `task_paths`; None without tasks or without files of one's own."""
+    if not settings.tasks or not settings.task_paths:
+        return None
+    files = [file for folder in settings.task_paths for file in sorted(Path(folder).glob("**/*.yaml"))]
+    return fingerprint_of([[file.name, hash_file(file).xxh3_128] for file in files])
 
 
 def evaluate_benchmarks(

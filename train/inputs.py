@@ -12,7 +12,7 @@ from curriculum.order import Order
 from curriculum.scores import Scores
 from curriculum.tokens import Tokens
 from models.config import DecoderConfig
-from train.harness import check_tasks
+from train.harness import check_tasks, task_files_fingerprint
 from train.settings import TrainSettings
 
 VALIDATION = "validation"
@@ -44,6 +44,10 @@ def open_inputs(settings: TrainSettings) -> Inputs:
             f"slice {order.manifest.facts['slice']!r} ({tokens.fingerprint}): run pdpc arrange on these tokens"
         )
     validation = Tokens.open(settings.data.tokens, VALIDATION)
+    if len(validation) == 0:
+        raise ValueError(
+            f"{settings.data.tokens} has no validation samples: prepare it again with a larger validation_fraction"
+        )
     scores = None
     if settings.data.scores is not None:
         scores = Scores.open(settings.data.scores, VALIDATION)
@@ -54,5 +58,19 @@ def open_inputs(settings: TrainSettings) -> Inputs:
         "order": order.fingerprint,
         "tokenizer": tokens.tokenizer_fingerprint,
         "scores": scores.fingerprint if scores else None,
+        "validation": validation.fingerprint,
+        "benchmarks": task_files_fingerprint(settings.benchmarks),
     }
-    return Inputs(order, tokens, validation, scores.column("pd") if scores else None, decoder, fingerprints)
+    return Inputs(order, tokens, validation, _finite_pd(scores) if scores else None, decoder, fingerprints)
+
+
+def _finite_pd(scores: Scores) -> NDArray[np.float32]:
+    """Return the PD of a slice. Raises ValueError naming the first sample whose PD is not a finite number."""
+    pd_N = scores.column("pd")
+    bad = np.flatnonzero(~np.isfinite(pd_N))
+    if len(bad):
+        raise ValueError(
+            f"pd of {scores.folder} is not finite for {len(bad)} samples of slice {scores.slice!r}, the first is "
+            f"sample {bad[0]} ({pd_N[bad[0]]}): score them again with sound reference models"
+        )
+    return pd_N

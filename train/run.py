@@ -9,13 +9,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from curriculum.artifact import write_text
 from models.decoder import build
 from train import checkpoint
 from train.batches import ConsumedFile, forget_consumed
-from train.engine import Engine
+from train.engine import Engine, deepspeed_config
 from train.evaluation import evaluate
 from train.export import export_checkpoint
 from train.inputs import Inputs, open_inputs
@@ -28,20 +26,27 @@ from train.world import World, finish, start
 log = logging.getLogger(__name__)
 
 
+class Refused(ValueError):
+    """The run was refused at the door: nothing was trained and nothing changed."""
+
+
 def train(settings: TrainSettings) -> None:
     """Train one arm, or go on with it from its newest checkpoint. Every rank calls this.
 
-    Raises ValueError or ArtifactError at the door, before a process group or a model exists.
+    Raises Refused at the door: before a model exists, and but for a RUN folder that another run owns, before the ranks
+    have met.
     """
-    inputs = open_inputs(settings)
+    try:
+        inputs = open_inputs(settings)
+        deepspeed_config(settings, inputs.order.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
+    except ValueError as error:
+        raise Refused(str(error)) from error
     world = start(settings.threads)
-    folder = Path(settings.output)
-    claimed = _claim(folder, settings, inputs, world)
+    claimed = _claim(Path(settings.output), settings, inputs, world)
     if world.same(int(claimed is not None and claimed.finished)):
-        log.info("run %s is finished: nothing to do", folder)
+        log.info("run %s is finished: nothing to do", settings.output)
     else:
         _train(settings, inputs, world, claimed)
-    world.barrier()
     if claimed is not None:
         claimed.release()
     finish(world)
@@ -49,70 +54,68 @@ def train(settings: TrainSettings) -> None:
 
 def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) -> RunFolder | None:
     """Lock and describe the RUN folder on rank 0; a refusal there is an error on every rank."""
-    claimed, problem = None, None
-    if world.first:
+    paths = {name: str(Path(path).absolute()) if path else None for name, path in asdict(settings.data).items()}
+    extra = {
+        "parameters": inputs.decoder.parameter_count(),
+        "world_size": world.size,
+        "paths": {**paths, "slice": inputs.order.manifest.facts["slice"]},
+    }
+
+    def claim() -> RunFolder:
         try:
             claimed = RunFolder.claim(folder)
-            was_finished = claimed.finished
-            claimed.describe(
-                settings,
-                inputs.fingerprints,
-                {
-                    "parameters": inputs.decoder.parameter_count(),
-                    "world_size": world.size,
-                    "paths": {**asdict(settings.data), "slice": inputs.order.manifest.facts["slice"]},
-                },
-            )
-            if was_finished:
-                claimed.finish()
+            claimed.describe(settings, inputs.fingerprints, extra)
         except ValueError as error:
-            problem = error
-    if not world.agree(problem is None):
-        raise problem or ValueError(f"run {folder} was refused on rank 0")
-    return claimed
+            raise Refused(str(error)) from error
+        return claimed
+
+    return world.first_does(claim)
 
 
 def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFolder | None) -> None:
     folder = Path(settings.output)
     engine = Engine(build(inputs.decoder, settings.seed), settings, inputs.order.batch_size, world)
     progress = _resume(folder, engine, inputs, world)
-    metrics: MetricsFile | None = None
-    tracker: Tracker = NullTracker()
-    if claimed is not None:
+
+    def open_records() -> tuple[MetricsFile, Tracker]:
+        assert claimed is not None
         write_text(folder / "ds_config.json", json.dumps(engine.config, indent=1) + "\n")
         forget_consumed(folder, progress.step)
-        metrics = MetricsFile(folder, progress.step)
-        tracker = start_tracker(
-            settings.tracker, folder, settings.arm, {**identity(settings), **claimed.facts["fingerprints"]}
-        )
-    world.barrier()
-    loop = Loop(
-        settings,
-        inputs,
-        engine,
-        world,
-        progress,
-        ConsumedFile(folder, world, inputs.order.batch_size // world.size),
-        metrics,
-        tracker,
-        _at_stage_end,
-    )
-    _make_up_evaluation(loop)
-    loop.run()
-    loop.consumed.close()
-    tracker.finish()
-    if claimed is not None and metrics is not None:
-        metrics.close()
+        shown = {**identity(settings), **claimed.facts["fingerprints"]}
+        return MetricsFile(folder, progress.step), start_tracker(settings.tracker, folder, settings.arm, shown)
+
+    metrics, tracker = world.first_does(open_records) or (None, NullTracker())
+    consumed = ConsumedFile(folder, world, inputs.order.batch_size // world.size)
+    loop = Loop(settings, inputs, engine, world, progress, consumed, metrics, tracker, _at_stage_end)
+    try:
+        _make_up_evaluation(loop)
+        loop.run()
+    finally:
+        consumed.close()
+        tracker.finish()
+        if metrics is not None:
+            metrics.close()
+
+    def seal() -> None:
+        assert claimed is not None
         export_checkpoint(folder, folder / EXPORT)
         claimed.finish()
         log.info("run %s is finished: %s tokens in %s steps", folder, progress.tokens, progress.step)
+
+    world.first_does(seal)
     engine.destroy()
 
 
 def _resume(folder: Path, engine: Engine, inputs: Inputs, world: World) -> Progress:
     """Load the newest whole checkpoint, the same on every rank; a run without one begins at step 0."""
-    found = checkpoint.newest(folder / CHECKPOINTS) if world.first else None
-    step = world.same(int(found.name.removeprefix("step_")) if found else 0)
+
+    def find() -> int:
+        found = checkpoint.newest(folder / CHECKPOINTS)
+        step = int(found.name.removeprefix("step_")) if found else 0
+        checkpoint.clean(folder / CHECKPOINTS, step)
+        return step
+
+    step = world.same(world.first_does(find) or 0)
     if step == 0:
         return Progress()
     manifest = checkpoint.load(checkpoint.folder_of(folder / CHECKPOINTS, step), engine)
@@ -144,8 +147,7 @@ def _at_stage_end(loop: Loop, stage: int) -> None:
         config=identity(loop.settings),
         inputs=fingerprints,
     )
-    if loop.world.first:
-        checkpoint.prune(folder / CHECKPOINTS, loop.settings.keep_checkpoints)
+    loop.world.first_does(lambda: checkpoint.prune(folder / CHECKPOINTS, loop.settings.keep_checkpoints))
     _evaluate(loop, stage)
 
 
@@ -161,8 +163,10 @@ def _make_up_evaluation(loop: Loop) -> None:
 
 def _evaluate(loop: Loop, stage: int) -> None:
     began = time.perf_counter()
-    with torch.inference_mode():
-        values = evaluate(loop.engine.decoder, loop.inputs, loop.settings.heldout, loop.settings.benchmarks, loop.world)
+    inputs, settings = loop.inputs, loop.settings
+    values = evaluate(
+        loop.engine.decoder, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, loop.world
+    )
     record = {"kind": "stage", "stage": stage, "step": loop.progress.step, "tokens": loop.progress.tokens, **values}
     loop.record({**record, "time/evaluation_s": time.perf_counter() - began})
     if loop.metrics is not None:

@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from train.settings import TrainSettings, identity
 RUN = "run.json"
 CHECKPOINTS = "checkpoints"
 EXPORT = "export"
+WRITTEN = ("arm", "fingerprints", "identity", "parameters", "paths", "seed", "status", "versions")
+"""What is in every run.json, and what readers build on."""
 
 
 class RunFolder:
@@ -52,11 +55,17 @@ class RunFolder:
     ) -> None:
         """Write what the run is made of; refuse to go on with a run that is made of something else.
 
-        Raises ValueError naming the first keys that differ.
+        A finished run is only compared. Every life of a run is kept in `lives`. Raises ValueError naming the first keys
+        that differ.
         """
         if self.facts:
             refuse_changes(self.path, self.facts, settings, fingerprints)
+        if self.finished:
+            return
         asked = identity(settings)
+        versions = {"pdpc": code_version(), "python": platform.python_version()}
+        versions |= {name: version(name) for name in ("torch", "deepspeed")}
+        life = {"started_at": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions, **extra}
         prints = {**fingerprints, "config": fingerprint_of(asked)}
         self.facts = {
             **self.facts,
@@ -65,11 +74,8 @@ class RunFolder:
             "status": "running",
             "identity": asked,
             "fingerprints": prints,
-            "versions": {
-                "pdpc": code_version(),
-                "python": platform.python_version(),
-                **{n: version(n) for n in ("torch", "deepspeed")},
-            },
+            "versions": versions,
+            "lives": [*self.facts.get("lives", []), life],
             **extra,
         }
         write_text(self.path / "config.yaml", as_yaml(settings))
@@ -112,6 +118,8 @@ def refuse_changes(
 
 def finished(path: Path, settings: TrainSettings, fingerprints: Mapping[str, str | None]) -> bool:
     """Tell whether `path` holds a finished run of just these settings. Raises ValueError when it holds another."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"output={path} is a file: name the folder of the run")
     if not (path / RUN).is_file():
         return False
     facts = read_run(path)
@@ -128,4 +136,9 @@ def read_run(path: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(file.read_text("utf-8"))
     except ValueError as error:
         raise ArtifactError(f"{file} is not JSON ({error}): restore it") from error
+    lacking = [key for key in WRITTEN if not isinstance(facts, dict) or key not in facts]
+    if lacking:
+        raise ArtifactError(
+            f"{file} has no {', '.join(lacking)}: it is not a run of pdpc train; give one, or restore it"
+        )
     return facts

@@ -38,6 +38,10 @@ class ScheduleSettings:
         for key in ("warmup_share", "final_share"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise ValueError(f"schedule.{key}={getattr(self, key)} must lie in [0, 1]")
+        if self.name == "constant" and self.final_share != 1.0:
+            raise ValueError(
+                f"schedule.final_share={self.final_share} does not fit a constant rate: use schedule=constant"
+            )
 
 
 def learning_rate(settings: ScheduleSettings, peak: float, step: int, steps: int) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.decoder import Decoder
-from models.loss import CHUNK_LOGITS
+from models.loss import CHUNK_LOGITS, IGNORED
 from train.exchange import Exchange
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,8 @@ class Scorer:
 
     def _hidden(self, rows: Sequence[Row]) -> Tensor:
         """Return the last hidden states of rows padded on the right, [B, T, W]; causality keeps padding out of them."""
-        ids_BT = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
+        # No token's id as padding: end_of_text would start a document, and an attention call, at every padded place.
+        ids_BT = torch.full((len(rows), max(map(len, rows))), IGNORED)
         for index, row in enumerate(rows):
             ids_BT[index, : len(row)] = torch.tensor(row)
         return self.decoder.hidden(ids_BT.to(self.exchange.world.device))

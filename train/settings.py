@@ -49,6 +49,11 @@ class ModelSettings:
     tie_embeddings: bool = False
     """Use the embedding matrix as the head."""
 
+    def __post_init__(self) -> None:
+        if self.vocab_multiple < 1:
+            raise ValueError(f"model.vocab_multiple={self.vocab_multiple} must be at least 1")
+        self.decoder_config(vocab_size=1, seq_len=1, end_of_text=None)
+
     def decoder_config(self, vocab_size: int, seq_len: int, end_of_text: int | None) -> DecoderConfig:
         """Return the decoder's configuration for a tokenizer and a sequence length."""
         size = {key: value for key, value in asdict(self).items() if key != "vocab_multiple"}
@@ -148,6 +153,8 @@ class TrainSettings:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key}={value} must be at least 1")
+        if not self.output:
+            raise ValueError("output is empty: name the RUN folder")
         if not self.arm:
             raise ValueError("arm is empty: name the run, for example arm=pdpc")
 
@@ -160,8 +167,10 @@ HARMLESS = (
     "log_every",
     "keep_checkpoints",
     "data",
-    "heldout",
-    "benchmarks",
+    "heldout.batch_size",
+    "benchmarks.batch_size",
+    "benchmarks.task_paths",
+    "benchmarks.offline",
     "zero",
     "micro_batch_size",
 )
@@ -173,4 +182,8 @@ What is read is compared by fingerprint, not by path; how the work is split move
 
 def identity(settings: TrainSettings) -> dict[str, Any]:
     """Return the settings that decide what a run computes, nested, without the harmless ones."""
-    return {key: value for key, value in asdict(settings).items() if key not in HARMLESS}
+    tree = asdict(settings)
+    for key in HARMLESS:
+        branch, _, leaf = key.rpartition(".")
+        del (tree[branch] if branch else tree)[leaf]
+    return tree

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +20,7 @@ log = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 METRICS = "metrics.jsonl"
+WANDB_TEMPORARY = ".wandb_tmp"
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,10 @@ class WandbTracker:
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_DISABLE_GIT", "true")
         self._run: Any = None
+        self._temporary = folder / WANDB_TEMPORARY
         try:
-            import wandb
+            with _temporary_files_in(folder / WANDB_TEMPORARY):
+                import wandb
 
             key = bool(os.environ.get("WANDB_API_KEY")) or _netrc_has_wandb()
             mode = os.environ.get("WANDB_MODE", "online" if key else "offline")
@@ -113,6 +119,7 @@ class WandbTracker:
                 self._run.finish()
             except Exception as error:
                 self._give_up(error)
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _give_up(self, error: Exception) -> None:
         self._run = None
@@ -126,6 +133,18 @@ TRACKERS = {"none": NullTracker, "wandb": WandbTracker}
 def start_tracker(settings: TrackerSettings, folder: Path, name: str, config: Mapping[str, Any]) -> Tracker:
     """Return the tracker that the settings name."""
     return WandbTracker(settings, folder, name, config) if settings.name == "wandb" else NullTracker()
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Let what is imported here put its temporary folders into `folder`: ranks end without Python's own clean-up."""
+    folder.mkdir(exist_ok=True)
+    before = tempfile.tempdir
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _netrc_has_wandb() -> bool:

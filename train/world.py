@@ -9,18 +9,28 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from curriculum.artifact import process_alive
+
 SUPERVISOR = "PDPC_SUPERVISOR_PID"
 """Environment variable with the process that started the ranks: when it is gone, they leave."""
 
 TIMEOUT = timedelta(minutes=30)
+
+
+T = TypeVar("T")
+
+
+class OtherRankFailed(RuntimeError):
+    """Another rank failed; this one stops with it."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,22 @@ class World:
         """Tell whether every rank says so: a failure on one rank becomes a failure on all, not a hang."""
         flag = torch.tensor([0 if ok else 1], dtype=torch.int64, device=self.device)
         return int(self.all_sum(flag).item()) == 0
+
+    def first_does(self, action: Callable[[], T]) -> T | None:
+        """Let rank 0 do something alone and return what it gives (None elsewhere).
+
+        When it fails, its exception is raised on rank 0 and OtherRankFailed on the rest: nobody waits for ever.
+        """
+        result: T | None = None
+        problem: Exception | None = None
+        if self.first:
+            try:
+                result = action()
+            except Exception as error:
+                problem = error
+        if not self.agree(problem is None):
+            raise problem or OtherRankFailed("rank 0 failed; its message says why")
+        return result
 
     def same(self, value: int) -> int:
         """Return rank 0's value on every rank."""
@@ -115,18 +141,8 @@ def watch_supervisor(interval_s: float = 0.5) -> None:
     parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent and _alive(pid):
+        while os.getppid() == parent and process_alive(pid):
             time.sleep(interval_s)
         os._exit(143)
 
     threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -94,7 +94,6 @@ def test_stages_part_the_run_and_every_position_knows_its_own(settings):
     assert np.unique(order.stage[0 : len(order)]).tolist() == [1, 2, 3]
     assert order.stage[order.stage_ends[0] * 16 - 1] == 1
     assert order.stage[order.stage_ends[0] * 16] == 2
-    assert order.stage_of_step(order.stage_ends[0] - 1) == 1
 
 
 def test_a_whole_order_is_reused_and_another_one_refused(settings):

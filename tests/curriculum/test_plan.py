@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curriculum.plan import plan, real_plan, round_plan
+from curriculum.preference import Pdpc
 
 
 @st.composite
@@ -44,6 +45,17 @@ def test_real_plan_is_a_scaling_of_the_wish():
 def test_even_wish_takes_every_bucket_evenly():
     whole = plan(np.ones((10, 2)), 4, [20, 20])
     assert (whole == 2).all()
+
+
+@pytest.mark.parametrize("steepness", [1000, -1000])
+def test_the_steepest_preference_is_all_but_a_sort(steepness):
+    affinity = Pdpc(steepness=steepness).affinity((np.arange(625) + 0.5) / 625)
+    whole = plan(affinity, 16, [5100, 4900])
+    assert whole.sum(axis=0).tolist() == [5100, 4900]
+    first, share = (whole[:, 0], 5100 / 10000) if steepness > 0 else (whole[:, 1], 4900 / 10000)
+    middle = round(625 * share)
+    assert (first[: middle - 20] == 16).all()
+    assert (first[middle + 20 :] == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,15 @@ def test_floor_and_ceiling_bound_the_share():
     assert 0.7999 < share.max() <= 0.8
 
 
+@pytest.mark.parametrize("steepness", [1000, -1000])
+def test_both_shares_stay_above_zero_at_the_steepest(steepness):
+    affinity = Pdpc(steepness=steepness).affinity(np.linspace(0, 1, 101))
+    assert (affinity > 0).all()
+    assert np.allclose(affinity.sum(axis=1), 1)
+    low, high = affinity.T
+    assert np.allclose(low, high[::-1], rtol=1e-9, atol=0)
+
+
 def test_shuffled_wants_its_one_bucket_always():
     assert (Shuffled().affinity(PROGRESS) == 1).all()
 
@@ -33,6 +42,8 @@ def test_shuffled_wants_its_one_bucket_always():
         (lambda: Pdpc(floor=0.8, ceiling=0.2), "floor=0.8"),
         (lambda: Pdpc(buckets=3), "buckets=3"),
         (lambda: Pdpc(steepness=float("nan")), "steepness=nan"),
+        (lambda: Pdpc(steepness=1000.5), r"steepness=1000\.5 must be a number from -1000 to 1000"),
+        (lambda: Pdpc(steepness=float("-inf")), "steepness=-inf"),
         (lambda: Pdpc(score=""), "score=''"),
         (lambda: Shuffled(buckets=2, score="pd"), "buckets=2"),
     ],

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 import uuid
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ TAG = "PDPC_TEST_TAG"
 
 
 def tagged(tag: str) -> list[int]:
-    """Return the living processes whose environment holds the tag: all that a program started, whoever their parent is."""
+    """Return the living processes whose environment holds the tag: all that a program started, orphans too."""
     wanted = f"{TAG}={tag}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -25,18 +26,46 @@ def tagged(tag: str) -> list[int]:
     return found
 
 
-@pytest.fixture
-def contained(tmp_path):
-    """An environment for programs; every home and cache is in tmp_path, and the test fails if a process is left."""
+@contextmanager
+def containment(folder: Path):
+    """Yield an environment for programs: homes and caches are in `folder`, and no process may be left at the end."""
     tag = uuid.uuid4().hex
-    home = tmp_path / "home"
+    home = folder / "home"
     (home / "tmp").mkdir(parents=True)
     homes = {"HOME": home, "TMPDIR": home / "tmp", "XDG_CACHE_HOME": home / ".cache", "HF_HOME": home / "hf"}
-    yield {**os.environ, **{name: str(path) for name, path in homes.items()}, TAG: tag}
-    deadline = time.monotonic() + 20
-    while (left := tagged(tag)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    commands = [Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ") for pid in left]
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert not left, commands
+    try:
+        yield {**os.environ, **{name: str(path) for name, path in homes.items()}, TAG: tag}
+        deadline = time.monotonic() + 20
+        while (left := tagged(tag)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not left, [Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ") for pid in left]
+    finally:
+        kill_all(tag)
+
+
+def kill_all(tag: str) -> None:
+    """SIGKILL every process of a containment at once, as a power cut would."""
+    while left := tagged(tag):
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def contained(tmp_path):
+    with containment(tmp_path) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def contained_pair(tmp_path_factory):
+    """Two environments apart from each other, for the tests of a module."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(containment(tmp_path_factory.mktemp(name))) for name in ("first", "second")]
+
+
+@pytest.fixture(scope="session")
+def power_cut():
+    """Kill all programs that were started in an environment."""
+    return lambda environment: kill_all(environment[TAG])

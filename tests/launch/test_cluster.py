@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from launch import cluster
+from launch import cluster, start
 from launch.cluster import CLUSTERS, LaunchSettings, run, split_overrides
 from launch.hosts import expand, hostfile
 from launch.machines import Cluster, Hostfile, Local
 from launch.slurm import Slurm
+from train.world import SUPERVISOR
 
 HARD = "data.tokens=/a b/'$HOME'/`x`"
 """An override that a careless script would let the shell read."""
@@ -71,12 +72,12 @@ def test_command_line_splits_into_launch_and_train() -> None:
 
 
 def test_local(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    start = Local(gpus_per_node=2).plan(["a=1", HARD], tmp_path)
-    assert Path(start.command[0]).name == "deepspeed"
-    assert start.command[1:] == ["--num_gpus", "2", "--no_local_rank", "--module", "train", "a=1", HARD]
+    command = Local(gpus_per_node=2).plan(["a=1", HARD], tmp_path).command
+    assert Path(command[0]).name == "deepspeed"
+    assert command[1:] == ["--num_gpus", "2", "--no_local_rank", "--module", "train", "a=1", HARD]
     assert "--num_gpus" not in Local().plan([], tmp_path).command
     dry(Local(), tmp_path, HARD)
-    typed = capsys.readouterr().out.splitlines()[-1].replace(start.command[0], "printf '%s\\n'", 1)
+    typed = capsys.readouterr().out.splitlines()[-1].replace(command[0], "printf '%s\\n'", 1)
     assert (
         subprocess.run(["bash", "-c", typed], capture_output=True, text=True, check=True).stdout.splitlines()[-1]
         == HARD
@@ -134,7 +135,6 @@ def slurm_machine(tmp_path: Path) -> Path:
     """Stand-ins for Slurm's programs and the launcher; they write what they were told into files of `tmp_path`."""
     programs = tmp_path / "bin"
     put_program(programs / "scontrol", f'[[ $1 == show ]] && printf "n1\\nn2\\n" || echo "$@" >> {tmp_path}/requeued')
-    put_program(programs / "scancel", f'echo "$@" > {tmp_path}/signalled')
     put_program(
         programs / "srun",
         "while [[ $1 == --* ]]; do shift; done\n"
@@ -143,7 +143,7 @@ def slurm_machine(tmp_path: Path) -> Path:
     put_program(
         programs / "deepspeed",
         f'cd {tmp_path}; node=node$SLURM_NODEID; printf "%s\\n" "$@" > $node.new; mv $node.new $node\n'
-        "while [[ -e long && ! -e signalled ]]; do sleep 0.05; done\n"
+        "while [[ -e long && ! -e requeued ]]; do sleep 0.05; done\n"
         "[[ ! -e broken ]]",
     )
     return tmp_path
@@ -192,7 +192,6 @@ def test_slurm_script_requeues_itself_before_its_time_is_up(slurm_machine: Path)
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
             job.wait()
-    assert (slurm_machine / "signalled").read_text() == "--signal=USR1 17\n"
     assert (slurm_machine / "requeued").read_text() == "requeue 17\n"
 
 
@@ -221,7 +220,7 @@ def test_slurm_directives(tmp_path: Path) -> None:
     directives = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
     assert directives == [
         "--job-name=pdpc", "--nodes=4", "--ntasks-per-node=1", "--gpus-per-node=8", "--exclusive", "--wait-all-nodes=1",
-        "--time=2-00:00:00", "--open-mode=append", f"--output={tmp_path}/%x-%j.log", "--signal=B:USR1@120", "--requeue",
+        "--time=2-00:00:00", "--open-mode=append", f"--output={tmp_path}/%x-%j.log", "--signal=B:USR1@60", "--requeue",
         "--partition=a800", "--account=lab", "--constraint=a100&ib",
     ]  # fmt: skip
     assert "NOT YET RUN ON A GPU CLUSTER" in text
@@ -291,6 +290,25 @@ def test_run_starts_the_command_and_returns_its_code(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     assert run(LaunchSettings(Slurm(), scripts=str(tmp_path / "s"), overrides=["a=1"])) == 3
     assert (tmp_path / "queued").read_text() == f"{tmp_path}/s/train.sbatch\n"
+
+
+@pytest.mark.parametrize(
+    ("where", "watched"), [(Local(gpus_per_node=1), True), (Hostfile(hosts=["a"], gpus_per_node=1), False)]
+)
+def test_ranks_of_this_machine_watch_their_launcher(
+    where: Cluster, watched: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, str] = {}
+
+    def supervise(command: list[str], environment: dict[str, str]) -> int:
+        seen.update(environment)
+        return 0
+
+    monkeypatch.delenv(SUPERVISOR, raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(start, "supervise", supervise)
+    assert run(LaunchSettings(where, scripts=str(tmp_path))) == 0
+    assert seen.get(SUPERVISOR) == (str(os.getpid()) if watched else None)
 
 
 @pytest.mark.parametrize("name", CLUSTERS)

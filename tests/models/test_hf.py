@@ -157,6 +157,31 @@ def test_export_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [".hf.0123abcd.partial", ".hf.ffffffff.old"]
+    others = [
+        ".hf.0123abcd.parting",
+        ".hf.0123abc.partial",
+        ".hf.0123ABCD.old",
+        ".other.0123abcd.partial",
+        "xhf.0123abcd.old",
+    ]
+    for name in [*left, *others]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+
+    def broken(*_: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("models.hf._write_weights", broken)
+        with pytest.raises(OSError, match="disk full"):
+            exported(tmp_path / "hf")
+    assert {path.name for path in tmp_path.iterdir()} == {".hf.ffffffff.old", *others}  # the old one is all there is
+    exported(tmp_path / "hf")
+    assert {path.name for path in tmp_path.iterdir()} == {"hf", *others}
+
+
 def test_export_never_replaces_a_foreign_folder(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not an exported model: name a new folder"):

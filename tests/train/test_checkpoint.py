@@ -145,8 +145,13 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(world, tmp_path,
     file.write_bytes(data)
     assert checkpoint.newest(tmp_path).name == "step_00000001"
     assert "does not match its checksum" in caplog.text
+    (tmp_path / ".writing_step_00000003").mkdir()
+    checkpoint.clean(tmp_path, 1)
     checkpoint.prune(tmp_path, 1)
-    assert [path.name for path in checkpoint.candidates(tmp_path)] == ["step_00000002"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+    steps(engine, 2, 3)
+    save(engine, world, tmp_path, 2)
+    assert checkpoint.newest(tmp_path).name == "step_00000002"
 
 
 def test_a_write_that_fails_leaves_no_checkpoint(world, tmp_path, monkeypatch):
@@ -178,3 +183,42 @@ def test_a_checkpoint_of_another_model_is_refused(world, tmp_path):
     )
     with pytest.raises(ArtifactError, match=r"has a parameter 'layers\.1\..*' that the model lacks"):
         checkpoint.load(folder, other)
+
+
+def _fail_on_rank_0(rank, port, folder, results):
+    import os
+
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE="2",
+        LOCAL_SIZE="2",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    import torch.distributed as dist
+
+    here = start(threads=1)
+    (folder / "in_the_way").touch(exist_ok=True)
+    engine = make(here, "fp32")
+    steps(engine, 0, 1)
+    try:
+        save(engine, here, folder / "in_the_way", 1)
+        told = "saved"
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+    (results / str(rank)).write_text(told)
+    here.barrier()
+    dist.destroy_process_group()
+    os._exit(0)
+
+
+def test_a_failure_of_one_rank_ends_the_save_on_both(tmp_path):
+    import torch.multiprocessing as mp
+
+    from train.world import free_port
+
+    (tmp_path / "told").mkdir()
+    mp.spawn(_fail_on_rank_0, args=(free_port(), tmp_path, tmp_path / "told"), nprocs=2)
+    assert (tmp_path / "told" / "0").read_text().startswith("OSError: checkpoint")
+    assert (tmp_path / "told" / "1").read_text().startswith("OtherRankFailed")

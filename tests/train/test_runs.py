@@ -102,6 +102,11 @@ def test_one_process_consumes_the_same_and_learns_the_same(whole_run, words, tmp
         for run in (tmp_path / "one", whole_run)
     )
     assert np.allclose(ours, theirs, rtol=1e-4)
+    norms = [
+        [record["optim/grad_norm"] for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "train"]
+        for run in (tmp_path / "one", whole_run)
+    ]
+    assert np.allclose(*norms, rtol=1e-2)  # losses alone hardly see a gradient of the wrong scale: AdamW divides it out
 
 
 def test_records_say_what_happened(whole_run):

@@ -15,11 +15,15 @@ def test_it_warms_up_peaks_and_leaves_the_final_share(name):
 
 
 def test_constant_stays_and_a_run_of_one_step_has_the_peak():
-    assert {learning_rate(ScheduleSettings(name="constant", warmup_share=0), 1.0, s, 9) for s in range(9)} == {1.0}
+    constant = ScheduleSettings(name="constant", warmup_share=0, final_share=1)
+    assert {learning_rate(constant, 1.0, step, 9) for step in range(9)} == {1.0}
     assert learning_rate(ScheduleSettings(), 1.0, 0, 1) == 1.0
 
 
-@pytest.mark.parametrize("changes", [{"name": "warp"}, {"warmup_share": 2.0}, {"final_share": -0.1}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"name": "warp"}, {"warmup_share": 2.0}, {"final_share": -0.1}, {"final_share": 0.5, "name": "constant"}],
+)
 def test_impossible_values_are_named(changes):
     key, value = next(iter(changes.items()))
     with pytest.raises(ValueError, match=rf"schedule\.{key}={value!r}"):

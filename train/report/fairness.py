@@ -15,6 +15,8 @@ ROUNDING = re.compile(r"processes|threads|log_every|keep_checkpoints|micro_batch
 MUST_AGREE = {
     "tokens": "the tokens differ",
     "tokenizer": "the tokenizers differ: a loss a token cannot be compared",
+    "validation": "the held-out texts differ",
+    "benchmarks": "the benchmarks' task files differ",
     "scores": "the scores differ: the low-PD and high-PD halves are not the same text",
 }
 

@@ -29,16 +29,16 @@ class ReportSettings:
                     "with a letter or digit first"
                 )
             if not folder:
-                raise ValueError(f"runs.{name} is empty: give the folder of the run, e.g. +runs.{name}=runs/{name}")
+                raise ValueError(f"runs.{name} is empty: give the folder of the run, e.g. runs.{name}=runs/{name}")
         if len(self.runs) < 2:
             raise ValueError(
                 f"runs names {len(self.runs)} run(s) ({', '.join(self.runs) or 'none'}): a comparison needs the "
-                f"baseline and at least one arm more, e.g. +runs.{self.baseline or 'shuffled'}=FOLDER +runs.pdpc=FOLDER"
+                f"baseline and at least one arm more, e.g. runs.{self.baseline or 'shuffled'}=FOLDER runs.pdpc=FOLDER"
             )
         if self.baseline not in self.runs:
             raise ValueError(
                 f"baseline={self.baseline!r} is none of the runs ({', '.join(self.runs)}): name one of them, or add "
-                f"+runs.{self.baseline or 'NAME'}=FOLDER"
+                f"runs.{self.baseline or 'NAME'}=FOLDER"
             )
         if not self.output.endswith(".html"):
             raise ValueError(

@@ -1,0 +1,179 @@
+"""The whole road in one command: undisturbed, a second time, and killed on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curriculum.order import Order
+from curriculum.tokens import Tokens
+from train.batches import read_consumed
+from train.export import newest_checkpoint
+from train.runfolder import read_run
+from train.tracking import read_metrics
+
+ROOT = Path(__file__).parents[2]
+ARMS = ("shuffled", "pdpc")
+SIZE = ("processes=1", "threads=1", "seq_len=32", "vocabulary=300", "batch_size=8", "stages=2", "questions=8")
+HELD_OUT = ("validation_fraction=0.2", "reference_fraction=0.2")
+
+
+def write_long_text(folder):
+    """Write two sources whose documents are long enough for a benchmark question of 88 tokens."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    words = ["the", "cat", "dog", "sees", "likes", "a", "tree", "house", "and", "then", "runs", "sleeps"]
+    with open(folder / "text.jsonl", "w") as file:
+        for number in range(160):
+            size = int(rng.integers(60, 120))
+            if number % 2 == 0:
+                text = " ".join(words[(place * 5 + int(rng.integers(0, 2))) % len(words)] for place in range(size))
+            else:
+                text = " ".join("".join(chr(97 + int(c)) for c in rng.integers(0, 26, 5)) for _ in range(size // 2))
+            file.write(json.dumps({"text": text, "source": ("easy", "hard")[number % 2]}) + "\n")
+
+
+def start(folder, environment):
+    """Start a demo in a process group of its own."""
+    words = [f"text={folder.parent / 'text'}", f"output={folder}", *SIZE, *HELD_OUT]
+    command = [sys.executable, "-m", "launch.cli", "demo", *words]
+    with open(folder.with_suffix(".log"), "a") as log:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def finish(process, folder):
+    code = process.wait(timeout=400)
+    assert code == 0, folder.with_suffix(".log").read_text()
+
+
+def wait_until(there, process, folder):
+    deadline = time.monotonic() + 400
+    while not there():
+        assert process.poll() is None, folder.with_suffix(".log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def evaluated(folder):
+    """Has the run in `folder` put its first stage on record?"""
+    path = folder / "metrics.jsonl"
+    return path.exists() and any(record["kind"] == "stage" for record in read_metrics(path))
+
+
+def changed(folder):
+    """Return the time of the last change of every file of every artifact, run and export; the report is a view."""
+    return {
+        path.relative_to(folder): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file() and path.parent != folder
+    }
+
+
+def numbers(folder):
+    """Return the report without what no two runs share: speed, and the place where the arms lie."""
+    report = json.loads((folder / "report.json").read_text())
+    return {key: value for key, value in report.items() if key not in ("throughput", "config_differences")}
+
+
+@pytest.fixture(scope="module")
+def demos(contained_pair, power_cut, tmp_path_factory):
+    """Two demos of the same text side by side: one that nobody disturbs, and one that is killed twice and goes on."""
+    places = [tmp_path_factory.mktemp(name) / "demo" for name in ("undisturbed", "killed")]
+    for place in places:
+        write_long_text(place.parent / "text")
+    whole, killed = places
+    quiet, harmed = contained_pair
+    undisturbed = start(whole, quiet)
+
+    process = start(killed, harmed)
+    wait_until((killed / "scores").is_dir, process, killed)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = changed(killed)
+
+    process = start(killed, harmed)
+    arm = killed / "run_shuffled"
+    wait_until(lambda: evaluated(arm), process, killed)
+    power_cut(harmed)
+    assert process.wait() == -signal.SIGKILL
+    assert read_run(arm)["status"] == "running"
+    first_end, _ = Order.open(killed / "order_shuffled").stage_ends
+    assert newest_checkpoint(arm).name == f"step_{first_end:08d}"
+
+    finish(start(killed, harmed), killed)
+    finish(undisturbed, whole)
+    after = changed(killed)
+    assert {path: after[path] for path in kept} == kept
+    return whole, killed, quiet
+
+
+def test_the_demo_ends_with_a_page_of_both_arms(demos):
+    folder, _, _ = demos
+    page = (folder / "report.html").read_text()
+    assert all(arm in page for arm in ARMS)
+    report = json.loads((folder / "report.json").read_text())
+    assert set(report["arms"]) == set(ARMS)
+    tokens = Tokens.open(folder / "tokens")
+    every = np.arange(len(tokens))
+    assert {arm["tokens"] for arm in report["arms"].values()} == {int(tokens.real_tokens(every).sum())}
+    for arm in ARMS:
+        order = Order.open(folder / f"order_{arm}")
+        assert np.array_equal(np.sort(order[:]), every)
+        assert len(order) % order.batch_size != 0, "the last batch should be a part of one here"
+        assert read_consumed(folder / f"run_{arm}").tolist() == order[:].tolist()
+        records = read_metrics(folder / f"run_{arm}" / "metrics.jsonl")
+        stages = [record for record in records if record["kind"] == "stage"]
+        assert [record["stage"] for record in stages] == [1, 2]
+        assert all(0 <= record["bench/continuation/acc"] <= 1 for record in stages)
+        assert {"val/loss", "val/low_pd/loss", "val/high_pd/loss", "val/source/easy/loss"} <= set(stages[-1])
+        assert list((folder / f"run_{arm}" / "wandb").glob("offline-run-*/*.wandb"))
+    models = [json.loads((folder / f"reference_{name}" / "run.json").read_text()) for name in ("weak", "strong")]
+    assert models[0]["parameters"] < models[1]["parameters"]
+
+
+def test_the_demo_exports_a_model_that_loads(demos):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, _, _ = demos
+    tokenizer = AutoTokenizer.from_pretrained(folder / "export_pdpc")
+    model = AutoModelForCausalLM.from_pretrained(folder / "export_pdpc")
+    ids = torch.tensor([tokenizer("the cat sees the dog")["input_ids"]])
+    with torch.inference_mode():
+        assert torch.isfinite(model(ids).logits).all()
+
+
+def test_a_killed_demo_ends_with_the_same_numbers(demos):
+    whole, killed, _ = demos
+    assert numbers(killed) == numbers(whole)
+    log = killed.with_suffix(".log").read_text()
+    assert f"scores {killed / 'scores'} are whole and made of the same: reused" in log
+    order = Order.open(killed / "order_shuffled")
+    assert f"resumed from step {order.stage_ends[0]} of {order.steps}" in log
+
+
+def test_a_second_demo_reuses_everything(demos):
+    folder, _, environment = demos
+    before, report = changed(folder), (folder / "report.json").read_text()
+    began = os.times().children_user
+    finish(start(folder, environment), folder)
+    assert os.times().children_user - began < 30
+    assert changed(folder) == before
+    assert (folder / "report.json").read_text() == report
+
+
+def test_the_demo_leaves_nothing_beside_itself(demos):
+    folder, killed, environment = demos
+    home = Path(environment["HOME"])
+    assert not (home / "hf").exists()
+    for place in (folder, killed):
+        assert {path.name for path in place.parent.iterdir()} == {"demo", "demo.log", "text"}
+        assert not [path for path in place.rglob("*") if ".tmp-" in path.name or path.name.endswith(".partial")]

@@ -62,7 +62,7 @@ class Pdpc(Preference):
     score: str = "pd"
     buckets: int = 2
     steepness: float = 10.0
-    """Steepness of the logistic per unit of progress; 0: a shuffle, 1000 (the most): all but a sort, negative: reversed."""
+    """Steepness of the rise per unit of progress; 0: a shuffle; 1000, the most: nearly a sort; below 0: reversed."""
     floor: float = 0.0
     """Share of the high bucket that the logistic rises from."""
     ceiling: float = 1.0

@@ -67,20 +67,28 @@ def check_tasks(settings: BenchmarkSettings) -> None:
     manager = _manager(settings)
     for name in settings.tasks:
         _check_known(name, manager)
-        config = manager.task_index[name].cfg or {}
-        if config.get("dataset_path") not in LOCAL_FORMATS:
-            continue
-        for file in _paths((config.get("dataset_kwargs") or {}).get("data_files")):
-            if "://" not in file and not any(mark in file for mark in "*?[") and not Path(file).exists():
+        for file in _data_files(name, manager):
+            if not Path(file).exists():
                 raise ValueError(f"benchmark {name}: its data file {file} does not exist: build the benchmark again")
 
 
 def task_files_fingerprint(settings: BenchmarkSettings) -> str | None:
-    """Return a fingerprint of the task files in `task_paths`; None without tasks or without files of one's own."""
+    """Return a fingerprint of the task files in `task_paths` and of the data files that the tasks name.
+
+    It is the same wherever the folders lie. None without tasks or without files of one's own.
+    """
     if not settings.tasks or not settings.task_paths:
         return None
-    files = [file for folder in settings.task_paths for file in sorted(Path(folder).glob("**/*.yaml"))]
-    return fingerprint_of([[file.name, hash_file(file).xxh3_128] for file in files])
+    parts = []
+    for folder in map(Path, settings.task_paths):
+        for file in sorted(folder.glob("**/*.yaml")):
+            # The harness wants absolute paths in a task file; those into its own folder move with it.
+            text = file.read_text("utf-8").replace(str(folder.resolve()), ".")
+            parts.append([file.relative_to(folder).as_posix(), text])
+    manager = _manager(settings)
+    for name in settings.tasks:
+        parts += [[name, hash_file(Path(file)).xxh3_128] for file in _data_files(name, manager) if Path(file).is_file()]
+    return fingerprint_of(parts)
 
 
 def evaluate_benchmarks(
@@ -227,6 +235,15 @@ def _check_known(name: str, manager: Any) -> None:
     near = difflib.get_close_matches(name, manager.all_tasks, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "name one that `lm-eval ls tasks` lists"
     raise ValueError(f"benchmarks.tasks: {name!r} is neither in benchmarks.task_paths nor in the harness: {hint}")
+
+
+def _data_files(name: str, manager: Any) -> Iterator[str]:
+    """Yield the files on this machine that a task names as its data; patterns and addresses are left out."""
+    config = manager.task_index[name].cfg or {}
+    if config.get("dataset_path") in LOCAL_FORMATS:
+        for file in _paths((config.get("dataset_kwargs") or {}).get("data_files")):
+            if "://" not in file and not any(mark in file for mark in "*?["):
+                yield file
 
 
 def _paths(value: Any) -> Iterator[str]:

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 import uuid
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -58,11 +58,11 @@ def contained(tmp_path):
         yield environment
 
 
-@pytest.fixture(scope="module")
-def contained_pair(tmp_path_factory):
-    """Two environments apart from each other, for the tests of a module."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(containment(tmp_path_factory.mktemp(name))) for name in ("first", "second")]
+@pytest.fixture
+def contained_pair(tmp_path):
+    """Two environments apart from each other."""
+    with containment(tmp_path / "first") as first, containment(tmp_path / "second") as second:
+        yield first, second
 
 
 @pytest.fixture(scope="session")

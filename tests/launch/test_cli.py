@@ -525,9 +525,11 @@ def test_a_folder_that_is_no_run_is_refused(folder, capsys, tmp_path):
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_run_without_a_checkpoint_is_refused(capsys, tmp_path):
+def test_a_run_without_a_checkpoint_is_refused(capsys, tmp_path, tokens_folder):
     (tmp_path / "run").mkdir()
-    describe_run(tmp_path / "run", status="running")
+    paths = {"tokens": str(tokens_folder), "scores": None}
+    prints = {"validation": Tokens.open(tokens_folder, "validation").fingerprint}
+    describe_run(tmp_path / "run", status="running", paths=paths, fingerprints=prints)
     for words in (["evaluate"], ["export", f"output={tmp_path / 'out'}"]):
         assert "has no whole checkpoint yet" in refused(capsys, *words, f"run={tmp_path / 'run'}")
 

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from curriculum.order import Order
 from curriculum.tokens import Tokens
@@ -27,7 +28,7 @@ HELD_OUT = ("validation_fraction=0.2", "reference_fraction=0.2")
 def write_long_text(folder):
     """Write two sources whose documents are long enough for a benchmark question of 88 tokens."""
     rng = np.random.default_rng(0)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     words = ["the", "cat", "dog", "sees", "likes", "a", "tree", "house", "and", "then", "runs", "sleeps"]
     with open(folder / "text.jsonl", "w") as file:
         for number in range(160):
@@ -83,67 +84,89 @@ def numbers(folder):
     return {key: value for key, value in report.items() if key not in ("throughput", "config_differences")}
 
 
-@pytest.fixture(scope="module")
-def demos(contained_pair, power_cut, tmp_path_factory):
-    """Two demos of the same text side by side: one that nobody disturbs, and one that is killed twice and goes on."""
-    places = [tmp_path_factory.mktemp(name) / "demo" for name in ("undisturbed", "killed")]
+def test_the_whole_road(contained_pair, power_cut, tmp_path):
+    """Two demos of one text side by side: one that nobody disturbs, and one that is killed twice and goes on.
+
+    One test, because a second worker would have to go the road again for a part of it.
+    """
+    whole, killed = places = [tmp_path / name / "demo" for name in ("undisturbed", "killed")]
     for place in places:
         write_long_text(place.parent / "text")
-    whole, killed = places
     quiet, harmed = contained_pair
     undisturbed = start(whole, quiet)
+    killed_twice(killed, harmed, power_cut)
+    finish(undisturbed, whole)
 
-    process = start(killed, harmed)
-    wait_until((killed / "scores").is_dir, process, killed)
+    check_page(whole)
+    for arm in ARMS:
+        check_arm(whole, arm)
+    check_export(whole)
+    assert numbers(killed) == numbers(whole)
+    for place in places:
+        check_nothing_is_left(place)
+
+    before, report = changed(whole), (whole / "report.json").read_text()
+    began = os.times().children_user
+    finish(start(whole, quiet), whole)
+    assert os.times().children_user - began < 30
+    assert changed(whole) == before
+    assert (whole / "report.json").read_text() == report
+    assert not (Path(quiet["HOME"]) / "hf").exists()
+
+
+def killed_twice(folder, environment, power_cut):
+    """Run a demo, kill its process group when SCORES appear, run it, cut the power in an arm's second stage, run it."""
+    process = start(folder, environment)
+    wait_until((folder / "scores").is_dir, process, folder)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    kept = changed(killed)
+    kept = changed(folder)
 
-    process = start(killed, harmed)
-    arm = killed / "run_shuffled"
-    wait_until(lambda: evaluated(arm), process, killed)
-    power_cut(harmed)
+    process = start(folder, environment)
+    arm = folder / "run_shuffled"
+    wait_until(lambda: evaluated(arm), process, folder)
+    power_cut(environment)
     assert process.wait() == -signal.SIGKILL
     assert read_run(arm)["status"] == "running"
-    first_end, _ = Order.open(killed / "order_shuffled").stage_ends
-    assert newest_checkpoint(arm).name == f"step_{first_end:08d}"
+    order = Order.open(folder / "order_shuffled")
+    assert newest_checkpoint(arm).name == f"step_{order.stage_ends[0]:08d}"
 
-    finish(start(killed, harmed), killed)
-    finish(undisturbed, whole)
-    after = changed(killed)
+    finish(start(folder, environment), folder)
+    after = changed(folder)
     assert {path: after[path] for path in kept} == kept
-    return whole, killed, quiet
+    log = folder.with_suffix(".log").read_text()
+    assert f"scores {folder / 'scores'} are whole and made of the same: reused" in log
+    assert f"resumed from step {order.stage_ends[0]} of {order.steps}" in log
 
 
-def test_the_demo_ends_with_a_page_of_both_arms(demos):
-    folder, _, _ = demos
+def check_page(folder):
+    """The page is there, and both arms are on it at equal tokens: all of them."""
     page = (folder / "report.html").read_text()
     assert all(arm in page for arm in ARMS)
-    report = json.loads((folder / "report.json").read_text())
-    assert set(report["arms"]) == set(ARMS)
+    arms = json.loads((folder / "report.json").read_text())["arms"]
+    assert set(arms) == set(ARMS)
     tokens = Tokens.open(folder / "tokens")
-    every = np.arange(len(tokens))
-    assert {arm["tokens"] for arm in report["arms"].values()} == {int(tokens.real_tokens(every).sum())}
-    for arm in ARMS:
-        order = Order.open(folder / f"order_{arm}")
-        assert np.array_equal(np.sort(order[:]), every)
-        assert len(order) % order.batch_size != 0, "the last batch should be a part of one here"
-        assert read_consumed(folder / f"run_{arm}").tolist() == order[:].tolist()
-        records = read_metrics(folder / f"run_{arm}" / "metrics.jsonl")
-        stages = [record for record in records if record["kind"] == "stage"]
-        assert [record["stage"] for record in stages] == [1, 2]
-        assert all(0 <= record["bench/continuation/acc"] <= 1 for record in stages)
-        assert {"val/loss", "val/low_pd/loss", "val/high_pd/loss", "val/source/easy/loss"} <= set(stages[-1])
-        assert list((folder / f"run_{arm}" / "wandb").glob("offline-run-*/*.wandb"))
+    assert {arm["tokens"] for arm in arms.values()} == {int(tokens.real_tokens(np.arange(len(tokens))).sum())}
     models = [json.loads((folder / f"reference_{name}" / "run.json").read_text()) for name in ("weak", "strong")]
     assert models[0]["parameters"] < models[1]["parameters"]
 
 
-def test_the_demo_exports_a_model_that_loads(demos):
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def check_arm(folder, arm):
+    """An arm consumed every sample once, in its order, and was evaluated at both stage ends."""
+    order = Order.open(folder / f"order_{arm}")
+    assert np.array_equal(np.sort(order[:]), np.arange(len(Tokens.open(folder / "tokens"))))
+    assert len(order) % order.batch_size != 0, "the last batch should be a part of one here"
+    run = folder / f"run_{arm}"
+    assert read_consumed(run).tolist() == order[:].tolist()
+    stages = [record for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "stage"]
+    assert [record["stage"] for record in stages] == [1, 2]
+    assert all(0 <= record["bench/continuation/acc"] <= 1 for record in stages)
+    for record in stages:
+        assert {"val/loss", "val/low_pd/loss", "val/high_pd/loss", "val/source/easy/loss"} <= set(record)
+    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
 
-    folder, _, _ = demos
+
+def check_export(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder / "export_pdpc")
     model = AutoModelForCausalLM.from_pretrained(folder / "export_pdpc")
     ids = torch.tensor([tokenizer("the cat sees the dog")["input_ids"]])
@@ -151,29 +174,6 @@ def test_the_demo_exports_a_model_that_loads(demos):
         assert torch.isfinite(model(ids).logits).all()
 
 
-def test_a_killed_demo_ends_with_the_same_numbers(demos):
-    whole, killed, _ = demos
-    assert numbers(killed) == numbers(whole)
-    log = killed.with_suffix(".log").read_text()
-    assert f"scores {killed / 'scores'} are whole and made of the same: reused" in log
-    order = Order.open(killed / "order_shuffled")
-    assert f"resumed from step {order.stage_ends[0]} of {order.steps}" in log
-
-
-def test_a_second_demo_reuses_everything(demos):
-    folder, _, environment = demos
-    before, report = changed(folder), (folder / "report.json").read_text()
-    began = os.times().children_user
-    finish(start(folder, environment), folder)
-    assert os.times().children_user - began < 30
-    assert changed(folder) == before
-    assert (folder / "report.json").read_text() == report
-
-
-def test_the_demo_leaves_nothing_beside_itself(demos):
-    folder, killed, environment = demos
-    home = Path(environment["HOME"])
-    assert not (home / "hf").exists()
-    for place in (folder, killed):
-        assert {path.name for path in place.parent.iterdir()} == {"demo", "demo.log", "text"}
-        assert not [path for path in place.rglob("*") if ".tmp-" in path.name or path.name.endswith(".partial")]
+def check_nothing_is_left(folder):
+    assert {path.name for path in folder.parent.iterdir()} == {"demo", "demo.log", "text"}
+    assert not [path for path in folder.rglob("*") if ".tmp-" in path.name or path.name.endswith(".partial")]

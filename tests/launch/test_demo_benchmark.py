@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from curriculum.artifact import ArtifactError, open_manifest, verify
 from curriculum.tokens import Tokens
 from launch.demo_benchmark import build
+from train.harness import BenchmarkSettings, task_files_fingerprint
 
 SIZES = {"questions": 24, "seed": 3, "context_tokens": 20, "continuation_tokens": 8}
 
@@ -164,3 +165,14 @@ def test_harness_reads_it_offline(held_out: HeldOut, tmp_path: Path) -> None:
         check=False,
     )
     assert "SCORES 1.0 1.0 24" in done.stdout, done.stderr[-3000:]
+
+
+def test_a_run_knows_a_benchmark_by_its_questions_and_not_by_its_place(held_out: HeldOut, tmp_path: Path) -> None:
+    prints = []
+    for place, seed in (("here", 3), ("there", 3), ("else", 4)):
+        make(held_out, tmp_path / place, seed=seed)
+        settings = BenchmarkSettings(tasks=["continuation"], task_paths=[str(tmp_path / place)])
+        prints.append(task_files_fingerprint(settings))
+    here, there, other = prints
+    assert here == there
+    assert here != other

@@ -21,7 +21,7 @@ def show(report: Report, console: Any, output: Path) -> None:
 
     console = console or Console()
     console.print()
-    console.print(table(report))
+    console.print(fitted(report, console))
     for sentence in report.headlines:
         console.print(escape(sentence), style="bold", highlight=False)
     for sentence in (*report.warnings, *report.notes):
@@ -29,7 +29,21 @@ def show(report: Report, console: Any, output: Path) -> None:
     console.print(f"Page: {escape(str(output))}", highlight=False, soft_wrap=True)
 
 
-def table(report: Report) -> Any:
+def fitted(report: Report, console: Any) -> Any:
+    """The table with as many measures as the console is wide enough for; what is left out is counted below it."""
+    measures = chosen(report)
+    while len(measures) > 1 and _natural_width(table(report, measures), console) > console.width:
+        measures = measures[:-1]
+    return table(report, measures)
+
+
+def _natural_width(table: Any, console: Any) -> int:
+    """The width at which no cell of a table is cut."""
+    widest = console.options.update(width=10_000)
+    return int(table.__rich_measure__(console, widest).maximum)
+
+
+def table(report: Report, measures: list[Measure]) -> Any:
     """A rich Table: per moment a row an arm, then a row for each difference to the baseline."""
     from rich import box
     from rich.markup import escape
@@ -37,7 +51,7 @@ def table(report: Report) -> Any:
     from rich.text import Text
 
     gains = report.gains
-    measures, left = chosen(report)
+    left = len(gains.measures) - len(measures)
     caption = (
         "difference = arm - baseline at the same tokens; a loss: below zero is better; ~ within noise, ? no error bar"
     )
@@ -46,9 +60,9 @@ def table(report: Report) -> Any:
     result = Table(
         title=escape(report.title), caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
     )
-    result.add_column("Stage", justify="right")
-    result.add_column("Tokens", justify="right")
-    result.add_column("Arm", overflow="fold")
+    result.add_column("Stage", justify="right", no_wrap=True)
+    result.add_column("Tokens", justify="right", no_wrap=True)
+    result.add_column("Arm", no_wrap=True)
     for measure in measures:
         result.add_column(_heading(measure), justify="right", no_wrap=True)
     for number, point in enumerate(gains.points):
@@ -68,8 +82,8 @@ def table(report: Report) -> Any:
     return result
 
 
-def chosen(report: Report) -> tuple[list[Measure], int]:
-    """The measures that fit a terminal, and how many are left to the page."""
+def chosen(report: Report) -> list[Measure]:
+    """The measures that a terminal shows at most."""
     gains = report.gains
     tasks = gains.in_group("benchmark")
     if len(tasks) == 2:
@@ -77,8 +91,7 @@ def chosen(report: Report) -> tuple[list[Measure], int]:
     if len(tasks) > MOST_TASKS + 1:
         tasks = [measure for measure in tasks if measure.key == "bench/avg"] or tasks[:MOST_TASKS]
     held_out = [m for m in gains.in_group("held-out") if m.key in ("val/loss", "val/low_pd/loss", "val/high_pd/loss")]
-    kept = [*held_out, *tasks] or gains.measures[:4]
-    return kept, len(gains.measures) - len(kept)
+    return [*held_out, *tasks] or gains.measures[:4]
 
 
 def _heading(measure: Measure) -> str:

@@ -43,3 +43,13 @@ def test_the_table_fits_a_terminal_however_many_benchmarks_there_are(metrics, ma
         records = [record | (more if record["kind"] == "stage" else {}) for record in metrics(arm)]
         runs[arm] = str(make_run(arm, records))
     assert max(len(line) for line in printed(runs, tmp_path, width=100).splitlines()) <= 100
+
+
+def test_a_narrow_console_shows_fewer_measures_and_cuts_no_number(make_run, tmp_path):
+    runs = {arm: str(make_run(arm)) for arm in ("shuffled", "pdpc")}
+    wide, narrow = (printed(runs, tmp_path, width=width) for width in (160, 50))
+    assert "High PD" in wide
+    assert "High PD" not in narrow
+    assert "\u2026" not in narrow
+    assert "4.0000" in narrow
+    assert "difference" in narrow

@@ -32,7 +32,7 @@ def plan(affinity: ArrayLike, batch_size: int, counts: ArrayLike) -> NDArray[np.
 
 
 def real_plan(affinity: ArrayLike, batch_size: int, counts: ArrayLike) -> NDArray[np.float64]:
-    """Return the real-valued plan [S, K] nearest to the affinity in KL divergence: rows and columns scaled to their sums.
+    """Return the real-valued plan [S, K] nearest to the affinity in KL divergence: a scaling of rows and columns.
 
     The scaling is unique (Sinkhorn and Knopp, 1967). It minimises a convex function of the columns' logarithms c,
     sum_t B_t log sum_k A_tk exp(c_k) - sum_k n_k c_k, which Newton's method finds in a few steps where alternating
@@ -96,10 +96,12 @@ def _newton_step(
     hessian_KK = np.diag(plan_SK.sum(axis=0)) - (plan_SK / sizes_S[:, None]).T @ plan_SK
     # The function does not change when all columns are scaled alike: a small ridge makes the system regular.
     ridge = 1e-13 * max(float(np.trace(hessian_KK)), 1e-200)
-    step_K = -np.linalg.solve(hessian_KK + ridge * np.eye(len(error_K)), error_K)
+    step_K: NDArray[np.float64] = -np.linalg.solve(hessian_KK + ridge * np.eye(len(error_K)), error_K)
     step_K -= step_K.mean()
     longest = float(np.abs(step_K).max())
-    return np.asarray(step_K * min(1.0, LONGEST_STEP / longest)) if longest > 0 else step_K
+    if longest > LONGEST_STEP:
+        step_K *= LONGEST_STEP / longest
+    return step_K
 
 
 def _infeasible(counts_K: NDArray[np.int64], reached_K: NDArray[np.float64]) -> ValueError:

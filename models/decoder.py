@@ -13,8 +13,6 @@ from models.attention import attend, document_lengths, rotary_table, rotate
 from models.config import DecoderConfig
 from models.loss import TokenLosses, linear_cross_entropy
 
-INIT_STD = 0.02
-
 
 class RMSNorm(nn.Module):
     """Divide by the root of the mean square, in float32 (Zhang and Sennrich, arXiv 1910.07467)."""
@@ -123,9 +121,10 @@ class Decoder(nn.Module):
 def build(config: DecoderConfig, seed: int) -> Decoder:
     """Return a decoder with freshly drawn float32 weights that depend on `config` and `seed` alone.
 
-    Matrices are normal with deviation 0.02; those that write into the residual stream are divided by sqrt(2 * layers)
-    (GPT-2's scheme), norms are one.
+    Matrices are normal with deviation sqrt(2 / (5 * width)) (Nguyen and Salazar, arXiv 1910.05895; as in GPT-NeoX), 0.014
+    at a width of 2048; those that write into the residual stream are divided by sqrt(2 * layers) (GPT-2), norms are one.
     """
+    std = (2 / (5 * config.width)) ** 0.5
     with torch.device("meta"):
         decoder = Decoder(config)
     decoder.to_empty(device="cpu")
@@ -138,6 +137,5 @@ def build(config: DecoderConfig, seed: int) -> Decoder:
                 parameter.fill_(1.0)
                 continue
             residual = name.endswith(("attention.o.weight", "ffn.down.weight"))
-            std = INIT_STD / (2 * config.layers) ** 0.5 if residual else INIT_STD
-            parameter.normal_(0.0, std, generator=generator)
+            parameter.normal_(0.0, std / (2 * config.layers) ** 0.5 if residual else std, generator=generator)
     return decoder

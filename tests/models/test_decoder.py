@@ -62,7 +62,7 @@ def test_it_learns_a_cycle():
         optimizer.step()
         optimizer.zero_grad()
         losses.append(out.losses_BT.mean().item())
-    assert losses[0] == pytest.approx(3.91, abs=0.2)
+    assert losses[0] == pytest.approx(3.91, abs=0.6)  # log(50), and what random weights add
     assert losses[-1] < 0.3
 
 

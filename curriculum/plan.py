@@ -96,7 +96,7 @@ def _newton_step(
     hessian_KK = np.diag(plan_SK.sum(axis=0)) - (plan_SK / sizes_S[:, None]).T @ plan_SK
     # The function does not change when all columns are scaled alike: a small ridge makes the system regular.
     ridge = 1e-13 * max(float(np.trace(hessian_KK)), 1e-200)
-    step_K: NDArray[np.float64] = -np.linalg.solve(hessian_KK + ridge * np.eye(len(error_K)), error_K)
+    step_K = -np.linalg.solve(hessian_KK + ridge * np.eye(len(error_K)), error_K).astype(np.float64)
     step_K -= step_K.mean()
     longest = float(np.abs(step_K).max())
     if longest > LONGEST_STEP:

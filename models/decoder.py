@@ -122,8 +122,8 @@ def build(config: DecoderConfig, seed: int) -> Decoder:
     """Return a decoder with freshly drawn float32 weights that depend on `config` and `seed` alone.
 
     Matrices are normal with deviation sqrt(2 / (5 * width)), 0.014 at a width of 2048 (Nguyen and Salazar, arXiv
-    1910.05895; as in GPT-NeoX); those that write into the residual stream are divided by sqrt(2 * layers) (GPT-2). Norms
-    are one.
+    1910.05895; as in GPT-NeoX). Those that write into the residual stream are divided by sqrt(2 * layers), as in GPT-2.
+    Norms are one.
     """
     std = (2 / (5 * config.width)) ** 0.5
     with torch.device("meta"):

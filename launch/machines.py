@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,12 +30,12 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class Cluster(ABC):
     """Where a run goes. Choose one with `cluster=NAME`."""
 
+    @abstractmethod
     def plan(self, overrides: Sequence[str], folder: Path) -> Start:
         """Return what starts `train` with these overrides; files go into `folder` (absolute)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,8 @@ class Draft:
 
     path: Path
     facts: dict[str, Any] = field(default_factory=dict)
+    entries: dict[str, FileEntry] = field(default_factory=dict)
+    """Files whose size and checksum are known from their writing; the others are read once more."""
 
 
 def fingerprint_of(value: Any) -> str:
@@ -104,7 +106,7 @@ def create(folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mappin
     draft = Draft(temporary)
     try:
         yield draft
-        write_manifest(temporary, kind, config=config, inputs=inputs, facts=draft.facts)
+        write_manifest(temporary, kind, config=config, inputs=inputs, facts=draft.facts, known=draft.entries)
         publish(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -112,12 +114,20 @@ def create(folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mappin
 
 
 def write_manifest(
-    folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapping[str, str], facts: Mapping[str, Any]
+    folder: Path,
+    kind: str,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    facts: Mapping[str, Any],
+    known: Mapping[str, FileEntry] | None = None,
 ) -> Manifest:
-    """Hash and sync every file below `folder` and write its manifest last."""
+    """Hash (unless `known`) and sync every file below `folder` and write its manifest last."""
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
-        files[path.relative_to(folder).as_posix()] = hash_file(path)
+        name = path.relative_to(folder).as_posix()
+        files[name] = known[name] if known and name in known else hash_file(path)
+        assert files[name].bytes == path.stat().st_size, f"{path} is not as long as what was written"
         sync(path)
     made_of = {"kind": kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs)}
     contents = {name: entry.xxh3_128 for name, entry in files.items()}

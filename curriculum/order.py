@@ -1,19 +1,25 @@
-"""ORDER: sample ids in training order, memory-mapped, with the bucket and stage of every position."""
+"""ORDER: sample ids in training order, memory-mapped, with the bucket and stage of every position.
+
+Files, little-endian: ids.bin (uint32, or uint64 where ids need it) and cells.bin (uint8 or uint16) by position, plan.bin
+(float32) and counts.bin (int32) by step and cell, blocks.bin (a checksum a block of the four). A cell is a bucket of a
+stratum; the manifest's facts say which.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact import Manifest, open_manifest
+from curriculum.artifact import ArtifactError, Manifest, open_manifest
+from curriculum.blocks import BlockArray, blocks_of, open_blocks
 from curriculum.buckets import Bucket
 
 KIND = "order"
-IDS, BUCKETS, PLAN, COUNTS = "ids.bin", "buckets.bin", "plan.bin", "counts.bin"
+IDS, CELLS, PLAN, COUNTS = "ids.bin", "cells.bin", "plan.bin", "counts.bin"
 
 
 class PositionColumn:
@@ -40,6 +46,22 @@ class PositionColumn:
         return int(self._read(index, index + 1)[0])
 
 
+class StepTable:
+    """Samples by step and bucket: `table[i:j]` are the rows of steps i to j, float64 [j - i, buckets]."""
+
+    def __init__(self, cells: BlockArray, bucket_C: NDArray[np.int64], buckets: int) -> None:
+        self._cells, self._bucket_C, self._buckets = cells, bucket_C, buckets
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def __getitem__(self, where: slice) -> NDArray[np.float64]:
+        rows = np.asarray(self._cells[where], dtype=np.float64)
+        result = np.zeros((len(rows), self._buckets))
+        np.add.at(result.T, self._bucket_C, rows.T)
+        return result
+
+
 class Order:
     """An open ORDER. `order[i:j]` are the sample ids of positions i to j in training order, int64."""
 
@@ -53,19 +75,41 @@ class Order:
         self.steps: int = facts["steps"]
         self.stage_ends: list[int] = facts["stage_ends"]
         self.buckets: list[Bucket] = [Bucket(**bucket) for bucket in facts["buckets"]]
-        self._ids = np.memmap(folder / IDS, facts["id_dtype"], mode="r")
-        self._buckets = np.memmap(folder / BUCKETS, facts["bucket_dtype"], mode="r")
-        table = (self.steps, len(self.buckets))
-        self.plan = np.memmap(folder / PLAN, "<f4", mode="r", shape=table)
-        self.counts = np.memmap(folder / COUNTS, "<i4", mode="r", shape=table)
+        self.strata: list[str] = facts["strata"]
+        self.bucket_of_cell: NDArray[np.int64] = np.array(facts["cells"]["bucket"], dtype=np.int64)
+        self.stratum_of_cell: NDArray[np.int64] = np.array(facts["cells"]["stratum"], dtype=np.int64)
+        cells = len(self.bucket_of_cell)
+        digests = open_blocks(folder, manifest)
+
+        def array(name: str, dtype: str, rows: int, width: int = 0) -> BlockArray:
+            first = facts["blocks"][name]
+            last = first + blocks_of(rows * np.dtype(dtype).itemsize * max(1, width))
+            return BlockArray(folder / name, dtype, rows, digests[first:last], width)
+
+        self._ids = array(IDS, facts["id_dtype"], self.samples)
+        self._cells = array(CELLS, facts["cell_dtype"], self.samples)
+        self.cell_plan = array(PLAN, "<f4", self.steps, cells)
+        self.cell_counts = array(COUNTS, "<i4", self.steps, cells)
+        self.plan = StepTable(self.cell_plan, self.bucket_of_cell, len(self.buckets))
+        """What was wished for, made feasible: samples by step and bucket."""
+        self.counts = StepTable(self.cell_counts, self.bucket_of_cell, len(self.buckets))
+        """What the order holds: whole samples by step and bucket."""
         self._positions = PositionColumn(self.samples, lambda i, j: self._ids[i:j].astype(np.int64))
-        self.bucket = PositionColumn(self.samples, lambda i, j: self._buckets[i:j].astype(np.int64))
+        self.cell = PositionColumn(self.samples, lambda i, j: self._cells[i:j].astype(np.int64))
+        self.bucket = PositionColumn(self.samples, lambda i, j: self.bucket_of_cell[self._cells[i:j]])
         self.stage = PositionColumn(self.samples, self._stages)
 
     @classmethod
     def open(cls, folder: str | Path) -> Order:
         """Open an ORDER folder in O(1). Raises ArtifactError naming what is wrong with it."""
-        return cls(Path(folder), open_manifest(Path(folder), KIND))
+        folder = Path(folder)
+        manifest = open_manifest(folder, KIND)
+        try:
+            return cls(folder, manifest)
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{folder}/manifest.json lacks what an ORDER needs ({error!r}): remove {folder} and arrange again"
+            ) from error
 
     def __len__(self) -> int:
         return self.samples
@@ -77,31 +121,11 @@ class Order:
     def __getitem__(self, where: int | slice) -> int | NDArray[np.int64]:
         return self._positions[where]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `arrange` was told."""
+        return self.manifest.config
+
     def _stages(self, start: int, stop: int) -> NDArray[np.int64]:
         steps = np.arange(start, stop) // self.batch_size
         return np.searchsorted(self.stage_ends, steps, side="right").astype(np.int64) + 1
-
-
-def write_order(
-    folder: Path,
-    chunks: Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]],
-    *,
-    samples: int,
-    largest_id: int,
-    buckets: int,
-    plan: NDArray[np.float64],
-    counts: NDArray[np.int64],
-) -> dict[str, Any]:
-    """Write an order's files from chunks of (ids, buckets) in training order; return the facts for its manifest."""
-    id_dtype = "<u4" if largest_id < 2**32 else "<u8"
-    bucket_dtype = "|u1" if buckets <= 256 else "<u2"
-    written = 0
-    with open(folder / IDS, "wb") as ids_file, open(folder / BUCKETS, "wb") as buckets_file:
-        for ids, labels in chunks:
-            ids_file.write(ids.astype(id_dtype).tobytes())
-            buckets_file.write(labels.astype(bucket_dtype).tobytes())
-            written += len(ids)
-    assert written == samples, f"wrote {written} of {samples} positions"
-    (folder / PLAN).write_bytes(plan.astype("<f4").tobytes())
-    (folder / COUNTS).write_bytes(counts.astype("<i4").tobytes())
-    return {"samples": samples, "steps": len(counts), "id_dtype": id_dtype, "bucket_dtype": bucket_dtype}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 ROUNDS = 6
@@ -48,3 +49,8 @@ def mix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return values ^ (values >> np.uint64(31))
+
+
+def key_of(seed: int, purpose: str, number: int = 0) -> int:
+    """Return a 64-bit key for one use of randomness: another one for every seed, purpose and number."""
+    return xxhash.xxh3_64_intdigest(f"{seed}/{purpose}/{number}".encode())

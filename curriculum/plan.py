@@ -5,6 +5,8 @@ Shapes: S steps, K buckets.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -13,6 +15,10 @@ TOLERANCE = 1e-11
 NEWTON_STEPS = 200
 GOOD_ENOUGH = 1e-4
 """Samples that a column may be off after the last step: what a wish at the edge of the possible leaves."""
+SMALLEST_STEP = 1e-13
+"""A Newton step as small as this changes nothing in floating point."""
+CHUNK_ENTRIES = 1 << 18
+"""Entries of the plan worked on at once: what a core's cache holds."""
 LONGEST_STEP = 40.0
 """Largest change of a column's logarithm in one Newton step: wishes may span hundreds of orders of magnitude."""
 ROUNDING_NOISE = 1e-7
@@ -28,86 +34,143 @@ def plan(affinity: ArrayLike, batch_size: int, counts: ArrayLike) -> NDArray[np.
     Raises ValueError for a wish that cannot be met or numbers that do not fit. O(S * K) a scaling round.
     """
     counts_K = np.asarray(counts, dtype=np.int64)
-    return round_plan(real_plan(affinity, batch_size, counts_K), batch_size, counts_K)
+    return round_plan(real_plan(affinity, batch_size, counts_K), batch_size, counts_K).astype(np.int64)
 
 
 def real_plan(affinity: ArrayLike, batch_size: int, counts: ArrayLike) -> NDArray[np.float64]:
     """Return the real-valued plan [S, K] nearest to the affinity in KL divergence: a scaling of rows and columns.
 
-    The scaling is unique (Sinkhorn and Knopp, 1967). It minimises a convex function of the columns' logarithms c,
-    sum_t B_t log sum_k A_tk exp(c_k) - sum_k n_k c_k, which Newton's method finds in a few steps where alternating
-    scaling would need thousands. Raises ValueError naming the bucket when the affinity is zero where samples must go.
+    Raises ValueError naming the bucket when the affinity is zero where samples must go.
     """
     wish_SK = np.array(affinity, dtype=np.float64)
     counts_K = np.asarray(counts, dtype=np.int64)
     sizes_S = _checked_sizes(wish_SK, batch_size, counts_K)
-    filled = counts_K > 0
-    result: NDArray[np.float64] = np.zeros_like(wish_SK)
-    result[:, filled] = _scale(wish_SK[:, filled], sizes_S, counts_K[filled])
-    return result
-
-
-def _scale(
-    wish_SK: NDArray[np.float64], sizes_S: NDArray[np.int64], counts_K: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Scale rows and columns of a checked wish to their sums; no bucket is empty."""
-    if wish_SK.shape[1] == 1:
-        return sizes_S[:, None].astype(np.float64)
     with np.errstate(divide="ignore"):
-        log_wish_SK = np.log(wish_SK)
-    column_K = np.zeros(len(counts_K))
-    value, plan_SK = _dual(log_wish_SK, column_K, sizes_S, counts_K)
+        return scaled(np.log(wish_SK), sizes_S.astype(np.float64), counts_K)
+
+
+def step_sizes(total: int, batch_size: int) -> NDArray[np.int64]:
+    """Return the samples of every step, [S]: `batch_size`, and in the last one what is left."""
+    steps = -(-total // batch_size)
+    sizes_S = np.full(steps, batch_size, dtype=np.int64)
+    sizes_S[-1] = total - batch_size * (steps - 1)
+    return sizes_S
+
+
+def scaled(
+    log_wish_SK: NDArray[np.float64],
+    sizes_S: NDArray[np.float64],
+    counts_K: NDArray[np.int64],
+    names: Sequence[str] | None = None,
+) -> NDArray[np.float64]:
+    """Return the real plan [S, K] whose rows sum to `sizes_S` and columns to `counts_K`, in the place of the wish.
+
+    The scaling is unique (Sinkhorn and Knopp, 1967). It minimises a convex function of the columns' logarithms c,
+    sum_t B_t log sum_k A_tk exp(c_k) - sum_k n_k c_k, which Newton's method finds in a few steps where alternating
+    scaling would need thousands. `log_wish_SK` is the logarithm of the affinity; `names` are the buckets' in messages.
+    Raises ValueError naming bucket and step when the affinity is zero where samples must go.
+    """
+    names = names or [str(bucket) for bucket in range(len(counts_K))]
+    filled_K = counts_K > 0
+    log_wish_SK[:, ~filled_K] = -np.inf
+    _check_wanted(log_wish_SK, counts_K, names)
+    column_K = np.where(filled_K, 0.0, -np.inf)
+    value, sums_K, hessian_KK = _dual(log_wish_SK, column_K, sizes_S, counts_K)
     for _ in range(NEWTON_STEPS):
-        error_K = plan_SK.sum(axis=0) - counts_K
+        error_K = sums_K - counts_K
         if np.all(np.abs(error_K) <= TOLERANCE * counts_K):
-            return plan_SK
-        step_K = _newton_step(plan_SK, sizes_S, error_K)
+            break
+        step_K = _newton_step(hessian_KK, error_K, filled_K)
         for _halving in range(60):
-            moved_value, moved_SK = _dual(log_wish_SK, column_K + step_K, sizes_S, counts_K)
-            if moved_value <= value + 1e-4 * float(error_K @ step_K) or np.abs(step_K).max() < 1e-12:
+            moved, moved_sums_K, moved_KK = _dual(log_wish_SK, column_K + step_K, sizes_S, counts_K)
+            if moved <= value + 1e-4 * float(error_K @ step_K) or np.abs(step_K).max() < 1e-12:
                 break
             step_K = step_K / 2
-        column_K, value, plan_SK = column_K + step_K, moved_value, moved_SK
-    reached_K = plan_SK.sum(axis=0)
-    if np.abs(reached_K - counts_K).max() > GOOD_ENOUGH:
-        raise _infeasible(counts_K, reached_K)
-    return plan_SK
+        column_K, value, sums_K, hessian_KK = column_K + step_K, moved, moved_sums_K, moved_KK
+        if np.abs(step_K).max() < SMALLEST_STEP:
+            break
+    if np.abs(sums_K - counts_K).max() > max(GOOD_ENOUGH, TOLERANCE * float(counts_K.max())):
+        raise _infeasible(log_wish_SK, counts_K, sums_K, names)
+    for rows in _row_chunks(log_wish_SK):
+        log_wish_SK[rows] = _rows(log_wish_SK[rows], column_K, sizes_S[rows])[0]
+    return log_wish_SK
+
+
+def _row_chunks(table_SK: NDArray[np.float64]) -> Iterator[slice]:
+    rows = max(1, CHUNK_ENTRIES // table_SK.shape[1])
+    return (slice(start, start + rows) for start in range(0, len(table_SK), rows))
+
+
+def _rows(
+    log_wish_SK: NDArray[np.float64], column_K: NDArray[np.float64], sizes_S: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the plan of some rows with the columns scaled by exp(column_K), and the log of each row's sum."""
+    plan_SK = log_wish_SK + column_K
+    largest_S = plan_SK.max(axis=1)
+    plan_SK -= largest_S[:, None]
+    np.exp(plan_SK, out=plan_SK)
+    sum_S = plan_SK.sum(axis=1)
+    plan_SK *= (sizes_S / sum_S)[:, None]
+    return plan_SK, largest_S + np.log(sum_S)
 
 
 def _dual(
     log_wish_SK: NDArray[np.float64],
     column_K: NDArray[np.float64],
-    sizes_S: NDArray[np.int64],
+    sizes_S: NDArray[np.float64],
     counts_K: NDArray[np.int64],
-) -> tuple[float, NDArray[np.float64]]:
-    """Return the convex function at `column_K`, and the plan [S, K] there: its rows hold, its columns may not."""
-    score_SK = log_wish_SK + column_K
-    largest_S = score_SK.max(axis=1)
-    plan_SK = np.exp(score_SK - largest_S[:, None])
-    sum_S = plan_SK.sum(axis=1)
-    plan_SK *= (sizes_S / sum_S)[:, None]
-    return float(sizes_S @ (largest_S + np.log(sum_S)) - counts_K @ column_K), plan_SK
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    """Return the convex function at `column_K`, the sums of the plan's columns there [K], and the Hessian [K, K]."""
+    filled_K = counts_K > 0
+    value = -float(counts_K[filled_K] @ column_K[filled_K])
+    sums_K = np.zeros(len(counts_K))
+    hessian_KK = np.zeros((len(counts_K), len(counts_K)))
+    for rows in _row_chunks(log_wish_SK):
+        plan_SK, log_sum_S = _rows(log_wish_SK[rows], column_K, sizes_S[rows])
+        value += float(sizes_S[rows] @ log_sum_S)
+        sums_K += plan_SK.sum(axis=0)
+        hessian_KK -= (plan_SK / sizes_S[rows, None]).T @ plan_SK
+    return value, sums_K, hessian_KK + np.diag(sums_K)
 
 
 def _newton_step(
-    plan_SK: NDArray[np.float64], sizes_S: NDArray[np.int64], error_K: NDArray[np.float64]
+    hessian_KK: NDArray[np.float64], error_K: NDArray[np.float64], filled_K: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Return the Newton step of the columns' logarithms, shortened where the function is nearly flat."""
-    hessian_KK = np.diag(plan_SK.sum(axis=0)) - (plan_SK / sizes_S[:, None]).T @ plan_SK
     # The function does not change when all columns are scaled alike: a small ridge makes the system regular.
     ridge = 1e-13 * max(float(np.trace(hessian_KK)), 1e-200)
     step_K = -np.linalg.solve(hessian_KK + ridge * np.eye(len(error_K)), error_K).astype(np.float64)
-    step_K -= step_K.mean()
+    step_K = np.where(filled_K, step_K - step_K[filled_K].mean(), 0.0)
     longest = float(np.abs(step_K).max())
     if longest > LONGEST_STEP:
         step_K *= LONGEST_STEP / longest
     return step_K
 
 
-def _infeasible(counts_K: NDArray[np.int64], reached_K: NDArray[np.float64]) -> ValueError:
+def _check_wanted(log_wish_SK: NDArray[np.float64], counts_K: NDArray[np.int64], names: Sequence[str]) -> None:
+    """Raise ValueError for a step that wants nothing and a bucket that no step wants."""
+    empty_steps = np.flatnonzero(np.isneginf(log_wish_SK.max(axis=1)))
+    if len(empty_steps):
+        raise ValueError(
+            f"plan: step {empty_steps[0]} of {len(log_wish_SK)} wants no bucket that has samples: "
+            "give one a share above zero"
+        )
+    unwanted = np.flatnonzero((counts_K > 0) & np.isneginf(log_wish_SK.max(axis=0)))
+    if len(unwanted):
+        raise ValueError(
+            f"plan: bucket {names[unwanted[0]]} has {counts_K[unwanted[0]]} samples, but no step wants it: "
+            "give it a share above zero"
+        )
+
+
+def _infeasible(
+    log_wish_SK: NDArray[np.float64], counts_K: NDArray[np.int64], reached_K: NDArray[np.float64], names: Sequence[str]
+) -> ValueError:
     short = int(np.argmax(counts_K - reached_K))
+    wanting = np.flatnonzero(np.isfinite(log_wish_SK[:, short]))
     return ValueError(
-        f"plan: the preference cannot be met: bucket {short} has {counts_K[short]} samples, but the steps that want it "
+        f"plan: the preference cannot be met: bucket {names[short]} has {counts_K[short]} samples, but the "
+        f"{len(wanting)} steps that want it (from step {wanting[0]} to {wanting[-1]} of {len(log_wish_SK)}) "
         f"take {reached_K[short]:.6g} at most: give it a share above zero at more steps"
     )
 
@@ -135,50 +198,22 @@ def _checked_sizes(wish_SK: NDArray[np.float64], batch_size: int, counts_K: NDAr
             f"plan: affinity of step {step} for bucket {bucket} is {wish_SK[step, bucket]}: "
             "give finite numbers of at least 0"
         )
-    filled_K = counts_K > 0
-    empty_steps = np.flatnonzero(wish_SK[:, filled_K].max(axis=1) <= 0)
-    if len(empty_steps):
-        raise ValueError(f"plan: step {empty_steps[0]} wants no bucket that has samples: give one a share above zero")
-    unwanted = np.flatnonzero(filled_K & (wish_SK.max(axis=0) <= 0))
-    if len(unwanted):
-        raise ValueError(
-            f"plan: bucket {unwanted[0]} has {counts_K[unwanted[0]]} samples, but no step wants it: "
-            "give it a share above zero"
-        )
-    sizes_S = np.full(steps, batch_size, dtype=np.int64)
-    sizes_S[-1] = total - batch_size * (steps - 1)
-    return sizes_S
+    return step_sizes(total, batch_size)
 
 
-def round_plan(real_SK: NDArray[np.float64], batch_size: int, counts: ArrayLike) -> NDArray[np.int64]:
+def round_plan(real_SK: NDArray[np.float64], batch_size: int, counts: ArrayLike) -> NDArray[np.int32]:
     """Round a real plan to whole numbers, keeping row sums, column sums and a running deviation below one sample.
 
     The j-th sample of a bucket may be taken once the cumulative real plan has passed j - 1 and must be taken when it
     reaches j. These are unit jobs with release times and deadlines; a full real schedule exists, so the earliest
     deadline first rule finds a whole one (Horn, 1974).
     """
+    from curriculum.kernels import round_rows
+
     counts_K = np.asarray(counts, dtype=np.int64)
-    steps, buckets = real_SK.shape
     target_SK = np.cumsum(real_SK, axis=0)
     target_SK[-1] = counts_K
-    must_SK = np.minimum(np.floor(target_SK + ROUNDING_NOISE).astype(np.int64), counts_K)
-    may_SK = np.minimum(np.ceil(target_SK - ROUNDING_NOISE).astype(np.int64), counts_K)
-    deadline_SK = np.empty((steps, buckets), dtype=np.int64)
-    for bucket in range(buckets):
-        column = must_SK[:, bucket]
-        deadline_SK[:, bucket] = np.searchsorted(column, column + 1, side="left")
-    total = int(counts_K.sum())
-    taken_K = np.zeros(buckets, dtype=np.int64)
-    result = np.empty((steps, buckets), dtype=np.int64)
-    for step in range(steps):
-        room = min(batch_size, total - step * batch_size)
-        now_K = np.maximum(taken_K, must_SK[step])
-        spare = room - int(now_K.sum() - taken_K.sum())
-        if spare > 0:
-            open_K = np.flatnonzero(may_SK[step] > now_K)
-            urgent = np.argsort(deadline_SK[step, open_K], kind="stable")[:spare]
-            now_K[open_K[urgent]] += 1
-        assert now_K.sum() - taken_K.sum() == room, "the real plan's rows do not sum to the batch"
-        result[step] = now_K - taken_K
-        taken_K = now_K
-    return result
+    result_SK = np.empty(real_SK.shape, dtype=np.int32)
+    failed = round_rows(target_SK, counts_K, step_sizes(int(counts_K.sum()), batch_size), ROUNDING_NOISE, result_SK)
+    assert failed < 0, f"the real plan's rows do not sum to the batch at step {failed}"
+    return result_SK

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from curriculum.artifact import ArtifactError, Manifest, open_manifest
 from curriculum.tokens import Tokens
 
 KIND = "scores"
+BATCH_ROWS = 1 << 20
+"""Rows read at once."""
 
 
 class Scores:
@@ -24,7 +26,7 @@ class Scores:
         self.slice = slice
         self.manifest = manifest
         self.fingerprint = manifest.fingerprint
-        self._file = pq.ParquetFile(folder / f"{slice}.parquet", memory_map=True)
+        self._file = pq.ParquetFile(folder / f"{slice}.parquet")
 
     @classmethod
     def open(cls, folder: str | Path, slice: str = "train") -> Scores:
@@ -45,25 +47,35 @@ class Scores:
         """Names of the reference models."""
         return [name.removeprefix("loss_") for name in self._file.schema_arrow.names if name.startswith("loss_")]
 
+    @property
+    def names(self) -> list[str]:
+        """Names that `column` and `chunks` know: the stored losses and what follows from them."""
+        stored = [name for name in self._file.schema_arrow.names if name not in ("sample", "tokens")]
+        pd = ["pd"] if {"loss_weak", "loss_strong"} <= set(stored) else []
+        return [*stored, *(f"ppl_{model}" for model in self.models), *pd]
+
     def column(self, name: str) -> NDArray[np.float32]:
-        """Return a stored column, `ppl_<model>` = exp(loss), or `pd` of the weak and the strong model.
+        """Return a stored column, `ppl_<model>` = exp(loss), or `pd` of the weak and the strong model, [n].
 
         PD = (PPL_weak - PPL_strong) / PPL_weak = 1 - exp(loss_strong - loss_weak) (arXiv 2501.13126), from the losses
         so that nothing overflows. Raises ValueError naming the columns that are there.
         """
-        stored = self._file.schema_arrow.names
-        if name in stored:
-            values: NDArray[np.float32] = self._file.read([name]).column(name).to_numpy()
-            return values
-        if name.startswith("ppl_") and f"loss_{name[4:]}" in stored:
-            return np.exp(self.column(f"loss_{name[4:]}")).astype(np.float32)
-        if name == "pd" and {"loss_weak", "loss_strong"} <= set(stored):
-            pd: NDArray[np.float32] = -np.expm1(self.column("loss_strong") - self.column("loss_weak"))
-            return pd.astype(np.float32)
-        raise ValueError(
-            f"{self.folder} has no score {name!r}, only {stored} and what follows from them (ppl_*, pd): "
-            "name one of those"
-        )
+        if name == "tokens":
+            return np.asarray(self._file.read([name]).column(name).to_numpy(), dtype=np.float32)
+        return np.concatenate([chunk[name] for chunk in self.chunks([name])] or [np.zeros(0, np.float32)])
+
+    def chunks(self, names: Sequence[str]) -> Iterator[dict[str, NDArray[np.float32]]]:
+        """Yield the columns `names` in pieces of no particular length, in the order of the samples."""
+        unknown = [name for name in names if name not in self.names]
+        if unknown:
+            raise ValueError(
+                f"{self.folder} has no score {unknown[0]!r}, only {self.names}: name one of those, or score with "
+                "the model that it needs"
+            )
+        needed = sorted({stored for name in names for stored in _needs(name, self._file.schema_arrow.names)})
+        for batch in self._file.iter_batches(batch_size=BATCH_ROWS, columns=needed):
+            losses = {name: np.asarray(batch.column(name).to_numpy(zero_copy_only=False)) for name in needed}
+            yield {name: _derived(name, losses) for name in names}
 
     def check(self, tokens: Tokens) -> None:
         """Raise ArtifactError unless these are the scores of `tokens`."""
@@ -73,6 +85,23 @@ class Scores:
                 f"{self.folder} scores other tokens ({theirs}, {len(self)} samples) than {tokens.folder} "
                 f"slice {self.slice!r} ({tokens.fingerprint}, {len(tokens)} samples): run pdpc score on these tokens"
             )
+
+
+def _needs(name: str, stored: Sequence[str]) -> tuple[str, ...]:
+    if name in stored:
+        return (name,)
+    return ("loss_weak", "loss_strong") if name == "pd" else (f"loss_{name.removeprefix('ppl_')}",)
+
+
+def _derived(name: str, losses: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    if name in losses:
+        return losses[name]
+    with np.errstate(over="ignore"):
+        if name == "pd":
+            pd: NDArray[np.float32] = -np.expm1(losses["loss_strong"] - losses["loss_weak"])
+            return pd
+        ppl: NDArray[np.float32] = np.exp(losses[f"loss_{name.removeprefix('ppl_')}"])
+        return ppl
 
 
 def write_slice(

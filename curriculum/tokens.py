@@ -134,6 +134,33 @@ class Tokens:
         self._check_document(index)
         return int(self._origins[index])
 
+    @property
+    def origins(self) -> IntArray:
+        """Return the ordinal in the input text of every document of this slice, int64 [documents]."""
+        return np.asarray(self._origins)
+
+    def document_means(self, values: npt.NDArray[np.float32], ids: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Return the mean over each sample's documents, weighted by their tokens in it, float32 [n].
+
+        values: one number a document, float32 [documents]; nan where a document of the sample has a number that is not
+        finite. O(documents + n log documents).
+        """
+        begin, length, _ = self._windows(ids)
+        finite = np.isfinite(values)
+        sums, bad = (
+            self._integral(number, begin + length) - self._integral(number, begin)
+            for number in (np.where(finite, values, 0).astype(np.float64), (~finite).astype(np.float64))
+        )
+        return np.where(bad > 0, np.nan, sums / length).astype(np.float32)
+
+    def _integral(self, values: npt.NDArray[np.float64], at: IntArray) -> npt.NDArray[np.float64]:
+        """Return the sum over the tokens before position `at` of their document's value."""
+        starts = np.asarray(self._starts)
+        before = np.concatenate(([0.0], np.cumsum(values[:-1] * np.diff(starts))))
+        document = np.searchsorted(starts, at, side="right") - 1
+        result: npt.NDArray[np.float64] = before[document] + values[document] * (at - starts[document])
+        return result
+
     def _windows(self, ids: npt.ArrayLike) -> tuple[IntArray, IntArray, IntArray]:
         """Return start in the ids file, length in tokens and source of each sample, all int64 [n]."""
         wanted = self._checked(ids)

@@ -1,0 +1,176 @@
+"""An arrangement: cells counted, planned and dealt, ready to be written in training order.
+
+Shapes: S steps, C cells, U uses, T times that a sample may be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from curriculum.buckets import UNSCORED, Layout
+from curriculum.columns import CHUNK_SAMPLES
+from curriculum.compose import composed
+from curriculum.concurrency import cores, mapped
+from curriculum.deal import Deal, Ids
+from curriculum.permutation import key_of
+from curriculum.plan import round_plan, scaled, step_sizes
+from curriculum.quantiles import Keys, keys_of
+from curriculum.spool import Spool
+
+MOST_SORTED = 1 << 32
+MOST_USES = 255
+NO_TIMES, NO_KEYS = np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.uint32)
+
+
+class Arrangement:
+    """Counts, plans and deals on entering; `pieces` are the order. Memory does not grow with the samples.
+
+    `plan_SC` is the real plan, float64, and `counts_SC` the whole one, int32; `total` counts positions.
+    """
+
+    def __init__(self, layout: Layout, batch_size: int, seed: int, scratch: Path, workers: int | None) -> None:
+        if layout.preference.sorts and layout.columns.samples > MOST_SORTED:
+            raise ValueError(
+                f"preference={layout.preference.name} sorts {MOST_SORTED} samples at most, there are "
+                f"{layout.columns.samples}: use preference=tilt with a high steepness"
+            )
+        self.layout = layout
+        self.uses_C = _uses(layout)
+        self._batch_size, self._seed, self._workers = batch_size, seed, workers or cores()
+        self._stack = ExitStack()
+        cell_dtype = np.uint8 if layout.cells < 255 else np.uint16
+        self._cells = self._stack.enter_context(Spool(scratch, "cells", cell_dtype))
+        self._scratch = scratch
+
+    def __enter__(self) -> Self:
+        try:
+            self.counts_CT = self._count()
+            self.counts_CU = _by_use(self.counts_CT, self.uses_C)
+            self.total = int(self.counts_CU.sum())
+            if self.total == 0:
+                raise ValueError("preference.uses leaves out every sample: use at least one bucket")
+            self.plan_SC = self._plan()
+            self.counts_SC = round_plan(self.plan_SC, self._batch_size, self.counts_CU.sum(axis=1))
+            self._deal = self._dealt()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def pieces(self) -> Iterator[tuple[Ids, npt.NDArray[Any]]]:
+        """Yield (sample ids, cells) in training order, in pieces that do not change the result."""
+        return composed(self._deal, self.counts_SC, key_of(self._seed, "step"), self._workers)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest says of samples, buckets and cells."""
+        layout = self.layout
+        used = int(self.counts_CU[:, 0].sum())
+        scored = [(stratum, bucket) for stratum in range(layout.strata) for bucket in range(layout.buckets)]
+        cells = [*scored, *([(layout.strata, layout.buckets)] if layout.keep_unscored else [])]
+        strata = layout.sources if layout.stratified else ["all"]
+        described = layout.described(self.counts_CT[:, 1:].sum(axis=1), self.uses_C)
+        return {
+            "samples": self.total,
+            "different_samples": used,
+            "left_out": layout.columns.samples - used,
+            "repeated": self.total - used,
+            "buckets": [asdict(bucket) for bucket in described],
+            "strata": [*strata, *([UNSCORED] if layout.keep_unscored else [])],
+            "cells": {"stratum": [stratum for stratum, _ in cells], "bucket": [bucket for _, bucket in cells]},
+            "edges": layout.stratum_edges(),
+            "spread_evenly": layout.poor_strata,
+        }
+
+    def _count(self) -> npt.NDArray[np.int64]:
+        """Put every sample's cell on the spool; count the samples of each cell by their times, [C, T]."""
+        from curriculum.kernels import count_cells
+
+        counts_CT = np.zeros((self.layout.cells, MOST_USES + 1), dtype=np.int64)
+        dtype = self._cells.dtype
+        for chunk in self.layout.chunks():
+            cell_N = self.layout.cells_of(chunk).astype(dtype)  # what is left out stays the type's largest number
+            count_cells(cell_N, np.iinfo(dtype).max, self._times(chunk.first, len(chunk)), counts_CT)
+            self._cells.append(cell_N)
+        return counts_CT
+
+    def _times(self, first: int, count: int) -> npt.NDArray[np.uint8]:
+        return NO_TIMES if self.layout.times is None else self.layout.times(first, count)
+
+    def _plan(self) -> npt.NDArray[np.float64]:
+        """Return the real plan [S, C]: every stratum has its even part of each step, and its own plan inside that."""
+        layout = self.layout
+        counts_C = self.counts_CU.sum(axis=1)
+        sizes_S = step_sizes(self.total, self._batch_size).astype(np.float64)
+        progress = np.concatenate([[0.0], np.cumsum(sizes_S)]) / self.total
+        plan_SC = np.zeros((len(sizes_S), layout.cells))
+        for stratum in range(layout.strata):
+            cells = slice(stratum * layout.buckets, (stratum + 1) * layout.buckets)
+            counts_K = counts_C[cells]
+            if counts_K.any():
+                names = layout.bucket_names
+                wish_SK = layout.preference.log_wish(progress, counts_K, names)
+                shown = [f"{name} of {layout.sources[stratum]}" for name in names] if layout.stratified else names
+                part = int(counts_K.sum()) / self.total
+                plan_SC[:, cells] = scaled(wish_SK, sizes_S * part, counts_K, shown)
+        if layout.keep_unscored:
+            plan_SC[:, -1] = sizes_S * (int(counts_C[-1]) / self.total)
+        return plan_SC
+
+    def _dealt(self) -> Deal:
+        sorts = self.layout.preference.sorts
+        ids: npt.DTypeLike = np.uint32 if self.layout.columns.samples <= 1 << 32 else np.uint64
+        spool = self._stack.enter_context(Spool(self._scratch, "deal", np.uint64 if sorts else ids))
+        deal = Deal(self.counts_CU, self.uses_C, seed=self._seed, sorts=sorts, id_dtype=ids, spool=spool)
+
+        def work(item: tuple[int, Keys]) -> tuple[Ids, npt.NDArray[np.int64]]:
+            piece, key_N = item
+            cell_N = self._cells.read(piece)
+            first = piece * CHUNK_SAMPLES
+            return deal.deal(first, cell_N, self._times(first, len(cell_N)), key_N)
+
+        for ids_dealt, counts_G in mapped(work, enumerate(self._sort_keys()), self._workers):
+            deal.add(ids_dealt, counts_G)
+        return deal
+
+    def _sort_keys(self) -> Iterator[Keys]:
+        """Yield for every chunk the keys that a sorted order sorts by; empty ones where it is not sorted."""
+        if not self.layout.preference.sorts:
+            yield from (NO_KEYS for _ in range(len(self._cells)))
+            return
+        score = self.layout.expressions[-1].text
+        for chunk in self.layout.chunks():
+            yield keys_of(chunk.scores[score])
+
+
+def _uses(layout: Layout) -> npt.NDArray[np.int64]:
+    """Return how often each cell's samples are used, [C]. Raises ValueError for a bucket that is not there."""
+    names = [*layout.bucket_names, *([UNSCORED] if layout.keep_unscored else [])]
+    wanted = layout.preference.uses
+    unknown = sorted(set(wanted) - set(names))
+    if unknown:
+        raise ValueError(f"preference.uses names {', '.join(unknown)}, but the buckets are {', '.join(names)}")
+    bucket_K = [wanted.get(name, 1) for name in names]
+    scored_C = np.tile(np.array(bucket_K[: layout.buckets], dtype=np.int64), layout.strata)
+    return np.concatenate([scored_C, np.array(bucket_K[layout.buckets :], dtype=np.int64)])
+
+
+def _by_use(counts_CT: npt.NDArray[np.int64], uses_C: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return how many samples of each cell are used more than u times, [C, U], from their times and the cell's uses."""
+    times_T = np.arange(counts_CT.shape[1])
+    present_CT = (counts_CT > 0) & (times_T > 0)
+    total_CT = uses_C[:, None] * times_T
+    most = int(total_CT[present_CT].max(initial=1))
+    if most > MOST_USES:
+        raise ValueError(f"preference.uses makes a sample stand {most} times: {MOST_USES} are the most")
+    result = [(counts_CT * (present_CT & (total_CT > use))).sum(axis=1) for use in range(max(1, most))]
+    return np.stack(result, axis=1)

@@ -1,0 +1,136 @@
+"""Arrays on disk with a checksum a block: opening reads nothing, and a damaged block is found when it is read.
+
+`blocks.bin` of an artifact holds, for every array file in turn, one xxh3-64 (little-endian) a block of BLOCK_BYTES. The
+artifact's manifest vouches for blocks.bin itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from curriculum.artifact import ArtifactError, FileEntry, Manifest
+
+BLOCKS = "blocks.bin"
+BLOCK_BYTES = 1 << 18
+
+Array = npt.NDArray[Any]
+
+
+def blocks_of(size: int) -> int:
+    """Return how many blocks a file of `size` bytes has."""
+    return -(-size // BLOCK_BYTES)
+
+
+class BlockWriter:
+    """Writes one array file; `entry` and `digests` are right once it is closed."""
+
+    def __init__(self, path: Path, dtype: str) -> None:
+        self.path = path
+        self.dtype = np.dtype(dtype)
+        self.digests: list[int] = []
+        self._file = open(path, "wb")
+        self._whole = xxhash.xxh3_128()
+        self._rest = bytearray()
+        self._bytes = 0
+
+    def write(self, values: Array) -> None:
+        """Append values, cast to the file's type (which must hold them)."""
+        data = memoryview(np.ascontiguousarray(values.astype(self.dtype, copy=False)).reshape(-1).view(np.uint8))
+        self._file.write(data)
+        self._whole.update(data)
+        self._bytes += len(data)
+        start = 0
+        if self._rest:
+            start = min(BLOCK_BYTES - len(self._rest), len(data))
+            self._rest += data[:start]
+            if len(self._rest) < BLOCK_BYTES:
+                return
+            self.digests.append(xxhash.xxh3_64_intdigest(self._rest))
+            self._rest.clear()
+        while len(data) - start >= BLOCK_BYTES:
+            self.digests.append(xxhash.xxh3_64_intdigest(data[start : start + BLOCK_BYTES]))
+            start += BLOCK_BYTES
+        self._rest += data[start:]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._rest:
+            self.digests.append(xxhash.xxh3_64_intdigest(self._rest))
+            self._rest.clear()
+        self._file.close()
+
+    @property
+    def entry(self) -> FileEntry:
+        """Return the file's size and checksum for the manifest."""
+        return FileEntry(self._bytes, self._whole.hexdigest())
+
+
+def write_blocks(folder: Path, writers: Mapping[str, BlockWriter]) -> dict[str, int]:
+    """Write blocks.bin for closed writers; return at which block of it each file's checksums begin."""
+    first, starts = 0, {}
+    with open(folder / BLOCKS, "wb") as file:
+        for name, writer in writers.items():
+            starts[name] = first
+            first += len(writer.digests)
+            file.write(np.array(writer.digests, dtype="<u8").tobytes())
+    return starts
+
+
+def open_blocks(folder: Path, manifest: Manifest) -> npt.NDArray[np.uint64]:
+    """Return the checksums of an artifact's blocks. Raises ArtifactError when they are damaged themselves."""
+    data = (folder / BLOCKS).read_bytes()
+    if xxhash.xxh3_128_hexdigest(data) != manifest.files[BLOCKS].xxh3_128:
+        raise ArtifactError(f"{folder / BLOCKS} does not match its checksum: it is damaged; make {folder} again")
+    return np.frombuffer(data, dtype="<u8")
+
+
+class BlockArray:
+    """A mapped array [n] or [n, width]; `array[i:j]` are rows, checked block by block the first time they are read."""
+
+    def __init__(self, path: Path, dtype: str, rows: int, digests: npt.NDArray[np.uint64], width: int = 0) -> None:
+        self._path = path
+        self._digests = digests
+        self._row_bytes = np.dtype(dtype).itemsize * max(1, width)
+        size = rows * self._row_bytes
+        if path.stat().st_size != size or len(digests) != blocks_of(size):
+            raise ArtifactError(
+                f"{path} has {path.stat().st_size} bytes and {len(digests)} checksums where {size} bytes were expected: "
+                f"it is torn or foreign; make {path.parent} again"
+            )
+        shape = (rows, width) if width else (rows,)
+        self._array: Array = np.memmap(path, dtype, mode="r", shape=shape) if size else np.zeros(shape, dtype)
+        self._bytes: Array = self._array.reshape(-1).view(np.uint8)
+        self._sound = np.zeros(len(digests), dtype=np.bool_)
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, where: slice) -> Array:
+        """Return rows i to j, not copied. Raises ArtifactError naming the first damaged block among them."""
+        start, stop, _ = where.indices(len(self._array))
+        first, last = start * self._row_bytes // BLOCK_BYTES, blocks_of(stop * self._row_bytes)
+        if start < stop and not self._sound[first:last].all():
+            self._check(first, last)
+        return self._array[where]
+
+    def _check(self, first: int, last: int) -> None:
+        for block in range(first, last):
+            if not self._sound[block]:
+                data = self._bytes[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
+                if xxhash.xxh3_64_intdigest(data) != self._digests[block]:
+                    raise ArtifactError(
+                        f"{self._path} is damaged between bytes {block * BLOCK_BYTES} and "
+                        f"{block * BLOCK_BYTES + len(data)}: its checksum differs; make {self._path.parent} again"
+                    )
+                self._sound[block] = True

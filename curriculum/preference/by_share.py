@@ -1,0 +1,117 @@
+"""Preferences that are told as shares over progress: of sources, or of buckets in a table.
+
+Shapes: S steps, K buckets, R rows of a table.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curriculum.preference.base import SOURCE, Counts, Cut, Preference, Progress, ScoreCut
+
+
+@dataclass(frozen=True)
+class Mixture(Preference):
+    """Buckets are sources; their shares of a batch move in straight lines between the points given."""
+
+    name: str = "mixture"
+    shares: dict[float, dict[str, float]] = field(default_factory=dict)
+    """Shares by source at points of progress: {0.0: {code: 0.1}, 1.0: {code: 0.4}}. Sources that a point does not name
+    share what it leaves by their size. Shares that the corpus cannot keep are scaled to the nearest that it can."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stratify_by is not None:
+            raise ValueError(f"preference.stratify_by={self.stratify_by}: a mixture moves the sources: use null")
+        if not self.shares:
+            raise ValueError("preference.shares is empty: give {0.0: {SOURCE: SHARE}, 1.0: {SOURCE: SHARE}}")
+        for at, row in self.shares.items():
+            if not 0.0 <= at <= 1.0:
+                raise ValueError(f"preference.shares: {at} is not a progress from 0 to 1")
+            total = sum(row.values())
+            if min(row.values(), default=0.0) < 0 or not total <= 1 + 1e-9:
+                raise ValueError(f"preference.shares at {at}: {row} must be at least 0 and sum to 1 at most")
+
+    def cuts(self) -> list[Cut]:
+        """Cut by source."""
+        return [Cut(SOURCE)]
+
+    def log_wish(self, progress: Progress, counts_K: Counts, names: Sequence[str]) -> NDArray[np.float64]:
+        """Return the logarithm of the sources' shares, [S, K]."""
+        unknown = sorted({name for row in self.shares.values() for name in row} - set(names))
+        if unknown:
+            raise ValueError(
+                f"preference.shares names {', '.join(unknown)}, but the sources are {', '.join(names)}"
+            )
+        points = sorted(self.shares)
+        rows_RK = np.stack([_full_row(self.shares[at], counts_K, names) for at in points])
+        return log_interpolated(self.folded(progress), np.array(points), rows_RK)
+
+
+def _full_row(row: dict[str, float], counts_K: Counts, names: Sequence[str]) -> NDArray[np.float64]:
+    """Return the share of every source; those that the row does not name share what it leaves."""
+    share_K = np.array([row.get(name, 0.0) for name in names])
+    rest_K = np.where([name in row for name in names], 0, counts_K)
+    return share_K + (1.0 - share_K.sum()) * rest_K / max(1, int(rest_K.sum()))
+
+
+@dataclass(frozen=True)
+class Table(ScoreCut):
+    """Shares read from a CSV file: a column `progress` from 0 to 1 and a column a bucket, named as the buckets are."""
+
+    name: str = "table"
+    file: str = ""
+    """CSV file. Buckets are named low and high, or q1, q2, ... from low to high."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.rows()  # whatever is wrong with the file is said at the door
+
+    def rows(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return progress [R] and shares [R, K]. Raises ValueError naming file, line and column."""
+        path = Path(self.file)
+        if not path.is_file():
+            raise ValueError(f"preference.file={self.file!r} is not a file: give a CSV of progress by bucket shares")
+        wanted = ["progress", *self.bucket_names([])]
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            if sorted(columns) != sorted(wanted):
+                raise ValueError(f"{path} has the columns {list(columns)}, but {wanted} are needed")
+            rows = [[_number(path, reader.line_num, name, row[name]) for name in wanted] for row in reader]
+        if not rows:
+            raise ValueError(f"{path} has no rows: give at least one")
+        table = np.array(rows)
+        if (np.diff(table[:, 0]) <= 0).any() or table[0, 0] < 0 or table[-1, 0] > 1:
+            raise ValueError(f"{path}: progress must rise from line to line, from 0 to 1")
+        return table[:, 0], table[:, 1:]
+
+    def log_wish(self, progress: Progress, counts_K: Counts, names: Sequence[str]) -> NDArray[np.float64]:
+        """Return the logarithm of the shares between the table's rows, [S, K]."""
+        points, rows_RK = self.rows()
+        return log_interpolated(self.folded(progress), points, rows_RK)
+
+
+def _number(path: Path, line: int, column: str, text: str | None) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = np.nan
+    if not 0.0 <= value < np.inf:
+        raise ValueError(f"{path}, line {line}: {column} is {text!r}: give a number of at least 0")
+    return value
+
+
+def log_interpolated(
+    middle_S: NDArray[np.float64], points_R: NDArray[np.float64], rows_RK: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return log shares [S, K] on the straight lines between rows; before the first and after the last they stay."""
+    columns: Sequence[NDArray[np.float64]] = [np.interp(middle_S, points_R, column) for column in rows_RK.T]
+    with np.errstate(divide="ignore"):
+        return np.log(np.stack(columns, axis=1))

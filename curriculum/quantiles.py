@@ -1,0 +1,112 @@
+"""Exact quantiles of scores by tokens, in passes over chunks: memory does not grow with the samples.
+
+A float32 becomes a uint32 key that rises with it. One pass adds up the tokens by the key's upper 16 bits, which finds the
+bin of every edge; a second adds up those bins by the lower 16 bits, which finds the edge itself. Sums are whole numbers,
+so that neither chunks nor threads change a bit.
+
+Shapes: N samples of a chunk, P parts, E edges of a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Keys = NDArray[np.uint32]
+
+BINS = 1 << 16
+ROWS_AT_ONCE = 512
+"""Bins refined in one pass: 256 MiB of sums."""
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A chunk: key, weight and part of every sample, [N]."""
+
+    key_N: Keys
+    weight_N: NDArray[np.int64]
+    part_N: NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Edges [P, E] of every part as keys, and which parts have too few distinct scores for theirs."""
+
+    keys_PE: Keys
+    poor_P: NDArray[np.bool_]
+
+
+def keys_of(score_N: NDArray[np.float32]) -> Keys:
+    """Return uint32 keys that compare as the scores do."""
+    from curriculum.kernels import sortable
+
+    key_N = np.empty(len(score_N), dtype=np.uint32)
+    sortable(np.ascontiguousarray(score_N, dtype=np.float32).view(np.uint32), key_N)
+    return key_N
+
+
+def scores_of(key_N: Keys) -> NDArray[np.float32]:
+    """Return the scores of keys: the inverse of `keys_of`."""
+    sign = np.uint32(1 << 31)
+    return np.where(key_N & sign, key_N ^ sign, ~key_N).astype(np.uint32).view(np.float32)
+
+
+def equal_parts(chunks: Callable[[], Iterator[Keyed]], inside: int, parts: int) -> Edges:
+    """Return the edges that cut each of `inside` parts into `parts` equal ones, by weight.
+
+    Edge j of a part is its smallest key at or below which at least j / parts of its weight lies. Where a part has too few
+    distinct scores its edges are the largest key there is, so that all of it stays in its first piece. Two passes.
+    """
+    edges = parts - 1
+    upper_PH = np.zeros((inside, BINS), dtype=np.int64)
+    from curriculum.kernels import high_histogram, low_histogram
+
+    for chunk in chunks():
+        high_histogram(chunk.key_N, chunk.weight_N, chunk.part_N, upper_PH)
+    total_P = upper_PH.sum(axis=1)
+    cumulative_PH = np.cumsum(upper_PH, axis=1)
+    wanted_PE = np.arange(1, parts) * total_P[:, None]  # times 1 / parts, kept whole
+    bin_PE = np.empty((inside, edges), dtype=np.int64)
+    for part in range(inside):
+        bin_PE[part] = np.searchsorted(cumulative_PH[part] * parts, wanted_PE[part], side="left")
+    bin_PE = np.minimum(bin_PE, BINS - 1)
+    pairs = sorted({(part, int(bin)) for part in range(inside) for bin in bin_PE[part] if total_P[part]})
+    keys_PE = np.full((inside, edges), np.uint32(0xFFFFFFFF), dtype=np.uint32)
+    for group in (pairs[start : start + ROWS_AT_ONCE] for start in range(0, len(pairs), ROWS_AT_ONCE)):
+        row_PH = np.full((inside, BINS), -1, dtype=np.int32)
+        for row, (part, bin) in enumerate(group):
+            row_PH[part, bin] = row
+        lower_RL = np.zeros((len(group), BINS), dtype=np.int64)
+        for chunk in chunks():
+            low_histogram(chunk.key_N, chunk.weight_N, chunk.part_N, row_PH, lower_RL)
+        for row, (part, bin) in enumerate(group):
+            below = cumulative_PH[part, bin] - upper_PH[part, bin]
+            cumulative_L = (np.cumsum(lower_RL[row]) + below) * parts
+            for edge in np.flatnonzero(bin_PE[part] == bin):
+                low = int(np.searchsorted(cumulative_L, wanted_PE[part, edge], side="left"))
+                keys_PE[part, edge] = np.uint32(bin << 16 | low)
+    poor_P = (np.diff(keys_PE.astype(np.int64), axis=1) <= 0).any(axis=1) | (total_P == 0)
+    poor_P |= _nothing_above(keys_PE, upper_PH, chunks)
+    keys_PE[poor_P] = np.uint32(0xFFFFFFFF)
+    return Edges(keys_PE, poor_P)
+
+
+def _nothing_above(
+    keys_PE: Keys, upper_PH: NDArray[np.int64], chunks: Callable[[], Iterator[Keyed]]
+) -> NDArray[np.bool_]:
+    """Tell for every part whether no key lies above its last edge. A pass is needed only where it is in the last bin."""
+    last_P = keys_PE[:, -1]
+    highest_bin_P = np.array([np.flatnonzero(row)[-1] if row.any() else 0 for row in upper_PH])
+    unsure_P = (last_P >> np.uint32(16)).astype(np.int64) >= highest_bin_P
+    if not unsure_P.any():
+        return unsure_P
+    largest_P = np.zeros(len(keys_PE), dtype=np.uint32)
+    for chunk in chunks():
+        for part in np.flatnonzero(unsure_P):
+            mine = chunk.key_N[chunk.part_N == part]
+            if len(mine):
+                largest_P[part] = max(largest_P[part], mine.max())
+    return unsure_P & (last_P >= largest_P)

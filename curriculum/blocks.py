@@ -35,7 +35,7 @@ class BlockWriter:
         self.path = path
         self.dtype = np.dtype(dtype)
         self.digests: list[int] = []
-        self._file = open(path, "wb")
+        self._file = open(path, "wb")  # noqa: SIM115 (closed with this writer)
         self._whole = xxhash.xxh3_128()
         self._rest = bytearray()
         self._bytes = 0
@@ -105,7 +105,7 @@ class BlockArray:
         size = rows * self._row_bytes
         if path.stat().st_size != size or len(digests) != blocks_of(size):
             raise ArtifactError(
-                f"{path} has {path.stat().st_size} bytes and {len(digests)} checksums where {size} bytes were expected: "
+                f"{path} has {path.stat().st_size} bytes and {len(digests)} checksums, {size} bytes were expected: "
                 f"it is torn or foreign; make {path.parent} again"
             )
         shape = (rows, width) if width else (rows,)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +123,11 @@ class Layout:
                 self.bucket_names, bounds, counts_K, uses_C[: self.buckets], strict=True
             )
         ]
-        return [*result, Bucket(UNSCORED, None, None, int(counts_C[-1]), int(uses_C[-1]))] if self.keep_unscored else result
+        return (
+            [*result, Bucket(UNSCORED, None, None, int(counts_C[-1]), int(uses_C[-1]))]
+            if self.keep_unscored
+            else result
+        )
 
     def stratum_edges(self) -> dict[str, list[float]]:
         """Return the first score cut's edges by stratum: what a reader of the manifest sees."""
@@ -142,7 +147,7 @@ class Layout:
         if not simple:
             return [(None, None)] * self.buckets
         edges: list[float | None] = [None, *(float(edge) for edge in scores_of(self.cuts[0].keys_PE[0])), None]
-        return list(zip(edges[:-1], edges[1:], strict=True))
+        return list(pairwise(edges))
 
     def _with_edges(self, cut: Cut) -> CutEdges:
         inside = self.strata * int(np.prod([made.parts for made in self.cuts], dtype=np.int64))
@@ -210,16 +215,19 @@ class Layout:
 
     def _not_finite(self) -> ValueError:
         """Count the scores that are not finite, in a pass of its own, and name the first of them."""
-        count, examples = 0, []
+        count = 0
+        examples: list[str] = []
         for chunk in self.chunks():
             for index in np.flatnonzero(self._unscored(chunk)):
                 count += 1
                 if len(examples) < 3:
                     values = {expression.text: chunk.scores[expression.text][index] for expression in self.expressions}
-                    examples.append(f"sample {chunk.first + index} ({', '.join(f'{k}={v}' for k, v in values.items())})")
+                    examples.append(
+                        f"sample {chunk.first + index} ({', '.join(f'{k}={v}' for k, v in values.items())})"
+                    )
         return ValueError(
-            f"scores are not finite for {count} samples: {', '.join(examples)}{', ...' if count > 3 else ''}: score them "
-            "again with sound models, or give them a bucket of their own, spread evenly, with nonfinite=bucket "
+            f"scores are not finite for {count} samples: {', '.join(examples)}{', ...' if count > 3 else ''}: "
+            "score them again with sound models, or give them a bucket of their own, spread evenly, with nonfinite=bucket "
             f"(preference.uses.{UNSCORED}=0 then leaves them out)"
         )
 

@@ -45,7 +45,9 @@ class SampleColumns:
     def __init__(self, tokens: Tokens | None, scores: Scores | None, own: OwnScores | None) -> None:
         self.tokens, self.scores, self.own = tokens, scores, own
         if tokens is None and own is None:
-            raise ValueError("tokens=null and own_scores=null: give what the samples are, TOKENS or a Parquet of scores")
+            raise ValueError(
+                "tokens=null and own_scores=null: give what the samples are, TOKENS or a Parquet of scores"
+            )
         if own is not None and own.by == DOCUMENT and tokens is None:
             raise ValueError(f"own_scores={own.path} is by document: give tokens=FOLDER, which knows their samples")
         self.samples = len(tokens) if tokens is not None else own.rows if own is not None else 0
@@ -77,7 +79,7 @@ class SampleColumns:
     @property
     def inputs(self) -> dict[str, str]:
         """Fingerprints of what the columns come from."""
-        inputs = {}
+        inputs: dict[str, str] = {}
         if self.tokens is not None:
             inputs |= {"tokens": self.tokens.fingerprint, "tokenizer": self.tokens.tokenizer_fingerprint}
         if self.scores is not None:
@@ -163,7 +165,7 @@ class SampleColumns:
 
 
 def _in_chunks(pieces: Iterator[dict[str, NDArray[Any]]], samples: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """Cut and join pieces so that each chunk has CHUNK_SAMPLES rows (the last one what is left); nothing: empty ones."""
+    """Cut and join pieces so that each chunk has CHUNK_SAMPLES rows, the last one what is left; empty ones of nothing."""
     held: list[dict[str, NDArray[Any]]] = []
     rows = 0
     for first in range(0, samples, CHUNK_SAMPLES):
@@ -172,14 +174,19 @@ def _in_chunks(pieces: Iterator[dict[str, NDArray[Any]]], samples: int) -> Itera
             piece = next(pieces, None)
             if piece is None:
                 if held:
-                    raise ValueError(f"the scores end at sample {first + rows} of {samples}: they are torn; make them again")
+                    raise ValueError(
+                        f"the scores end at sample {first + rows} of {samples}: they are torn; make them again"
+                    )
                 break
             held.append(piece)
             rows += len(next(iter(piece.values())))
         if not held:
             yield {}
             continue
-        joined = {name: np.concatenate([piece[name] for piece in held]) if len(held) > 1 else held[0][name] for name in held[0]}
+        joined = {
+            name: np.concatenate([piece[name] for piece in held]) if len(held) > 1 else held[0][name]
+            for name in held[0]
+        }
         yield {name: column[:wanted] for name, column in joined.items()}
         rows -= wanted
         held = [{name: column[wanted:] for name, column in joined.items()}] if rows else []

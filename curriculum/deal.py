@@ -1,9 +1,9 @@
 """The deal: every cell's samples into a keyed random order (or into the order of their scores), in bounded memory.
 
 Two passes, as one shuffles more cards than a hand holds (Rao, 1961; Sandelius, 1962): the first deals the samples into
-groups by the upper bits of a keyed hash, into a spool; the second takes one group after the other,
-deals it on into leaves that fit a core's cache, and shuffles each leaf (Fisher and Yates). A uniform permutation, the same
-for any chunk and number of workers: group, leaf and swaps follow from key, sample and the cell's count alone.
+groups by the upper bits of a keyed hash, into a spool; the second takes one group after the other, deals it on into
+leaves that fit a core's cache, and shuffles each leaf (Fisher and Yates). A uniform permutation, the same for any chunk
+and number of workers: group, leaf and swaps follow from key, sample and the cell's count alone.
 
 Shapes: N samples of a chunk, C cells, U uses (times over), G groups.
 """
@@ -83,7 +83,8 @@ class Deal:
     ) -> tuple[Ids, npt.NDArray[np.int64]]:
         """Sort a chunk by group; hand the result to `add` in the order of the chunks. May run on many threads.
 
-        `cell_N` holds cells, and the largest number of its type for what is left out; `times_N` is empty where every sample is used as its cell says; `key_N` matters to a sorted order alone.
+        `cell_N` holds cells, and the largest number of its type for what is left out; `times_N` is empty where every
+        sample is used as its cell says; `key_N` matters to a sorted order alone.
         """
         from curriculum.kernels import deal_chunk
 

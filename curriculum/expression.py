@@ -79,7 +79,7 @@ class Expression:
                     self._check(argument, names)
             case _:
                 raise ValueError(
-                    f"score {self.text!r}: {ast.unparse(node)!r} is not part of the grammar: use column names, numbers, "
+                    f"score {self.text!r}: {ast.unparse(node)!r} is not in the grammar: use column names, numbers, "
                     f"+ - * / **, parentheses and {', '.join(FUNCTIONS)}"
                 )
 

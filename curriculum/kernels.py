@@ -8,16 +8,20 @@ module imports Numba (0.4 s); the first call of a kernel on a machine compiles i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 F = TypeVar("F", bound=Callable[..., Any])
-U16, U32, I32, I64 = NDArray[np.uint16], NDArray[np.uint32], NDArray[np.int32], NDArray[np.int64]
-U64, F64 = NDArray[np.uint64], NDArray[np.float64]
-Ids = NDArray[np.unsignedinteger[Any]]
+U16: TypeAlias = NDArray[np.uint16]
+U32: TypeAlias = NDArray[np.uint32]
+U64: TypeAlias = NDArray[np.uint64]
+I32: TypeAlias = NDArray[np.int32]
+I64: TypeAlias = NDArray[np.int64]
+F64: TypeAlias = NDArray[np.float64]
+Ids: TypeAlias = NDArray[np.unsignedinteger[Any]]
 
 HIGH_BITS = 16
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -70,7 +74,7 @@ def sortable(score_N: U32, key_N: U32) -> None:
 
 @compiled
 def high_histogram(key_N: U32, weight_N: I64, part_N: U16, weights_PH: I64) -> None:
-    """Add each sample's weight to its part's bin of the key's upper 16 bits; samples of part LEFT_OUT are passed over."""
+    """Add each sample's weight to its part's bin of the key's upper 16 bits, unless its part is LEFT_OUT."""
     for i in range(len(key_N)):
         if part_N[i] != LEFT_OUT:
             weights_PH[part_N[i], key_N[i] >> np.uint32(HIGH_BITS)] += weight_N[i]
@@ -94,13 +98,18 @@ def refine(key_N: U32, edges_PE: U32, part_N: U16) -> None:
         part = part_N[i]
         if part == LEFT_OUT:
             continue
-        low, high = 0, edges
-        while low < high:
-            middle = (low + high) // 2
-            if edges_PE[part, middle] < key_N[i]:
-                low = middle + 1
-            else:
-                high = middle
+        low = 0
+        if edges <= 8:  # no branches to guess wrongly
+            for edge in range(edges):
+                low += edges_PE[part, edge] < key_N[i]
+        else:
+            high = edges
+            while low < high:
+                middle = (low + high) // 2
+                if edges_PE[part, middle] < key_N[i]:
+                    low = middle + 1
+                else:
+                    high = middle
         part_N[i] = np.uint16(part * (edges + 1) + low)
 
 
@@ -126,9 +135,10 @@ def deal_chunk(
     ids: Ids,
     counts_G: I64,
 ) -> int:
-    """Sort a chunk's samples by group into `ids`, rising inside a group; counts_G says how many each has. Return the total.
+    """Sort a chunk's samples by group into `ids`, rising inside a group; counts_G says how many each has.
 
-    Samples of cell `left_out` are passed over. Sample first + i belongs to cell_N[i] and is used uses_C[cell] * times_N[i] times (an empty `times_N`: once each).
+    Sample first + i belongs to cell_N[i] and is used uses_C[cell] * times_N[i] times (an empty `times_N`: once each);
+    samples of cell `left_out` are passed over. Return how many ids were written.
     Use u of cell c goes to group group_CU[c, u] + the upper bits_CU[c, u] bits of its hash under keys_U[u].
     """
     counts_G[:] = 0
@@ -217,7 +227,7 @@ def compose_steps(
 
 @compiled
 def round_rows(target_SC: F64, counts_C: I64, room_S: I64, noise: float, result_SC: I32) -> int:
-    """Round the cumulative real plan by earliest deadline first (see plan.round_plan); return the step that fails, or -1.
+    """Round the cumulative real plan by earliest deadline first (plan.round_plan); return the step that fails, or -1.
 
     A cell's pointer walks to the step at which its next sample must have been taken.
     """
@@ -241,7 +251,10 @@ def round_rows(target_SC: F64, counts_C: I64, room_S: I64, noise: float, result_
                 if may <= taken_C[cell]:
                     continue
                 due = max(due_C[cell], step)
-                while due < steps and min(np.int64(np.floor(target_SC[due, cell] + noise)), counts_C[cell]) <= taken_C[cell]:
+                while (
+                    due < steps
+                    and min(np.int64(np.floor(target_SC[due, cell] + noise)), counts_C[cell]) <= taken_C[cell]
+                ):
                     due += 1
                 due_C[cell] = due
                 if due < best_due:

@@ -31,7 +31,7 @@ class OwnScores:
         self.path = Path(path)
         files = sorted(self.path.glob("*.parquet")) if self.path.is_dir() else [self.path]
         if not files or not all(file.is_file() for file in files):
-            raise ValueError(f"own_scores={self.path}: there is no such Parquet file, nor a folder with *.parquet in it")
+            raise ValueError(f"own_scores={self.path}: there is no such Parquet file, nor a folder of them")
         try:
             self._files = [pq.ParquetFile(file) for file in files]
         except (pa.ArrowInvalid, OSError) as error:
@@ -106,7 +106,9 @@ class OwnScores:
         counts = np.bincount(np.delete(ids, outside), minlength=self.rows)
         missing, twice = np.flatnonzero(counts == 0), np.flatnonzero(counts > 1)
         if len(missing):
-            found = f"sample {twice[0]} stands {counts[twice[0]]} times" if len(twice) else f"{ids[outside[0]]} is there"
+            found = (
+                f"sample {twice[0]} stands {counts[twice[0]]} times" if len(twice) else f"{ids[outside[0]]} is there"
+            )
             raise ValueError(
                 f"own_scores={self.path} has {self.rows} rows, but no row for sample {missing[0]} ({len(missing)} are "
                 f"missing; {found}): give the samples 0 to {self.rows - 1} once each"
@@ -143,5 +145,7 @@ def _is_score(field: pa.Field) -> bool:
 
 def _whole_numbers(path: Path, name: str, column: pa.Array) -> NDArray[np.int64]:
     if not pa.types.is_integer(column.type) or column.null_count:
-        raise ValueError(f"own_scores={path}: column {name!r} is {column.type} with {column.null_count} nulls: give ids")
+        raise ValueError(
+            f"own_scores={path}: column {name!r} is {column.type} with {column.null_count} nulls: give ids"
+        )
     return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False))

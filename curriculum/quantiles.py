@@ -1,8 +1,8 @@
 """Exact quantiles of scores by tokens, in passes over chunks: memory does not grow with the samples.
 
-A float32 becomes a uint32 key that rises with it. One pass adds up the tokens by the key's upper 16 bits, which finds the
-bin of every edge; a second adds up those bins by the lower 16 bits, which finds the edge itself. Sums are whole numbers,
-so that neither chunks nor threads change a bit.
+A float32 becomes a uint32 key that rises with it. One pass adds up the tokens by the key's upper 16 bits, which finds
+the bin of every edge; a second adds up those bins by the lower 16 bits, which finds the edge itself. Sums are whole
+numbers, so that neither chunks nor threads change a bit.
 
 Shapes: N samples of a chunk, P parts, E edges of a part.
 """
@@ -57,8 +57,8 @@ def scores_of(key_N: Keys) -> NDArray[np.float32]:
 def equal_parts(chunks: Callable[[], Iterator[Keyed]], inside: int, parts: int) -> Edges:
     """Return the edges that cut each of `inside` parts into `parts` equal ones, by weight.
 
-    Edge j of a part is its smallest key at or below which at least j / parts of its weight lies. Where a part has too few
-    distinct scores its edges are the largest key there is, so that all of it stays in its first piece. Two passes.
+    Edge j of a part is its smallest key at or below which at least j / parts of its weight lies. Where a part has too
+    few distinct scores its edges are the largest key there is, so that it stays whole, in its first piece. Two passes.
     """
     edges = parts - 1
     upper_PH = np.zeros((inside, BINS), dtype=np.int64)
@@ -97,7 +97,7 @@ def equal_parts(chunks: Callable[[], Iterator[Keyed]], inside: int, parts: int) 
 def _nothing_above(
     keys_PE: Keys, upper_PH: NDArray[np.int64], chunks: Callable[[], Iterator[Keyed]]
 ) -> NDArray[np.bool_]:
-    """Tell for every part whether no key lies above its last edge. A pass is needed only where it is in the last bin."""
+    """Tell for every part whether no key lies above its last edge; a pass where that edge is in the last bin."""
     last_P = keys_PE[:, -1]
     highest_bin_P = np.array([np.flatnonzero(row)[-1] if row.any() else 0 for row in upper_PH])
     unsure_P = (last_P >> np.uint32(16)).astype(np.int64) >= highest_bin_P

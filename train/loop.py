@@ -123,7 +123,7 @@ class Loop:
             "curriculum/progress": step / order.steps,
         }
         for table, name in ((order.plan, "planned"), (order.counts, "realised")):
-            shares = table[taken].sum(axis=0, dtype="float64")
+            shares = table[taken].sum(axis=0)
             shares /= shares.sum()
             record |= {
                 f"curriculum/{name}/{bucket.name}": float(share)

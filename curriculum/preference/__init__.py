@@ -20,6 +20,7 @@ PREFERENCES: dict[str, type[Preference]] = {
 __all__ = [
     "FOLD",
     "PREFERENCES",
+    "SOURCE",
     "Cut",
     "Frame",
     "Linear",
@@ -27,7 +28,6 @@ __all__ = [
     "Pdpc",
     "Preference",
     "Shuffled",
-    "SOURCE",
     "Sorted",
     "Table",
     "Tilt",

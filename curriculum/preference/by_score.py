@@ -153,7 +153,7 @@ class TwoStage(TwoBuckets):
         """Return log [1 - share, share], [S, 2]; the step that the switch falls into has the mean of both shares."""
         switch = self._switch(counts_K) if self.switch is None else self.switch
         ends_S = progress * self.folds
-        past_S1 = np.floor(ends_S) * (1 - switch) + np.maximum(ends_S % 1.0 - switch, 0.0)  # of the time, after a switch
+        past_S1 = np.floor(ends_S) * (1 - switch) + np.maximum(ends_S % 1.0 - switch, 0.0)  # time after a switch
         after_S = np.diff(past_S1) / np.maximum(np.diff(ends_S), 1e-300)
         return log_shares(self.floor + (self.ceiling - self.floor) * np.clip(after_S, 0.0, 1.0))
 

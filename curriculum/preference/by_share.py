@@ -46,9 +46,7 @@ class Mixture(Preference):
         """Return the logarithm of the sources' shares, [S, K]."""
         unknown = sorted({name for row in self.shares.values() for name in row} - set(names))
         if unknown:
-            raise ValueError(
-                f"preference.shares names {', '.join(unknown)}, but the sources are {', '.join(names)}"
-            )
+            raise ValueError(f"preference.shares names {', '.join(unknown)}, but the sources are {', '.join(names)}")
         points = sorted(self.shares)
         rows_RK = np.stack([_full_row(self.shares[at], counts_K, names) for at in points])
         return log_interpolated(self.folded(progress), np.array(points), rows_RK)

@@ -78,8 +78,8 @@ class Preferences:
 def plan_of_order(order: Order) -> Plan:
     """The plan of an order and what became of it, in BINS parts of the run. O(steps * buckets)."""
     edges = _edges(order.steps)
-    planned = np.add.reduceat(np.asarray(order.plan, dtype=np.float64), edges[:-1], axis=0)
-    realised = np.add.reduceat(np.asarray(order.counts, dtype=np.float64), edges[:-1], axis=0)
+    planned = np.add.reduceat(order.plan[:], edges[:-1], axis=0)
+    realised = np.add.reduceat(order.counts[:], edges[:-1], axis=0)
     names = [bucket.name for bucket in order.buckets]
     return Plan(names, _middles(edges), _shares(planned), _shares(realised), "order")
 

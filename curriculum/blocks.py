@@ -42,7 +42,7 @@ class BlockWriter:
 
     def write(self, values: Array) -> None:
         """Append values, cast to the file's type (which must hold them)."""
-        data = memoryview(np.ascontiguousarray(values.astype(self.dtype, copy=False)).reshape(-1).view(np.uint8))
+        data = np.ascontiguousarray(values.astype(self.dtype, copy=False)).reshape(-1).view(np.uint8).data
         self._file.write(data)
         self._whole.update(data)
         self._bytes += len(data)
@@ -128,7 +128,7 @@ class BlockArray:
         for block in range(first, last):
             if not self._sound[block]:
                 data = self._bytes[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
-                if xxhash.xxh3_64_intdigest(data) != self._digests[block]:
+                if xxhash.xxh3_64_intdigest(data.data) != self._digests[block]:
                     raise ArtifactError(
                         f"{self._path} is damaged between bytes {block * BLOCK_BYTES} and "
                         f"{block * BLOCK_BYTES + len(data)}: its checksum differs; make {self._path.parent} again"

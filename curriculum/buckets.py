@@ -227,7 +227,7 @@ class Layout:
                     )
         return ValueError(
             f"scores are not finite for {count} samples: {', '.join(examples)}{', ...' if count > 3 else ''}: "
-            "score them again with sound models, or give them a bucket of their own, spread evenly, with nonfinite=bucket "
+            "score them again, or give them a bucket of their own, spread evenly, with nonfinite=bucket "
             f"(preference.uses.{UNSCORED}=0 then leaves them out)"
         )
 

@@ -165,7 +165,7 @@ class SampleColumns:
 
 
 def _in_chunks(pieces: Iterator[dict[str, NDArray[Any]]], samples: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """Cut and join pieces so that each chunk has CHUNK_SAMPLES rows, the last one what is left; empty ones of nothing."""
+    """Cut and join pieces so that each chunk has CHUNK_SAMPLES rows, the last one what is left."""
     held: list[dict[str, NDArray[Any]]] = []
     rows = 0
     for first in range(0, samples, CHUNK_SAMPLES):

@@ -85,7 +85,7 @@ class Expression:
 
     def _value(self, node: ast.expr, columns: Mapping[str, Column]) -> Any:
         match node:
-            case ast.Constant(value=value):
+            case ast.Constant(value=int() | float() as value):
                 return np.float32(value)
             case ast.Name(id=name):
                 return columns[name]

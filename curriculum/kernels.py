@@ -55,9 +55,9 @@ def _bounded(state: np.uint64, size: int) -> np.int64:  # a number below `size`,
 
 
 @compiled
-def _group(sample: int, first: int, bits: int, key: np.uint64) -> int:
+def _group(sample: int, first: int, bits: int, key: np.uint64) -> np.int64:
     if bits == 0:
-        return first
+        return np.int64(first)
     return first + np.int64(_hash(sample, key) >> np.uint64(64 - bits))
 
 
@@ -159,9 +159,9 @@ def deal_chunk(
         if cell != left_out:
             uses = uses_C[cell] if once else uses_C[cell] * times_N[i]
             for use in range(uses):
-                group = _group(first + i, group_CU[cell, use], bits_CU[cell, use], keys_U[use])
-                ids[place_G[group]] = first + i
-                place_G[group] += 1
+                dealt = _group(first + i, group_CU[cell, use], bits_CU[cell, use], keys_U[use])
+                ids[place_G[dealt]] = first + i
+                place_G[dealt] += 1
     return total
 
 
@@ -180,9 +180,8 @@ def shuffle_group(ids: Ids, key: np.uint64, leaf_key: np.uint64, group_bits: int
     else:
         leaf_N = np.empty(len(ids), np.uint16)
         for i in range(len(ids)):
-            leaf = np.int64((_hash(ids[i], key) >> shift) & mask)
-            leaf_N[i] = leaf
-            end[leaf + 1] += 1
+            leaf_N[i] = (_hash(ids[i], key) >> shift) & mask
+            end[leaf_N[i] + 1] += 1
         for leaf in range(leaves):
             end[leaf + 1] += end[leaf]
         place = end[:-1].copy()
@@ -245,7 +244,7 @@ def round_rows(target_SC: F64, counts_C: I64, room_S: I64, noise: float, result_
         if spare < 0:
             return step
         while spare > 0:
-            best, best_due = np.int64(-1), np.int64(steps + 1)
+            best, best_due = -1, steps + 1
             for cell in range(cells):
                 may = min(np.int64(np.ceil(target_SC[step, cell] - noise)), counts_C[cell])
                 if may <= taken_C[cell]:

@@ -41,7 +41,7 @@ class Spool:
             self._pieces.append(piece)
             return
         self._pieces.append(self._file_end)
-        self._write(memoryview(np.ascontiguousarray(piece).view(np.uint8)))
+        self._write(np.ascontiguousarray(piece).view(np.uint8).data)
 
     def read(self, piece: int, first: int = 0, last: int | None = None) -> Array:
         """Return items first to last of a piece."""

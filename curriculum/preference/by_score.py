@@ -38,8 +38,8 @@ class Sorted(ScoreCut):
 
     def log_wish(self, progress: Progress, counts_K: Counts, names: Sequence[str]) -> NDArray[np.float64]:
         """Want each bucket for just the stretch that its samples fill, [S, K]: this wish is a plan already."""
-        sequence = np.arange(len(counts_K)).reshape(self.folds, -1)
-        sequence = (sequence[:, ::-1] if self.descending else sequence).ravel()
+        by_fold = np.arange(len(counts_K)).reshape(self.folds, -1)
+        sequence = (by_fold[:, ::-1] if self.descending else by_fold).ravel()
         ends_K = np.cumsum(counts_K[sequence]) / max(1, int(counts_K.sum()))
         starts_K = np.concatenate([[0.0], ends_K[:-1]])
         upper = np.minimum(progress[1:, None], ends_K)

@@ -56,7 +56,8 @@ def _full_row(row: dict[str, float], counts_K: Counts, names: Sequence[str]) -> 
     """Return the share of every source; those that the row does not name share what it leaves."""
     share_K = np.array([row.get(name, 0.0) for name in names])
     rest_K = np.where([name in row for name in names], 0, counts_K)
-    return share_K + (1.0 - share_K.sum()) * rest_K / max(1, int(rest_K.sum()))
+    full_K: NDArray[np.float64] = share_K + (1.0 - share_K.sum()) * rest_K / max(1, int(rest_K.sum()))
+    return full_K
 
 
 @dataclass(frozen=True)

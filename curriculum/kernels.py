@@ -114,6 +114,14 @@ def refine(key_N: U32, edges_PE: U32, part_N: U16) -> None:
 
 
 @compiled
+def count_ids(ids: I64, times_N: NDArray[np.uint8]) -> None:
+    """Add one to the times of every id, 255 at most."""
+    for i in range(len(ids)):
+        if times_N[ids[i]] < 255:
+            times_N[ids[i]] += 1
+
+
+@compiled
 def count_cells(cell_N: Ids, left_out: int, times_N: NDArray[np.uint8], counts_CT: I64) -> None:
     """Count the samples of every cell by the times that they may be used (an empty `times_N`: once each)."""
     once = len(times_N) == 0

@@ -46,6 +46,13 @@ def _arrange() -> Any:
     return arrange.ArrangeSettings, arrange.run, {"preference": PREFERENCES}
 
 
+def _replan() -> Any:
+    from curriculum import replan
+    from curriculum.preference import PREFERENCES
+
+    return replan.ReplanSettings, replan.run, {"preference": PREFERENCES}
+
+
 def _train() -> Any:
     from launch import start
     from train.settings import TrainSettings
@@ -93,6 +100,7 @@ VERBS: dict[str, Verb] = {
     "prepare": Verb("text to TOKENS: documents, sources and samples, two slices held out", _prepare),
     "score": Verb("TOKENS to SCORES: every sample's loss under the reference models", _score),
     "arrange": Verb("SCORES and a preference to an ORDER that uses every sample once", _arrange),
+    "replan": Verb("a new order for what an ORDER has not been read of yet", _replan),
     "train": Verb("an ORDER to a RUN, by DeepSpeed; run it again to go on", _train, hands_on=True),
     "evaluate": Verb("held-out loss and benchmarks of a run's newest checkpoint", _evaluate),
     "report": Verb("a page and a table that show arms beside each other", _report),

@@ -37,7 +37,7 @@ def open_inputs(settings: TrainSettings) -> Inputs:
     check_tasks(settings.benchmarks)
     order = Order.open(settings.data.order)
     tokens = Tokens.open(settings.data.tokens, order.manifest.facts["slice"])
-    arranged = order.manifest.inputs["tokens"]
+    arranged = order.manifest.inputs.get("tokens")
     if arranged != tokens.fingerprint:
         raise ArtifactError(
             f"{settings.data.order} arranges other tokens ({arranged}) than {settings.data.tokens} "

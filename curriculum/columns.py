@@ -20,7 +20,7 @@ from curriculum.tokens import Tokens
 
 LENGTH = "length"
 """Name of a sample's real tokens in a score expression."""
-CHUNK_SAMPLES = 1 << 22
+CHUNK_SAMPLES = 1 << 20
 
 
 @dataclass(frozen=True)

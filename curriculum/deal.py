@@ -23,7 +23,7 @@ from curriculum.spool import Spool
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 
-GROUP = 1 << 20
+GROUP = 1 << 22
 """Samples of a group, about."""
 LEAF = 1 << 14
 """Samples of a leaf, about: 64 KiB of ids."""

@@ -50,8 +50,13 @@ def _hash(sample: int, key: np.uint64) -> np.uint64:
 
 
 @compiled
-def _bounded(state: np.uint64, size: int) -> np.int64:  # a number below `size`, from the upper half of a hash
-    return np.int64(((_mix(state) >> np.uint64(32)) * np.uint64(size)) >> np.uint64(32))
+def _next(state: np.uint64) -> np.uint64:  # Knuth's linear congruence modulo 2^64; its upper bits are the good ones
+    return state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
+
+
+@compiled
+def _bounded(state: np.uint64, size: int) -> np.int64:  # a number below `size`, from the upper half of the state
+    return np.int64(((state >> np.uint64(32)) * np.uint64(size)) >> np.uint64(32))
 
 
 @compiled
@@ -151,25 +156,31 @@ def deal_chunk(
     """
     counts_G[:] = 0
     once = len(times_N) == 0
-    for i in range(len(cell_N)):
-        cell = cell_N[i]
-        if cell != left_out:
-            uses = uses_C[cell] if once else uses_C[cell] * times_N[i]
-            for use in range(uses):
-                counts_G[_group(first + i, group_CU[cell, use], bits_CU[cell, use], keys_U[use])] += 1
-    place_G = np.empty(len(counts_G), np.int64)
+    group_M = np.empty(len(ids), np.uint32)
     total = 0
-    for group in range(len(counts_G)):
-        place_G[group] = total
-        total += counts_G[group]
     for i in range(len(cell_N)):
         cell = cell_N[i]
         if cell != left_out:
             uses = uses_C[cell] if once else uses_C[cell] * times_N[i]
             for use in range(uses):
                 dealt = _group(first + i, group_CU[cell, use], bits_CU[cell, use], keys_U[use])
-                ids[place_G[dealt]] = first + i
-                place_G[dealt] += 1
+                group_M[total] = dealt
+                counts_G[dealt] += 1
+                total += 1
+    place_G = np.empty(len(counts_G), np.int64)
+    place = 0
+    for group in range(len(counts_G)):
+        place_G[group] = place
+        place += counts_G[group]
+    place = 0
+    for i in range(len(cell_N)):
+        cell = cell_N[i]
+        if cell != left_out:
+            uses = uses_C[cell] if once else uses_C[cell] * times_N[i]
+            for _ in range(uses):
+                ids[place_G[group_M[place]]] = first + i
+                place_G[group_M[place]] += 1
+                place += 1
     return total
 
 
@@ -200,7 +211,7 @@ def shuffle_group(ids: Ids, key: np.uint64, leaf_key: np.uint64, group_bits: int
         start = end[leaf]
         state = _mix(leaf_key + np.uint64(leaf) * GOLDEN)
         for i in range(end[leaf + 1] - start - 1, 0, -1):
-            state += GOLDEN
+            state = _next(state)
             j = _bounded(state, i + 1)
             out[start + i], out[start + j] = out[start + j], out[start + i]
 
@@ -223,7 +234,7 @@ def compose_steps(
                 position += 1
         state = _mix(key + np.uint64(first_step + step) * GOLDEN)
         for i in range(position - start - 1, 0, -1):
-            state += GOLDEN
+            state = _next(state)
             j = _bounded(state, i + 1)
             cells[start + i], cells[start + j] = cells[start + j], cells[start + i]
         for i in range(start, position):

@@ -1,7 +1,7 @@
 """Replan: a new order for the part of an order that is not read yet; the part that was read stays as it is.
 
-The samples that the parent's tail holds are arranged anew, each as often as the tail holds it (times the new preference's
-uses). The child's manifest names its parent, so that a run of the parent goes on with the child.
+The samples that the parent's tail holds are arranged anew, each as often as the tail holds it (times the new
+preference's uses). The child's manifest names its parent, so that a run of the parent goes on with the child.
 """
 
 from __future__ import annotations

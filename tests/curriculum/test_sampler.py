@@ -108,5 +108,5 @@ def test_workers_fetch_ahead_and_the_steps_done_say_where_to_go_on():
 
 
 def test_curriculum_imports_no_torch():
-    code = "import sys, curriculum.sampler; sys.exit('torch' in sys.modules)"
+    code = "import sys, curriculum.sampler, curriculum.consumed; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

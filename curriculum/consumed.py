@@ -34,7 +34,7 @@ def joined(*hashes: int) -> int:
 
 
 def order_hash(order: Ids, cursor: int) -> int:
-    """Return the hash of an order's first `cursor` samples. O(cursor): about 10**8 positions a second."""
+    """Return the hash of an order's first `cursor` samples. O(cursor): tens of millions of positions a second."""
     assert 0 <= cursor <= len(order), f"cursor={cursor} lies outside an order of {len(order)} samples"
     total = 0
     for start in range(0, cursor, CHUNK_POSITIONS):

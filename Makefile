@@ -1,13 +1,15 @@
 # make demo: the whole road on this machine's own text     make test: lint is apart (make lint)
-# Both set up .venv first, from constraints.txt: Python 3.11 and make are all they need.
+# make elastic COUNT=10000: that many random elastic schedules read the order as a plain list is read
+# All set up .venv first, from constraints.txt: Python 3.11 and make are all they need.
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 TEST_WORKERS ?= 2
 DEMO ?= demo
+COUNT ?= 10000
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test elastic lint clean
 
 setup: $(VENV)/.ready
 
@@ -23,6 +25,9 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --durations 10
+
+elastic: setup
+	OMP_NUM_THREADS=1 PDPC_ELASTIC_SCHEDULES=$(COUNT) $(BIN)/python -m pytest -s tests/curriculum/test_elastic.py
 
 lint: setup
 	$(BIN)/ruff check .

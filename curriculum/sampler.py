@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from curriculum.split import Split, cursor_after
 
 
 class Ids(Protocol):
@@ -17,29 +20,37 @@ class Ids(Protocol):
 
 
 class CurriculumSampler:
-    """Iterate lists of this rank's sample ids, one list a step, from a cursor on.
+    """Iterate lists of this rank's sample ids from a cursor on: one list a step, or one a micro-batch.
 
-    `batch_size` is global: step after step the ranks read consecutive parts of the same `batch_size` positions, so the
-    global batch is the same at any world size. The last batch may be shorter; its parts differ by one sample at most.
-    `cursor` counts the samples that all ranks together have been given; a new sampler with the same cursor goes on from
-    there, at any world size. Use it as the `batch_sampler` of a torch DataLoader, or alone.
+    `batch_size` is global and `micro_batch_size` a rank's; `Split` says how a batch is cut, the same at any world size.
+    Every rank gets equally many lists; in a last step that is not full they may be shorter, or empty.
+    `cursor` counts the samples that all ranks together have been given in whole steps: it moves with the last list of a
+    step. A new sampler with the same cursor goes on from there, at any world size and micro-batch.
+
+    Use it alone, or as the `batch_sampler` of a torch DataLoader. A DataLoader with workers fetches ahead, and `cursor`
+    with it: resume from `cursor_after(steps done, ...)`, not from here.
     """
 
-    def __init__(self, order: Ids, batch_size: int, rank: int, world_size: int, cursor: int = 0) -> None:
-        if batch_size < 1:
-            raise ValueError(f"sampler: batch_size={batch_size} must be at least 1")
+    def __init__(
+        self,
+        order: Ids,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        cursor: int = 0,
+        micro_batch_size: int | None = None,
+    ) -> None:
+        self.split = Split(batch_size, world_size, micro_batch_size)
         if not 0 <= rank < world_size:
             raise ValueError(f"sampler: rank={rank} must lie in [0, world_size={world_size})")
-        if batch_size % world_size:
-            fits = [size for size in range(1, batch_size + 1) if batch_size % size == 0]
-            raise ValueError(
-                f"sampler: batch_size={batch_size} cannot be split over world_size={world_size} ranks: "
-                f"use one of {fits}"
-            )
         if not 0 <= cursor <= len(order):
             raise ValueError(f"sampler: cursor={cursor} lies outside an order of {len(order)} samples")
         if cursor % batch_size and cursor != len(order):
-            raise ValueError(f"sampler: cursor={cursor} is not at the start of a batch of {batch_size} samples")
+            before = cursor - cursor % batch_size
+            raise ValueError(
+                f"sampler: cursor={cursor} is not at the start of a batch of {batch_size} samples: "
+                f"use {before}, or {cursor_after(before // batch_size + 1, batch_size, len(order))}"
+            )
         self.order = order
         self.batch_size = batch_size
         self.rank = rank
@@ -47,19 +58,15 @@ class CurriculumSampler:
         self.cursor = cursor
 
     def __len__(self) -> int:
-        """Return the number of steps that are left."""
-        return -(-(len(self.order) - self.cursor) // self.batch_size)
+        """Return the number of lists that are left, whole steps alone."""
+        return -(-(len(self.order) - self.cursor) // self.batch_size) * self.split.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
         while self.cursor < len(self.order):
-            start, stop = rank_part(
-                self.cursor, min(self.batch_size, len(self.order) - self.cursor), self.rank, self.world_size
-            )
-            ids = self.order[start:stop].tolist()
-            self.cursor = min(self.cursor + self.batch_size, len(self.order))
-            yield ids
-
-
-def rank_part(start: int, count: int, rank: int, world_size: int) -> tuple[int, int]:
-    """Return the positions [i, j) that a rank reads of the `count` positions from `start` on."""
-    return start + count * rank // world_size, start + count * (rank + 1) // world_size
+            stop = min(self.cursor + self.batch_size, len(self.order))
+            edges = self.split.edges(self.cursor, stop, self.rank)
+            ids = self.order[edges[0] : edges[-1]].tolist()
+            *earlier, last = [ids[i:j] for i, j in pairwise((edges - edges[0]).tolist())]
+            yield from earlier
+            self.cursor = stop
+            yield last

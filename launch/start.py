@@ -23,7 +23,7 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
     inputs = open_inputs(settings)
     processes = settings.processes or max(1, _gpus())
     deepspeed_config(settings, inputs.order.batch_size, processes)
-    if finished(Path(settings.output), settings, inputs.fingerprints):
+    if finished(Path(settings.output), settings, inputs):
         print(f"run {settings.output} is finished: reused")
         return 0
     command = [
@@ -54,7 +54,7 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
         **({} if _gpus() else {"DS_ACCELERATOR": "cpu"}),
     }
     code = supervise(command, environment)
-    if code == 0 and not finished(Path(settings.output), settings, inputs.fingerprints):
+    if code == 0 and not finished(Path(settings.output), settings, inputs):
         # DeepSpeed's launcher also answers 0 when a part of it was killed by a signal.
         print(f"run {settings.output} was cut off: run the same command again to go on", file=sys.stderr)
         return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from curriculum.artifact import sync
+from curriculum.consumed import joined, stretch_hash
 from curriculum.order import Order
 from curriculum.sampler import CurriculumSampler
+from curriculum.split import cursor_after
 from curriculum.tokens import IGNORED, Tokens
 from train.world import World
 
@@ -34,31 +37,65 @@ class Batch:
     """int64 [micro_batch_size, seq_len + 1] each; a step's last samples are filled up with rows that cost nothing."""
     global_tokens: int
     """Real labels of the whole global batch, on all ranks."""
+    own_hash: int
+    """Consumed hash of this rank's ids at their positions."""
+    global_hash: int
+    """Consumed hash of the whole global batch, from this rank's copy of the order."""
 
 
-def batches(
-    order: Order, tokens: Tokens, world: World, micro_batch_size: int, micro_batches: int, step: int
-) -> Iterator[Batch]:
-    """Yield this rank's batches from `step` on. Every rank knows the global token count without asking the others."""
-    sampler = CurriculumSampler(
-        order, order.batch_size, world.rank, world.size, cursor=min(step * order.batch_size, len(order))
-    )
-    for ids in sampler:
-        start = step * order.batch_size
-        global_ids = order[start : min(start + order.batch_size, len(order))]
-        rows = np.full((micro_batch_size * micro_batches, tokens.seq_len + 1), IGNORED, dtype=np.int64)
-        if ids:
-            rows[: len(ids)] = tokens.sample(ids)
-        parts = [part.contiguous() for part in torch.from_numpy(rows).split(micro_batch_size)]
-        yield Batch(step, ids, parts, int(tokens.real_tokens(global_ids).sum()))
-        step += 1
+def batches(order: Order, tokens: Tokens, world: World, micro_batch_size: int, step: int) -> Iterator[Batch]:
+    """Yield this rank's batches from `step` on. Every rank knows the global batch without asking the others."""
+    cursor = cursor_after(step, order.batch_size, len(order))
+    sampler = CurriculumSampler(order, order.batch_size, world.rank, world.size, cursor, micro_batch_size)
+    lists = iter(sampler)
+    while micro_ids := list(islice(lists, sampler.split.accumulation)):
+        position = int(sampler.split.edges(cursor, sampler.cursor, world.rank)[0])
+        ids = [sample for part in micro_ids for sample in part]
+        global_ids = order[cursor : sampler.cursor]
+        yield Batch(
+            step,
+            ids,
+            [_filled(tokens, part, micro_batch_size) for part in micro_ids],
+            int(tokens.real_tokens(global_ids).sum()),
+            stretch_hash(np.array(ids, dtype=np.int64), position),
+            stretch_hash(global_ids, cursor),
+        )
+        step, cursor = step + 1, sampler.cursor
+
+
+def _filled(tokens: Tokens, ids: list[int], size: int) -> Tensor:
+    """Return samples as int64 [size, seq_len + 1]; rows without a sample are IGNORED."""
+    rows = np.full((size, tokens.seq_len + 1), IGNORED, dtype=np.int64)
+    if ids:
+        rows[: len(ids)] = tokens.sample(ids)
+    return torch.from_numpy(rows)
+
+
+def check_consumed(world: World, own: int, expected: int, order: Order) -> None:
+    """Raise ValueError on every rank unless the ranks together consumed what each of their copies of the order says.
+
+    `own`: hash of what this rank consumed; `expected`: of what all should have. One small sum over the ranks.
+    """
+    halves = torch.tensor([own >> 32, own & 0xFFFFFFFF], dtype=torch.int64, device=world.device)
+    high, low = world.all_sum(halves).tolist()
+    if not world.agree(joined(high << 32, low) == expected):
+        raise ValueError(
+            f"the ranks together did not consume what order {order.folder} ({order.fingerprint}) says: they read "
+            "different copies of it, or a damaged one; give every node the same folder (pdpc inspect verify=true) "
+            "and run again: the run goes on from its last checkpoint"
+        )
 
 
 class ConsumedFile:
-    """What one rank consumed: rows of int64 [step, ids...], `NO_SAMPLE` filling short rows."""
+    """What one rank consumed: rows of int64 [step, ids...], `NO_SAMPLE` filling short rows.
 
-    def __init__(self, folder: Path, world: World, width: int) -> None:
+    `hash` is the consumed hash of this rank's samples in this life; rank 0's begins with what earlier lives consumed:
+    the sum over the ranks is the run's.
+    """
+
+    def __init__(self, folder: Path, world: World, width: int, consumed_hash: int) -> None:
         self.width = width
+        self.hash = consumed_hash if world.first else 0
         path = folder / CONSUMED / f"world_{world.size:05d}_rank_{world.rank:05d}_width_{width}.bin"
         self._file = open(path, "ab")  # noqa: SIM115  # held until close()
 
@@ -68,6 +105,7 @@ class ConsumedFile:
         row[0] = batch.step
         row[1 : 1 + len(batch.ids)] = batch.ids
         self._file.write(row.tobytes())
+        self.hash = joined(self.hash, batch.own_hash)
 
     def sync(self) -> None:
         """Make the record durable."""

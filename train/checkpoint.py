@@ -52,6 +52,7 @@ def save(
     *,
     step: int,
     cursor: int,
+    consumed_hash: str,
     tokens: int,
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
@@ -67,6 +68,7 @@ def save(
     facts = {
         "step": step,
         "cursor": cursor,
+        "consumed_hash": consumed_hash,
         "tokens": tokens,
         "updates": engine.updates(),
         "world_size": world.size,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curriculum.split import Split
 from models.decoder import Decoder
 from train.settings import OptimizerSettings, TrainSettings
 from train.world import World
@@ -23,20 +24,12 @@ def deepspeed_config(settings: TrainSettings, batch_size: int, world_size: int) 
 
     Raises ValueError when the global batch cannot be split into micro-batches over the ranks.
     """
-    per_step = settings.micro_batch_size * world_size
-    if batch_size % per_step:
-        fits = [size for size in range(1, batch_size // world_size + 1) if batch_size % (size * world_size) == 0]
-        raise ValueError(
-            f"micro_batch_size={settings.micro_batch_size} on {world_size} ranks does not divide the order's batch of "
-            f"{batch_size} samples: use one of micro_batch_size={fits}"
-            if fits
-            else f"{world_size} ranks cannot split a batch of {batch_size} samples: use fewer ranks"
-        )
+    split = Split(batch_size, world_size, settings.micro_batch_size)
     bucket = settings.zero.bucket_mb * 1_000_000
     return {
         "train_batch_size": batch_size,
         "train_micro_batch_size_per_gpu": settings.micro_batch_size,
-        "gradient_accumulation_steps": batch_size // per_step,
+        "gradient_accumulation_steps": split.accumulation,
         "gradient_clipping": settings.optimizer.clip_norm,
         "bf16": {"enabled": settings.precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},

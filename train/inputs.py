@@ -13,6 +13,7 @@ from curriculum.scores import Scores
 from curriculum.tokens import Tokens
 from models.config import DecoderConfig
 from train.harness import check_tasks, task_files_fingerprint
+from train.lineage import ancestors
 from train.settings import TrainSettings
 
 VALIDATION = "validation"
@@ -30,6 +31,8 @@ class Inputs:
     """PD of the validation samples, when scores are given."""
     decoder: DecoderConfig
     fingerprints: dict[str, str | None]
+    ancestors: list[str]
+    """Fingerprints of the orders that the order was replanned from, oldest first."""
 
 
 def open_inputs(settings: TrainSettings) -> Inputs:
@@ -61,7 +64,8 @@ def open_inputs(settings: TrainSettings) -> Inputs:
         "validation": validation.fingerprint,
         "benchmarks": task_files_fingerprint(settings.benchmarks),
     }
-    return Inputs(order, tokens, validation, _finite_pd(scores) if scores else None, decoder, fingerprints)
+    pd = _finite_pd(scores) if scores else None
+    return Inputs(order, tokens, validation, pd, decoder, fingerprints, ancestors(order))
 
 
 def _finite_pd(scores: Scores) -> NDArray[np.float32]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from curriculum.consumed import as_hex, joined
+from curriculum.split import cursor_after
 from models.attention import document_lengths
 from train.batches import Batch, ConsumedFile, batches
 from train.engine import Engine
@@ -32,6 +34,8 @@ class Progress:
     """Weight updates so far."""
     tokens: int = 0
     """Labels learned from so far."""
+    consumed_hash: int = 0
+    """Of every sample consumed so far, on all ranks (curriculum/consumed.py)."""
 
 
 @dataclass
@@ -61,18 +65,17 @@ class Loop:
     at_stage_end: Callable[[Loop, int], None]
     """Called with the stage's number after its last step."""
 
+    @property
+    def cursor(self) -> int:
+        """Samples consumed so far by the weights, on all ranks: whole steps alone, whatever was fetched ahead."""
+        order = self.inputs.order
+        return cursor_after(self.progress.step, order.batch_size, len(order))
+
     def run(self) -> None:
         """Train until every sample of the order has been consumed."""
         order = self.inputs.order
         stage_ends = {step: stage for stage, step in enumerate(order.stage_ends, start=1)}
-        upcoming = batches(
-            order,
-            self.inputs.tokens,
-            self.world,
-            self.settings.micro_batch_size,
-            self.engine.micro_batches,
-            self.progress.step,
-        )
+        upcoming = batches(order, self.inputs.tokens, self.world, self.settings.micro_batch_size, self.progress.step)
         window = self._window()
         for batch in upcoming:
             self.train_step(batch, window)
@@ -101,6 +104,7 @@ class Loop:
         window.tokens += batch.global_tokens
         self.progress.step += 1
         self.progress.tokens += batch.global_tokens
+        self.progress.consumed_hash = joined(self.progress.consumed_hash, batch.global_hash)
 
     def summarise(self, window: Window) -> Record:
         """Return the record of the steps since the last one; on a normal step ranks and host meet only here."""
@@ -119,7 +123,8 @@ class Loop:
             "throughput/tokens_per_s": window.tokens / elapsed_s,
             "throughput/tokens_per_s_device": window.tokens / elapsed_s / self.world.size,
             "time/step_s": elapsed_s / (step - window.first_step),
-            "data/cursor": min(step * order.batch_size, len(order)),
+            "data/cursor": self.cursor,
+            "data/consumed_hash": as_hex(self.progress.consumed_hash),
             "curriculum/progress": step / order.steps,
         }
         for table, name in ((order.plan, "planned"), (order.counts, "realised")):

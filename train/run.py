@@ -10,13 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from curriculum.artifact import write_text
+from curriculum.consumed import as_hex
 from models.decoder import build
 from train import checkpoint
-from train.batches import ConsumedFile, forget_consumed
+from train.batches import ConsumedFile, check_consumed, forget_consumed
 from train.engine import Engine, deepspeed_config
 from train.evaluation import evaluate
 from train.export import export_checkpoint
 from train.inputs import Inputs, open_inputs
+from train.lineage import check_resume
 from train.loop import Loop, Progress
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
 from train.settings import TrainSettings, identity
@@ -42,40 +44,47 @@ def train(settings: TrainSettings) -> None:
     except ValueError as error:
         raise Refused(str(error)) from error
     world = start(settings.threads)
-    claimed = _claim(Path(settings.output), settings, inputs, world)
+    claimed, step = world.first_does(lambda: _claim(Path(settings.output), settings, inputs, world)) or (None, 0)
     if world.same(int(claimed is not None and claimed.finished)):
         log.info("run %s is finished: nothing to do", settings.output)
     else:
-        _train(settings, inputs, world, claimed)
+        _train(settings, inputs, world, claimed, world.same(step))
     if claimed is not None:
         claimed.release()
     finish(world)
 
 
-def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) -> RunFolder | None:
-    """Lock and describe the RUN folder on rank 0; a refusal there is an error on every rank."""
+def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) -> tuple[RunFolder, int]:
+    """Lock, check and describe the RUN folder, and find the step to go on from: that of the newest whole checkpoint.
+
+    Rank 0 alone does this. Raises Refused, and then nothing has changed: also when the checkpoint has read other
+    samples than this order begins with.
+    """
     paths = {name: str(Path(path).absolute()) if path else None for name, path in asdict(settings.data).items()}
     extra = {
         "parameters": inputs.decoder.parameter_count(),
         "world_size": world.size,
         "paths": {**paths, "slice": inputs.order.manifest.facts["slice"]},
     }
+    try:
+        claimed = RunFolder.claim(folder)
+        claimed.refuse_changes(settings, inputs)
+        if claimed.finished:
+            return claimed, 0
+        found = checkpoint.newest(folder / CHECKPOINTS)
+        if found is not None:
+            check_resume(found, inputs.order)
+        step = int(found.name.removeprefix("step_")) if found else 0
+        claimed.describe(settings, inputs, step, extra)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    return claimed, step
 
-    def claim() -> RunFolder:
-        try:
-            claimed = RunFolder.claim(folder)
-            claimed.describe(settings, inputs.fingerprints, extra)
-        except ValueError as error:
-            raise Refused(str(error)) from error
-        return claimed
 
-    return world.first_does(claim)
-
-
-def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFolder | None) -> None:
+def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFolder | None, step: int) -> None:
     folder = Path(settings.output)
     engine = Engine(build(inputs.decoder, settings.seed), settings, inputs.order.batch_size, world)
-    progress = _resume(folder, engine, inputs, world)
+    progress = _resume(folder, engine, inputs, world, step)
 
     def open_records() -> tuple[MetricsFile, Tracker]:
         assert claimed is not None
@@ -85,7 +94,8 @@ def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFo
         return MetricsFile(folder, progress.step), start_tracker(settings.tracker, folder, settings.arm, shown)
 
     metrics, tracker = world.first_does(open_records) or (None, NullTracker())
-    consumed = ConsumedFile(folder, world, inputs.order.batch_size // world.size)
+    width = inputs.order.batch_size // world.size
+    consumed = ConsumedFile(folder, world, width, progress.consumed_hash)
     loop = Loop(settings, inputs, engine, world, progress, consumed, metrics, tracker, _at_stage_end)
     try:
         _make_up_evaluation(loop)
@@ -99,50 +109,39 @@ def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFo
     def seal() -> None:
         assert claimed is not None
         export_checkpoint(folder, folder / EXPORT)
-        claimed.finish()
+        claimed.finish(loop.cursor, as_hex(progress.consumed_hash))
         log.info("run %s is finished: %s tokens in %s steps", folder, progress.tokens, progress.step)
 
     world.first_does(seal)
     engine.destroy()
 
 
-def _resume(folder: Path, engine: Engine, inputs: Inputs, world: World) -> Progress:
-    """Load the newest whole checkpoint, the same on every rank; a run without one begins at step 0."""
-
-    def find() -> int:
-        found = checkpoint.newest(folder / CHECKPOINTS)
-        step = int(found.name.removeprefix("step_")) if found else 0
-        checkpoint.clean(folder / CHECKPOINTS, step)
-        return step
-
-    step = world.same(world.first_does(find) or 0)
+def _resume(folder: Path, engine: Engine, inputs: Inputs, world: World, step: int) -> Progress:
+    """Load the checkpoint of a step, the same on every rank; step 0 has none."""
+    world.first_does(lambda: checkpoint.clean(folder / CHECKPOINTS, step))
     if step == 0:
         return Progress()
-    manifest = checkpoint.load(checkpoint.folder_of(folder / CHECKPOINTS, step), engine)
-    order = inputs.order
-    assert manifest.facts["cursor"] == min(step * order.batch_size, len(order)), (
-        "checkpoint and order disagree about the cursor"
-    )
+    facts = checkpoint.load(checkpoint.folder_of(folder / CHECKPOINTS, step), engine).facts
     if world.first:
-        log.info("resumed from step %s of %s", step, order.steps)
-    return Progress(step, manifest.facts["tokens"])
+        log.info("resumed from step %s of %s", step, inputs.order.steps)
+    return Progress(step, facts["tokens"], int(facts["consumed_hash"], 16))
 
 
 def _at_stage_end(loop: Loop, stage: int) -> None:
-    """Checkpoint, then evaluate: a crash in the evaluation costs the evaluation alone."""
+    """Check what was consumed, checkpoint, then evaluate: a crash in the evaluation costs the evaluation alone."""
     folder = Path(loop.settings.output)
     loop.consumed.sync()
     if loop.metrics is not None:
         loop.metrics.sync()
-    step = loop.progress.step
-    cursor = min(step * loop.inputs.order.batch_size, len(loop.inputs.order))
+    check_consumed(loop.world, loop.consumed.hash, loop.progress.consumed_hash, loop.inputs.order)
     fingerprints = {name: value for name, value in loop.inputs.fingerprints.items() if value is not None}
     checkpoint.save(
         folder / CHECKPOINTS,
         loop.engine,
         loop.world,
-        step=step,
-        cursor=cursor,
+        step=loop.progress.step,
+        cursor=loop.cursor,
+        consumed_hash=as_hex(loop.progress.consumed_hash),
         tokens=loop.progress.tokens,
         config=identity(loop.settings),
         inputs=fingerprints,

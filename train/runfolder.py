@@ -15,6 +15,7 @@ from typing import Any
 
 from curriculum.artifact import ArtifactError, code_version, differing, fingerprint_of, write_text
 from train.compose import as_yaml
+from train.inputs import Inputs
 from train.settings import TrainSettings, identity
 
 RUN = "run.json"
@@ -50,23 +51,24 @@ class RunFolder:
                 time.sleep(0.2)
         return cls(path, read_run(path) if (path / RUN).exists() else {}, lock)
 
-    def describe(
-        self, settings: TrainSettings, fingerprints: Mapping[str, str | None], extra: Mapping[str, Any]
-    ) -> None:
-        """Write what the run is made of; refuse to go on with a run that is made of something else.
-
-        A finished run is only compared. Every life of a run is kept in `lives`. Raises ValueError naming the first keys
-        that differ.
-        """
+    def refuse_changes(self, settings: TrainSettings, inputs: Inputs) -> None:
+        """Raise ValueError naming the first keys in which the run, if there is one, differs from what is asked for."""
         if self.facts:
-            refuse_changes(self.path, self.facts, settings, fingerprints)
-        if self.finished:
-            return
+            refuse_changes(self.path, self.facts, settings, inputs)
+
+    def describe(self, settings: TrainSettings, inputs: Inputs, step: int, extra: Mapping[str, Any]) -> None:
+        """Write what the run is made of; every life of a run, and the step that it goes on from, is kept in `lives`."""
         asked = identity(settings)
         versions = {"pdpc": code_version(), "python": platform.python_version()}
         versions |= {name: version(name) for name in ("torch", "deepspeed")}
-        life = {"started_at": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions, **extra}
-        prints = {**fingerprints, "config": fingerprint_of(asked)}
+        prints = {**inputs.fingerprints, "config": fingerprint_of(asked)}
+        life = {
+            "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "step": step,
+            "order": prints["order"],
+            "versions": versions,
+            **extra,
+        }
         self.facts = {
             **self.facts,
             "arm": settings.arm,
@@ -82,9 +84,9 @@ class RunFolder:
         write_text(self.path / "config.json", json.dumps(asdict(settings), indent=1) + "\n")
         self._write()
 
-    def finish(self) -> None:
-        """Mark the run as finished."""
-        self.facts["status"] = "finished"
+    def finish(self, cursor: int, consumed_hash: str) -> None:
+        """Mark the run as finished and say what it consumed."""
+        self.facts |= {"status": "finished", "cursor": cursor, "consumed_hash": consumed_hash}
         self._write()
 
     @property
@@ -100,12 +102,19 @@ class RunFolder:
         write_text(self.path / RUN, json.dumps(self.facts, indent=1, sort_keys=True) + "\n")
 
 
-def refuse_changes(
-    path: Path, facts: Mapping[str, Any], settings: TrainSettings, fingerprints: Mapping[str, str | None]
-) -> None:
-    """Raise ValueError naming the first keys in which a run differs from what is asked for."""
-    old = {"settings": facts["identity"], "fingerprints": {**facts["fingerprints"], "config": ""}}
-    new = {"settings": json.loads(json.dumps(identity(settings))), "fingerprints": {**fingerprints, "config": ""}}
+def refuse_changes(path: Path, facts: Mapping[str, Any], settings: TrainSettings, inputs: Inputs) -> None:
+    """Raise ValueError naming the first keys in which a run differs from what is asked for.
+
+    A run that is not finished may go on with an order replanned from its own: `check_resume` compares what was read.
+    """
+    prints = {**facts["fingerprints"], "config": ""}
+    if facts["status"] != "finished" and prints["order"] in inputs.ancestors:
+        prints["order"] = inputs.fingerprints["order"]
+    old = {"settings": facts["identity"], "fingerprints": prints}
+    new = {
+        "settings": json.loads(json.dumps(identity(settings))),
+        "fingerprints": {**inputs.fingerprints, "config": ""},
+    }
     changes = [
         f"{key.removeprefix('settings.')}: {there!r} there, {asked!r} now" for key, there, asked in differing(old, new)
     ]
@@ -116,14 +125,14 @@ def refuse_changes(
         )
 
 
-def finished(path: Path, settings: TrainSettings, fingerprints: Mapping[str, str | None]) -> bool:
+def finished(path: Path, settings: TrainSettings, inputs: Inputs) -> bool:
     """Tell whether `path` holds a finished run of just these settings. Raises ValueError when it holds another."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"output={path} is a file: name the folder of the run")
     if not (path / RUN).is_file():
         return False
     facts = read_run(path)
-    refuse_changes(path, facts, settings, fingerprints)
+    refuse_changes(path, facts, settings, inputs)
     return bool(facts["status"] == "finished")
 
 

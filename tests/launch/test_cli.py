@@ -431,7 +431,9 @@ def test_train_refuses_micro_batches_that_do_not_divide(capsys, train):
 
 
 def test_train_refuses_more_ranks_than_samples(capsys, train):
-    assert "use fewer ranks" in refused(capsys, *train(processes=32))
+    message = refused(capsys, *train(processes=32))
+    assert "world_size=32 ranks cannot share the order's batch of 16 samples evenly" in message
+    assert "use one of world_size=[1, 2, 4, 8, 16] (those that fit micro_batch_size=8: [1, 2])" in message
 
 
 def test_train_refuses_benchmarks_that_are_not_there(capsys, train, tmp_path):

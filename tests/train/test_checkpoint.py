@@ -52,7 +52,8 @@ def steps(engine: Engine, first: int, last: int) -> list[float]:
 
 
 def save(engine, world, folder, step):
-    return checkpoint.save(folder, engine, world, step=step, cursor=step * 8, tokens=step, config={}, inputs={})
+    read = {"cursor": step * 8, "consumed_hash": f"{step:016x}"}
+    return checkpoint.save(folder, engine, world, step=step, tokens=step, config={}, inputs={}, **read)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from curriculum import arrange
+from curriculum.consumed import as_hex, order_hash
 from curriculum.order import Order
 from curriculum.preference import Pdpc
 from curriculum.tokens import Tokens
@@ -118,6 +119,10 @@ def test_records_say_what_happened(whole_run):
         train[-1]["tokens"]
         == Tokens.open(read_run(whole_run)["paths"]["tokens"]).real_tokens(np.arange(len(order))).sum()
     )
+    for record in train:
+        cursor = min(record["step"] * order.batch_size, len(order))
+        assert record["data/cursor"] == cursor
+        assert record["data/consumed_hash"] == as_hex(order_hash(order, cursor))
     assert train[-1]["train/loss"] < train[0]["train/loss"] - 0.5
     for step in (0, order.steps // 2):
         assert train[step]["curriculum/realised/high"] == pytest.approx(
@@ -183,6 +188,35 @@ def test_a_killed_run_goes_on_digit_for_digit(whole_run, words, tmp_path):
     for rank in range(2):
         name = f"rank_{rank:05d}.safetensors"
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+
+
+def test_a_killed_run_goes_on_with_a_replanned_order_and_with_no_other_past(words, replanned, damaged, tmp_path):
+    folder = tmp_path / "killed"
+    path = next(word for word in words if word.startswith("data.order=")).removeprefix("data.order=")
+    order = Order.open(path)
+    end = order.stage_ends[0]
+    kill_after_step(pdpc_train(words, folder, 2), folder, end + 1)
+    before = (folder / "run.json").read_bytes()
+
+    other = damaged(order, tmp_path / "damaged", 1, 2)
+    process = pdpc_train([*words, f"data.order={other.folder}"], folder, 1)
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode != 0
+    assert f"step_{end:08d} has read other samples than the first {end * order.batch_size} of order" in out
+    assert (folder / "run.json").read_bytes() == before
+
+    child = replanned(order, tmp_path / "child", end * order.batch_size)
+    out = finish(pdpc_train([*words, f"data.order={child.folder}", "micro_batch_size=8"], folder, 1))
+    assert out.count(f"the run goes on with order {child.fingerprint}") == 1
+    assert read_consumed(folder).tolist() == child[:].tolist() != order[:].tolist()
+    facts = read_run(folder)
+    assert facts["fingerprints"]["order"] == child.fingerprint
+    lives = [(life["order"], life["step"], life["world_size"]) for life in facts["lives"]]
+    assert lives == [(order.fingerprint, 0, 2), (child.fingerprint, end, 1)]
+    assert (facts["cursor"], facts["consumed_hash"]) == (len(child), as_hex(order_hash(child, len(child))))
+    process = pdpc_train(words, folder, 1)
+    out, _ = process.communicate(timeout=60)
+    assert f"fingerprints.order: '{child.fingerprint}' there, '{order.fingerprint}' now" in out
 
 
 def test_ranks_leave_when_the_launcher_is_killed(words, tmp_path):

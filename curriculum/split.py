@@ -1,0 +1,91 @@
+"""The split: how a step's positions of the order are cut over ranks and micro-batches. Arithmetic alone, no state.
+
+A step's positions are cut into one consecutive part a rank, and a rank's part into `accumulation` consecutive
+micro-batches. Ranks in rising order, and micro-batches in rising order within a rank, join to the global batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LISTED = 16
+"""Most choices that a message lists."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A way to cut a global batch. Raises ValueError for one that does not come out even, listing those that do."""
+
+    batch_size: int
+    """Samples in a global batch."""
+    world_size: int = 1
+    """Ranks."""
+    micro_batch_size: int | None = None
+    """Samples in a micro-batch; None: a rank's whole part is one micro-batch."""
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "world_size", "micro_batch_size"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key}={value} must be at least 1")
+        batch, ranks, micro = self.batch_size, self.world_size, self.micro_batch_size
+        if batch % ranks:
+            fits = divisors(batch)
+            now = [size for size in fits if batch // size % (micro or 1) == 0]
+            also = f" (those that fit micro_batch_size={micro}: {listed(now, ranks)})" if now != fits else ""
+            raise ValueError(
+                f"world_size={ranks} ranks cannot share the order's batch of {batch} samples evenly: "
+                f"use one of world_size={listed(fits, ranks)}{also}"
+            )
+        if micro and batch // ranks % micro:
+            raise ValueError(
+                f"micro_batch_size={micro} on {ranks} ranks does not divide the order's batch of {batch} samples: "
+                f"use one of micro_batch_size={listed(divisors(batch // ranks), micro)}"
+            )
+
+    @property
+    def part_size(self) -> int:
+        """Samples of one rank in a whole batch."""
+        return self.batch_size // self.world_size
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of one rank in a step, the last step too."""
+        return self.part_size // (self.micro_batch_size or self.part_size)
+
+    def edges(self, start: int, stop: int, rank: int | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return where a rank's micro-batches begin and end, int64 [accumulation + 1] ([ranks, ...] for many ranks).
+
+        `start` and `stop` are the positions of one step; micro-batch j is positions edges[j] to edges[j + 1]. In a
+        step that is not full the ranks' parts differ by one sample at most, and each fills its micro-batches from the
+        first on: the last ones are shorter, or empty. O(accumulation) for one rank.
+        """
+        assert 0 <= start <= stop <= start + self.batch_size, f"[{start}, {stop}) is not one step"
+        rank_R1 = np.asarray(rank, dtype=np.int64)[..., None]
+        first_R1 = start + (stop - start) * rank_R1 // self.world_size
+        last_R1 = start + (stop - start) * (rank_R1 + 1) // self.world_size
+        offsets = np.arange(self.accumulation + 1) * (self.micro_batch_size or self.part_size)
+        edges: NDArray[np.int64] = np.minimum(first_R1 + offsets, last_R1)
+        return edges
+
+
+def cursor_after(steps: int, batch_size: int, samples: int) -> int:
+    """Return the cursor after so many steps of an order of `samples` samples: what a trainer resumes from."""
+    return min(steps * batch_size, samples)
+
+
+def divisors(number: int) -> list[int]:
+    """Return the divisors of a number from 1 up, rising. O(number)."""
+    return [size for size in range(1, number + 1) if number % size == 0]
+
+
+def listed(choices: list[int], asked: int) -> str:
+    """Return a list of choices as text; of a long one, those around what was asked for, and how many there are."""
+    if len(choices) <= LISTED:
+        return str(choices)
+    middle = int(np.searchsorted(choices, asked))
+    first = min(max(0, middle - LISTED // 2), len(choices) - LISTED)
+    return f"{choices[first : first + LISTED]} (the nearest of {len(choices)})"

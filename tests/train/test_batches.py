@@ -1,0 +1,62 @@
+"""What each rank is given: the order's batches, cut, filled up and hashed."""
+
+import numpy as np
+import pytest
+import torch
+
+from curriculum import arrange
+from curriculum.consumed import joined, order_hash
+from curriculum.split import Split, cursor_after
+from curriculum.tokens import IGNORED, Tokens
+from train.batches import batches, check_consumed
+from train.world import World
+
+
+def rank_of(rank, size):
+    return World(rank, size, rank, size, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def tokens(tokens_folder):
+    return Tokens.open(tokens_folder, "train")
+
+
+@pytest.fixture(scope="module")
+def order(tokens_folder, tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("orders") / "order")
+    return arrange.run(arrange.ArrangeSettings(tokens=str(tokens_folder), output=folder, batch_size=24, stages=1))
+
+
+@pytest.mark.parametrize(("world", "micro", "step"), [(1, 24, 0), (1, 4, 2), (2, 3, 0), (3, 2, 1), (24, 1, 0)])
+def test_ranks_together_are_given_every_global_batch(order, tokens, world, micro, step):
+    assert len(order) % 24, "the last batch should not be full"
+    given = [list(batches(order, tokens, rank_of(rank, world), micro, step)) for rank in range(world)]
+    whole = own = order_hash(order, cursor_after(step, 24, len(order)))
+    for number, parts in enumerate(zip(*given, strict=True), start=step):
+        ids = order[number * 24 : number * 24 + 24]
+        assert [sample for part in parts for sample in part.ids] == ids.tolist()
+        for part in parts:
+            assert part.step == number
+            assert [tuple(rows.shape) for rows in part.micro_batches] == [(micro, 33)] * Split(
+                24, world, micro
+            ).accumulation
+            assert part.global_tokens == tokens.real_tokens(ids).sum()
+            rows = torch.cat(part.micro_batches)
+            assert np.array_equal(rows[: len(part.ids)], tokens.sample(part.ids))
+            assert (rows[len(part.ids) :] == IGNORED).all()
+            assert part.global_hash == parts[0].global_hash
+        whole = joined(whole, parts[0].global_hash)
+        own = joined(own, *(part.own_hash for part in parts))
+        assert whole == own == order_hash(order, cursor_after(number + 1, 24, len(order)))
+    assert number + 1 == order.steps
+
+
+def test_ranks_that_read_other_samples_are_found(order, tmp_path, damaged, tokens):
+    other = damaged(order, tmp_path / "other", 3, 100)
+    batch = next(batches(order, tokens, rank_of(0, 1), 24, 0))
+    check_consumed(rank_of(0, 1), batch.own_hash, batch.global_hash, order)
+    theirs = next(batches(other, tokens, rank_of(0, 1), 24, 0))
+    with pytest.raises(
+        ValueError, match="they read different copies of it, or a damaged one; give every node the same"
+    ):
+        check_consumed(rank_of(0, 1), theirs.own_hash, batch.global_hash, order)

@@ -27,6 +27,8 @@ from curriculum.tokens import Tokens
 log = logging.getLogger(__name__)
 
 NONFINITE = ("fail", "bucket")
+MOST_TOLD = 8
+"""Buckets that the last line tells one by one."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,8 @@ def _tell(order: Order, layout: Layout) -> None:
         order.steps,
         order.batch_size,
         len(order.stage_ends),
-        ", ".join(f"{bucket.name}={bucket.samples}" for bucket in order.buckets),
+        ", ".join(f"{bucket.name}={bucket.samples}" for bucket in order.buckets[:MOST_TOLD])
+        + (f" and {len(order.buckets) - MOST_TOLD} more" if len(order.buckets) > MOST_TOLD else ""),
         f" in each of {len(layout.sources)} sources" if layout.stratified else "",
         facts["left_out"],
         facts["repeated"],

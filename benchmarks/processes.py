@@ -58,7 +58,8 @@ def measure(
                 child.wait()
     if child.returncode != 0 or not result_file.is_file():
         tail = log_file.read_text("utf-8", errors="replace")[-LOG_TAIL:]
-        raise SideError(f"side {side!r} of {module} ended with code {child.returncode}:\n{tail}")
+        hint = "; `make bench-peers` installs what is missing" if "ModuleNotFoundError" in tail else ""
+        raise SideError(f"side {side!r} of {module} ended with code {child.returncode}{hint}:\n{tail}")
     facts: Facts = json.loads(result_file.read_text("utf-8"))
     own = int(facts["peak_bytes"])
     return {**facts, "peak_bytes": max(own, together), "peak_bound_bytes": own + below_it}

@@ -34,7 +34,10 @@ def documents(samples: int, length: int, seed: int) -> Documents:
 
 
 def write_all(folder: Path, samples: int, length: int, seed: int) -> dict[str, Path]:
-    """Write every format, or find it there; return the folders by name."""
+    """Write every format, or find it there; return the folders by name.
+
+    Raises ModuleNotFoundError naming the peer that is missing and how to get it.
+    """
     writers: dict[str, Callable[[Path, Documents, int], None]] = {
         "tokens": _write_tokens,
         "mds": _write_mds,
@@ -45,7 +48,10 @@ def write_all(folder: Path, samples: int, length: int, seed: int) -> dict[str, P
         if not paths[name].exists():
             partial = paths[name].with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            write(partial, documents(samples, length, seed), length)
+            try:
+                write(partial, documents(samples, length, seed), length)
+            except ModuleNotFoundError as error:
+                raise ModuleNotFoundError(f"{error.name} is missing: `make bench-peers` installs the peers") from error
             os.replace(partial, paths[name])
     return paths
 

@@ -8,8 +8,14 @@ BIN := $(VENV)/bin
 TEST_WORKERS ?= 2
 DEMO ?= demo
 COUNT ?= 10000
+PEERS ?= .venv-peers
+BENCH_SCORES ?= 1e9
+BENCH_SCORES_IN_MEMORY ?= 1e8
+BENCH_SAMPLES ?= 100000
+BENCH_CURRICULUM ?= 1e6
+BENCH ?= --rounds 5
 
-.PHONY: setup demo test elastic lint clean
+.PHONY: setup demo test elastic lint clean bench-peers bench-data
 
 setup: $(VENV)/.ready
 
@@ -33,6 +39,22 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# make bench-peers: what the benchmarks compare with, in an environment of its own (benchmarks/README.md)
+bench-peers: $(PEERS)/.ready
+
+$(PEERS)/.ready: pyproject.toml constraints.txt benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(PEERS)/bin/python -m pip install --quiet --no-deps --requirement benchmarks/peers.txt
+	touch $@
+
+bench-data: bench-peers
+	$(PEERS)/bin/python -m benchmarks.arrange_scale --samples $(BENCH_SCORES) $(BENCH)
+	$(PEERS)/bin/python -m benchmarks.arrange_memory --samples $(BENCH_SCORES_IN_MEMORY) $(BENCH)
+	$(PEERS)/bin/python -m benchmarks.reading --samples $(BENCH_SAMPLES) $(BENCH)
+	$(PEERS)/bin/python -m benchmarks.deepspeed_curriculum --samples $(BENCH_CURRICULUM) $(BENCH)
 
 clean:
 	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,8 +6,10 @@ columns -> cut into cells -> plan (steps by cells) -> deal every cell -> compose
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,9 @@ from curriculum.arrangement import Arrangement
 from curriculum.artifact import create, reusable
 from curriculum.buckets import Layout, Times
 from curriculum.columns import LENGTH, SampleColumns
-from curriculum.compose import OrderWriter
+from curriculum.compose import OrderWriter, id_dtype
 from curriculum.order import KIND, Order
-from curriculum.own_scores import OwnScores
+from curriculum.own_scores import HeldScores, OwnScores
 from curriculum.permutation import KeyedPermutation, key_of
 from curriculum.preference import FOLD, SOURCE, Preference, Shuffled
 from curriculum.scores import Scores
@@ -113,6 +115,31 @@ def run(settings: ArrangeSettings) -> Order:
     order = Order.open(folder)
     _tell(order, layout)
     return order
+
+
+def arranged_ids(
+    scores: Mapping[str, NDArray[np.float32]],
+    preference: Preference,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    nonfinite: str = "fail",
+    workers: int | None = None,
+) -> NDArray[np.unsignedinteger[Any]]:
+    """Return sample ids in training order, uint32 or uint64 [positions], from scores in memory; nothing goes to disk.
+
+    `scores` are columns [n] by name, and may hold `length` (tokens) and `source` (names) too. The same ids as `run`
+    writes for a Parquet of these columns. Raises ValueError as `run` does.
+    """
+    columns = SampleColumns(None, None, HeldScores(scores))
+    layout = Layout(preference, columns, fold_key=key_of(seed, "fold"), keep_unscored=nonfinite == "bucket")
+    with Arrangement(layout, batch_size, seed, None, workers) as arrangement:
+        ids = np.empty(arrangement.total, dtype=id_dtype(columns.samples))
+        place = 0
+        for piece, _ in arrangement.pieces():
+            ids[place : place + len(piece)] = piece
+            place += len(piece)
+    return ids
 
 
 def open_columns(settings: ArrangeSettings) -> SampleColumns:

@@ -35,7 +35,8 @@ class Arrangement:
     `plan_SC` is the real plan, float64, and `counts_SC` the whole one, int32; `total` counts positions.
     """
 
-    def __init__(self, layout: Layout, batch_size: int, seed: int, scratch: Path, workers: int | None) -> None:
+    def __init__(self, layout: Layout, batch_size: int, seed: int, scratch: Path | None, workers: int | None) -> None:
+        """`scratch` is a folder for what memory does not hold; None: hold everything."""
         if layout.preference.sorts and layout.columns.samples > MOST_SORTED:
             raise ValueError(
                 f"preference={layout.preference.name} sorts {MOST_SORTED} samples at most, there are "

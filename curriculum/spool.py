@@ -19,9 +19,10 @@ HELD_BYTES = 1 << 28
 class Spool:
     """Pieces of one type, appended in turn and read in part; `len` counts them."""
 
-    def __init__(self, folder: Path, name: str, dtype: npt.DTypeLike, held_bytes: int = HELD_BYTES) -> None:
+    def __init__(self, folder: Path | None, name: str, dtype: npt.DTypeLike, held_bytes: int = HELD_BYTES) -> None:
+        """Keep `held_bytes` in memory and the rest in a file in `folder`; without a folder, everything in memory."""
         self.dtype = np.dtype(dtype)
-        self._path = folder / f".{name}.spool"
+        self._path = folder / f".{name}.spool" if folder is not None else None
         self._held_bytes = held_bytes
         self._bytes = 0
         self._descriptor = -1
@@ -36,7 +37,7 @@ class Spool:
         """Keep a piece [n]."""
         assert piece.dtype == self.dtype, f"{piece.dtype} in a spool of {self.dtype}"
         self._sizes.append(len(piece))
-        if self._bytes + piece.nbytes <= self._held_bytes:
+        if self._path is None or self._bytes + piece.nbytes <= self._held_bytes:
             self._bytes += piece.nbytes
             self._pieces.append(piece)
             return
@@ -68,6 +69,7 @@ class Spool:
             self._descriptor = -1
 
     def _write(self, view: memoryview) -> None:
+        assert self._path is not None
         if self._descriptor < 0:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             os.unlink(self._path)  # its space is given back however this process ends

@@ -14,7 +14,8 @@ from train.compose import CONFIGS
 from train.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docker").glob("*.md"))]
+FOLDERS = ("docs", "docker", "benchmarks")
+PAGES = [ROOT / "README.md", *(page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md")))]
 WITH_COMMANDS = ["README.md", "docs/your-own-data.md", "docs/clusters.md"]
 VARIABLE = re.compile(r"\$\w+")
 ASSIGNMENT = re.compile(r"(\w+)=(.*)", re.DOTALL)

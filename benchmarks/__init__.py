@@ -1,0 +1,1 @@
+"""Speed and memory beside named peers, each benchmark in one run: `python -m benchmarks.reading`."""

@@ -1,0 +1,54 @@
+"""The command line that the benchmarks share: sizes, rounds, seed, where data go and whether the result is kept."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the shared options; its help is the module's docstring."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rounds", type=size, default=5, help="times every side is measured, in turn (default 5)")
+    made.add_argument("--seed", type=int, default=0, help="seed of the data and of every shuffle (default 0)")
+    made.add_argument("--keep", action="store_true", help="write the result where git keeps it")
+    made.add_argument("--work", type=Path, help="folder for data, which stay for another run (default: temporary)")
+    return made
+
+
+def size(text: str) -> int:
+    """Read a whole number above zero: 1000000, 1_000_000 or 1e6. Raises argparse's error for anything else."""
+    try:
+        value = float(text) if "e" in text.lower() else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number: give one like 1000000 or 1e6") from None
+    if not 1 <= value < 2**53 or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 1")
+    return int(value)
+
+
+@contextmanager
+def work_folder(chosen: Path | None) -> Iterator[Path]:
+    """Yield the folder for data: the chosen one, or a temporary one that is removed."""
+    if chosen is not None:
+        chosen.mkdir(parents=True, exist_ok=True)
+        yield chosen
+        return
+    with tempfile.TemporaryDirectory(prefix="pdpc-benchmark-") as folder:
+        yield Path(folder)
+
+
+def chosen(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the command line chose, but for where data and result go: the settings that a result names."""
+    return {name: value for name, value in vars(options).items() if name not in ("keep", "work")}
+
+
+def say(line: str) -> None:
+    """Print a line of progress."""
+    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)

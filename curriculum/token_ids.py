@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
 
-MOST_OPEN = 256  # a mapped file holds a file handle; a slice can have more files than a process may open
+MOST_OPEN = 128  # a mapped file holds a file handle; a slice can have more files than a process may open
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,24 @@ class NumberFile:
 class TokenIds:
     """One long row of token ids. Places count from the first id of the first file."""
 
-    def __init__(self, files: Sequence[NumberFile]) -> None:
-        self._files = list(files)
+    def __init__(self, files: Sequence[NumberFile], length: int) -> None:
+        """`length` is that of the rows that will be read."""
+        self._files, self._length = list(files), length
         self._ends = np.cumsum([file.count for file in files], dtype=np.int64)
-        self._map = lru_cache(maxsize=MOST_OPEN)(lambda number: self._files[number].map())
+        self._open = lru_cache(maxsize=MOST_OPEN)(self._opened)
         if len(self._files) == 1:
-            self._map(0)
+            self._open(0)
 
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
-
-    def rows(self, starts_N: IntArray, length: int) -> npt.NDArray[np.integer[Any]]:
-        """Return `length` ids from each start, integers [N, length]. No row may run from one file into the next."""
+    def rows(self, starts_N: IntArray) -> npt.NDArray[np.integer[Any]]:
+        """Return the ids from each start on, integers [N, length]. No row may run from one file into the next."""
         if len(self._files) == 1:
-            only: npt.NDArray[np.integer[Any]] = _windows(self._map(0), length)[starts_N]
+            only: npt.NDArray[np.integer[Any]] = self._open(0)[1][starts_N]
             return only
-        out = np.empty((len(starts_N), length), dtype=np.int64)
+        out = np.empty((len(starts_N), self._length), dtype=np.int64)
         file_N = np.searchsorted(self._ends, starts_N, side="right")
-        for number in np.unique(file_N):
-            chosen = file_N == number
-            out[chosen] = _windows(self._map(int(number)), length)[starts_N[chosen] - self._first(int(number))]
+        for number in np.unique(file_N).tolist():
+            chosen_N = np.flatnonzero(file_N == number)
+            out[chosen_N] = self._open(number)[1][starts_N[chosen_N] - self._first(number)]
         return out
 
     def span(self, start: int, stop: int) -> IntArray:
@@ -65,11 +63,14 @@ class TokenIds:
             return np.zeros(0, dtype=np.int64)
         number = int(np.searchsorted(self._ends, start, side="right"))
         first = self._first(number)
-        return np.asarray(self._map(number)[start - first : stop - first], dtype=np.int64)
+        return np.asarray(self._open(number)[0][start - first : stop - first], dtype=np.int64)
 
     def _first(self, number: int) -> int:
         return int(self._ends[number]) - self._files[number].count
 
-
-def _windows(ids: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
-    return np.lib.stride_tricks.sliding_window_view(ids, length)
+    def _opened(self, number: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return a file's ids [count] and its rows [count - length + 1, length]; there are none in a shorter file."""
+        ids = self._files[number].map()
+        if len(ids) < self._length:
+            return ids, np.zeros((0, self._length), dtype=ids.dtype)
+        return ids, np.lib.stride_tricks.sliding_window_view(ids, self._length)

@@ -74,7 +74,7 @@ class Tokens:
         self.documents: int = sum(int(run["documents"]) for _, run in runs)
         self.tokens: int = int(self._run_tokens.sum())
         self._samples: int = int(samples.sum())
-        self._ids = TokenIds(_id_files(folder, slice_name, manifest))
+        self._ids = TokenIds(_id_files(folder, slice_name, manifest), self.seq_len + 1)
         parts = [_part(folder, slice_name, part, manifest, INDEX_DTYPE, self.documents) for part in INDEX_PARTS]
         self._starts, self._origins = (part.map() for part in parts)
         self.fingerprint: str = _fingerprint(manifest, slice_name)
@@ -111,7 +111,7 @@ class Tokens:
         out = np.full((len(starts), self.seq_len + 1), IGNORED, dtype=np.int64)
         full = lengths == self.seq_len + 1
         if full.any():
-            out[full] = self._ids.rows(starts[full], self.seq_len + 1)
+            out[full] = self._ids.rows(starts[full])
         for row in np.flatnonzero(~full):  # at most one sample of a source, or of a foreign file, is short
             out[row, : lengths[row]] = self._ids.span(int(starts[row]), int(starts[row] + lengths[row]))
         return out

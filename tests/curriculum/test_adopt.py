@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from curriculum import adopt as adopt_module
 from curriculum import foreign, token_ids
 from curriculum.adopt import AdoptSettings, MadeBy, run
 from curriculum.artifact import ArtifactError, open_manifest, verify
@@ -220,6 +221,22 @@ def test_facts_that_do_not_fit_are_refused(adopted: Path) -> None:
     manifest.write_text(manifest.read_text().replace('"dtype": "uint16",', '"dtype": "float32",'))
     with pytest.raises(ArtifactError, match=r"lacks what TOKENS need .*float32"):
         Tokens.open(adopted)
+
+
+def test_a_file_that_changes_under_the_reader_is_named(
+    tmp_path: Path, tokenizer_folder: Path, write_datatrove: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_datatrove(tmp_path / "a.ds", [[1, 2, 3, 4, 5, 6, 0]])
+
+    def scan_and_touch(*words: Any) -> Any:
+        entry = foreign.scan(*words)
+        path.write_bytes(path.read_bytes())
+        return entry
+
+    monkeypatch.setattr(adopt_module, "scan", scan_and_touch)
+    with pytest.raises(ValueError, match=r"train/web/0/a\.ds changed while it was being read: run again"):
+        adopt(tmp_path / "tokens", tokenizer_folder, train={"web": str(path)})
+    assert not (tmp_path / "tokens").exists()
 
 
 # refused

@@ -1,7 +1,8 @@
 """Artifacts: folders that are there whole or not at all.
 
 Every artifact is a folder with a `manifest.json` that says what it is, what made it, which inputs went in and
-the size and checksum of every file. It is written beside its place and renamed into it.
+the size and checksum of every file. It is written beside its place and renamed into it. An artifact may also stand on
+files outside its folder (tokens that somebody else made): they are named by absolute path, with size and checksum.
 """
 
 from __future__ import annotations
@@ -37,6 +38,16 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class OutsideFile:
+    """A file that an artifact stands on and that lies outside its folder."""
+
+    path: str
+    """Absolute path; not part of any fingerprint."""
+    bytes: int
+    xxh3_128: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What `manifest.json` says."""
 
@@ -49,16 +60,19 @@ class Manifest:
     files: dict[str, FileEntry]
     fingerprint: str
     created_at: str
+    outside: dict[str, OutsideFile] = field(default_factory=dict)
 
 
 @dataclass
 class Draft:
-    """An artifact being written: put files into `path` and facts (JSON values) into `facts`."""
+    """An artifact being written: put files into `path`, facts (JSON values) into `facts`, and what lies outside the
+    folder, under a name of its own, into `outside`."""
 
     path: Path
     facts: dict[str, Any] = field(default_factory=dict)
     entries: dict[str, FileEntry] = field(default_factory=dict)
     """Files whose size and checksum are known from their writing; the others are read once more."""
+    outside: dict[str, OutsideFile] = field(default_factory=dict)
 
 
 def fingerprint_of(value: Any) -> str:
@@ -106,7 +120,15 @@ def create(folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mappin
     draft = Draft(temporary)
     try:
         yield draft
-        write_manifest(temporary, kind, config=config, inputs=inputs, facts=draft.facts, known=draft.entries)
+        write_manifest(
+            temporary,
+            kind,
+            config=config,
+            inputs=inputs,
+            facts=draft.facts,
+            outside=draft.outside,
+            known=draft.entries,
+        )
         publish(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -120,17 +142,24 @@ def write_manifest(
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
     facts: Mapping[str, Any],
+    outside: Mapping[str, OutsideFile] | None = None,
     known: Mapping[str, FileEntry] | None = None,
 ) -> Manifest:
-    """Hash (unless `known`) and sync every file below `folder` and write its manifest last."""
+    """Hash and sync every file below `folder` and write its manifest last.
+
+    Files in `known` were hashed as they were written, files `outside` when they were read.
+    """
+    outside, known = outside or {}, known or {}
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
         name = path.relative_to(folder).as_posix()
-        files[name] = known[name] if known and name in known else hash_file(path)
+        files[name] = known[name] if name in known else hash_file(path)
         assert files[name].bytes == path.stat().st_size, f"{path} is not as long as what was written"
         sync(path)
     made_of = {"kind": kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs)}
     contents = {name: entry.xxh3_128 for name, entry in files.items()}
+    if outside:
+        made_of["outside"] = {name: entry.xxh3_128 for name, entry in outside.items()}
     manifest = Manifest(
         kind=kind,
         format_version=FORMAT_VERSION,
@@ -141,6 +170,7 @@ def write_manifest(
         files=files,
         fingerprint=fingerprint_of({**made_of, "facts": dict(facts), "files": contents}),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        outside=dict(outside),
     )
     write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
     return manifest
@@ -171,7 +201,21 @@ def open_manifest(folder: Path, kind: str) -> Manifest:
             raise ArtifactError(
                 f"{path} has {size} bytes instead of {entry.bytes}: it is torn; remove {folder} and make it again"
             )
+    for foreign in manifest.outside.values():
+        _check_outside(folder, foreign)
     return manifest
+
+
+def _check_outside(folder: Path, entry: OutsideFile) -> None:
+    path = Path(entry.path)
+    mend = f"put it back, or remove {folder} and make it again"
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing, though {folder} reads it where it lies: {mend} from its new place")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise ArtifactError(
+            f"{path} has {size} bytes instead of {entry.bytes}: it changed after {folder} was made; {mend}"
+        )
 
 
 def _read_manifest(folder: Path, kind: str) -> Manifest:
@@ -183,7 +227,8 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
     try:
         data = json.loads(path.read_text("utf-8"))
         files = {str(name): FileEntry(**entry) for name, entry in data.pop("files").items()}
-        manifest = Manifest(files=files, **data)
+        outside = {str(name): OutsideFile(**entry) for name, entry in data.pop("outside", {}).items()}
+        manifest = Manifest(files=files, outside=outside, **data)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ArtifactError(f"{path} cannot be read as a manifest ({error}): make {folder} again") from error
     if manifest.kind != kind:
@@ -200,12 +245,22 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
 
 
 def verify(folder: Path) -> None:
-    """Read every file of an artifact and compare its checksum. Raises ArtifactError naming the first bad file."""
+    """Read every file of an artifact, outside its folder too, and compare its checksum.
+
+    Raises ArtifactError naming the first bad file.
+    """
     folder = Path(folder)
     kind = kind_of(folder)
-    for name, entry in open_manifest(folder, kind).files.items():
+    manifest = open_manifest(folder, kind)
+    for name, entry in manifest.files.items():
         if hash_file(folder / name) != entry:
             raise ArtifactError(f"{folder / name} does not match its checksum: it is damaged; make {folder} again")
+    for foreign in manifest.outside.values():
+        if hash_file(Path(foreign.path)) != FileEntry(foreign.bytes, foreign.xxh3_128):
+            raise ArtifactError(
+                f"{foreign.path} does not match its checksum: it changed after {folder} was made; "
+                f"put the old file back, or remove {folder} and make it again"
+            )
 
 
 def kind_of(folder: Path) -> str:

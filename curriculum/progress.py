@@ -85,6 +85,23 @@ class TextProgress(Meter):
         return f"{self._documents:,} documents, {size:,.1f} MB of text, {size / seconds:.1f} MB/s"
 
 
+class TokenProgress(Meter):
+    """Counts tokens, of a known number of tokens."""
+
+    def __init__(self, console: Console, label: str, total: int) -> None:
+        super().__init__(console, label, lambda: self._tokens / total if total else 1.0)
+        self._tokens = 0
+
+    def add(self, tokens: int) -> None:
+        """Count what was done, and show it if it is time to."""
+        self._tokens += tokens
+        self.tick()
+
+    def amount(self, seconds: float) -> str:
+        """Return tokens and tokens/s."""
+        return f"{self._tokens:,} tokens, {self._tokens / seconds:,.0f} tok/s"
+
+
 class SampleProgress(Meter):
     """Counts samples and their tokens, of a known number of samples."""
 

@@ -9,6 +9,13 @@ Layout of a slice (`train`, `validation`, `reference`), all numbers little-endia
 
 A sample is a window of seq_len + 1 tokens at stride seq_len inside one source, so every token but the source's first
 is a label exactly once. Opening costs O(sources), reading a sample O(seq_len): everything is memory-mapped.
+
+TOKENS of other people's files (`pdpc adopt`) have no <slice>.ids.bin: each source lists its files, which stay where
+they are, and starts count from the first token of the slice's first file. There a sample is a window inside one file,
+and a file's first token is the one that is no label. What tells documents apart is the same token at the same places:
+wherever a document begins, an end_of_text is its first token or stands right before it (the last token of the document
+before). So attention begins anew at that token, as it does in a native slice, whose only difference is the end_of_text
+before the very first document.
 """
 
 from __future__ import annotations
@@ -20,14 +27,16 @@ import numpy as np
 import numpy.typing as npt
 
 from curriculum.artifact import ArtifactError, Manifest, fingerprint_of, open_manifest
+from curriculum.token_ids import IntArray, NumberFile, TokenIds
 
 KIND = "tokens"
 SLICES = ("train", "validation", "reference")
 IGNORED = -100
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
-PARTS = {"ids": None, "starts": "<i8", "origins": "<i8"}
-
-IntArray = npt.NDArray[np.int64]
+FOREIGN_DTYPES = {"uint8": "|u1", "int8": "|i1", "int16": "<i2", "int32": "<i4", "int64": "<i8", **DTYPES}
+INDEX_PARTS = ("starts", "origins")
+PARTS = ("ids", *INDEX_PARTS)
+INDEX_DTYPE = "<i8"
 
 
 def samples_in(tokens: int, seq_len: int) -> int:
@@ -54,18 +63,20 @@ class Tokens:
         self.tokenizer_fingerprint: str = facts["tokenizer_fingerprint"]
         self.tokenizer_folder: Path = folder / "tokenizer"
         self.sources: list[str] = [row["name"] for row in table]
-        counts = [(int(row["tokens"]), int(row["documents"])) for row in table]
-        self._source_tokens = np.array([tokens for tokens, _ in counts], dtype=np.int64)
-        self._token_ends = np.cumsum(self._source_tokens)
-        self._document_ends = np.cumsum([documents for _, documents in counts], dtype=np.int64)
-        samples = [samples_in(tokens, self.seq_len) for tokens, _ in counts]
-        self._sample_ends = np.cumsum(samples, dtype=np.int64)
-        self.documents: int = sum(documents for _, documents in counts)
-        self._samples: int = sum(samples)
-        totals = {"ids": sum(tokens for tokens, _ in counts), "starts": self.documents, "origins": self.documents}
-        dtypes = {**PARTS, "ids": DTYPES[facts["dtype"]]}
-        maps = {part: _map(folder, slice_name, part, manifest, dtypes[part], totals[part]) for part in PARTS}
-        self._ids, self._starts, self._origins = maps["ids"], maps["starts"], maps["origins"]
+        runs = [(source, run) for source, row in enumerate(table) for run in row.get("files", [row])]
+        self._run_source = np.array([source for source, _ in runs], dtype=np.int64)
+        self._run_tokens = np.array([int(run["tokens"]) for _, run in runs], dtype=np.int64)
+        self._token_ends = np.cumsum(self._run_tokens)
+        self._document_ends = np.cumsum([int(run["documents"]) for _, run in runs], dtype=np.int64)
+        samples = np.array([samples_in(int(tokens), self.seq_len) for tokens in self._run_tokens], dtype=np.int64)
+        self._sample_ends = np.cumsum(samples)
+        self._first_samples = self._sample_ends - samples
+        self.documents: int = sum(int(run["documents"]) for _, run in runs)
+        self.tokens: int = int(self._run_tokens.sum())
+        self._samples: int = int(samples.sum())
+        self._ids = TokenIds(_id_files(folder, slice_name, manifest), self.seq_len + 1)
+        parts = [_part(folder, slice_name, part, manifest, INDEX_DTYPE, self.documents) for part in INDEX_PARTS]
+        self._starts, self._origins = (part.map() for part in parts)
         self.fingerprint: str = _fingerprint(manifest, slice_name)
 
     @classmethod
@@ -100,10 +111,9 @@ class Tokens:
         out = np.full((len(starts), self.seq_len + 1), IGNORED, dtype=np.int64)
         full = lengths == self.seq_len + 1
         if full.any():
-            windows = np.lib.stride_tricks.sliding_window_view(self._ids, self.seq_len + 1)
-            out[full] = windows[starts[full]]
-        for row in np.flatnonzero(~full):  # at most one sample of a source is short
-            out[row, : lengths[row]] = self._ids[starts[row] : starts[row] + lengths[row]]
+            out[full] = self._ids.rows(starts[full])
+        for row in np.flatnonzero(~full):  # at most one sample of a source, or of a foreign file, is short
+            out[row, : lengths[row]] = self._ids.span(int(starts[row]), int(starts[row] + lengths[row]))
         return out
 
     def real_tokens(self, ids: npt.ArrayLike) -> IntArray:
@@ -118,16 +128,20 @@ class Tokens:
         """Return the sample ids of one source, given by its index into `self.sources`; empty where it has none."""
         if not 0 <= source < len(self.sources):
             raise ValueError(f"source index {source} is not in [0, {len(self.sources)}): {self._place()}")
-        return range(int(self._sample_ends[source - 1]) if source else 0, int(self._sample_ends[source]))
+        first, stop = np.searchsorted(self._run_source, [source, source + 1])
+        bounds = np.concatenate((np.zeros(1, dtype=np.int64), self._sample_ends))
+        return range(int(bounds[first]), int(bounds[stop]))
 
     def document(self, index: int) -> tuple[str, IntArray]:
-        """Return (source, token ids int64 [length]) of a document, without its end-of-text."""
+        """Return (source, token ids int64 [length]) of a document, without the end-of-text at its start and end."""
         self._check_document(index)
-        source = int(np.searchsorted(self._document_ends, index, side="right"))
-        start = int(self._starts[index]) + 1
-        last = index + 1 == int(self._document_ends[source])
-        stop = int(self._token_ends[source]) - 1 if last else int(self._starts[index + 1])
-        return self.sources[source], np.asarray(self._ids[start:stop], dtype=np.int64)
+        run = int(np.searchsorted(self._document_ends, index, side="right"))
+        last = index + 1 == int(self._document_ends[run])
+        stop = int(self._token_ends[run]) if last else int(self._starts[index + 1])
+        ids = self._ids.span(int(self._starts[index]), stop)
+        ids = ids[1:] if len(ids) and ids[0] == self.end_of_text else ids
+        ids = ids[:-1] if len(ids) and ids[-1] == self.end_of_text else ids
+        return self.sources[self._run_source[run]], ids
 
     def origin(self, index: int) -> int:
         """Return a document's ordinal in the input text, as `prepare` read it (blank documents counted)."""
@@ -162,14 +176,12 @@ class Tokens:
         return result
 
     def _windows(self, ids: npt.ArrayLike) -> tuple[IntArray, IntArray, IntArray]:
-        """Return start in the ids file, length in tokens and source of each sample, all int64 [n]."""
+        """Return place of the first token, length in tokens and source of each sample, all int64 [n]."""
         wanted = self._checked(ids)
-        source = np.searchsorted(self._sample_ends, wanted, side="right").astype(np.int64)
-        ends = self._token_ends[source]
-        first_token = ends - self._source_tokens[source]
-        before = np.concatenate((np.zeros(1, dtype=np.int64), self._sample_ends))[source]
-        starts = first_token + (wanted - before) * self.seq_len
-        return starts, np.minimum(ends - starts, self.seq_len + 1), source
+        run = np.searchsorted(self._sample_ends, wanted, side="right")
+        ends = self._token_ends[run]
+        starts = ends - self._run_tokens[run] + (wanted - self._first_samples[run]) * self.seq_len
+        return starts, np.minimum(ends - starts, self.seq_len + 1), self._run_source[run]
 
     def _checked(self, ids: npt.ArrayLike) -> IntArray:
         array = np.asarray(ids)
@@ -193,34 +205,48 @@ class Tokens:
         return f"slice {self.slice!r} of {self.folder}"
 
 
-def _map(
-    folder: Path, slice_name: str, part: str, manifest: Manifest, dtype: str | None, count: int
-) -> npt.NDArray[Any]:
-    """Memory-map one part after checking that its size is what the facts say."""
-    name = part_name(slice_name, part)
-    kind = np.dtype(dtype)
+def _id_files(folder: Path, slice_name: str, manifest: Manifest) -> list[NumberFile]:
+    """Return the files that hold a slice's ids: one of the artifact's own, or those that the sources list."""
+    table = manifest.facts["slices"][slice_name]["sources"]
+    if not any("files" in row for row in table):
+        dtype = DTYPES[manifest.facts["dtype"]]
+        return [_part(folder, slice_name, "ids", manifest, dtype, sum(int(row["tokens"]) for row in table))]
+    files = []
+    for row in (row for source in table for row in source["files"]):
+        dtype, outside = FOREIGN_DTYPES[row["dtype"]], manifest.outside[row["name"]]
+        if outside.bytes != int(row["tokens"]) * np.dtype(dtype).itemsize:
+            raise ArtifactError(
+                f"{outside.path} has {outside.bytes} bytes, {row['tokens']} tokens of type {row['dtype']} were "
+                f"expected: remove {folder} and make it again"
+            )
+        files.append(NumberFile(Path(outside.path), dtype, int(row["tokens"])))
+    return files
+
+
+def _part(folder: Path, slice_name: str, part: str, manifest: Manifest, dtype: str, count: int) -> NumberFile:
+    """Return one part of a slice after checking that its size is what the facts say."""
+    name, size = part_name(slice_name, part), np.dtype(dtype).itemsize
     entry = manifest.files.get(name)
-    if entry is None or entry.bytes != count * kind.itemsize:
+    if entry is None or entry.bytes != count * size:
         there = "is not listed in the manifest" if entry is None else f"has {entry.bytes} bytes"
         raise ArtifactError(
-            f"{folder / name} {there}, {count} numbers of {kind.itemsize} bytes were expected: "
-            f"remove {folder} and prepare again"
+            f"{folder / name} {there}, {count} numbers of {size} bytes were expected: remove {folder} and prepare again"
         )
-    if count == 0:  # an empty file cannot be mapped
-        return np.zeros(0, dtype=kind)
-    return np.memmap(folder / name, dtype=kind, mode="r", shape=(count,))
+    return NumberFile(folder / name, dtype, count)
 
 
 def _fingerprint(manifest: Manifest, slice_name: str) -> str:
     """Identity of what this slice yields: its bytes, how they are cut, and the tokenizer that made them."""
     facts = manifest.facts
-    return fingerprint_of(
-        {
-            "slice": slice_name,
-            "seq_len": facts["seq_len"],
-            "end_of_text": facts["end_of_text"],
-            "tokenizer": facts["tokenizer_fingerprint"],
-            "sources": facts["slices"][slice_name]["sources"],
-            "files": {part: manifest.files[part_name(slice_name, part)].xxh3_128 for part in PARTS},
-        }
-    )
+    sources = facts["slices"][slice_name]["sources"]
+    checksums = {part_name(slice_name, part): part for part in PARTS}
+    value = {
+        "slice": slice_name,
+        "seq_len": facts["seq_len"],
+        "end_of_text": facts["end_of_text"],
+        "tokenizer": facts["tokenizer_fingerprint"],
+        "sources": sources,
+        "files": {part: manifest.files[name].xxh3_128 for name, part in checksums.items() if name in manifest.files},
+    }
+    outside = [manifest.outside[file["name"]].xxh3_128 for row in sources for file in row.get("files", [])]
+    return fingerprint_of({**value, "outside": outside} if outside else value)

@@ -33,6 +33,12 @@ def _prepare() -> Any:
     return prepare.PrepareSettings, prepare.run, {}
 
 
+def _adopt() -> Any:
+    from curriculum import adopt
+
+    return adopt.AdoptSettings, adopt.run, {}
+
+
 def _score() -> Any:
     from launch import score
 
@@ -78,6 +84,12 @@ def _export() -> Any:
     return export.ExportSettings, export.run, {}
 
 
+def _megatron() -> Any:
+    from curriculum import megatron_writer
+
+    return megatron_writer.MegatronSettings, megatron_writer.run, {}
+
+
 def _inspect() -> Any:
     from launch import inspection
 
@@ -98,6 +110,7 @@ def _demo() -> Any:
 
 VERBS: dict[str, Verb] = {
     "prepare": Verb("text to TOKENS: documents, sources and samples, two slices held out", _prepare),
+    "adopt": Verb("Megatron's and datatrove's token files to TOKENS that read them where they lie", _adopt),
     "score": Verb("TOKENS to SCORES: every sample's loss under the reference models", _score),
     "arrange": Verb("SCORES and a preference to an ORDER that uses every sample once", _arrange),
     "replan": Verb("a new order for what an ORDER has not been read of yet", _replan),
@@ -105,6 +118,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb("held-out loss and benchmarks of a run's newest checkpoint", _evaluate),
     "report": Verb("a page and a table that show arms beside each other", _report),
     "export": Verb("a run's newest checkpoint as a Hugging Face folder", _export),
+    "megatron": Verb("a slice of TOKENS as Megatron's .bin and .idx, a pair a source", _megatron),
     "inspect": Verb("what an artifact is made of; verify=true reads every byte", _inspect),
     "launch": Verb("a hostfile or an sbatch script, and the run on a cluster", _launch),
     "demo": Verb("the whole road on the text of this machine, both arms, a page at the end", _demo),

@@ -49,7 +49,8 @@ def open_inputs(settings: TrainSettings) -> Inputs:
     validation = Tokens.open(settings.data.tokens, VALIDATION)
     if len(validation) == 0:
         raise ValueError(
-            f"{settings.data.tokens} has no validation samples: prepare it again with a larger validation_fraction"
+            f"{settings.data.tokens} has no validation samples: prepare it again with a larger validation_fraction, "
+            "or adopt it again with files of validation"
         )
     scores = None
     if settings.data.scores is not None:

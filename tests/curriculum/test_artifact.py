@@ -2,7 +2,16 @@ import json
 
 import pytest
 
-from curriculum.artifact import ArtifactError, create, fingerprint_of, open_manifest, reusable, verify
+from curriculum.artifact import (
+    ArtifactError,
+    OutsideFile,
+    create,
+    fingerprint_of,
+    hash_file,
+    open_manifest,
+    reusable,
+    verify,
+)
 
 
 @pytest.fixture
@@ -107,3 +116,30 @@ def test_fingerprint_does_not_depend_on_key_order():
         == fingerprint_of({"b": [1, 2], "a": 1})
         != fingerprint_of({"a": 1, "b": [2, 1]})
     )
+
+
+def test_files_outside_are_named_checked_and_free_of_their_place(tmp_path):
+    prints = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "data.bin"
+        path.write_bytes(b"0123456789")
+        with create(tmp_path / name / "thing", "thing", config={}, inputs={}) as draft:
+            entry = hash_file(path)
+            draft.outside["data"] = OutsideFile(str(path), entry.bytes, entry.xxh3_128)
+        prints.append(open_manifest(tmp_path / name / "thing", "thing").fingerprint)
+    assert prints[0] == prints[1]
+    verify(tmp_path / "there" / "thing")
+    path.write_bytes(b"0123456780")
+    with pytest.raises(ArtifactError, match=r"data\.bin does not match its checksum: it changed after"):
+        verify(tmp_path / "there" / "thing")
+    path.write_bytes(b"012345678")
+    with pytest.raises(
+        ArtifactError, match=r"data\.bin has 9 bytes instead of 10: it changed after .* was made; put it back"
+    ):
+        open_manifest(tmp_path / "there" / "thing", "thing")
+    path.unlink()
+    with pytest.raises(
+        ArtifactError, match=r"data\.bin is missing, though .*thing reads it where it lies: put it back"
+    ):
+        open_manifest(tmp_path / "there" / "thing", "thing")

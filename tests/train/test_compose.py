@@ -13,6 +13,8 @@ REQUIRED = {
     "score": ["output=o", "tokens=t", "models.weak=w", "models.strong=s"],
     "evaluate": ["run=r"],
     "export": ["run=r", "output=o"],
+    "adopt": ["tokenizer.name=n", "train.web=w"],
+    "megatron": ["tokens=t", "output=o"],
     "inspect": ["folder=f"],
     "report": ["runs.shuffled=a", "runs.pdpc=b"],
     "prepare": ["input.paths=[x]"],

@@ -148,20 +148,17 @@ class SampleColumns:
                 raise ValueError(f"own_scores: a {LENGTH} from sample {first} on is not a number of at least 1")
             return length_N.astype(np.int64)
         weight_N = np.full(stop - first, self.tokens.seq_len, dtype=np.int64)
-        lasts = [range_.stop - 1 for range_ in self._source_ranges() if len(range_) and first < range_.stop <= stop]
-        weight_N[np.array(lasts, dtype=np.int64) - first] = self.tokens.real_tokens(np.array(lasts, dtype=np.int64))
+        short = self.tokens.maybe_short
+        short = short[(short >= first) & (short < stop)]
+        weight_N[short - first] = self.tokens.real_tokens(short)
         return weight_N
 
     def _source(self, first: int, stop: int) -> NDArray[np.uint16]:
         if self.tokens is None:
             return np.zeros(stop - first, dtype=np.uint16)
-        ranges = self._source_ranges()
+        ranges = [self.tokens.samples_of(source) for source in range(len(self.tokens.sources))]
         lengths = [max(0, min(stop, part.stop) - max(first, part.start)) for part in ranges]
         return np.repeat(np.arange(len(ranges), dtype=np.uint16), lengths)
-
-    def _source_ranges(self) -> list[range]:
-        assert self.tokens is not None
-        return [self.tokens.samples_of(source) for source in range(len(self.tokens.sources))]
 
 
 def _in_chunks(pieces: Iterator[dict[str, NDArray[Any]]], samples: int) -> Iterator[dict[str, NDArray[Any]]]:

@@ -120,6 +120,11 @@ class Tokens:
         """Return the number of labels of each sample that are not IGNORED, int64 [n] in [1, seq_len]."""
         return self._windows(ids)[1] - 1
 
+    @property
+    def maybe_short(self) -> IntArray:
+        """Return the ids of the samples that may have fewer real tokens than `seq_len`: the last of a run of tokens."""
+        return self._sample_ends[self._sample_ends > self._first_samples] - 1
+
     def source_of(self, ids: npt.ArrayLike) -> IntArray:
         """Return each sample's index into `self.sources`, int64 [n]."""
         return self._windows(ids)[2]

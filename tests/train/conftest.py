@@ -1,12 +1,25 @@
 """Fixtures of the train tests: orders that descend from another."""
 
-import shutil
+import json
 
 import numpy as np
 import pytest
 
-from curriculum.artifact import create
+from curriculum.artifact import MANIFEST, create
+from curriculum.compose import OrderWriter
 from curriculum.order import Order
+
+
+def rewritten(parent: Order, folder, positions, inputs, **facts) -> Order:
+    """Write an order that holds the parent's positions in another sequence."""
+    with (
+        create(folder, "order", config=parent.settings, inputs=inputs) as draft,
+        OrderWriter(draft, parent.samples, len(parent.bucket_of_cell)) as writer,
+    ):
+        writer.steps(parent.cell_plan[:], parent.cell_counts[:])
+        writer.positions(parent[0 : len(parent)][positions], parent.cell[0 : len(parent)][positions])
+        draft.facts.update({**parent.manifest.facts, **facts, **writer.finish()})
+    return Order.open(folder)
 
 
 @pytest.fixture(scope="session")
@@ -14,35 +27,29 @@ def replanned():
     """Write an order that is another's up to a cursor and turned round after it; return it."""
 
     def write(parent: Order, folder, cursor: int, **facts) -> Order:
-        manifest = parent.manifest
-        inputs = {**manifest.inputs, "parent": parent.fingerprint}
-        with create(folder, "order", config=manifest.config, inputs=inputs) as draft:
-            for name in manifest.files:
-                shutil.copyfile(parent.folder / name, draft.path / name)
-            for name, dtype in (("ids.bin", "id_dtype"), ("buckets.bin", "bucket_dtype")):
-                column = np.memmap(draft.path / name, manifest.facts[dtype], mode="r+")
-                column[cursor:] = column[cursor:][::-1].copy()
-                column.flush()
-            draft.facts.update(
-                manifest.facts,
-                ancestors=[*manifest.facts.get("ancestors", []), parent.fingerprint],
-                replanned_at={"step": cursor // parent.batch_size, "cursor": cursor},
-            )
-            draft.facts.update(facts)
-        return Order.open(folder)
+        positions = np.arange(len(parent))
+        positions[cursor:] = positions[cursor:][::-1].copy()
+        lineage = {
+            "ancestors": [*parent.manifest.facts.get("ancestors", []), parent.fingerprint],
+            "replanned_at": {"step": cursor // parent.batch_size, "cursor": cursor},
+        }
+        inputs = {**parent.manifest.inputs, "parent": parent.fingerprint}
+        return rewritten(parent, folder, positions, inputs, **{**lineage, **facts})
 
     return write
 
 
 @pytest.fixture(scope="session")
-def damaged():
-    """Copy an order and exchange the samples of two positions in the copy; its manifest does not show it."""
+def forged():
+    """Write an order in which the samples of two positions are exchanged, under the name of another's fingerprint."""
 
     def write(parent: Order, folder, one: int, other: int) -> Order:
-        shutil.copytree(parent.folder, folder)
-        column = np.memmap(folder / "ids.bin", parent.manifest.facts["id_dtype"], mode="r+")
-        column[[one, other]] = column[[other, one]]
-        column.flush()
+        positions = np.arange(len(parent))
+        positions[[one, other]] = positions[[other, one]]
+        rewritten(parent, folder, positions, parent.manifest.inputs)
+        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest["fingerprint"] = parent.fingerprint
+        (folder / MANIFEST).write_text(json.dumps(manifest))
         return Order.open(folder)
 
     return write

@@ -51,8 +51,8 @@ def test_ranks_together_are_given_every_global_batch(order, tokens, world, micro
     assert number + 1 == order.steps
 
 
-def test_ranks_that_read_other_samples_are_found(order, tmp_path, damaged, tokens):
-    other = damaged(order, tmp_path / "other", 3, 100)
+def test_ranks_that_read_other_samples_are_found(order, tmp_path, forged, tokens):
+    other = forged(order, tmp_path / "other", 3, 100)
     batch = next(batches(order, tokens, rank_of(0, 1), 24, 0))
     check_consumed(rank_of(0, 1), batch.own_hash, batch.global_hash, order)
     theirs = next(batches(other, tokens, rank_of(0, 1), 24, 0))

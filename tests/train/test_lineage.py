@@ -79,8 +79,8 @@ def test_a_parent_is_no_descendant(order, checkpoint, replanned, tmp_path):
         check_resume(checkpoint(child), order)
 
 
-def test_a_damaged_order_is_refused_with_both_hashes(order, checkpoint, damaged, tmp_path):
-    other = damaged(order, tmp_path / "other", 5, 30)
+def test_a_damaged_order_is_refused_with_both_hashes(order, checkpoint, forged, tmp_path):
+    other = forged(order, tmp_path / "other", 5, 30)
     assert other.fingerprint == order.fingerprint
     with pytest.raises(ArtifactError) as refusal:
         check_resume(checkpoint(), other)
@@ -88,8 +88,8 @@ def test_a_damaged_order_is_refused_with_both_hashes(order, checkpoint, damaged,
         assert part in str(refusal.value)
 
 
-def test_damage_behind_the_cursor_is_not_the_past(order, checkpoint, damaged, tmp_path):
-    check_resume(checkpoint(), damaged(order, tmp_path / "other", CURSOR, CURSOR + 1))
+def test_damage_behind_the_cursor_is_not_the_past(order, checkpoint, forged, tmp_path):
+    check_resume(checkpoint(), forged(order, tmp_path / "other", CURSOR, CURSOR + 1))
 
 
 def test_a_checkpoint_at_another_cursor_or_without_a_hash_is_refused(order, checkpoint, tmp_path):

@@ -190,7 +190,7 @@ def test_a_killed_run_goes_on_digit_for_digit(whole_run, words, tmp_path):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
 
 
-def test_a_killed_run_goes_on_with_a_replanned_order_and_with_no_other_past(words, replanned, damaged, tmp_path):
+def test_a_killed_run_goes_on_with_a_replanned_order_and_with_no_other_past(words, replanned, forged, tmp_path):
     folder = tmp_path / "killed"
     path = next(word for word in words if word.startswith("data.order=")).removeprefix("data.order=")
     order = Order.open(path)
@@ -198,7 +198,7 @@ def test_a_killed_run_goes_on_with_a_replanned_order_and_with_no_other_past(word
     kill_after_step(pdpc_train(words, folder, 2), folder, end + 1)
     before = (folder / "run.json").read_bytes()
 
-    other = damaged(order, tmp_path / "damaged", 1, 2)
+    other = forged(order, tmp_path / "damaged", 1, 2)
     process = pdpc_train([*words, f"data.order={other.folder}"], folder, 1)
     out, _ = process.communicate(timeout=240)
     assert process.returncode != 0

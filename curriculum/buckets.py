@@ -187,7 +187,8 @@ class Layout:
         from curriculum.kernels import refine
 
         part_N = chunk.source_N.copy() if self.stratified else np.zeros(len(chunk), dtype=np.uint16)
-        part_N[~self._counts(chunk)] = LEFT_OUT
+        if self.times is not None:
+            part_N[~self._counts(chunk)] = LEFT_OUT
         unscored_N = self._unscored(chunk)
         if unscored_N.any():
             if not self.keep_unscored:
@@ -210,8 +211,10 @@ class Layout:
     def _unscored(self, chunk: Chunk) -> NDArray[np.bool_]:
         unscored_N = np.zeros(len(chunk), dtype=np.bool_)
         for expression in self.expressions:
-            unscored_N |= ~np.isfinite(chunk.scores[expression.text])
-        return unscored_N & self._counts(chunk)
+            finite_N = np.isfinite(chunk.scores[expression.text])
+            if not finite_N.all():
+                unscored_N |= ~finite_N
+        return unscored_N if self.times is None else unscored_N & self._counts(chunk)
 
     def _not_finite(self) -> ValueError:
         """Count the scores that are not finite, in a pass of its own, and name the first of them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,7 @@ class SampleColumns:
     def _weights(self, first: int, stop: int, columns: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
         if self.tokens is None:
             if LENGTH not in columns:
-                return np.ones(stop - first, dtype=np.int64)
+                return _same(stop - first, 1, "int64")
             length_N = columns[LENGTH]
             if not (np.isfinite(length_N) & (length_N >= 1)).all():
                 raise ValueError(f"own_scores: a {LENGTH} from sample {first} on is not a number of at least 1")
@@ -155,10 +156,18 @@ class SampleColumns:
 
     def _source(self, first: int, stop: int) -> NDArray[np.uint16]:
         if self.tokens is None:
-            return np.zeros(stop - first, dtype=np.uint16)
+            return _same(stop - first, 0, "uint16")
         ranges = [self.tokens.samples_of(source) for source in range(len(self.tokens.sources))]
         lengths = [max(0, min(stop, part.stop) - max(first, part.start)) for part in ranges]
         return np.repeat(np.arange(len(ranges), dtype=np.uint16), lengths)
+
+
+@lru_cache(maxsize=4)
+def _same(length: int, value: int, dtype: str) -> NDArray[Any]:
+    """Return an array of one value that chunks share: weights and sources where nothing tells them."""
+    array = np.full(length, value, dtype=dtype)
+    array.flags.writeable = False
+    return array
 
 
 def _in_chunks(pieces: Iterator[dict[str, NDArray[Any]]], samples: int) -> Iterator[dict[str, NDArray[Any]]]:

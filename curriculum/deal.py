@@ -23,10 +23,12 @@ from curriculum.spool import Spool
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 
-GROUP = 1 << 22
-"""Samples of a group, about."""
-LEAF = 1 << 14
-"""Samples of a leaf, about: 64 KiB of ids."""
+GROUP = 1 << 17
+"""Samples of a group, about: 512 KiB of ids, which a core's cache holds."""
+MOST_GROUPS = 1 << 9
+"""Groups of a use of a cell, about: groups of a larger one are larger, and are dealt on into leaves."""
+LEAF = 1 << 17
+"""Samples of a leaf, about."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Groups:
     @classmethod
     def of(cls, counts_CU: npt.NDArray[np.int64], *, whole_cells: bool) -> Groups:
         """Choose the groups for the samples of each use of each cell; one a cell where it must stay together."""
-        bits_CU = _bits(counts_CU, GROUP) * (not whole_cells)
+        bits_CU = np.minimum(_bits(counts_CU, GROUP), _bits(np.array(MOST_GROUPS), 1)) * (not whole_cells)
         leaf_bits_CU = np.minimum(_bits(counts_CU >> bits_CU, LEAF), 16)
         sizes = (1 << bits_CU).ravel()
         first_CU = (np.cumsum(sizes) - sizes).reshape(counts_CU.shape)

@@ -27,6 +27,8 @@ HIGH_BITS = 16
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 LEFT_OUT = np.uint16(0xFFFF)
 """Cell of a sample that no step reads."""
+NOWHERE = np.uint32(0xFFFFFFFF)
+"""Group of a use that there is not."""
 
 
 def compiled(function: F) -> F:
@@ -57,13 +59,6 @@ def _next(state: np.uint64) -> np.uint64:  # Knuth's linear congruence modulo 2^
 @compiled
 def _bounded(state: np.uint64, size: int) -> np.int64:  # a number below `size`, from the upper half of the state
     return np.int64(((state >> np.uint64(32)) * np.uint64(size)) >> np.uint64(32))
-
-
-@compiled
-def _group(sample: int, first: int, bits: int, key: np.uint64) -> np.int64:
-    if bits == 0:
-        return np.int64(first)
-    return first + np.int64(_hash(sample, key) >> np.uint64(64 - bits))
 
 
 @compiled
@@ -151,36 +146,38 @@ def deal_chunk(
     """Sort a chunk's samples by group into `ids`, rising inside a group; counts_G says how many each has.
 
     Sample first + i belongs to cell_N[i] and is used uses_C[cell] * times_N[i] times (an empty `times_N`: once each);
-    samples of cell `left_out` are passed over. Return how many ids were written.
-    Use u of cell c goes to group group_CU[c, u] + the upper bits_CU[c, u] bits of its hash under keys_U[u].
+    samples of cell `left_out` are passed over. Use u of cell c goes to group group_CU[c, u] + the upper bits_CU[c, u]
+    bits of its hash under keys_U[u]. Return how many ids were written.
     """
-    counts_G[:] = 0
+    samples, most = len(cell_N), len(keys_U)
     once = len(times_N) == 0
-    group_M = np.empty(len(ids), np.uint32)
-    total = 0
-    for i in range(len(cell_N)):
-        cell = cell_N[i]
-        if cell != left_out:
-            uses = uses_C[cell] if once else uses_C[cell] * times_N[i]
-            for use in range(uses):
-                dealt = _group(first + i, group_CU[cell, use], bits_CU[cell, use], keys_U[use])
-                group_M[total] = dealt
-                counts_G[dealt] += 1
-                total += 1
+    group_UN = np.empty((most, samples), np.uint32)
+    for use in range(most):
+        shift_C = (63 - bits_CU[:, use]).astype(np.uint64)
+        first_C = group_CU[:, use].astype(np.uint64)
+        key = keys_U[use]
+        for i in range(samples):  # without branches: this loop is vectorised
+            there = cell_N[i] != left_out
+            cell = cell_N[i] if there else 0
+            uses = uses_C[cell] * (1 if once else times_N[i])
+            group = first_C[cell] + ((_hash(first + i, key) >> np.uint64(1)) >> shift_C[cell])
+            group_UN[use, i] = group if there and uses > use else NOWHERE
+    counts_G[:] = 0
+    for use in range(most):
+        for i in range(samples):
+            if group_UN[use, i] != NOWHERE:
+                counts_G[group_UN[use, i]] += 1
     place_G = np.empty(len(counts_G), np.int64)
-    place = 0
-    for group in range(len(counts_G)):
-        place_G[group] = place
-        place += counts_G[group]
-    place = 0
-    for i in range(len(cell_N)):
-        cell = cell_N[i]
-        if cell != left_out:
-            uses = uses_C[cell] if once else uses_C[cell] * times_N[i]
-            for _ in range(uses):
-                ids[place_G[group_M[place]]] = first + i
-                place_G[group_M[place]] += 1
-                place += 1
+    total = 0
+    for number in range(len(counts_G)):
+        place_G[number] = total
+        total += counts_G[number]
+    for use in range(most):
+        for i in range(samples):
+            number = group_UN[use, i]
+            if number != NOWHERE:
+                ids[place_G[number]] = first + i
+                place_G[number] += 1
     return total
 
 

@@ -93,7 +93,8 @@ def overview(order: Order, columns: SampleColumns | None = None, parts: int = PA
             planned_PC[part] += order.cell_plan[steps].sum(axis=0, dtype=np.float64)
             realised_PC[part] += order.cell_counts[steps].sum(axis=0)
     names = [bucket.name for bucket in order.buckets]
-    tables = [_summed(table, order.bucket_of_cell, len(names)) for table in (planned_PC, realised_PC)]
+    planned_PK = _summed(planned_PC, order.bucket_of_cell, len(names))
+    realised_PK = _summed(realised_PC, order.bucket_of_cell, len(names))
     score = mean_score_of(order, columns) if columns is not None else None
     value_N = _scores(columns, score) if columns is not None and score is not None else None
     sources, sources_PT = _strata(order, realised_PC)
@@ -111,19 +112,17 @@ def overview(order: Order, columns: SampleColumns | None = None, parts: int = PA
                 finite = np.isfinite(value)
                 sum_P[part] += value[finite].sum(dtype=np.float64)
                 scored_P[part] += np.count_nonzero(finite)
-    return Overview(edges_P, names, *tables, score, sum_P, scored_P, sources, sources_PT)
+    return Overview(edges_P, names, planned_PK, realised_PK, score, sum_P, scored_P, sources, sources_PT)
 
 
 def mean_score_of(order: Order, columns: SampleColumns) -> str | None:
     """Return the score whose mean tells what the order does: the one that it cuts by, else PD, else the first there."""
     asked = order.manifest.config.get("preference", {}).get("score")
     names = [name for name in columns.names if name not in ("length", "tokens")]
+    if not names:
+        return None
     candidates = [asked, "pd", *names] if asked else ["pd", *names]
-    return (
-        next((text for text in candidates if set(Expression(text).names) <= set(columns.names)), None)
-        if names
-        else None
-    )
+    return next((text for text in candidates if set(Expression(text).names) <= set(columns.names)), None)
 
 
 def _scores(columns: SampleColumns, score: str) -> NDArray[np.float32]:

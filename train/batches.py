@@ -16,10 +16,8 @@ from curriculum.artifact import sync
 from curriculum.order import Order
 from curriculum.sampler import CurriculumSampler
 from curriculum.tokens import IGNORED, Tokens
+from train.consumption import CONSUMED, NO_SAMPLE
 from train.world import World
-
-CONSUMED = "consumed"
-NO_SAMPLE = -1
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def audit(order: Order, columns: SampleColumns | None = None, parent: Order | No
     checks += walk.checks()
     if walk.countable:
         checks += [
-            check_uses(order, walk.times_N),
+            *check_uses(order, walk.times_N, parent is not None),
             check_scores(order, columns, walk.times_N),
             *check_parent(order, parent),
         ]

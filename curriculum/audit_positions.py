@@ -167,20 +167,25 @@ class Walk:
         return Check(name, name not in self._problems, self._problems.get(name, figure))
 
 
-def check_uses(order: Order, times_N: NDArray[np.uint8]) -> Check:
-    """Check that each sample stands as often as its bucket's uses say, and in one bucket alone."""
-    facts = order.manifest.facts
+def check_uses(order: Order, times_N: NDArray[np.uint8], with_parent: bool) -> Iterator[Check]:
+    """Check that each sample stands as often as its bucket's uses say, and in one bucket alone.
+
+    Where a replanned order repeats samples, only its parent (`with_parent`) tells how often each should stand.
+    """
     uses_K = np.array([bucket.uses for bucket in order.buckets], dtype=np.int64)
-    if facts.get("ancestors"):
-        if uses_K.max(initial=0) > 1:
-            return Check("uses", None, "what was read and what was left share samples: give parent=ORDER to check each")
+    if not order.manifest.facts.get("ancestors"):
+        yield _as_used(order, times_N, uses_K[order.bucket_of_cell])
+    elif uses_K.max(initial=0) <= 1:
         twice = np.flatnonzero(times_N > 1)
+        said = "no sample stands twice, before or after the replanning"
         if len(twice):
-            return Check(
-                "uses", False, f"{_times(int(twice[0]), times_N)}, 1 was planned ({len(twice):,} such samples)"
-            )
-        return Check("uses", True, "no sample stands twice, before or after the replanning")
-    uses_C = uses_K[order.bucket_of_cell]
+            said = f"{_times(int(twice[0]), times_N)}, 1 was planned ({len(twice):,} such samples)"
+        yield Check("uses", not len(twice), said)
+    elif not with_parent:
+        yield Check("uses", None, "read and left parts share samples: give parent=ORDER to check how often each stands")
+
+
+def _as_used(order: Order, times_N: NDArray[np.uint8], uses_C: NDArray[np.int64]) -> Check:
     cell_N = np.full(len(times_N), NOWHERE, dtype=np.uint16) if times_N.max(initial=0) > 1 else None
     wrong, example = 0, ""
     for start in range(0, len(order), AT_ONCE):

@@ -14,7 +14,9 @@ from curriculum.columns import SampleColumns
 from curriculum.expression import Expression
 from curriculum.order import Order
 
-PARTS = 60
+MOST_PARTS, LEAST_PARTS = 60, 20
+PART_SAMPLES = 200
+"""Samples that a part should hold, so that its shares are not all chance: a short order has fewer parts."""
 AT_ONCE = 1 << 20
 NO_SOURCE = ("all", "unscored")
 """Strata that are no source."""
@@ -77,12 +79,13 @@ def shares(table: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def overview(order: Order, columns: SampleColumns | None = None, parts: int = PARTS) -> Overview:
+def overview(order: Order, columns: SampleColumns | None = None) -> Overview:
     """Read the tables of an order, and with `columns` its positions too. O(steps * cells + positions).
 
     With scores: four bytes a sample.
     """
-    parts = min(parts, order.steps)
+    tens = len(order) // PART_SAMPLES // 10 * 10
+    parts = min(max(LEAST_PARTS, min(MOST_PARTS, tens)), order.steps)
     edges_P = np.arange(parts + 1, dtype=np.int64) * order.steps // parts
     planned_PC = np.zeros((parts, len(order.bucket_of_cell)))
     realised_PC = np.zeros_like(planned_PC)
@@ -134,10 +137,9 @@ def _scores(columns: SampleColumns, score: str) -> NDArray[np.float32]:
 
 def _strata(order: Order, table_PC: NDArray[np.float64]) -> tuple[list[str], NDArray[np.float64]]:
     """Return the sources and their samples as the strata tell them; nothing where a stratum is no source."""
-    names = [name for name in order.strata if name != "unscored"]
-    if any(name in NO_SOURCE for name in names) or "unscored" in order.strata:
+    if any(name in NO_SOURCE for name in order.strata):
         return [], np.zeros((len(table_PC), 0))
-    sources = list(dict.fromkeys(names))
+    sources = list(dict.fromkeys(order.strata))
     place_C = np.array([sources.index(order.strata[stratum]) for stratum in order.stratum_of_cell])
     return sources, _summed(table_PC, place_C, len(sources))
 

@@ -30,11 +30,8 @@ def draw(view: Overview, path: Path) -> None:
         figure = Figure(figsize=(theme.WIDTH_IN + RIGHT_IN, height), facecolor=theme.colour("paper"))
         across = (LEFT_IN / figure.get_figwidth(), 1 - (LEFT_IN + RIGHT_IN) / figure.get_figwidth())
         axes = [
-            figure.add_axes(
-                (across[0], 1 - (0.35 + (row + 1) * PANEL_IN + row * GAP_IN) / height, across[1], PANEL_IN / height),
-                facecolor="none",
-            )
-            for row in range(count)
+            figure.add_axes((across[0], 1 - bottom_in / height, across[1], PANEL_IN / height), facecolor="none")
+            for bottom_in in (0.35 + (row + 1) * PANEL_IN + row * GAP_IN for row in range(count))
         ]
         plan = Plan(view.buckets, progress, shares(view.planned_PK), shares(view.realised_PK), "order")
         panels.bucket_shares(axes[0], plan)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.order import Order
-from curriculum.overview import Overview, shares
+from curriculum.overview import NO_SOURCE, Overview, shares
 from launch.order_subject import Subject
 
 PARTS = 10
@@ -60,8 +60,9 @@ def _lines(subject: Subject) -> Iterator[str]:
     )
     ends = ", ".join(f"{end:,}" for end in order.stage_ends)
     yield f"stages        {len(order.stage_ends)}, ending after steps {ends}"
-    if order.strata != ["all"]:
-        yield f"cells         {len(order.bucket_of_cell):,}: each bucket inside each of {_some(order.strata)}"
+    strata = [name for name in order.strata if name not in NO_SOURCE]
+    if strata and not facts.get("ancestors"):
+        yield f"cells         {len(order.bucket_of_cell):,}: each bucket inside each of {_some(strata)}"
     if facts.get("spread_evenly"):
         yield f"spread evenly {_some(facts['spread_evenly'])}: too few distinct scores to part"
 

@@ -30,9 +30,9 @@ class InspectSettings:
     samples: int = 6
     """Samples of the step to show."""
     by_loss: bool = False
-    """Show the samples of the step that cost the most, under the run's last checkpoint before it or under `model`."""
-    model: str | None = None
-    """Model that by_loss asks: a RUN, a checkpoint or a Hugging Face folder; null: the run's own."""
+    """Show the samples of the step that cost the most, under the run's last checkpoint before it."""
+    loss_model: str | None = None
+    """Model that by_loss asks, in the place of the run's own: a RUN, a checkpoint or a Hugging Face folder."""
     tokens: str | None = None
     """TOKENS folder that the order was made of: sources, documents and text. A run knows its own."""
     scores: str | None = None
@@ -49,8 +49,8 @@ class InspectSettings:
             raise ValueError(f"samples={self.samples} must be at least 1")
         if self.by_loss and self.step is None:
             raise ValueError("by_loss=true needs step=N: the step whose samples to weigh")
-        if self.model is not None and not self.by_loss:
-            raise ValueError(f"model={self.model} is asked with by_loss=true alone: add it, or leave the model out")
+        if self.loss_model is not None and not self.by_loss:
+            raise ValueError(f"loss_model={self.loss_model} is asked with by_loss=true alone: add it, or leave it out")
         if self.picture is not None and not self.picture.endswith(PICTURES):
             raise ValueError(f"picture={self.picture} must end with {' or '.join(PICTURES)}")
         if self.parent is not None and not self.verify:

@@ -38,7 +38,7 @@ def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool
     if settings.by_loss:
         from launch.step_losses import losses_of
 
-        losses, model = losses_of(subject, step, settings.model)
+        losses, model = losses_of(subject, step, settings.loss_model)
         mean = float(np.average(losses, weights=step.length_B))
         console.print(f"loss         {mean:.4f} nats a token on the whole, under {model}", markup=False, soft_wrap=True)
     shown = np.arange(len(step)) if losses is None else np.argsort(-losses, kind="stable")

@@ -48,7 +48,7 @@ def losses_of(subject: Subject, step: StepSamples, model: str | None) -> tuple[N
 def _load(subject: Subject, number: int, model: str | None, end_of_text: int) -> tuple[Decoder, str]:
     if model is None:
         if subject.run is None:
-            raise ValueError("by_loss=true needs a model: inspect a RUN, or give model=FOLDER")
+            raise ValueError("by_loss=true needs a model: inspect a RUN, or give loss_model=FOLDER")
         source = _before(subject.run.folder / CHECKPOINTS, number)
         done = int(source.name.removeprefix("step_"))
         when = "before" if done < number else "which had read this step already: no earlier one is left"
@@ -72,4 +72,4 @@ def _before(checkpoints: Path, number: int) -> Path:
             return folder
         except ArtifactError as error:
             checkpoint.log.warning("checkpoint passed over: %s", error)
-    raise ArtifactError(f"{checkpoints} has no whole checkpoint: give model=FOLDER")
+    raise ArtifactError(f"{checkpoints} has no whole checkpoint: give loss_model=FOLDER")

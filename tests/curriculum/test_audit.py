@@ -19,10 +19,22 @@ from curriculum.preference import Pdpc, Shuffled, Sorted, Tilt
 from curriculum.scores import Scores
 from curriculum.tokens import Tokens
 
-FACTS = (
-    "samples different_samples left_out repeated buckets strata cells edges spread_evenly steps batch_size stage_ends "
-    "slice seq_len"
-).split()
+FACTS = [
+    "samples",
+    "different_samples",
+    "left_out",
+    "repeated",
+    "buckets",
+    "strata",
+    "cells",
+    "edges",
+    "spread_evenly",
+    "steps",
+    "batch_size",
+    "stage_ends",
+    "slice",
+    "seq_len",
+]
 
 
 @pytest.fixture
@@ -316,7 +328,7 @@ def test_a_child_that_changed_what_was_read_or_left_is_found(replanned):
 def test_a_foreign_parent_is_refused(replanned, arranged):
     parent, child = replanned()
     other = arranged("other", seed=5)
-    with pytest.raises(ArtifactError, match="was replanned from .*: give that order"):
+    with pytest.raises(ArtifactError, match=r"was replanned from .*: give that order"):
         audit(child, parent=other)
     with pytest.raises(ValueError, match="was not replanned"):
         audit(parent, parent=other)

@@ -156,10 +156,6 @@ def write_manifest(
         files[name] = known[name] if name in known else hash_file(path)
         assert files[name].bytes == path.stat().st_size, f"{path} is not as long as what was written"
         sync(path)
-    made_of = {"kind": kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs)}
-    contents = {name: entry.xxh3_128 for name, entry in files.items()}
-    if outside:
-        made_of["outside"] = {name: entry.xxh3_128 for name, entry in outside.items()}
     manifest = Manifest(
         kind=kind,
         format_version=FORMAT_VERSION,
@@ -168,12 +164,27 @@ def write_manifest(
         inputs=dict(inputs),
         facts=dict(facts),
         files=files,
-        fingerprint=fingerprint_of({**made_of, "facts": dict(facts), "files": contents}),
+        fingerprint=identity_of(kind, inputs, facts, files, outside),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         outside=dict(outside),
     )
     write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
     return manifest
+
+
+def identity_of(
+    kind: str,
+    inputs: Mapping[str, str],
+    facts: Mapping[str, Any],
+    files: Mapping[str, FileEntry],
+    outside: Mapping[str, OutsideFile],
+) -> str:
+    """Return the fingerprint of an artifact: a digest of what it is, what went in, its facts and its contents."""
+    made_of: dict[str, Any] = {"kind": kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs)}
+    if outside:
+        made_of["outside"] = {name: entry.xxh3_128 for name, entry in outside.items()}
+    contents = {name: entry.xxh3_128 for name, entry in files.items()}
+    return fingerprint_of({**made_of, "facts": dict(facts), "files": contents})
 
 
 def publish(temporary: Path, folder: Path) -> None:

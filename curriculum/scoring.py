@@ -104,17 +104,23 @@ def _describe(model: Reference) -> dict[str, object]:
 
 def score_samples(decoder: Decoder, tokens: Tokens, batch_size: int, title: str) -> NDArray[np.float32]:
     """Return the mean loss (nats) over the real tokens of every sample, float32 [len(tokens)]."""
-    import torch
-
     losses_N = np.empty(len(tokens), dtype=np.float32)
     real_N = tokens.real_tokens(np.arange(len(tokens)))
-    decoder.eval()
-    device = decoder.embedding.weight.device
-    with torch.inference_mode(), SampleProgress(Console(stderr=True), f"score {title}", len(tokens)) as progress:
+    with SampleProgress(Console(stderr=True), f"score {title}", len(tokens)) as progress:
         for start in range(0, len(tokens), batch_size):
             ids = np.arange(start, min(start + batch_size, len(tokens)))
-            batch_BS = torch.from_numpy(tokens.sample(ids)).to(device)
-            sums_B = decoder(batch_BS).losses_BT.sum(dim=1, dtype=torch.float64).cpu().numpy()
-            losses_N[ids] = sums_B / np.maximum(real_N[ids], 1)
+            losses_N[ids] = mean_losses(decoder, tokens, ids)
             progress.add(len(ids), int(real_N[ids].sum()))
     return losses_N
+
+
+def mean_losses(decoder: Decoder, tokens: Tokens, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the mean loss (nats) over the real tokens of the samples `ids`, float32 [n], in one forward pass."""
+    import torch
+
+    decoder.eval()
+    with torch.inference_mode():
+        batch_BS = torch.from_numpy(tokens.sample(ids)).to(decoder.embedding.weight.device)
+        sums_B = decoder(batch_BS).losses_BT.sum(dim=1, dtype=torch.float64).cpu().numpy()
+    result: NDArray[np.float32] = (sums_B / np.maximum(tokens.real_tokens(ids), 1)).astype(np.float32)
+    return result

@@ -158,6 +158,18 @@ class Tokens:
         """Return the ordinal in the input text of every document of this slice, int64 [documents]."""
         return np.asarray(self._origins)
 
+    def documents_in(self, sample: int) -> IntArray:
+        """Return the documents that a sample's inputs come from, int64 [documents, 2]: index, and tokens in the sample.
+
+        A document's end-of-text stands before it and counts as its token.
+        """
+        begin, length, _ = (int(part[0]) for part in self._windows([sample]))
+        end = begin + length - 1
+        first = int(np.searchsorted(self._starts, begin, side="right")) - 1
+        stop = int(np.searchsorted(self._starts, end, side="left"))
+        edges = np.array([begin, *self._starts[first + 1 : stop], end], dtype=np.int64)
+        return np.stack([np.arange(first, stop), np.diff(edges)], axis=1)
+
     def document_means(self, values: npt.NDArray[np.float32], ids: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return the mean over each sample's documents, weighted by their tokens in it, float32 [n].
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from launch.flags import as_overrides
 from train.packages import check_packages
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ class Verb:
     """Import what the verb needs; return its settings class, its function and the groups that choose a type."""
     hands_on: bool = False
     """Does the function take the overrides too, to hand them on to other processes?"""
+    first: str | None = None
+    """Key that a first word without a "=" stands for: `pdpc inspect ORDER` is `pdpc inspect folder=ORDER`."""
 
 
 def _prepare() -> Any:
@@ -113,13 +116,13 @@ VERBS: dict[str, Verb] = {
     "adopt": Verb("Megatron's and datatrove's token files to TOKENS that read them where they lie", _adopt),
     "score": Verb("TOKENS to SCORES: every sample's loss under the reference models", _score),
     "arrange": Verb("SCORES and a preference to an ORDER that uses every sample once", _arrange),
-    "replan": Verb("a new order for what an ORDER has not been read of yet", _replan),
+    "replan": Verb("a new order for what an ORDER has not been read of yet", _replan, first="order"),
     "train": Verb("an ORDER to a RUN, by DeepSpeed; run it again to go on", _train, hands_on=True),
     "evaluate": Verb("held-out loss and benchmarks of a run's newest checkpoint", _evaluate),
     "report": Verb("a page and a table that show arms beside each other", _report),
     "export": Verb("a run's newest checkpoint as a Hugging Face folder", _export),
     "megatron": Verb("a slice of TOKENS as Megatron's .bin and .idx, a pair a source", _megatron),
-    "inspect": Verb("what an artifact is made of; verify=true reads every byte", _inspect),
+    "inspect": Verb("an order's plan, checks and steps; of any artifact, what made it", _inspect, first="folder"),
     "launch": Verb("a hostfile or an sbatch script, and the run on a cluster", _launch),
     "demo": Verb("the whole road on the text of this machine, both arms, a page at the end", _demo),
 }
@@ -170,8 +173,8 @@ def _run(name: str, verb: Verb, words: list[str]) -> int:
         )
         print(_described(verb))
         return 0
-    overrides = [_as_override(word) for word in words]
     settings_class, run, choices = verb.load()
+    overrides = as_overrides(words, settings_class, verb.first)
     if name == "launch":
         from launch.cluster import split_overrides
 
@@ -181,13 +184,6 @@ def _run(name: str, verb: Verb, words: list[str]) -> int:
         settings = compose(name, settings_class, overrides, choices)
     result = run(settings, overrides) if verb.hands_on else run(settings)
     return result if isinstance(result, int) else 0
-
-
-def _as_override(word: str) -> str:
-    """Let `--dry-run` stand for `dry_run=true`: flags are overrides that are true."""
-    return (
-        word[2:].replace("-", "_") + "=true" if word.startswith("--") and "=" not in word else word.removeprefix("--")
-    )
 
 
 def _described(verb: Verb) -> str:

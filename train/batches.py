@@ -19,10 +19,8 @@ from curriculum.order import Order
 from curriculum.sampler import CurriculumSampler
 from curriculum.split import cursor_after
 from curriculum.tokens import IGNORED, Tokens
+from train.consumption import CONSUMED, NO_SAMPLE
 from train.world import World
-
-CONSUMED = "consumed"
-NO_SAMPLE = -1
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from train.report.axes import (
     Series,
     crop_start,
     dashes,
-    label_right,
     largest_sources,
     legend,
     legend_columns,
@@ -23,7 +22,8 @@ from train.report.axes import (
 )
 from train.report.gains import Cell
 from train.report.measures import MINUS, Measure
-from train.report.theme import SOURCES, Picture, arm_colour, canvas, colour, picture
+from train.report.panels import bucket_shares, source_shares
+from train.report.theme import Picture, arm_colour, canvas, colour, picture
 from train.report.views import Exposure, Plan, Preferences
 
 CURVE_POINTS = 400
@@ -53,20 +53,9 @@ def curves(name: str, title: str, series: Series, *, unit: str, markers: bool, c
 def plan(arm: str, number: int, view: Plan) -> Picture:
     """Shares of the buckets over progress: realised as areas, planned as dashed edges."""
     figure, axes = canvas(2.6, right_in=0.75)
-    bottom = np.zeros(len(view.progress))
-    count = len(view.buckets)
-    for index in range(count):
-        top = bottom + view.realised[:, index]
-        strength = 0.2 + 0.65 * index / max(1, count - 1)
-        axes.fill_between(view.progress, bottom, top, color=colour("bucket"), alpha=strength, linewidth=0)
-        bottom = top
-    for index in range(count - 1):
-        edge = view.planned[:, : index + 1].sum(axis=1)
-        axes.plot(view.progress, edge, color=colour("ink"), linewidth=1, dashes=(4, 2.5))
-    label_right(axes, view.buckets, view.realised[-1])
-    share_axes(axes, "share of the batch")
+    bucket_shares(axes, view)
     kinds = [patch("realised", colour("bucket"), 0.6)]
-    kinds += [dashes("planned", colour("ink"))] if count > 1 else []
+    kinds += [dashes("planned", colour("ink"))] if len(view.buckets) > 1 else []
     figure.legend(
         handles=kinds, loc="upper left", bbox_to_anchor=(0.105, 1.01), ncols=2, handlelength=1.6, columnspacing=1.4
     )
@@ -101,20 +90,7 @@ def source_mix(arm: str, number: int, view: Exposure, sources: list[str], ranks:
     assert view.sources is not None
     names, table = largest_sources(sources, view.sources, ranks)
     figure, axes = canvas(2.35, right_in=1.35, top_in=0.16)
-    bottom = np.zeros(len(view.progress))
-    for index in range(len(names)):
-        top = bottom + table[:, index]
-        axes.fill_between(
-            view.progress,
-            bottom,
-            top,
-            facecolor=colour(f"source-{index % SOURCES}"),
-            edgecolor=colour("paper"),
-            linewidth=0.8,
-        )
-        bottom = top
-    label_right(axes, names, table[-1])
-    share_axes(axes, "share of samples")
+    source_shares(axes, view.progress, names, table)
     said = [
         f"{n} from {100 * a:.0f} to {100 * b:.0f} per cent" for n, a, b in zip(names, table[0], table[-1], strict=True)
     ]

@@ -1,0 +1,75 @@
+"""What each sample of a step costs a model: the run's own as it stood before the step, or one that is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from curriculum.artifact import MANIFEST, ArtifactError, verify
+from curriculum.scoring import mean_losses
+from curriculum.step_samples import StepSamples
+from launch.inspection import RUN
+from launch.order_subject import Subject
+from models import hf
+from models.decoder import Decoder
+from train import checkpoint
+from train.evaluation import load_decoder
+from train.export import newest_checkpoint
+from train.runfolder import CHECKPOINTS
+
+AT_ONCE = 8
+"""Samples in one forward pass."""
+
+
+def losses_of(subject: Subject, step: StepSamples, model: str | None) -> tuple[NDArray[np.float32], str]:
+    """Return each sample's mean loss in nats, float32 [B], and which model says so.
+
+    Raises ValueError when there is neither a run nor a model, or no text to read.
+    """
+    tokens = subject.tokens
+    if tokens is None:
+        raise ValueError("by_loss=true needs the text: give tokens=FOLDER")
+    decoder, name = _load(subject, step.number, model, tokens.end_of_text)
+    if decoder.config.vocab_size < tokens.vocab_size:
+        raise ValueError(
+            f"{name} knows {decoder.config.vocab_size} tokens, {tokens.folder} uses {tokens.vocab_size}: give a model "
+            "of the same tokenizer"
+        )
+    decoder.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    parts = [
+        mean_losses(decoder, tokens, step.ids_B[start : start + AT_ONCE]) for start in range(0, len(step), AT_ONCE)
+    ]
+    return np.concatenate(parts), name
+
+
+def _load(subject: Subject, number: int, model: str | None, end_of_text: int) -> tuple[Decoder, str]:
+    if model is None:
+        if subject.run is None:
+            raise ValueError("by_loss=true needs a model: inspect a RUN, or give loss_model=FOLDER")
+        source = _before(subject.run.folder / CHECKPOINTS, number)
+        done = int(source.name.removeprefix("step_"))
+        when = "before" if done < number else "which had read this step already: no earlier one is left"
+        return load_decoder(source), f"the checkpoint of step {done:,}, {when}"
+    folder = Path(model)
+    if (folder / RUN).is_file():
+        source = newest_checkpoint(folder)
+        return load_decoder(source), str(source)
+    if (folder / MANIFEST).is_file():
+        return load_decoder(folder), str(folder)
+    return hf.load(folder, torch.float32, end_of_text=end_of_text), str(folder)
+
+
+def _before(checkpoints: Path, number: int) -> Path:
+    """Return the newest whole checkpoint that had not read step `number`; where none is left, the oldest whole one."""
+    found = checkpoint.candidates(checkpoints)
+    early = [folder for folder in found if int(folder.name.removeprefix("step_")) < number]
+    for folder in [*early, *reversed(found[: len(found) - len(early)])]:
+        try:
+            verify(folder)
+            return folder
+        except ArtifactError as error:
+            checkpoint.log.warning("checkpoint passed over: %s", error)
+    raise ArtifactError(f"{checkpoints} has no whole checkpoint: give loss_model=FOLDER")

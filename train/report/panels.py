@@ -1,0 +1,72 @@
+"""What is drawn into a pair of axes: shares of buckets and of sources, a mean over progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.report.axes import label_right, share_axes, shortened
+from train.report.theme import SOURCES, colour
+from train.report.views import Plan
+
+Values = NDArray[np.float64]
+
+
+def bucket_shares(axes: Any, view: Plan) -> None:
+    """Shares of the buckets over progress: realised as areas, planned as dashed edges.
+
+    Buckets that are gone at the end are named where they are widest.
+    """
+    bottom = np.zeros(len(view.progress))
+    count = len(view.buckets)
+    last = view.realised[-1]
+    some_gone = bool((last == 0).any()) and bool((view.realised[:, last == 0] > 0).any())
+    for index in range(count):
+        top = bottom + view.realised[:, index]
+        strength = 0.2 + 0.65 * index / max(1, count - 1)
+        axes.fill_between(view.progress, bottom, top, color=colour("bucket"), alpha=strength, linewidth=0)
+        if some_gone and last[index] == 0 and top.max() > 0:
+            widest = int(np.argmax(top - bottom))
+            middle = (top[widest] + bottom[widest]) / 2
+            name = shortened(view.buckets[index], 16)
+            axes.text(np.clip(view.progress[widest], 0.02, 0.8), middle, name, va="center", fontsize=8)
+        bottom = top
+    for index in range(count - 1):
+        edge = view.planned[:, : index + 1].sum(axis=1)
+        axes.plot(view.progress, edge, color=colour("ink"), linewidth=1, dashes=(4, 2.5))
+    if some_gone:
+        shown = np.flatnonzero(last > 0)
+        label_right(axes, [view.buckets[index] for index in shown], last[shown])
+    else:
+        label_right(axes, view.buckets, last)
+    share_axes(axes, "share of the batch")
+
+
+def source_shares(axes: Any, progress: Values, names: Sequence[str], table: Values) -> None:
+    """Share of every source over progress, stacked."""
+    bottom = np.zeros(len(progress))
+    for index in range(len(names)):
+        top = bottom + table[:, index]
+        axes.fill_between(
+            progress,
+            bottom,
+            top,
+            facecolor=colour(f"source-{index % SOURCES}"),
+            edgecolor=colour("paper"),
+            linewidth=0.8,
+        )
+        bottom = top
+    label_right(axes, names, table[-1])
+    share_axes(axes, "share of samples")
+
+
+def mean_line(axes: Any, progress: Values, values: Values, label: str) -> None:
+    """A mean over progress."""
+    axes.plot(progress, values, color=colour("bucket"), linewidth=1.8)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+    axes.set_xlabel("progress of training")
+    axes.set_ylabel(label)

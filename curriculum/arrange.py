@@ -19,6 +19,7 @@ from curriculum.artifact import create, reusable
 from curriculum.buckets import Layout, Times
 from curriculum.columns import LENGTH, SampleColumns
 from curriculum.compose import OrderWriter, id_dtype
+from curriculum.expression import Expression
 from curriculum.order import KIND, Order
 from curriculum.own_scores import HeldScores, OwnScores
 from curriculum.permutation import KeyedPermutation, key_of
@@ -83,7 +84,8 @@ def run(settings: ArrangeSettings) -> Order:
     folder = Path(settings.output)
     places = ("tokens", "scores", "own_scores", "output", "workers")
     config = {key: value for key, value in asdict(settings).items() if key not in places}
-    if reusable(folder, KIND, config=config, inputs=columns.inputs):
+    inputs = {**columns.inputs, **settings.preference.inputs}
+    if reusable(folder, KIND, config=config, inputs=inputs):
         log.info("order %s is whole and made of the same: reused", folder)
         return Order.open(folder)
     layout = Layout(
@@ -94,7 +96,7 @@ def run(settings: ArrangeSettings) -> Order:
         times=_subset(columns, settings),
     )
     with (
-        create(folder, KIND, config=config, inputs=columns.inputs) as draft,
+        create(folder, KIND, config=config, inputs=inputs) as draft,
         Arrangement(layout, settings.batch_size, settings.seed, draft.path, settings.workers) as arrangement,
         OrderWriter(draft, columns.samples, layout.cells) as writer,
     ):
@@ -152,7 +154,8 @@ def open_columns(settings: ArrangeSettings) -> SampleColumns:
     scores = Scores.open(settings.scores, settings.slice) if settings.scores and _scored(settings) else None
     own = OwnScores(settings.own_scores) if settings.own_scores and (_scored(settings) or tokens is None) else None
     if _scored(settings) and scores is None and own is None:
-        by = [cut.by for cut in settings.preference.cuts() if cut.by not in (SOURCE, FOLD, LENGTH)]
+        scored = [cut.by for cut in settings.preference.cuts() if cut.by not in (SOURCE, FOLD)]
+        by = [text for text in scored if Expression(text).names != [LENGTH]]
         if by:
             raise ValueError(
                 f"preference={settings.preference.name} cuts by {by[0]!r}: give scores=FOLDER (made by pdpc score) or "

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from curriculum.buckets import UNSCORED, Layout
 from curriculum.columns import CHUNK_SAMPLES
-from curriculum.compose import composed
+from curriculum.compose import NO_TURNS, composed
 from curriculum.concurrency import cores, mapped
 from curriculum.deal import Deal, Ids
-from curriculum.permutation import key_of
+from curriculum.permutation import key_of, mix64
 from curriculum.plan import round_plan, scaled, step_sizes
 from curriculum.quantiles import Keys, keys_of
 from curriculum.spool import Spool
@@ -70,7 +70,7 @@ class Arrangement:
 
     def pieces(self) -> Iterator[tuple[Ids, npt.NDArray[Any]]]:
         """Yield (sample ids, cells) in training order, in pieces that do not change the result."""
-        return composed(self._deal, self.counts_SC, key_of(self._seed, "step"), self._workers)
+        return composed(self._deal, self.counts_SC, key_of(self._seed, "step"), self._workers, turn_C=self._turns())
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest says of samples, buckets and cells."""
@@ -117,7 +117,10 @@ class Arrangement:
         for stratum in range(layout.strata):
             cells = slice(stratum * layout.buckets, (stratum + 1) * layout.buckets)
             counts_K = counts_C[cells]
-            if counts_K.any():
+            even = layout.stratified and layout.sources[stratum] in layout.poor_strata
+            if even and not layout.preference.sorts:
+                plan_SC[:, cells] = np.outer(sizes_S, counts_K / self.total)
+            elif counts_K.any():
                 names = layout.bucket_names
                 wish_SK = layout.preference.log_wish(progress, counts_K, names)
                 shown = [f"{name} of {layout.sources[stratum]}" for name in names] if layout.stratified else names
@@ -143,14 +146,38 @@ class Arrangement:
             deal.add(ids_dealt, counts_G)
         return deal
 
+    def _turns(self) -> npt.NDArray[np.int64]:
+        """Return each cell's turn in a sort, after its stratum's first turn << 32; none where nothing is sorted."""
+        layout = self.layout
+        if not layout.preference.sorts:
+            return NO_TURNS
+        cells = np.arange(layout.cells)
+        first_C = cells // layout.buckets * layout.buckets  # the unscored are a stratum of their own
+        scored = layout.strata * layout.buckets
+        turn_C = cells.copy()
+        turn_C[:scored] = first_C[:scored] + np.tile(
+            np.argsort(layout.preference.sort_sequence(layout.buckets)), layout.strata
+        )
+        return first_C << 32 | turn_C
+
     def _sort_keys(self) -> Iterator[Keys]:
-        """Yield for every chunk the keys that a sorted order sorts by; empty ones where it is not sorted."""
+        """Yield for every chunk the keys that a sorted order sorts by; empty ones where it is not sorted.
+
+        What has no score is shuffled: its key is a hash.
+        """
         if not self.layout.preference.sorts:
             yield from (NO_KEYS for _ in range(len(self._cells)))
             return
         score = self.layout.expressions[-1].text
+        shuffle = np.uint64(key_of(self._seed, "unscored"))
         for chunk in self.layout.chunks():
-            yield keys_of(chunk.scores[score])
+            key_N = keys_of(chunk.scores[score])
+            unscored = np.flatnonzero(~np.isfinite(chunk.scores[score]))
+            if len(unscored):
+                with np.errstate(over="ignore"):
+                    hashes = mix64(unscored.astype(np.uint64) + np.uint64(chunk.first) + shuffle)
+                key_N[unscored] = hashes >> np.uint64(32)
+            yield key_N
 
 
 def _uses(layout: Layout) -> npt.NDArray[np.int64]:

@@ -19,6 +19,7 @@ from curriculum.deal import Deal, Ids
 from curriculum.order import CELLS, COUNTS, IDS, PLAN
 
 POSITIONS_AT_ONCE = 1 << 20
+NO_TURNS = np.zeros(0, dtype=np.int64)
 
 
 def id_dtype(largest: int) -> str:
@@ -71,11 +72,17 @@ class OrderWriter:
 
 
 def composed(
-    deal: Deal, counts_SC: npt.NDArray[np.int32], key: int, workers: int, first_step: int = 0
+    deal: Deal,
+    counts_SC: npt.NDArray[np.int32],
+    key: int,
+    workers: int,
+    first_step: int = 0,
+    turn_C: npt.NDArray[np.int64] = NO_TURNS,
 ) -> Iterator[tuple[Ids, npt.NDArray[Any]]]:
     """Yield pieces of (sample ids, cells) in training order. The pieces do not change the result.
 
     Inside a step the cells are shuffled by a key of the step, so that every rank's part holds the same mix on average.
+    In a sort the strata are shuffled so, and each one's cells keep to their turns (`turn_C`, see `compose_steps`).
     """
     from curriculum.kernels import compose_steps
 
@@ -87,7 +94,7 @@ def composed(
 
         def work(first: int, part_SC: npt.NDArray[np.int32], stream: Ids, start_C: npt.NDArray[np.int64]) -> Any:
             ids, labels = np.empty_like(stream), np.empty(len(stream), dtype=dtype)
-            compose_steps(first_step + first, part_SC, stream, start_C, np.uint64(key), ids, labels)
+            compose_steps(first_step + first, part_SC, stream, start_C, turn_C, np.uint64(key), ids, labels)
             return ids, labels
 
         rows = max(1, POSITIONS_AT_ONCE // max(1, int(counts_SC[0].sum())))

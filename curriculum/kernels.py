@@ -215,13 +215,18 @@ def shuffle_group(ids: Ids, key: np.uint64, leaf_key: np.uint64, group_bits: int
 
 @compiled
 def compose_steps(
-    first_step: int, counts_SC: I32, stream: Ids, start_C: I64, key: np.uint64, ids: Ids, cells: Ids
+    first_step: int, counts_SC: I32, stream: Ids, start_C: I64, turn_C: I64, key: np.uint64, ids: Ids, cells: Ids
 ) -> None:
     """Write the positions of some steps: each step's cells in an order shuffled by its number, ids from the streams.
 
-    stream[start_C[c]:] are the ids that cell c gives next; counts_SC how many each step takes.
+    stream[start_C[c]:] are the ids that cell c gives next; counts_SC how many each step takes. `turn_C` is empty, or
+    the place of each cell's turn in a sort, stratum by stratum: (place of its stratum's first turn) << 32 | its own.
+    Then a stratum's cells stand in their turns at the positions that the shuffle gave the stratum.
     """
     place_C = start_C.copy()
+    cell_of_turn_C, now_C, left_C = np.empty_like(turn_C), np.empty_like(turn_C), np.empty_like(turn_C)
+    for cell in range(len(turn_C)):
+        cell_of_turn_C[turn_C[cell] & 0xFFFFFFFF] = cell
     position = 0
     for step in range(len(counts_SC)):
         start = position
@@ -234,6 +239,16 @@ def compose_steps(
             state = _next(state)
             j = _bounded(state, i + 1)
             cells[start + i], cells[start + j] = cells[start + j], cells[start + i]
+        if len(turn_C):
+            for cell in range(len(turn_C)):
+                left_C[cell] = counts_SC[step, cell]
+                now_C[cell] = cell
+            for i in range(start, position):
+                stratum = turn_C[cells[i]] >> 32
+                while left_C[cell_of_turn_C[now_C[stratum]]] == 0:
+                    now_C[stratum] += 1
+                cells[i] = cell_of_turn_C[now_C[stratum]]
+                left_C[cells[i]] -= 1
         for i in range(start, position):
             cell = cells[i]
             ids[i] = stream[place_C[cell]]

@@ -75,25 +75,52 @@ def scaled(
     log_wish_SK[:, ~filled_K] = -np.inf
     _check_wanted(log_wish_SK, counts_K, names)
     column_K = np.where(filled_K, 0.0, -np.inf)
-    value, sums_K, hessian_KK = _dual(log_wish_SK, column_K, sizes_S, counts_K)
+    for doublings in range(_doublings(log_wish_SK), -1, -1):
+        column_K, sums_K = _columns(log_wish_SK, 0.5**doublings, 2 * column_K, sizes_S, counts_K)
+    if np.abs(sums_K - counts_K).max() > max(GOOD_ENOUGH, TOLERANCE * float(counts_K.max())):
+        raise _infeasible(log_wish_SK, counts_K, sums_K, names)
+    for rows in _row_chunks(log_wish_SK):
+        log_wish_SK[rows] = _rows(log_wish_SK[rows], column_K, sizes_S[rows])[0]
+    return log_wish_SK
+
+
+def _doublings(log_wish_SK: NDArray[np.float64]) -> int:
+    """Return how often to halve a wish until its rows span LONGEST_STEP at most.
+
+    A wish that spans thousands makes the convex function all but piecewise linear, where Newton's method creeps: it is
+    solved softened first, then twice as sharp from there, and so on to the wish itself.
+    """
+    spans = [
+        float((chunk_SK.max(axis=1) - np.where(np.isneginf(chunk_SK), np.inf, chunk_SK).min(axis=1)).max())
+        for chunk_SK in (log_wish_SK[rows] for rows in _row_chunks(log_wish_SK))
+    ]
+    return max(0, int(np.ceil(np.log2(max([*spans, 1.0]) / LONGEST_STEP))))
+
+
+def _columns(
+    log_wish_SK: NDArray[np.float64],
+    softness: float,
+    column_K: NDArray[np.float64],
+    sizes_S: NDArray[np.float64],
+    counts_K: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the columns' logarithms [K] for a wish to the power of `softness`, from `column_K` on, and their sums."""
+    filled_K = counts_K > 0
+    value, sums_K, hessian_KK = _dual(log_wish_SK, softness, column_K, sizes_S, counts_K)
     for _ in range(NEWTON_STEPS):
         error_K = sums_K - counts_K
         if np.all(np.abs(error_K) <= TOLERANCE * counts_K):
             break
         step_K = _newton_step(hessian_KK, error_K, filled_K)
         for _halving in range(60):
-            moved, moved_sums_K, moved_KK = _dual(log_wish_SK, column_K + step_K, sizes_S, counts_K)
+            moved, moved_sums_K, moved_KK = _dual(log_wish_SK, softness, column_K + step_K, sizes_S, counts_K)
             if moved <= value + 1e-4 * float(error_K @ step_K) or np.abs(step_K).max() < 1e-12:
                 break
             step_K = step_K / 2
         column_K, value, sums_K, hessian_KK = column_K + step_K, moved, moved_sums_K, moved_KK
         if np.abs(step_K).max() < SMALLEST_STEP:
             break
-    if np.abs(sums_K - counts_K).max() > max(GOOD_ENOUGH, TOLERANCE * float(counts_K.max())):
-        raise _infeasible(log_wish_SK, counts_K, sums_K, names)
-    for rows in _row_chunks(log_wish_SK):
-        log_wish_SK[rows] = _rows(log_wish_SK[rows], column_K, sizes_S[rows])[0]
-    return log_wish_SK
+    return column_K, sums_K
 
 
 def _row_chunks(table_SK: NDArray[np.float64]) -> Iterator[slice]:
@@ -116,6 +143,7 @@ def _rows(
 
 def _dual(
     log_wish_SK: NDArray[np.float64],
+    softness: float,
     column_K: NDArray[np.float64],
     sizes_S: NDArray[np.float64],
     counts_K: NDArray[np.int64],
@@ -126,7 +154,7 @@ def _dual(
     sums_K = np.zeros(len(counts_K))
     hessian_KK = np.zeros((len(counts_K), len(counts_K)))
     for rows in _row_chunks(log_wish_SK):
-        plan_SK, log_sum_S = _rows(log_wish_SK[rows], column_K, sizes_S[rows])
+        plan_SK, log_sum_S = _rows(log_wish_SK[rows] * softness, column_K, sizes_S[rows])
         value += float(sizes_S[rows] @ log_sum_S)
         sums_K += plan_SK.sum(axis=0)
         hessian_KK -= (plan_SK / sizes_S[rows, None]).T @ plan_SK

@@ -66,7 +66,7 @@ def run(settings: ReplanSettings) -> Order:
             "what is not read yet begins there"
         )
     columns = _columns(settings, parent)
-    inputs = {**columns.inputs, "parent": parent.fingerprint}
+    inputs = {**columns.inputs, **settings.preference.inputs, "parent": parent.fingerprint}
     places = ("order", "tokens", "scores", "own_scores", "output", "workers")
     config = {key: value for key, value in asdict(settings).items() if key not in places}
     config |= {"batch_size": parent.batch_size, "slice": parent.manifest.facts["slice"]}

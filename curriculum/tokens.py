@@ -174,23 +174,20 @@ class Tokens:
         """Return the mean over each sample's documents, weighted by their tokens in it, float32 [n].
 
         values: one number a document, float32 [documents]; nan where a document of the sample has a number that is not
-        finite. O(documents + n log documents).
+        finite. O(n log documents + the samples' documents).
         """
         begin, length, _ = self._windows(ids)
-        finite = np.isfinite(values)
-        sums, bad = (
-            self._integral(number, begin + length) - self._integral(number, begin)
-            for number in (np.where(finite, values, 0).astype(np.float64), (~finite).astype(np.float64))
-        )
-        return np.where(bad > 0, np.nan, sums / length).astype(np.float32)
-
-    def _integral(self, values: npt.NDArray[np.float64], at: IntArray) -> npt.NDArray[np.float64]:
-        """Return the sum over the tokens before position `at` of their document's value."""
         starts = np.asarray(self._starts)
-        before = np.concatenate(([0.0], np.cumsum(values[:-1] * np.diff(starts))))
-        document = np.searchsorted(starts, at, side="right") - 1
-        result: npt.NDArray[np.float64] = before[document] + values[document] * (at - starts[document])
-        return result
+        first = np.searchsorted(starts, begin, side="right") - 1
+        number = np.searchsorted(starts, begin + length, side="left") - first  # documents of each sample
+        sample = np.repeat(np.arange(len(number)), number)
+        document = np.arange(len(sample)) - np.repeat(np.cumsum(number) - number, number) + np.repeat(first, number)
+        ends = np.append(starts[1:], self.tokens)
+        inside = np.minimum(ends[document], (begin + length)[sample]) - np.maximum(starts[document], begin[sample])
+        with np.errstate(invalid="ignore"):
+            weighted = np.asarray(values, dtype=np.float64)[document] * inside
+            means = np.bincount(sample, weights=weighted, minlength=len(number)) / length
+        return np.where(np.isfinite(means), means, np.nan).astype(np.float32)
 
     def _windows(self, ids: npt.ArrayLike) -> tuple[IntArray, IntArray, IntArray]:
         """Return place of the first token, length in tokens and source of each sample, all int64 [n]."""

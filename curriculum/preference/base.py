@@ -84,6 +84,15 @@ class Preference:
         """1: inside a bucket the score rises, -1: it falls, 0: a keyed permutation."""
         return 0
 
+    def sort_sequence(self, buckets: int) -> NDArray[np.int64]:
+        """Return the buckets in the order in which a sort goes through them, [K]."""
+        return np.arange(buckets)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Digests of the files that the preference is told by."""
+        return {}
+
     def log_wish(self, progress: Progress, counts_K: Counts, names: Sequence[str]) -> NDArray[np.float64]:
         """Return the logarithm of the affinity [S, K] (-inf: not wanted) for the buckets `names` of so many uses.
 

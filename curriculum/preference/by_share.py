@@ -9,11 +9,20 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from curriculum.artifact import hash_file
 from curriculum.preference.base import SOURCE, Counts, Cut, Preference, Progress, ScoreCut
+
+ALL_GIVEN = 1e-9
+"""Shares that sum to 1 but for this leave nothing: their sum is 1 but for floating-point noise."""
+
+
+BEYOND = "\0"
+"""Where the CSV reader puts the values of a line that has more of them than columns."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Mixture(Preference):
             if not 0.0 <= at <= 1.0:
                 raise ValueError(f"preference.shares: {at} is not a progress from 0 to 1")
             total = sum(row.values())
-            if min(row.values(), default=0.0) < 0 or not total <= 1 + 1e-9:
+            if min(row.values(), default=0.0) < 0 or not total <= 1 + ALL_GIVEN:
                 raise ValueError(f"preference.shares at {at}: {row} must be at least 0 and sum to 1 at most")
 
     def cuts(self) -> list[Cut]:
@@ -56,7 +65,10 @@ def _full_row(row: dict[str, float], counts_K: Counts, names: Sequence[str]) -> 
     """Return the share of every source; those that the row does not name share what it leaves."""
     share_K = np.array([row.get(name, 0.0) for name in names])
     rest_K = np.where([name in row for name in names], 0, counts_K)
-    full_K: NDArray[np.float64] = share_K + (1.0 - share_K.sum()) * rest_K / max(1, int(rest_K.sum()))
+    left = 1.0 - float(share_K.sum())
+    if left < ALL_GIVEN:
+        left = 0.0
+    full_K: NDArray[np.float64] = share_K + left * rest_K / max(1, int(rest_K.sum()))
     return full_K
 
 
@@ -78,23 +90,45 @@ class Table(ScoreCut):
         if not path.is_file():
             raise ValueError(f"preference.file={self.file!r} is not a file: give a CSV of progress by bucket shares")
         wanted = ["progress", *self.bucket_names([])]
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restkey=BEYOND)
             columns = reader.fieldnames or []
             if sorted(columns) != sorted(wanted):
                 raise ValueError(f"{path} has the columns {list(columns)}, but {wanted} are needed")
-            rows = [[_number(path, reader.line_num, name, row[name]) for name in wanted] for row in reader]
+            rows: list[list[float]] = []
+            for row in reader:
+                rows.append(_numbers(path, reader.line_num, wanted, row))
+                if len(rows) > 1 and rows[-1][0] <= rows[-2][0]:
+                    raise ValueError(
+                        f"{path}, line {reader.line_num}: progress is {rows[-1][0]:g} after {rows[-2][0]:g}: "
+                        "it must rise from line to line"
+                    )
         if not rows:
             raise ValueError(f"{path} has no rows: give at least one")
         table = np.array(rows)
-        if (np.diff(table[:, 0]) <= 0).any() or table[0, 0] < 0 or table[-1, 0] > 1:
-            raise ValueError(f"{path}: progress must rise from line to line, from 0 to 1")
         return table[:, 0], table[:, 1:]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Digest of the file: another content under the same name is another preference."""
+        return {"preference.file": hash_file(Path(self.file)).xxh3_128}
 
     def log_wish(self, progress: Progress, counts_K: Counts, names: Sequence[str]) -> NDArray[np.float64]:
         """Return the logarithm of the shares between the table's rows, [S, K]."""
         points, rows_RK = self.rows()
         return log_interpolated(self.folded(progress), points, rows_RK)
+
+
+def _numbers(path: Path, line: int, wanted: Sequence[str], row: dict[str, Any]) -> list[float]:
+    """Return progress and shares of a line. Raises ValueError for what is no such line."""
+    if beyond := row.get(BEYOND):
+        raise ValueError(f"{path}, line {line}: {beyond[0]!r} is beyond its {len(wanted)} columns: take it out")
+    numbers = [_number(path, line, name, row[name]) for name in wanted]
+    if numbers[0] > 1:
+        raise ValueError(f"{path}, line {line}: progress is {numbers[0]:g}: it goes from 0 to 1")
+    if not any(numbers[1:]):
+        raise ValueError(f"{path}, line {line}: no bucket has a share above 0: give one")
+    return numbers
 
 
 def _number(path: Path, line: int, column: str, text: str | None) -> float:

@@ -73,12 +73,16 @@ def check_parent(order: Order, parent: Order | None) -> Iterator[Check]:
     if parent is None:
         yield Check("parent", None, "not compared: give parent=ORDER, the order that this one was replanned from")
         return
-    if parent.fingerprint != order.manifest.inputs["parent"]:
+    if parent.fingerprint != order.manifest.inputs.get("parent"):
         raise ArtifactError(
             f"parent={parent.folder} has fingerprint {parent.fingerprint}, {order.folder} was replanned from "
-            f"{order.manifest.inputs['parent']}: give that order"
+            f"{order.manifest.inputs.get('parent')}: give that order"
         )
-    cursor = int(facts["replanned_at"]["cursor"])
+    where = facts.get("replanned_at") or {}
+    if not isinstance(where.get("cursor"), int):
+        yield Check("parent", False, "the manifest names ancestors, but not the cursor where it was replanned")
+        return
+    cursor: int = where["cursor"]
     yield _same_head(order, parent, cursor)
     yield _same_rest(order, parent, cursor)
 

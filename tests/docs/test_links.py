@@ -10,13 +10,20 @@ import pytest
 
 from launch.cli import VERBS
 from launch.cluster import split_overrides
+from launch.flags import as_overrides
 from train.compose import CONFIGS
 from train.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("docs", "docker", "benchmarks")
 PAGES = [ROOT / "README.md", *(page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md")))]
-WITH_COMMANDS = ["README.md", "docs/your-own-data.md", "docs/clusters.md"]
+WITH_COMMANDS = [
+    "README.md",
+    "docs/your-own-data.md",
+    "docs/clusters.md",
+    "docs/inspect.md",
+    "docs/preferences.md",
+]
 VARIABLE = re.compile(r"\$\w+")
 ASSIGNMENT = re.compile(r"(\w+)=(.*)", re.DOTALL)
 
@@ -27,7 +34,7 @@ def commands(page: Path) -> list[list[str]]:
     variables: dict[str, str] = {}
     found = []
     for line in re.findall(r"^ {4,}(\S.*)$", joined, flags=re.MULTILINE):
-        words = re.split(r"\s{3,}(?=every |nodes |write |#)", line)[0]
+        words = re.split(r"\s{3,}(?=every |nodes |write |what |and |the |#)", line)[0]
         for name, value in variables.items():
             words = words.replace(f"${name} ", f"{value} ")
         try:
@@ -60,13 +67,13 @@ def keys_of(schema: type, prefix: str = "") -> tuple[set[str], set[str]]:
 
 def unknown(verb: str, words: list[str]) -> list[str]:
     """The words of a command line whose key the verb does not have, or whose choice is not there."""
-    words = [f"{word[2:].replace('-', '_')}=true" if word.startswith("--") else word for word in words]
+    schema, _, choices = VERBS[verb].load()
+    words = as_overrides(words, schema, VERBS[verb].first)
     if verb == "launch":
         words, handed_on = split_overrides(words)
         wrong = unknown("train", handed_on)
     else:
         wrong = []
-    schema, _, choices = VERBS[verb].load()
     keys, free = keys_of(schema)
     for group, options in choices.items():
         for option in options.values():

@@ -18,7 +18,7 @@ Values = NDArray[np.float64]
 def bucket_shares(axes: Any, view: Plan) -> None:
     """Shares of the buckets over progress: realised as areas, planned as dashed edges.
 
-    Buckets that are gone at the end are named where they are widest.
+    Buckets that are gone at the end are named in their midst.
     """
     bottom = np.zeros(len(view.progress))
     count = len(view.buckets)
@@ -28,11 +28,11 @@ def bucket_shares(axes: Any, view: Plan) -> None:
         top = bottom + view.realised[:, index]
         strength = 0.2 + 0.65 * index / max(1, count - 1)
         axes.fill_between(view.progress, bottom, top, color=colour("bucket"), alpha=strength, linewidth=0)
-        if some_gone and last[index] == 0 and top.max() > 0:
-            widest = int(np.argmax(top - bottom))
-            middle = (top[widest] + bottom[widest]) / 2
+        if some_gone and last[index] == 0 and view.realised[:, index].max() > 0:
+            centre = float(np.average(view.progress, weights=top - bottom))
+            at = int(np.argmin(np.abs(view.progress - centre)))
             name = shortened(view.buckets[index], 16)
-            axes.text(np.clip(view.progress[widest], 0.02, 0.8), middle, name, va="center", fontsize=8)
+            axes.text(view.progress[at], (top[at] + bottom[at]) / 2, name, ha="center", va="center", fontsize=8)
         bottom = top
     for index in range(count - 1):
         edge = view.planned[:, : index + 1].sum(axis=1)

@@ -13,7 +13,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -61,6 +61,8 @@ class Manifest:
     fingerprint: str
     created_at: str
     outside: dict[str, OutsideFile] = field(default_factory=dict)
+    checksum: str = ""
+    """Digest of all other fields."""
 
 
 @dataclass
@@ -168,7 +170,11 @@ def write_manifest(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         outside=dict(outside),
     )
-    write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
+    fields = _as_json(asdict(manifest))
+    manifest = replace(manifest, checksum=checksum_of(fields))
+    write_text(
+        folder / MANIFEST, json.dumps({**fields, "checksum": manifest.checksum}, indent=1, sort_keys=True) + "\n"
+    )
     return manifest
 
 
@@ -187,12 +193,28 @@ def identity_of(
     return fingerprint_of({**made_of, "facts": dict(facts), "files": contents})
 
 
+def checksum_of(fields: Mapping[str, Any]) -> str:
+    """Return the digest of a manifest's fields but for the checksum itself."""
+    text = json.dumps({key: value for key, value in fields.items() if key != "checksum"}, sort_keys=True)
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
 def publish(temporary: Path, folder: Path) -> None:
-    """Rename a finished temporary folder into its place and make the rename durable."""
+    """Rename a finished temporary folder into its place and make the rename durable.
+
+    Raises ArtifactError when something else has taken the place meanwhile.
+    """
     for inner in sorted(p for p in temporary.rglob("*") if p.is_dir()):
         sync(inner)
     sync(temporary)
-    os.rename(temporary, folder)
+    try:
+        os.rename(temporary, folder)
+    except OSError as error:
+        if folder.exists():
+            raise ArtifactError(
+                f"{folder} was made by another process meanwhile: run again to use it, or choose another output"
+            ) from error
+        raise
     sync(folder.parent)
 
 
@@ -237,10 +259,14 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
         raise ArtifactError(f"{folder} has no {MANIFEST}: it is not a {kind} artifact, or not a whole one")
     try:
         data = json.loads(path.read_text("utf-8"))
+        if data.get("checksum") != checksum_of(data):
+            raise ArtifactError(f"{path} does not match its own checksum: it is damaged; make {folder} again")
         files = {str(name): FileEntry(**entry) for name, entry in data.pop("files").items()}
         outside = {str(name): OutsideFile(**entry) for name, entry in data.pop("outside", {}).items()}
         manifest = Manifest(files=files, outside=outside, **data)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except ArtifactError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as a manifest ({error}): make {folder} again") from error
     if manifest.kind != kind:
         raise ArtifactError(f"{folder} is a {manifest.kind!r} artifact, not {kind!r}: give the right folder")

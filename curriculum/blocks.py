@@ -118,10 +118,12 @@ class BlockArray:
 
     def __getitem__(self, where: slice) -> Array:
         """Return rows i to j, not copied. Raises ArtifactError naming the first damaged block among them."""
-        start, stop, _ = where.indices(len(self._array))
-        first, last = start * self._row_bytes // BLOCK_BYTES, blocks_of(stop * self._row_bytes)
-        if start < stop and not self._sound[first:last].all():
-            self._check(first, last)
+        rows = range(*where.indices(len(self._array)))
+        if rows:
+            lowest, highest = min(rows[0], rows[-1]), max(rows[0], rows[-1])
+            first, last = lowest * self._row_bytes // BLOCK_BYTES, blocks_of((highest + 1) * self._row_bytes)
+            if not self._sound[first:last].all():
+                self._check(first, last)
         return self._array[where]
 
     def _check(self, first: int, last: int) -> None:

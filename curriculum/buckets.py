@@ -156,9 +156,13 @@ class Layout:
         if cut.by == FOLD:
             return CutEdges(cut, cut.parts, np.zeros((inside, 0), dtype=np.uint32))
         if cut.edges:
-            keys_E = keys_of(np.array(cut.edges, dtype=np.float32))
-            if (np.diff(keys_E.astype(np.int64)) <= 0).any():
-                raise ValueError(f"preference.edges={list(cut.edges)} are alike as 32-bit numbers: move them apart")
+            with np.errstate(over="ignore"):
+                edges_E = np.array(cut.edges, dtype=np.float32)
+            keys_E = keys_of(edges_E)
+            if not np.isfinite(edges_E).all() or (np.diff(keys_E.astype(np.int64)) <= 0).any():
+                raise ValueError(
+                    f"preference.edges={list(cut.edges)} are alike or infinite as 32-bit numbers: move them apart"
+                )
             return CutEdges(cut, cut.parts, np.tile(keys_E, (inside, 1)))
         done = len(self.cuts) if cut.nested else 0
         parts = inside if cut.nested else self.strata

@@ -22,6 +22,7 @@ from curriculum.tokens import Tokens
 LENGTH = "length"
 """Name of a sample's real tokens in a score expression."""
 CHUNK_SAMPLES = 1 << 20
+LONGEST = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,12 @@ class SampleColumns:
             if LENGTH not in columns:
                 return _same(stop - first, 1, "int64")
             length_N = columns[LENGTH]
-            if not (np.isfinite(length_N) & (length_N >= 1)).all():
-                raise ValueError(f"own_scores: a {LENGTH} from sample {first} on is not a number of at least 1")
+            bad = np.flatnonzero(~((length_N >= 1) & (length_N < LONGEST)))
+            if len(bad):
+                raise ValueError(
+                    f"own_scores: the {LENGTH} of sample {first + bad[0]} is {length_N[bad[0]]}: give a number from 1 "
+                    f"to {LONGEST}"
+                )
             return length_N.astype(np.int64)
         weight_N = np.full(stop - first, self.tokens.seq_len, dtype=np.int64)
         short = self.tokens.maybe_short

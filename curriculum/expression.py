@@ -36,7 +36,10 @@ OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Pow: operator.pow,
 }
 
+LARGEST = float(np.finfo(np.float32).max)
 LONGEST_TEXT = 500
+DEEPEST = 100
+"""Levels of nesting."""
 
 
 class Expression:
@@ -51,7 +54,7 @@ class Expression:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ValueError(f"score {text!r} cannot be read ({error}): write arithmetic over column names") from error
         names: dict[str, None] = {}
-        self._check(self._root, names)
+        self._check(self._root, names, 0)
         self.names = list(names)
         if not self.names:
             raise ValueError(f"score {text!r} names no column: it would be the same for every sample")
@@ -61,32 +64,35 @@ class Expression:
         with np.errstate(all="ignore"):
             return np.asarray(self._value(self._root, columns)).astype(np.float32, copy=False)
 
-    def _check(self, node: ast.expr, names: dict[str, None]) -> None:
+    def _check(self, node: ast.expr, names: dict[str, None], depth: int) -> None:
+        if depth > DEEPEST:
+            raise ValueError(f"score {self.text[:40]!r}... is nested more than {DEEPEST} levels deep: make it flatter")
         match node:
             case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
                 return
             case ast.Name(id=name):
                 names.setdefault(name)
             case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
-                self._check(operand, names)
+                self._check(operand, names, depth + 1)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
-                self._check(left, names)
-                self._check(right, names)
+                self._check(left, names, depth + 1)
+                self._check(right, names, depth + 1)
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
                 if len(arguments) != FUNCTIONS[name][1]:
                     raise ValueError(f"score {self.text!r}: {name} takes {FUNCTIONS[name][1]} values")
                 for argument in arguments:
-                    self._check(argument, names)
+                    self._check(argument, names, depth + 1)
             case _:
+                wrong = ast.get_source_segment(self.text.strip(), node) or ""
                 raise ValueError(
-                    f"score {self.text!r}: {ast.unparse(node)!r} is not in the grammar: use column names, numbers, "
+                    f"score {self.text!r}: {wrong!r} is not in the grammar: use column names, numbers, "
                     f"+ - * / **, parentheses and {', '.join(FUNCTIONS)}"
                 )
 
     def _value(self, node: ast.expr, columns: Mapping[str, Column]) -> Any:
         match node:
             case ast.Constant(value=int() | float() as value):
-                return np.float32(value)
+                return np.float32(value if abs(value) <= LARGEST else np.inf)
             case ast.Name(id=name):
                 return columns[name]
             case ast.UnaryOp(op=op, operand=operand):

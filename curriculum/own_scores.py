@@ -33,16 +33,18 @@ class OwnScores:
         files = sorted(self.path.glob("*.parquet")) if self.path.is_dir() else [self.path]
         if not files or not all(file.is_file() for file in files):
             raise ValueError(f"own_scores={self.path}: there is no such Parquet file, nor a folder of them")
-        try:
-            self._files = [pq.ParquetFile(file) for file in files]
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"own_scores={self.path} cannot be read as Parquet: {error}") from error
-        schema = self._files[0].schema_arrow
-        for file, opened in zip(files, self._files, strict=True):
-            if not opened.schema_arrow.equals(schema):
-                raise ValueError(f"own_scores: {file} has other columns than {files[0]}: write them alike")
         self._paths = files
-        self.rows = sum(file.metadata.num_rows for file in self._files)
+        described = [_described(file) for file in files]
+        schema = described[0][0]
+        for file, (other, _) in zip(files, described, strict=True):
+            if not other.equals(schema):
+                raise ValueError(f"own_scores: {file} has other columns than {files[0]}: write them alike")
+        doubles = [name for name in schema.names if schema.names.count(name) > 1]
+        if doubles:
+            raise ValueError(f"own_scores={self.path}: two columns are called {doubles[0]!r}: rename one")
+        if {SAMPLE, DOCUMENT} <= set(schema.names):
+            raise ValueError(f"own_scores={self.path} has both {SAMPLE!r} and {DOCUMENT!r}: keep what the scores go by")
+        self.rows = sum(rows for _, rows in described)
         self.names = [field.name for field in schema if _is_score(field)]
         self.by = next((name for name in (SAMPLE, DOCUMENT) if name in schema.names), None)
         self.has_sources = SOURCE in schema.names
@@ -61,10 +63,10 @@ class OwnScores:
         """Names in the column `source`, sorted. Reads the column."""
         names: set[str] = set()
         for batch in self._batches([SOURCE]):
-            names.update(pc.unique(batch.column(0)).to_pylist())
+            names.update(pc.unique(batch.column(0).cast(pa.string())).to_pylist())
         if None in names:
             raise ValueError(f"own_scores={self.path}: a row has no source: name one in every row")
-        return sorted(str(name) for name in names)
+        return sorted(names)
 
     def chunks(self, names: Sequence[str], with_source: bool) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield columns in the order of the samples, in pieces of no particular length: float32, and `source` as codes.
@@ -135,8 +137,18 @@ class OwnScores:
             yield piece
 
     def _batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        for file in self._files:
-            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=list(names))
+        for path in self._paths:
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(batch_size=BATCH_ROWS, columns=list(names))
+
+
+def _described(path: Path) -> tuple[pa.Schema, int]:
+    """Return columns and number of rows of a file, which is closed again: there may be thousands."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.schema_arrow, file.metadata.num_rows
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"own_scores={path} cannot be read as Parquet: {error}") from error
 
 
 class HeldScores(OwnScores):
@@ -178,4 +190,7 @@ def _whole_numbers(path: Path, name: str, column: pa.Array) -> NDArray[np.int64]
         raise ValueError(
             f"own_scores={path}: column {name!r} is {column.type} with {column.null_count} nulls: give ids"
         )
-    return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False))
+    try:
+        return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"own_scores={path}: column {name!r} holds what is no id: {error}") from error

@@ -4,11 +4,13 @@ import pytest
 
 from curriculum.artifact import (
     ArtifactError,
+    checksum_of,
     OutsideFile,
     create,
     fingerprint_of,
     hash_file,
     open_manifest,
+    remove_abandoned,
     reusable,
     verify,
 )
@@ -42,6 +44,68 @@ def test_every_flipped_bit_of_a_file_is_found(artifact):
         path.write_bytes(damaged)
         with pytest.raises(ArtifactError, match=r"data\.bin does not match its checksum"):
             verify(artifact)
+
+
+def test_no_flipped_bit_of_a_manifest_changes_what_is_read(artifact):
+    path = artifact / "manifest.json"
+    data, whole = path.read_bytes(), open_manifest(artifact, "thing")
+    bits = range(0, 8 * len(data), 5)
+    found = 0
+    for bit in bits:
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            assert open_manifest(artifact, "thing") == whole
+        except ArtifactError:
+            found += 1
+    assert found == len(bits)
+
+
+def test_an_edited_manifest_is_found(artifact):
+    path = artifact / "manifest.json"
+    path.write_text(path.read_text().replace('"rows": 10', '"rows": 11'))
+    with pytest.raises(ArtifactError, match=r"manifest\.json does not match its own checksum: it is damaged; make"):
+        open_manifest(artifact, "thing")
+
+
+def test_a_manifest_without_its_checksum_is_damaged(artifact):
+    path = artifact / "manifest.json"
+    fields = json.loads(path.read_text())
+    del fields["checksum"]
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ArtifactError, match=r"manifest\.json does not match its own checksum"):
+        open_manifest(artifact, "thing")
+
+
+def test_any_json_value_may_be_a_setting(tmp_path):
+    config = {"shares": {10.0: 1, 2.0: {"a": float("inf")}}, "name": "\u00e9\ud83d\ude00", "list": (1, 2), "none": None}
+    with create(tmp_path / "thing", "thing", config=config, inputs={}):
+        pass
+    assert open_manifest(tmp_path / "thing", "thing").config["shares"] == {"10.0": 1, "2.0": {"a": float("inf")}}
+    assert reusable(tmp_path / "thing", "thing", config=config, inputs={})
+
+
+def test_the_second_of_two_writers_is_told_and_changes_nothing(tmp_path):
+    def write(text):
+        with create(tmp_path / "thing", "thing", config={}, inputs={}) as draft:
+            (draft.path / "file").write_text(text)
+            if text == "slow":
+                write("fast")
+
+    with pytest.raises(ArtifactError, match="thing was made by another process meanwhile: run again to use it"):
+        write("slow")
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+    assert (tmp_path / "thing" / "file").read_text() == "fast"
+    verify(tmp_path / "thing")
+
+
+def test_what_a_living_writer_has_is_left_alone(tmp_path):
+    with create(tmp_path / "thing", "thing", config={}, inputs={}) as draft:
+        with create(tmp_path / "other", "thing", config={}, inputs={}):
+            pass
+        remove_abandoned(tmp_path / "thing")
+        assert draft.path.exists()
 
 
 def test_an_exception_leaves_nothing_behind(tmp_path):
@@ -81,8 +145,10 @@ def test_reuse_names_what_differs(artifact):
 
 
 def _edit(artifact, **changes):
+    """Change a manifest as one who means it would: its checksum follows."""
     path = artifact / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    fields = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({**fields, "checksum": checksum_of(fields)}))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from curriculum import audit_origin, audit_positions
 from curriculum.arrange import ArrangeSettings, run
-from curriculum.artifact import ArtifactError, create
+from curriculum.artifact import ArtifactError, checksum_of, create
 from curriculum.audit import audit
 from curriculum.blocks import BLOCK_BYTES
 from curriculum.columns import SampleColumns
@@ -181,6 +181,7 @@ def test_a_changed_manifest_is_found(large, tmp_path):
     manifest = json.loads((tmp_path / "bad" / "manifest.json").read_text())
     manifest["facts"]["left_out"] -= 1
     manifest["facts"]["different_samples"] += 1
+    manifest["checksum"] = checksum_of(manifest)
     (tmp_path / "bad" / "manifest.json").write_text(json.dumps(manifest))
     found = wrong(audit(Order.open(tmp_path / "bad")))
     assert set(found) == {"manifest", "samples"}

@@ -146,6 +146,7 @@ def test_small_vocabularies_take_two_bytes(tmp_path: Path) -> None:
 def test_facts_that_do_not_fit_the_files_are_refused(tokens: Tokens) -> None:
     path = tokens.folder / "manifest.json"
     manifest = json.loads(path.read_text())
+    del manifest["checksum"]  # a writer's mistake, not damage
     manifest["facts"]["slices"]["train"]["sources"][0]["tokens"] = 10**12
     path.write_text(json.dumps(manifest))
     with pytest.raises(ArtifactError, match=r"train\.ids\.bin has .* bytes, .* remove .* prepare again"):

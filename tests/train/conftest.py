@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from curriculum.artifact import MANIFEST, create
+from curriculum.artifact import MANIFEST, checksum_of, create
 from curriculum.compose import OrderWriter
 from curriculum.order import Order
 
@@ -49,7 +49,7 @@ def forged():
         rewritten(parent, folder, positions, parent.manifest.inputs)
         manifest = json.loads((folder / MANIFEST).read_text())
         manifest["fingerprint"] = parent.fingerprint
-        (folder / MANIFEST).write_text(json.dumps(manifest))
+        (folder / MANIFEST).write_text(json.dumps({**manifest, "checksum": checksum_of(manifest)}))
         return Order.open(folder)
 
     return write

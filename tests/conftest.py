@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curriculum.artifact import create
+from curriculum.artifact import MANIFEST, checksum_of, create
 from curriculum.scores import Scores, write_slice
 from curriculum.tokens import Tokens
 
@@ -38,6 +38,20 @@ def write_text(folder: Path, documents: int, seed: int = 0) -> None:
             else:
                 text = " ".join("".join(chr(97 + int(c)) for c in rng.integers(0, 26, 5)) for _ in range(size // 2))
             file.write(json.dumps({"text": text, "source": source}) + "\n")
+
+
+@pytest.fixture(scope="session")
+def edit_manifest():
+    """Change an artifact's manifest as one who means it would: its checksum follows."""
+    import json
+
+    def edit(folder: Path, change) -> None:
+        path = folder / MANIFEST
+        fields = json.loads(path.read_text())
+        change(fields)
+        path.write_text(json.dumps({**fields, "checksum": checksum_of(fields)}))
+
+    return edit
 
 
 @pytest.fixture(scope="session")

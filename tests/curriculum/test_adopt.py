@@ -213,12 +213,14 @@ def test_running_again_names_what_differs(adopted: Path, tokenizer_folder: Path)
         adopt(adopted, tokenizer_folder, train={"web": str(adopted.parent / "web")})
 
 
-def test_facts_that_do_not_fit_are_refused(adopted: Path) -> None:
-    manifest = adopted / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"dtype": "int32",', '"dtype": "uint16",'))
+def test_facts_that_do_not_fit_are_refused(adopted: Path, edit_manifest: Callable[..., None]) -> None:
+    def with_dtype(name: str) -> Callable[[dict[str, Any]], None]:
+        return lambda fields: fields["facts"]["slices"]["train"]["sources"][0]["files"][0].update(dtype=name)
+
+    edit_manifest(adopted, with_dtype("uint16"))
     with pytest.raises(ArtifactError, match=r"web\.bin has 68 bytes, 17 tokens of type uint16 were expected"):
         Tokens.open(adopted)
-    manifest.write_text(manifest.read_text().replace('"dtype": "uint16",', '"dtype": "float32",'))
+    edit_manifest(adopted, with_dtype("float32"))
     with pytest.raises(ArtifactError, match=r"lacks what TOKENS need .*float32"):
         Tokens.open(adopted)
 

@@ -4,8 +4,8 @@ import pytest
 
 from curriculum.artifact import (
     ArtifactError,
-    checksum_of,
     OutsideFile,
+    checksum_of,
     create,
     fingerprint_of,
     hash_file,

@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from curriculum import audit_origin, audit_positions
 from curriculum.arrange import ArrangeSettings, run
-from curriculum.artifact import ArtifactError, checksum_of, create
+from curriculum.artifact import ArtifactError, create
 from curriculum.audit import audit
 from curriculum.blocks import BLOCK_BYTES
 from curriculum.columns import SampleColumns
@@ -176,13 +175,11 @@ def test_damaged_checksums_and_torn_files_do_not_open(large, tmp_path):
             Order.open(folder)
 
 
-def test_a_changed_manifest_is_found(large, tmp_path):
+def test_a_changed_manifest_is_found(large, tmp_path, edit_manifest):
     shutil.copytree(large.folder, tmp_path / "bad")
-    manifest = json.loads((tmp_path / "bad" / "manifest.json").read_text())
-    manifest["facts"]["left_out"] -= 1
-    manifest["facts"]["different_samples"] += 1
-    manifest["checksum"] = checksum_of(manifest)
-    (tmp_path / "bad" / "manifest.json").write_text(json.dumps(manifest))
+    facts = large.manifest.facts
+    changed = {"left_out": facts["left_out"] - 1, "different_samples": facts["different_samples"] + 1}
+    edit_manifest(tmp_path / "bad", lambda fields: fields["facts"].update(changed))
     found = wrong(audit(Order.open(tmp_path / "bad")))
     assert set(found) == {"manifest", "samples"}
     assert found["manifest"].startswith(f"it says fingerprint {large.fingerprint}, its contents give ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,10 @@ def test_there_and_back(tmp_path: Path, tokenizer_folder: Path) -> None:
 
 
 def test_a_failure_leaves_nothing_and_another_slice_is_not_mixed_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    edit_manifest: Callable[..., None],
 ) -> None:
     tokens = native(tmp_path / "tokens")
     settings = MegatronSettings(str(tokens), str(tmp_path / "out"))
@@ -110,8 +114,7 @@ def test_a_failure_leaves_nothing_and_another_slice_is_not_mixed_in(
     with pytest.raises(ValueError, match=r"slice='validation' of .* is empty: choose another"):
         run(MegatronSettings(str(tokens), str(tmp_path / "out"), "validation"), SILENT)
     other = native(tmp_path / "other", 300)
-    manifest = other / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"end_of_text": 0', '"end_of_text": 1'))
+    edit_manifest(other, lambda fields: fields["facts"].update(end_of_text=1))
     with pytest.raises(ArtifactError, match=r"tokens: there .*, asked for .*: choose another output"):
         run(MegatronSettings(str(other), str(tmp_path / "out")), SILENT)
 

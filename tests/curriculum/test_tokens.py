@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,16 +143,11 @@ def test_small_vocabularies_take_two_bytes(tmp_path: Path) -> None:
     assert Tokens.open(folder).sample([0])[0].tolist() == stream("web")[: SEQ_LEN + 1]
 
 
-def test_facts_that_do_not_fit_the_files_are_refused(tokens: Tokens) -> None:
-    path = tokens.folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    del manifest["checksum"]  # a writer's mistake, not damage
-    manifest["facts"]["slices"]["train"]["sources"][0]["tokens"] = 10**12
-    path.write_text(json.dumps(manifest))
+def test_facts_that_do_not_fit_the_files_are_refused(tokens: Tokens, edit_manifest: Callable[..., None]) -> None:
+    edit_manifest(tokens.folder, lambda fields: fields["facts"]["slices"]["train"]["sources"][0].update(tokens=10**12))
     with pytest.raises(ArtifactError, match=r"train\.ids\.bin has .* bytes, .* remove .* prepare again"):
         Tokens.open(tokens.folder)
-    del manifest["facts"]["end_of_text"]
-    path.write_text(json.dumps(manifest))
+    edit_manifest(tokens.folder, lambda fields: fields["facts"].pop("end_of_text"))
     with pytest.raises(ArtifactError, match="lacks what TOKENS need"):
         Tokens.open(tokens.folder)
     with pytest.raises(ArtifactError, match="does not exist"):

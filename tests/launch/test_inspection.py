@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -196,13 +197,9 @@ def test_a_damaged_order_fails_its_check(capsys, order, tmp_path, name):
     assert "PLAN" not in text
 
 
-def test_scores_of_other_samples_are_refused(capsys, order, tokens_folder, tmp_path):
-    import shutil
-
+def test_scores_of_other_samples_are_refused(capsys, order, tokens_folder, tmp_path, edit_manifest):
     shutil.copytree(tokens_folder, tmp_path / "tokens")
-    manifest = json.loads((tmp_path / "tokens" / "manifest.json").read_text())
-    manifest["facts"]["tokenizer_fingerprint"] = "0" * 32
-    (tmp_path / "tokens" / "manifest.json").write_text(json.dumps(manifest))
+    edit_manifest(tmp_path / "tokens", lambda fields: fields["facts"].update(tokenizer_fingerprint="0" * 32))
     message = inspect(capsys, order.folder, f"tokens={tmp_path / 'tokens'}", code=2)
     assert f"{order.folder} was made of other tokens" in message
 

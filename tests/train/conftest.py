@@ -1,11 +1,9 @@
 """Fixtures of the train tests: orders that descend from another."""
 
-import json
-
 import numpy as np
 import pytest
 
-from curriculum.artifact import MANIFEST, checksum_of, create
+from curriculum.artifact import create
 from curriculum.compose import OrderWriter
 from curriculum.order import Order
 
@@ -40,16 +38,14 @@ def replanned():
 
 
 @pytest.fixture(scope="session")
-def forged():
+def forged(edit_manifest):
     """Write an order in which the samples of two positions are exchanged, under the name of another's fingerprint."""
 
     def write(parent: Order, folder, one: int, other: int) -> Order:
         positions = np.arange(len(parent))
         positions[[one, other]] = positions[[other, one]]
         rewritten(parent, folder, positions, parent.manifest.inputs)
-        manifest = json.loads((folder / MANIFEST).read_text())
-        manifest["fingerprint"] = parent.fingerprint
-        (folder / MANIFEST).write_text(json.dumps({**manifest, "checksum": checksum_of(manifest)}))
+        edit_manifest(folder, lambda fields: fields.update(fingerprint=parent.fingerprint))
         return Order.open(folder)
 
     return write

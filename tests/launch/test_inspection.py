@@ -20,7 +20,7 @@ from curriculum.preference import Pdpc, Shuffled, Tilt
 from curriculum.tokens import Tokens
 from launch.cli import main
 from launch.flags import as_overrides
-from launch.order_summary import LEVELS, sketch
+from launch.inspection.summary import LEVELS, sketch
 from models.config import DecoderConfig
 from models.decoder import build
 from models.hf import export

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from curriculum.order import Order
 from curriculum.overview import NO_SOURCE, Overview, shares
-from launch.order_subject import Subject
+from launch.inspection.subject import Subject
 
 PARTS = 10
 MOST_SOURCES = 12

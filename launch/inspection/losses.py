@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from curriculum.artifact import MANIFEST, ArtifactError, verify
 from curriculum.scoring import mean_losses
 from curriculum.step_samples import StepSamples
-from launch.inspection import RUN
-from launch.order_subject import Subject
+from launch.inspection.settings import RUN
+from launch.inspection.subject import Subject
 from models import hf
 from models.decoder import Decoder
 from train import checkpoint

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.order import Order
-from launch.inspection import RUN, InspectSettings
-from launch.order_subject import Subject, open_order, open_run
+from launch.inspection.settings import RUN, InspectSettings
+from launch.inspection.subject import Subject, open_order, open_run
 
 
 def inspect_order(settings: InspectSettings, console: Any) -> int:
@@ -23,7 +23,7 @@ def inspect_order(settings: InspectSettings, console: Any) -> int:
     if not sound:
         return 1
     if settings.step is not None:
-        from launch.order_step import show_step
+        from launch.inspection.step import show_step
 
         sound = show_step(subject, settings, console)
     else:
@@ -33,12 +33,12 @@ def inspect_order(settings: InspectSettings, console: Any) -> int:
 
 def _summarise(subject: Subject, settings: InspectSettings, console: Any) -> None:
     from curriculum.overview import overview
-    from launch import order_summary
+    from launch.inspection import summary
 
     view = overview(subject.order, subject.columns)
-    order_summary.show(subject, view, console)
+    summary.show(subject, view, console)
     if settings.picture is not None:
-        from launch.order_picture import draw
+        from launch.inspection.picture import draw
 
         draw(view, Path(settings.picture))
         console.print(f"picture: {settings.picture}", markup=False)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from curriculum.step_samples import StepSamples, TextDecoder, beginning, origins, samples_of_step
 from curriculum.tokens import Tokens
-from launch.order_subject import Subject
+from launch.inspection.subject import Subject
 
 if TYPE_CHECKING:
-    from launch.inspection import InspectSettings
+    from launch.inspection.settings import InspectSettings
     from train.report.records import Run
 
 MOST_DOCUMENTS = 6
@@ -36,7 +36,7 @@ def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool
             console.print(line, markup=False, soft_wrap=True)
     losses = None
     if settings.by_loss:
-        from launch.step_losses import losses_of
+        from launch.inspection.losses import losses_of
 
         losses, model = losses_of(subject, step, settings.loss_model)
         mean = float(np.average(losses, weights=step.length_B))

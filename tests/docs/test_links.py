@@ -15,7 +15,7 @@ from train.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docker").glob("*.md"))]
-WITH_COMMANDS = ["README.md", "docs/your-own-data.md", "docs/clusters.md"]
+WITH_COMMANDS = ["README.md", "docs/your-own-data.md", "docs/bring-your-own-scores.md", "docs/clusters.md"]
 VARIABLE = re.compile(r"\$\w+")
 ASSIGNMENT = re.compile(r"(\w+)=(.*)", re.DOTALL)
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from curriculum.artifact import hash_file
 from curriculum.preference.base import SOURCE, Counts, Cut, Preference, Progress, ScoreCut
 
-
 ALL_GIVEN = 1e-9
 """Shares that sum to 1 but for this leave nothing: their sum is 1 but for floating-point noise."""
 

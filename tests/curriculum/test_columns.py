@@ -72,8 +72,8 @@ def test_a_sample_has_the_mean_of_its_documents_by_tokens(tokens, parquet, tmp_p
     of_token = []  # position in the slice's stream of tokens: the value of the document it belongs to
     for document, origin in enumerate(tokens.origins.tolist()):
         of_token += [of_document[origin]] * (len(tokens.document(document)[1]) + 1)
-        last_of_source = document + 1 == tokens.documents or tokens.document(document + 1)[0] != (
-            tokens.document(document)[0]
+        last_of_source = (
+            document + 1 == tokens.documents or tokens.document(document + 1)[0] != (tokens.document(document)[0])
         )
         of_token += [of_document[origin]] * last_of_source
     starts = np.concatenate([[0], np.cumsum([0, *tokens._source_tokens])[1:]])
@@ -126,7 +126,9 @@ def test_an_unknown_column_is_named_with_what_there_is(tokens, tokens_folder, sc
     ):
         columns.check(Expression("qualty + 1"))
     scored = SampleColumns(Tokens.open(tokens_folder), Scores.open(scores_folder), None)
-    with pytest.raises(ValueError, match=r"only \['loss_weak', 'loss_strong', 'ppl_weak', 'ppl_strong', 'pd', 'length'\]$"):
+    with pytest.raises(
+        ValueError, match=r"only \['loss_weak', 'loss_strong', 'ppl_weak', 'ppl_strong', 'pd', 'length'\]$"
+    ):
         scored.check(Expression("ppl_medium"))
 
 

@@ -23,7 +23,11 @@ def folder(tmp_path_factory, tokens_of, parquet):
     preference = Tilt(score="quality", buckets=3, stratify_by="source")
     run(
         ArrangeSettings(
-            output=str(root / "order"), tokens=str(root / "tokens"), own_scores=own, preference=preference, batch_size=16
+            output=str(root / "order"),
+            tokens=str(root / "tokens"),
+            own_scores=own,
+            preference=preference,
+            batch_size=16,
         )
     )
     return root / "order"

@@ -3,6 +3,8 @@
 Shapes: N samples, P parts, E edges.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -28,7 +30,7 @@ def expected(score_N, weight_N, part_N, inside, parts):
             result.append(None)
             continue
         edges = [scores[np.flatnonzero(ends * parts >= edge * ends[-1])[0]] for edge in range(1, parts)]
-        rises = all(a < b for a, b in zip(edges, edges[1:], strict=False))
+        rises = all(a < b for a, b in pairwise(edges))
         result.append(edges if rises and edges[-1] < scores[-1] else None)
     return result
 

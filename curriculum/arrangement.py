@@ -155,9 +155,7 @@ class Arrangement:
         first_C = cells // layout.buckets * layout.buckets  # the unscored are a stratum of their own
         scored = layout.strata * layout.buckets
         turn_C = cells.copy()
-        turn_C[:scored] = first_C[:scored] + np.tile(
-            np.argsort(layout.preference.sort_sequence(layout.buckets)), layout.strata
-        )
+        turn_C[:scored] = first_C[:scored] + np.tile(np.argsort(layout.preference.turns(layout.buckets)), layout.strata)
         return first_C << 32 | turn_C
 
     def _sort_keys(self) -> Iterator[Keys]:

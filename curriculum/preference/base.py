@@ -84,7 +84,7 @@ class Preference:
         """1: inside a bucket the score rises, -1: it falls, 0: a keyed permutation."""
         return 0
 
-    def sort_sequence(self, buckets: int) -> NDArray[np.int64]:
+    def turns(self, buckets: int) -> NDArray[np.int64]:
         """Return the buckets in the order in which a sort goes through them, [K]."""
         return np.arange(buckets)
 

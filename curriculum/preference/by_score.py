@@ -36,14 +36,14 @@ class Sorted(ScoreCut):
         """Sort inside the buckets."""
         return -1 if self.descending else 1
 
-    def sort_sequence(self, buckets: int) -> NDArray[np.int64]:
+    def turns(self, buckets: int) -> NDArray[np.int64]:
         """Return the buckets of one fold after the other, each rising, or falling where the order does."""
         by_fold = np.arange(buckets).reshape(self.folds, -1)
         return (by_fold[:, ::-1] if self.descending else by_fold).ravel()
 
     def log_wish(self, progress: Progress, counts_K: Counts, names: Sequence[str]) -> NDArray[np.float64]:
         """Want each bucket for just the stretch that its samples fill, [S, K]: this wish is a plan already."""
-        sequence = self.sort_sequence(len(counts_K))
+        sequence = self.turns(len(counts_K))
         ends_K = np.cumsum(counts_K[sequence]) / max(1, int(counts_K.sum()))
         starts_K = np.concatenate([[0.0], ends_K[:-1]])
         upper = np.minimum(progress[1:, None], ends_K)

@@ -221,6 +221,18 @@ def test_samples_without_a_score_stand_evenly_and_shuffled_or_not_at_all(tmp_pat
     assert without.manifest.facts["left_out"] == 500
 
 
+def test_a_source_that_cannot_be_parted_is_spread_evenly_whatever_is_wished(tmp_path, parquet):
+    source = ["many"] * 200 + ["alike"] * 100
+    own = parquet(tmp_path / "own.parquet", quality=[*range(200), *[7] * 100], source=source)
+    preference = TwoStage(score="quality", stratify_by="source", switch=0.5)
+    order = run(ArrangeSettings(output=str(tmp_path / "order"), own_scores=own, preference=preference, batch_size=30))
+    assert order.manifest.facts["spread_evenly"] == ["alike"]
+    assert [sum(sample >= 200 for sample in order[at : at + 30]) for at in range(0, 300, 30)] == [10] * 10
+    assert [sum(100 <= sample < 200 for sample in order[at : at + 30]) for at in range(0, 300, 30)] == [0] * 5 + [
+        20
+    ] * 5
+
+
 BUILD = """
 import sys
 from curriculum.arrange import ArrangeSettings, run

@@ -176,7 +176,7 @@ def written(tokens_of, parquet):
     return make
 
 
-@settings(max_examples=10 * EXAMPLES)
+@settings(max_examples=6 * EXAMPLES)
 @given(case=cases())
 def test_the_order_holds_what_was_planned(written, case):
     made = written(case)

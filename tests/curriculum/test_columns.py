@@ -76,7 +76,7 @@ def test_a_sample_has_the_mean_of_its_documents_by_tokens(tokens, parquet, tmp_p
             document + 1 == tokens.documents or tokens.document(document + 1)[0] != (tokens.document(document)[0])
         )
         of_token += [of_document[origin]] * last_of_source
-    starts = np.concatenate([[0], np.cumsum([0, *tokens._source_tokens])[1:]])
+    starts = np.concatenate([[0], np.cumsum([0, *tokens._run_tokens])[1:]])
     for source in range(len(tokens.sources)):
         for number, sample in enumerate(tokens.samples_of(source)):
             begin = starts[source] + number * tokens.seq_len

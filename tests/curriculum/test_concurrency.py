@@ -22,8 +22,7 @@ def test_prefetched_items_come_in_their_order_and_no_thread_stays():
 def test_an_exception_of_the_maker_is_raised_in_its_place():
     got = []
     with pytest.raises(OSError, match="no more"):
-        for number in prefetched(failing(3)):
-            got.append(number)
+        got.extend(prefetched(failing(3)))
     assert got == [0, 1, 2]
 
 

@@ -1,6 +1,5 @@
 """Score expressions: what the grammar takes is what numpy computes; everything else is refused and never run."""
 
-import sys
 import time
 
 import numpy as np
@@ -161,7 +160,6 @@ def test_huge_numbers_are_infinite_at_once(text):
     [
         "(" * 245 + "pd" + ")" * 245,
         "-" * 490 + "pd",
-        "abs(" * 99 + "pd" + ")" * 99,
         "abs(" * 101 + "pd" + ")" * 101,
         "pd" + "**pd" * 120,
         "open(" + "-" * 480 + "pd)",
@@ -169,20 +167,15 @@ def test_huge_numbers_are_infinite_at_once(text):
         "[" * 240 + "]" * 240,
     ],
 )
-def test_deep_nesting_is_computed_or_refused(text):
-    deep = sys.getrecursionlimit()
-    try:
-        value = Expression(text)(COLUMNS)
-    except ValueError as error:
-        assert "score" in str(error)
-        assert len(str(error)) < 2000
-    else:
-        assert value.shape == (3,)
-    assert sys.getrecursionlimit() == deep
+def test_deep_nesting_is_refused_in_few_words(text):
+    with pytest.raises(ValueError, match="score") as caught:
+        Expression(text)
+    assert len(str(caught.value)) < 2000
 
 
 def test_a_hundred_levels_are_enough():
     assert Expression("-" * 100 + "pd")(COLUMNS).tolist() == COLUMNS["pd"].tolist()
+    assert Expression("abs(" * 99 + "pd" + ")" * 99)(COLUMNS).tolist() == np.abs(COLUMNS["pd"]).tolist()
     with pytest.raises(ValueError, match="nested more than 100 levels deep"):
         Expression("-" * 101 + "pd")
 

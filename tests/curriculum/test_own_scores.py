@@ -1,4 +1,4 @@
-"""Parquet of own scores: rows in any order, by sample or by document, in one file or many, and all that can be wrong."""
+"""Parquet of own scores: by sample or by document, in any order, in one file or many, and all that can be wrong."""
 
 import decimal
 
@@ -128,7 +128,7 @@ def test_a_document_that_stands_twice_is_named(own):
 
 def test_a_row_without_a_source_is_an_error(own):
     with pytest.raises(ValueError, match="a row has no source: name one in every row"):
-        own(quality=[1.0, 2.0], source=["a", None]).sources
+        whole(own(quality=[1.0, 2.0], source=["a", None]), ["quality"], with_source=True)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ def test_pd_follows_from_the_losses(scores):
 
 def test_unknown_scores_and_slices_are_named(scores, scores_folder):
     with pytest.raises(
-        ValueError, match=r"no score 'ppl_medium', only \['sample', 'tokens', 'loss_weak', 'loss_strong'\]"
+        ValueError,
+        match=r"no score 'ppl_medium', only \['loss_weak', 'loss_strong', 'ppl_weak', 'ppl_strong', 'pd'\]",
     ):
         scores.column("ppl_medium")
     with pytest.raises(ValueError, match="no scores of slice 'reference'"):

@@ -20,6 +20,7 @@ PAGES = [ROOT / "README.md", *(page for folder in FOLDERS for page in sorted((RO
 WITH_COMMANDS = [
     "README.md",
     "docs/your-own-data.md",
+    "docs/bring-your-own-scores.md",
     "docs/clusters.md",
     "docs/inspect.md",
     "docs/preferences.md",

@@ -38,11 +38,54 @@ def test_every_choice_of_a_train_group_composes(group):
         assert settings.output == "o"
 
 
-def test_every_preference_composes():
+PREFERENCE_FILES = sorted(path.stem for path in (CONFIGS / "preference").glob("*.yaml"))
+VARIANTS = {"folded": "tilt", "pdpc_plain": "pdpc"}
+"""Files that are another preference with settings of their own."""
+
+
+@pytest.mark.parametrize("name", PREFERENCE_FILES)
+def test_every_preference_composes(name, tmp_path):
     schema, _, choices = VERBS["arrange"].load()
-    for name in sorted(path.stem for path in (CONFIGS / "preference").glob("*.yaml")):
-        settings = compose("arrange", schema, [f"preference={name}", *REQUIRED["arrange"]], choices)
-        assert isinstance(settings.preference, PREFERENCES[name])
+    table = tmp_path / "table.csv"
+    table.write_text("progress,low,high\n0,1,1\n")
+    needed = {
+        "mixture": ["preference.shares={0.0: {web: 0.5}, 1.0: {web: 0.1}}"],
+        "table": [f"preference.file={table}"],
+    }
+    words = [f"preference={name}", *needed.get(name, []), *REQUIRED["arrange"]]
+    preference = compose("arrange", schema, words, choices).preference
+    kind = PREFERENCES[VARIANTS.get(name, name)]
+    assert type(preference) is kind
+    # The files repeat the dataclass's defaults for the reader: they must not drift apart.
+    if name not in VARIANTS and name not in needed:
+        assert preference == kind()
+
+
+def test_the_variants_of_a_preference_are_what_they_say():
+    schema, _, choices = VERBS["arrange"].load()
+    plain, folded = (
+        compose("arrange", schema, [f"preference={name}", *REQUIRED["arrange"]], choices).preference
+        for name in ("pdpc_plain", "folded")
+    )
+    assert (plain.stratify_by, plain.floor, plain.ceiling) == (None, 0.0, 1.0)
+    assert (folded.folds, folded.buckets, folded.steepness) == (4, 2, 10.0)
+
+
+def test_every_preference_has_a_file():
+    assert set(PREFERENCES) | set(VARIANTS) == set(PREFERENCE_FILES)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mixture", r"preference\.shares is empty: give"),
+        ("table", r"preference\.file='' is not a file: give a CSV"),
+    ],
+)
+def test_a_preference_that_needs_to_be_told_more_says_so(name, message):
+    schema, _, choices = VERBS["arrange"].load()
+    with pytest.raises(ValueError, match=message):
+        compose("arrange", schema, [f"preference={name}", *REQUIRED["arrange"]], choices)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_a_sort_wants_one_bucket_after_the_other():
 
 def test_a_sort_goes_through_its_folds_in_turn():
     down = Sorted(buckets=2, folds=2, descending=True)
-    assert down.sort_sequence(4).tolist() == [1, 0, 3, 2]
+    assert down.turns(4).tolist() == [1, 0, 3, 2]
     assert shares(down, [5] * 4, np.linspace(0, 1, 5)).argmax(axis=1).tolist() == [1, 0, 3, 2]
 
 

@@ -127,7 +127,8 @@ def write_comparison(folder: Path) -> dict[str, str]:
     scores = write_scores(folder / "scores", tokens)
     assert len(tokens) == sum(samples_in(41 * documents + 1, SEQ_LEN) for documents in SOURCES.values())
     runs = {}
-    for arm, preference in (("shuffled", Shuffled()), ("pdpc", Pdpc())):
+    plain = Pdpc(stratify_by=None, floor=0.0, ceiling=1.0)  # PD is by source here: inside sources it would hardly move
+    for arm, preference in (("shuffled", Shuffled()), ("pdpc", plain)):
         order = arrange.run(
             arrange.ArrangeSettings(
                 tokens=str(tokens.folder),

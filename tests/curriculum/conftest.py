@@ -98,7 +98,7 @@ SEQ_LEN = 4
 def write_tokens(folder: Path, sources: dict[str, int]) -> Tokens:
     """TOKENS whose train slice has so many samples a source; documents of 1 to 9 tokens, sources in their order."""
     rng = np.random.default_rng(len(sources))
-    table, starts, end = [], [], 0
+    table, starts, ends, end = [], [], [], 0
     for name, samples in sources.items():
         size = (samples - 1) * SEQ_LEN + 1 + int(rng.integers(1, SEQ_LEN + 1)) if samples else 0
         mine, at = [], 0
@@ -108,8 +108,11 @@ def write_tokens(folder: Path, sources: dict[str, int]) -> Tokens:
         table.append({"name": name, "documents": len(mine), "tokens": size})
         starts += mine
         end += size
+        ends += [end - 1] if size else []
     with create(folder, "tokens", config={}, inputs={}) as draft:
-        np.zeros(end, "<u2").tofile(draft.path / "train.ids.bin")
+        ids = np.ones(end, "<u2")
+        ids[[*starts, *ends]] = 0  # end-of-text
+        ids.tofile(draft.path / "train.ids.bin")
         np.array(starts, "<i8").tofile(draft.path / "train.starts.bin")
         rng.permutation(len(starts)).astype("<i8").tofile(draft.path / "train.origins.bin")
         draft.facts.update(

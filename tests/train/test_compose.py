@@ -11,6 +11,7 @@ REQUIRED = {
     "train": ["output=o", "arm=a", "data.tokens=t", "data.order=o"],
     "arrange": ["output=o", "tokens=t", "scores=s"],
     "score": ["output=o", "tokens=t", "models.weak=w", "models.strong=s"],
+    "replan": ["order=o", "from_step=5", "output=p"],
     "evaluate": ["run=r"],
     "export": ["run=r", "output=o"],
     "adopt": ["tokenizer.name=n", "train.web=w"],

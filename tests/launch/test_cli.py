@@ -353,7 +353,7 @@ def test_a_score_that_is_not_a_number_is_refused(capsys, tmp_path, tokens_folder
     scores = spoiled_scores(scores_folder, tmp_path / "scores")
     words = [f"tokens={tokens_folder}", f"scores={scores}", f"output={tmp_path / 'order'}", "batch_size=16"]
     message = refused(capsys, "arrange", *words)
-    assert f"{scores} is not finite for 1 samples, the first is sample 7 (nan)" in message
+    assert f"scores are not finite for 1 samples of {scores}: sample 7 (pd=nan)" in message
     assert "score them again" in message
     assert not (tmp_path / "order").exists()
 
@@ -499,10 +499,11 @@ def test_an_unknown_key_and_a_wrong_type_in_a_preference_are_refused(capsys, tmp
     words = [f"tokens={tokens_folder}", "scores=s", f"output={tmp_path / 'order'}"]
     path.write_text(text + "stepness: 3\n")
     assert "did you mean preference.steepness" in refused(capsys, "arrange", *words)
-    path.write_text(text.replace("buckets: 2", "buckets: two"))
+    path.write_text(text + "buckets: two\n")
     assert "preference.buckets: Value 'two' of type 'str'" in refused(capsys, "arrange", *words)
     message = refused(capsys, "arrange", "preference=nope", *words)
-    assert message.endswith("Could not find 'preference/nope' Available options in 'preference': pdpc shuffled")
+    assert "Could not find 'preference/nope' Available options in 'preference': folded frame" in message
+    assert " pdpc pdpc_plain shuffled " in message
 
 
 # evaluate, export, report, inspect

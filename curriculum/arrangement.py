@@ -117,8 +117,9 @@ class Arrangement:
         for stratum in range(layout.strata):
             cells = slice(stratum * layout.buckets, (stratum + 1) * layout.buckets)
             counts_K = counts_C[cells]
-            even = layout.stratified and layout.sources[stratum] in layout.poor_strata
-            if even and not layout.preference.sorts:
+            poor = layout.stratified and layout.sources[stratum] in layout.poor_strata
+            alone = np.count_nonzero(counts_K) == 1  # there is no choice but to take it evenly
+            if alone or (poor and not layout.preference.sorts):
                 plan_SC[:, cells] = np.outer(sizes_S, counts_K / self.total)
             elif counts_K.any():
                 names = layout.bucket_names

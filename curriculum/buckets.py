@@ -233,7 +233,8 @@ class Layout:
                         f"sample {chunk.first + index} ({', '.join(f'{k}={v}' for k, v in values.items())})"
                     )
         return ValueError(
-            f"scores are not finite for {count} samples: {', '.join(examples)}{', ...' if count > 3 else ''}: "
+            f"scores are not finite for {count} samples of {self.columns.place}: "
+            f"{', '.join(examples)}{', ...' if count > 3 else ''}: "
             "score them again, or give them a bucket of their own, spread evenly, with nonfinite=bucket "
             f"(preference.uses.{UNSCORED}=0 then leaves them out)"
         )

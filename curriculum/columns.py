@@ -72,6 +72,15 @@ class SampleColumns:
         return [*(self.scores.names if self.scores else []), *own, *([] if LENGTH in own else [LENGTH])]
 
     @property
+    def place(self) -> str:
+        """Where the scores lie, for messages."""
+        return " and ".join(
+            str(place)
+            for place in (self.scores.folder if self.scores else None, self.own.path if self.own else None)
+            if place
+        )
+
+    @property
     def sources(self) -> list[str]:
         """Names of the sources; one without a name where nothing tells them."""
         if self.tokens is not None:

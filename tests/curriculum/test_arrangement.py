@@ -35,7 +35,10 @@ SOURCES = ["arts", "code", "math", "news", "web"]
 STRATA = st.sampled_from([None, "source"])
 FOLDS = st.integers(1, 3)
 SCORES = {"score": st.sampled_from(["quality", "quality + 0.5 * other", "-abs(quality)"])}
-SHARES = {"floor": st.floats(0.0, 0.45), "ceiling": st.floats(0.55, 1.0)}
+SHARES = {
+    "floor": st.one_of(st.just(0.0), st.floats(1e-6, 0.45)),
+    "ceiling": st.one_of(st.just(1.0), st.floats(0.55, 0.999)),
+}
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,8 @@ def test_scores_that_are_not_finite_are_counted_and_named(laid):
     quality = [1.0, np.nan, 2.0, np.inf, 3.0, -np.inf, 4.0, None]
     with pytest.raises(
         ValueError,
-        match=r"not finite for 4 samples: sample 1 \(quality=nan\), sample 3 \(quality=inf\), sample 5 "
+        match=r"not finite for 4 samples of .*own\.parquet: "
+        r"sample 1 \(quality=nan\), sample 3 \(quality=inf\), sample 5 "
         r"\(quality=-inf\), \.\.\.: score them again, or .* nonfinite=bucket \(preference\.uses\.unscored=0",
     ):
         laid(Pdpc(score="quality", stratify_by=None), quality=quality)

@@ -353,7 +353,7 @@ def test_a_score_that_is_not_a_number_is_refused(capsys, tmp_path, tokens_folder
     scores = spoiled_scores(scores_folder, tmp_path / "scores")
     words = [f"tokens={tokens_folder}", f"scores={scores}", f"output={tmp_path / 'order'}", "batch_size=16"]
     message = refused(capsys, "arrange", *words)
-    assert "scores are not finite for 1 samples: sample 7 (pd=nan): score them again" in message
+    assert f"scores are not finite for 1 samples of {scores}: sample 7 (pd=nan)" in message
     assert "score them again" in message
     assert not (tmp_path / "order").exists()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,10 @@ Keys = NDArray[np.uint32]
 BINS = 1 << 16
 ROWS_AT_ONCE = 512
 """Bins refined in one pass: 256 MiB of sums."""
+PARTS_AT_ONCE = 256
+"""Parts whose edges are found at once: 128 MiB of sums, twice."""
+LEFT_OUT = 0xFFFF
+"""Part of a sample that does not count."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,33 @@ def equal_parts(chunks: Callable[[], Iterator[Keyed]], inside: int, parts: int) 
     """Return the edges that cut each of `inside` parts into `parts` equal ones, by weight.
 
     Edge j of a part is its smallest key at or below which at least j / parts of its weight lies. Where a part has too
-    few distinct scores its edges are the largest key there is, so that it stays whole, in its first piece. Two passes.
+    few distinct scores its edges are the largest key there is, so that it stays whole, in its first piece. Two passes
+    for PARTS_AT_ONCE parts.
     """
+    if inside <= PARTS_AT_ONCE:
+        return _equal_parts(chunks, inside, parts)
+    groups = [
+        _equal_parts(partial(_only, chunks, first), min(PARTS_AT_ONCE, inside - first), parts)
+        for first in range(0, inside, PARTS_AT_ONCE)
+    ]
+    keys_PE = np.concatenate([group.keys_PE for group in groups])
+    return Edges(keys_PE, np.concatenate([group.poor_P for group in groups]))
+
+
+def _only(chunks: Callable[[], Iterator[Keyed]], first: int) -> Iterator[Keyed]:
+    """Yield chunks in which the PARTS_AT_ONCE parts from `first` on are numbered from 0, and no others count."""
+    for chunk in chunks():
+        part_N = chunk.part_N.astype(np.int64) - first
+        inside_N = (part_N >= 0) & (part_N < PARTS_AT_ONCE) & (chunk.part_N != LEFT_OUT)
+        yield Keyed(chunk.key_N, chunk.weight_N, np.where(inside_N, part_N, LEFT_OUT).astype(np.uint16))
+
+
+def _equal_parts(chunks: Callable[[], Iterator[Keyed]], inside: int, parts: int) -> Edges:
+    """Find the edges of a few parts: see `equal_parts`."""
     edges = parts - 1
-    upper_PH = np.zeros((inside, BINS), dtype=np.int64)
     from curriculum.kernels import high_histogram, low_histogram
 
+    upper_PH = np.zeros((inside, BINS), dtype=np.int64)
     for chunk in chunks():
         high_histogram(chunk.key_N, chunk.weight_N, chunk.part_N, upper_PH)
     total_P = upper_PH.sum(axis=1)

@@ -53,8 +53,8 @@ def corpora(draw):
 
 
 @settings(max_examples=6 * EXAMPLES)
-@given(corpora(), st.integers(1, 100), st.sampled_from([1, 3, 512]))
-def test_edges_are_those_of_a_sort(corpus, chunk, rows_at_once):
+@given(corpora(), st.integers(1, 100), st.sampled_from([1, 3, 512]), st.sampled_from([1, 2, 256]))
+def test_edges_are_those_of_a_sort(corpus, chunk, rows_at_once, parts_at_once):
     score_N, weight_N, part_N, inside, parts = corpus
     part_N = np.where(part_N == inside, 0xFFFF, part_N).astype(np.uint16)  # some are left out
 
@@ -65,6 +65,7 @@ def test_edges_are_those_of_a_sort(corpus, chunk, rows_at_once):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantiles, "ROWS_AT_ONCE", rows_at_once)
+        patch.setattr(quantiles, "PARTS_AT_ONCE", parts_at_once)
         edges = equal_parts(chunks, inside, parts)
     for part, wanted in enumerate(expected(score_N, weight_N, part_N, inside, parts)):
         assert edges.poor_P[part] == (wanted is None)

@@ -7,6 +7,7 @@ files outside its folder (tokens that somebody else made): they are named by abs
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -23,6 +24,8 @@ import xxhash
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a write says when there is no room for it."""
 
 
 class ArtifactError(ValueError):
@@ -132,8 +135,15 @@ def create(folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mappin
             known=draft.entries,
         )
         publish(temporary, folder)
-    except BaseException:
+    except BaseException as error:
+        written = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise OSError(
+                error.errno,
+                f"{os.strerror(error.errno)} after {written} bytes of {kind} {folder}: what was written is removed; "
+                "make room there, or choose an output on another disk, and run again",
+            ) from error
         raise
 
 

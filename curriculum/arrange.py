@@ -208,5 +208,7 @@ def _tell(order: Order, layout: Layout) -> None:
         facts["left_out"],
         facts["repeated"],
     )
+    if layout.stratified and layout.columns.tokens is None and layout.strata == 1:
+        log.warning("the scores name no sources, so that there is one stratum: add a column `source` to keep their mix")
     if layout.poor_strata:
         log.info("too few distinct scores to part, spread evenly: %s", ", ".join(layout.poor_strata))

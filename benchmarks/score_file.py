@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from curriculum.parquet import open_parquet
+
 ROWS = 1 << 20
 MEAN, DEVIATION = 0.35, 0.1
 COMPRESSIONS = ("none", "zstd")
@@ -49,6 +51,6 @@ def write_scores(
 
 def read_scores(path: Path) -> Iterator[NDArray[np.float32]]:
     """Yield the score column in pieces: the least that any arrangement of it must read."""
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         for batch in file.iter_batches(batch_size=ROWS, columns=["score"]):
             yield batch.column(0).to_numpy()

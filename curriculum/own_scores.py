@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
 from curriculum.artifact import fingerprint_of, hash_file
+from curriculum.parquet import open_parquet
 
 BATCH_ROWS = 1 << 20
 SAMPLE, DOCUMENT, SOURCE = "sample", "document", "source"
@@ -138,14 +138,14 @@ class OwnScores:
 
     def _batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for path in self._paths:
-            with pq.ParquetFile(path) as file:
+            with open_parquet(path) as file:
                 yield from file.iter_batches(batch_size=BATCH_ROWS, columns=list(names))
 
 
 def _described(path: Path) -> tuple[pa.Schema, int]:
     """Return columns and number of rows of a file, which is closed again: there may be thousands."""
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             return file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"own_scores={path} cannot be read as Parquet: {error}") from error

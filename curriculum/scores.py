@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curriculum.artifact import ArtifactError, Manifest, open_manifest
+from curriculum.parquet import open_parquet
 from curriculum.tokens import Tokens
 
 KIND = "scores"
@@ -26,7 +27,7 @@ class Scores:
         self.slice = slice
         self.manifest = manifest
         self.fingerprint = manifest.fingerprint
-        self._file = pq.ParquetFile(folder / f"{slice}.parquet")
+        self._file = open_parquet(folder / f"{slice}.parquet")
 
     @classmethod
     def open(cls, folder: str | Path, slice: str = "train") -> Scores:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from curriculum.parquet import open_parquet
+
 BLOCK_BYTES = 1 << 20
 ZSTD_BLOCK_BYTES = 1 << 15  # compressed; small, since one block can unpack to many times its size
 PARQUET_ROWS = 256
@@ -132,12 +134,11 @@ def _check_surrogates(text: str, place: str) -> None:
 
 def _read_parquet(path: Path, columns: Columns, position: Position) -> Iterator[Document]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     size = path.stat().st_size
     row = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             columns.check(file.schema_arrow.names, str(path))
             wanted = [columns.text] if columns.source in (None, columns.text) else [columns.text, columns.source]
             for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=wanted):

@@ -26,6 +26,8 @@ from curriculum.spool import Spool
 
 MOST_SORTED = 1 << 32
 MOST_USES = 255
+CELL_BYTES = 1 << 30
+"""Cells kept in memory until the samples are dealt: a billion samples' in up to 254 cells."""
 NO_TIMES, NO_KEYS = np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.uint32)
 
 
@@ -47,7 +49,7 @@ class Arrangement:
         self._batch_size, self._seed, self._workers = batch_size, seed, workers or cores()
         self._stack = ExitStack()
         cell_dtype = np.uint8 if layout.cells < 255 else np.uint16
-        self._cells = self._stack.enter_context(Spool(scratch, "cells", cell_dtype))
+        self._cells = self._stack.enter_context(Spool(scratch, "cells", cell_dtype, CELL_BYTES))
         self._scratch = scratch
 
     def __enter__(self) -> Self:
@@ -145,6 +147,7 @@ class Arrangement:
 
         for ids_dealt, counts_G in mapped(work, enumerate(self._sort_keys()), self._workers):
             deal.add(ids_dealt, counts_G)
+        self._cells.close()
         return deal
 
     def _turns(self) -> npt.NDArray[np.int64]:

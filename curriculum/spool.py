@@ -63,6 +63,10 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of memory and file."""
         self._pieces.clear()
         if self._descriptor >= 0:
             os.close(self._descriptor)

@@ -94,10 +94,11 @@ def run(settings: ArrangeSettings) -> Order:
         fold_key=key_of(settings.seed, "fold"),
         keep_unscored=settings.nonfinite == "bucket",
         times=_subset(columns, settings),
+        workers=settings.workers,
     )
     with (
         create(folder, KIND, config=config, inputs=inputs) as draft,
-        Arrangement(layout, settings.batch_size, settings.seed, draft.path, settings.workers) as arrangement,
+        Arrangement(layout, settings.batch_size, settings.seed, draft.path) as arrangement,
         OrderWriter(draft, columns.samples, layout.cells) as writer,
     ):
         _check_size(settings, arrangement)
@@ -134,8 +135,14 @@ def arranged_ids(
     writes for a Parquet of these columns. Raises ValueError as `run` does.
     """
     columns = SampleColumns(None, None, HeldScores(scores))
-    layout = Layout(preference, columns, fold_key=key_of(seed, "fold"), keep_unscored=nonfinite == "bucket")
-    with Arrangement(layout, batch_size, seed, None, workers) as arrangement:
+    layout = Layout(
+        preference,
+        columns,
+        fold_key=key_of(seed, "fold"),
+        keep_unscored=nonfinite == "bucket",
+        workers=workers,
+    )
+    with Arrangement(layout, batch_size, seed, None) as arrangement:
         ids = np.empty(arrangement.total, dtype=id_dtype(columns.samples))
         place = 0
         for piece, _ in arrangement.pieces():

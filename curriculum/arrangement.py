@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from curriculum.buckets import UNSCORED, Layout
-from curriculum.columns import CHUNK_SAMPLES
+from curriculum.columns import CHUNK_SAMPLES, Chunk
 from curriculum.compose import NO_TURNS, composed
-from curriculum.concurrency import cores, mapped
+from curriculum.concurrency import Sums, mapped
 from curriculum.deal import Deal, Ids
 from curriculum.permutation import key_of, mix64
 from curriculum.plan import round_plan, scaled, step_sizes
@@ -37,7 +37,7 @@ class Arrangement:
     `plan_SC` is the real plan, float64, and `counts_SC` the whole one, int32; `total` counts positions.
     """
 
-    def __init__(self, layout: Layout, batch_size: int, seed: int, scratch: Path | None, workers: int | None) -> None:
+    def __init__(self, layout: Layout, batch_size: int, seed: int, scratch: Path | None) -> None:
         """`scratch` is a folder for what memory does not hold; None: hold everything."""
         if layout.preference.sorts and layout.columns.samples > MOST_SORTED:
             raise ValueError(
@@ -46,7 +46,7 @@ class Arrangement:
             )
         self.layout = layout
         self.uses_C = _uses(layout)
-        self._batch_size, self._seed, self._workers = batch_size, seed, workers or cores()
+        self._batch_size, self._seed, self._workers = batch_size, seed, layout.workers
         self._stack = ExitStack()
         cell_dtype = np.uint8 if layout.cells < 255 else np.uint16
         self._cells = self._stack.enter_context(Spool(scratch, "cells", cell_dtype, CELL_BYTES))
@@ -98,13 +98,18 @@ class Arrangement:
         """Put every sample's cell on the spool; count the samples of each cell by their times, [C, T]."""
         from curriculum.kernels import count_cells
 
-        counts_CT = np.zeros((self.layout.cells, MOST_USES + 1), dtype=np.int64)
+        counts = Sums((self.layout.cells, MOST_USES + 1))
         dtype = self._cells.dtype
-        for chunk in self.layout.chunks():
-            cell_N = self.layout.cells_of(chunk).astype(dtype)  # what is left out stays the type's largest number
-            count_cells(cell_N, np.iinfo(dtype).max, self._times(chunk.first, len(chunk)), counts_CT)
+
+        def work(chunk: Chunk) -> Ids:
+            cell_N: Ids = self.layout.cells_of(chunk).astype(dtype)  # what is left out stays the type's largest number
+            with counts.one() as counts_CT:
+                count_cells(cell_N, np.iinfo(dtype).max, self._times(chunk.first, len(chunk)), counts_CT)
+            return cell_N
+
+        for cell_N in mapped(work, self.layout.chunks(), self._workers):
             self._cells.append(cell_N)
-        return counts_CT
+        return counts.total()
 
     def _times(self, first: int, count: int) -> npt.NDArray[np.uint8]:
         return NO_TIMES if self.layout.times is None else self.layout.times(first, count)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.columns import Chunk, SampleColumns
-from curriculum.concurrency import prefetched
+from curriculum.concurrency import cores, prefetched
 from curriculum.expression import Expression
 from curriculum.permutation import mix64
 from curriculum.preference.base import FOLD, SOURCE, Cut, Preference
@@ -63,17 +64,19 @@ class Layout:
         fold_key: int,
         keep_unscored: bool = False,
         times: Times | None = None,
+        workers: int | None = None,
     ) -> None:
         """Find the edges of every cut: two passes over the scores for a cut into equal parts.
 
         `times` tells which samples count (None: all); `keep_unscored` gives samples without a finite score a cell of
         their own. Raises ValueError for scores that are not finite otherwise, for columns that are not there and for
-        more buckets than there are distinct scores.
+        more buckets than there are distinct scores. Nothing depends on `workers`, the threads (None: one a core).
         """
         self.preference = preference
         self.columns = columns
         self.keep_unscored = keep_unscored
         self.times = times
+        self.workers = workers or cores()
         self.stratified = preference.stratify_by == SOURCE
         self.sources = columns.sources
         self.strata = len(self.sources) if self.stratified else 1
@@ -167,11 +170,10 @@ class Layout:
         done = len(self.cuts) if cut.nested else 0
         parts = inside if cut.nested else self.strata
 
-        def keyed() -> Iterator[Keyed]:
-            for chunk in self.chunks():
-                yield Keyed(keys_of(chunk.scores[cut.by]), chunk.weight_N, self._parts(chunk, done))
+        def keyed(chunk: Chunk) -> Keyed:
+            return Keyed(keys_of(chunk.scores[cut.by]), chunk.weight_N, self._parts(chunk, done))
 
-        edges = equal_parts(keyed, parts, cut.parts)
+        edges = equal_parts(lambda: (partial(keyed, chunk) for chunk in self.chunks()), parts, cut.parts, self.workers)
         self._check_poor(edges.poor_P, cut, parts)
         return CutEdges(cut, cut.parts, np.repeat(edges.keys_PE, inside // parts, axis=0))
 

@@ -8,7 +8,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,6 +58,33 @@ def prefetched(items: Iterator[T], ahead: int = 1) -> Iterator[T]:
     finally:
         stopped.set()
         thread.join()
+
+
+class Sums:
+    """Arrays that several threads add to, each thread to one of its own; `total` is their sum."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        self._free: queue.SimpleQueue[NDArray[np.int64]] = queue.SimpleQueue()
+        self._all: list[NDArray[np.int64]] = []
+
+    @contextmanager
+    def one(self) -> Iterator[NDArray[np.int64]]:
+        """Lend an array that no other thread has, int64, zero at first."""
+        try:
+            array = self._free.get_nowait()
+        except queue.Empty:
+            array = np.zeros(self._shape, dtype=np.int64)
+            self._all.append(array)
+        yield array
+        self._free.put(array)
+
+    def total(self) -> NDArray[np.int64]:
+        """Return the sum; whole numbers, so that no order of adding changes it."""
+        total = np.zeros(self._shape, dtype=np.int64)
+        for array in self._all:
+            total += array
+        return total
 
 
 def mapped(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

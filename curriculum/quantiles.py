@@ -16,6 +16,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from curriculum.concurrency import Sums, mapped
+
 Keys = NDArray[np.uint32]
 
 BINS = 1 << 16
@@ -34,6 +36,9 @@ class Keyed:
     key_N: Keys
     weight_N: NDArray[np.int64]
     part_N: NDArray[np.uint16]
+
+
+Chunks = Callable[[], Iterator[Callable[[], Keyed]]]
 
 
 @dataclass(frozen=True)
@@ -59,39 +64,64 @@ def scores_of(key_N: Keys) -> NDArray[np.float32]:
     return np.where(key_N & sign, key_N ^ sign, ~key_N).astype(np.uint32).view(np.float32)
 
 
-def equal_parts(chunks: Callable[[], Iterator[Keyed]], inside: int, parts: int) -> Edges:
+def equal_parts(chunks: Chunks, inside: int, parts: int, workers: int = 1) -> Edges:
     """Return the edges that cut each of `inside` parts into `parts` equal ones, by weight.
+
+    `chunks` begins a pass: it yields functions that give a chunk's keys, which are called on `workers` threads.
 
     Edge j of a part is its smallest key at or below which at least j / parts of its weight lies. Where a part has too
     few distinct scores its edges are the largest key there is, so that it stays whole, in its first piece. Two passes
     for PARTS_AT_ONCE parts.
     """
     if inside <= PARTS_AT_ONCE:
-        return _equal_parts(chunks, inside, parts)
+        return _equal_parts(chunks, inside, parts, workers)
     groups = [
-        _equal_parts(partial(_only, chunks, first), min(PARTS_AT_ONCE, inside - first), parts)
+        _equal_parts(partial(_only, chunks, first), min(PARTS_AT_ONCE, inside - first), parts, workers)
         for first in range(0, inside, PARTS_AT_ONCE)
     ]
     keys_PE = np.concatenate([group.keys_PE for group in groups])
     return Edges(keys_PE, np.concatenate([group.poor_P for group in groups]))
 
 
-def _only(chunks: Callable[[], Iterator[Keyed]], first: int) -> Iterator[Keyed]:
+def _only(chunks: Chunks, first: int) -> Iterator[Callable[[], Keyed]]:
     """Yield chunks in which the PARTS_AT_ONCE parts from `first` on are numbered from 0, and no others count."""
-    for chunk in chunks():
+
+    def renumbered(make: Callable[[], Keyed]) -> Keyed:
+        chunk = make()
         part_N = chunk.part_N.astype(np.int64) - first
         inside_N = (part_N >= 0) & (part_N < PARTS_AT_ONCE) & (chunk.part_N != LEFT_OUT)
-        yield Keyed(chunk.key_N, chunk.weight_N, np.where(inside_N, part_N, LEFT_OUT).astype(np.uint16))
+        return Keyed(chunk.key_N, chunk.weight_N, np.where(inside_N, part_N, LEFT_OUT).astype(np.uint16))
+
+    return (partial(renumbered, make) for make in chunks())
 
 
-def _equal_parts(chunks: Callable[[], Iterator[Keyed]], inside: int, parts: int) -> Edges:
+def _summed(
+    chunks: Chunks, add: Callable[[Keyed, NDArray[np.int64]], None], shape: tuple[int, ...], workers: int
+) -> NDArray[np.int64]:
+    """Return what `add` adds up over a pass."""
+    sums = Sums(shape)
+
+    def work(make: Callable[[], Keyed]) -> None:
+        chunk = make()
+        with sums.one() as array:
+            add(chunk, array)
+
+    for _ in mapped(work, chunks(), workers):
+        pass
+    return sums.total()
+
+
+def _equal_parts(chunks: Chunks, inside: int, parts: int, workers: int) -> Edges:
     """Find the edges of a few parts: see `equal_parts`."""
     edges = parts - 1
-    from curriculum.kernels import high_histogram, low_histogram
+    from curriculum.kernels import high_histogram
 
-    upper_PH = np.zeros((inside, BINS), dtype=np.int64)
-    for chunk in chunks():
-        high_histogram(chunk.key_N, chunk.weight_N, chunk.part_N, upper_PH)
+    upper_PH = _summed(
+        chunks,
+        lambda chunk, sums_PH: high_histogram(chunk.key_N, chunk.weight_N, chunk.part_N, sums_PH),
+        (inside, BINS),
+        workers,
+    )
     total_P = upper_PH.sum(axis=1)
     cumulative_PH = np.cumsum(upper_PH, axis=1)
     wanted_PE = np.arange(1, parts) * total_P[:, None]  # times 1 / parts, kept whole
@@ -105,9 +135,7 @@ def _equal_parts(chunks: Callable[[], Iterator[Keyed]], inside: int, parts: int)
         row_PH = np.full((inside, BINS), -1, dtype=np.int32)
         for row, (part, bin) in enumerate(group):
             row_PH[part, bin] = row
-        lower_RL = np.zeros((len(group), BINS), dtype=np.int64)
-        for chunk in chunks():
-            low_histogram(chunk.key_N, chunk.weight_N, chunk.part_N, row_PH, lower_RL)
+        lower_RL = _summed(chunks, partial(_add_lower, row_PH), (len(group), BINS), workers)
         for row, (part, bin) in enumerate(group):
             below = cumulative_PH[part, bin] - upper_PH[part, bin]
             cumulative_L = (np.cumsum(lower_RL[row]) + below) * parts
@@ -120,9 +148,13 @@ def _equal_parts(chunks: Callable[[], Iterator[Keyed]], inside: int, parts: int)
     return Edges(keys_PE, poor_P)
 
 
-def _nothing_above(
-    keys_PE: Keys, upper_PH: NDArray[np.int64], chunks: Callable[[], Iterator[Keyed]]
-) -> NDArray[np.bool_]:
+def _add_lower(row_PH: NDArray[np.int32], chunk: Keyed, sums_RL: NDArray[np.int64]) -> None:
+    from curriculum.kernels import low_histogram
+
+    low_histogram(chunk.key_N, chunk.weight_N, chunk.part_N, row_PH, sums_RL)
+
+
+def _nothing_above(keys_PE: Keys, upper_PH: NDArray[np.int64], chunks: Chunks) -> NDArray[np.bool_]:
     """Tell for every part whether no key lies above its last edge; a pass where that edge is in the last bin."""
     last_P = keys_PE[:, -1]
     highest_bin_P = np.array([np.flatnonzero(row)[-1] if row.any() else 0 for row in upper_PH])
@@ -130,7 +162,7 @@ def _nothing_above(
     if not unsure_P.any():
         return unsure_P
     largest_P = np.zeros(len(keys_PE), dtype=np.uint32)
-    for chunk in chunks():
+    for chunk in (make() for make in chunks()):
         for part in np.flatnonzero(unsure_P):
             mine = chunk.key_N[chunk.part_N == part]
             if len(mine):

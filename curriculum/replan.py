@@ -84,11 +84,12 @@ def run(settings: ReplanSettings) -> Order:
         fold_key=key_of(seed, "fold"),
         keep_unscored=settings.nonfinite == "bucket",
         times=lambda first, count: tail_N[first : first + count],
+        workers=settings.workers,
     )
     before = len(parent.bucket_of_cell)
     with (
         create(folder, KIND, config=config, inputs=inputs) as draft,
-        Arrangement(layout, parent.batch_size, seed, draft.path, settings.workers) as tail,
+        Arrangement(layout, parent.batch_size, seed, draft.path) as tail,
         OrderWriter(draft, columns.samples, before + layout.cells) as writer,
     ):
         for plan_SC, counts_SC in _head_steps(parent, settings.from_step):

@@ -3,6 +3,7 @@
 Shapes: N samples, P parts, E edges.
 """
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -53,20 +54,20 @@ def corpora(draw):
 
 
 @settings(max_examples=6 * EXAMPLES)
-@given(corpora(), st.integers(1, 100), st.sampled_from([1, 3, 512]), st.sampled_from([1, 2, 256]))
-def test_edges_are_those_of_a_sort(corpus, chunk, rows_at_once, parts_at_once):
+@given(corpora(), st.integers(1, 100), st.sampled_from([1, 3, 512]), st.sampled_from([1, 2, 256]), st.integers(1, 3))
+def test_edges_are_those_of_a_sort(corpus, chunk, rows_at_once, parts_at_once, workers):
     score_N, weight_N, part_N, inside, parts = corpus
     part_N = np.where(part_N == inside, 0xFFFF, part_N).astype(np.uint16)  # some are left out
 
     def chunks():
         for start in range(0, len(score_N), chunk):
             here = slice(start, start + chunk)
-            yield Keyed(keys_of(score_N[here]), weight_N[here].astype(np.int64), part_N[here])
+            yield partial(Keyed, keys_of(score_N[here]), weight_N[here].astype(np.int64), part_N[here])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantiles, "ROWS_AT_ONCE", rows_at_once)
         patch.setattr(quantiles, "PARTS_AT_ONCE", parts_at_once)
-        edges = equal_parts(chunks, inside, parts)
+        edges = equal_parts(chunks, inside, parts, workers)
     for part, wanted in enumerate(expected(score_N, weight_N, part_N, inside, parts)):
         assert edges.poor_P[part] == (wanted is None)
         if wanted is None:
@@ -87,7 +88,7 @@ def test_many_equal_samples_are_cut_into_many_equal_parts():
     score_N = np.random.default_rng(0).permutation(10_000).astype(np.float32)
 
     def chunks():
-        yield Keyed(keys_of(score_N), np.ones(10_000, dtype=np.int64), np.zeros(10_000, dtype=np.uint16))
+        yield lambda: Keyed(keys_of(score_N), np.ones(10_000, dtype=np.int64), np.zeros(10_000, dtype=np.uint16))
 
     edges = scores_of(equal_parts(chunks, 1, 1000).keys_PE[0])
     assert edges.tolist() == list(range(9, 9990, 10))

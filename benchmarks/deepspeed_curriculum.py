@@ -42,11 +42,12 @@ HIGHEST = 100
 
 def pdpc(settings: Settings) -> Facts:
     """Arrange, then iterate every batch of the order; resume it at half."""
-    from benchmarks.arrangement import arrange_scores
+    from benchmarks.arrangement import arrange_scores, load
     from curriculum import CurriculumSampler, Order
 
     output = Path(settings["ours"])
     batch_size = settings["batch_size"]
+    load()
     start = time.perf_counter()
     arrange_scores(
         scores=Path(settings["scores"]),

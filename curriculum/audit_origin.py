@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.artifact import ArtifactError
-from curriculum.buckets import LEFT_OUT, Layout
+from curriculum.buckets import Layout
 from curriculum.checks import Check
 from curriculum.columns import SampleColumns
 from curriculum.order import Order
 from curriculum.permutation import key_of
 from curriculum.preference import PREFERENCES
+from curriculum.quantiles import LEFT_OUT
 
 AT_ONCE = 1 << 20
 

@@ -21,10 +21,9 @@ from curriculum.concurrency import cores, prefetched
 from curriculum.expression import Expression
 from curriculum.permutation import mix64
 from curriculum.preference.base import FOLD, SOURCE, Cut, Preference
-from curriculum.quantiles import Keyed, Keys, equal_parts, keys_of, scores_of
+from curriculum.quantiles import LEFT_OUT, Keyed, Keys, equal_parts, keys_of, scores_of
 
 UNSCORED = "unscored"
-LEFT_OUT = 0xFFFF
 MOST_CELLS = 65_000
 
 Times = Callable[[int, int], NDArray[np.uint8]]

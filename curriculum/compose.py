@@ -76,7 +76,6 @@ def composed(
     counts_SC: npt.NDArray[np.int32],
     key: int,
     workers: int,
-    first_step: int = 0,
     turn_C: npt.NDArray[np.int64] = NO_TURNS,
 ) -> Iterator[tuple[Ids, npt.NDArray[Any]]]:
     """Yield pieces of (sample ids, cells) in training order. The pieces do not change the result.
@@ -94,7 +93,7 @@ def composed(
 
         def work(first: int, part_SC: npt.NDArray[np.int32], stream: Ids, start_C: npt.NDArray[np.int64]) -> Any:
             ids, labels = np.empty_like(stream), np.empty(len(stream), dtype=dtype)
-            compose_steps(first_step + first, part_SC, stream, start_C, turn_C, np.uint64(key), ids, labels)
+            compose_steps(first, part_SC, stream, start_C, turn_C, np.uint64(key), ids, labels)
             return ids, labels
 
         rows = max(1, POSITIONS_AT_ONCE // max(1, int(counts_SC[0].sum())))

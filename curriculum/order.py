@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,11 +120,6 @@ class Order:
     def __getitem__(self, where: slice) -> NDArray[np.int64]: ...
     def __getitem__(self, where: int | slice) -> int | NDArray[np.int64]:
         return self._positions[where]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What `arrange` was told."""
-        return self.manifest.config
 
     def _stages(self, start: int, stop: int) -> NDArray[np.int64]:
         steps = np.arange(start, stop) // self.batch_size

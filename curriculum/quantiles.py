@@ -106,8 +106,7 @@ def _summed(
         with sums.one() as array:
             add(chunk, array)
 
-    for _ in mapped(work, chunks(), workers):
-        pass
+    list(mapped(work, chunks(), workers))
     return sums.total()
 
 

@@ -11,7 +11,7 @@ from curriculum.order import Order
 def rewritten(parent: Order, folder, positions, inputs, **facts) -> Order:
     """Write an order that holds the parent's positions in another sequence."""
     with (
-        create(folder, "order", config=parent.settings, inputs=inputs) as draft,
+        create(folder, "order", config=parent.manifest.config, inputs=inputs) as draft,
         OrderWriter(draft, parent.samples, len(parent.bucket_of_cell)) as writer,
     ):
         writer.steps(parent.cell_plan[:], parent.cell_counts[:])

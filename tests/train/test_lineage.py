@@ -89,7 +89,10 @@ def test_a_damaged_order_is_refused_with_both_hashes(order, checkpoint, forged, 
 
 
 def test_damage_behind_the_cursor_is_not_the_past(order, checkpoint, forged, tmp_path):
-    check_resume(checkpoint(), forged(order, tmp_path / "other", CURSOR, CURSOR + 1))
+    other = forged(order, tmp_path / "other", CURSOR, CURSOR + 1)
+    assert (other[0:CURSOR] == order[0:CURSOR]).all()
+    assert not (other[CURSOR : len(order)] == order[CURSOR : len(order)]).all()
+    check_resume(checkpoint(), other)
 
 
 def test_a_checkpoint_at_another_cursor_or_without_a_hash_is_refused(order, checkpoint, tmp_path):

@@ -144,10 +144,8 @@ def arranged_ids(
     )
     with Arrangement(layout, batch_size, seed, None) as arrangement:
         ids = np.empty(arrangement.total, dtype=id_dtype(columns.samples))
-        place = 0
-        for piece, _ in arrangement.pieces():
-            ids[place : place + len(piece)] = piece
-            place += len(piece)
+        for _ in arrangement.pieces(into=ids):
+            pass
     return ids
 
 

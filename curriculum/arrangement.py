@@ -18,7 +18,7 @@ from curriculum.buckets import UNSCORED, Layout
 from curriculum.columns import CHUNK_SAMPLES, Chunk
 from curriculum.compose import NO_TURNS, composed
 from curriculum.concurrency import Sums, mapped
-from curriculum.deal import Deal, Ids
+from curriculum.deal import Deal, Dealt, Ids, item_dtype
 from curriculum.permutation import key_of, mix64
 from curriculum.plan import round_plan, scaled, step_sizes
 from curriculum.quantiles import Keys, keys_of
@@ -49,7 +49,9 @@ class Arrangement:
         self._batch_size, self._seed, self._workers = batch_size, seed, layout.workers
         self._stack = ExitStack()
         cell_dtype = np.uint8 if layout.cells < 255 else np.uint16
-        self._cells = self._stack.enter_context(Spool(scratch, "cells", cell_dtype, CELL_BYTES))
+        self._cells = self._stack.enter_context(
+            Spool(scratch, "cells", cell_dtype, layout.columns.samples, CELL_BYTES)
+        )
         self._scratch = scratch
 
     def __enter__(self) -> Self:
@@ -70,9 +72,13 @@ class Arrangement:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def pieces(self) -> Iterator[tuple[Ids, npt.NDArray[Any]]]:
-        """Yield (sample ids, cells) in training order, in pieces that do not change the result."""
-        return composed(self._deal, self.counts_SC, key_of(self._seed, "step"), self._workers, turn_C=self._turns())
+    def pieces(self, into: Ids | None = None) -> Iterator[tuple[Ids, npt.NDArray[Any]]]:
+        """Yield (sample ids, cells) in training order, in pieces that do not change the result.
+
+        The ids are written `into` an array of `total` where there is one: the pieces are parts of it.
+        """
+        key = key_of(self._seed, "step")
+        return composed(self._deal, self.counts_SC, key, self._workers, turn_C=self._turns(), into=into)
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest says of samples, buckets and cells."""
@@ -141,17 +147,21 @@ class Arrangement:
     def _dealt(self) -> Deal:
         sorts = self.layout.preference.sorts
         ids: npt.DTypeLike = np.uint32 if self.layout.columns.samples <= 1 << 32 else np.uint64
-        spool = self._stack.enter_context(Spool(self._scratch, "deal", np.uint64 if sorts else ids))
+        spool = self._stack.enter_context(Spool(self._scratch, "deal", item_dtype(sorts), self.total))
         deal = Deal(self.counts_CU, self.uses_C, seed=self._seed, sorts=sorts, id_dtype=ids, spool=spool)
 
-        def work(item: tuple[int, Keys]) -> tuple[Ids, npt.NDArray[np.int64]]:
-            piece, key_N = item
-            cell_N = self._cells.read(piece)
-            first = piece * CHUNK_SAMPLES
-            return deal.deal(first, cell_N, self._times(first, len(cell_N)), key_N)
+        samples = self.layout.columns.samples
 
-        for ids_dealt, counts_G in mapped(work, enumerate(self._sort_keys()), self._workers):
-            deal.add(ids_dealt, counts_G)
+        def work(item: tuple[int, Keys]) -> Dealt:
+            first, key_N = item
+            stop = min(first + CHUNK_SAMPLES, samples)
+            cell_N = self._cells.read(first, stop)
+            return deal.deal(first, cell_N, self._times(first, stop - first), key_N)
+
+        firsts = range(0, samples, CHUNK_SAMPLES)
+        for dealt in mapped(work, zip(firsts, self._sort_keys(), strict=True), self._workers):
+            deal.add(dealt)
+            self._cells.forget(dealt.first, dealt.first + CHUNK_SAMPLES)
         self._cells.close()
         return deal
 
@@ -173,7 +183,7 @@ class Arrangement:
         What has no score is shuffled: its key is a hash.
         """
         if not self.layout.preference.sorts:
-            yield from (NO_KEYS for _ in range(len(self._cells)))
+            yield from (NO_KEYS for _ in range(0, self.layout.columns.samples, CHUNK_SAMPLES))
             return
         score = self.layout.expressions[-1].text
         shuffle = np.uint64(key_of(self._seed, "unscored"))

@@ -21,7 +21,7 @@ from curriculum.concurrency import cores, prefetched
 from curriculum.expression import Expression
 from curriculum.permutation import mix64
 from curriculum.preference.base import FOLD, SOURCE, Cut, Preference
-from curriculum.quantiles import LEFT_OUT, Keyed, Keys, equal_parts, keys_of, scores_of
+from curriculum.quantiles import LEFT_OUT, Keys, Scored, bits_of, equal_parts, keys_of, scores_of
 
 UNSCORED = "unscored"
 MOST_CELLS = 65_000
@@ -110,8 +110,9 @@ class Layout:
     def cells_of(self, chunk: Chunk) -> NDArray[np.uint16]:
         """Return the cell of every sample of a chunk, [N]; LEFT_OUT for what does not count."""
         cell_N = self._parts(chunk, len(self.cuts))
-        if self.keep_unscored:
-            cell_N[self._unscored(chunk) & self._counts(chunk)] = self.cells - 1
+        unscored_N = self._unscored(chunk) if self.keep_unscored else None
+        if unscored_N is not None:
+            cell_N[unscored_N] = self.cells - 1
         return cell_N
 
     def described(self, counts_C: NDArray[np.int64], uses_C: NDArray[np.int64]) -> list[Bucket]:
@@ -169,10 +170,10 @@ class Layout:
         done = len(self.cuts) if cut.nested else 0
         parts = inside if cut.nested else self.strata
 
-        def keyed(chunk: Chunk) -> Keyed:
-            return Keyed(keys_of(chunk.scores[cut.by]), chunk.weight_N, self._parts(chunk, done))
+        def scored(chunk: Chunk) -> Scored:
+            return Scored(bits_of(chunk.scores[cut.by]), chunk.weight_N, self._parts(chunk, done))
 
-        edges = equal_parts(lambda: (partial(keyed, chunk) for chunk in self.chunks()), parts, cut.parts, self.workers)
+        edges = equal_parts(lambda: (partial(scored, chunk) for chunk in self.chunks()), parts, cut.parts, self.workers)
         self._check_poor(edges.poor_P, cut, parts)
         return CutEdges(cut, cut.parts, np.repeat(edges.keys_PE, inside // parts, axis=0))
 
@@ -195,7 +196,7 @@ class Layout:
         if self.times is not None:
             part_N[~self._counts(chunk)] = LEFT_OUT
         unscored_N = self._unscored(chunk)
-        if unscored_N.any():
+        if unscored_N is not None:
             if not self.keep_unscored:
                 raise self._not_finite()
             part_N[unscored_N] = LEFT_OUT
@@ -205,7 +206,7 @@ class Layout:
                 kept = part_N != LEFT_OUT
                 part_N[kept] = (part_N[kept].astype(np.int64) * made.parts + number_N[kept]).astype(np.uint16)
             else:
-                refine(keys_of(chunk.scores[made.cut.by]), made.keys_PE, part_N)
+                refine(bits_of(chunk.scores[made.cut.by]), made.keys_PE, part_N)
         return part_N
 
     def _counts(self, chunk: Chunk) -> NDArray[np.bool_]:
@@ -213,20 +214,25 @@ class Layout:
             return np.ones(len(chunk), dtype=np.bool_)
         return self.times(chunk.first, len(chunk)) > 0
 
-    def _unscored(self, chunk: Chunk) -> NDArray[np.bool_]:
-        unscored_N = np.zeros(len(chunk), dtype=np.bool_)
+    def _unscored(self, chunk: Chunk) -> NDArray[np.bool_] | None:
+        """Tell which samples that count have a score that is not finite, [N]; None where there are none."""
+        from curriculum.kernels import all_finite
+
+        unscored_N: NDArray[np.bool_] | None = None
         for expression in self.expressions:
-            finite_N = np.isfinite(chunk.scores[expression.text])
-            if not finite_N.all():
-                unscored_N |= ~finite_N
-        return unscored_N if self.times is None else unscored_N & self._counts(chunk)
+            score_N = chunk.scores[expression.text]
+            if not all_finite(bits_of(score_N)):
+                infinite_N = ~np.isfinite(score_N) & self._counts(chunk)
+                unscored_N = infinite_N if unscored_N is None else unscored_N | infinite_N
+        return unscored_N if unscored_N is not None and unscored_N.any() else None
 
     def _not_finite(self) -> ValueError:
         """Count the scores that are not finite, in a pass of its own, and name the first of them."""
         count = 0
         examples: list[str] = []
         for chunk in self.chunks():
-            for index in np.flatnonzero(self._unscored(chunk)):
+            unscored_N = self._unscored(chunk)
+            for index in np.flatnonzero(unscored_N) if unscored_N is not None else ():
                 count += 1
                 if len(examples) < 3:
                     values = {expression.text: chunk.scores[expression.text][index] for expression in self.expressions}

@@ -5,6 +5,7 @@ Shapes: S steps, C cells.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from curriculum.artifact import Draft
 from curriculum.blocks import BlockWriter, write_blocks
+from curriculum.concurrency import Buffers
 from curriculum.deal import Deal, Ids
 from curriculum.order import CELLS, COUNTS, IDS, PLAN
 
@@ -77,8 +79,11 @@ def composed(
     key: int,
     workers: int,
     turn_C: npt.NDArray[np.int64] = NO_TURNS,
+    into: Ids | None = None,
 ) -> Iterator[tuple[Ids, npt.NDArray[Any]]]:
-    """Yield pieces of (sample ids, cells) in training order. The pieces do not change the result.
+    """Yield pieces of (sample ids, cells) in training order, good until the next. They do not change the result.
+
+    `into` is an array for all ids, which then stay.
 
     Inside a step the cells are shuffled by a key of the step, so that every rank's part holds the same mix on average.
     In a sort the strata are shuffled so, and each one's cells keep to their turns (`turn_C`, see `compose_steps`).
@@ -86,26 +91,39 @@ def composed(
     from curriculum.kernels import compose_steps
 
     cells = counts_SC.shape[1]
-    dtype = np.dtype(cell_dtype(cells))
+    labels, taken, made = Buffers(cell_dtype(cells)), Buffers(deal.id_dtype), Buffers(deal.id_dtype)
+    waiting: deque[Future[tuple[Ids, npt.NDArray[Any]]]] = deque()
+
+    def work(
+        first: int, part_SC: npt.NDArray[np.int32], stream: Ids, start_C: npt.NDArray[np.int64], ids: Ids
+    ) -> tuple[Ids, npt.NDArray[Any]]:
+        label = labels.lend(len(stream))
+        compose_steps(first, part_SC, stream, start_C, turn_C, np.uint64(key), ids, label)
+        taken.give_back(stream)
+        return ids, label
+
+    def finished() -> Iterator[tuple[Ids, npt.NDArray[Any]]]:
+        ids, label = waiting.popleft().result()
+        yield ids, label
+        labels.give_back(label)
+        if into is None:
+            made.give_back(ids)
+
+    place = 0
+    rows = max(1, POSITIONS_AT_ONCE // max(1, int(counts_SC[0].sum())))
     with ThreadPoolExecutor(workers) as pool:
         streams = deal.streams(pool)
-        waiting: list[Future[tuple[Ids, npt.NDArray[Any]]]] = []
-
-        def work(first: int, part_SC: npt.NDArray[np.int32], stream: Ids, start_C: npt.NDArray[np.int64]) -> Any:
-            ids, labels = np.empty_like(stream), np.empty(len(stream), dtype=dtype)
-            compose_steps(first, part_SC, stream, start_C, turn_C, np.uint64(key), ids, labels)
-            return ids, labels
-
-        rows = max(1, POSITIONS_AT_ONCE // max(1, int(counts_SC[0].sum())))
         for first in range(0, len(counts_SC), rows):
             part_SC = counts_SC[first : first + rows]
             count_C = part_SC.sum(axis=0, dtype=np.int64)
-            start_C = np.cumsum(count_C) - count_C
-            stream = np.empty(int(count_C.sum()), dtype=deal.id_dtype)
+            start_C, size = np.cumsum(count_C) - count_C, int(count_C.sum())
+            stream = taken.lend(size)
             for cell in np.flatnonzero(count_C):
                 streams[cell].take(int(count_C[cell]), stream[start_C[cell] : start_C[cell] + count_C[cell]])
-            waiting.append(pool.submit(work, first, part_SC, stream, start_C))
+            ids = made.lend(size) if into is None else into[place : place + size]
+            place += size
+            waiting.append(pool.submit(work, first, part_SC, stream, start_C, ids))
             if len(waiting) > workers:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
+                yield from finished()
+        while waiting:
+            yield from finished()

@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 T = TypeVar("T")
@@ -85,6 +86,28 @@ class Sums:
         for array in self._all:
             total += array
         return total
+
+
+class Buffers:
+    """Arrays that are used over and over, on any thread: the system clears new memory page by page, which costs time."""
+
+    def __init__(self, dtype: npt.DTypeLike) -> None:
+        self.dtype = np.dtype(dtype)
+        self._free: queue.SimpleQueue[NDArray[Any]] = queue.SimpleQueue()
+
+    def lend(self, size: int) -> NDArray[Any]:
+        """Lend an array [size] that nobody else has, with anything in it."""
+        try:
+            array = self._free.get_nowait()
+        except queue.Empty:
+            array = np.empty(0, dtype=self.dtype)
+        if len(array) < size:
+            array = np.empty(1 << max(0, size - 1).bit_length(), dtype=self.dtype)
+        return array[:size]
+
+    def give_back(self, array: NDArray[Any]) -> None:
+        """Take back what was lent, or any part of it that begins where it began."""
+        self._free.put(array if array.base is None else array.base)
 
 
 def mapped(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

@@ -1,11 +1,14 @@
 """The deal: every cell's samples into a keyed random order (or into the order of their scores), in bounded memory.
 
 Two passes, as one shuffles more cards than a hand holds (Rao, 1961; Sandelius, 1962): the first deals the samples into
-groups by the upper bits of a keyed hash, into a spool; the second takes one group after the other, deals it on into
-leaves that fit a core's cache, and shuffles each leaf (Fisher and Yates). A uniform permutation, the same for any chunk
+groups by 16 bits of a keyed hash, into a spool; the second takes one group after the other and shuffles it (Fisher and
+Yates), in leaves that fit a core's cache where it does not fit itself. A uniform permutation, the same for any chunk
 and number of workers: group, leaf and swaps follow from key, sample and the cell's count alone.
 
-Shapes: N samples of a chunk, C cells, U uses (times over), G groups.
+The spool holds what is needed to find a sample's id again: its place in a block of 65,535 samples, two bytes. A sorted
+order spools key and id, eight bytes.
+
+Shapes: N samples of a chunk, C cells, U uses (times over), G groups, B blocks of a chunk.
 """
 
 from __future__ import annotations
@@ -13,22 +16,28 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from curriculum.concurrency import Buffers
 from curriculum.permutation import key_of, mix64
 from curriculum.spool import Spool
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
+Array = npt.NDArray[Any]
 
-GROUP = 1 << 17
-"""Samples of a group, about: 512 KiB of ids, which a core's cache holds."""
-MOST_GROUPS = 1 << 9
-"""Groups of a use of a cell, about: groups of a larger one are larger, and are dealt on into leaves."""
-LEAF = 1 << 17
-"""Samples of a leaf, about."""
+GROUP = 1 << 18
+"""Samples of a group, at least about: 1 MiB of ids, which a core's cache holds."""
+GROUPS = 1 << 10
+"""Groups of all cells, at most about, while a few of each cell's fit in memory."""
+HELD_SAMPLES = 1 << 26
+"""Samples of the groups that are shuffled ahead, over all cells, at most about."""
+LEAF = 1 << 19
+"""Samples of a leaf, at most about."""
+MOST_BITS = 14
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,8 @@ class Groups:
     @classmethod
     def of(cls, counts_CU: npt.NDArray[np.int64], *, whole_cells: bool) -> Groups:
         """Choose the groups for the samples of each use of each cell; one a cell where it must stay together."""
-        bits_CU = np.minimum(_bits(counts_CU, GROUP), _bits(np.array(MOST_GROUPS), 1)) * (not whole_cells)
+        size = min(int(counts_CU.sum()) // GROUPS, HELD_SAMPLES // (len(counts_CU) * (1 + Stream.AHEAD)))
+        bits_CU = np.minimum(_bits(counts_CU, max(size, GROUP)), MOST_BITS) * (not whole_cells)
         leaf_bits_CU = np.minimum(_bits(counts_CU >> bits_CU, LEAF), 16)
         sizes = (1 << bits_CU).ravel()
         first_CU = (np.cumsum(sizes) - sizes).reshape(counts_CU.shape)
@@ -54,6 +64,15 @@ def _bits(counts: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
     """Return the least b with counts / 2^b at most `size`."""
     bits: npt.NDArray[np.int64] = np.ceil(np.log2(np.maximum(counts, 1) / size)).astype(np.int64)
     return np.maximum(bits, 0)
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """A chunk sorted by group: what goes into the spool, and how many each block gives to each group, [G, B]."""
+
+    first: int
+    items: Array
+    counts_GB: npt.NDArray[np.uint16]
 
 
 class Deal:
@@ -69,30 +88,40 @@ class Deal:
         id_dtype: npt.DTypeLike,
         spool: Spool,
     ) -> None:
+        """`spool` holds items of `item_dtype(sorts)`, and has room for every use of every sample."""
         cells, uses = counts_CU.shape
         self.counts_CU, self.uses_C, self.sorts = counts_CU, uses_C, sorts
         self.id_dtype = np.dtype(id_dtype)
         self.groups = Groups.of(counts_CU, whole_cells=sorts != 0)
         self.keys_U = np.array([key_of(seed, "deal", use) for use in range(uses)], dtype=np.uint64)
-        self._leaf_keys_CU = np.array(
-            [[key_of(seed, "leaf", cell * uses + use) for use in range(uses)] for cell in range(cells)], dtype=np.uint64
+        self._shuffle_keys_CU, self._leaf_keys_CU = (
+            np.array(
+                [[key_of(seed, name, cell * uses + use) for use in range(uses)] for cell in range(cells)],
+                dtype=np.uint64,
+            )
+            for name in ("shuffle", "leaf")
         )
         self._spool = spool
-        self._ends: list[npt.NDArray[np.int64]] = []
+        self._chunks: list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.uint16]]] = []
+        self._numbers, self._places = Buffers(np.uint32), Buffers(np.uint16)
+        self.ids = Buffers(id_dtype)
+        """What `shuffled` returns is lent from these."""
 
     def deal(
         self, first: int, cell_N: Ids, times_N: npt.NDArray[np.uint8], key_N: npt.NDArray[np.uint32]
-    ) -> tuple[Ids, npt.NDArray[np.int64]]:
+    ) -> Dealt:
         """Sort a chunk by group; hand the result to `add` in the order of the chunks. May run on many threads.
 
         `cell_N` holds cells, and the largest number of its type for what is left out; `times_N` is empty where every
         sample is used as its cell says; `key_N` matters to a sorted order alone.
         """
-        from curriculum.kernels import deal_chunk
+        from curriculum.kernels import BLOCK, deal_chunk
 
-        most = int(self.uses_C.max(initial=1)) * (int(times_N.max(initial=1)) if len(times_N) else 1)
-        ids = np.empty(len(cell_N) * max(1, most), dtype=self.id_dtype)
-        counts_G = np.zeros(self.groups.total, dtype=np.int64)
+        samples = len(cell_N)
+        uses = len(self.keys_U)
+        group_UN = self._numbers.lend(uses * samples).reshape(uses, samples)
+        places = self._places.lend(uses * samples)
+        counts_GB = np.empty((self.groups.total, -(-samples // BLOCK)), dtype=np.uint16)
         total = deal_chunk(
             first,
             cell_N,
@@ -102,20 +131,21 @@ class Deal:
             self.groups.bits_CU,
             self.groups.first_CU,
             self.keys_U,
-            ids,
-            counts_G,
+            group_UN,
+            places,
+            counts_GB,
         )
-        ids = ids[:total]
-        if self.sorts:
-            key = key_N if self.sorts > 0 else ~key_N
-            upper = key[ids.astype(np.int64) - first].astype(np.uint64) << np.uint64(32)
-            return upper | ids.astype(np.uint64), counts_G
-        return ids, counts_G
+        self._numbers.give_back(group_UN)
+        places = places[:total]
+        return Dealt(first, self._with_keys(first, places, counts_GB, key_N) if self.sorts else places, counts_GB)
 
-    def add(self, ids: Ids, counts_G: npt.NDArray[np.int64]) -> None:
+    def add(self, dealt: Dealt) -> None:
         """Keep a dealt chunk; chunks come in their order."""
-        self._spool.append(ids)
-        self._ends.append(np.concatenate(([0], np.cumsum(counts_G))))
+        ends_G = np.cumsum(dealt.counts_GB.sum(axis=1, dtype=np.int64))
+        self._chunks.append((dealt.first, len(self._spool) + np.concatenate(([0], ends_G)), dealt.counts_GB))
+        self._spool.append(dealt.items)
+        if not self.sorts:
+            self._places.give_back(dealt.items)
 
     def streams(self, pool: ThreadPoolExecutor) -> list[Stream]:
         """Return every cell's samples in their order, as streams to take from."""
@@ -123,23 +153,68 @@ class Deal:
 
     def shuffled(self, cell: int, use: int, number: int) -> Ids:
         """Return one group of a use of a cell in its final order."""
-        from curriculum.kernels import shuffle_group
+        from curriculum.kernels import shuffle_group, shuffle_leaves
 
         group = int(self.groups.first_CU[cell, use]) + number
-        pieces = [
-            self._spool.read(piece, int(ends_G[group]), int(ends_G[group + 1]))
-            for piece, ends_G in enumerate(self._ends)
-            if ends_G[group] < ends_G[group + 1]
-        ]
-        ids = np.concatenate(pieces) if pieces else np.zeros(0, dtype=self._spool.dtype)
         if self.sorts:
-            return (np.sort(ids) & np.uint64(0xFFFFFFFF)).astype(self.id_dtype)
-        out = np.empty_like(ids)
+            bounds = [starts_G[group : group + 2].tolist() for _, starts_G, _ in self._chunks]
+            items = np.concatenate([self._spool.read(start, stop) for start, stop in bounds])
+            return (np.sort(items) & np.uint64(0xFFFFFFFF)).astype(self.id_dtype)
+        ids = self._ids_of(group)
         with np.errstate(over="ignore"):
-            leaf_key = mix64(self._leaf_keys_CU[cell, use : use + 1] + np.uint64(number))[0]
-        bits, leaf_bits = int(self.groups.bits_CU[cell, use]), int(self.groups.leaf_bits_CU[cell, use])
-        shuffle_group(ids, self.keys_U[use], leaf_key, bits, leaf_bits, out)
+            key = mix64(self._shuffle_keys_CU[cell, use : use + 1] + np.uint64(number))[0]
+        leaf_bits = int(self.groups.leaf_bits_CU[cell, use])
+        if leaf_bits == 0:
+            shuffle_group(ids, key)
+            return ids
+        out = self.ids.lend(len(ids))
+        shuffle_leaves(ids, key, self._leaf_keys_CU[cell, use], leaf_bits, out)
+        self.ids.give_back(ids)
         return out
+
+    def _ids_of(self, group: int) -> Ids:
+        """Return a group's ids, rising."""
+        from curriculum.kernels import undeal
+
+        first_P, starts_PG, counts_PGB = self._index
+        count_P = starts_PG[:, group + 1] - starts_PG[:, group]
+        ids = self.ids.lend(int(count_P.sum()))
+        held = int(np.searchsorted(starts_PG[:, -1], len(self._spool.held), side="right"))
+        done = undeal(first_P[:held], starts_PG[:held, group], self._spool.held, counts_PGB[:held, group], ids)
+        if held < len(first_P):
+            read = [self._spool.read(start, stop) for start, stop in starts_PG[held:, group : group + 2].tolist()]
+            start_P = np.cumsum(count_P[held:]) - count_P[held:]
+            undeal(first_P[held:], start_P, np.concatenate(read), counts_PGB[held:, group], ids[done:])
+        return ids
+
+    @cached_property
+    def _index(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint16]]:
+        """Return of P chunks where each begins, where its groups lie [P, G + 1], and what blocks give them [P, G, B]."""
+        counts = [counts_GB for _, _, counts_GB in self._chunks]
+        counts_PGB = np.zeros((len(counts), self.groups.total, max(map(np.size, counts[0][:1]))), dtype=np.uint16)
+        for chunk, counts_GB in enumerate(counts):
+            counts_PGB[chunk, :, : counts_GB.shape[1]] = counts_GB
+        index = np.array([first for first, _, _ in self._chunks]), np.stack([starts for _, starts, _ in self._chunks])
+        self._chunks.clear()
+        return *index, counts_PGB
+
+    def _with_keys(
+        self, first: int, places: Ids, counts_GB: npt.NDArray[np.uint16], key_N: npt.NDArray[np.uint32]
+    ) -> npt.NDArray[np.uint64]:
+        """Return (key, id) of a chunk's places, to sort by."""
+        from curriculum.kernels import undeal
+
+        ids = np.empty(len(places), dtype=np.uint64)
+        place = 0
+        for count_B in counts_GB:
+            place += undeal(np.array([first]), np.array([place]), places, count_B[None], ids[place:])
+        key = key_N if self.sorts > 0 else ~key_N
+        return key[ids - np.uint64(first)].astype(np.uint64) << np.uint64(32) | ids
+
+
+def item_dtype(sorts: int) -> npt.DTypeLike:
+    """Return the type of what a deal spools."""
+    return np.uint64 if sorts else np.uint16
 
 
 class Stream:
@@ -157,7 +232,7 @@ class Stream:
         )
         self._deal, self._pool = deal, pool
         self._waiting: deque[Future[Ids]] = deque()
-        self._now: Ids = np.zeros(0, dtype=deal.id_dtype)
+        self._now = self._group = deal.ids.lend(0)
 
     def take(self, count: int, out: Ids) -> None:
         """Write the next `count` ids into `out`."""
@@ -166,7 +241,8 @@ class Stream:
             if not len(self._now):
                 while self._todo and len(self._waiting) < self.AHEAD:
                     self._waiting.append(self._pool.submit(self._deal.shuffled, *self._todo.popleft()))
-                self._now = self._waiting.popleft().result()
+                self._deal.ids.give_back(self._group)
+                self._now = self._group = self._waiting.popleft().result()
                 continue
             part = self._now[: count - place]
             out[place : place + len(part)] = part

@@ -29,6 +29,10 @@ LEFT_OUT = np.uint16(0xFFFF)
 """Cell of a sample that no step reads."""
 NOWHERE = np.uint32(0xFFFFFFFF)
 """Group of a use that there is not."""
+DRAWS = 1 << 10
+"""Random numbers drawn at once."""
+BLOCK = (1 << 16) - 1
+"""Samples of a block of the deal: a place in it fits in 16 bits, and so does a count."""
 
 
 def compiled(function: F) -> F:
@@ -47,66 +51,106 @@ def _mix(value: np.uint64) -> np.uint64:  # SplitMix64's finaliser; permutation.
 
 
 @compiled
-def _hash(sample: int, key: np.uint64) -> np.uint64:
-    return _mix((np.uint64(sample) + np.uint64(1)) * GOLDEN + key)
+def _lanes(first: int, key: np.uint64, hash_Q: U64, lane_N: U16) -> None:
+    """Write 16 random bits for each of N samples from `first` on: four share a hash. Q is at least N / 4 + 2."""
+    start, skipped = np.uint64((first >> 2) + 1) * GOLDEN + key, first & 3
+    for q in range(len(hash_Q)):  # vectorised
+        hash_Q[q] = _mix(np.uint64(q) * GOLDEN + start)
+    lanes = hash_Q.view(np.uint16)
+    for i in range(len(lane_N)):
+        lane_N[i] = lanes[skipped + i]
 
 
 @compiled
-def _next(state: np.uint64) -> np.uint64:  # Knuth's linear congruence modulo 2^64; its upper bits are the good ones
-    return state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
+def _shuffle(values_N: Ids, key: np.uint64) -> None:
+    """Shuffle in place, uniformly (Fisher and Yates; Durstenfeld, 1964).
+
+    Numbers below a bound are drawn by multiplying and shifting 32 bits (Lemire, arXiv 1805.10941), without his
+    rejections: a share is off by N / 2^32 of itself at most. Unsigned places spare the test for negative ones.
+    """
+    drawn_D = np.empty(DRAWS + 1, np.uint32)
+    size, first = len(values_N), np.uint64(0)
+    while size > 1:
+        draws = min(size - 1, DRAWS)
+        half = (draws + 1) >> 1
+        for d in range(half):  # vectorised: both halves of a hash make a draw
+            bits = _mix(key + (first + np.uint64(d)) * GOLDEN)
+            drawn_D[d] = np.uint32(((bits >> np.uint64(32)) * np.uint64(size - d)) >> np.uint64(32))
+            low = bits & np.uint64(0xFFFFFFFF)
+            drawn_D[half + d] = np.uint32((low * np.uint64(size - half - d)) >> np.uint64(32))
+        last = np.uint64(size - 1)
+        for d in range(draws):
+            other = np.uint64(drawn_D[d])
+            held = values_N[last]
+            values_N[last] = values_N[other]
+            values_N[other] = held
+            last -= np.uint64(1)
+        size -= draws
+        first += np.uint64(half)
 
 
 @compiled
-def _bounded(state: np.uint64, size: int) -> np.int64:  # a number below `size`, from the upper half of the state
-    return np.int64(((state >> np.uint64(32)) * np.uint64(size)) >> np.uint64(32))
-
-
-@compiled
-def sortable(score_N: U32, key_N: U32) -> None:
-    """Write uint32 keys [N] that rise with the float32 scores whose bits `score_N` (uint32) holds; -0 counts as 0."""
+def _key(bits: np.uint32) -> np.uint32:
+    """Return the key that rises with the float32 score of these bits; -0 counts as 0."""
     sign = np.uint32(0x80000000)
-    for i in range(len(score_N)):
-        bits = score_N[i]
-        if bits == sign:
-            bits = np.uint32(0)
-        key_N[i] = ~bits if bits & sign else bits | sign
+    bits = np.uint32(0) if bits == sign else bits
+    return bits ^ np.uint32(np.uint32(0) - (bits >> np.uint32(31)) | sign)  # without branches: signs are as coins
 
 
 @compiled
-def high_histogram(key_N: U32, weight_N: I64, part_N: U16, weights_PH: I64) -> None:
+def sortable(bits_N: U32, key_N: U32) -> None:
+    """Write uint32 keys [N] that rise with the float32 scores whose bits `bits_N` holds; -0 counts as 0."""
+    for i in range(len(bits_N)):
+        key_N[i] = _key(bits_N[i])
+
+
+@compiled
+def all_finite(bits_N: U32) -> bool:
+    """Tell whether no float32 of these bits is infinite or no number."""
+    exponent = np.uint32(0x7F800000)
+    found = 0
+    for i in range(len(bits_N)):  # without a way out: this loop is vectorised
+        found |= (bits_N[i] & exponent) == exponent
+    return found == 0
+
+
+@compiled
+def high_histogram(bits_N: U32, weight_N: I64, part_N: U16, weights_PH: I64) -> None:
     """Add each sample's weight to its part's bin of the key's upper 16 bits, unless its part is LEFT_OUT."""
-    for i in range(len(key_N)):
+    for i in range(len(bits_N)):
         if part_N[i] != LEFT_OUT:
-            weights_PH[part_N[i], key_N[i] >> np.uint32(HIGH_BITS)] += weight_N[i]
+            weights_PH[part_N[i], _key(bits_N[i]) >> np.uint32(HIGH_BITS)] += weight_N[i]
 
 
 @compiled
-def low_histogram(key_N: U32, weight_N: I64, part_N: U16, row_PH: I32, weights_RL: I64) -> None:
+def low_histogram(bits_N: U32, weight_N: I64, part_N: U16, row_PH: I32, weights_RL: I64) -> None:
     """Add each sample's weight to the bin of its key's lower 16 bits, where row_PH gives its upper bin a row."""
-    for i in range(len(key_N)):
+    for i in range(len(bits_N)):
         if part_N[i] != LEFT_OUT:
-            row = row_PH[part_N[i], key_N[i] >> np.uint32(HIGH_BITS)]
+            key = _key(bits_N[i])
+            row = row_PH[part_N[i], key >> np.uint32(HIGH_BITS)]
             if row >= 0:
-                weights_RL[row, key_N[i] & np.uint32(0xFFFF)] += weight_N[i]
+                weights_RL[row, key & np.uint32(0xFFFF)] += weight_N[i]
 
 
 @compiled
-def refine(key_N: U32, edges_PE: U32, part_N: U16) -> None:
+def refine(bits_N: U32, edges_PE: U32, part_N: U16) -> None:
     """Cut every part: part = part * (E + 1) + the number of its edges below the key (an equal key goes below)."""
     edges = edges_PE.shape[1]
-    for i in range(len(key_N)):
+    for i in range(len(bits_N)):
         part = part_N[i]
         if part == LEFT_OUT:
             continue
+        key = _key(bits_N[i])
         low = 0
         if edges <= 8:  # no branches to guess wrongly
             for edge in range(edges):
-                low += edges_PE[part, edge] < key_N[i]
+                low += edges_PE[part, edge] < key
         else:
             high = edges
             while low < high:
                 middle = (low + high) // 2
-                if edges_PE[part, middle] < key_N[i]:
+                if edges_PE[part, middle] < key:
                     low = middle + 1
                 else:
                     high = middle
@@ -124,10 +168,16 @@ def count_ids(ids: I64, times_N: NDArray[np.uint8]) -> None:
 @compiled
 def count_cells(cell_N: Ids, left_out: int, times_N: NDArray[np.uint8], counts_CT: I64) -> None:
     """Count the samples of every cell by the times that they may be used (an empty `times_N`: once each)."""
-    once = len(times_N) == 0
+    if len(times_N):
+        for i in range(len(cell_N)):
+            if cell_N[i] != left_out:
+                counts_CT[cell_N[i], times_N[i]] += 1
+        return
+    count_RC = np.zeros((4, len(counts_CT)), np.int64)  # rows in turn: a count need not wait for the one before it
     for i in range(len(cell_N)):
         if cell_N[i] != left_out:
-            counts_CT[cell_N[i], 1 if once else times_N[i]] += 1
+            count_RC[i & 3, cell_N[i]] += 1
+    counts_CT[:, 1] += count_RC.sum(axis=0)
 
 
 @compiled
@@ -140,119 +190,155 @@ def deal_chunk(
     bits_CU: I64,
     group_CU: I64,
     keys_U: U64,
-    ids: Ids,
-    counts_G: I64,
+    group_UN: U32,
+    places: U16,
+    counts_GB: U16,
 ) -> int:
-    """Sort a chunk's samples by group into `ids`, rising inside a group; counts_G says how many each has.
+    """Sort a chunk's samples by group, rising inside a group; return how many `places` were written.
 
     Sample first + i belongs to cell_N[i] and is used uses_C[cell] * times_N[i] times (an empty `times_N`: once each);
     samples of cell `left_out` are passed over. Use u of cell c goes to group group_CU[c, u] + the upper bits_CU[c, u]
-    bits of its hash under keys_U[u]. Return how many ids were written.
+    of 16 random bits under keys_U[u]. Written is the sample's place in its block of BLOCK samples of the chunk;
+    counts_GB says how many each block gives to each group. `group_UN` is for what is known on the way.
     """
     samples, most = len(cell_N), len(keys_U)
-    once = len(times_N) == 0
-    group_UN = np.empty((most, samples), np.uint32)
+    groups, blocks = counts_GB.shape
+    hash_Q, lane_N = np.empty(samples // 4 + 2, np.uint64), np.empty(samples, np.uint16)
     for use in range(most):
-        shift_C = (63 - bits_CU[:, use]).astype(np.uint64)
-        first_C = group_CU[:, use].astype(np.uint64)
-        key = keys_U[use]
-        for i in range(samples):  # without branches: this loop is vectorised
-            there = cell_N[i] != left_out
-            cell = cell_N[i] if there else 0
-            uses = uses_C[cell] * (1 if once else times_N[i])
-            group = first_C[cell] + ((_hash(first + i, key) >> np.uint64(1)) >> shift_C[cell])
-            group_UN[use, i] = group if there and uses > use else NOWHERE
-    counts_G[:] = 0
-    for use in range(most):
-        for i in range(samples):
-            if group_UN[use, i] != NOWHERE:
-                counts_G[group_UN[use, i]] += 1
-    place_G = np.empty(len(counts_G), np.int64)
-    total = 0
-    for number in range(len(counts_G)):
-        place_G[number] = total
-        total += counts_G[number]
-    for use in range(most):
-        for i in range(samples):
-            number = group_UN[use, i]
-            if number != NOWHERE:
-                ids[place_G[number]] = first + i
-                place_G[number] += 1
-    return total
+        _lanes(first, keys_U[use], hash_Q, lane_N)
+        shift_C, first_C = np.full(left_out + 1, 16, np.uint32), np.full(left_out + 1, NOWHERE, np.uint32)
+        for cell in range(len(uses_C)):
+            if len(times_N) or uses_C[cell] > use:
+                shift_C[cell], first_C[cell] = 16 - bits_CU[cell, use], group_CU[cell, use]
+        for i in range(samples):  # without branches
+            group_UN[use, i] = first_C[cell_N[i]] + (np.uint32(lane_N[i]) >> shift_C[cell_N[i]])
+        for i in range(len(times_N)):
+            if cell_N[i] != left_out and uses_C[cell_N[i]] * times_N[i] <= use:
+                group_UN[use, i] = NOWHERE
+    place_G = np.zeros(groups + 1, np.uint64)
+    count_G = np.empty(groups, np.uint32)
+    for block in range(blocks):
+        count_G[:] = 0
+        for use in range(most):
+            for i in range(block * BLOCK, min(samples, (block + 1) * BLOCK)):
+                if group_UN[use, i] != NOWHERE:
+                    count_G[group_UN[use, i]] += np.uint32(1)
+        for group in range(groups):
+            counts_GB[group, block] = count_G[group]
+            place_G[group + 1] += count_G[group]
+    for group in range(groups):
+        place_G[group + 1] += place_G[group]
+    total = place_G[groups]
+    for block in range(blocks):
+        for use in range(most):
+            group_B = group_UN[use, block * BLOCK : min(samples, (block + 1) * BLOCK)]
+            for i in range(len(group_B)):
+                group = group_B[i]
+                if group != NOWHERE:
+                    place = place_G[group]
+                    places[place] = i
+                    place_G[group] = place + np.uint64(1)
+    return np.int64(total)
 
 
 @compiled
-def shuffle_group(ids: Ids, key: np.uint64, leaf_key: np.uint64, group_bits: int, leaf_bits: int, out: Ids) -> None:
-    """Shuffle one group uniformly into `out`: deal it to leaves by the hash's next bits, then Fisher and Yates.
+def undeal(first_P: I64, start_P: I64, places: U16, counts_PB: U16, ids: Ids) -> int:
+    """Write the ids of a group, dealt from P chunks, and return how many: the inverse of `deal_chunk`.
 
-    A leaf fits a core's cache. `ids` rise; the hash is that of `deal_chunk`, whose upper `group_bits` chose the group.
+    Chunk p begins at sample first_P[p], and its places in the group at places[start_P[p]].
     """
-    leaves = 1 << leaf_bits
-    end = np.zeros(leaves + 1, np.int64)
-    shift, mask = np.uint64(64 - group_bits - leaf_bits), np.uint64(leaves - 1)
-    if leaf_bits == 0:
-        out[: len(ids)] = ids
-        end[1] = len(ids)
-    else:
-        leaf_N = np.empty(len(ids), np.uint16)
-        for i in range(len(ids)):
-            leaf_N[i] = (_hash(ids[i], key) >> shift) & mask
-            end[leaf_N[i] + 1] += 1
-        for leaf in range(leaves):
-            end[leaf + 1] += end[leaf]
-        place = end[:-1].copy()
-        for i in range(len(ids)):
-            out[place[leaf_N[i]]] = ids[i]
-            place[leaf_N[i]] += 1
-    for leaf in range(leaves):
-        start = end[leaf]
-        state = _mix(leaf_key + np.uint64(leaf) * GOLDEN)
-        for i in range(end[leaf + 1] - start - 1, 0, -1):
-            state = _next(state)
-            j = _bounded(state, i + 1)
-            out[start + i], out[start + j] = out[start + j], out[start + i]
+    total = np.uint64(0)
+    for chunk in range(len(first_P)):
+        place = np.uint64(start_P[chunk])
+        for block in range(counts_PB.shape[1]):
+            start = first_P[chunk] + block * BLOCK
+            for i in range(np.uint64(counts_PB[chunk, block])):
+                ids[total + i] = start + places[place + i]
+            place += np.uint64(counts_PB[chunk, block])
+            total += np.uint64(counts_PB[chunk, block])
+    return np.int64(total)
+
+
+@compiled
+def shuffle_group(ids: Ids, key: np.uint64) -> None:
+    """Shuffle a group in its place, uniformly."""
+    _shuffle(ids, key)
+
+
+@compiled
+def shuffle_leaves(ids: Ids, key: np.uint64, leaf_key: np.uint64, leaf_bits: int, out: Ids) -> None:
+    """Shuffle a group uniformly into `out`: deal it to 2^leaf_bits leaves, which fit a core's cache, and shuffle them."""
+    end = np.zeros((1 << leaf_bits) + 1, np.int64)
+    leaf_N = np.empty(len(ids), np.uint16)
+    for i in range(len(ids)):  # vectorised
+        leaf_N[i] = _mix((np.uint64(ids[i]) + np.uint64(1)) * GOLDEN + leaf_key) >> np.uint64(64 - leaf_bits)
+    for i in range(len(ids)):
+        end[leaf_N[i] + 1] += 1
+    for leaf in range(1 << leaf_bits):
+        end[leaf + 1] += end[leaf]
+    place = end[:-1].copy()
+    for i in range(len(ids)):
+        out[place[leaf_N[i]]] = ids[i]
+        place[leaf_N[i]] += 1
+    for leaf in range(1 << leaf_bits):
+        _shuffle(out[end[leaf] : end[leaf + 1]], _mix(key + np.uint64(leaf) * GOLDEN))
 
 
 @compiled
 def compose_steps(
     first_step: int, counts_SC: I32, stream: Ids, start_C: I64, turn_C: I64, key: np.uint64, ids: Ids, cells: Ids
 ) -> None:
-    """Write the positions of some steps: each step's cells in an order shuffled by its number, ids from the streams.
+    """Write the positions of some steps: each step's samples in an order shuffled by its number.
 
     stream[start_C[c]:] are the ids that cell c gives next; counts_SC how many each step takes. `turn_C` is empty, or
     the place of each cell's turn in a sort, stratum by stratum: (place of its stratum's first turn) << 32 | its own.
-    Then a stratum's cells stand in their turns at the positions that the shuffle gave the stratum.
+    Then a stratum's cells stand in their turns, each one's ids in their order, at the positions that the shuffle gave
+    the stratum.
     """
-    place_C = start_C.copy()
-    cell_of_turn_C, now_C, left_C = np.empty_like(turn_C), np.empty_like(turn_C), np.empty_like(turn_C)
+    next_C = start_C.copy()
+    largest = counts_SC.sum(axis=1).max()
+    taken, label = np.empty(largest, ids.dtype), np.empty(largest, cells.dtype)
+    slot = np.empty(largest, np.uint32)
+    first = 0
+    for step in range(len(counts_SC)):
+        size = 0
+        for cell in range(counts_SC.shape[1]):
+            count, place = counts_SC[step, cell], next_C[cell]
+            taken[size : size + count] = stream[place : place + count]
+            label[size : size + count] = cell
+            next_C[cell] += count
+            size += count
+        for i in range(size):
+            slot[i] = i
+        _shuffle(slot[:size], _mix(key + np.uint64(first_step + step) * GOLDEN))
+        ids_B, cells_B = ids[first : first + size], cells[first : first + size]
+        for i in range(size):
+            ids_B[i] = taken[slot[i]]
+            cells_B[i] = label[slot[i]]
+        if len(turn_C):
+            _take_turns(counts_SC[step], taken, turn_C, ids_B, cells_B)
+        first += size
+
+
+@compiled
+def _take_turns(count_C: I32, taken: Ids, turn_C: I64, ids_B: Ids, cells_B: Ids) -> None:
+    """Let a step's cells stand in their turns inside their stratum, and each one's ids in the order of `taken`."""
+    cell_of_turn_C, now_C = np.empty_like(turn_C), np.empty_like(turn_C)
+    left_C, next_C = np.empty_like(turn_C), np.empty_like(turn_C)
+    place = 0
     for cell in range(len(turn_C)):
         cell_of_turn_C[turn_C[cell] & 0xFFFFFFFF] = cell
-    position = 0
-    for step in range(len(counts_SC)):
-        start = position
-        for cell in range(counts_SC.shape[1]):
-            for _ in range(counts_SC[step, cell]):
-                cells[position] = cell
-                position += 1
-        state = _mix(key + np.uint64(first_step + step) * GOLDEN)
-        for i in range(position - start - 1, 0, -1):
-            state = _next(state)
-            j = _bounded(state, i + 1)
-            cells[start + i], cells[start + j] = cells[start + j], cells[start + i]
-        if len(turn_C):
-            for cell in range(len(turn_C)):
-                left_C[cell] = counts_SC[step, cell]
-                now_C[cell] = cell
-            for i in range(start, position):
-                stratum = turn_C[cells[i]] >> 32
-                while left_C[cell_of_turn_C[now_C[stratum]]] == 0:
-                    now_C[stratum] += 1
-                cells[i] = cell_of_turn_C[now_C[stratum]]
-                left_C[cells[i]] -= 1
-        for i in range(start, position):
-            cell = cells[i]
-            ids[i] = stream[place_C[cell]]
-            place_C[cell] += 1
+        now_C[cell], left_C[cell], next_C[cell] = cell, count_C[cell], place
+        place += count_C[cell]
+    for i in range(len(cells_B)):
+        stratum = turn_C[cells_B[i]] >> 32
+        while left_C[cell_of_turn_C[now_C[stratum]]] == 0:
+            now_C[stratum] += 1
+        cell = cell_of_turn_C[now_C[stratum]]
+        left_C[cell] -= 1
+        cells_B[i] = cell
+        ids_B[i] = taken[next_C[cell]]
+        next_C[cell] += 1
 
 
 @compiled

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from curriculum.concurrency import Sums, mapped
 
 Keys = NDArray[np.uint32]
+Bits = NDArray[np.uint32]
 
 BINS = 1 << 16
 ROWS_AT_ONCE = 512
@@ -30,15 +31,15 @@ LEFT_OUT = 0xFFFF
 
 
 @dataclass(frozen=True)
-class Keyed:
-    """A chunk: key, weight and part of every sample, [N]."""
+class Scored:
+    """A chunk: the bits of its float32 score, weight and part of every sample, [N]."""
 
-    key_N: Keys
+    bits_N: Bits
     weight_N: NDArray[np.int64]
     part_N: NDArray[np.uint16]
 
 
-Chunks = Callable[[], Iterator[Callable[[], Keyed]]]
+Chunks = Callable[[], Iterator[Callable[[], Scored]]]
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,17 @@ class Edges:
     poor_P: NDArray[np.bool_]
 
 
+def bits_of(score_N: NDArray[np.float32]) -> Bits:
+    """Return the bits of scores, not copied where they lie one after the other."""
+    return np.ascontiguousarray(score_N, dtype=np.float32).view(np.uint32)
+
+
 def keys_of(score_N: NDArray[np.float32]) -> Keys:
     """Return uint32 keys that compare as the scores do."""
     from curriculum.kernels import sortable
 
     key_N = np.empty(len(score_N), dtype=np.uint32)
-    sortable(np.ascontiguousarray(score_N, dtype=np.float32).view(np.uint32), key_N)
+    sortable(bits_of(score_N), key_N)
     return key_N
 
 
@@ -67,7 +73,7 @@ def scores_of(key_N: Keys) -> NDArray[np.float32]:
 def equal_parts(chunks: Chunks, inside: int, parts: int, workers: int = 1) -> Edges:
     """Return the edges that cut each of `inside` parts into `parts` equal ones, by weight.
 
-    `chunks` begins a pass: it yields functions that give a chunk's keys, which are called on `workers` threads.
+    `chunks` begins a pass: it yields functions that give a chunk's scores, which are called on `workers` threads.
 
     Edge j of a part is its smallest key at or below which at least j / parts of its weight lies. Where a part has too
     few distinct scores its edges are the largest key there is, so that it stays whole, in its first piece. Two passes
@@ -83,25 +89,25 @@ def equal_parts(chunks: Chunks, inside: int, parts: int, workers: int = 1) -> Ed
     return Edges(keys_PE, np.concatenate([group.poor_P for group in groups]))
 
 
-def _only(chunks: Chunks, first: int) -> Iterator[Callable[[], Keyed]]:
+def _only(chunks: Chunks, first: int) -> Iterator[Callable[[], Scored]]:
     """Yield chunks in which the PARTS_AT_ONCE parts from `first` on are numbered from 0, and no others count."""
 
-    def renumbered(make: Callable[[], Keyed]) -> Keyed:
+    def renumbered(make: Callable[[], Scored]) -> Scored:
         chunk = make()
         part_N = chunk.part_N.astype(np.int64) - first
         inside_N = (part_N >= 0) & (part_N < PARTS_AT_ONCE) & (chunk.part_N != LEFT_OUT)
-        return Keyed(chunk.key_N, chunk.weight_N, np.where(inside_N, part_N, LEFT_OUT).astype(np.uint16))
+        return Scored(chunk.bits_N, chunk.weight_N, np.where(inside_N, part_N, LEFT_OUT).astype(np.uint16))
 
     return (partial(renumbered, make) for make in chunks())
 
 
 def _summed(
-    chunks: Chunks, add: Callable[[Keyed, NDArray[np.int64]], None], shape: tuple[int, ...], workers: int
+    chunks: Chunks, add: Callable[[Scored, NDArray[np.int64]], None], shape: tuple[int, ...], workers: int
 ) -> NDArray[np.int64]:
     """Return what `add` adds up over a pass."""
     sums = Sums(shape)
 
-    def work(make: Callable[[], Keyed]) -> None:
+    def work(make: Callable[[], Scored]) -> None:
         chunk = make()
         with sums.one() as array:
             add(chunk, array)
@@ -117,7 +123,7 @@ def _equal_parts(chunks: Chunks, inside: int, parts: int, workers: int) -> Edges
 
     upper_PH = _summed(
         chunks,
-        lambda chunk, sums_PH: high_histogram(chunk.key_N, chunk.weight_N, chunk.part_N, sums_PH),
+        lambda chunk, sums_PH: high_histogram(chunk.bits_N, chunk.weight_N, chunk.part_N, sums_PH),
         (inside, BINS),
         workers,
     )
@@ -147,10 +153,10 @@ def _equal_parts(chunks: Chunks, inside: int, parts: int, workers: int) -> Edges
     return Edges(keys_PE, poor_P)
 
 
-def _add_lower(row_PH: NDArray[np.int32], chunk: Keyed, sums_RL: NDArray[np.int64]) -> None:
+def _add_lower(row_PH: NDArray[np.int32], chunk: Scored, sums_RL: NDArray[np.int64]) -> None:
     from curriculum.kernels import low_histogram
 
-    low_histogram(chunk.key_N, chunk.weight_N, chunk.part_N, row_PH, sums_RL)
+    low_histogram(chunk.bits_N, chunk.weight_N, chunk.part_N, row_PH, sums_RL)
 
 
 def _nothing_above(keys_PE: Keys, upper_PH: NDArray[np.int64], chunks: Chunks) -> NDArray[np.bool_]:
@@ -163,7 +169,7 @@ def _nothing_above(keys_PE: Keys, upper_PH: NDArray[np.int64], chunks: Chunks) -
     largest_P = np.zeros(len(keys_PE), dtype=np.uint32)
     for chunk in (make() for make in chunks()):
         for part in np.flatnonzero(unsure_P):
-            mine = chunk.key_N[chunk.part_N == part]
+            mine = chunk.bits_N[chunk.part_N == part].view(np.float32)
             if len(mine):
-                largest_P[part] = max(largest_P[part], mine.max())
+                largest_P[part] = max(largest_P[part], keys_of(mine.max(keepdims=True))[0])
     return unsure_P & (last_P >= largest_P)

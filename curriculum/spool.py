@@ -1,7 +1,8 @@
-"""A queue of arrays that stays in memory while it is small and goes to a file that nobody sees when it is not."""
+"""A long array that is written once from front to end: its front in memory, the rest in a file that nobody sees."""
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 from types import TracebackType
@@ -12,50 +13,68 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-HELD_BYTES = 1 << 28
+HELD_BYTES = 1 << 30
 """What is kept in memory."""
 
 
 class Spool:
-    """Pieces of one type, appended in turn and read in part; `len` counts them."""
+    """Pieces of one type, appended in turn and read by the place of their items; `len` counts items."""
 
-    def __init__(self, folder: Path | None, name: str, dtype: npt.DTypeLike, held_bytes: int = HELD_BYTES) -> None:
-        """Keep `held_bytes` in memory and the rest in a file in `folder`; without a folder, everything in memory."""
+    def __init__(
+        self, folder: Path | None, name: str, dtype: npt.DTypeLike, most: int, held_bytes: int | None = None
+    ) -> None:
+        """Make room for `most` items: `held_bytes` (HELD_BYTES) in memory and the rest in a file in `folder`.
+
+        Without a folder everything is held. Memory that is not written yet costs nothing.
+        """
         self.dtype = np.dtype(dtype)
         self._path = folder / f".{name}.spool" if folder is not None else None
-        self._held_bytes = held_bytes
-        self._bytes = 0
+        held = most * self.dtype.itemsize
+        if self._path is not None:
+            held = min(held, HELD_BYTES if held_bytes is None else held_bytes)
+        self._memory = mmap.mmap(-1, max(1, held), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
+        self._held: Array = np.frombuffer(self._memory, self.dtype, held // self.dtype.itemsize)
+        self._length = 0
+        self._in_memory = 0
         self._descriptor = -1
-        self._pieces: list[Array | int] = []  # an array, or where it begins in the file
-        self._sizes: list[int] = []
-        self._file_end = 0
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return self._length
 
     def append(self, piece: Array) -> None:
         """Keep a piece [n]."""
         assert piece.dtype == self.dtype, f"{piece.dtype} in a spool of {self.dtype}"
-        self._sizes.append(len(piece))
-        if self._path is None or self._bytes + piece.nbytes <= self._held_bytes:
-            self._bytes += piece.nbytes
-            self._pieces.append(piece)
-            return
-        self._pieces.append(self._file_end)
-        self._write(np.ascontiguousarray(piece).view(np.uint8).data)
+        start, self._length = self._length, self._length + len(piece)
+        if start == self._in_memory and self._length <= len(self._held):
+            self._held[start : self._length] = piece
+            self._in_memory = self._length
+        else:
+            self._write(np.ascontiguousarray(piece).view(np.uint8).data)
 
-    def read(self, piece: int, first: int = 0, last: int | None = None) -> Array:
-        """Return items first to last of a piece."""
-        last = self._sizes[piece] if last is None else last
-        where = self._pieces[piece]
-        if not isinstance(where, int):
-            return where[first:last]
+    @property
+    def held(self) -> Array:
+        """Return the items in memory, not copied; the rest is in the file."""
+        return self._held[: self._in_memory]
+
+    def read(self, first: int, last: int) -> Array:
+        """Return items first to last of one piece: a view of them where they are held."""
+        if last <= self._in_memory:
+            return self._held[first:last]
         size = self.dtype.itemsize
         data = bytearray((last - first) * size)
-        done = 0
+        start, done = (first - self._in_memory) * size, 0
         while done < len(data):
-            done += os.preadv(self._descriptor, [memoryview(data)[done:]], where + first * size + done)
+            done += os.preadv(self._descriptor, [memoryview(data)[done:]], start + done)
         return np.frombuffer(data, dtype=self.dtype)
+
+    def forget(self, first: int, last: int) -> None:
+        """Give back the memory of items that will not be read again, page by page."""
+        size, page = self.dtype.itemsize, mmap.PAGESIZE
+        start, stop = -(-first * size // page) * page, min(last, self._in_memory) * size // page * page
+        if start < stop and hasattr(mmap, "MADV_DONTNEED"):
+            self._memory.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
     def __enter__(self) -> Self:
         return self
@@ -66,8 +85,8 @@ class Spool:
         self.close()
 
     def close(self) -> None:
-        """Let go of memory and file."""
-        self._pieces.clear()
+        """Let go of memory (when the last view of it is gone) and file."""
+        self._held = np.zeros(0, self.dtype)
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -78,6 +97,4 @@ class Spool:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             os.unlink(self._path)  # its space is given back however this process ends
         while len(view):
-            written = os.write(self._descriptor, view)
-            self._file_end += written
-            view = view[written:]
+            view = view[os.write(self._descriptor, view) :]

@@ -297,7 +297,7 @@ def test_a_spool_that_finds_no_space_leaves_nothing_behind(own, tmp_path, monkey
     def full(descriptor, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(spool.Spool.__init__, "__defaults__", (1000,))
+    monkeypatch.setattr(spool, "HELD_BYTES", 1000)
     monkeypatch.setattr(spool.os, "write", full)
     asked = ArrangeSettings(
         output=str(tmp_path / "out" / "order"), own_scores=own, preference=Sorted(score="quality"), batch_size=10

@@ -274,7 +274,7 @@ def test_neither_chunks_nor_workers_nor_memory_change_a_bit(written, case, piece
         patch.setattr(columns, "CHUNK_SAMPLES", pieces[0] * 5)
         patch.setattr(arrangement, "CHUNK_SAMPLES", pieces[0] * 5)
         patch.setattr(compose, "POSITIONS_AT_ONCE", pieces[1])
-        patch.setattr(spool.Spool.__init__, "__defaults__", (data.draw(st.sampled_from([0, 500, 1 << 28])),))
+        patch.setattr(spool, "HELD_BYTES", data.draw(st.sampled_from([0, 500, 1 << 28])))
         other = written(case, workers=data.draw(st.integers(1, 4)))
     assert other.order.fingerprint == first.order.fingerprint
     assert (other.ids == first.ids).all()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from curriculum import deal as module
-from curriculum.deal import Deal
+from curriculum.deal import Deal, item_dtype
 from curriculum.spool import Spool
 
 NO_TIMES, NO_KEYS = np.zeros(0, np.uint8), np.zeros(0, np.uint32)
@@ -26,11 +26,11 @@ def dealt(tmp_path, monkeypatch):
         counts_CU = np.array(
             [[((cell_N == c) & (uses_C[c] * times > u)).sum() for u in range(most)] for c in range(len(uses))]
         )
-        with Spool(tmp_path, "deal", np.uint64 if sorts else np.uint32, held) as spool:
+        with Spool(tmp_path, "deal", item_dtype(sorts), int(counts_CU.sum()), held) as spool:
             deal = Deal(counts_CU, uses_C, seed=seed, sorts=sorts, id_dtype=np.uint32, spool=spool)
             for first in range(0, len(cell_N), chunk):
                 here = slice(first, first + chunk)
-                deal.add(*deal.deal(first, cell_N[here], times_N[here], key_N[here]))
+                deal.add(deal.deal(first, cell_N[here], times_N[here], key_N[here]))
             with ThreadPoolExecutor(1) as pool:
                 result = []
                 for stream, count in zip(deal.streams(pool), counts_CU.sum(axis=1), strict=True):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curriculum import quantiles
-from curriculum.quantiles import Keyed, equal_parts, keys_of, scores_of
+from curriculum.quantiles import Scored, bits_of, equal_parts, keys_of, scores_of
 
 EXAMPLES = settings().max_examples
 TINY = np.float32(1e-45)
@@ -62,7 +62,7 @@ def test_edges_are_those_of_a_sort(corpus, chunk, rows_at_once, parts_at_once, w
     def chunks():
         for start in range(0, len(score_N), chunk):
             here = slice(start, start + chunk)
-            yield partial(Keyed, keys_of(score_N[here]), weight_N[here].astype(np.int64), part_N[here])
+            yield partial(Scored, bits_of(score_N[here]), weight_N[here].astype(np.int64), part_N[here])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantiles, "ROWS_AT_ONCE", rows_at_once)
@@ -88,7 +88,7 @@ def test_many_equal_samples_are_cut_into_many_equal_parts():
     score_N = np.random.default_rng(0).permutation(10_000).astype(np.float32)
 
     def chunks():
-        yield lambda: Keyed(keys_of(score_N), np.ones(10_000, dtype=np.int64), np.zeros(10_000, dtype=np.uint16))
+        yield lambda: Scored(bits_of(score_N), np.ones(10_000, dtype=np.int64), np.zeros(10_000, dtype=np.uint16))
 
     edges = scores_of(equal_parts(chunks, 1, 1000).keys_PE[0])
     assert edges.tolist() == list(range(9, 9990, 10))

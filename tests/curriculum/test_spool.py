@@ -10,20 +10,39 @@ from curriculum.spool import Spool
 def test_pieces_come_back_in_part_from_memory_and_from_the_file(tmp_path, held):
     rng = np.random.default_rng(0)
     pieces = [rng.integers(0, 1000, size).astype(np.uint32) for size in (0, 3, 20, 1, 0, 50)]
-    with Spool(tmp_path, "thing", np.uint32, held) as spool:
+    with Spool(tmp_path, "thing", np.uint32, 74, held) as spool:
         for piece in pieces:
             spool.append(piece)
-        assert len(spool) == len(pieces)
-        for index, piece in enumerate(pieces):
-            assert spool.read(index).tolist() == piece.tolist()
+        assert len(spool) == 74
+        assert len(spool.held) == {0: 0, 100: 24, 1 << 20: 74}[held]
+        start = 0
+        for piece in pieces:
             first, last = len(piece) // 3, len(piece) * 2 // 3
-            assert spool.read(index, first, last).tolist() == piece[first:last].tolist()
+            assert spool.read(start, start + len(piece)).tolist() == piece.tolist()
+            assert spool.read(start + first, start + last).tolist() == piece[first:last].tolist()
+            start += len(piece)
         assert list(tmp_path.iterdir()) == []  # the file is nobody's to see: a kill leaves nothing
+
+
+def test_what_is_forgotten_takes_no_memory_and_harms_no_neighbour(tmp_path):
+    items = np.arange(1 << 22, dtype=np.uint32)
+    with Spool(None, "thing", np.uint32, len(items)) as spool:
+        spool.append(items)
+        before = resident_bytes()
+        spool.forget(5, len(items) - 5)
+        assert before - resident_bytes() > 0.9 * items.nbytes
+        assert spool.read(0, 5).tolist() == [0, 1, 2, 3, 4]
+        assert spool.read(len(items) - 5, len(items)).tolist() == items[-5:].tolist()
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_spool_gives_its_file_back(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
-    with Spool(tmp_path, "thing", np.uint8, 0) as spool:
+    with Spool(tmp_path, "thing", np.uint8, 10, 0) as spool:
         spool.append(np.zeros(10, np.uint8))
         assert len(os.listdir("/proc/self/fd")) == before + 1
     assert len(os.listdir("/proc/self/fd")) == before

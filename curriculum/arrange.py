@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,37 +85,40 @@ def run(settings: ArrangeSettings) -> Order:
     folder = Path(settings.output)
     places = ("tokens", "scores", "own_scores", "output", "workers")
     config = {key: value for key, value in asdict(settings).items() if key not in places}
-    inputs = {**columns.inputs, **settings.preference.inputs}
-    if reusable(folder, KIND, config=config, inputs=inputs):
-        log.info("order %s is whole and made of the same: reused", folder)
-        return Order.open(folder)
-    layout = Layout(
-        settings.preference,
-        columns,
-        fold_key=key_of(settings.seed, "fold"),
-        keep_unscored=settings.nonfinite == "bucket",
-        times=_subset(columns, settings),
-        workers=settings.workers,
-    )
-    with (
-        create(folder, KIND, config=config, inputs=inputs) as draft,
-        Arrangement(layout, settings.batch_size, settings.seed, draft.path) as arrangement,
-        OrderWriter(draft, columns.samples, layout.cells) as writer,
-    ):
-        _check_size(settings, arrangement)
-        writer.steps(arrangement.plan_SC, arrangement.counts_SC)
-        for ids, cells in arrangement.pieces():
-            writer.positions(ids, cells)
-        steps = len(arrangement.counts_SC)
-        draft.facts.update(
-            writer.finish(),
-            **arrangement.facts(),
-            steps=steps,
-            batch_size=settings.batch_size,
-            stage_ends=[round(steps * stage / settings.stages) for stage in range(1, settings.stages + 1)],
-            slice=settings.slice,
-            seq_len=columns.tokens.seq_len if columns.tokens is not None else None,
+    with ThreadPoolExecutor(1) as reader:
+        # All scores are read for their fingerprint: beside the first pass over them, not before it.
+        inputs = reader.submit(lambda: {**columns.inputs, **settings.preference.inputs})
+        if folder.exists() and reusable(folder, KIND, config=config, inputs=inputs.result()):
+            log.info("order %s is whole and made of the same: reused", folder)
+            return Order.open(folder)
+        layout = Layout(
+            settings.preference,
+            columns,
+            fold_key=key_of(settings.seed, "fold"),
+            keep_unscored=settings.nonfinite == "bucket",
+            times=_subset(columns, settings),
+            workers=settings.workers,
         )
+        with (
+            create(folder, KIND, config=config) as draft,
+            Arrangement(layout, settings.batch_size, settings.seed, draft.path) as arrangement,
+            OrderWriter(draft, columns.samples, layout.cells) as writer,
+        ):
+            _check_size(settings, arrangement)
+            writer.steps(arrangement.plan_SC, arrangement.counts_SC)
+            for ids, cells in arrangement.pieces():
+                writer.positions(ids, cells)
+            steps = len(arrangement.counts_SC)
+            draft.inputs.update(inputs.result())
+            draft.facts.update(
+                writer.finish(),
+                **arrangement.facts(),
+                steps=steps,
+                batch_size=settings.batch_size,
+                stage_ends=[round(steps * stage / settings.stages) for stage in range(1, settings.stages + 1)],
+                slice=settings.slice,
+                seq_len=columns.tokens.seq_len if columns.tokens is not None else None,
+            )
     order = Order.open(folder)
     _tell(order, layout)
     return order

@@ -78,6 +78,8 @@ class Draft:
     entries: dict[str, FileEntry] = field(default_factory=dict)
     """Files whose size and checksum are known from their writing; the others are read once more."""
     outside: dict[str, OutsideFile] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Fingerprints of what went in, by name; they may become known while the artifact is written."""
 
 
 def fingerprint_of(value: Any) -> str:
@@ -109,7 +111,9 @@ def code_version() -> str:
 
 
 @contextmanager
-def create(folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapping[str, str]) -> Iterator[Draft]:
+def create(
+    folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapping[str, str] | None = None
+) -> Iterator[Draft]:
     """Write an artifact: yield a temporary sibling of `folder`; commit it under its name when the block ends well.
 
     An exception removes the temporary folder; a killed process leaves one named `.<name>.tmp-*`, which the next
@@ -122,14 +126,14 @@ def create(folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mappin
     remove_abandoned(folder)
     temporary = folder.parent / f".{folder.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     temporary.mkdir()
-    draft = Draft(temporary)
+    draft = Draft(temporary, inputs=dict(inputs or {}))
     try:
         yield draft
         write_manifest(
             temporary,
             kind,
             config=config,
-            inputs=inputs,
+            inputs=draft.inputs,
             facts=draft.facts,
             outside=draft.outside,
             known=draft.entries,

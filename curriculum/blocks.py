@@ -6,7 +6,9 @@ artifact's manifest vouches for blocks.bin itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +21,8 @@ from curriculum.artifact import ArtifactError, FileEntry, Manifest
 
 BLOCKS = "blocks.bin"
 BLOCK_BYTES = 1 << 18
+FLUSH_BYTES = 1 << 27
+"""Written between two flushes in the background: the disk works while the next bytes are made."""
 
 Array = npt.NDArray[Any]
 
@@ -39,6 +43,9 @@ class BlockWriter:
         self._whole = xxhash.xxh3_128()
         self._rest = bytearray()
         self._bytes = 0
+        self._pool = ThreadPoolExecutor(1)
+        self._flush: Future[None] | None = None
+        self._flushed_bytes = 0
 
     def write(self, values: Array) -> None:
         """Append values, cast to the file's type (which must hold them)."""
@@ -46,6 +53,7 @@ class BlockWriter:
         self._file.write(data)
         self._whole.update(data)
         self._bytes += len(data)
+        self._flush_behind()
         start = 0
         if self._rest:
             start = min(BLOCK_BYTES - len(self._rest), len(data))
@@ -68,7 +76,19 @@ class BlockWriter:
         if self._rest:
             self.digests.append(xxhash.xxh3_64_intdigest(self._rest))
             self._rest.clear()
+        self._pool.shutdown()
         self._file.close()
+        if self._flush is not None and kind is None:
+            self._flush.result()
+
+    def _flush_behind(self) -> None:
+        if self._flush is not None and self._flush.done():
+            self._flush.result()  # raises what the disk said
+            self._flush = None
+        if self._flush is None and self._bytes - self._flushed_bytes >= FLUSH_BYTES:
+            self._file.flush()
+            self._flushed_bytes = self._bytes
+            self._flush = self._pool.submit(os.fdatasync, self._file.fileno())
 
     @property
     def entry(self) -> FileEntry:

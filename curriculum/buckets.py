@@ -84,6 +84,8 @@ class Layout:
         self.expressions = [Expression(cut.by) for cut in preference.cuts() if cut.by not in (SOURCE, FOLD)]
         self.cuts: list[CutEdges] = []
         self._fold_key = fold_key
+        self._finite: set[str] = set()
+        self._seen_unscored = False
         for expression in self.expressions:
             columns.check(expression)
         if self.cells > MOST_CELLS:
@@ -174,6 +176,8 @@ class Layout:
             return Scored(bits_of(chunk.scores[cut.by]), chunk.weight_N, self._parts(chunk, done))
 
         edges = equal_parts(lambda: (partial(scored, chunk) for chunk in self.chunks()), parts, cut.parts, self.workers)
+        if not self._seen_unscored:  # what two passes have shown, the next need not ask
+            self._finite.update(expression.text for expression in self.expressions)
         self._check_poor(edges.poor_P, cut, parts)
         return CutEdges(cut, cut.parts, np.repeat(edges.keys_PE, inside // parts, axis=0))
 
@@ -221,7 +225,8 @@ class Layout:
         unscored_N: NDArray[np.bool_] | None = None
         for expression in self.expressions:
             score_N = chunk.scores[expression.text]
-            if not all_finite(bits_of(score_N)):
+            if expression.text not in self._finite and not all_finite(bits_of(score_N)):
+                self._seen_unscored = True
                 infinite_N = ~np.isfinite(score_N) & self._counts(chunk)
                 unscored_N = infinite_N if unscored_N is None else unscored_N | infinite_N
         return unscored_N if unscored_N is not None and unscored_N.any() else None

@@ -136,24 +136,35 @@ def low_histogram(bits_N: U32, weight_N: I64, part_N: U16, row_PH: I32, weights_
 @compiled
 def refine(bits_N: U32, edges_PE: U32, part_N: U16) -> None:
     """Cut every part: part = part * (E + 1) + the number of its edges below the key (an equal key goes below)."""
-    edges = edges_PE.shape[1]
+    parts, edges = edges_PE.shape
+    if edges <= 8:  # no branches to guess wrongly, and edge by edge: vectorised
+        low_N = np.empty(min(len(bits_N), 4096), np.uint16)
+        for first in range(0, len(bits_N), len(low_N)):
+            part_B, bits_B = part_N[first : first + len(low_N)], bits_N[first : first + len(low_N)]
+            low_N[:] = 0
+            for edge in range(edges):
+                if parts == 1:
+                    for i in range(len(part_B)):
+                        low_N[i] += edges_PE[0, edge] < _key(bits_B[i])
+                else:
+                    for i in range(len(part_B)):
+                        low_N[i] += edges_PE[0 if part_B[i] == LEFT_OUT else part_B[i], edge] < _key(bits_B[i])
+            for i in range(len(part_B)):
+                part = np.uint16(part_B[i] * np.uint16(edges + 1) + low_N[i])
+                part_B[i] = LEFT_OUT if part_B[i] == LEFT_OUT else part
+        return
     for i in range(len(bits_N)):
         part = part_N[i]
         if part == LEFT_OUT:
             continue
         key = _key(bits_N[i])
-        low = 0
-        if edges <= 8:  # no branches to guess wrongly
-            for edge in range(edges):
-                low += edges_PE[part, edge] < key
-        else:
-            high = edges
-            while low < high:
-                middle = (low + high) // 2
-                if edges_PE[part, middle] < key:
-                    low = middle + 1
-                else:
-                    high = middle
+        low, high = 0, edges
+        while low < high:
+            middle = (low + high) // 2
+            if edges_PE[part, middle] < key:
+                low = middle + 1
+            else:
+                high = middle
         part_N[i] = np.uint16(part * (edges + 1) + low)
 
 

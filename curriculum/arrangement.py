@@ -49,9 +49,7 @@ class Arrangement:
         self._batch_size, self._seed, self._workers = batch_size, seed, layout.workers
         self._stack = ExitStack()
         cell_dtype = np.uint8 if layout.cells < 255 else np.uint16
-        self._cells = self._stack.enter_context(
-            Spool(scratch, "cells", cell_dtype, layout.columns.samples, CELL_BYTES)
-        )
+        self._cells = self._stack.enter_context(Spool(scratch, "cells", cell_dtype, layout.columns.samples, CELL_BYTES))
         self._scratch = scratch
 
     def __enter__(self) -> Self:

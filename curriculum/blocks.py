@@ -21,7 +21,7 @@ from curriculum.artifact import ArtifactError, FileEntry, Manifest
 
 BLOCKS = "blocks.bin"
 BLOCK_BYTES = 1 << 18
-FLUSH_BYTES = 1 << 27
+FLUSH_BYTES = 1 << 26
 """Written between two flushes in the background: the disk works while the next bytes are made."""
 
 Array = npt.NDArray[Any]
@@ -87,13 +87,20 @@ class BlockWriter:
             self._flush = None
         if self._flush is None and self._bytes - self._flushed_bytes >= FLUSH_BYTES:
             self._file.flush()
+            self._flush = self._pool.submit(_flush, self._file.fileno(), self._flushed_bytes, self._bytes)
             self._flushed_bytes = self._bytes
-            self._flush = self._pool.submit(os.fdatasync, self._file.fileno())
 
     @property
     def entry(self) -> FileEntry:
         """Return the file's size and checksum for the manifest."""
         return FileEntry(self._bytes, self._whole.hexdigest())
+
+
+def _flush(descriptor: int, start: int, stop: int) -> None:
+    """Bring a file to the disk, and let the system use the memory of what was written for what comes."""
+    os.fsync(descriptor)
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
 def write_blocks(folder: Path, writers: Mapping[str, BlockWriter]) -> dict[str, int]:

@@ -89,7 +89,7 @@ class Sums:
 
 
 class Buffers:
-    """Arrays that are used over and over, on any thread: the system clears new memory page by page, which costs time."""
+    """Arrays that are used again, on any thread: the system clears new memory page by page, and that takes time."""
 
     def __init__(self, dtype: npt.DTypeLike) -> None:
         self.dtype = np.dtype(dtype)

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -107,9 +106,7 @@ class Deal:
         self.ids = Buffers(id_dtype)
         """What `shuffled` returns is lent from these."""
 
-    def deal(
-        self, first: int, cell_N: Ids, times_N: npt.NDArray[np.uint8], key_N: npt.NDArray[np.uint32]
-    ) -> Dealt:
+    def deal(self, first: int, cell_N: Ids, times_N: npt.NDArray[np.uint8], key_N: npt.NDArray[np.uint32]) -> Dealt:
         """Sort a chunk by group; hand the result to `add` in the order of the chunks. May run on many threads.
 
         `cell_N` holds cells, and the largest number of its type for what is left out; `times_N` is empty where every
@@ -148,7 +145,8 @@ class Deal:
             self._places.give_back(dealt.items)
 
     def streams(self, pool: ThreadPoolExecutor) -> list[Stream]:
-        """Return every cell's samples in their order, as streams to take from."""
+        """Return every cell's samples in their order, as streams to take from. All chunks must have been added."""
+        self._index = self._indexed()
         return [Stream(self, cell, pool) for cell in range(len(self.counts_CU))]
 
     def shuffled(self, cell: int, use: int, number: int) -> Ids:
@@ -182,16 +180,20 @@ class Deal:
         held = int(np.searchsorted(starts_PG[:, -1], len(self._spool.held), side="right"))
         done = undeal(first_P[:held], starts_PG[:held, group], self._spool.held, counts_PGB[:held, group], ids)
         if held < len(first_P):
-            read = [self._spool.read(start, stop) for start, stop in starts_PG[held:, group : group + 2].tolist()]
             start_P = np.cumsum(count_P[held:]) - count_P[held:]
-            undeal(first_P[held:], start_P, np.concatenate(read), counts_PGB[held:, group], ids[done:])
+            places = self._places.lend(int(count_P[held:].sum()))
+            for place, (start, stop) in zip(
+                start_P.tolist(), starts_PG[held:, group : group + 2].tolist(), strict=True
+            ):
+                self._spool.read(start, stop, places[place:])
+            undeal(first_P[held:], start_P, places, counts_PGB[held:, group], ids[done:])
+            self._places.give_back(places)
         return ids
 
-    @cached_property
-    def _index(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint16]]:
-        """Return of P chunks where each begins, where its groups lie [P, G + 1], and what blocks give them [P, G, B]."""
+    def _indexed(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint16]]:
+        """Return where each of P chunks begins, where its groups lie [P, G + 1], what blocks give them [P, G, B]."""
         counts = [counts_GB for _, _, counts_GB in self._chunks]
-        counts_PGB = np.zeros((len(counts), self.groups.total, max(map(np.size, counts[0][:1]))), dtype=np.uint16)
+        counts_PGB = np.zeros((len(counts), self.groups.total, counts[0].shape[1]), dtype=np.uint16)
         for chunk, counts_GB in enumerate(counts):
             counts_PGB[chunk, :, : counts_GB.shape[1]] = counts_GB
         index = np.array([first for first, _, _ in self._chunks]), np.stack([starts for _, starts, _ in self._chunks])
@@ -209,7 +211,8 @@ class Deal:
         for count_B in counts_GB:
             place += undeal(np.array([first]), np.array([place]), places, count_B[None], ids[place:])
         key = key_N if self.sorts > 0 else ~key_N
-        return key[ids - np.uint64(first)].astype(np.uint64) << np.uint64(32) | ids
+        items: npt.NDArray[np.uint64] = key[ids - np.uint64(first)].astype(np.uint64) << np.uint64(32) | ids
+        return items
 
 
 def item_dtype(sorts: int) -> npt.DTypeLike:

@@ -1,5 +1,7 @@
 """The loops over every sample, compiled: cut, deal, shuffle, compose. They release the interpreter's lock.
 
+One file, because the compiler keeps its work by file: a change here makes it compile all of them anew.
+
 Shapes: N samples of a chunk, P parts of a cut so far, C cells (a cell is a bucket of a stratum), U uses, G groups of a
 deal, S steps. All randomness is keyed hashes, so that no result depends on chunks, workers or machines. Importing this
 module imports Numba (0.4 s); the first call of a kernel on a machine compiles it (seconds), later ones load it.
@@ -249,7 +251,7 @@ def deal_chunk(
                     place = place_G[group]
                     places[place] = i
                     place_G[group] = place + np.uint64(1)
-    return np.int64(total)
+    return int(total)
 
 
 @compiled
@@ -267,7 +269,7 @@ def undeal(first_P: I64, start_P: I64, places: U16, counts_PB: U16, ids: Ids) ->
                 ids[total + i] = start + places[place + i]
             place += np.uint64(counts_PB[chunk, block])
             total += np.uint64(counts_PB[chunk, block])
-    return np.int64(total)
+    return int(total)
 
 
 @compiled
@@ -278,7 +280,7 @@ def shuffle_group(ids: Ids, key: np.uint64) -> None:
 
 @compiled
 def shuffle_leaves(ids: Ids, key: np.uint64, leaf_key: np.uint64, leaf_bits: int, out: Ids) -> None:
-    """Shuffle a group uniformly into `out`: deal it to 2^leaf_bits leaves, which fit a core's cache, and shuffle them."""
+    """Shuffle a group uniformly into `out`: deal it to 2^leaf_bits leaves that fit a core's cache, and shuffle each."""
     end = np.zeros((1 << leaf_bits) + 1, np.int64)
     leaf_N = np.empty(len(ids), np.uint16)
     for i in range(len(ids)):  # vectorised

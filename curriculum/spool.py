@@ -58,16 +58,19 @@ class Spool:
         """Return the items in memory, not copied; the rest is in the file."""
         return self._held[: self._in_memory]
 
-    def read(self, first: int, last: int) -> Array:
-        """Return items first to last of one piece: a view of them where they are held."""
+    def read(self, first: int, last: int, into: Array | None = None) -> Array:
+        """Return items first to last of one piece: a view of them where they are held.
+
+        What is in the file is read `into` the front of an array, where there is one.
+        """
         if last <= self._in_memory:
             return self._held[first:last]
-        size = self.dtype.itemsize
-        data = bytearray((last - first) * size)
-        start, done = (first - self._in_memory) * size, 0
+        array = np.empty(last - first, dtype=self.dtype) if into is None else into[: last - first]
+        data = array.view(np.uint8).data
+        start, done = (first - self._in_memory) * self.dtype.itemsize, 0
         while done < len(data):
-            done += os.preadv(self._descriptor, [memoryview(data)[done:]], start + done)
-        return np.frombuffer(data, dtype=self.dtype)
+            done += os.preadv(self._descriptor, [data[done:]], start + done)
+        return array
 
     def forget(self, first: int, last: int) -> None:
         """Give back the memory of items that will not be read again, page by page."""

@@ -155,7 +155,7 @@ class Deal:
 
         group = int(self.groups.first_CU[cell, use]) + number
         if self.sorts:
-            bounds = [starts_G[group : group + 2].tolist() for _, starts_G, _ in self._chunks]
+            bounds = self._index[1][:, group : group + 2].tolist()
             items = np.concatenate([self._spool.read(start, stop) for start, stop in bounds])
             return (np.sort(items) & np.uint64(0xFFFFFFFF)).astype(self.id_dtype)
         ids = self._ids_of(group)

@@ -1,6 +1,6 @@
 """An arrangement: cells counted, planned and dealt, ready to be written in training order.
 
-Shapes: S steps, C cells, U uses, T times that a sample may be used.
+Shapes: N samples of a chunk, S steps, C cells, U uses.
 """
 
 from __future__ import annotations
@@ -15,24 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from curriculum.buckets import UNSCORED, Layout
-from curriculum.columns import CHUNK_SAMPLES, Chunk
+from curriculum.columns import Chunk
 from curriculum.compose import NO_TURNS, composed
 from curriculum.concurrency import Sums, mapped
-from curriculum.deal import Deal, Dealt, Ids, item_dtype
+from curriculum.deal import MOST_USES, Deal, Dealt, Ids, item_dtype
 from curriculum.permutation import key_of, mix64
 from curriculum.plan import round_plan, scaled, step_sizes
 from curriculum.quantiles import Keys, keys_of
 from curriculum.spool import Spool
 
 MOST_SORTED = 1 << 32
-MOST_USES = 255
-CELL_BYTES = 1 << 30
-"""Cells kept in memory until the samples are dealt: a billion samples' in up to 254 cells."""
 NO_TIMES, NO_KEYS = np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.uint32)
 
 
 class Arrangement:
-    """Counts, plans and deals on entering; `pieces` are the order. Memory does not grow with the samples.
+    """Deals, counts and plans on entering; `pieces` are the order. Memory does not grow with the samples.
 
     `plan_SC` is the real plan, float64, and `counts_SC` the whole one, int32; `total` counts positions.
     """
@@ -48,20 +45,17 @@ class Arrangement:
         self.uses_C = _uses(layout)
         self._batch_size, self._seed, self._workers = batch_size, seed, layout.workers
         self._stack = ExitStack()
-        cell_dtype = np.uint8 if layout.cells < 255 else np.uint16
-        self._cells = self._stack.enter_context(Spool(scratch, "cells", cell_dtype, layout.columns.samples, CELL_BYTES))
         self._scratch = scratch
 
     def __enter__(self) -> Self:
         try:
-            self.counts_CT = self._count()
-            self.counts_CU = _by_use(self.counts_CT, self.uses_C)
+            self._deal = self._dealt()
+            self.counts_CU = self._deal.counts_CU
             self.total = int(self.counts_CU.sum())
             if self.total == 0:
                 raise ValueError("preference.uses leaves out every sample: use at least one bucket")
             self.plan_SC = self._plan()
             self.counts_SC = round_plan(self.plan_SC, self._batch_size, self.counts_CU.sum(axis=1))
-            self._deal = self._dealt()
         except BaseException:
             self._stack.close()
             raise
@@ -85,7 +79,7 @@ class Arrangement:
         scored = [(stratum, bucket) for stratum in range(layout.strata) for bucket in range(layout.buckets)]
         cells = [*scored, *([(layout.strata, layout.buckets)] if layout.keep_unscored else [])]
         strata = layout.sources if layout.stratified else ["all"]
-        described = layout.described(self.counts_CT[:, 1:].sum(axis=1), self.uses_C)
+        described = layout.described(self.counts_CU[:, 0] + self._unused_C, self.uses_C)
         return {
             "samples": self.total,
             "different_samples": used,
@@ -97,26 +91,6 @@ class Arrangement:
             "edges": layout.stratum_edges(),
             "spread_evenly": layout.poor_strata,
         }
-
-    def _count(self) -> npt.NDArray[np.int64]:
-        """Put every sample's cell on the spool; count the samples of each cell by their times, [C, T]."""
-        from curriculum.kernels import count_cells
-
-        counts = Sums((self.layout.cells, MOST_USES + 1))
-        dtype = self._cells.dtype
-
-        def work(chunk: Chunk) -> Ids:
-            cell_N: Ids = self.layout.cells_of(chunk).astype(dtype)  # what is left out stays the type's largest number
-            with counts.one() as counts_CT:
-                count_cells(cell_N, np.iinfo(dtype).max, self._times(chunk.first, len(chunk)), counts_CT)
-            return cell_N
-
-        for cell_N in mapped(work, self.layout.chunks(), self._workers):
-            self._cells.append(cell_N)
-        return counts.total()
-
-    def _times(self, first: int, count: int) -> npt.NDArray[np.uint8]:
-        return NO_TIMES if self.layout.times is None else self.layout.times(first, count)
 
     def _plan(self) -> npt.NDArray[np.float64]:
         """Return the real plan [S, C]: every stratum has its even part of each step, and its own plan inside that."""
@@ -143,24 +117,28 @@ class Arrangement:
         return plan_SC
 
     def _dealt(self) -> Deal:
-        sorts = self.layout.preference.sorts
-        ids: npt.DTypeLike = np.uint32 if self.layout.columns.samples <= 1 << 32 else np.uint64
-        spool = self._stack.enter_context(Spool(self._scratch, "deal", item_dtype(sorts), self.total))
-        deal = Deal(self.counts_CU, self.uses_C, seed=self._seed, sorts=sorts, id_dtype=ids, spool=spool)
+        """Cut every chunk into cells and deal it, in one pass; count the samples of cells that are not used."""
+        layout = self.layout
+        samples, sorts = layout.columns.samples, layout.preference.sorts
+        most = int(self.uses_C.max()) * layout.most_times
+        if most > MOST_USES:
+            raise ValueError(f"preference.uses makes a sample stand {most} times: {MOST_USES} are the most")
+        spool = self._stack.enter_context(Spool(self._scratch, "deal", item_dtype(sorts), samples * max(1, most)))
+        deal = Deal(self.uses_C, samples, most, seed=self._seed, sorts=sorts, spool=spool)
+        dtype = np.uint8 if layout.cells < 255 else np.uint16
+        unused = Sums((layout.cells,))
 
-        samples = self.layout.columns.samples
+        def work(chunk: Chunk) -> Dealt:
+            cell_N: Ids = layout.cells_of(chunk).astype(dtype)  # what is left out stays the type's largest number
+            if not self.uses_C.all():
+                with unused.one() as counts_C:
+                    counts_C += np.bincount(cell_N[cell_N < layout.cells], minlength=layout.cells)
+            times_N = NO_TIMES if layout.times is None else layout.times(chunk.first, len(chunk))
+            return deal.deal(chunk.first, cell_N, times_N, self._sort_keys(chunk) if sorts else NO_KEYS)
 
-        def work(item: tuple[int, Keys]) -> Dealt:
-            first, key_N = item
-            stop = min(first + CHUNK_SAMPLES, samples)
-            cell_N = self._cells.read(first, stop)
-            return deal.deal(first, cell_N, self._times(first, stop - first), key_N)
-
-        firsts = range(0, samples, CHUNK_SAMPLES)
-        for dealt in mapped(work, zip(firsts, self._sort_keys(), strict=True), self._workers):
+        for dealt in mapped(work, layout.chunks(), self._workers):
             deal.add(dealt)
-            self._cells.forget(dealt.first, dealt.first + CHUNK_SAMPLES)
-        self._cells.close()
+        self._unused_C = unused.total() * (self.uses_C == 0)
         return deal
 
     def _turns(self) -> npt.NDArray[np.int64]:
@@ -175,24 +153,17 @@ class Arrangement:
         turn_C[:scored] = first_C[:scored] + np.tile(np.argsort(layout.preference.turns(layout.buckets)), layout.strata)
         return first_C << 32 | turn_C
 
-    def _sort_keys(self) -> Iterator[Keys]:
-        """Yield for every chunk the keys that a sorted order sorts by; empty ones where it is not sorted.
-
-        What has no score is shuffled: its key is a hash.
-        """
-        if not self.layout.preference.sorts:
-            yield from (NO_KEYS for _ in range(0, self.layout.columns.samples, CHUNK_SAMPLES))
-            return
-        score = self.layout.expressions[-1].text
-        shuffle = np.uint64(key_of(self._seed, "unscored"))
-        for chunk in self.layout.chunks():
-            key_N = keys_of(chunk.scores[score])
-            unscored = np.flatnonzero(~np.isfinite(chunk.scores[score]))
-            if len(unscored):
-                with np.errstate(over="ignore"):
-                    hashes = mix64(unscored.astype(np.uint64) + np.uint64(chunk.first) + shuffle)
-                key_N[unscored] = hashes >> np.uint64(32)
-            yield key_N
+    def _sort_keys(self, chunk: Chunk) -> Keys:
+        """Return what a sorted order sorts a chunk by, [N]. What has no score is shuffled: its key is a hash."""
+        score_N = chunk.scores[self.layout.expressions[-1].text]
+        key_N = keys_of(score_N)
+        unscored = np.flatnonzero(~np.isfinite(score_N))
+        if len(unscored):
+            shuffle = np.uint64(key_of(self._seed, "unscored"))
+            with np.errstate(over="ignore"):
+                hashes = mix64(unscored.astype(np.uint64) + np.uint64(chunk.first) + shuffle)
+            key_N[unscored] = hashes >> np.uint64(32)
+        return key_N
 
 
 def _uses(layout: Layout) -> npt.NDArray[np.int64]:
@@ -205,15 +176,3 @@ def _uses(layout: Layout) -> npt.NDArray[np.int64]:
     bucket_K = [wanted.get(name, 1) for name in names]
     scored_C = np.tile(np.array(bucket_K[: layout.buckets], dtype=np.int64), layout.strata)
     return np.concatenate([scored_C, np.array(bucket_K[layout.buckets :], dtype=np.int64)])
-
-
-def _by_use(counts_CT: npt.NDArray[np.int64], uses_C: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return how many samples of each cell are used more than u times, [C, U], from their times and the cell's uses."""
-    times_T = np.arange(counts_CT.shape[1])
-    present_CT = (counts_CT > 0) & (times_T > 0)
-    total_CT = uses_C[:, None] * times_T
-    most = int(total_CT[present_CT].max(initial=1))
-    if most > MOST_USES:
-        raise ValueError(f"preference.uses makes a sample stand {most} times: {MOST_USES} are the most")
-    result = [(counts_CT * (present_CT & (total_CT > use))).sum(axis=1) for use in range(max(1, most))]
-    return np.stack(result, axis=1)

@@ -63,18 +63,20 @@ class Layout:
         fold_key: int,
         keep_unscored: bool = False,
         times: Times | None = None,
+        most_times: int = 1,
         workers: int | None = None,
     ) -> None:
         """Find the edges of every cut: two passes over the scores for a cut into equal parts.
 
-        `times` tells which samples count (None: all); `keep_unscored` gives samples without a finite score a cell of
-        their own. Raises ValueError for scores that are not finite otherwise, for columns that are not there and for
-        more buckets than there are distinct scores. Nothing depends on `workers`, the threads (None: one a core).
+        `times` tells how often samples may be used, `most_times` at most (None: all of them once); `keep_unscored`
+        gives samples without a finite score a cell of their own. Raises ValueError for scores that are not finite
+        otherwise, for columns that are not there and for more buckets than there are distinct scores. Nothing depends
+        on `workers`, the threads (None: one a core).
         """
         self.preference = preference
         self.columns = columns
         self.keep_unscored = keep_unscored
-        self.times = times
+        self.times, self.most_times = times, most_times
         self.workers = workers or cores()
         self.stratified = preference.stratify_by == SOURCE
         self.sources = columns.sources

@@ -29,7 +29,7 @@ Ids = npt.NDArray[np.unsignedinteger[Any]]
 Array = npt.NDArray[Any]
 
 GROUP = 1 << 18
-"""Samples of a group, at least about: 1 MiB of ids, which a core's cache holds."""
+"""Samples of a group, at least about, if cells are alike: 1 MiB of ids, which a core's cache holds."""
 GROUPS = 1 << 10
 """Groups of all cells, at most about, while a few of each cell's fit in memory."""
 HELD_SAMPLES = 1 << 26
@@ -37,32 +37,28 @@ HELD_SAMPLES = 1 << 26
 LEAF = 1 << 19
 """Samples of a leaf, at most about."""
 MOST_BITS = 14
+MOST_USES = 255
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Which groups each use of each cell has: `first_CU` and `bits_CU`, 2^bits groups; `leaf_bits_CU` inside them."""
+    """Which groups each use of each cell has: 2^bits, from `first_CU` on. How many samples come is not known yet."""
 
+    bits: int
     first_CU: npt.NDArray[np.int64]
-    bits_CU: npt.NDArray[np.int64]
-    leaf_bits_CU: npt.NDArray[np.int64]
     total: int
 
     @classmethod
-    def of(cls, counts_CU: npt.NDArray[np.int64], *, whole_cells: bool) -> Groups:
-        """Choose the groups for the samples of each use of each cell; one a cell where it must stay together."""
-        size = min(int(counts_CU.sum()) // GROUPS, HELD_SAMPLES // (len(counts_CU) * (1 + Stream.AHEAD)))
-        bits_CU = np.minimum(_bits(counts_CU, max(size, GROUP)), MOST_BITS) * (not whole_cells)
-        leaf_bits_CU = np.minimum(_bits(counts_CU >> bits_CU, LEAF), 16)
-        sizes = (1 << bits_CU).ravel()
-        first_CU = (np.cumsum(sizes) - sizes).reshape(counts_CU.shape)
-        return cls(first_CU, bits_CU, leaf_bits_CU, int(sizes.sum()))
+    def of(cls, samples: int, cells: int, uses: int, *, whole_cells: bool) -> Groups:
+        """Choose the groups for so many samples; one a cell where it must stay together."""
+        size = max(GROUP, min(samples // GROUPS, HELD_SAMPLES // (cells * (1 + Stream.AHEAD))))
+        bits = 0 if whole_cells else min(_bits(samples // cells, size), MOST_BITS)
+        return cls(bits, np.arange(cells * uses).reshape(cells, uses) << bits, cells * uses << bits)
 
 
-def _bits(counts: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-    """Return the least b with counts / 2^b at most `size`."""
-    bits: npt.NDArray[np.int64] = np.ceil(np.log2(np.maximum(counts, 1) / size)).astype(np.int64)
-    return np.maximum(bits, 0)
+def _bits(count: int, size: int) -> int:
+    """Return the least b with count / 2^b at most `size`."""
+    return max(0, (-(-count // size) - 1).bit_length())
 
 
 @dataclass(frozen=True)
@@ -78,32 +74,30 @@ class Deal:
     """Deals samples out: `add` chunks of cells, then `take` each cell's samples in their order."""
 
     def __init__(
-        self,
-        counts_CU: npt.NDArray[np.int64],
-        uses_C: npt.NDArray[np.int64],
-        *,
-        seed: int,
-        sorts: int,
-        id_dtype: npt.DTypeLike,
-        spool: Spool,
+        self, uses_C: npt.NDArray[np.int64], samples: int, most_uses: int, *, seed: int, sorts: int, spool: Spool
     ) -> None:
-        """`spool` holds items of `item_dtype(sorts)`, and has room for every use of every sample."""
-        cells, uses = counts_CU.shape
-        self.counts_CU, self.uses_C, self.sorts = counts_CU, uses_C, sorts
-        self.id_dtype = np.dtype(id_dtype)
-        self.groups = Groups.of(counts_CU, whole_cells=sorts != 0)
-        self.keys_U = np.array([key_of(seed, "deal", use) for use in range(uses)], dtype=np.uint64)
+        """Deal `samples` at most, each of them `most_uses` times at most, uses_C times the times that it may be used.
+
+        `spool` holds items of `item_dtype(sorts)`, and has room for every use of every sample. `sorts` is 0, or the
+        sign of the direction.
+        """
+        cells, uses = len(uses_C), max(1, most_uses)
+        self.uses_C, self.sorts = uses_C, sorts
+        self.id_dtype = np.dtype(np.uint32 if samples <= 1 << 32 else np.uint64)
+        self.groups = Groups.of(samples, cells, uses, whole_cells=sorts != 0)
+        self._keys_U = np.array([key_of(seed, "deal", use) for use in range(uses)], dtype=np.uint64)
         self._shuffle_keys_CU, self._leaf_keys_CU = (
             np.array(
-                [[key_of(seed, name, cell * uses + use) for use in range(uses)] for cell in range(cells)],
+                [[key_of(seed, name, cell * (MOST_USES + 1) + use) for use in range(uses)] for cell in range(cells)],
                 dtype=np.uint64,
             )
             for name in ("shuffle", "leaf")
         )
+        self._total_G = np.zeros(self.groups.total, dtype=np.int64)
         self._spool = spool
         self._chunks: list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.uint16]]] = []
         self._numbers, self._places = Buffers(np.uint32), Buffers(np.uint16)
-        self.ids = Buffers(id_dtype)
+        self.ids = Buffers(self.id_dtype)
         """What `shuffled` returns is lent from these."""
 
     def deal(self, first: int, cell_N: Ids, times_N: npt.NDArray[np.uint8], key_N: npt.NDArray[np.uint32]) -> Dealt:
@@ -115,7 +109,7 @@ class Deal:
         from curriculum.kernels import BLOCK, deal_chunk
 
         samples = len(cell_N)
-        uses = len(self.keys_U)
+        uses = len(self._keys_U)
         group_UN = self._numbers.lend(uses * samples).reshape(uses, samples)
         places = self._places.lend(uses * samples)
         counts_GB = np.empty((self.groups.total, -(-samples // BLOCK)), dtype=np.uint16)
@@ -125,9 +119,9 @@ class Deal:
             np.iinfo(cell_N.dtype).max,
             times_N,
             self.uses_C,
-            self.groups.bits_CU,
+            self.groups.bits,
             self.groups.first_CU,
-            self.keys_U,
+            self._keys_U,
             group_UN,
             places,
             counts_GB,
@@ -138,16 +132,24 @@ class Deal:
 
     def add(self, dealt: Dealt) -> None:
         """Keep a dealt chunk; chunks come in their order."""
-        ends_G = np.cumsum(dealt.counts_GB.sum(axis=1, dtype=np.int64))
+        counts_G = dealt.counts_GB.sum(axis=1, dtype=np.int64)
+        self._total_G += counts_G
+        ends_G = np.cumsum(counts_G)
         self._chunks.append((dealt.first, len(self._spool) + np.concatenate(([0], ends_G)), dealt.counts_GB))
         self._spool.append(dealt.items)
         if not self.sorts:
             self._places.give_back(dealt.items)
 
+    @property
+    def counts_CU(self) -> npt.NDArray[np.int64]:
+        """Return how many samples of each cell were dealt more than u times, [C, U]."""
+        counts_CU: npt.NDArray[np.int64] = self._total_G.reshape(*self.groups.first_CU.shape, -1).sum(axis=2)
+        return counts_CU
+
     def streams(self, pool: ThreadPoolExecutor) -> list[Stream]:
         """Return every cell's samples in their order, as streams to take from. All chunks must have been added."""
         self._index = self._indexed()
-        return [Stream(self, cell, pool) for cell in range(len(self.counts_CU))]
+        return [Stream(self, cell, pool) for cell in range(len(self.uses_C))]
 
     def shuffled(self, cell: int, use: int, number: int) -> Ids:
         """Return one group of a use of a cell in its final order."""
@@ -161,7 +163,7 @@ class Deal:
         ids = self._ids_of(group)
         with np.errstate(over="ignore"):
             key = mix64(self._shuffle_keys_CU[cell, use : use + 1] + np.uint64(number))[0]
-        leaf_bits = int(self.groups.leaf_bits_CU[cell, use])
+        leaf_bits = min(_bits(len(ids), LEAF), 16)
         if leaf_bits == 0:
             shuffle_group(ids, key)
             return ids
@@ -226,12 +228,10 @@ class Stream:
     AHEAD = 2
 
     def __init__(self, deal: Deal, cell: int, pool: ThreadPoolExecutor) -> None:
-        groups = deal.groups
         self._todo = deque(
             (cell, use, number)
-            for use in range(deal.counts_CU.shape[1])
-            if deal.counts_CU[cell, use]
-            for number in range(1 << int(groups.bits_CU[cell, use]))
+            for use in np.flatnonzero(deal.counts_CU[cell]).tolist()
+            for number in range(1 << deal.groups.bits)
         )
         self._deal, self._pool = deal, pool
         self._waiting: deque[Future[Ids]] = deque()

@@ -179,28 +179,13 @@ def count_ids(ids: I64, times_N: NDArray[np.uint8]) -> None:
 
 
 @compiled
-def count_cells(cell_N: Ids, left_out: int, times_N: NDArray[np.uint8], counts_CT: I64) -> None:
-    """Count the samples of every cell by the times that they may be used (an empty `times_N`: once each)."""
-    if len(times_N):
-        for i in range(len(cell_N)):
-            if cell_N[i] != left_out:
-                counts_CT[cell_N[i], times_N[i]] += 1
-        return
-    count_RC = np.zeros((4, len(counts_CT)), np.int64)  # rows in turn: a count need not wait for the one before it
-    for i in range(len(cell_N)):
-        if cell_N[i] != left_out:
-            count_RC[i & 3, cell_N[i]] += 1
-    counts_CT[:, 1] += count_RC.sum(axis=0)
-
-
-@compiled
 def deal_chunk(
     first: int,
     cell_N: Ids,
     left_out: int,
     times_N: NDArray[np.uint8],
     uses_C: I64,
-    bits_CU: I64,
+    bits: int,
     group_CU: I64,
     keys_U: U64,
     group_UN: U32,
@@ -210,7 +195,7 @@ def deal_chunk(
     """Sort a chunk's samples by group, rising inside a group; return how many `places` were written.
 
     Sample first + i belongs to cell_N[i] and is used uses_C[cell] * times_N[i] times (an empty `times_N`: once each);
-    samples of cell `left_out` are passed over. Use u of cell c goes to group group_CU[c, u] + the upper bits_CU[c, u]
+    samples of cell `left_out` are passed over. Use u of cell c goes to group group_CU[c, u] + the upper `bits`
     of 16 random bits under keys_U[u]. Written is the sample's place in its block of BLOCK samples of the chunk;
     counts_GB says how many each block gives to each group. `group_UN` is for what is known on the way.
     """
@@ -222,7 +207,7 @@ def deal_chunk(
         shift_C, first_C = np.full(left_out + 1, 16, np.uint32), np.full(left_out + 1, NOWHERE, np.uint32)
         for cell in range(len(uses_C)):
             if len(times_N) or uses_C[cell] > use:
-                shift_C[cell], first_C[cell] = 16 - bits_CU[cell, use], group_CU[cell, use]
+                shift_C[cell], first_C[cell] = 16 - bits, group_CU[cell, use]
         for i in range(samples):  # without branches
             group_UN[use, i] = first_C[cell_N[i]] + (np.uint32(lane_N[i]) >> shift_C[cell_N[i]])
         for i in range(len(times_N)):

@@ -84,6 +84,7 @@ def run(settings: ReplanSettings) -> Order:
         fold_key=key_of(seed, "fold"),
         keep_unscored=settings.nonfinite == "bucket",
         times=lambda first, count: tail_N[first : first + count],
+        most_times=int(tail_N.max()),
         workers=settings.workers,
     )
     before = len(parent.bucket_of_cell)

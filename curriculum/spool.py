@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-HELD_BYTES = 1 << 30
-"""What is kept in memory."""
+HELD_BYTES = 5 << 28
+"""What is kept in memory: 1.25 GiB."""
+MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0)
 
 
 class Spool:
@@ -32,7 +33,7 @@ class Spool:
         held = most * self.dtype.itemsize
         if self._path is not None:
             held = min(held, HELD_BYTES if held_bytes is None else held_bytes)
-        self._memory = mmap.mmap(-1, max(1, held), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._memory = mmap.mmap(-1, max(1, held), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._memory.madvise(mmap.MADV_HUGEPAGE)
         self._held: Array = np.frombuffer(self._memory, self.dtype, held // self.dtype.itemsize)
@@ -71,13 +72,6 @@ class Spool:
         while done < len(data):
             done += os.preadv(self._descriptor, [data[done:]], start + done)
         return array
-
-    def forget(self, first: int, last: int) -> None:
-        """Give back the memory of items that will not be read again, page by page."""
-        size, page = self.dtype.itemsize, mmap.PAGESIZE
-        start, stop = -(-first * size // page) * page, min(last, self._in_memory) * size // page * page
-        if start < stop and hasattr(mmap, "MADV_DONTNEED"):
-            self._memory.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
     def __enter__(self) -> Self:
         return self

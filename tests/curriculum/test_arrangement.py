@@ -14,7 +14,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from curriculum import arrangement, columns, compose, deal, spool
+from curriculum import columns, compose, deal, spool
 from curriculum.arrange import ArrangeSettings, run
 from curriculum.order import Order
 from curriculum.preference import (
@@ -272,7 +272,6 @@ def test_neither_chunks_nor_workers_nor_memory_change_a_bit(written, case, piece
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(columns, "CHUNK_SAMPLES", pieces[0] * 5)
-        patch.setattr(arrangement, "CHUNK_SAMPLES", pieces[0] * 5)
         patch.setattr(compose, "POSITIONS_AT_ONCE", pieces[1])
         patch.setattr(spool, "HELD_BYTES", data.draw(st.sampled_from([0, 500, 1 << 28])))
         other = written(case, workers=data.draw(st.integers(1, 4)))
@@ -287,7 +286,6 @@ def test_groups_and_leaves_do_not_lose_a_sample(written, case):
         patch.setattr(deal, "GROUP", 16)
         patch.setattr(deal, "LEAF", 3)
         patch.setattr(columns, "CHUNK_SAMPLES", 50)
-        patch.setattr(arrangement, "CHUNK_SAMPLES", 50)
         small, again = written(case), written(case, workers=3)
     whole = written(case)
     if whole is None:

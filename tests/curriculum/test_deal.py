@@ -22,18 +22,14 @@ def dealt(tmp_path, monkeypatch):
     def make(cell_N, seed=0, uses=(1,), sorts=0, key_N=NO_KEYS, times_N=NO_TIMES, chunk=7, held=1 << 20):
         cell_N, uses_C = np.asarray(cell_N, np.uint8), np.array(uses, np.int64)
         most = max(1, uses_C.max()) * (times_N.max() if len(times_N) else 1)
-        times = np.ones(len(cell_N), np.int64) if not len(times_N) else times_N
-        counts_CU = np.array(
-            [[((cell_N == c) & (uses_C[c] * times > u)).sum() for u in range(most)] for c in range(len(uses))]
-        )
-        with Spool(tmp_path, "deal", item_dtype(sorts), int(counts_CU.sum()), held) as spool:
-            deal = Deal(counts_CU, uses_C, seed=seed, sorts=sorts, id_dtype=np.uint32, spool=spool)
+        with Spool(tmp_path, "deal", item_dtype(sorts), len(cell_N) * most, held) as spool:
+            deal = Deal(uses_C, len(cell_N), most, seed=seed, sorts=sorts, spool=spool)
             for first in range(0, len(cell_N), chunk):
                 here = slice(first, first + chunk)
                 deal.add(deal.deal(first, cell_N[here], times_N[here], key_N[here]))
             with ThreadPoolExecutor(1) as pool:
                 result = []
-                for stream, count in zip(deal.streams(pool), counts_CU.sum(axis=1), strict=True):
+                for stream, count in zip(deal.streams(pool), deal.counts_CU.sum(axis=1), strict=True):
                     out = np.empty(count, np.uint32)
                     stream.take(int(count) // 2, out[: count // 2])
                     stream.take(int(count) - int(count) // 2, out[count // 2 :])

@@ -24,22 +24,6 @@ def test_pieces_come_back_in_part_from_memory_and_from_the_file(tmp_path, held):
         assert list(tmp_path.iterdir()) == []  # the file is nobody's to see: a kill leaves nothing
 
 
-def test_what_is_forgotten_takes_no_memory_and_harms_no_neighbour(tmp_path):
-    items = np.arange(1 << 22, dtype=np.uint32)
-    with Spool(None, "thing", np.uint32, len(items)) as spool:
-        spool.append(items)
-        before = resident_bytes()
-        spool.forget(5, len(items) - 5)
-        assert before - resident_bytes() > 0.9 * items.nbytes
-        assert spool.read(0, 5).tolist() == [0, 1, 2, 3, 4]
-        assert spool.read(len(items) - 5, len(items)).tolist() == items[-5:].tolist()
-
-
-def resident_bytes():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def test_a_spool_gives_its_file_back(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
     with Spool(tmp_path, "thing", np.uint8, 10, 0) as spool:

@@ -142,7 +142,7 @@ class _Blocks(torch.autograd.Function):
             groups = k_NKS.shape[1]
             q, grad, normaliser, delta = (piece.fold(x, groups) for x in (q_NHS, grad_NHS, normaliser_NH1, delta_NH1))
             k, v = (piece.fold(x, groups)[:, 0] for x in (k_NKS, v_NKS))
-            exact_q, exact_k = q.float().mul_(scale), k.float()
+            exact_q, exact_k = q.float() * scale, k.float()
             dq = torch.empty_like(q)
             dk, dv = (torch.zeros_like(x, dtype=torch.float32) for x in (k, v))
             for queries, keys in piece.blocks():

@@ -1,6 +1,7 @@
 """torch's FlexAttention, compiled, with a mask of causality and documents (Dong et al., arXiv 2412.05496).
 
-On the CPU it has no backward pass. The first call compiles: seconds on a CPU.
+On the CPU it has no backward pass, and compiles anew for every shape: torch 2.13 writes C++ that does not compile when
+a size is left open. Other documents in the same shape compile nothing.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ def layout(documents: Documents, device: torch.device) -> Mask:
 def attend(q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor, mask: Mask) -> Tensor:
     """Attend in one compiled kernel."""
     q, k, v = (x.unflatten(0, (mask.rows, -1)).transpose(1, 2) for x in (q_NHS, k_NKS, v_NKS))
-    out = _compiled()(q, k, v, block_mask=mask.blocks, enable_gqa=q_NHS.shape[1] != k_NKS.shape[1])
+    out = _compiled(q_NHS.is_cuda)(q, k, v, block_mask=mask.blocks, enable_gqa=q_NHS.shape[1] != k_NKS.shape[1])
     return out.transpose(1, 2).flatten(0, 1)
 
 
 @cache
-def _compiled() -> Callable[..., Tensor]:
+def _compiled(any_size: bool) -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    compiled: Callable[..., Tensor] = torch.compile(flex_attention)
+    compiled: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=None if any_size else False)
     return compiled
 
 

@@ -32,12 +32,12 @@ class Attention(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        kv_width = config.kv_heads * config.head_size
+        query_width, kv_width = config.heads * config.head_size, config.kv_heads * config.head_size
         self.head_size = config.head_size
-        self.q = nn.Linear(config.width, config.width, bias=False)
+        self.q = nn.Linear(config.width, query_width, bias=False)
         self.k = nn.Linear(config.width, kv_width, bias=False)
         self.v = nn.Linear(config.width, kv_width, bias=False)
-        self.o = nn.Linear(config.width, config.width, bias=False)
+        self.o = nn.Linear(query_width, config.width, bias=False)
 
     def forward(self, x_BTW: Tensor, rotary: tuple[Tensor, Tensor], lengths: list[int]) -> Tensor:
         """Return what the tokens read from earlier tokens of their own document, [B, T, W]."""

@@ -80,7 +80,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The language model. Parameters are named as in `models/hf.py`'s table."""
+    """The language model. Parameters are named as in `models/huggingface/names.py`."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()

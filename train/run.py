@@ -61,7 +61,9 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
     samples than this order begins with.
     """
     paths = {name: str(Path(path).absolute()) if path else None for name, path in asdict(settings.data).items()}
+    made = inputs.order.manifest
     extra = {
+        "arranged": {"preference": made.config.get("preference"), "inputs": made.inputs},
         "parameters": inputs.decoder.parameter_count(),
         "world_size": world.size,
         "paths": {**paths, "slice": inputs.order.manifest.facts["slice"]},

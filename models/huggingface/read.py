@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.config import DecoderConfig
 from models.decoder import Decoder
-from models.hf_names import ARCHITECTURE, INDEX, WEIGHTS, compare_names, compare_shape, tensor_names
+from models.huggingface.names import ARCHITECTURE, INDEX, WEIGHTS, compare_names, compare_shape, tensor_names
 
 
 def load(folder: Path, dtype: torch.dtype, *, end_of_text: int | None = None) -> Decoder:
@@ -43,25 +43,25 @@ def _read_config(folder: Path, end_of_text: int | None) -> DecoderConfig:
     _refuse_unsupported(path, raw)
     rope = raw.get("rope_parameters") or {}
     heads, width = _number(path, raw, "num_attention_heads"), _number(path, raw, "hidden_size")
-    config = DecoderConfig(
-        vocab_size=_number(path, raw, "vocab_size"),
-        layers=_number(path, raw, "num_hidden_layers"),
-        width=width,
-        heads=heads,
-        kv_heads=raw.get("num_key_value_heads") or heads,
-        ffn=_number(path, raw, "intermediate_size"),
-        max_seq_len=raw.get("max_position_embeddings", 2048),
-        rope_theta=float(rope.get("rope_theta") or raw.get("rope_theta") or 10000.0),
-        norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-        tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        end_of_text=end_of_text if end_of_text is not None else _shared_end(raw),
-    )
-    if raw.get("head_dim") not in (None, config.head_size):
-        raise ValueError(
-            f"{path}: head_dim={raw['head_dim']} is not hidden_size / num_attention_heads = {config.head_size}: "
-            "only such models can be read"
-        )
-    return config
+    head_size = _number(path, raw, "head_dim") if raw.get("head_dim") is not None else width // max(1, heads)
+    shape: dict[str, Any] = {
+        "vocab_size": _number(path, raw, "vocab_size"),
+        "layers": _number(path, raw, "num_hidden_layers"),
+        "width": width,
+        "heads": heads,
+        "kv_heads": raw.get("num_key_value_heads") or heads,
+        "ffn": _number(path, raw, "intermediate_size"),
+        "max_seq_len": raw.get("max_position_embeddings", 2048),
+        "rope_theta": float(rope.get("rope_theta") or raw.get("rope_theta") or 10000.0),
+        "norm_eps": float(raw.get("rms_norm_eps", 1e-6)),
+        "tie_embeddings": bool(raw.get("tie_word_embeddings", False)),
+        "end_of_text": end_of_text if end_of_text is not None else _shared_end(raw),
+        "explicit_head_size": None if head_size * heads == width else head_size,
+    }
+    try:
+        return DecoderConfig(**shape)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}: restore the model's own config.json, or use another model") from error
 
 
 def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:

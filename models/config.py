@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+ATTENTION = ("auto", "flash", "varlen", "flex", "blocks", "sdpa", "reference")
+"""Names of attention backends (models/attention); auto: the fastest that the device, dtype and head size allow."""
+
+ROPE_SCALINGS = ("none", "linear", "ntk", "llama3")
+"""Ways to stretch rotary positions (models/rotary.py)."""
+
 
 @dataclass(frozen=True)
 class ParameterCounts:
@@ -50,6 +56,16 @@ class DecoderConfig:
     """Longest sequence in tokens that the model is trained for (written into exports)."""
     rope_theta: float = 10000.0
     """Base of the rotary frequencies."""
+    rope_scaling: str = "none"
+    """How positions are stretched to read longer texts: none, linear, ntk or llama3."""
+    rope_factor: float = 1.0
+    """By how much they are stretched, above 1 unless `rope_scaling` is none."""
+    rope_original_seq_len: int | None = None
+    """llama3 alone: sequence length in tokens before stretching (8192 in Llama 3)."""
+    rope_low_factor: float | None = None
+    """llama3 alone: waves longer than `rope_original_seq_len` over this are stretched in full (1 in Llama 3)."""
+    rope_high_factor: float | None = None
+    """llama3 alone: waves shorter than `rope_original_seq_len` over this are not stretched (4 in Llama 3)."""
     norm_eps: float = 1e-5
     """Added to the mean square in RMSNorm."""
     tie_embeddings: bool = False
@@ -58,6 +74,8 @@ class DecoderConfig:
     """Token that starts a document: attention never looks behind it. None: one document a sequence."""
     explicit_head_size: int | None = None
     """Size of a head where it is not `width / heads` (Hugging Face: head_dim)."""
+    attention: str = "auto"
+    """Attention backend by name: it changes speed, and losses by rounding alone."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -74,6 +92,38 @@ class DecoderConfig:
             raise ValueError(f"model.kv_heads={self.kv_heads} must divide model.heads={self.heads}")
         if self.end_of_text is not None and not 0 <= self.end_of_text < self.vocab_size:
             raise ValueError(f"model.end_of_text={self.end_of_text} is outside the vocabulary of {self.vocab_size}")
+        if self.attention not in ATTENTION:
+            raise ValueError(f"model.attention={self.attention!r} is unknown: use one of {', '.join(ATTENTION)}")
+        self._check_rope()
+
+    def _check_rope(self) -> None:
+        if self.rope_theta <= 0:
+            raise ValueError(f"model.rope_theta={self.rope_theta} must be above 0")
+        if self.rope_scaling not in ROPE_SCALINGS:
+            raise ValueError(
+                f"model.rope_scaling={self.rope_scaling!r} is unknown: use one of {', '.join(ROPE_SCALINGS)}"
+            )
+        if self.rope_scaling == "none" and self.rope_factor != 1:
+            raise ValueError(f"model.rope_factor={self.rope_factor} has no effect: choose model.rope_scaling")
+        if self.rope_scaling != "none" and not self.rope_factor > 1:
+            raise ValueError(f"model.rope_factor={self.rope_factor} must be above 1 with {self.rope_scaling} scaling")
+        if self.rope_scaling == "ntk" and self.head_size < 4:
+            raise ValueError(
+                f"model.rope_scaling=ntk needs a head size of at least 4, not {self.head_size}: use linear"
+            )
+        extra = ("rope_original_seq_len", "rope_low_factor", "rope_high_factor")
+        original, low, high = (getattr(self, key) for key in extra)
+        if self.rope_scaling != "llama3":
+            for key in extra:
+                if getattr(self, key) is not None:
+                    raise ValueError(
+                        f"model.{key}={getattr(self, key)} has no effect: it belongs to rope_scaling=llama3"
+                    )
+        elif original is None or low is None or high is None or not (original >= 1 and 0 < low < high):
+            raise ValueError(
+                "model.rope_scaling=llama3 needs rope_original_seq_len of at least 1 and rope_low_factor between 0 and "
+                f"rope_high_factor, not {original}, {low} and {high}"
+            )
 
     @property
     def head_size(self) -> int:

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import attend, document_lengths, rotary_table, rotate
+from models.attention import Documents, Packed, pack
 from models.config import DecoderConfig
 from models.loss import TokenLosses, linear_cross_entropy
+from models.rotary import Rotary, rotary_table, rotate
 
 
 class RMSNorm(nn.Module):
@@ -39,13 +40,13 @@ class Attention(nn.Module):
         self.v = nn.Linear(config.width, kv_width, bias=False)
         self.o = nn.Linear(query_width, config.width, bias=False)
 
-    def forward(self, x_BTW: Tensor, rotary: tuple[Tensor, Tensor], lengths: list[int]) -> Tensor:
+    def forward(self, x_BTW: Tensor, rotary: Rotary, packed: Packed) -> Tensor:
         """Return what the tokens read from earlier tokens of their own document, [B, T, W]."""
         B, T, _ = x_BTW.shape
         q_BTHS = rotate(self.q(x_BTW).view(B, T, -1, self.head_size), *rotary)
         k_BTKS = rotate(self.k(x_BTW).view(B, T, -1, self.head_size), *rotary)
         v_BTKS = self.v(x_BTW).view(B, T, -1, self.head_size)
-        out_NHS = attend(q_BTHS.flatten(0, 1), k_BTKS.flatten(0, 1), v_BTKS.flatten(0, 1), lengths)
+        out_NHS = packed.attend(q_BTHS.flatten(0, 1), k_BTKS.flatten(0, 1), v_BTKS.flatten(0, 1))
         return self.o(out_NHS.reshape(B, T, -1))
 
 
@@ -73,9 +74,9 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(config.width, config.norm_eps)
         self.ffn = FeedForward(config)
 
-    def forward(self, x_BTW: Tensor, rotary: tuple[Tensor, Tensor], lengths: list[int]) -> Tensor:
+    def forward(self, x_BTW: Tensor, rotary: Rotary, packed: Packed) -> Tensor:
         """Return the stream after the block, [B, T, W]."""
-        x_BTW = x_BTW + self.attention(self.attention_norm(x_BTW), rotary, lengths)
+        x_BTW = x_BTW + self.attention(self.attention_norm(x_BTW), rotary, packed)
         return x_BTW + self.ffn(self.ffn_norm(x_BTW))
 
 
@@ -92,14 +93,17 @@ class Decoder(nn.Module):
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
 
-    def forward(self, ids_BS: Tensor, lengths: list[int] | None = None) -> TokenLosses:
+    def forward(
+        self, ids_BS: Tensor, documents: Documents | None = None, positions_BT: Tensor | None = None
+    ) -> TokenLosses:
         """Return the losses of predicting `ids_BS[:, 1:]` from `ids_BS[:, :-1]`.
 
-        `ids_BS` is int64 [B, T + 1]; IGNORED may fill the right end of a row: such labels cost nothing. `lengths` are
-        the documents' lengths (`document_lengths` of the inputs), where the caller knows them already.
+        `ids_BS` is int64 [B, T + 1]; IGNORED may fill the right end of a row: such labels cost nothing. `documents` are
+        those of the inputs (`Documents.of`), where the caller knows them already; `positions_BT` are the tokens' places
+        for the rotary positions, whole numbers, 0 .. T - 1 in every row if None.
         """
         ids_BT, labels_BT = ids_BS[:, :-1], ids_BS[:, 1:]
-        hidden_BTW = self.hidden(ids_BT, lengths)
+        hidden_BTW = self.hidden(ids_BT, documents, positions_BT)
         total, losses_N = linear_cross_entropy(hidden_BTW.flatten(0, 1), self.head.weight, labels_BT.flatten())
         return TokenLosses(total, losses_N.view(labels_BT.shape))
 
@@ -107,14 +111,19 @@ class Decoder(nn.Module):
         """Return next-token logits in float32, [B, T, V]."""
         return self.head(self.hidden(ids_BT)).float()
 
-    def hidden(self, ids_BT: Tensor, lengths: list[int] | None = None) -> Tensor:
-        """Return the normalised last state of every token, [B, T, W]; `lengths` as in `forward`."""
-        if lengths is None:
-            lengths = document_lengths(ids_BT, self.config.end_of_text)
-        rotary = rotary_table(ids_BT.shape[1], self.config.head_size, self.config.rope_theta, ids_BT.device)
+    def hidden(self, ids_BT: Tensor, documents: Documents | None = None, positions_BT: Tensor | None = None) -> Tensor:
+        """Return the normalised last state of every token, [B, T, W]; the rest is as in `forward`."""
+        if documents is None:
+            documents = Documents.of(ids_BT, self.config.end_of_text)
+        weight = self.embedding.weight
+        gradients = torch.is_grad_enabled() and weight.requires_grad
+        packed = pack(
+            documents, self.config.attention, self.config.head_size, weight.dtype, ids_BT.device, gradients=gradients
+        )
+        rotary = rotary_table(self.config, ids_BT.shape[1], ids_BT.device, positions_BT)
         x_BTW = self.embedding(ids_BT.clamp(min=0))
         for layer in self.layers:
-            x_BTW = layer(x_BTW, rotary, lengths)
+            x_BTW = layer(x_BTW, rotary, packed)
         return self.norm(x_BTW)
 
 

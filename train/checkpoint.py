@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def save(
         "tokens": tokens,
         "updates": engine.updates(),
         "world_size": world.size,
-        "model": asdict(engine.decoder.config),
+        "model": asdict(replace(engine.decoder.config, attention="auto")),  # a reader may be another machine
     }
 
     def commit() -> None:

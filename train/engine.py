@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from curriculum.split import Split
+from models.attention import Documents
 from models.decoder import Decoder
 from train.settings import OptimizerSettings, TrainSettings
 from train.world import World
@@ -92,9 +93,9 @@ class Engine:
             )
         self._adamw: torch.optim.Optimizer = self._deepspeed.optimizer.optimizer
 
-    def __call__(self, ids_BS: Tensor, lengths: list[int] | None = None) -> Any:
-        """Return the TokenLosses of a batch; `lengths` as in `Decoder.forward`."""
-        return self._deepspeed(ids_BS, lengths)
+    def __call__(self, ids_BS: Tensor, documents: Documents | None = None) -> Any:
+        """Return the TokenLosses of a batch; `documents` as in `Decoder.forward`."""
+        return self._deepspeed(ids_BS, documents)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this rank's share of the step's mean loss."""

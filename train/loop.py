@@ -14,7 +14,7 @@ import torch
 
 from curriculum.consumed import as_hex, joined
 from curriculum.split import cursor_after
-from models.attention import document_lengths
+from models.attention import Documents
 from train.batches import Batch, ConsumedFile, batches
 from train.engine import Engine
 from train.inputs import Inputs
@@ -95,8 +95,8 @@ class Loop:
         order, settings = self.inputs.order, self.settings
         self.engine.set_learning_rate(learning_rate(settings.schedule, settings.optimizer.lr, batch.step, order.steps))
         for ids_BS in batch.micro_batches:
-            lengths = document_lengths(ids_BS[:, :-1], self.inputs.decoder.end_of_text)
-            losses = self.engine(ids_BS.to(self.world.device, non_blocking=True), lengths)
+            documents = Documents.of(ids_BS[:, :-1], self.inputs.decoder.end_of_text)
+            losses = self.engine(ids_BS.to(self.world.device, non_blocking=True), documents)
             self.engine.backward(losses.total / batch.global_tokens)
             self.engine.step()
             window.loss += losses.total.detach()

@@ -9,8 +9,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from curriculum.artifact import write_text
 from curriculum.consumed import as_hex
+from models.attention import Backend, choose
 from models.decoder import build
 from train import checkpoint
 from train.batches import ConsumedFile, check_consumed, forget_consumed
@@ -41,6 +44,7 @@ def train(settings: TrainSettings) -> None:
     try:
         inputs = open_inputs(settings)
         deepspeed_config(settings, inputs.order.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
+        attention = _attention(settings)
     except ValueError as error:
         raise Refused(str(error)) from error
     world = start(settings.threads)
@@ -48,10 +52,18 @@ def train(settings: TrainSettings) -> None:
     if world.same(int(claimed is not None and claimed.finished)):
         log.info("run %s is finished: nothing to do", settings.output)
     else:
+        log.info("attention: %s (%s, %s)", attention.name, world.device.type, settings.precision)
         _train(settings, inputs, world, claimed, world.same(step))
     if claimed is not None:
         claimed.release()
     finish(world)
+
+
+def _attention(settings: TrainSettings) -> Backend:
+    """Return the backend that will train on this machine. Raises ValueError when the one asked for cannot."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    return choose(settings.model.attention, settings.model.width // settings.model.heads, dtype, device)
 
 
 def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) -> tuple[RunFolder, int]:

@@ -44,10 +44,22 @@ class ModelSettings:
     """The vocabulary is rounded up to a multiple of this: matrix products like it."""
     rope_theta: float = 10000.0
     """Base of the rotary frequencies."""
+    rope_scaling: str = "none"
+    """How positions are stretched to read longer texts: none, linear, ntk or llama3."""
+    rope_factor: float = 1.0
+    """By how much they are stretched, above 1 unless `rope_scaling` is none."""
+    rope_original_seq_len: int | None = None
+    """llama3 alone: sequence length in tokens before stretching."""
+    rope_low_factor: float | None = None
+    """llama3 alone: waves longer than `rope_original_seq_len` over this are stretched in full."""
+    rope_high_factor: float | None = None
+    """llama3 alone: waves shorter than `rope_original_seq_len` over this are not stretched."""
     norm_eps: float = 1e-5
     """Added to the mean square in RMSNorm."""
     tie_embeddings: bool = False
     """Use the embedding matrix as the head."""
+    attention: str = "auto"
+    """Attention backend: auto, flash, varlen, flex, blocks, sdpa or reference (docs/attention.md)."""
 
     def __post_init__(self) -> None:
         if self.vocab_multiple < 1:
@@ -173,10 +185,12 @@ HARMLESS = (
     "benchmarks.offline",
     "zero",
     "micro_batch_size",
+    "model.attention",
 )
 """Keys that may change between two lives of a run.
 
-What is read is compared by fingerprint, not by path; how the work is split moves losses by rounding alone.
+What is read is compared by fingerprint, not by path; how the work is split and what computes attention move losses by
+rounding alone.
 """
 
 

@@ -22,7 +22,7 @@ from curriculum.artifact import ArtifactError, open_manifest, verify
 from curriculum.tokenizer import TextTokenizer
 from curriculum.tokens import IGNORED, Tokens
 from launch.cli import main
-from models.attention import document_lengths
+from models.attention import Documents
 
 Write = Callable[..., Path]
 SILENT = Console(quiet=True)
@@ -108,7 +108,8 @@ def test_no_token_is_lost(
 def test_attention_begins_anew_at_every_document(web: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
     tokens = Tokens.open(adopt(tmp_path / "tokens", tokenizer_folder, 16, train={"web": str(web)}))
     sample = torch.from_numpy(tokens.sample([0]))
-    assert document_lengths(sample[:, :-1], tokens.end_of_text) == [4, 2, 10]  # each but the first with the end before
+    documents = Documents.of(sample[:, :-1], tokens.end_of_text)
+    assert documents.lengths == (4, 2, 10)  # each but the first with the end before
 
 
 def test_documents_without_a_token_are_left_out_and_counted(

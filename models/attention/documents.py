@@ -1,0 +1,60 @@
+"""Where documents begin and end in a batch: what attention must know of it.
+
+Shapes: B sequences, T tokens, N = B * T, D documents, E = D + 1 bounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """The consecutive documents of a batch, row by row; made once a batch on the host."""
+
+    lengths: tuple[int, ...]
+    """Tokens of each document; they sum to B * T."""
+    rows: int = 1
+    """Rows of the batch; no document crosses from one into the next."""
+
+    @classmethod
+    def of(cls, ids_BT: Tensor, end_of_text: int | None) -> Documents:
+        """Return the documents of a batch: one begins at the start of a row and at every `end_of_text`.
+
+        Hand in host tensors where the device must not be waited for.
+        """
+        rows, tokens = ids_BT.shape
+        if end_of_text is None:
+            return cls((tokens,) * rows, rows)
+        starts_BT = ids_BT == end_of_text
+        starts_BT[:, 0] = True
+        bounds_D = torch.nonzero(starts_BT.flatten()).flatten()
+        ends_D = torch.cat([bounds_D[1:], bounds_D.new_tensor([rows * tokens])])
+        return cls(tuple((ends_D - bounds_D).tolist()), rows)
+
+    @property
+    def tokens(self) -> int:
+        """B * T."""
+        return sum(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest document."""
+        return max(self.lengths)
+
+    def bounds(self) -> Tensor:
+        """Return the start of every document and the end of the last, int32 [E], on the host ("cu_seqlens")."""
+        lengths_D = torch.tensor(self.lengths, dtype=torch.int32)
+        return torch.cat([lengths_D.new_zeros(1), lengths_D.cumsum(0, dtype=torch.int32)])
+
+    def numbers(self) -> Tensor:
+        """Return the number of each token's document, int64 [N], on the host."""
+        return torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths))
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a small host tensor to a device, without waiting for a GPU."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,0 +1,65 @@
+"""flash-attn 2's kernel for documents of many lengths (Dao, arXiv 2307.08691): A100 and A800 and later, fp16 and bf16.
+
+The call is that of flash-attn 2.8.3. Its backward adds in an order of its own unless torch is told to be deterministic
+(torch.use_deterministic_algorithms), which costs time and memory.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.attention.backend import HALF, Backend
+from models.attention.documents import Documents, on_device
+
+
+class Bounds(NamedTuple):
+    """Where documents begin and end, as flash kernels want it."""
+
+    starts_E: Tensor
+    """int32 [D + 1] on the device."""
+    longest: int
+
+
+def layout(documents: Documents, device: torch.device) -> Bounds:
+    """Return the bounds on the device."""
+    return Bounds(on_device(documents.bounds(), device), documents.longest)
+
+
+def attend(q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor, bounds: Bounds) -> Tensor:
+    """Attend in one kernel."""
+    from flash_attn import flash_attn_varlen_func
+
+    out: Tensor = flash_attn_varlen_func(
+        q_NHS,
+        k_NKS,
+        v_NKS,
+        cu_seqlens_q=bounds.starts_E,
+        cu_seqlens_k=bounds.starts_E,
+        max_seqlen_q=bounds.longest,
+        max_seqlen_k=bounds.longest,
+        causal=True,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
+    return out
+
+
+def missing() -> str | None:
+    """Say that flash-attn is not installed, if so."""
+    return None if find_spec("flash_attn") else "needs the package flash-attn, which is not installed"
+
+
+BACKEND = Backend(
+    "flash",
+    layout,
+    attend,
+    devices=("cuda",),
+    trains_on=("cuda",),
+    dtypes=HALF,
+    head_multiple=8,
+    largest_head=256,
+    missing=missing,
+)

@@ -1,0 +1,112 @@
+"""Which backend attends, and what each refuses: by name and value, with a backend that can."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
+
+import pytest
+import torch
+
+from models.attention import BACKENDS, choose
+from models.attention.backend import ANY_FLOAT, HALF
+from models.config import ATTENTION, DecoderConfig
+from models.decoder import build
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+TINY = DecoderConfig(vocab_size=50, layers=1, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=32)
+
+
+def with_flash(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    """Let flash-attn look installed, or not."""
+    spec = ModuleSpec("flash_attn", None) if there else None
+    monkeypatch.setattr("models.attention.flash.find_spec", lambda name: spec)
+
+
+def test_settings_know_every_backend():
+    assert ("auto", *BACKENDS) == ATTENTION
+    assert all(name == backend.name for name, backend in BACKENDS.items())
+
+
+@pytest.mark.parametrize(
+    ("flash", "head_size", "dtype", "device", "chosen"),
+    [
+        (True, 64, torch.bfloat16, CUDA, "flash"),
+        (True, 256, torch.float16, CUDA, "flash"),
+        (False, 64, torch.bfloat16, CUDA, "varlen"),
+        (True, 264, torch.bfloat16, CUDA, "flex"),
+        (True, 36, torch.bfloat16, CUDA, "flex"),
+        (True, 64, torch.float32, CUDA, "sdpa"),
+        (True, 64, torch.bfloat16, CPU, "blocks"),
+        (True, 64, torch.float32, CPU, "sdpa"),
+        (True, 64, torch.float64, CPU, "sdpa"),
+    ],
+)
+def test_auto_takes_the_fastest_that_can(monkeypatch, flash, head_size, dtype, device, chosen):
+    with_flash(monkeypatch, flash)
+    assert choose("auto", head_size, dtype, device).name == chosen
+
+
+@pytest.mark.parametrize("dtype", ANY_FLOAT, ids=str)
+@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
+@pytest.mark.parametrize("head_size", [2, 8, 20, 64, 512])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_auto_and_the_backend_that_a_refusal_names_always_can(monkeypatch, dtype, device, head_size, gradients):
+    with_flash(monkeypatch, False)
+    for name in ATTENTION:
+        try:
+            choose(name, head_size, dtype, device, gradients=gradients)
+        except ValueError as error:
+            named = re.search(r"use attention=(\w+), or auto", str(error))
+            assert named
+            assert name != "auto"
+            choose(named[1], head_size, dtype, device, gradients=gradients)
+
+
+@pytest.mark.parametrize(
+    ("name", "head_size", "dtype", "device", "message"),
+    [
+        ("flash", 64, torch.bfloat16, CPU, "attention=flash runs on cuda alone, not on cpu: use attention=blocks"),
+        ("varlen", 64, torch.float32, CPU, "attention=varlen runs on cuda alone, not on cpu: use attention=sdpa"),
+        ("flash", 64, torch.float32, CUDA, "attention=flash cannot compute in float32: use attention=sdpa"),
+        ("varlen", 64, torch.float32, CUDA, "attention=varlen cannot compute in float32: use attention=sdpa"),
+        ("flash", 320, torch.bfloat16, CUDA, "a multiple of 8 of at most 256, not 320: use attention=flex"),
+        ("varlen", 20, torch.float16, CUDA, "a multiple of 8 of at most 256, not 20: use attention=flex"),
+        ("flex", 64, torch.float32, CPU, "attention=flex has no backward pass on cpu: use attention=sdpa"),
+        ("flex", 64, torch.float64, CUDA, "attention=flex cannot compute in float64: use attention=sdpa"),
+        ("blocks", 64, torch.bfloat16, CUDA, "attention=blocks runs on cpu alone, not on cuda: use attention=varlen"),
+        ("blocks", 64, torch.float64, CPU, "attention=blocks cannot compute in float64: use attention=sdpa"),
+        ("flash", 64, torch.bfloat16, CUDA, "flash-attn, which is not installed: use attention=varlen"),
+        ("paged", 64, torch.bfloat16, CPU, "attention='paged' is unknown: use auto or one of flash, varlen"),
+    ],
+)
+def test_refusals_name_the_value_and_a_backend_that_can(monkeypatch, name, head_size, dtype, device, message):
+    with_flash(monkeypatch, False)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        choose(name, head_size, dtype, device)
+
+
+def test_an_old_varlen_is_no_varlen(monkeypatch):
+    def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
+        raise AssertionError
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    with_flash(monkeypatch, False)
+    with pytest.raises(ValueError, match=r"takes window_size and enable_gqa, not torch .*: use attention=flex"):
+        choose("varlen", 64, torch.bfloat16, CUDA)
+    assert choose("auto", 64, torch.bfloat16, CUDA).name == "flex"
+
+
+def test_a_decoder_refuses_at_its_door():
+    ids_BT = torch.ones(1, 4, dtype=torch.int64)
+    with pytest.raises(ValueError, match="attention=flash runs on cuda alone"):
+        build(replace(TINY, attention="flash"), 0).hidden(ids_BT)
+    with pytest.raises(ValueError, match="attention=flex has no backward pass on cpu"):
+        build(replace(TINY, attention="flex"), 0).hidden(ids_BT)
+    with pytest.raises(ValueError, match=r"model\.attention='flush' is unknown: use one of auto, flash"):
+        replace(TINY, attention="flush")
+
+
+def test_half_types_are_those_of_the_flash_kernels():
+    assert set(HALF) == {torch.float16, torch.bfloat16}

@@ -50,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
             differences = {"read": (read - expected).abs().max(), "written": (back - expected).abs().max()}
             held &= all(float(value) <= LARGEST_DIFFERENCE for value in differences.values())
             told = ", ".join(f"{way} {float(value):.2e}" for way, value in differences.items())
-            print(f"{kind}, {ids_BT.numel()} tokens: largest difference {told}; largest logit {expected.abs().max():.1f}")
+            largest = float(expected.abs().max())
+            print(f"{kind}, {ids_BT.numel()} tokens: largest difference {told}; largest logit {largest:.1f}")
             with torch.no_grad():
                 exact = theirs.double()(ids_BT, use_cache=False).logits
             theirs.float()

@@ -20,6 +20,7 @@ from torch import Tensor
 from models.config import DecoderConfig
 from models.huggingface.card import model_card
 from models.huggingface.names import ARCHITECTURE, INDEX, WEIGHTS, compare_names, compare_shape, tensor_names
+from models.huggingface.rope import write_rope
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Weight types of an export, by the names that configs and config.json use."""
@@ -115,7 +116,7 @@ def _llama_config(config: DecoderConfig, dtype: torch.dtype) -> dict[str, Any]:
         "num_key_value_heads": config.kv_heads,
         "pad_token_id": None,
         "rms_norm_eps": config.norm_eps,
-        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
+        "rope_parameters": write_rope(config),
         "tie_word_embeddings": config.tie_embeddings,
         "use_cache": True,
         "vocab_size": config.vocab_size,

@@ -20,6 +20,9 @@ CONFIG = DecoderConfig(
 )
 
 
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+
+
 def decoder_of(config: DecoderConfig) -> Decoder:
     """Return a decoder whose every weight, norms included, is far from its initial value."""
     decoder = build(config, seed=1)
@@ -104,6 +107,8 @@ def llama_of(**changes: Any) -> Any:
         {"head_dim": 16, "rms_norm_eps": 1e-3},
         {"head_dim": 6, "num_key_value_heads": 1, "tie_word_embeddings": True},
         {"hidden_size": 128, "num_attention_heads": 1, "num_key_value_heads": 1},
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 900.0}},
+        {"rope_parameters": {"rope_type": "llama3", "rope_theta": 900.0} | LLAMA3},
     ],
 )
 def test_both_ways_the_logits_are_those_of_transformers(
@@ -127,6 +132,32 @@ def test_both_ways_the_logits_are_those_of_transformers(
         torch.testing.assert_close(again(ids, use_cache=False).logits, expected, atol=1e-4, rtol=0)
     for name, value in theirs.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_the_older_names_of_scaled_positions_are_read(tmp_path: Path) -> None:
+    exported(tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    raw = json.loads(path.read_text())
+    del raw["rope_parameters"]
+    for scaling, kind in (({"type": "linear", "factor": 2}, "linear"), ({"rope_type": "llama3"} | LLAMA3, "llama3")):
+        path.write_text(json.dumps(raw | {"rope_theta": 700.0, "rope_scaling": scaling}))
+        config = load(tmp_path / "hf", torch.float32).config
+        assert (config.rope_scaling, config.rope_theta, config.rope_factor) == (kind, 700.0, scaling["factor"])
+    path.write_text(json.dumps(raw | {"rope_theta": 700.0, "rope_scaling": {"type": "linear", "factor": 1.0}}))
+    assert load(tmp_path / "hf", torch.float32).config.rope_scaling == "none"
+
+
+def test_static_ntk_is_written_as_a_larger_base(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    decoder = exported(tmp_path / "hf", replace(CONFIG, rope_scaling="ntk", rope_factor=4.0))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
+    ids = random_ids()
+    with torch.no_grad():
+        expected = decoder.logits(ids)
+        torch.testing.assert_close(theirs(ids, use_cache=False).logits, expected, atol=1e-4, rtol=0)
+        assert not torch.allclose(exported(tmp_path / "plain").logits(ids), expected, atol=1e-2)
+    assert load(tmp_path / "hf", torch.float32).config.rope_theta == pytest.approx(5000.0 * 4 ** (8 / 6))
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -271,8 +302,11 @@ def test_export_refuses_wrong_tensors(tmp_path: Path) -> None:
         ({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}, "only LlamaForCausalLM can be read"),
         ({"attention_bias": True}, "attention_bias=True is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
-        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "scaled rotary positions"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "scaled rotary positions"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 8.0}}, r"rotary positions .*'yarn'.* are not supported"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "are not supported"),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "only the whole head"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "lacks original_max_position_embeddings, low_fr"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "linear scaling lacks factor"),
         ({"head_dim": 16}, r"self_attn\.q_proj\.weight has shape \(32, 32\), the config says \(64, 32\)"),
         ({"head_dim": 7}, "explicit_head_size=7 must be even"),
         ({"num_key_value_heads": 3}, "kv_heads=3 must divide model.heads=4"),

@@ -31,6 +31,8 @@ class DecoderConfig:
     """Use the embedding matrix as the head."""
     end_of_text: int | None = None
     """Token that starts a document: attention never looks behind it. None: one document a sequence."""
+    z_loss: float = 0.0
+    """Weight of logsumexp(logits)^2 beside the cross-entropy, keeping logits small (PaLM, arXiv 2204.02311: 1e-4)."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -45,6 +47,8 @@ class DecoderConfig:
             raise ValueError(f"model.kv_heads={self.kv_heads} must divide model.heads={self.heads}")
         if self.end_of_text is not None and not 0 <= self.end_of_text < self.vocab_size:
             raise ValueError(f"model.end_of_text={self.end_of_text} is outside the vocabulary of {self.vocab_size}")
+        if not 0.0 <= self.z_loss < 1.0:
+            raise ValueError(f"model.z_loss={self.z_loss} must lie in [0, 1): 0 switches it off, 1e-4 is PaLM's")
 
     @property
     def head_size(self) -> int:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from models.config import DecoderConfig
+from models.execution import ExecutionSettings
 from train.harness import BenchmarkSettings
 from train.heldout import HeldoutSettings
 from train.schedule import ScheduleSettings
@@ -48,6 +49,8 @@ class ModelSettings:
     """Added to the mean square in RMSNorm."""
     tie_embeddings: bool = False
     """Use the embedding matrix as the head."""
+    z_loss: float = 0.0
+    """Weight of logsumexp(logits)^2 beside the cross-entropy, keeping logits small; 1e-4 in PaLM."""
 
     def __post_init__(self) -> None:
         if self.vocab_multiple < 1:
@@ -131,6 +134,8 @@ class TrainSettings:
     """Harness tasks at stage ends."""
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     """Where metrics go beside metrics.jsonl."""
+    execution: ExecutionSettings = field(default_factory=ExecutionSettings)
+    """Kernels, recomputation, compilation."""
     precision: str = "bf16"
     """bf16 (with float32 master weights and gradient sums) or fp32."""
     micro_batch_size: int = 8
@@ -172,6 +177,7 @@ HARMLESS = (
     "benchmarks.task_paths",
     "benchmarks.offline",
     "zero",
+    "execution",
     "micro_batch_size",
 )
 """Keys that may change between two lives of a run.

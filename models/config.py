@@ -76,6 +76,8 @@ class DecoderConfig:
     """Size of a head where it is not `width / heads` (Hugging Face: head_dim)."""
     attention: str = "auto"
     """Attention backend by name: it changes speed, and losses by rounding alone."""
+    z_loss: float = 0.0
+    """Weight of logsumexp(logits)^2 beside the cross-entropy, keeping logits small (PaLM, arXiv 2204.02311: 1e-4)."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -94,6 +96,8 @@ class DecoderConfig:
             raise ValueError(f"model.end_of_text={self.end_of_text} is outside the vocabulary of {self.vocab_size}")
         if self.attention not in ATTENTION:
             raise ValueError(f"model.attention={self.attention!r} is unknown: use one of {', '.join(ATTENTION)}")
+        if not 0.0 <= self.z_loss < 1.0:
+            raise ValueError(f"model.z_loss={self.z_loss} must lie in [0, 1): 0 switches it off, 1e-4 is PaLM's")
         self._check_rope()
 
     def _check_rope(self) -> None:

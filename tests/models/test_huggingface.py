@@ -92,7 +92,7 @@ def llama_of(**changes: Any) -> Any:
     model = LlamaForCausalLM(LlamaConfig(**(shape | changes))).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+            parameter.add_(torch.randn_like(parameter), alpha=0.2 * (32 / model.config.hidden_size) ** 0.5)
     return model
 
 

@@ -18,6 +18,10 @@ HALF = (torch.bfloat16, torch.float16)
 ANY_FLOAT = (*HALF, torch.float32, torch.float64)
 
 
+Attend = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
+"""(q_NHS, k_NKS, v_NKS, layout) -> [N, H, S]: a token reads its own document up to itself; scores times S^-0.5."""
+
+
 def _nothing_missing() -> str | None:
     return None
 
@@ -29,8 +33,8 @@ class Backend:
     name: str
     layout: Callable[[Documents, torch.device], Any]
     """What `attend` reads of a batch's documents: made once a batch, read by every layer."""
-    attend: Callable[[Tensor, Tensor, Tensor, Any], Tensor]
-    """(q_NHS, k_NKS, v_NKS, layout) -> [N, H, S]; a token reads its own document up to itself, scaled by S^-0.5."""
+    attend: Attend
+    """The computation itself."""
     devices: tuple[str, ...] = ("cpu", "cuda")
     """Device types that it runs on."""
     trains_on: tuple[str, ...] = ("cpu", "cuda")

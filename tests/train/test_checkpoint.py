@@ -1,6 +1,7 @@
 """An engine in this process: what it saves is what it had, and damage is found before it is used."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,6 +104,15 @@ def test_weights_read_back_are_the_master_weights(world, tmp_path):
     for fragment in engine.fragments():
         assert torch.equal(state[fragment.name].flatten(), fragment.tensors["param"])
         assert torch.equal(dict(engine.decoder.named_parameters())[fragment.name], state[fragment.name].bfloat16())
+
+
+def test_how_a_run_attended_does_not_bind_readers(world, tmp_path):
+    engine = make(world, "fp32")
+    engine.decoder.config = replace(CONFIG, attention="sdpa")
+    steps(engine, 0, 1)
+    config, _ = checkpoint.read_weights(save(engine, world, tmp_path / "c", 1))
+    assert config == CONFIG
+    assert config.attention == "auto"
 
 
 def test_a_checkpoint_split_over_three_ranks_reads_as_one(world, tmp_path):

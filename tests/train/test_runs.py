@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,7 +97,8 @@ def test_two_processes_consume_the_order(whole_run):
 
 
 def test_one_process_consumes_the_same_and_learns_the_same(whole_run, words, tmp_path):
-    finish(pdpc_train(words, tmp_path / "one", 1))
+    shown = finish(pdpc_train(words, tmp_path / "one", 1))
+    assert len(re.findall(r"^attention: (?:blocks|sdpa) \(cpu, (?:bf16|fp32)\)$", shown, re.MULTILINE)) == 1
     assert read_consumed(tmp_path / "one").tolist() == read_consumed(whole_run).tolist()
     ours, theirs = (
         [record["train/loss"] for record in losses(run) if record["kind"] == "train"]
@@ -248,6 +250,15 @@ def test_a_finished_run_is_reused_and_other_settings_are_refused(whole_run, word
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "optimizer.lr: 0.003 there, 0.0001 now" in out
+
+
+def test_attention_may_change_between_lives_and_is_checked_at_the_door(whole_run, words, tmp_path):
+    assert "is finished: reused" in finish(pdpc_train([*words, "model.attention=reference"], whole_run, 1))
+    process = pdpc_train([*words, "model.attention=flash"], tmp_path / "flash", 1)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "attention=flash runs on cuda alone, not on cpu: use attention=" in out
+    assert not (tmp_path / "flash").exists()
 
 
 def test_the_deepspeed_launcher_starts_the_same_run(whole_run, words, tmp_path):

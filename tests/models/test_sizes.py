@@ -78,6 +78,14 @@ def test_the_file_names_the_exact_numbers(size: str) -> None:
         assert f"{kind} {getattr(counts, kind):,}" in comment
 
 
+def test_the_page_names_the_exact_numbers() -> None:
+    page = (CONFIGS.parent / "docs" / "models.md").read_text("utf-8")
+    for size, counts in COUNTS.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{size}` |"))
+        found = [int(cell.replace(",", "")) for cell in row.strip("| ").split(" | ")[3:]]
+        assert found == [counts.total, counts.body, counts.head, counts.attention, counts.ffn, counts.norm]
+
+
 @pytest.mark.parametrize("changes", [{"tie_embeddings": True}, {"kv_heads": 1}, {"explicit_head_size": 24}])
 def test_the_formula_knows_every_shape(changes: dict[str, int]) -> None:
     shape = {"vocab_size": 50, "layers": 3, "width": 64, "heads": 4, "kv_heads": 2, "ffn": 96, "max_seq_len": 32}

@@ -14,8 +14,10 @@ BENCH_SCORES_IN_MEMORY ?= 1e8
 BENCH_SAMPLES ?= 100000
 BENCH_CURRICULUM ?= 1e6
 BENCH ?= --rounds 5
+BENCH_STEP ?=
+BENCH_GPU ?=
 
-.PHONY: setup demo test elastic lint clean bench-peers bench-data
+.PHONY: setup demo test elastic lint clean bench-peers bench-data bench-step bench-gpu
 
 setup: $(VENV)/.ready
 
@@ -55,6 +57,15 @@ bench-data: bench-peers
 	$(PEERS)/bin/python -m benchmarks.arrange_memory --samples $(BENCH_SCORES_IN_MEMORY) $(BENCH)
 	$(PEERS)/bin/python -m benchmarks.reading --samples $(BENCH_SAMPLES) $(BENCH)
 	$(PEERS)/bin/python -m benchmarks.deepspeed_curriculum --samples $(BENCH_CURRICULUM) $(BENCH)
+
+# training steps on the CPU beside Hugging Face's Trainer and litgpt; BENCH_STEP='--layers 2 --steps 2' makes it smaller
+bench-step: bench-peers
+	$(PEERS)/bin/python -m benchmarks.train_step $(BENCH) $(BENCH_STEP)
+	$(PEERS)/bin/python -m benchmarks.step_memory $(BENCH) $(BENCH_STEP)
+
+# on a node with GPUs: attention, kernels and steps of 1.3b and 3b beside published figures; without one it measures nothing
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.gpu $(BENCH_GPU)
 
 clean:
 	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis

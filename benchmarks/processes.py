@@ -97,6 +97,11 @@ def peak_bytes(pid: int | None = None) -> int:
     return _entry(f"/proc/{pid or 'self'}/status", "VmHWM:")
 
 
+def resident_bytes() -> int:
+    """Return this process's resident memory as it is now (VmRSS), in bytes."""
+    return _entry("/proc/self/status", "VmRSS:")
+
+
 def shared_once_bytes(pid: int) -> int:
     """Return a process's part of the memory (Pss: a page that n processes share counts 1/n), in bytes; 0 when gone."""
     return _entry(f"/proc/{pid}/smaps_rollup", "Pss:")

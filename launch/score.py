@@ -116,7 +116,7 @@ def load_reference(folder: Path, end_of_text: int, precision: str) -> Reference:
     """Return a reference model with what is known of its making."""
     import torch
 
-    from models import hf
+    from models import huggingface
     from train.evaluation import load_decoder
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -125,7 +125,9 @@ def load_reference(folder: Path, end_of_text: int, precision: str) -> Reference:
         prints = read_run(folder)["fingerprints"]
         decoder = load_decoder(_checkpoint(folder)).to(device, dtype)
         return Reference(decoder, identity_of(folder), prints["tokenizer"], prints["tokens"])
-    return Reference(hf.load(folder, dtype, end_of_text=end_of_text).to(device), identity_of(folder), None, None)
+    return Reference(
+        huggingface.load(folder, dtype, end_of_text=end_of_text).to(device), identity_of(folder), None, None
+    )
 
 
 def _checkpoint(folder: Path) -> Path:

@@ -12,6 +12,31 @@ ROPE_SCALINGS = ("none", "linear", "ntk", "llama3")
 
 
 @dataclass(frozen=True)
+class ParameterCounts:
+    """Parameters of a decoder by what they do; they add up to `total`."""
+
+    embedding: int
+    attention: int
+    """The four projections of every block."""
+    ffn: int
+    """The three matrices of every block."""
+    norm: int
+    """Two norms a block and the last one."""
+    head: int
+    """0 where the embedding is the head."""
+
+    @property
+    def body(self) -> int:
+        """All but embedding and head: the blocks and the last norm."""
+        return self.attention + self.ffn + self.norm
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return self.embedding + self.body + self.head
+
+
+@dataclass(frozen=True)
 class DecoderConfig:
     """A Llama-family decoder: RMSNorm, rotary positions, SwiGLU, grouped-query attention."""
 
@@ -22,7 +47,7 @@ class DecoderConfig:
     width: int
     """Size of the residual stream."""
     heads: int
-    """Query heads; `width / heads` is the head size and must be even."""
+    """Query heads; `width / heads` is the head size, unless `explicit_head_size` gives another. It must be even."""
     kv_heads: int
     """Key and value heads; divides `heads`."""
     ffn: int
@@ -47,24 +72,32 @@ class DecoderConfig:
     """Use the embedding matrix as the head."""
     end_of_text: int | None = None
     """Token that starts a document: attention never looks behind it. None: one document a sequence."""
+    explicit_head_size: int | None = None
+    """Size of a head where it is not `width / heads` (Hugging Face: head_dim)."""
     attention: str = "auto"
     """Attention backend by name: it changes speed, and losses by rounding alone."""
+    z_loss: float = 0.0
+    """Weight of logsumexp(logits)^2 beside the cross-entropy, keeping logits small (PaLM, arXiv 2204.02311: 1e-4)."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"model.{field.name} must be a whole number of at least 1, not {value!r}")
-        if self.width % self.heads or (self.width // self.heads) % 2:
+        if self.explicit_head_size is None and (self.width % self.heads or self.head_size % 2):
             raise ValueError(
                 f"model.width={self.width} must be an even multiple of model.heads={self.heads} (even head size)"
             )
+        if self.head_size < 2 or self.head_size % 2:
+            raise ValueError(f"model.explicit_head_size={self.explicit_head_size} must be even and at least 2")
         if self.heads % self.kv_heads:
             raise ValueError(f"model.kv_heads={self.kv_heads} must divide model.heads={self.heads}")
         if self.end_of_text is not None and not 0 <= self.end_of_text < self.vocab_size:
             raise ValueError(f"model.end_of_text={self.end_of_text} is outside the vocabulary of {self.vocab_size}")
         if self.attention not in ATTENTION:
             raise ValueError(f"model.attention={self.attention!r} is unknown: use one of {', '.join(ATTENTION)}")
+        if not 0.0 <= self.z_loss < 1.0:
+            raise ValueError(f"model.z_loss={self.z_loss} must lie in [0, 1): 0 switches it off, 1e-4 is PaLM's")
         self._check_rope()
 
     def _check_rope(self) -> None:
@@ -99,14 +132,34 @@ class DecoderConfig:
     @property
     def head_size(self) -> int:
         """Size of one attention head."""
-        return self.width // self.heads
+        return self.width // self.heads if self.explicit_head_size is None else self.explicit_head_size
+
+    def parameters(self) -> ParameterCounts:
+        """Return the number of parameters by what they do, in closed form."""
+        query_width, kv_width = self.heads * self.head_size, self.kv_heads * self.head_size
+        matrix = self.vocab_size * self.width
+        return ParameterCounts(
+            embedding=matrix,
+            attention=self.layers * 2 * self.width * (query_width + kv_width),
+            ffn=self.layers * 3 * self.width * self.ffn,
+            norm=(2 * self.layers + 1) * self.width,
+            head=0 if self.tie_embeddings else matrix,
+        )
 
     def parameter_count(self, *, embeddings: bool = True) -> int:
         """Return the number of parameters, with or without the embedding and head matrices."""
-        kv_width = self.kv_heads * self.head_size
-        attention = 2 * self.width * self.width + 2 * self.width * kv_width
-        block = attention + 3 * self.width * self.ffn + 2 * self.width
-        body = self.layers * block + self.width
-        if not embeddings:
-            return body
-        return body + self.vocab_size * self.width * (1 if self.tie_embeddings else 2)
+        counts = self.parameters()
+        return counts.total if embeddings else counts.body
+
+    def operations_per_token(self, seq_len: int, *, causal: bool = False) -> int:
+        """Return the floating-point operations of one token's forward and backward pass in a sample of `seq_len`.
+
+        6 a parameter in a matrix product (all but the embedding and the norms; a tied head counts), and 12 * layers *
+        query width * seq_len for attention over the whole sample: the convention of llm-foundry, torchtitan and
+        the flash-attention papers. `causal` halves attention, as Megatron-core does since 2025: no token looks
+        ahead. Nothing is added for recomputed activations, nothing taken off for short documents.
+        """
+        counts = self.parameters()
+        products = counts.attention + counts.ffn + self.vocab_size * self.width
+        attention = 12 * self.layers * self.heads * self.head_size * seq_len
+        return 6 * products + (attention // 2 if causal else attention)

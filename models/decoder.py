@@ -5,14 +5,19 @@ Shapes: B sequences, T tokens (S = T + 1 with the last label), N = B * T, W widt
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import Documents, Packed, pack
+from models.attention import Documents, pack
 from models.config import DecoderConfig
+from models.execution import ExecutionSettings
+from models.kernels import Kernels, choose
+from models.kernels.choice import Rotary
 from models.loss import TokenLosses, linear_cross_entropy
-from models.rotary import Rotary, rotary_table, rotate
+from models.passage import Passage
+from models.rotary import rotary_table
 
 
 class RMSNorm(nn.Module):
@@ -23,31 +28,29 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x_BTW: Tensor) -> Tensor:
+    def forward(self, x_BTW: Tensor, kernels: Kernels) -> Tensor:
         """Return the normalised stream in the dtype of the input."""
-        return F.rms_norm(x_BTW, (x_BTW.shape[-1],), self.weight, self.eps)
+        return kernels.rms_norm(x_BTW, self.weight, self.eps)
 
 
 class Attention(nn.Module):
-    """Causal self-attention inside documents, grouped queries."""
+    """Causal self-attention inside documents, grouped queries: the products around it."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        kv_width = config.kv_heads * config.head_size
+        query_width, kv_width = config.heads * config.head_size, config.kv_heads * config.head_size
         self.head_size = config.head_size
-        self.q = nn.Linear(config.width, config.width, bias=False)
+        self.q = nn.Linear(config.width, query_width, bias=False)
         self.k = nn.Linear(config.width, kv_width, bias=False)
         self.v = nn.Linear(config.width, kv_width, bias=False)
-        self.o = nn.Linear(config.width, config.width, bias=False)
+        self.o = nn.Linear(query_width, config.width, bias=False)
 
-    def forward(self, x_BTW: Tensor, rotary: Rotary, packed: Packed) -> Tensor:
-        """Return what the tokens read from earlier tokens of their own document, [B, T, W]."""
+    def read(self, x_BTW: Tensor, rotary: Rotary, kernels: Kernels) -> tuple[Tensor, Tensor, Tensor]:
+        """Return turned queries [N, H, S] and keys, and values, [N, K, S]."""
         B, T, _ = x_BTW.shape
-        q_BTHS = rotate(self.q(x_BTW).view(B, T, -1, self.head_size), *rotary)
-        k_BTKS = rotate(self.k(x_BTW).view(B, T, -1, self.head_size), *rotary)
-        v_BTKS = self.v(x_BTW).view(B, T, -1, self.head_size)
-        out_NHS = packed.attend(q_BTHS.flatten(0, 1), k_BTKS.flatten(0, 1), v_BTKS.flatten(0, 1))
-        return self.o(out_NHS.reshape(B, T, -1))
+        q_BTHS, k_BTKS, v_BTKS = (project(x_BTW).view(B, T, -1, self.head_size) for project in (self.q, self.k, self.v))
+        q_BTHS, k_BTKS = kernels.rotate(q_BTHS, k_BTKS, rotary)
+        return q_BTHS.flatten(0, 1), k_BTKS.flatten(0, 1), v_BTKS.flatten(0, 1)
 
 
 class FeedForward(nn.Module):
@@ -59,13 +62,16 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(config.width, config.ffn, bias=False)
         self.down = nn.Linear(config.ffn, config.width, bias=False)
 
-    def forward(self, x_BTW: Tensor) -> Tensor:
+    def forward(self, x_BTW: Tensor, kernels: Kernels) -> Tensor:
         """Return down(silu(gate(x)) * up(x)), [B, T, W]."""
-        return self.down(F.silu(self.gate(x_BTW)) * self.up(x_BTW))
+        return self.down(kernels.swiglu(self.gate(x_BTW), self.up(x_BTW)))
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward, each on the normalised stream and added to it."""
+    """Attention, then feed-forward, each on the normalised stream and added to it.
+
+    In two parts, before and after attention proper: what is compiled or recomputed is one or both (models/passage.py).
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -74,18 +80,23 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(config.width, config.norm_eps)
         self.ffn = FeedForward(config)
 
-    def forward(self, x_BTW: Tensor, rotary: Rotary, packed: Packed) -> Tensor:
-        """Return the stream after the block, [B, T, W]."""
-        x_BTW = x_BTW + self.attention(self.attention_norm(x_BTW), rotary, packed)
-        return x_BTW + self.ffn(self.ffn_norm(x_BTW))
+    def read(self, x_BTW: Tensor, rotary: Rotary, kernels: Kernels) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what attention reads of the stream: queries [N, H, S], keys and values [N, K, S]."""
+        return self.attention.read(self.attention_norm(x_BTW, kernels), rotary, kernels)
+
+    def write(self, x_BTW: Tensor, out_NHS: Tensor, kernels: Kernels) -> Tensor:
+        """Return the stream after the block, [B, T, W]: attention's output is added, then the feed-forward's."""
+        x_BTW = x_BTW + self.attention.o(out_NHS.reshape(*x_BTW.shape[:2], -1))
+        return x_BTW + self.ffn(self.ffn_norm(x_BTW, kernels), kernels)
 
 
 class Decoder(nn.Module):
-    """The language model. Parameters are named as in `models/hf.py`'s table."""
+    """The language model. Parameters are named as in `models/huggingface/names.py`."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, execution: ExecutionSettings | None = None) -> None:
         super().__init__()
         self.config = config
+        self.execution = execution or ExecutionSettings()
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
@@ -104,7 +115,13 @@ class Decoder(nn.Module):
         """
         ids_BT, labels_BT = ids_BS[:, :-1], ids_BS[:, 1:]
         hidden_BTW = self.hidden(ids_BT, documents, positions_BT)
-        total, losses_N = linear_cross_entropy(hidden_BTW.flatten(0, 1), self.head.weight, labels_BT.flatten())
+        total, losses_N = linear_cross_entropy(
+            hidden_BTW.flatten(0, 1),
+            self.head.weight,
+            labels_BT.flatten(),
+            z_loss=self.config.z_loss,
+            kernels=choose(self.execution.kernels, ids_BS.device.type),
+        )
         return TokenLosses(total, losses_N.view(labels_BT.shape))
 
     def logits(self, ids_BT: Tensor) -> Tensor:
@@ -121,14 +138,16 @@ class Decoder(nn.Module):
             documents, self.config.attention, self.config.head_size, weight.dtype, ids_BT.device, gradients=gradients
         )
         rotary = rotary_table(self.config, ids_BT.shape[1], ids_BT.device, positions_BT)
+        kernels = choose(self.execution.kernels, ids_BT.device.type)
+        passage = Passage(self.execution, kernels, rotary, packed.attend)
         x_BTW = self.embedding(ids_BT.clamp(min=0))
-        for layer in self.layers:
-            x_BTW = layer(x_BTW, rotary, packed)
-        return self.norm(x_BTW)
+        for number, layer in enumerate(self.layers):
+            x_BTW = passage.through(cast(Block, layer), number, x_BTW)
+        return self.norm(x_BTW, kernels)
 
 
-def build(config: DecoderConfig, seed: int) -> Decoder:
-    """Return a decoder with freshly drawn float32 weights that depend on `config` and `seed` alone.
+def build(config: DecoderConfig, seed: int, execution: ExecutionSettings | None = None) -> Decoder:
+    """Return a decoder with freshly drawn float32 weights that depend on the config's shape and `seed` alone.
 
     Matrices are normal with deviation sqrt(2 / (5 * width)), 0.014 at a width of 2048 (Nguyen and Salazar, arXiv
     1910.05895; as in GPT-NeoX). Those that write into the residual stream are divided by sqrt(2 * layers), as in GPT-2.
@@ -136,7 +155,7 @@ def build(config: DecoderConfig, seed: int) -> Decoder:
     """
     std = (2 / (5 * config.width)) ** 0.5
     with torch.device("meta"):
-        decoder = Decoder(config)
+        decoder = Decoder(config, execution)
     decoder.to_empty(device="cpu")
     if config.tie_embeddings:
         decoder.head.weight = decoder.embedding.weight

@@ -10,88 +10,111 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from models.kernels.choice import Kernels, choose
+
 IGNORED = -100
 """Label of a position that has no loss; the same value marks padding in samples."""
 
 CHUNK_LOGITS = 1 << 24
-"""Logits held at once, in elements: 64 MiB in float32."""
+"""Logits held at once, in elements of four bytes; twice as many in bfloat16. 64 MiB."""
 
-INFERENCE_CHUNK_LOGITS = 1 << 20
-"""The same where no gradients are made: what a core's cache nearly holds."""
+SCALED_AT_ONCE = 1 << 20
+"""Elements of a gradient that are scaled at once on the CPU: what its cache holds."""
 
 
 class TokenLosses(NamedTuple):
-    """What a batch costs: `total` (scalar, float32, differentiable sum in nats) and each token's loss, detached."""
+    """What a batch costs: `total` (scalar, float32, differentiable, nats) and each token's loss, detached.
+
+    `total` is the sum of the losses and, where the model has a z-loss, of that.
+    """
 
     total: Tensor
     losses_BT: Tensor
 
 
-def linear_cross_entropy(hidden_NW: Tensor, weight_VW: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+def linear_cross_entropy(
+    hidden_NW: Tensor, weight_VW: Tensor, labels_N: Tensor, *, z_loss: float = 0.0, kernels: Kernels | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the sum over tokens of -log softmax(hidden @ weight.T)[label], and each token's loss [N] (detached).
 
-    Losses are float32 nats, 0 where the label is IGNORED. Gradients are computed in the forward pass, chunk by chunk,
-    so that neither all logits nor a second matrix product are needed.
+    Losses are float32 nats, 0 where the label is IGNORED. A `z_loss` above 0 adds z_loss * logsumexp(logits)^2 of every
+    token that has a loss to the sum, not to the losses (PaLM, arXiv 2204.02311, section 5). Gradients are computed in
+    the forward pass, chunk by chunk, so that neither all logits nor a second matrix product are needed; they are
+    handed out once, and a second backward pass raises RuntimeError. O(N * V * W) time; beside the gradients,
+    4 * CHUNK_LOGITS bytes and, on CUDA with plain kernels, twice that again.
     """
+    if kernels is None:
+        kernels = choose("auto", hidden_NW.device.type)
     if not torch.is_grad_enabled():  # a custom function sees parameters as needing gradients even then
         hidden_NW, weight_VW = hidden_NW.detach(), weight_VW.detach()
-    total, losses_N = _LinearCrossEntropy.apply(hidden_NW, weight_VW, labels_N)
+    total, losses_N = _LinearCrossEntropy.apply(hidden_NW, weight_VW, labels_N, z_loss, kernels)
     return total, losses_N
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_NW: Tensor, weight_VW: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden_NW: Tensor, weight_VW: Tensor, labels_N: Tensor, z_loss: float, kernels: Kernels
+    ) -> tuple[Tensor, Tensor]:
         needs_hidden, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        losses_N = torch.zeros(len(labels_N), dtype=torch.float32, device=hidden_NW.device)
+        tokens, vocabulary = len(labels_N), weight_VW.shape[0]
+        losses_N = torch.zeros(tokens, dtype=torch.float32, device=hidden_NW.device)
+        squares_N = torch.zeros_like(losses_N) if z_loss else None
         grad_hidden = torch.empty_like(hidden_NW) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight_VW, dtype=torch.float32) if needs_weight else None
-        limit = CHUNK_LOGITS if needs_hidden or needs_weight or hidden_NW.is_cuda else INFERENCE_CHUNK_LOGITS
-        chunk = max(1, limit // weight_VW.shape[0])
-        for start in range(0, len(labels_N), chunk):
+        grad_weight: Tensor | None = None
+        chunk = min(tokens, max(1, CHUNK_LOGITS * 4 // hidden_NW.element_size() // vocabulary))
+        logits = hidden_NW.new_empty(chunk, vocabulary)  # one for all chunks: fresh pages cost as much as the softmax
+        for start in range(0, tokens, chunk):
             part = slice(start, start + chunk)
-            labels_C = labels_N[part]
-            probability_CV = _softmax_((hidden_NW[part] @ weight_VW.t()).float(), labels_C, losses_N[part])
-            if grad_hidden is None and grad_weight is None:
-                continue
-            slope_CV = _slope_(probability_CV, labels_C).to(hidden_NW.dtype)
+            hidden_CW, labels_C = hidden_NW[part], labels_N[part]
+            logits_CV = torch.mm(hidden_CW, weight_VW.t(), out=logits[: len(labels_C)])
+            squares_C = squares_N[part] if squares_N is not None else None
+            kernels.cross_entropy_(logits_CV, labels_C, losses_N[part], squares_C, z_loss, needs_hidden or needs_weight)
+            ignored_C1 = (labels_C == IGNORED)[:, None]
             if grad_hidden is not None:
-                torch.mm(slope_CV, weight_VW, out=grad_hidden[part])
-            if grad_weight is not None:
-                grad_weight += slope_CV.t() @ hidden_NW[part]
-        ctx.save_for_backward(grad_hidden, grad_weight)
+                torch.mm(logits_CV, weight_VW, out=grad_hidden[part]).masked_fill_(ignored_C1, 0)
+            if needs_weight:
+                kept_CW = hidden_CW.masked_fill(ignored_C1, 0)
+                grad_weight = _add_product(grad_weight, logits_CV, kept_CW, alone=chunk == tokens)
+        ctx.gradients = (grad_hidden, grad_weight)
         ctx.weight_dtype = weight_VW.dtype
         ctx.mark_non_differentiable(losses_N)
-        return losses_N.sum(), losses_N
+        ctx.set_materialize_grads(False)
+        total = losses_N.sum()
+        return total if squares_N is None else total + z_loss * squares_N.sum(), losses_N
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("linear_cross_entropy went backward before: its gradients are gone, run it again")
+        (grad_hidden, grad_weight), ctx.gradients = ctx.gradients, None
         scale = grads[0]
-        return (
-            (grad_hidden.float() * scale).to(grad_hidden.dtype) if grad_hidden is not None else None,
-            (grad_weight * scale).to(ctx.weight_dtype) if grad_weight is not None else None,
-            None,
-        )
+        if scale is None:
+            return (None,) * 5
+        if grad_hidden is not None:
+            _scale_(grad_hidden, scale, grad_hidden)
+        if grad_weight is not None:
+            target = grad_weight if grad_weight.dtype == ctx.weight_dtype else None
+            target = target if target is not None else torch.empty_like(grad_weight, dtype=ctx.weight_dtype)
+            grad_weight = _scale_(grad_weight, scale, target)
+        return grad_hidden, grad_weight, None, None, None
 
 
-def _softmax_(logits_CV: Tensor, labels_C: Tensor, losses_C: Tensor) -> Tensor:
-    """Turn logits into probabilities in place and write each label's loss: one pass over the logits serves both.
-
-    The loss is taken through the largest logit, so that it stays exact where the label's probability underflows.
-    """
-    real_C = labels_C != IGNORED
-    index_C1 = labels_C.clamp(min=0)[:, None]
-    label_logit_C = logits_CV.gather(1, index_C1).squeeze(1)
-    largest_C = logits_CV.amax(dim=1)
-    probability_CV = torch.softmax(logits_CV, dim=-1, out=logits_CV)
-    # -log p(label) = (largest - label) - log p(largest), and p(largest) is the largest probability.
-    losses_C.copy_(torch.where(real_C, largest_C - label_logit_C - probability_CV.amax(dim=1).log(), 0.0))
-    return probability_CV
+def _add_product(total_VW: Tensor | None, slopes_CV: Tensor, hidden_CW: Tensor, *, alone: bool) -> Tensor:
+    """Return total + slopes.T @ hidden: a float32 sum, in the total's memory; in the operands' dtype if it is all."""
+    if total_VW is None:
+        product = torch.mm(slopes_CV.t(), hidden_CW)
+        return product if alone else product.float()
+    if slopes_CV.dtype == torch.float32:
+        return total_VW.addmm_(slopes_CV.t(), hidden_CW)
+    if slopes_CV.is_cuda and torch.version.cuda and torch.cuda.get_device_capability(slopes_CV.device) >= (8, 0):
+        return torch.addmm(total_VW, slopes_CV.t(), hidden_CW, out_dtype=torch.float32, out=total_VW)
+    return total_VW.add_(torch.mm(slopes_CV.t(), hidden_CW))
 
 
-def _slope_(probability_CV: Tensor, labels_C: Tensor) -> Tensor:
-    """Return d loss / d logits in place of the probabilities: minus one at the label, 0 where ignored."""
-    index_C1 = labels_C.clamp(min=0)[:, None]
-    probability_CV.scatter_add_(1, index_C1, torch.full_like(index_C1, -1, dtype=probability_CV.dtype))
-    return probability_CV.mul_((labels_C != IGNORED)[:, None])
+def _scale_(source: Tensor, scale: Tensor, target: Tensor) -> Tensor:
+    """Write source * scale, a product in float32, into `target`, which may be the source; return it."""
+    at_once = len(source) if source.is_cuda else max(1, SCALED_AT_ONCE // source.shape[1])
+    for rows, into in zip(source.split(at_once), target.split(at_once), strict=True):
+        into.copy_(rows.float() * scale)
+    return target

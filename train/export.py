@@ -11,8 +11,10 @@ import torch
 
 from curriculum.artifact import ArtifactError, open_manifest
 from curriculum.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
-from models import hf
+from models import huggingface
+from models.config import DecoderConfig
 from train import checkpoint
+from train.card import run_card
 from train.runfolder import CHECKPOINTS, EXPORT, read_run
 
 log = logging.getLogger(__name__)
@@ -50,12 +52,13 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32") -> bo
     """
     facts = read_run(run_folder)
     source = newest_checkpoint(run_folder)
-    card = _card(facts, source, dtype)
+    manifest = open_manifest(source, checkpoint.KIND)
+    card = run_card(facts, manifest, DecoderConfig(**manifest.facts["model"]), dtype)
     whole = all((output / name).is_file() for name in (CARD, "config.json", TOKENIZER_FILE))
     if whole and any(output.glob("*.safetensors")) and (output / CARD).read_text("utf-8") == card:
         return False
     config, state = checkpoint.read_weights(source)
-    hf.export(
+    huggingface.export(
         output,
         config,
         state,
@@ -83,33 +86,3 @@ def _tokenizer_folder(run_folder: Path, facts: dict[str, Any]) -> Path:
     raise ArtifactError(
         f"the tokenizer of run {run_folder} is not at {facts['paths']['tokens']} any more: put the TOKENS folder back"
     )
-
-
-def _card(facts: dict[str, Any], source: Path, dtype: str) -> str:
-    """Return the model card: what the model is and which data, in which order, made it."""
-    prints = {**facts["fingerprints"], "checkpoint": open_manifest(source, checkpoint.KIND).fingerprint}
-    rows = "\n".join(f"| {name} | `{value}` |" for name, value in sorted(prints.items()) if value)
-    versions = ", ".join(f"{name} {value}" for name, value in sorted(facts["versions"].items()))
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
----
-
-# {facts["arm"]}
-
-A Llama-family decoder of {facts["parameters"]:,} parameters, trained from scratch with PDPC (arm `{facts["arm"]}`, seed
-{facts["seed"]}, checkpoint `{source.name}`), stored as {dtype}.
-It loads with plain `AutoModelForCausalLM.from_pretrained`.
-
-## Data
-
-The order of the data is a file. These fingerprints identify the model and what it read:
-
-| what | fingerprint |
-|---|---|
-{rows}
-
-In training, documents packed into one sample did not see each other: an end-of-text token starts a document.
-
-Made with {versions}.
-"""

@@ -99,7 +99,7 @@ class Loop:
             losses = self.engine(ids_BS.to(self.world.device, non_blocking=True), documents)
             self.engine.backward(losses.total / batch.global_tokens)
             self.engine.step()
-            window.loss += losses.total.detach()
+            window.loss += losses.losses_BT.sum()
         self.consumed.append(batch)
         window.tokens += batch.global_tokens
         self.progress.step += 1

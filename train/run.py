@@ -15,6 +15,7 @@ from curriculum.artifact import write_text
 from curriculum.consumed import as_hex
 from models.attention import Backend, choose
 from models.decoder import build
+from models.kernels import check as check_kernels
 from train import checkpoint
 from train.batches import ConsumedFile, check_consumed, forget_consumed
 from train.engine import Engine, deepspeed_config
@@ -42,6 +43,7 @@ def train(settings: TrainSettings) -> None:
     have met.
     """
     try:
+        check_kernels(settings.execution.kernels, cuda=torch.cuda.is_available())
         inputs = open_inputs(settings)
         deepspeed_config(settings, inputs.order.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
         attention = _attention(settings)
@@ -73,7 +75,9 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
     samples than this order begins with.
     """
     paths = {name: str(Path(path).absolute()) if path else None for name, path in asdict(settings.data).items()}
+    made = inputs.order.manifest
     extra = {
+        "arranged": {"preference": made.config.get("preference"), "inputs": made.inputs},
         "parameters": inputs.decoder.parameter_count(),
         "world_size": world.size,
         "paths": {**paths, "slice": inputs.order.manifest.facts["slice"]},
@@ -95,7 +99,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
 
 def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFolder | None, step: int) -> None:
     folder = Path(settings.output)
-    engine = Engine(build(inputs.decoder, settings.seed), settings, inputs.order.batch_size, world)
+    engine = Engine(build(inputs.decoder, settings.seed, settings.execution), settings, inputs.order.batch_size, world)
     progress = _resume(folder, engine, inputs, world, step)
 
     def open_records() -> tuple[MetricsFile, Tracker]:

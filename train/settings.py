@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from models.config import DecoderConfig
+from models.execution import ExecutionSettings
 from train.harness import BenchmarkSettings
 from train.heldout import HeldoutSettings
 from train.schedule import ScheduleSettings
@@ -60,6 +61,8 @@ class ModelSettings:
     """Use the embedding matrix as the head."""
     attention: str = "auto"
     """Attention backend: auto, flash, varlen, flex, blocks, sdpa or reference (docs/attention.md)."""
+    z_loss: float = 0.0
+    """Weight of logsumexp(logits)^2 beside the cross-entropy, keeping logits small; 1e-4 in PaLM."""
 
     def __post_init__(self) -> None:
         if self.vocab_multiple < 1:
@@ -143,6 +146,8 @@ class TrainSettings:
     """Harness tasks at stage ends."""
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     """Where metrics go beside metrics.jsonl."""
+    execution: ExecutionSettings = field(default_factory=ExecutionSettings)
+    """Kernels, recomputation, compilation."""
     precision: str = "bf16"
     """bf16 (with float32 master weights and gradient sums) or fp32."""
     micro_batch_size: int = 8
@@ -184,6 +189,7 @@ HARMLESS = (
     "benchmarks.task_paths",
     "benchmarks.offline",
     "zero",
+    "execution",
     "micro_batch_size",
     "model.attention",
 )

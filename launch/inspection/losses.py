@@ -13,7 +13,7 @@ from curriculum.scoring import mean_losses
 from curriculum.step_samples import StepSamples
 from launch.inspection.settings import RUN
 from launch.inspection.subject import Subject
-from models import hf
+from models import huggingface
 from models.decoder import Decoder
 from train import checkpoint
 from train.evaluation import load_decoder
@@ -59,7 +59,7 @@ def _load(subject: Subject, number: int, model: str | None, end_of_text: int) ->
         return load_decoder(source), str(source)
     if (folder / MANIFEST).is_file():
         return load_decoder(folder), str(folder)
-    return hf.load(folder, torch.float32, end_of_text=end_of_text), str(folder)
+    return huggingface.load(folder, torch.float32, end_of_text=end_of_text), str(folder)
 
 
 def _before(checkpoints: Path, number: int) -> Path:

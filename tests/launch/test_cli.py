@@ -28,7 +28,7 @@ from launch.cli import VERBS, main
 from launch.keys import field_docstrings
 from models.config import DecoderConfig
 from models.decoder import build
-from models.hf import export
+from models.huggingface import export
 from train import compose
 
 ROOT = Path(__file__).parents[2]

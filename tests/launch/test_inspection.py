@@ -23,7 +23,7 @@ from launch.flags import as_overrides
 from launch.inspection.summary import LEVELS, sketch
 from models.config import DecoderConfig
 from models.decoder import build
-from models.hf import export
+from models.huggingface import export
 
 ROOT = Path(__file__).parents[2]
 STEPS_DONE = 12

@@ -71,6 +71,7 @@ def test_it_learns_a_cycle():
     [
         ({"width": 18}, "model.width=18"),
         ({"heads": 8, "width": 8}, "even head size"),
+        ({"explicit_head_size": 7}, "explicit_head_size=7 must be even"),
         ({"kv_heads": 3}, "kv_heads=3 must divide"),
         ({"layers": 0}, "model.layers must be"),
         ({"end_of_text": 50}, "end_of_text=50 is outside"),

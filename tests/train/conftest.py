@@ -6,6 +6,16 @@ import pytest
 from curriculum.artifact import create
 from curriculum.compose import OrderWriter
 from curriculum.order import Order
+from train.world import start
+
+
+@pytest.fixture(scope="session")
+def world():
+    """Return a world of one rank; a process can join DeepSpeed's only once."""
+    import torch.distributed as dist
+
+    yield start(threads=1)
+    dist.destroy_process_group()
 
 
 def rewritten(parent: Order, folder, positions, inputs, **facts) -> Order:

@@ -18,14 +18,6 @@ from train.world import World, start
 CONFIG = DecoderConfig(vocab_size=64, layers=2, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16, end_of_text=0)
 
 
-@pytest.fixture(scope="module")
-def world():
-    import torch.distributed as dist
-
-    yield start(threads=1)
-    dist.destroy_process_group()
-
-
 def make(world: World, precision: str, stage: int = 1, seed: int = 0) -> Engine:
     words = [
         "output=o",

@@ -20,7 +20,7 @@ import yaml
 
 from models.config import DecoderConfig
 from models.decoder import Decoder, build
-from models.hf import export
+from models.huggingface import export
 from train.exchange import Exchange, RankFailed
 from train.harness import BenchmarkSettings, check_tasks, evaluate_benchmarks
 from train.harness_model import harness_model, load_tokenizer

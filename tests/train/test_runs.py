@@ -291,8 +291,12 @@ def test_the_export_loads_without_our_package_and_has_equal_logits(whole_run):
     ids = torch.tensor([tokenizer("the cat sees a house and then the dog sleeps")["input_ids"]])
     ours = load_decoder(newest_checkpoint(whole_run)).logits(ids)
     torch.testing.assert_close(model(ids).logits, ours, rtol=1e-4, atol=1e-4)
-    card = (whole_run / "export" / "README.md").read_text()
-    assert order_of(whole_run).fingerprint in card
+    card, order = (whole_run / "export" / "README.md").read_text(), order_of(whole_run)
+    for value in (order.fingerprint, order.manifest.inputs["tokens"], order.manifest.inputs["scores"]):
+        assert f"| `{value}` |" in card
+    assert f"| tokens seen | {read_metrics(whole_run / 'metrics.jsonl')[-1]['tokens']:,} |" in card
+    assert f"| step | {order.steps:,} |" in card
+    assert order.manifest.config["preference"]["name"] in card
 
 
 def test_the_run_folder_says_what_was_used(whole_run, words):

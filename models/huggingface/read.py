@@ -13,7 +13,8 @@ from torch import Tensor
 
 from models.config import DecoderConfig
 from models.decoder import Decoder
-from models.hf_names import ARCHITECTURE, INDEX, WEIGHTS, compare_names, compare_shape, tensor_names
+from models.huggingface.names import ARCHITECTURE, INDEX, WEIGHTS, compare_names, compare_shape, tensor_names
+from models.huggingface.rope import read_rope
 
 
 def load(folder: Path, dtype: torch.dtype, *, end_of_text: int | None = None) -> Decoder:
@@ -21,8 +22,8 @@ def load(folder: Path, dtype: torch.dtype, *, end_of_text: int | None = None) ->
 
     `end_of_text` is the token that starts a document; None takes it from config.json when one token both starts and
     ends texts there (as in our exports), else attention runs over the whole sequence, as in Llama itself. ValueError,
-    naming the file, the value and the mend, for another architecture, pickled weights, biases, scaled rotary positions,
-    quantised weights, or tensors that are missing, unexpected or of the wrong shape.
+    naming the file, the value and the mend, for another architecture, pickled weights, biases, rotary positions scaled
+    otherwise than linear or llama3, quantised weights, or tensors that are missing, unexpected or of the wrong shape.
     """
     folder = Path(folder)
     config = _read_config(folder, end_of_text)
@@ -41,27 +42,26 @@ def _read_config(folder: Path, end_of_text: int | None) -> DecoderConfig:
     path = folder / "config.json"
     raw = _read_json(path, "name a folder written by save_pretrained or by pdpc export")
     _refuse_unsupported(path, raw)
-    rope = raw.get("rope_parameters") or {}
     heads, width = _number(path, raw, "num_attention_heads"), _number(path, raw, "hidden_size")
-    config = DecoderConfig(
-        vocab_size=_number(path, raw, "vocab_size"),
-        layers=_number(path, raw, "num_hidden_layers"),
-        width=width,
-        heads=heads,
-        kv_heads=raw.get("num_key_value_heads") or heads,
-        ffn=_number(path, raw, "intermediate_size"),
-        max_seq_len=raw.get("max_position_embeddings", 2048),
-        rope_theta=float(rope.get("rope_theta") or raw.get("rope_theta") or 10000.0),
-        norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-        tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        end_of_text=end_of_text if end_of_text is not None else _shared_end(raw),
-    )
-    if raw.get("head_dim") not in (None, config.head_size):
-        raise ValueError(
-            f"{path}: head_dim={raw['head_dim']} is not hidden_size / num_attention_heads = {config.head_size}: "
-            "only such models can be read"
-        )
-    return config
+    head_size = _number(path, raw, "head_dim") if raw.get("head_dim") is not None else width // max(1, heads)
+    shape: dict[str, Any] = {
+        "vocab_size": _number(path, raw, "vocab_size"),
+        "layers": _number(path, raw, "num_hidden_layers"),
+        "width": width,
+        "heads": heads,
+        "kv_heads": raw.get("num_key_value_heads") or heads,
+        "ffn": _number(path, raw, "intermediate_size"),
+        "max_seq_len": raw.get("max_position_embeddings", 2048),
+        **read_rope(path, raw),
+        "norm_eps": float(raw.get("rms_norm_eps", 1e-6)),
+        "tie_embeddings": bool(raw.get("tie_word_embeddings", False)),
+        "end_of_text": end_of_text if end_of_text is not None else _shared_end(raw),
+        "explicit_head_size": None if head_size * heads == width else head_size,
+    }
+    try:
+        return DecoderConfig(**shape)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}: restore the model's own config.json, or use another model") from error
 
 
 def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
@@ -72,10 +72,6 @@ def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
             f"{path}: model_type={raw.get('model_type')!r}, architectures={architectures}: only {ARCHITECTURE} "
             "can be read; convert the model to it first"
         )
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError(f"{path}: scaled rotary positions {rope} are not supported: use a model without them")
     for key, plain in {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}.items():
         if raw.get(key, plain) != plain:
             raise ValueError(f"{path}: {key}={raw[key]!r} is not supported, only {plain!r}: use another model")

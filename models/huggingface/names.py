@@ -1,8 +1,7 @@
 """The names that Hugging Face's Llama gives to a Decoder's tensors, and the checks that both directions share.
 
 Both sides rotate queries and keys in the "rotate half" layout and keep matrices as [out, in], so a tensor never changes
-on its way, only its name does. `tensor_names` is the one table, read forwards by `models/hf.py` and backwards by
-`models/hf_load.py`.
+on its way, only its name does. `tensor_names` is the one table, read forwards by `write.py` and backwards by `read.py`.
 """
 
 from __future__ import annotations
@@ -18,13 +17,14 @@ INDEX = "model.safetensors.index.json"
 
 def tensor_names(config: DecoderConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return, for each of a Decoder's tensors, its Hugging Face name and its shape."""
-    width, ffn, kv_width = config.width, config.ffn, config.kv_heads * config.head_size
+    width, ffn = config.width, config.ffn
+    query_width, kv_width = config.heads * config.head_size, config.kv_heads * config.head_size
     block = {
         "attention_norm": ("input_layernorm", (width,)),
-        "attention.q": ("self_attn.q_proj", (width, width)),
+        "attention.q": ("self_attn.q_proj", (query_width, width)),
         "attention.k": ("self_attn.k_proj", (kv_width, width)),
         "attention.v": ("self_attn.v_proj", (kv_width, width)),
-        "attention.o": ("self_attn.o_proj", (width, width)),
+        "attention.o": ("self_attn.o_proj", (width, query_width)),
         "ffn_norm": ("post_attention_layernorm", (width,)),
         "ffn.gate": ("mlp.gate_proj", (ffn, width)),
         "ffn.up": ("mlp.up_proj", (ffn, width)),

@@ -13,11 +13,14 @@ import torch
 
 from models.config import DecoderConfig
 from models.decoder import Decoder, build
-from models.hf import export, load
+from models.huggingface import export, load
 
 CONFIG = DecoderConfig(
     vocab_size=97, layers=2, width=32, heads=4, kv_heads=2, ffn=48, max_seq_len=64, rope_theta=5000.0, end_of_text=0
 )
+
+
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 
 
 def decoder_of(config: DecoderConfig) -> Decoder:
@@ -70,32 +73,117 @@ def test_load_returns_the_same_decoder(tmp_path: Path, tied: bool) -> None:
     again(ids).total.backward()  # a loaded decoder trains
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_load_reads_what_transformers_writes(tmp_path: Path, tied: bool) -> None:
+def llama_of(**changes: Any) -> Any:
+    """Return a random LlamaForCausalLM, all weights, norms included, far from their initial values."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    shape = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     torch.manual_seed(5)
-    theirs = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=97,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            tie_word_embeddings=tied,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    ).eval()
-    theirs.save_pretrained(tmp_path / "hf")
-    ours = load(tmp_path / "hf", torch.float32)
+    model = LlamaForCausalLM(LlamaConfig(**(shape | changes))).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2 * (32 / model.config.hidden_size) ** 0.5)
+    return model
+
+
+@pytest.mark.parametrize("max_shard_size", ["1GB", "20kB"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tie_word_embeddings": True},
+        {"tie_word_embeddings": False},
+        {"num_key_value_heads": 1},
+        {"num_key_value_heads": 4, "rope_theta": 500.0},
+        {"head_dim": 16, "rms_norm_eps": 1e-3},
+        {"head_dim": 6, "num_key_value_heads": 1, "tie_word_embeddings": True},
+        {"hidden_size": 128, "num_attention_heads": 1, "num_key_value_heads": 1},
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 900.0}},
+        {"rope_parameters": {"rope_type": "llama3", "rope_theta": 900.0} | LLAMA3},
+    ],
+)
+def test_both_ways_the_logits_are_those_of_transformers(
+    tmp_path: Path, changes: dict[str, Any], max_shard_size: str
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    theirs = llama_of(**changes)
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size=max_shard_size)
+    assert (len(list((tmp_path / "theirs").glob("*.safetensors"))) > 1) == (max_shard_size == "20kB")
+    ours = load(tmp_path / "theirs", torch.float32)
     assert ours.config.end_of_text is None  # different first and last tokens: one segment, as in Llama
-    assert load(tmp_path / "hf", torch.float32, end_of_text=1).config.end_of_text == 1
+    assert load(tmp_path / "theirs", torch.float32, end_of_text=1).config.end_of_text == 1
+    export(tmp_path / "ours", ours.config, ours.state_dict(), dtype=torch.float32, tokenizer_folder=None, card=None)
+    again = LlamaForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.float32).eval()
     ids = random_ids()
     with torch.no_grad():
-        torch.testing.assert_close(ours.logits(ids), theirs(ids, use_cache=False).logits, atol=1e-4, rtol=0)
+        expected = theirs(ids, use_cache=False).logits
+        assert expected.std() > 0.3  # else agreement says nothing
+        torch.testing.assert_close(ours.logits(ids), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(again(ids, use_cache=False).logits, expected, atol=1e-4, rtol=0)
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_the_older_names_of_scaled_positions_are_read(tmp_path: Path) -> None:
+    exported(tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    raw = json.loads(path.read_text())
+    del raw["rope_parameters"]
+    for scaling, kind in (({"type": "linear", "factor": 2}, "linear"), ({"rope_type": "llama3"} | LLAMA3, "llama3")):
+        path.write_text(json.dumps(raw | {"rope_theta": 700.0, "rope_scaling": scaling}))
+        config = load(tmp_path / "hf", torch.float32).config
+        assert (config.rope_scaling, config.rope_theta, config.rope_factor) == (kind, 700.0, scaling["factor"])
+    path.write_text(json.dumps(raw | {"rope_theta": 700.0, "rope_scaling": {"type": "linear", "factor": 1.0}}))
+    assert load(tmp_path / "hf", torch.float32).config.rope_scaling == "none"
+
+
+def test_static_ntk_is_written_as_a_larger_base(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    decoder = exported(tmp_path / "hf", replace(CONFIG, rope_scaling="ntk", rope_factor=4.0))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
+    ids = random_ids()
+    with torch.no_grad():
+        expected = decoder.logits(ids)
+        torch.testing.assert_close(theirs(ids, use_cache=False).logits, expected, atol=1e-4, rtol=0)
+        assert not torch.allclose(exported(tmp_path / "plain").logits(ids), expected, atol=1e-2)
+    assert load(tmp_path / "hf", torch.float32).config.rope_theta == pytest.approx(5000.0 * 4 ** (8 / 6))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_training_costs_what_it_costs_there(tmp_path: Path, tied: bool) -> None:
+    """Equal weights, data and AdamW in float32: equal losses over 50 steps."""
+    theirs = llama_of(tie_word_embeddings=tied).train()
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = load(tmp_path / "theirs", torch.float32).train()
+    generator = torch.Generator().manual_seed(6)
+    steps = [torch.randint(1, 97, (4, 33), generator=generator) for _ in range(5)] * 10
+
+    def losses(model: torch.nn.Module, mean: Callable[[torch.Tensor], torch.Tensor]) -> list[float]:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+        found = []
+        for ids in steps:
+            loss = mean(ids)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            found.append(loss.item())
+        return found
+
+    ours_S = losses(ours, lambda ids: ours(ids).total / ids[:, 1:].numel())
+    theirs_S = losses(theirs, lambda ids: theirs(input_ids=ids, labels=ids, use_cache=False).loss)
+    torch.testing.assert_close(torch.tensor(ours_S), torch.tensor(theirs_S), atol=1e-4, rtol=0)
+    assert ours_S[-1] < ours_S[0] - 1.0
 
 
 def test_large_models_are_sharded(tmp_path: Path) -> None:
@@ -146,7 +234,7 @@ def test_export_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def broken(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("models.hf._write_weights", broken)
+    monkeypatch.setattr("models.huggingface.write._write_weights", broken)
     with pytest.raises(OSError, match="disk full"):
         exported(tmp_path / "hf", replace(CONFIG, layers=1))
     assert {path.name: path.read_bytes() for path in (tmp_path / "hf").iterdir()} == before
@@ -174,7 +262,7 @@ def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path, monkey
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("models.hf._write_weights", broken)
+        patch.setattr("models.huggingface.write._write_weights", broken)
         with pytest.raises(OSError, match="disk full"):
             exported(tmp_path / "hf")
     assert {path.name for path in tmp_path.iterdir()} == {".hf.ffffffff.old", *others}  # the old one is all there is
@@ -214,9 +302,15 @@ def test_export_refuses_wrong_tensors(tmp_path: Path) -> None:
         ({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}, "only LlamaForCausalLM can be read"),
         ({"attention_bias": True}, "attention_bias=True is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
-        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "scaled rotary positions"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "scaled rotary positions"),
-        ({"head_dim": 16}, "head_dim=16 is not hidden_size"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 8.0}}, r"rotary positions .*'yarn'.* are not supported"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "are not supported"),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "only the whole head"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "lacks original_max_position_embeddings, low_fr"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "linear scaling lacks factor"),
+        ({"head_dim": 16}, r"self_attn\.q_proj\.weight has shape \(32, 32\), the config says \(64, 32\)"),
+        ({"head_dim": 7}, "explicit_head_size=7 must be even"),
+        ({"num_key_value_heads": 3}, "kv_heads=3 must divide model.heads=4"),
+        ({"num_attention_heads": 0}, "model.heads must be a whole number of at least 1, not 0"),
         ({"quantization_config": {"bits": 4}}, "quantised weights are not supported"),
         ({"num_hidden_layers": 3}, r"missing tensors model\.layers\.2\.input_layernorm\.weight, .* and 5 more"),
         ({"num_hidden_layers": 1}, r"unexpected tensors model\.layers\.1\.input_layernorm\.weight"),

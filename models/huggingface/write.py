@@ -1,6 +1,6 @@
 """Write a decoder as a Hugging Face folder: a plain LlamaForCausalLM that loads without this package.
 
-`load` (models/hf_load.py) is the way back; the table of names that both use is in models/hf_names.py.
+`load` (read.py) is the way back; the table of names that both use is in names.py.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from models.config import DecoderConfig
-from models.hf_load import load
-from models.hf_names import ARCHITECTURE, INDEX, WEIGHTS, compare_names, compare_shape, tensor_names
-
-__all__ = ["DTYPES", "MAX_SHARD_BYTES", "export", "load"]
+from models.huggingface.card import model_card
+from models.huggingface.names import ARCHITECTURE, INDEX, WEIGHTS, compare_names, compare_shape, tensor_names
+from models.huggingface.rope import write_rope
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Weight types of an export, by the names that configs and config.json use."""
@@ -70,7 +69,8 @@ def export(
             _write_json(draft / "generation_config.json", ids | {"pad_token_id": config.end_of_text})
         if tokenizer_folder is not None:
             _copy_tokenizer(tokenizer_folder, draft)
-        (draft / "README.md").write_text(card if card is not None else _short_card(config, dtype), encoding="utf-8")
+        text = card if card is not None else model_card(config, _dtype_name(dtype))
+        (draft / "README.md").write_text(text, encoding="utf-8")
         for path in draft.iterdir():
             _sync(path)
         _replace(draft, folder)
@@ -116,7 +116,7 @@ def _llama_config(config: DecoderConfig, dtype: torch.dtype) -> dict[str, Any]:
         "num_key_value_heads": config.kv_heads,
         "pad_token_id": None,
         "rms_norm_eps": config.norm_eps,
-        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
+        "rope_parameters": write_rope(config),
         "tie_word_embeddings": config.tie_embeddings,
         "use_cache": True,
         "vocab_size": config.vocab_size,
@@ -163,16 +163,6 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
         raise ValueError(f"{source} holds no tokenizer.json or tokenizer.model: name a saved tokenizer's folder")
     for name in present:
         shutil.copyfile(source / name, folder / name)
-
-
-def _short_card(config: DecoderConfig, dtype: torch.dtype) -> str:
-    return (
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n# A decoder trained with PDPC\n\n"
-        f"{config.parameter_count():,} parameters ({_dtype_name(dtype)}): {config.layers} layers, "
-        f"width {config.width}, {config.heads} heads ({config.kv_heads} for keys and values), "
-        f"vocabulary {config.vocab_size}, {config.max_seq_len} tokens of context.\n\nLlama architecture: load it with "
-        "`AutoModelForCausalLM.from_pretrained(folder)`.\n"
-    )
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -1,0 +1,65 @@
+"""What others published for training on A100: the rows that `benchmarks.gpu` prints beside its own, and its MFU.
+
+MFU is the model's operations over what the card can do, 312 TFLOP/s in dense bf16 for an A100. All rows count attention
+in full, not halved for the causal mask, and nothing for recomputed activations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PEAK_PER_S = {"A100": 312e12, "A800": 312e12}
+"""Dense bf16 operations a second by what a card's name holds (NVIDIA's data sheets; an A800 has an A100's chip)."""
+
+FOUNDRY = "https://github.com/mosaicml/llm-foundry/blob/main/scripts/train/benchmarking/README.md"
+TINY_LLAMA = "https://github.com/jzhang38/TinyLlama/blob/main/README.md"
+FLASH = "https://github.com/Dao-AILab/flash-attention/blob/main/training/README.md"
+NEOX = "https://github.com/EleutherAI/gpt-neox/pull/725"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published figure. What the source does not say is None."""
+
+    size: str
+    """The size of ours that it stands beside."""
+    model: str
+    seq_len: int
+    devices: int
+    card: str
+    tokens_per_s: float | None
+    """Tokens a second and GPU."""
+    mfu: float
+    """As published, or the published TFLOP/s over 312."""
+    source: str
+
+
+PUBLISHED = (
+    Published("1.3b", "llm-foundry MPT 1b", 2048, 8, "A100-80", 20_513, 0.5986, FOUNDRY),
+    Published("1.3b", "llm-foundry MPT 1b", 2048, 8, "A100-40", 19_271, 0.562, FOUNDRY),
+    Published("1.3b", "llm-foundry MPT 1b", 2048, 128, "A100-40", 18_647, 0.544, FOUNDRY),
+    Published("1.3b", "llm-foundry MPT 1b", 4096, 8, "A100-80", 17_807, 0.590, FOUNDRY),
+    Published("1.3b", "TinyLlama 1.1B", 2048, 16, "A100-40", 24_000, 0.56, TINY_LLAMA),
+    Published("1.3b", "flash-attention GPT3 1.3B", 2048, 8, "A100-80", None, 189 / 312, FLASH),
+    Published("1.3b", "GPT-NeoX 1.3B, DeepSpeed, flash", 2048, 8, "A100-80", None, 180 / 312, NEOX),
+    Published("3b", "llm-foundry MPT 3b", 2048, 8, "A100-80", 10_811, 0.6211, FOUNDRY),
+    Published("3b", "llm-foundry MPT 3b", 2048, 8, "A100-40", 10_065, 0.578, FOUNDRY),
+    Published("3b", "llm-foundry MPT 3b", 2048, 128, "A100-40", 9_538, 0.548, FOUNDRY),
+    Published("3b", "llm-foundry MPT 3b", 4096, 8, "A100-80", 9_457, 0.6053, FOUNDRY),
+    Published("3b", "flash-attention GPT3 2.7B", 2048, 8, "A100-80", None, 189 / 312, FLASH),
+)
+
+
+def beside(size: str, seq_len: int) -> list[Published]:
+    """Return the published rows that a size of ours compares with: those of its sequence length."""
+    return [row for row in PUBLISHED if (row.size, row.seq_len) == (size, seq_len)]
+
+
+def peak_of(card: str) -> float | None:
+    """Return a card's dense bf16 operations a second by its name, None where it is not known here."""
+    return next((peak for name, peak in PEAK_PER_S.items() if name in card), None)
+
+
+def mfu(tokens_per_s: float, operations_per_token: float, peak_per_s: float) -> float:
+    """Return the share of a card's peak that the model's own operations take."""
+    return tokens_per_s * operations_per_token / peak_per_s

@@ -1,0 +1,5 @@
+"""The fused functions of the hot path behind one interface: PyTorch's anywhere, Liger's Triton kernels on CUDA."""
+
+from models.kernels.choice import Kernels, check, choose
+
+__all__ = ["Kernels", "check", "choose"]

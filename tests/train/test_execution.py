@@ -1,0 +1,60 @@
+"""How a decoder runs, under DeepSpeed and from the command line: the same steps, and errors at the door."""
+
+import pytest
+import torch
+
+from models import DecoderConfig
+from models.decoder import build
+from train.compose import compose
+from train.engine import Engine
+from train.run import Refused, train
+from train.settings import TrainSettings, identity
+
+CONFIG = DecoderConfig(vocab_size=64, layers=3, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16, end_of_text=0)
+WORDS = ["output=o", "arm=a", "data.tokens=t", "data.order=o", "micro_batch_size=2"]
+
+
+def losses(world, *words):
+    settings = compose("train", TrainSettings, [*WORDS, *words])
+    engine = Engine(build(CONFIG, 0, settings.execution), settings, 4, world)
+    found = []
+    for _ in range(4):
+        engine.set_learning_rate(1e-2)
+        for micro in range(engine.micro_batches):
+            out = engine(torch.randint(0, 64, (2, 17), generator=torch.Generator().manual_seed(micro)))
+            engine.backward(out.total / 64)
+            engine.step()
+            found.append(out.total.item())
+    engine.destroy()
+    return found
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recomputation_under_zero_changes_no_digit(world, stage, precision):
+    words = [f"zero.stage={stage}", f"precision={precision}"]
+    kept = losses(world, *words)
+    assert kept[-1] < kept[0]
+    for mode in ("selective", "every", "full"):
+        assert losses(world, *words, f"execution.checkpointing={mode}") == kept
+
+
+def test_how_it_runs_is_no_part_of_what_a_run_is():
+    plain = compose("train", TrainSettings, WORDS)
+    other = compose("train", TrainSettings, [*WORDS, "execution.checkpointing=full", "execution.compile=true"])
+    assert identity(plain) == identity(other)
+    assert identity(plain) != identity(compose("train", TrainSettings, [*WORDS, "model.z_loss=1e-4"]))
+
+
+def test_kernels_that_cannot_run_are_refused_at_the_door(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Refused, match=r"execution.kernels=liger needs a CUDA device"):
+        train(compose("train", TrainSettings, [*WORDS, "execution.kernels=liger"]))
+
+
+def test_the_loop_reports_the_cross_entropy_without_the_z_loss():
+    config = DecoderConfig(**{**CONFIG.__dict__, "z_loss": 0.1})
+    ids = torch.randint(0, 64, (2, 17))
+    plain, penalised = build(CONFIG, 0)(ids), build(config, 0)(ids)
+    assert torch.equal(plain.losses_BT, penalised.losses_BT)
+    assert penalised.total > plain.total

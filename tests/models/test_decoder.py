@@ -82,7 +82,7 @@ def test_impossible_shapes_are_named(changes, message):
 
 
 def test_what_writes_into_the_stream_starts_smaller_the_deeper_the_model():
-    """Deviations of `build`: sqrt(2 / (5 * width)), over sqrt(2 * layers) for attention's and the feed-forward's output."""
+    """sqrt(2 / (5 * width)), over sqrt(2 * layers) for the outputs of attention and of the feed-forward."""
     config = DecoderConfig(vocab_size=512, layers=8, width=128, heads=4, kv_heads=4, ffn=256, max_seq_len=32)
     base = (2 / (5 * 128)) ** 0.5
     for name, parameter in build(config, 0).named_parameters():

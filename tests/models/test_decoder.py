@@ -80,3 +80,15 @@ def test_it_learns_a_cycle():
 def test_impossible_shapes_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         Decoder(DecoderConfig(**{**TINY.__dict__, **changes}))
+
+
+def test_what_writes_into_the_stream_starts_smaller_the_deeper_the_model():
+    """sqrt(2 / (5 * width)), over sqrt(2 * layers) for the outputs of attention and of the feed-forward."""
+    config = DecoderConfig(vocab_size=512, layers=8, width=128, heads=4, kv_heads=4, ffn=256, max_seq_len=32)
+    base = (2 / (5 * 128)) ** 0.5
+    for name, parameter in build(config, 0).named_parameters():
+        if parameter.dim() == 1:
+            assert parameter.eq(1).all()
+        else:
+            writes = name.endswith(("attention.o.weight", "ffn.down.weight"))
+            assert parameter.std().item() == pytest.approx(base / 4 if writes else base, rel=0.05), name

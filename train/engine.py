@@ -26,7 +26,8 @@ def deepspeed_config(settings: TrainSettings, batch_size: int, world_size: int) 
     Raises ValueError when the global batch cannot be split into micro-batches over the ranks.
     """
     split = Split(batch_size, world_size, settings.micro_batch_size)
-    bucket = settings.zero.bucket_mb * 1_000_000
+    element_bytes = 2 if settings.precision == "bf16" else 4
+    bucket = settings.zero.bucket_mb * 1_000_000 // element_bytes  # DeepSpeed counts elements
     return {
         "train_batch_size": batch_size,
         "train_micro_batch_size_per_gpu": settings.micro_batch_size,

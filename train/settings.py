@@ -113,7 +113,7 @@ class ZeroSettings:
     overlap_comm: bool = True
     """Reduce gradients while the backward pass runs (on GPUs)."""
     bucket_mb: int = 500
-    """Size of communication buckets in MB."""
+    """Size of communication buckets in MB; DeepSpeed may hold two of them (overlap_comm)."""
 
     def __post_init__(self) -> None:
         if self.stage not in (1, 2):

@@ -50,6 +50,7 @@ def test_deepspeed_takes_the_configuration(size, world_size, monkeypatch):
     assert read.zero_optimization_stage == 1
     assert read.bfloat16_config.enabled
     assert read.gradient_clipping == 1.0
+    assert read.zero_config.reduce_bucket_size == 250_000_000  # elements: 500 MB in bf16
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ IGNORED = -100
 CHUNK_LOGITS = 1 << 24
 """Logits held at once, in elements of four bytes; twice as many in bfloat16. 64 MiB."""
 
+PRODUCT_AT_ONCE = 1 << 23
+"""Elements of a gradient's product in 16 bits that wait for their float32 sum: 16 MiB."""
+
 SCALED_AT_ONCE = 1 << 20
 """Elements of a gradient that are scaled at once on the CPU: what its cache holds."""
 
@@ -102,14 +105,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def _add_product(total_VW: Tensor | None, slopes_CV: Tensor, hidden_CW: Tensor, *, alone: bool) -> Tensor:
     """Return total + slopes.T @ hidden: a float32 sum, in the total's memory; in the operands' dtype if it is all."""
-    if total_VW is None:
-        product = torch.mm(slopes_CV.t(), hidden_CW)
-        return product if alone else product.float()
-    if slopes_CV.dtype == torch.float32:
+    if total_VW is None and (alone or slopes_CV.dtype == torch.float32):
+        return torch.mm(slopes_CV.t(), hidden_CW)
+    if total_VW is not None and slopes_CV.dtype == torch.float32:
         return total_VW.addmm_(slopes_CV.t(), hidden_CW)
     if slopes_CV.is_cuda and torch.version.cuda and torch.cuda.get_device_capability(slopes_CV.device) >= (8, 0):
+        if total_VW is None:
+            return torch.mm(slopes_CV.t(), hidden_CW, out_dtype=torch.float32)
         return torch.addmm(total_VW, slopes_CV.t(), hidden_CW, out_dtype=torch.float32, out=total_VW)
-    return total_VW.add_(torch.mm(slopes_CV.t(), hidden_CW))
+    first = total_VW is None
+    total = hidden_CW.new_empty(slopes_CV.shape[1], hidden_CW.shape[1], dtype=torch.float32) if first else total_VW
+    assert total is not None
+    rows = max(1, PRODUCT_AT_ONCE // hidden_CW.shape[1])
+    for into, slopes_CR in zip(total.split(rows), slopes_CV.split(rows, dim=1), strict=True):
+        product = torch.mm(slopes_CR.t(), hidden_CW)
+        _ = into.copy_(product) if first else into.add_(product)
+    return total
 
 
 def _scale_(source: Tensor, scale: Tensor, target: Tensor) -> Tensor:

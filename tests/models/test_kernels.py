@@ -82,11 +82,13 @@ def test_calls_fit_the_signatures_of_liger():
     assert first(LigerSiLUMulFunction, 2) == ["a", "b"]
 
 
-def test_the_product_into_a_wider_sum_that_cuda_takes_exists():
-    schema = torch.ops.aten.addmm.dtype_out._schema
-    assert [argument.name for argument in schema.arguments] == [
-        *("self", "mat1", "mat2", "out_dtype", "beta", "alpha", "out")
-    ]
+def test_the_products_into_a_wider_sum_that_cuda_takes_exist():
+    names = {
+        torch.ops.aten.addmm.dtype_out: ["self", "mat1", "mat2", "out_dtype", "beta", "alpha", "out"],
+        torch.ops.aten.mm.dtype: ["self", "mat2", "out_dtype"],
+    }
+    for operator, expected in names.items():
+        assert [argument.name for argument in operator._schema.arguments] == expected
 
 
 INTERPRETED = """

@@ -135,7 +135,7 @@ class Decoder(nn.Module):
 
     @torch.inference_mode()
     def losses(self, ids_BS: Tensor) -> Tensor:
-        """Return the loss of every label, float32 [B, T], without gradients; `ids_BS` as in `forward`, on any device."""
+        """Return each label's loss, float32 [B, T], without gradients; `ids_BS` is as in `forward`, on any device."""
         return self(ids_BS.to(self.embedding.weight.device)).losses_BT
 
     def logits(self, ids_BT: Tensor) -> Tensor:

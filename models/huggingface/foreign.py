@@ -6,7 +6,8 @@ of a batch, W width, V vocabulary, C tokens of a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +89,34 @@ def load_foreign(folder: Path, dtype: torch.dtype, device: torch.device, *, end_
     from transformers import AutoModelForCausalLM
 
     weight_files(folder)
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,  # they are in the report, and refused with the others
-        output_loading_info=True,
-    )
+    with _quiet():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are in the report, and refused with the others
+            output_loading_info=True,
+        )
     _check_report(folder, report)
     return ForeignModel(model.to(device), str(folder), end_of_text, position_limit(folder))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from printing progress bars, and its report as a table: `_check_report` tells it."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _check_report(folder: Path, report: Mapping[str, Any]) -> None:

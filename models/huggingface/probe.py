@@ -30,13 +30,19 @@ def probe_ids(vocab_size: int, limit: int | None, device: torch.device) -> tuple
 def check_causal(model: Any, ids_RL: Tensor, mask_RL: Tensor, name: str) -> Tensor:
     """Return the logits of the probe, [R, L, V].
 
-    ValueError where the first half of its tokens has other logits than alone: the model sees what comes after, or
-    padding.
+    ValueError where the model does not run, or where the first half of the tokens has other logits than alone: the
+    model sees what comes after, or padding.
     """
     half = (ids_RL.shape[1] + 1) // 2
-    whole_RLV = model(input_ids=ids_RL, attention_mask=mask_RL, use_cache=False).logits
-    alone_RLV = model(input_ids=ids_RL[:, :half], attention_mask=torch.ones_like(mask_RL[:, :half]), use_cache=False)
-    alone_RLV = alone_RLV.logits.float()
+    try:
+        whole_RLV = model(input_ids=ids_RL, attention_mask=mask_RL, use_cache=False).logits
+        begun = model(input_ids=ids_RL[:, :half], attention_mask=torch.ones_like(ids_RL[:, :half]), use_cache=False)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{name}: {type(model).__name__} of transformers does not run on rows of tokens ({error}): restore its "
+            "config.json, or use another model"
+        ) from error
+    alone_RLV = begun.logits.float()
     apart = (whole_RLV[:, :half].float() - alone_RLV).norm()
     spread = (alone_RLV - alone_RLV.mean(dim=-1, keepdim=True)).norm()
     allowed = TOLERANCE.get(model.dtype, OTHER_TOLERANCE)

@@ -13,6 +13,9 @@ from torch import Tensor
 from models.attention import Documents
 from models.loss import IGNORED
 
+SLACK = 16
+"""A row of a batch has at most so many places of padding, or a quarter of the batch's length."""
+
 
 def document_rows(ids_BS: Tensor, end_of_text: int | None, tokens_at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches of documents, longest first: where each token stands among the N inputs, and which are real.
@@ -30,7 +33,8 @@ def document_rows(ids_BS: Tensor, end_of_text: int | None, tokens_at_once: int) 
     first = 0
     while first < number:
         longest = int(length_D[first])
-        last = min(number, first + max(1, tokens_at_once // longest))
+        alike = int((length_D[first:number] >= min(longest - SLACK, longest * 3 // 4)).sum())
+        last = first + max(1, min(alike, tokens_at_once // longest))
         offset_L = torch.arange(longest)
         real_RL = offset_L < length_D[first:last, None]
         yield torch.where(real_RL, start_D[first:last, None] + offset_L, 0), real_RL

@@ -191,6 +191,26 @@ def test_an_encoder_is_refused(tmp_path: Path) -> None:
         load_scorer(tmp_path, torch.float32, CPU, end_of_text=END, seq_len=40)
 
 
+def test_tables_that_older_versions_stored_are_passed_over(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    theirs = saved(tmp_path, "gpt2")
+    state = {
+        name.removeprefix("transformer."): value for name, value in load_file(tmp_path / "model.safetensors").items()
+    }
+    state |= {"h.0.attn.bias": torch.ones(1, 1, 64, 64), "h.0.attn.masked_bias": torch.tensor(-1e4)}
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})  # as on the hub
+    model = load_foreign(tmp_path, torch.float32, CPU, end_of_text=END)
+    torch.testing.assert_close(model.losses(samples()), alone(theirs, samples()), atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_does_not_run_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, "qwen2", num_key_value_heads=8)
+    with pytest.raises(ValueError, match="Qwen2ForCausalLM of transformers does not run") as caught:
+        load_foreign(tmp_path, torch.float32, CPU, end_of_text=END)
+    assert str(tmp_path) in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

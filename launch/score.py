@@ -25,7 +25,7 @@ class ScoreSettings:
     output: str
     """SCORES folder to write."""
     models: dict[str, str] = field(default_factory=dict)
-    """Reference models by name, each a RUN or a Hugging Face folder of any causal model: {weak: ..., strong: ...} gives PD."""
+    """Reference models by name, each a RUN or a Hugging Face folder of any architecture: weak and strong give PD."""
     slices: list[str] = field(default_factory=lambda: ["train", "validation"])
     """Slices to score; the validation slice serves the held-out halves."""
     batch_size: int = 32

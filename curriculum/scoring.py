@@ -19,7 +19,7 @@ from curriculum.scores import KIND, Scores, write_slice
 from curriculum.tokens import Tokens
 
 if TYPE_CHECKING:
-    from models.decoder import Decoder
+    from models.loss_model import LossModel
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +28,13 @@ log = logging.getLogger(__name__)
 class Reference:
     """A reference model and where it comes from."""
 
-    decoder: Decoder
+    model: LossModel
     fingerprint: str
     tokenizer_fingerprint: str | None
     trained_on: str | None
     """Fingerprint of the slice that it was trained on, where that is known."""
+    way: str = "the decoder"
+    """What computes it."""
 
 
 def write_scores(
@@ -55,14 +57,17 @@ def write_scores(
     if reusable(folder, KIND, config={"precision": precision}, inputs=inputs):
         log.info("scores %s are whole and made of the same: reused", folder)
         return Scores.open(folder, first)
-    models = {name: load() for name, load in references.items()}
+    models = {}
+    for name, load in references.items():
+        models[name] = load()
+        log.info("model %r is scored by %s", name, models[name].way)
     warnings = [warning for name, model in models.items() for warning in _check(name, model, tokens)]
     for warning in warnings:
         log.warning(warning)
     with create(folder, KIND, config={"precision": precision}, inputs=inputs) as draft:
         for name, part in tokens.items():
             losses = {
-                model: score_samples(reference.decoder, part, batch_size, f"{name} under {model}")
+                model: score_samples(reference.model, part, batch_size, f"{name} under {model}")
                 for model, reference in models.items()
             }
             write_slice(draft.path, name, losses, part.real_tokens(np.arange(len(part))))
@@ -81,9 +86,9 @@ def _check(name: str, model: Reference, tokens: Mapping[str, Tokens]) -> list[st
                 f"model {name!r} was trained with another tokenizer ({model.tokenizer_fingerprint}) than {part.folder} "
                 f"({part.tokenizer_fingerprint}): prepare the text with the model's tokenizer, or choose another model"
             )
-        if model.decoder.config.vocab_size < part.vocab_size:
+        if model.model.vocab_size < part.vocab_size:
             raise ValueError(
-                f"model {name!r} knows {model.decoder.config.vocab_size} tokens, {part.folder} uses {part.vocab_size}: "
+                f"model {name!r} knows {model.model.vocab_size} tokens, {part.folder} uses {part.vocab_size}: "
                 "choose a model of the same tokenizer"
             )
         if model.trained_on == part.fingerprint:
@@ -97,30 +102,29 @@ def _check(name: str, model: Reference, tokens: Mapping[str, Tokens]) -> list[st
 def _describe(model: Reference) -> dict[str, object]:
     return {
         "fingerprint": model.fingerprint,
-        "parameters": model.decoder.config.parameter_count(),
+        "parameters": model.model.parameter_count(),
         "trained_on": model.trained_on,
+        "scored_by": model.way,
     }
 
 
-def score_samples(decoder: Decoder, tokens: Tokens, batch_size: int, title: str) -> NDArray[np.float32]:
+def score_samples(model: LossModel, tokens: Tokens, batch_size: int, title: str) -> NDArray[np.float32]:
     """Return the mean loss (nats) over the real tokens of every sample, float32 [len(tokens)]."""
     losses_N = np.empty(len(tokens), dtype=np.float32)
     real_N = tokens.real_tokens(np.arange(len(tokens)))
     with SampleProgress(Console(stderr=True), f"score {title}", len(tokens)) as progress:
         for start in range(0, len(tokens), batch_size):
             ids = np.arange(start, min(start + batch_size, len(tokens)))
-            losses_N[ids] = mean_losses(decoder, tokens, ids)
+            losses_N[ids] = mean_losses(model, tokens, ids)
             progress.add(len(ids), int(real_N[ids].sum()))
     return losses_N
 
 
-def mean_losses(decoder: Decoder, tokens: Tokens, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the mean loss (nats) over the real tokens of the samples `ids`, float32 [n], in one forward pass."""
+def mean_losses(model: LossModel, tokens: Tokens, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the mean loss (nats) over the real tokens of the samples `ids`, float32 [n], which are one batch."""
     import torch
 
-    decoder.eval()
-    with torch.inference_mode():
-        batch_BS = torch.from_numpy(tokens.sample(ids)).to(decoder.embedding.weight.device)
-        sums_B = decoder(batch_BS).losses_BT.sum(dim=1, dtype=torch.float64).cpu().numpy()
+    losses_BT = model.losses(torch.from_numpy(tokens.sample(ids)))
+    sums_B = losses_BT.sum(dim=1, dtype=torch.float64).cpu().numpy()
     result: NDArray[np.float32] = (sums_B / np.maximum(tokens.real_tokens(ids), 1)).astype(np.float32)
     return result

@@ -25,7 +25,7 @@ class ScoreSettings:
     output: str
     """SCORES folder to write."""
     models: dict[str, str] = field(default_factory=dict)
-    """Reference models by name, each a RUN folder or a Hugging Face folder: {weak: ..., strong: ...} gives PD."""
+    """Reference models by name, each a RUN or a Hugging Face folder of any architecture: weak and strong give PD."""
     slices: list[str] = field(default_factory=lambda: ["train", "validation"])
     """Slices to score; the validation slice serves the held-out halves."""
     batch_size: int = 32
@@ -54,6 +54,7 @@ def run(settings: ScoreSettings) -> Scores:
     folders = {name: Path(folder) for name, folder in settings.models.items()}
     first = next(iter(tokens.values()))
     for name, folder in folders.items():
+        check_model(folder, first)
         check_vocabulary(name, folder, first)
     if settings.threads is not None:
         import torch
@@ -62,10 +63,7 @@ def run(settings: ScoreSettings) -> Scores:
     return write_scores(
         Path(settings.output),
         tokens,
-        {
-            name: partial(load_reference, folder, first.end_of_text, settings.precision)
-            for name, folder in folders.items()
-        },
+        {name: partial(load_reference, folder, first, settings.precision) for name, folder in folders.items()},
         {name: identity_of(folder) for name, folder in folders.items()},
         batch_size=settings.batch_size,
         precision=settings.precision,
@@ -84,6 +82,14 @@ def identity_of(folder: Path) -> str:
             f"{folder} is neither a RUN folder nor a Hugging Face folder with safetensors: give one of those"
         )
     return fingerprint_of([hash_file(path).xxh3_128 for path in [folder / "config.json", *weights]])
+
+
+def check_model(folder: Path, tokens: Tokens) -> None:
+    """Raise ValueError, before a weight is read, where nothing here can score TOKENS with a Hugging Face folder."""
+    from models import huggingface
+
+    if (folder / "config.json").is_file() and not (folder / RUN).is_file():
+        huggingface.check_scorer(folder, tokens.end_of_text, tokens.seq_len)
 
 
 def check_vocabulary(name: str, folder: Path, tokens: Tokens) -> None:
@@ -112,8 +118,8 @@ def check_vocabulary(name: str, folder: Path, tokens: Tokens) -> None:
         )
 
 
-def load_reference(folder: Path, end_of_text: int, precision: str) -> Reference:
-    """Return a reference model with what is known of its making."""
+def load_reference(folder: Path, tokens: Tokens, precision: str) -> Reference:
+    """Return a reference model with what is known of its making: our decoder, or another architecture as it is."""
     import torch
 
     from models import huggingface
@@ -125,9 +131,8 @@ def load_reference(folder: Path, end_of_text: int, precision: str) -> Reference:
         prints = read_run(folder)["fingerprints"]
         decoder = load_decoder(_checkpoint(folder)).to(device, dtype)
         return Reference(decoder, identity_of(folder), prints["tokenizer"], prints["tokens"])
-    return Reference(
-        huggingface.load(folder, dtype, end_of_text=end_of_text).to(device), identity_of(folder), None, None
-    )
+    model, way = huggingface.load_scorer(folder, dtype, device, end_of_text=tokens.end_of_text, seq_len=tokens.seq_len)
+    return Reference(model, identity_of(folder), None, None, way)
 
 
 def _checkpoint(folder: Path) -> Path:

@@ -124,6 +124,20 @@ class Decoder(nn.Module):
         )
         return TokenLosses(total, losses_N.view(labels_BT.shape))
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens that it knows."""
+        return self.config.vocab_size
+
+    def parameter_count(self) -> int:
+        """Return the number of parameters, shared ones once."""
+        return self.config.parameter_count()
+
+    @torch.inference_mode()
+    def losses(self, ids_BS: Tensor) -> Tensor:
+        """Return each label's loss, float32 [B, T], without gradients; `ids_BS` is as in `forward`, on any device."""
+        return self(ids_BS.to(self.embedding.weight.device)).losses_BT
+
     def logits(self, ids_BT: Tensor) -> Tensor:
         """Return next-token logits in float32, [B, T, V]."""
         return self.head(self.hidden(ids_BT)).float()

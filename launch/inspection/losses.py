@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from curriculum.artifact import MANIFEST, ArtifactError, verify
 from curriculum.scoring import mean_losses
 from curriculum.step_samples import StepSamples
+from curriculum.tokens import Tokens
 from launch.inspection.settings import RUN
 from launch.inspection.subject import Subject
 from models import huggingface
-from models.decoder import Decoder
+from models.loss_model import LossModel
 from train import checkpoint
 from train.evaluation import load_decoder
 from train.export import newest_checkpoint
@@ -32,34 +33,35 @@ def losses_of(subject: Subject, step: StepSamples, model: str | None) -> tuple[N
     tokens = subject.tokens
     if tokens is None:
         raise ValueError("by_loss=true needs the text: give tokens=FOLDER")
-    decoder, name = _load(subject, step.number, model, tokens.end_of_text)
-    if decoder.config.vocab_size < tokens.vocab_size:
+    asked, name = _load(subject, step.number, model, tokens)
+    if asked.vocab_size < tokens.vocab_size:
         raise ValueError(
-            f"{name} knows {decoder.config.vocab_size} tokens, {tokens.folder} uses {tokens.vocab_size}: give a model "
+            f"{name} knows {asked.vocab_size} tokens, {tokens.folder} uses {tokens.vocab_size}: give a model "
             "of the same tokenizer"
         )
-    decoder.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    parts = [
-        mean_losses(decoder, tokens, step.ids_B[start : start + AT_ONCE]) for start in range(0, len(step), AT_ONCE)
-    ]
+    parts = [mean_losses(asked, tokens, step.ids_B[start : start + AT_ONCE]) for start in range(0, len(step), AT_ONCE)]
     return np.concatenate(parts), name
 
 
-def _load(subject: Subject, number: int, model: str | None, end_of_text: int) -> tuple[Decoder, str]:
+def _load(subject: Subject, number: int, model: str | None, tokens: Tokens) -> tuple[LossModel, str]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if model is None:
         if subject.run is None:
             raise ValueError("by_loss=true needs a model: inspect a RUN, or give loss_model=FOLDER")
         source = _before(subject.run.folder / CHECKPOINTS, number)
         done = int(source.name.removeprefix("step_"))
         when = "before" if done < number else "which had read this step already: no earlier one is left"
-        return load_decoder(source), f"the checkpoint of step {done:,}, {when}"
+        return load_decoder(source).to(device), f"the checkpoint of step {done:,}, {when}"
     folder = Path(model)
     if (folder / RUN).is_file():
         source = newest_checkpoint(folder)
-        return load_decoder(source), str(source)
+        return load_decoder(source).to(device), str(source)
     if (folder / MANIFEST).is_file():
-        return load_decoder(folder), str(folder)
-    return huggingface.load(folder, torch.float32, end_of_text=end_of_text), str(folder)
+        return load_decoder(folder).to(device), str(folder)
+    found, _ = huggingface.load_scorer(
+        folder, torch.float32, device, end_of_text=tokens.end_of_text, seq_len=tokens.seq_len
+    )
+    return found, str(folder)
 
 
 def _before(checkpoints: Path, number: int) -> Path:

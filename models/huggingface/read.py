@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from models.config import DecoderConfig
 from models.decoder import Decoder
-from models.huggingface.names import ARCHITECTURE, INDEX, WEIGHTS, compare_names, compare_shape, tensor_names
+from models.huggingface.folder import UnlikeDecoderError, read_json, weight_files
+from models.huggingface.names import ARCHITECTURE, compare_names, compare_shape, tensor_names
 from models.huggingface.rope import read_rope
 
 
@@ -26,7 +26,7 @@ def load(folder: Path, dtype: torch.dtype, *, end_of_text: int | None = None) ->
     otherwise than linear or llama3, quantised weights, or tensors that are missing, unexpected or of the wrong shape.
     """
     folder = Path(folder)
-    config = _read_config(folder, end_of_text)
+    config = read_config(folder, end_of_text)
     with torch.device("meta"):
         decoder = Decoder(config)
     state = _read_weights(folder, config, dtype)
@@ -38,9 +38,10 @@ def load(folder: Path, dtype: torch.dtype, *, end_of_text: int | None = None) ->
     return decoder
 
 
-def _read_config(folder: Path, end_of_text: int | None) -> DecoderConfig:
+def read_config(folder: Path, end_of_text: int | None) -> DecoderConfig:
+    """Return the decoder's config from config.json: UnlikeDecoderError for another computation, else as in `load`."""
     path = folder / "config.json"
-    raw = _read_json(path, "name a folder written by save_pretrained or by pdpc export")
+    raw = read_json(path, "name a folder written by save_pretrained or by pdpc export")
     _refuse_unsupported(path, raw)
     heads, width = _number(path, raw, "num_attention_heads"), _number(path, raw, "hidden_size")
     head_size = _number(path, raw, "head_dim") if raw.get("head_dim") is not None else width // max(1, heads)
@@ -66,17 +67,20 @@ def _read_config(folder: Path, end_of_text: int | None) -> DecoderConfig:
 
 def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
     """Raise for what this decoder computes differently: wrong numbers would come out without a word."""
+    if raw.get("quantization_config"):
+        raise ValueError(f"{path}: quantised weights are not supported: save the model in float32 or bfloat16")
     architectures = raw.get("architectures") or [ARCHITECTURE]
     if raw.get("model_type") != "llama" or architectures != [ARCHITECTURE]:
-        raise ValueError(
+        raise UnlikeDecoderError(
             f"{path}: model_type={raw.get('model_type')!r}, architectures={architectures}: only {ARCHITECTURE} "
-            "can be read; convert the model to it first"
+            "can be read as a decoder; pdpc score takes other models as they are"
         )
     for key, plain in {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}.items():
         if raw.get(key, plain) != plain:
-            raise ValueError(f"{path}: {key}={raw[key]!r} is not supported, only {plain!r}: use another model")
-    if raw.get("quantization_config"):
-        raise ValueError(f"{path}: quantised weights are not supported: save the model in float32 or bfloat16")
+            raise UnlikeDecoderError(
+                f"{path}: {key}={raw[key]!r} is not supported by the decoder, only {plain!r}: use another model, or "
+                "score with it alone"
+            )
 
 
 def _shared_end(raw: Mapping[str, Any]) -> int | None:
@@ -100,7 +104,7 @@ def _read_weights(folder: Path, config: DecoderConfig, dtype: torch.dtype) -> di
     mend = "the folder is incomplete or its config.json belongs to other weights; fetch it again"
     with ExitStack() as stack:
         holder = {}
-        for path in _weight_files(folder):
+        for path in weight_files(folder):
             opened = stack.enter_context(safe_open(path, framework="pt"))
             holder.update(dict.fromkeys(opened.keys(), opened))
         # Old checkpoints store the rotary table, which follows from rope_theta.
@@ -116,32 +120,3 @@ def _read_weights(folder: Path, config: DecoderConfig, dtype: torch.dtype) -> di
             compare_shape(theirs, tuple(holder[theirs].get_slice(theirs).get_shape()), shape, str(folder))
             state[ours] = holder[theirs].get_tensor(theirs).to(dtype)
     return state
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        pickled = sorted(path.name for path in folder.glob("*.bin"))
-        found = f"; it has {', '.join(pickled[:3])}, and pickles are never read" if pickled else ""
-        raise ValueError(f"{folder} holds no {WEIGHTS} or {INDEX}{found}: save the model as safetensors")
-    weight_map = _read_json(folder / INDEX, "fetch the folder again").get("weight_map")
-    files = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
-    for name in files:
-        if Path(name).name != name or not name.endswith(".safetensors") or not (folder / name).is_file():
-            raise ValueError(f"{folder / INDEX} names {name!r}, no safetensors file there: fetch the folder again")
-    if not files:
-        raise ValueError(f"{folder / INDEX} has no weight_map: fetch the folder again")
-    return [folder / name for name in files]
-
-
-def _read_json(path: Path, mend: str) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: {mend}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}): {mend}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is not a JSON object: {mend}")
-    return value

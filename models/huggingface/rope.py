@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.config import DecoderConfig
+from models.huggingface.folder import UnlikeDecoderError
 
 LLAMA3 = {
     "rope_original_seq_len": "original_max_position_embeddings",
@@ -19,14 +20,15 @@ LLAMA3 = {
 def read_rope(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return the DecoderConfig fields on rotary positions from the config.json at `path`.
 
-    ValueError for a scaling that this decoder does not know (dynamic, yarn, longrope) or whose numbers are missing.
+    UnlikeDecoderError for a scaling that this decoder does not know (dynamic, yarn, longrope), ValueError for one whose
+    numbers are missing.
     """
     given = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     kind = given.get("rope_type", given.get("type", "default"))
     if kind not in ("default", "linear", "llama3") or given.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError(
-            f"{path}: rotary positions {given} are not supported, only the whole head with default, linear or llama3 "
-            "scaling: use another model"
+        raise UnlikeDecoderError(
+            f"{path}: rotary positions {given} are not supported by the decoder, only the whole head with default, "
+            "linear or llama3 scaling: use another model, or score with it alone"
         )
     found: dict[str, Any] = {"rope_theta": float(given.get("rope_theta") or raw.get("rope_theta") or 10000.0)}
     if kind == "default":

@@ -1,0 +1,41 @@
+"""Which way a Hugging Face folder scores: through our decoder where it computes the same, else through transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from models.huggingface.admission import check_foreign
+from models.huggingface.folder import UnlikeDecoderError, weight_files
+from models.huggingface.foreign import load_foreign
+from models.huggingface.read import load, read_config
+from models.loss_model import LossModel
+
+
+def check_scorer(folder: Path, end_of_text: int | None, seq_len: int) -> bool:
+    """Return whether our decoder scores with this folder; ValueError, from its config alone, where nothing can.
+
+    `seq_len` is the length of a sample in tokens, without its last label.
+    """
+    try:
+        read_config(folder, end_of_text)
+    except UnlikeDecoderError:
+        check_foreign(folder, seq_len)
+        return False
+    weight_files(folder)
+    return True
+
+
+def load_scorer(
+    folder: Path, dtype: torch.dtype, device: torch.device, *, end_of_text: int | None, seq_len: int
+) -> tuple[LossModel, str]:
+    """Return the model of a folder for scoring, its weights as `dtype` on `device`, and which way it is computed.
+
+    Both ways have the same losses. ValueError as in `check_scorer`, `load` and `load_foreign`.
+    """
+    if check_scorer(folder, end_of_text, seq_len):
+        return load(folder, dtype, end_of_text=end_of_text).to(device), "the decoder"
+    foreign = load_foreign(folder, dtype, device, end_of_text=end_of_text)
+    head = "the head by chunks" if foreign.plain else "whole logits of small batches"
+    return foreign, f"{type(foreign.model).__name__} of transformers ({head})"

@@ -28,6 +28,8 @@ CHUNK_DOCUMENTS = 4096
 CHUNKS_AHEAD = 2  # waiting or being encoded, for each worker: bounds the text in memory
 MOST_SOURCES = 10_000
 HALF = 64
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code, as a shell gives it."""
 
 TRAIN, VALIDATION, REFERENCE = range(len(SLICES))
 
@@ -183,23 +185,47 @@ def encode_chunks(
         initargs=(lifeline, tokenizer_folder, held_out, dtype),
     )
     waiting: deque[Future[EncodedChunk]] = deque()
-    try:
-        for chunk in chunks:
-            waiting.append(pool.submit(_encode, chunk))
-            if len(waiting) >= CHUNKS_AHEAD * workers:
+    with _second_interrupt_leaves():
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(_encode, chunk))
+                if len(waiting) >= CHUNKS_AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-        pool.shutdown()
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            f"a process that encodes text died, most likely for want of memory ({workers} ran): "
-            "run again with fewer workers"
-        ) from error
+            pool.shutdown()
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                f"a process that encodes text died, most likely for want of memory ({workers} ran): "
+                "run again with fewer workers"
+            ) from error
+        finally:
+            held_end.close()  # workers that still run end at once
+            pool.shutdown(cancel_futures=True)
+            lifeline.close()
+
+
+@contextmanager
+def _second_interrupt_leaves() -> Iterator[None]:
+    """Let a second interrupt end this process at once: it may come while the first one is being answered.
+
+    The workers end with it (`_end_with`), and the next run removes what was half written. A handler that is not
+    Python's own is left alone, and so is one of another thread.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def answer(*_: object) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, answer)
+    try:
+        yield
     finally:
-        held_end.close()  # workers that still run end at once: an orderly shutdown can hang on a second interrupt
-        pool.shutdown(cancel_futures=True)
-        lifeline.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 _encoder: Encoder | None = None  # of a worker process: a tokenizer is loaded once, not once a chunk

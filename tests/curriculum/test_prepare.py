@@ -267,7 +267,7 @@ def test_workers_end_with_their_run_and_the_next_run_cleans_up(tmp_path: Path, s
         for number in signals:
             started.send_signal(number)
             time.sleep(0.02)
-        started.wait(timeout=30)
+        assert started.wait(timeout=30) != 0
     finally:
         started.kill()
         started.wait(timeout=30)

@@ -179,9 +179,10 @@ def _make_up_evaluation(loop: Loop) -> None:
 def _evaluate(loop: Loop, stage: int) -> None:
     began = time.perf_counter()
     inputs, settings = loop.inputs, loop.settings
-    values = evaluate(
-        loop.engine.decoder, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, loop.world
-    )
+    with loop.engine.whole_weights():
+        values = evaluate(
+            loop.engine.decoder, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, loop.world
+        )
     record = {"kind": "stage", "stage": stage, "step": loop.progress.step, "tokens": loop.progress.tokens, **values}
     loop.record({**record, "time/evaluation_s": time.perf_counter() - began})
     if loop.metrics is not None:

@@ -17,7 +17,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from random import Random
 from statistics import median
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -39,13 +41,13 @@ def write_data(folder: Path, settings: Settings) -> None:
     from curriculum.text import TextSettings
     from curriculum.tokenizer import TokenizerSettings
 
-    generator = np.random.default_rng(settings["seed"])
-    words = ["".join(chr(97 + letter) for letter in word) for word in generator.integers(0, 26, (2000, 4)).tolist()]
+    draw = Random(settings["seed"])
+    words = ["".join(draw.choices(ascii_lowercase, k=4)) for _ in range(2000)]
     samples = (settings["steps"] + WARM_UP + 1) * settings["batch_size"]
     folder.mkdir(parents=True)
     with open(folder / "text.jsonl", "w", encoding="utf-8") as file:
         for index in range(samples):  # a word is two tokens: more than enough
-            text = " ".join(words[word] for word in generator.integers(0, 2000, settings["length"]))
+            text = " ".join(draw.choices(words, k=settings["length"]))
             file.write(json.dumps({"text": text, "source": ("a", "b")[index % 2]}) + "\n")
     prepare.run(
         prepare.PrepareSettings(

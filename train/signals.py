@@ -38,7 +38,7 @@ POSTED = "pdpc/left_on_signal"
 """Key in the ranks' store with the signal on which one of them left at once."""
 
 
-class Left(Exception):  # noqa: N818  # nothing went wrong
+class Left(Exception):  # nothing went wrong
     """The run wrote a checkpoint and left, as a signal asked it to."""
 
     def __init__(self, number: int, step: int) -> None:
@@ -113,7 +113,9 @@ class Signals:
             waits_s = max(0.0, self._first_at + self._grace_s - time.monotonic()) if self.number else None
             ready, _, _ = select.select([end], [], [], waits_s)
             if not ready:
-                self._leave_now(self.number, f"the grace time of {self._grace_s:g} s is over, no checkpoint was written")
+                self._leave_now(
+                    self.number, f"the grace time of {self._grace_s:g} s is over, no checkpoint was written"
+                )
                 return
             numbers = end.recv(64)
             if not numbers:

@@ -12,11 +12,12 @@ import os
 import sys
 
 from train.compose import SettingsError, compose
+from train.exit_codes import DONE, FAILED, REFUSED
 from train.packages import check_packages
 
 
 def main(arguments: list[str]) -> int:
-    """Compose the settings from Hydra overrides and train; return the exit code: 2 refused at the door, 1 failed."""
+    """Compose the settings from Hydra overrides and train; return the exit code (train/exit_codes.py)."""
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
     overrides = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]
     from train.run import Refused, quiet_ranks, train
@@ -37,11 +38,11 @@ def main(arguments: list[str]) -> int:
     except (SettingsError, Refused) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one voice a node
             log.error("pdpc train: %s", error)
-        return 2
+        return getattr(error, "exit_code", REFUSED)
     except Exception:
         log.exception("pdpc train: rank %s failed", os.environ.get("RANK", "0"))
-        return 1
-    return 0
+        return FAILED
+    return DONE
 
 
 if __name__ == "__main__":

@@ -29,7 +29,16 @@ BINDING = (
 """Settings that decide what a run computes or reports: a change between two lives is refused, or accepted on record."""
 
 HARMLESS = (
-    *("output", "processes", "threads", "log_every", "keep_checkpoints", "micro_batch_size", "accept_change"),
+    *(
+        "output",
+        "processes",
+        "threads",
+        "log_every",
+        "save_every",
+        "keep_checkpoints",
+        "micro_batch_size",
+        "accept_change",
+    ),
     *("data.tokens", "data.order", "data.scores"),
     *("zero.stage", "zero.overlap_comm", "zero.bucket_mb"),
     *("execution.kernels", "execution.checkpointing", "execution.checkpoint_every", "execution.compile"),

@@ -29,16 +29,8 @@ BINDING = (
 """Settings that decide what a run computes or reports: a change between two lives is refused, or accepted on record."""
 
 HARMLESS = (
-    *(
-        "output",
-        "processes",
-        "threads",
-        "log_every",
-        "save_every",
-        "keep_checkpoints",
-        "micro_batch_size",
-        "accept_change",
-    ),
+    *("output", "processes", "threads", "micro_batch_size", "accept_change"),
+    *("log_every", "save_every", "keep_checkpoints"),
     *("data.tokens", "data.order", "data.scores"),
     *("zero.stage", "zero.overlap_comm", "zero.bucket_mb"),
     *("execution.kernels", "execution.checkpointing", "execution.checkpoint_every", "execution.compile"),

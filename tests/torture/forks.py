@@ -1,4 +1,4 @@
-"""A process that has imported torch, DeepSpeed and our packages once, and forks ranks: a restart in a tenth of a second.
+"""A process that has imported torch, DeepSpeed and our packages once, and forks ranks: a restart takes 0.1 s.
 
     with Forks() as forks:
         ranks = forks.start("tests.torture.forks:train", {"words": [...]}, world_size=2, log=Path("log"))
@@ -51,7 +51,7 @@ class Ranks:
             None if code is None else int(code) for code in self.forks.ask("wait", pids=self.pids, timeout_s=timeout_s)
         ]
 
-    def running(self) -> bool:
+    def alive(self) -> bool:
         """Is one of them running?"""
         return None in self.wait(0)
 
@@ -231,13 +231,14 @@ def serve() -> None:
     """Answer requests from standard input until it ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    import deepspeed  # noqa: F401
+    import deepspeed
     import torch
 
     import train.export
     import train.run  # noqa: F401
 
     torch.set_num_threads(1)
+    _ = deepspeed.ops.__compatible_ops__  # asks a compiler, once for all
     server = _Server()
     for line in sys.stdin:
         asked = json.loads(line)

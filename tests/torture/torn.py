@@ -1,7 +1,7 @@
 """SIGKILL of one rank inside its part of a checkpoint, then resume to the end (T2).
 
-Passed: the other ranks end by themselves with an error within 10 s, and the run goes on from a whole checkpoint and ends
-with the same samples, weights, moments and metrics, to the bit. `red` does the same to plain DeepSpeed.
+Passed: the other ranks end by themselves with an error within 10 s, and the run goes on from a whole checkpoint and
+ends with the same samples, weights, moments and metrics, to the bit. `red` does the same to plain DeepSpeed.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     except (SettingsError, Refused) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one voice a node
             log.error("pdpc train: %s", error)
-        return REFUSED
+        return int(getattr(error, "exit_code", REFUSED))
     except Left as left:
         log.info("pdpc train: %s", left)
         return left.exit_code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from models.config import DecoderConfig
 from models.execution import ExecutionSettings
@@ -197,6 +196,8 @@ class TrainSettings:
     """Ranks on this machine that `pdpc train` starts; null: one a GPU, or one."""
     threads: int | None = None
     """CPU threads of a rank; null: the machine's cores shared out."""
+    accept_change: list[str] = field(default_factory=list)
+    """Fields in which this life may differ from what the run was begun with, such as optimizer.lr; kept on record."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -212,40 +213,3 @@ class TrainSettings:
             raise ValueError("output is empty: name the RUN folder")
         if not self.arm:
             raise ValueError("arm is empty: name the run, for example arm=pdpc")
-
-
-HARMLESS = (
-    "output",
-    "tracker",
-    "processes",
-    "threads",
-    "log_every",
-    "save_every",
-    "grace_s",
-    "hang_timeout_s",
-    "slow_timeout_s",
-    "keep_checkpoints",
-    "data",
-    "heldout.batch_size",
-    "benchmarks.batch_size",
-    "benchmarks.task_paths",
-    "benchmarks.offline",
-    "zero",
-    "execution",
-    "micro_batch_size",
-    "model.attention",
-)
-"""Keys that may change between two lives of a run.
-
-What is read is compared by fingerprint, not by path; how the work is split and what computes attention move losses by
-rounding alone.
-"""
-
-
-def identity(settings: TrainSettings) -> dict[str, Any]:
-    """Return the settings that decide what a run computes, nested, without the harmless ones."""
-    tree = asdict(settings)
-    for key in HARMLESS:
-        branch, _, leaf = key.rpartition(".")
-        del (tree[branch] if branch else tree)[leaf]
-    return tree

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from curriculum.artifact import write_text
+from curriculum.artifact import open_manifest, write_text
 from curriculum.consumed import as_hex
 from models.attention import Backend, choose
 from models.decoder import build
@@ -90,7 +90,9 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         found = checkpoint.newest(folder / CHECKPOINTS)
         if found is not None:
             check_resume(found, inputs.order)
-        step = int(found.name.removeprefix("step_")) if found else 0
+        step = checkpoint.step_of(found) if found else 0
+        manifest = open_manifest(found, checkpoint.KIND) if found else None
+        checkpoint.set_aside(folder, checkpoint.damaged_records(folder, manifest))
         claimed.describe(settings, inputs, step, extra)
     except ValueError as error:
         raise Refused(str(error)) from error
@@ -162,7 +164,7 @@ def _at_stage_end(loop: Loop, stage: int) -> None:
         config=identity(loop.settings),
         inputs=fingerprints,
     )
-    loop.world.first_does(lambda: checkpoint.prune(folder / CHECKPOINTS, loop.settings.keep_checkpoints))
+    loop.world.first_does(lambda: checkpoint.prune(folder / CHECKPOINTS, loop.settings.checkpoints))
     _evaluate(loop, stage)
 
 

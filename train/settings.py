@@ -123,6 +123,28 @@ class ZeroSettings:
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """When the run is saved and what stays."""
+
+    keep_last: int = 2
+    """Newest checkpoints that are kept."""
+    keep_every: int | None = None
+    """Every so-manieth checkpoint of the run is kept for good as well; null: none."""
+    save_every: int | None = None
+    """Steps between two checkpoints within a stage; null: at stage ends alone."""
+
+    def __post_init__(self) -> None:
+        for key in ("keep_last", "keep_every", "save_every"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"checkpoints.{key}={value} must be at least 1")
+
+    def due(self, step: int) -> bool:
+        """Tell whether a checkpoint is to be made after `step` steps, be it a stage's end or not."""
+        return self.save_every is not None and step % self.save_every == 0
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """What `pdpc train` is told."""
 
@@ -146,6 +168,8 @@ class TrainSettings:
     """Harness tasks at stage ends."""
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     """Where metrics go beside metrics.jsonl."""
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
+    """When the run is saved and what stays."""
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
     """Kernels, recomputation, compilation."""
     precision: str = "bf16"
@@ -156,8 +180,6 @@ class TrainSettings:
     """Seed of the initial weights."""
     log_every: int = 10
     """Steps between two records of the training loss."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints that are kept."""
     processes: int | None = None
     """Ranks on this machine that `pdpc train` starts; null: one a GPU, or one."""
     threads: int | None = None
@@ -166,7 +188,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is unknown: use one of {list(PRECISIONS)}")
-        for key in ("micro_batch_size", "log_every", "keep_checkpoints", "processes", "threads"):
+        for key in ("micro_batch_size", "log_every", "processes", "threads"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key}={value} must be at least 1")
@@ -182,7 +204,7 @@ HARMLESS = (
     "processes",
     "threads",
     "log_every",
-    "keep_checkpoints",
+    "checkpoints",
     "data",
     "heldout.batch_size",
     "benchmarks.batch_size",

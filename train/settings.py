@@ -8,6 +8,7 @@ from typing import Any
 from models.config import DecoderConfig
 from models.execution import ExecutionSettings
 from train.harness import BenchmarkSettings
+from train.hooks.guards import GuardSettings
 from train.heldout import HeldoutSettings
 from train.schedule import ScheduleSettings
 from train.tracking import TrackerSettings
@@ -180,6 +181,14 @@ class TrainSettings:
     """Seed of the initial weights."""
     log_every: int = 10
     """Steps between two records of the training loss."""
+    guards: GuardSettings = field(default_factory=GuardSettings)
+    """What is done about a loss or a gradient that is not finite, or leaps."""
+    grace_s: float = 30.0
+    """Seconds after SIGTERM, SIGINT or SIGUSR1 in which the run writes a checkpoint and leaves; then it just leaves."""
+    hang_timeout_s: float = 600.0
+    """Seconds without a finished step after which the run is taken to hang and ended (exit code 79)."""
+    slow_timeout_s: float = 1800.0
+    """The same for the start with the first step, a checkpoint, an evaluation and the export."""
     processes: int | None = None
     """Ranks on this machine that `pdpc train` starts; null: one a GPU, or one."""
     threads: int | None = None
@@ -192,6 +201,9 @@ class TrainSettings:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key}={value} must be at least 1")
+        for key in ("grace_s", "hang_timeout_s", "slow_timeout_s"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}={getattr(self, key)} must be above 0 seconds")
         if not self.output:
             raise ValueError("output is empty: name the RUN folder")
         if not self.arm:
@@ -205,6 +217,9 @@ HARMLESS = (
     "threads",
     "log_every",
     "checkpoints",
+    "grace_s",
+    "hang_timeout_s",
+    "slow_timeout_s",
     "data",
     "heldout.batch_size",
     "benchmarks.batch_size",

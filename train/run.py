@@ -24,7 +24,7 @@ from train.evaluation import evaluate
 from train.export import export_checkpoint
 from train.faults import arm, fault
 from train.hooks.choice import hooks_of
-from train.inputs import Inputs, open_inputs
+from train.inputs import Inputs, open_inputs, verify_inputs
 from train.lineage import check_resume
 from train.loop import Loop, Progress
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
@@ -106,6 +106,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         claimed.refuse_changes(settings, inputs)
         if claimed.finished:
             return claimed, 0
+        verify_inputs(settings)
         found = checkpoint.newest(folder / CHECKPOINTS)
         if found is not None:
             check_resume(found, inputs.order)

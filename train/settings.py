@@ -169,6 +169,9 @@ class TrainSettings:
     """Harness tasks at stage ends."""
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     """Where metrics go beside metrics.jsonl."""
+    verify_mb: int = 256
+    """Files of TOKENS, ORDER and SCORES of at most so many MB are compared with their checksums at every start; 0: none.
+    An ORDER's blocks are checked when they are read, whatever its size."""
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     """When the run is saved and what stays."""
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
@@ -204,6 +207,8 @@ class TrainSettings:
         for key in ("grace_s", "hang_timeout_s", "slow_timeout_s"):
             if not getattr(self, key) > 0:
                 raise ValueError(f"{key}={getattr(self, key)} must be above 0 seconds")
+        if self.verify_mb < 0:
+            raise ValueError(f"verify_mb={self.verify_mb} must not be negative")
         if not self.output:
             raise ValueError("output is empty: name the RUN folder")
         if not self.arm:
@@ -217,6 +222,7 @@ HARMLESS = (
     "threads",
     "log_every",
     "checkpoints",
+    "verify_mb",
     "grace_s",
     "hang_timeout_s",
     "slow_timeout_s",

@@ -21,7 +21,9 @@ from train.tracking import METRICS
 
 log = logging.getLogger(__name__)
 
-PATTERNS = (METRICS, "wandb_id", f"{CONSUMED}/world_*.bin")
+LINES = (METRICS, "skipped.jsonl")
+"""Records with a JSON object a line."""
+PATTERNS = (*LINES, "wandb_id", f"{CONSUMED}/world_*.bin")
 
 
 def seal_records(run: Path) -> dict[str, dict[str, int | str]]:
@@ -36,22 +38,23 @@ def seal_records(run: Path) -> dict[str, dict[str, int | str]]:
 def damaged_records(run: Path, manifest: Manifest | None) -> list[str]:
     """Return the records of a RUN folder that are not what the checkpoint it goes on from vouches for, by path.
 
-    Beyond that (None: all of it) only lines of metrics.jsonl that cannot be read count.
+    Beyond that (None: all of it) only lines that cannot be read count.
     """
     sealed: Mapping[str, Any] = manifest.facts.get("records", {}) if manifest is not None else {}
     damaged = [name for name, entry in sealed.items() if not _begins_with(run / name, entry)]
-    metrics = run / METRICS
-    if METRICS not in damaged and metrics.is_file() and sum(1 for _ in _whole_lines(metrics)) < _lines(metrics):
-        damaged.append(METRICS)
-    return damaged
+    return damaged + [
+        name
+        for name in LINES
+        if name not in damaged and (run / name).is_file() and len(list(_whole_lines(run / name))) < _lines(run / name)
+    ]
 
 
 def set_aside(run: Path, names: list[str]) -> None:
-    """Keep damaged records as `NAME.damaged`; of metrics.jsonl the lines that are records stay."""
+    """Keep damaged records as `NAME.damaged`; of those with a record a line, the lines that can be read stay."""
     for name in names:
         path = run / name
         aside = path.with_name(f"{path.name}.damaged")
-        lines = list(_whole_lines(path)) if name == METRICS and path.is_file() else []
+        lines = list(_whole_lines(path)) if name in LINES and path.is_file() else []
         if path.exists():
             os.replace(path, aside)
         if lines:
@@ -79,14 +82,14 @@ def _begins_with(path: Path, entry: Mapping[str, Any]) -> bool:
 
 
 def _whole_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of metrics.jsonl that are records."""
+    """Yield the lines of a file that are records."""
     for raw in path.read_bytes().split(b"\n"):
         try:
             line = raw.decode()
             record = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and type(record.get("step")) is int and isinstance(record.get("kind"), str):
+        if isinstance(record, dict) and type(record.get("step")) is int and (path.name != METRICS or "kind" in record):
             yield line
 
 

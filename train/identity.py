@@ -30,17 +30,11 @@ BINDING = (
 
 HARMLESS = (
     *("output", "processes", "threads", "micro_batch_size", "accept_change"),
-    *(
-        "log_every",
-        "save_every",
-        "keep_checkpoints",
-        "grace_s",
-        "hang_timeout_s",
-        "slow_timeout_s",
-        "guards.stop_after",
-    ),
+    *("log_every", "verify_mb", "grace_s", "hang_timeout_s", "slow_timeout_s", "guards.stop_after"),
     *("data.tokens", "data.order", "data.scores"),
-    *("zero.stage", "zero.overlap_comm", "zero.bucket_mb"),
+    *("checkpoints.keep_last", "checkpoints.keep_every", "checkpoints.save_every"),
+    *("zero.stage", "zero.overlap_comm", "zero.bucket_mb", "zero.pin_memory"),
+    *("zero.offload_optimizer", "zero.offload_param", "zero.nvme_path"),
     *("execution.kernels", "execution.checkpointing", "execution.checkpoint_every", "execution.compile"),
     *("model.attention", "heldout.batch_size"),
     *("benchmarks.batch_size", "benchmarks.task_paths", "benchmarks.offline"),

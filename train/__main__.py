@@ -46,9 +46,9 @@ def main(arguments: list[str]) -> int:
         return left.exit_code
     except Exception as error:
         rank = os.environ.get("RANK", "0")
-        if number := posted():
-            log.warning("pdpc train: rank %s leaves, for another rank left on a signal", rank)
-            return 128 + number
+        if code := posted():
+            log.warning("pdpc train: rank %s leaves, for another rank left with code %s", rank, code)
+            return code
         code = code_of(error)
         if code == FAILED:
             log.exception("pdpc train: rank %s failed", rank)

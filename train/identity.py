@@ -24,6 +24,7 @@ BINDING = (
     *("optimizer.lr", "optimizer.beta1", "optimizer.beta2", "optimizer.eps"),
     *("optimizer.weight_decay", "optimizer.clip_norm"),
     *("schedule.name", "schedule.warmup_share", "schedule.final_share"),
+    *("guards.finite", "guards.spike", "guards.spike_sigma", "guards.spike_window", "zero.reduce_in"),
     *("heldout.max_samples", "benchmarks.tasks", "benchmarks.limit", "benchmarks.num_fewshot"),
 )
 """Settings that decide what a run computes or reports: a change between two lives is refused, or accepted on record."""

@@ -137,6 +137,10 @@ class Engine:
         for group in self._adamw.param_groups:
             group["lr"] = value
 
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients that this rank holds after a step's last backward pass: views, before clipping."""
+        return self._state.gradients()
+
     def gradient_norm(self) -> float:
         """Return the global gradient norm before clipping: of the coming update after the last backward, else the last.
 

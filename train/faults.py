@@ -49,6 +49,7 @@ POINTS = {
     "loop.after_step": Point("The weights have moved; the step is not on record."),
     "loop.before_record": Point("A record is about to be written.", writes=True),
     "loop.before_evaluation": Point("The checkpoint of a stage is there; its evaluation begins."),
+    "loop.in_evaluation": Point("An evaluation is under way; a signal leaves at once."),
     "loop.after_evaluation": Point("The evaluation of a stage is done and not on record."),
     "checkpoint.before_write": Point("A save begins; nothing of it is on disk."),
     "checkpoint.in_shard": Point("A rank's file is half written.", writes=True),

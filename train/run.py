@@ -47,14 +47,14 @@ class Refused(ValueError):
         self.exit_code = exit_code
 
 
-def train(settings: TrainSettings) -> None:
+def train(settings: TrainSettings, signals: Signals | None = None) -> None:
     """Train one arm, or go on with it from its newest checkpoint. Every rank calls this.
 
     Raises Refused at the door: before a model exists, and but for a RUN folder that another run owns, before the ranks
-    have met. Raises Left, after a checkpoint and together with all ranks, when a signal asked the run to leave.
+    have met. Raises Left, after a checkpoint and together with all ranks, when a signal asked the run to leave;
+    without `signals`, which are installed already, signals do what they did before.
     """
-    signals = Signals(settings.grace_s)
-    signals.install()
+    signals = signals or Signals(settings.grace_s)
     try:
         check_acceptable(settings.accept_change)
         arm()
@@ -81,8 +81,8 @@ def train(settings: TrainSettings) -> None:
             watchdog.close()
     if claimed is not None:
         claimed.release()
+    signals.over = True
     finish(world)
-    signals.close()
     if left is not None:
         raise left
 
@@ -263,6 +263,7 @@ def _evaluate(loop: Loop, stage: int) -> None:
     inputs, settings = loop.inputs, loop.settings
     slow = loop.watchdog.slow(f"the evaluation of stage {stage}")
     with loop.signals.holding(False), slow, loop.engine.whole_weights():
+        fault("loop.in_evaluation")
         values = evaluate(
             loop.engine.decoder, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, loop.world
         )

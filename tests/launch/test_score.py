@@ -1,6 +1,7 @@
 """`pdpc score` with models of other architectures."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ def gpt2(folder: Path, tokens: Tokens, **changes):
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
     model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokens.tokenizer_folder / name, folder)
     return model
 
 

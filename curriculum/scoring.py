@@ -122,6 +122,7 @@ class ScoringJob:
             "chunk_samples": self.chunks[0].stop if self.chunks else 0,
             "samples": ends,
         }
+        self._mark = mark
         self.store = ChunkFolder(folder.with_name(f"{folder.name}.chunks"), plan, mark)
 
     def reused(self) -> Scores | None:
@@ -138,6 +139,7 @@ class ScoringJob:
 
     def finish(self) -> Scores:
         """Put the chunks together, remove them, and show what the scores say. All chunks must be done."""
+        self._mark("score.before_join")
         notes = self.store.noted(NOTES)
         warnings: list[str] = list(notes["warnings"])
         with create(self.folder, KIND, config=self.options.config(), inputs=self.inputs) as draft:
@@ -148,6 +150,7 @@ class ScoringJob:
             for name, part in self.tokens.items():
                 warnings += warnings_of(draft.path / f"{name}.parquet", part)
             draft.facts.update(warnings=warnings)
+        self._mark("score.after_join")
         shutil.rmtree(self.store.folder, ignore_errors=True)
         for warning in warnings:
             log.warning("warning: %s", warning)

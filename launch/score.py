@@ -85,8 +85,10 @@ class ScoreSettings:
 def run(settings: ScoreSettings, overrides: Sequence[str] = ()) -> Scores | int:
     """Score every sample of every slice under every model; return the scores, or the ranks' exit code."""
     from launch.scoring.work import open_job
+    from train.faults import arm, fault
 
-    job = open_job(settings)
+    arm()
+    job = open_job(settings, fault)
     if settings.trial is not None:
         from launch.scoring.trial import show_trial
 

@@ -8,6 +8,7 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,12 +22,16 @@ from train.batches import ConsumedFile, check_consumed, forget_consumed
 from train.engine import Engine, deepspeed_config
 from train.evaluation import evaluate
 from train.export import export_checkpoint
+from train.faults import arm, fault
+from train.hooks.choice import hooks_of
 from train.inputs import Inputs, open_inputs
 from train.lineage import check_resume
 from train.loop import Loop, Progress
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
 from train.settings import TrainSettings, identity
+from train.signals import Left, Signals
 from train.tracking import MetricsFile, NullTracker, Tracker, start_tracker
+from train.watchdog import Watchdog
 from train.world import World, finish, start
 
 log = logging.getLogger(__name__)
@@ -40,9 +45,12 @@ def train(settings: TrainSettings) -> None:
     """Train one arm, or go on with it from its newest checkpoint. Every rank calls this.
 
     Raises Refused at the door: before a model exists, and but for a RUN folder that another run owns, before the ranks
-    have met.
+    have met. Raises Left, after a checkpoint and together with all ranks, when a signal asked the run to leave.
     """
+    signals = Signals(settings.grace_s)
+    signals.install()
     try:
+        arm()
         check_kernels(settings.execution.kernels, cuda=torch.cuda.is_available())
         inputs = open_inputs(settings)
         deepspeed_config(settings, inputs.order.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
@@ -50,15 +58,26 @@ def train(settings: TrainSettings) -> None:
     except ValueError as error:
         raise Refused(str(error)) from error
     world = start(settings.threads)
+    watchdog = Watchdog(Path(settings.output), world, settings.hang_timeout_s, settings.slow_timeout_s)
     claimed, step = world.first_does(lambda: _claim(Path(settings.output), settings, inputs, world)) or (None, 0)
+    left: Left | None = None
     if world.same(int(claimed is not None and claimed.finished)):
         log.info("run %s is finished: nothing to do", settings.output)
     else:
         log.info("attention: %s (%s, %s)", attention.name, world.device.type, settings.precision)
-        _train(settings, inputs, world, claimed, world.same(step))
+        watchdog.start()
+        try:
+            _train(settings, inputs, world, claimed, world.same(step), signals, watchdog)
+        except Left as asked:
+            left = asked
+        finally:
+            watchdog.close()
     if claimed is not None:
         claimed.release()
     finish(world)
+    signals.close()
+    if left is not None:
+        raise left
 
 
 def _attention(settings: TrainSettings) -> Backend:
@@ -97,10 +116,18 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
     return claimed, step
 
 
-def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFolder | None, step: int) -> None:
+def _train(
+    settings: TrainSettings,
+    inputs: Inputs,
+    world: World,
+    claimed: RunFolder | None,
+    step: int,
+    signals: Signals,
+    watchdog: Watchdog,
+) -> None:
     folder = Path(settings.output)
     engine = Engine(build(inputs.decoder, settings.seed, settings.execution), settings, inputs.order.batch_size, world)
-    progress = _resume(folder, engine, inputs, world, step)
+    progress, states = _resume(folder, engine, inputs, world, step)
 
     def open_records() -> tuple[MetricsFile, Tracker]:
         assert claimed is not None
@@ -112,11 +139,18 @@ def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFo
     metrics, tracker = world.first_does(open_records) or (None, NullTracker())
     width = inputs.order.batch_size // world.size
     consumed = ConsumedFile(folder, world, width, progress.consumed_hash)
-    loop = Loop(settings, inputs, engine, world, progress, consumed, metrics, tracker, _at_stage_end)
+    hooks = hooks_of(settings)
+    loop = Loop(
+        *(settings, inputs, engine, world, progress, consumed, metrics, tracker, hooks, signals, watchdog),
+        *(_save, _restore, _evaluate),
+    )
     try:
+        loop.load_state(states)
         _make_up_evaluation(loop)
         loop.run()
     finally:
+        for hook in hooks:
+            hook.close(loop)
         consumed.close()
         tracker.finish()
         if metrics is not None:
@@ -128,30 +162,31 @@ def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFo
         claimed.finish(loop.cursor, as_hex(progress.consumed_hash))
         log.info("run %s is finished: %s tokens in %s steps", folder, progress.tokens, progress.step)
 
-    world.first_does(seal)
+    with watchdog.slow("the export"):
+        world.first_does(seal)
     engine.destroy()
 
 
-def _resume(folder: Path, engine: Engine, inputs: Inputs, world: World, step: int) -> Progress:
-    """Load the checkpoint of a step, the same on every rank; step 0 has none."""
+def _resume(folder: Path, engine: Engine, inputs: Inputs, world: World, step: int) -> tuple[Progress, dict[str, Any]]:
+    """Load the checkpoint of a step, the same on every rank; step 0 has none. Return its progress and hooks' states."""
     world.first_does(lambda: checkpoint.clean(folder / CHECKPOINTS, step))
     if step == 0:
-        return Progress()
+        return Progress(), {}
     facts = checkpoint.load(checkpoint.folder_of(folder / CHECKPOINTS, step), engine).facts
     if world.first:
         log.info("resumed from step %s of %s", step, inputs.order.steps)
-    return Progress(step, facts["tokens"], int(facts["consumed_hash"], 16))
+    return Progress(step, facts["tokens"], int(facts["consumed_hash"], 16)), facts.get("hooks", {})
 
 
-def _at_stage_end(loop: Loop, stage: int) -> None:
-    """Check what was consumed, checkpoint, then evaluate: a crash in the evaluation costs the evaluation alone."""
+def _save(loop: Loop) -> Path:
+    """Check what was consumed and write a checkpoint of this moment; remove those that are too many."""
     folder = Path(loop.settings.output)
     loop.consumed.sync()
     if loop.metrics is not None:
         loop.metrics.sync()
     check_consumed(loop.world, loop.consumed.hash, loop.progress.consumed_hash, loop.inputs.order)
     fingerprints = {name: value for name, value in loop.inputs.fingerprints.items() if value is not None}
-    checkpoint.save(
+    saved = checkpoint.save(
         folder / CHECKPOINTS,
         loop.engine,
         loop.world,
@@ -161,9 +196,20 @@ def _at_stage_end(loop: Loop, stage: int) -> None:
         tokens=loop.progress.tokens,
         config=identity(loop.settings),
         inputs=fingerprints,
+        hooks=loop.state(),
     )
     loop.world.first_does(lambda: checkpoint.prune(folder / CHECKPOINTS, loop.settings.keep_checkpoints))
-    _evaluate(loop, stage)
+    return saved
+
+
+def _restore(loop: Loop) -> int | None:
+    """Take the weights and moments of the newest checkpoint; return its step, None when there is none."""
+    found = loop.world.first_does(lambda: checkpoint.newest(Path(loop.settings.output) / CHECKPOINTS))
+    step = loop.world.same(int(found.name.removeprefix("step_")) if found else 0)
+    if step == 0:
+        return None
+    checkpoint.load(checkpoint.folder_of(Path(loop.settings.output) / CHECKPOINTS, step), loop.engine)
+    return step
 
 
 def _make_up_evaluation(loop: Loop) -> None:
@@ -177,11 +223,15 @@ def _make_up_evaluation(loop: Loop) -> None:
 
 
 def _evaluate(loop: Loop, stage: int) -> None:
+    """Evaluate a stage: a crash in here costs the evaluation alone, its checkpoint is written."""
+    fault("loop.before_evaluation")
     began = time.perf_counter()
     inputs, settings = loop.inputs, loop.settings
-    values = evaluate(
-        loop.engine.decoder, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, loop.world
-    )
+    with loop.signals.holding(False), loop.watchdog.slow(f"the evaluation of stage {stage}"):
+        values = evaluate(
+            loop.engine.decoder, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, loop.world
+        )
+    fault("loop.after_evaluation")
     record = {"kind": "stage", "stage": stage, "step": loop.progress.step, "tokens": loop.progress.tokens, **values}
     loop.record({**record, "time/evaluation_s": time.perf_counter() - began})
     if loop.metrics is not None:

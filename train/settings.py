@@ -8,6 +8,7 @@ from typing import Any
 from models.config import DecoderConfig
 from models.execution import ExecutionSettings
 from train.harness import BenchmarkSettings
+from train.hooks.guards import GuardSettings
 from train.heldout import HeldoutSettings
 from train.schedule import ScheduleSettings
 from train.tracking import TrackerSettings
@@ -156,8 +157,18 @@ class TrainSettings:
     """Seed of the initial weights."""
     log_every: int = 10
     """Steps between two records of the training loss."""
+    save_every: int | None = None
+    """Steps between two checkpoints beside those at stage ends; null: none."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept."""
+    guards: GuardSettings = field(default_factory=GuardSettings)
+    """What is done about a loss or a gradient that is not finite, or leaps."""
+    grace_s: float = 30.0
+    """Seconds after SIGTERM, SIGINT or SIGUSR1 in which the run writes a checkpoint and leaves; then it just leaves."""
+    hang_timeout_s: float = 600.0
+    """Seconds without a finished step after which the run is taken to hang and ended (exit code 79)."""
+    slow_timeout_s: float = 1800.0
+    """The same for the start with the first step, a checkpoint, an evaluation and the export."""
     processes: int | None = None
     """Ranks on this machine that `pdpc train` starts; null: one a GPU, or one."""
     threads: int | None = None
@@ -166,10 +177,13 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is unknown: use one of {list(PRECISIONS)}")
-        for key in ("micro_batch_size", "log_every", "keep_checkpoints", "processes", "threads"):
+        for key in ("micro_batch_size", "log_every", "save_every", "keep_checkpoints", "processes", "threads"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key}={value} must be at least 1")
+        for key in ("grace_s", "hang_timeout_s", "slow_timeout_s"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}={getattr(self, key)} must be above 0 seconds")
         if not self.output:
             raise ValueError("output is empty: name the RUN folder")
         if not self.arm:
@@ -182,6 +196,10 @@ HARMLESS = (
     "processes",
     "threads",
     "log_every",
+    "save_every",
+    "grace_s",
+    "hang_timeout_s",
+    "slow_timeout_s",
     "keep_checkpoints",
     "data",
     "heldout.batch_size",

@@ -20,6 +20,7 @@ from curriculum.chunks import Chunk
 from curriculum.concurrency import cores
 from curriculum.scoring import NOTES, ScoringJob, progress_of, score_here
 from launch.scoring.work import load_scorer, open_job, roof_of, threads
+from train.faults import arm, fault
 
 if TYPE_CHECKING:
     from launch.score import ScoreSettings
@@ -163,9 +164,8 @@ def work(settings: ScoreSettings, identities: dict[str, str], number: int, pipe:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _end_with_parent()
     try:
-        from launch.scoring.marks import mark
-
-        job = open_job(settings, mark, identities)
+        arm()
+        job = open_job(settings, fault, identities)
         with threads(settings.threads):
             scorer = load_scorer(settings, job, number)
             pipe.send(("ready", {"notes": scorer.notes(), "roof": roof_of(scorer)}))

@@ -57,10 +57,11 @@ def start(settings: ScoreSettings, overrides: Sequence[str]) -> int:
 
 def score(settings: ScoreSettings, world: World) -> None:
     """Be one rank: score chunks until none is left; rank 0 then puts them together."""
-    from launch.scoring.marks import mark
+    from train.faults import arm, fault
     from launch.scoring.work import open_job
 
-    job = open_job(settings, mark)
+    arm()
+    job = open_job(settings, fault)
     with ExitStack() as held:
         missing = _missing(job, world, held)
         if missing is None:

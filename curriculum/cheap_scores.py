@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +40,7 @@ def chosen(ids_N: NDArray[np.int64], fraction: float) -> NDArray[np.bool_]:
     return hashed < np.uint64(int(fraction * 2**64))
 
 
-def predicted_losses(
-    tokens: Tokens, losses: Mapping[str, Floats], first: Mapping[str, Floats]
-) -> dict[str, Floats]:
+def predicted_losses(tokens: Tokens, losses: Mapping[str, Floats], first: Mapping[str, Floats]) -> dict[str, Floats]:
     """Return losses by model with a prediction where they are nan; `first`: losses of the first tokens, if scored.
 
     Raises ValueError when too few samples were scored to learn from.
@@ -80,8 +79,8 @@ def predict(features_NF: NDArray[np.float32], loss_N: Floats) -> Floats:
 def features(tokens: Tokens, ids_N: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return what is known of samples without a model, float32 [N, F].
 
-    A column a source, the length, the mean information of the tokens (nats, by how common they are in the slice) and its
-    deviation, and the share of different tokens.
+    A column a source, the length, the mean information of the tokens (nats, by how common they are in the slice) and
+    its deviation, and the share of different tokens.
     """
     rarity_V = _rarity(tokens)
     rows = np.zeros((len(ids_N), len(tokens.sources) + 4), dtype=np.float32)
@@ -125,7 +124,7 @@ class CheapVariant:
     """Share of samples in the same one of `buckets` equal buckets."""
 
 
-def compare(name: str, cost: float, exact_N: NDArray[np.floating], cheap_N: NDArray[np.floating], buckets: int) -> CheapVariant:
+def compare(name: str, cost: float, exact_N: NDArray[Any], cheap_N: NDArray[Any], buckets: int) -> CheapVariant:
     """Compare a cheap score with the exact one."""
     exact_rank, cheap_rank = _ranks(exact_N), _ranks(cheap_N)
     spread = exact_rank.std() * cheap_rank.std()
@@ -147,40 +146,52 @@ def trial(
     The score is PD of a weak and a strong model, else the first model's loss.
     """
     counts_N = tokens.real_tokens(ids_N)
-    exact = {name: (losses_NT.sum(axis=1, dtype=np.float64) / counts_N).astype(np.float32) for name, losses_NT in losses.items()}
+    exact = {
+        name: (losses_NT.sum(axis=1, dtype=np.float64) / counts_N).astype(np.float32)
+        for name, losses_NT in losses.items()
+    }
     score = score_of(exact)
     known_NF = features(tokens, ids_N)
     found = []
     total = int(counts_N.sum())
     for k in first_tokens:
         part_N = np.minimum(counts_N, k)
-        first = {n: (l[:, :k].sum(axis=1, dtype=np.float64) / part_N).astype(np.float32) for n, l in losses.items()}
+        first = {n: _first_means(x, k, part_N) for n, x in losses.items()}
         found.append(compare(f"first_tokens={k}", int(part_N.sum()) / total, score, score_of(first), buckets))
     rng = np.random.default_rng(0)
     place_N = rng.permutation(len(ids_N))
     for fraction in fractions:
         hidden = place_N >= max(fraction * len(ids_N), FEWEST)
-        for k in (None, *first_tokens[:1]):
+        for with_first in (None, *first_tokens[:1]):
             columns, cost = [known_NF], fraction
-            if k is not None:
+            if with_first is not None:
+                k = with_first
                 part_N = np.minimum(counts_N, k)
-                columns += [(l[:, :k].sum(axis=1) / part_N)[:, None].astype(np.float32) for l in losses.values()]
+                columns += [_first_means(x, k, part_N)[:, None] for x in losses.values()]
                 cost += (1 - fraction) * int(part_N.sum()) / total
             whole = np.concatenate(columns, axis=1)
-            guessed = {n: predict(whole, np.where(hidden, np.nan, loss).astype(np.float32)) for n, loss in exact.items()}
-            name = f"fraction={fraction:g}" + (f" first_tokens={k}" if k is not None else "")
+            guessed = {
+                n: predict(whole, np.where(hidden, np.nan, loss).astype(np.float32)) for n, loss in exact.items()
+            }
+            name = f"fraction={fraction:g}" + (f" first_tokens={with_first}" if with_first is not None else "")
             found.append(compare(name, cost, score, score_of(guessed), buckets))
     return found
 
 
-def score_of(losses: Mapping[str, Floats]) -> NDArray[np.floating]:
+def _first_means(losses_NT: Floats, k: int, count_N: NDArray[np.int64]) -> Floats:
+    result: Floats = (losses_NT[:, :k].sum(axis=1, dtype=np.float64) / count_N).astype(np.float32)
+    return result
+
+
+def score_of(losses: Mapping[str, Floats]) -> NDArray[Any]:
     """Return PD of a weak and a strong model's losses, else the first model's loss."""
     if {"weak", "strong"} <= set(losses):
-        return -np.expm1(losses["strong"] - losses["weak"])
+        pd: Floats = -np.expm1(losses["strong"] - losses["weak"])
+        return pd
     return next(iter(losses.values()))
 
 
-def _ranks(values_N: NDArray[np.floating]) -> NDArray[np.int64]:
+def _ranks(values_N: NDArray[Any]) -> NDArray[np.int64]:
     ranks = np.empty(len(values_N), dtype=np.int64)
     ranks[np.argsort(values_N, kind="stable")] = np.arange(len(values_N))
     return ranks

@@ -121,7 +121,7 @@ class ChunkFolder:
         parts = [np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")) for column in columns.values()]
         digest = xxhash.xxh3_128()
         for part in parts:
-            digest.update(part)
+            digest.update(part.data)
         described = [[name, part.dtype.str, len(part)] for name, part in zip(columns, parts, strict=True)]
         header = {"plan": self.fingerprint, "chunk": chunk.name, "columns": described, "xxh3_128": digest.hexdigest()}
         path = self.folder / chunk.name
@@ -131,7 +131,7 @@ class ChunkFolder:
             file.write(json.dumps(header).encode() + b"\n")
             self._mark("score.half_written")
             for part in parts:
-                file.write(part)
+                file.write(part.data)
             file.flush()
             os.fsync(file.fileno())
         self._mark("score.before_rename")

@@ -52,7 +52,9 @@ def draw(scores: Scores, tokens: Tokens, path: Path) -> None:
     order = order[counts[order].sum(axis=1) > 0]
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "pdpc", "font.size": 8.5}):
         figure = Figure(figsize=(4.9, 0.75 + 0.42 * len(order)))
-        axes = figure.add_axes((0.24, 0.42 / (0.75 + 0.42 * len(order)), 0.72, 0.42 * len(order) / (0.75 + 0.42 * len(order))))
+        axes = figure.add_axes(
+            (0.24, 0.42 / (0.75 + 0.42 * len(order)), 0.72, 0.42 * len(order) / (0.75 + 0.42 * len(order)))
+        )
         edges = np.linspace(low, high, BINS + 1)
         middle = (edges[1:] + edges[:-1]) / 2
         for place, source in enumerate(order[::-1]):

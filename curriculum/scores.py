@@ -62,7 +62,7 @@ class Scores:
         return [*stored, *(f"ppl_{model}" for model in self.models), *bpb, *pd]
 
     def column(self, name: str) -> NDArray[np.float32]:
-        """Return a stored column, `ppl_<model>` = exp(loss), bits a byte `bpb_<model>`, or `pd` of weak and strong, [n].
+        """Return a stored column, `ppl_<model>` = exp(loss), bits a byte `bpb_<model>`, or `pd`, [n].
 
         PD = (PPL_weak - PPL_strong) / PPL_weak = 1 - exp(loss_strong - loss_weak) (arXiv 2501.13126), from the losses
         so that nothing overflows. Raises ValueError naming the columns that are there.

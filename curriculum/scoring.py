@@ -137,8 +137,8 @@ class ScoringJob:
         """Return the labels of a chunk."""
         return int(self.tokens[chunk.slice].real_tokens(np.arange(chunk.start, chunk.stop)).sum())
 
-    def finish(self) -> Scores:
-        """Put the chunks together, remove them, and show what the scores say. All chunks must be done."""
+    def finish(self, *, quiet: bool = False) -> Scores:
+        """Put the chunks together, remove them, and (unless `quiet`) show what they say. All chunks must be done."""
         self._mark("score.before_join")
         notes = self.store.noted(NOTES)
         warnings: list[str] = list(notes["warnings"])
@@ -152,10 +152,12 @@ class ScoringJob:
             draft.facts.update(warnings=warnings)
         self._mark("score.after_join")
         shutil.rmtree(self.store.folder, ignore_errors=True)
-        for warning in warnings:
-            log.warning("warning: %s", warning)
         first = next(iter(self.tokens))
         scores = Scores.open(self.folder, first)
+        if quiet:
+            return scores
+        for warning in warnings:
+            log.warning("warning: %s", warning)
         show(scores, self.tokens[first], Console())
         return scores
 
@@ -224,14 +226,12 @@ class ChunkScorer:
     def _counts(self, part: Tokens, ids_N: NDArray[np.int64]) -> Columns:
         lengths_V = byte_lengths(part.tokenizer_folder)
         bytes_N = np.zeros(len(ids_N), dtype=np.int64)
-        for rows in self._batches(ids_N) if lengths_V is not None else ():
-            labels_BT = part.sample(ids_N[rows])[:, 1:]
-            bytes_N[rows] = _bytes_of(labels_BT, lengths_V).sum(axis=1)
+        if lengths_V is not None:
+            for rows in self._batches(ids_N):
+                bytes_N[rows] = _bytes_of(part.sample(ids_N[rows])[:, 1:], lengths_V).sum(axis=1)
         return {"tokens": part.real_tokens(ids_N).astype(np.int32), "bytes": bytes_N.astype(np.int32)}
 
-    def _losses(
-        self, part: Tokens, ids_N: NDArray[np.int64], limit: int | None
-    ) -> dict[str, NDArray[np.float32]]:
+    def _losses(self, part: Tokens, ids_N: NDArray[np.int64], limit: int | None) -> dict[str, NDArray[np.float32]]:
         """Return the mean loss of samples by model, over their first `limit` labels: every batch is read once."""
         import torch
 
@@ -266,7 +266,9 @@ class ChunkScorer:
             real_BT = samples_BS[:, 1:] != IGNORED
             keep("document", np.concatenate([pairs[:, 0] for pairs in found]))
             keep("document_tokens", sizes.astype(np.int32))
-            counted = _bytes_of(samples_BS[:, 1:], lengths_V)[real_BT] if lengths_V is not None else 0 * real_BT[real_BT]
+            counted = (
+                _bytes_of(samples_BS[:, 1:], lengths_V)[real_BT] if lengths_V is not None else 0 * real_BT[real_BT]
+            )
             keep("document_bytes", np.add.reduceat(counted.astype(np.int64), starts))
             for name, reference in self.references.items():
                 if reference.text is not None:
@@ -342,9 +344,7 @@ def _refuse_bad(name: str, chunk: Chunk, loss_N: NDArray[np.float32], scored: ND
 def _check(name: str, model: Reference, tokens: Mapping[str, Tokens]) -> list[str]:
     """Raise ValueError when a model cannot read the tokens; return warnings about what its scores mean."""
     warnings = []
-    for slice, part in tokens.items():
-        if model.text is not None:
-            continue
+    for part in tokens.values() if model.text is None else ():
         if model.tokenizer_fingerprint is not None and model.tokenizer_fingerprint != part.tokenizer_fingerprint:
             raise ValueError(
                 f"model {name!r} was trained with another tokenizer ({model.tokenizer_fingerprint}) than {part.folder} "

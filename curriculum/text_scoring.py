@@ -1,10 +1,10 @@
 """Scoring text with a model whose tokenizer is not that of TOKENS.
 
 Each document's part of a sample becomes text again, is cut by the model's own tokenizer, and costs so many nats. They
-are divided by the tokens of TOKENS, so that losses of all models stand for the same text: a loss is bits a byte up to a
-factor that all models share. What is left out: the ends of documents, and bytes of a character that the sample's edge
-cuts. A text longer than the model reads at once is scored in windows, as lm-evaluation-harness's `loglikelihood_rolling`
-does: each token once, the last window with as much before it as fits.
+are divided by the tokens of TOKENS, so that losses of all models stand for the same text: a loss is bits a byte up to
+a factor that all models share. What is left out: the ends of documents, and bytes of a character that the sample's
+edge cuts. A text longer than the model reads at once is scored in windows, as lm-evaluation-harness's
+`loglikelihood_rolling` does: each token once, the last window with as much before it as fits.
 
 Shapes: B samples, S tokens of a sample with its last label, W tokens of a window.
 """

@@ -45,9 +45,9 @@ class ScoreSettings:
     engine: str = "local"
     """local (processes of this machine), deepspeed (ranks) or ray (actors)."""
     processes: int | None = None
-    """Processes, ranks or actors; null: one a GPU, or one a core where there is none. The scores do not depend on it."""
+    """Processes, ranks or actors; null: one a GPU, or one a core where there is none. Scores do not depend on it."""
     threads: int = 1
-    """CPU threads of each process. They change the last bits, and more than one wait for each other on a busy machine."""
+    """CPU threads of each process. They change the last bits; on a busy machine they wait for each other."""
     chunk_tokens: int | None = None
     """Tokens of a chunk, which is done or not done; null: a 4096th of all, at least 2^16 and at most 2^24."""
     first_tokens: int | None = None

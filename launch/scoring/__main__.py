@@ -18,7 +18,9 @@ def main(arguments: list[str]) -> int:
     """Compose the settings from Hydra overrides and score; return the exit code: 2 refused at the door, 1 failed."""
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
     words = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]
-    logging.basicConfig(level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING, format="%(message)s")
+    logging.basicConfig(
+        level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING, format="%(message)s"
+    )
     log = logging.getLogger(__name__)
     from launch.flags import as_overrides
     from launch.score import ScoreSettings

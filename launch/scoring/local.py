@@ -103,7 +103,9 @@ class _Pool:
 
     def _start(self, number: int) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=work, args=(self._settings, self._job.identities, number, theirs), daemon=True)
+        process = self._context.Process(
+            target=work, args=(self._settings, self._job.identities, number, theirs), daemon=True
+        )
         process.start()
         theirs.close()
         return _Worker(number, process, ours)
@@ -137,8 +139,8 @@ class _Pool:
         code = worker.process.exitcode
         if self._deaths[name] >= MOST_DEATHS:
             raise WorkerError(
-                f"{MOST_DEATHS} workers died at {'chunk ' + name if worker.chunk else 'their start'} (the last with code "
-                f"{code}; -9 is most likely want of memory): lower processes or batch_size, and run again to go on"
+                f"{MOST_DEATHS} workers died at {'chunk ' + name if worker.chunk else 'their start'} (the last with "
+                f"code {code}; -9 is most likely want of memory): lower processes or batch_size, and run again to go on"
             )
         log.warning("worker %d died with code %s: another takes its place", worker.number, code)
         if worker.chunk is not None:

@@ -29,11 +29,11 @@ NEXT, TOKENS, SAMPLES = "pdpc/score/next", "pdpc/score/tokens", "pdpc/score/samp
 
 def start(settings: ScoreSettings, overrides: Sequence[str]) -> int:
     """Start the ranks on this machine with `overrides`, and wait; return their exit code."""
+    import torch
+
     from launch.scoring.local import usual_processes
     from launch.start import supervise
     from train.world import SUPERVISOR, free_port
-
-    import torch
 
     processes = settings.processes or usual_processes(1 << 30)
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "-q", "--hostfile", "none"]
@@ -57,8 +57,8 @@ def start(settings: ScoreSettings, overrides: Sequence[str]) -> int:
 
 def score(settings: ScoreSettings, world: World) -> None:
     """Be one rank: score chunks until none is left; rank 0 then puts them together."""
-    from train.faults import arm, fault
     from launch.scoring.work import open_job
+    from train.faults import arm, fault
 
     arm()
     job = open_job(settings, fault)

@@ -106,9 +106,7 @@ def load_reference(
                 f"seq_len={first.seq_len}: it says nothing sound of what stands further on; train it on such samples"
             )
         _compile(decoder, compiled)
-        return Reference(
-            decoder, identity, prints["tokenizer"], prints["tokens"], overlaps=_overlaps(facts, tokens)
-        )
+        return Reference(decoder, identity, prints["tokenizer"], prints["tokens"], overlaps=_overlaps(facts, tokens))
     end = None if on_text else first.end_of_text
     model, way = huggingface.load_scorer(
         folder, dtype, device, end_of_text=end, seq_len=None if on_text else first.seq_len

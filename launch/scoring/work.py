@@ -44,9 +44,7 @@ def open_job(
         settings.compile,
         settings.threads,
     )
-    return ScoringJob(
-        Path(settings.output), tokens, identities, options, chunk_tokens=settings.chunk_tokens, mark=mark
-    )
+    return ScoringJob(Path(settings.output), tokens, identities, options, chunk_tokens=settings.chunk_tokens, mark=mark)
 
 
 def load_scorer(settings: ScoreSettings, job: ScoringJob, worker: int = 0) -> ChunkScorer:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -102,7 +104,8 @@ def test_a_worker_says_what_is_wrong(words, tmp_path, capsys):
 
 def test_actors_of_a_ray_cluster_one_of_which_is_killed(words, expected, tmp_path):
     ray = pytest.importorskip("ray", reason="Ray is an extra: pip install pdpc[ray]")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=f"/tmp/ray-{os.getpid()}")
+    place = tempfile.mkdtemp(prefix="ray")  # sockets below it: pytest's folder would make their names too long
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=place)
     killed = []
 
     def kill_one() -> None:
@@ -124,6 +127,7 @@ def test_actors_of_a_ray_cluster_one_of_which_is_killed(words, expected, tmp_pat
     finally:
         killer.join()
         ray.shutdown()
+        shutil.rmtree(place, ignore_errors=True)
     assert killed
     assert files(tmp_path / "scores") == expected
 

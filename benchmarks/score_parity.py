@@ -91,9 +91,10 @@ def _harness(folder: Path, texts: list[str]) -> NDArray[np.float64]:
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    model: Any = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=1)
+    # A begin-of-text that its tokenizer adds would stand behind the one that the harness itself puts before a text.
+    model: Any = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=1, add_bos_token=False)
     requests = [Instance("loglikelihood_rolling", {}, (text,), index) for index, text in enumerate(texts)]
-    return -np.array(model.loglikelihood_rolling(requests), dtype=np.float64)
+    return -np.array(model.loglikelihood_rolling(requests, disable_tqdm=True), dtype=np.float64)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

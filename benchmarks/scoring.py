@@ -258,7 +258,9 @@ def _write_tokens(settings: Settings, work: Path) -> Path:
         generator = np.random.default_rng(settings["seed"])
         with open(text, "w") as file:
             for _ in range(settings["samples"]):
-                letters = "".join(chr(97 + int(c)) for c in generator.integers(0, 26, settings["length"]))
+                letters = "".join(
+                    chr(97 + int(c)) for c in np.atleast_1d(generator.integers(0, 26, settings["length"]))
+                )
                 file.write(json.dumps({"text": letters, "source": "random"}) + "\n")
         made = TokenizerSettings(name="train:257")
         source = TextSettings(paths=[str(text)])

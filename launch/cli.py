@@ -121,7 +121,7 @@ def _demo() -> Any:
 VERBS: dict[str, Verb] = {
     "prepare": Verb("text to TOKENS: documents, sources and samples, two slices held out", _prepare),
     "adopt": Verb("Megatron's and datatrove's token files to TOKENS that read them where they lie", _adopt),
-    "score": Verb("TOKENS to SCORES: every sample's loss under the reference models", _score),
+    "score": Verb("TOKENS to SCORES: every sample's loss under the reference models", _score, hands_on=True),
     "arrange": Verb("SCORES and a preference to an ORDER that uses every sample once", _arrange),
     "replan": Verb("a new order for what an ORDER has not been read of yet", _replan, first="order"),
     "train": Verb("an ORDER to a RUN, by DeepSpeed; run it again to go on", _train, hands_on=True),

@@ -173,7 +173,9 @@ class _Meeting:
 
 def _told(error: Exception) -> dict[str, Any]:
     kind = "os" if isinstance(error, OSError) else "finite" if isinstance(error, NotFiniteError) else "other"
-    text = str(error) if kind != "other" else f"{type(error).__name__}: {error}"
+    text = str(error) if kind == "finite" else f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return {"kind": kind, "errno": getattr(error, "errno", None), "text": text}
 
 

@@ -68,7 +68,7 @@ def save(
     `checkpoints` lies in the RUN folder, whose records it vouches for: sync them before. `hooks`: state by name.
     Raises OSError (with the disk's errno), NotFiniteError or CheckpointError, the same on every rank; then the
     checkpoint before it is still there, and nothing has this one's name unless it is whole (the rename itself could not
-    be synced). Memory: two buffers. Needs the run's lock: nobody else writes here.
+    be synced). Memory: a few buffers. Needs the run's lock: nobody else writes here.
     """
     folder = folder_of(checkpoints, step)
     if world.same(int(folder.is_dir())):

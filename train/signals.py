@@ -34,11 +34,11 @@ HANG = signal.SIGUSR2
 """Sent by the rank, or the supervisor, that has found a hang: the stacks are dumped and the rank leaves."""
 SAME_S = 1.0
 """Signals within this time are one request: a terminal and a launcher both pass on what they get."""
-POSTED = "pdpc/left_on_signal"
-"""Key in the ranks' store with the signal on which one of them left at once."""
+POSTED = "pdpc/left"
+"""Key in the ranks' store with the exit code with which one of them left without the others."""
 
 
-class Left(Exception):  # noqa: N818  # nothing went wrong
+class Left(Exception):  # nothing went wrong
     """The run wrote a checkpoint and left, as a signal asked it to."""
 
     def __init__(self, number: int, step: int) -> None:
@@ -113,7 +113,9 @@ class Signals:
             waits_s = max(0.0, self._first_at + self._grace_s - time.monotonic()) if self.number else None
             ready, _, _ = select.select([end], [], [], waits_s)
             if not ready:
-                self._leave_now(self.number, f"the grace time of {self._grace_s:g} s is over, no checkpoint was written")
+                self._leave_now(
+                    self.number, f"the grace time of {self._grace_s:g} s is over, no checkpoint was written"
+                )
                 return
             numbers = end.recv(64)
             if not numbers:
@@ -139,7 +141,7 @@ class Signals:
 
     def _leave_now(self, number: int, why: str) -> None:
         log.warning("%s: rank %s leaves at once (%s)", signal.Signals(number).name, os.environ.get("RANK", "0"), why)
-        post(number)
+        post(128 + number)
         self._leave(128 + number)
 
 
@@ -147,19 +149,19 @@ def _heard(_number: int, _frame: FrameType | None) -> None:
     """Do nothing: the number is in the pipe that the thread reads."""
 
 
-def post(number: int, wait_s: float = 1.0) -> None:
-    """Tell the other ranks why this one leaves without them. Rank 0, which keeps the store, waits for them to ask."""
+def post(code: int, wait_s: float = 1.0) -> None:
+    """Tell the other ranks with which code this one leaves before them. Rank 0 keeps the store and waits a moment."""
     began = time.monotonic()
     store = _store()
     if store is None:
         return
-    _within(wait_s, lambda: store.set(POSTED, str(number)))
+    _within(wait_s, lambda: store.set(POSTED, str(code)))
     if os.environ.get("RANK", "0") == "0" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         time.sleep(max(0.0, began + wait_s - time.monotonic()))
 
 
 def posted(wait_s: float = 1.0) -> int:
-    """Return the signal on which another rank left at once; 0: none that is known of."""
+    """Return the exit code with which another rank left before this one failed; 0: none that is known of."""
     store = _store()
     if store is None:
         return 0

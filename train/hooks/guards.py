@@ -63,7 +63,9 @@ class GuardSettings:
         if not self.spike_sigma > 0:
             raise ValueError(f"guards.spike_sigma={self.spike_sigma} must be above 0")
         if self.spike_window < 2:
-            raise ValueError(f"guards.spike_window={self.spike_window} must be at least 2: a deviation needs two losses")
+            raise ValueError(
+                f"guards.spike_window={self.spike_window} must be at least 2: a deviation needs two losses"
+            )
 
 
 class GuardStopped(RuntimeError):
@@ -92,7 +94,9 @@ class Guard(Hook):
         """Forget the steps that an earlier life left out after its last checkpoint: they come again."""
         if not loop.world.first or not self._path.exists():
             return
-        lines = [line for line in self._path.read_text("utf-8").split("\n")[:-1] if line]  # a torn last line is left out
+        lines = [
+            line for line in self._path.read_text("utf-8").split("\n")[:-1] if line
+        ]  # a torn last line is left out
         kept = [line for line in lines if json.loads(line)["step"] <= loop.progress.step]
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
@@ -108,9 +112,11 @@ class Guard(Hook):
         """Tell whether the step may move the weights, the same on every rank."""
         batch = self._batch
         assert batch is not None
-        total = loop.world.all_sum(torch.cat(self._sums).double().sum())
-        loss = float(total) / batch.global_tokens
-        norm = loop.engine.gradient_norm()
+        own = torch.tensor(loop.engine.gradient_norm(), dtype=torch.float64, device=loop.world.device)
+        # Where every rank has the whole gradient, one of them may yet be spoiled on its own: the norms are summed too.
+        sums = loop.world.all_sum(torch.stack([torch.cat(self._sums).double().sum(), own / loop.world.size]))
+        total, norm = sums.tolist()
+        loss = total / batch.global_tokens
         self._values = {"loss": loss, "grad_norm": norm}
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._reason = "not_finite" if self._settings.finite else None
@@ -131,7 +137,9 @@ class Guard(Hook):
         entry = {"step": loop.progress.step, "reason": self._reason, **_told(self._values), "suspects": suspects}
         self._write(loop, {**entry, "samples": ids})
         named = listed(suspects or ids)
-        text = f"step {loop.progress.step}: {self._reason.replace('_', ' ')} (loss {self._values['loss']:.4g}, gradient "
+        text = (
+            f"step {loop.progress.step}: {self._reason.replace('_', ' ')} (loss {self._values['loss']:.4g}, gradient "
+        )
         text += f"norm {self._values['grad_norm']:.4g}); samples {named}"
         if self._in_row >= self._settings.stop_after:
             raise GuardStopped(

@@ -149,6 +149,10 @@ class Engine:
                 **{moment: torch.zeros_like(flat) for moment in MOMENTS},
             }
 
+    def filled(self) -> None:
+        """Bring the working weights in line with the master weights, once these were filled from a checkpoint."""
+        self._deepspeed.optimizer.update_lp_params()
+
     def destroy(self) -> None:
         """Release DeepSpeed's hooks and buffers."""
         self._deepspeed.destroy()

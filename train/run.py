@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from curriculum.artifact import write_text
+from curriculum.artifact import open_manifest, write_text
 from curriculum.consumed import as_hex
 from models.attention import Backend, choose
 from models.decoder import build
@@ -26,12 +26,14 @@ from train.export import export_checkpoint
 from train.faults import arm, fault
 from train.hooks.choice import hooks_of
 from train.identity import check_acceptable, identity
-from train.inputs import Inputs, open_inputs
+from train.inputs import Inputs, open_inputs, verify_inputs
 from train.lineage import check_resume, conversion, work_split
 from train.loop import Loop, Progress
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
 from train.settings import TrainSettings
+from train.signals import Left, Signals
 from train.tracking import MetricsFile, NullTracker, Tracker, start_tracker
+from train.watchdog import Watchdog
 from train.world import World, finish, start
 
 log = logging.getLogger(__name__)
@@ -49,8 +51,10 @@ def train(settings: TrainSettings) -> None:
     """Train one arm, or go on with it from its newest checkpoint. Every rank calls this.
 
     Raises Refused at the door: before a model exists, and but for a RUN folder that another run owns, before the ranks
-    have met.
+    have met. Raises Left, after a checkpoint and together with all ranks, when a signal asked the run to leave.
     """
+    signals = Signals(settings.grace_s)
+    signals.install()
     try:
         check_acceptable(settings.accept_change)
         arm()
@@ -61,15 +65,26 @@ def train(settings: TrainSettings) -> None:
     except ValueError as error:
         raise Refused(str(error)) from error
     world = start(settings.threads)
+    watchdog = Watchdog(Path(settings.output), world, settings.hang_timeout_s, settings.slow_timeout_s)
     claimed, step = _claim_first(Path(settings.output), settings, inputs, world)
+    left: Left | None = None
     if world.same(int(claimed is not None and claimed.finished)):
         log.info("run %s is finished: nothing to do", settings.output)
     else:
         log.info("attention: %s (%s, %s)", attention.name, world.device.type, settings.precision)
-        _train(settings, inputs, world, claimed, world.same(step))
+        watchdog.start()
+        try:
+            _train(settings, inputs, world, claimed, world.same(step), signals, watchdog)
+        except Left as asked:
+            left = asked
+        finally:
+            watchdog.close()
     if claimed is not None:
         claimed.release()
     finish(world)
+    signals.close()
+    if left is not None:
+        raise left
 
 
 def _attention(settings: TrainSettings) -> Backend:
@@ -119,9 +134,12 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         accepted = claimed.admit(settings, inputs, found)
         if claimed.finished:
             return claimed, 0
+        verify_inputs(settings)
         if found is not None:
             check_resume(found, inputs.order, "fingerprints.order" in settings.accept_change)
-        step = int(found.name.removeprefix("step_")) if found else 0
+        step = checkpoint.step_of(found) if found else 0
+        manifest = open_manifest(found, checkpoint.KIND) if found else None
+        checkpoint.set_aside(folder, checkpoint.damaged_records(folder, manifest))
         converted = conversion(claimed.facts.get("lives", []), step, split)
         claimed.describe(settings, inputs, step, accepted, extra)
     except ValueError as error:
@@ -131,7 +149,15 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
     return claimed, step
 
 
-def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFolder | None, step: int) -> None:
+def _train(
+    settings: TrainSettings,
+    inputs: Inputs,
+    world: World,
+    claimed: RunFolder | None,
+    step: int,
+    signals: Signals,
+    watchdog: Watchdog,
+) -> None:
     folder = Path(settings.output)
     engine = Engine(build(inputs.decoder, settings.seed, settings.execution), settings, inputs.order.batch_size, world)
     progress, states = _resume(folder, engine, inputs, world, step)
@@ -147,7 +173,10 @@ def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFo
     width = inputs.order.batch_size // world.size
     consumed = ConsumedFile(folder, world, width, progress.consumed_hash)
     hooks = hooks_of(settings)
-    loop = Loop(settings, inputs, engine, world, progress, consumed, metrics, tracker, hooks, _save, _evaluate)
+    loop = Loop(
+        *(settings, inputs, engine, world, progress, consumed, metrics, tracker, hooks, signals, watchdog),
+        *(_save, _restore, _evaluate),
+    )
     try:
         loop.load_state(states)
         _make_up_evaluation(loop)
@@ -166,7 +195,8 @@ def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFo
         claimed.finish(loop.cursor, as_hex(progress.consumed_hash))
         log.info("run %s is finished: %s tokens in %s steps", folder, progress.tokens, progress.step)
 
-    world.first_does(seal)
+    with watchdog.slow("the export"):
+        world.first_does(seal)
     engine.destroy()
 
 
@@ -201,8 +231,18 @@ def _save(loop: Loop) -> Path:
         inputs=fingerprints,
         hooks=loop.state(),
     )
-    loop.world.first_does(lambda: checkpoint.prune(folder / CHECKPOINTS, loop.settings.keep_checkpoints))
+    loop.world.first_does(lambda: checkpoint.prune(folder / CHECKPOINTS, loop.settings.checkpoints))
     return saved
+
+
+def _restore(loop: Loop) -> int | None:
+    """Take the weights and moments of the newest checkpoint; return its step, None when there is none."""
+    found = loop.world.first_does(lambda: checkpoint.newest(Path(loop.settings.output) / CHECKPOINTS))
+    step = loop.world.same(checkpoint.step_of(found) if found else 0)
+    if step == 0:
+        return None
+    checkpoint.load(checkpoint.folder_of(Path(loop.settings.output) / CHECKPOINTS, step), loop.engine)
+    return step
 
 
 def _make_up_evaluation(loop: Loop) -> None:
@@ -220,9 +260,10 @@ def _evaluate(loop: Loop, stage: int) -> None:
     fault("loop.before_evaluation")
     began = time.perf_counter()
     inputs, settings = loop.inputs, loop.settings
-    values = evaluate(
-        loop.engine.decoder, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, loop.world
-    )
+    with loop.signals.holding(False), loop.watchdog.slow(f"the evaluation of stage {stage}"):
+        values = evaluate(
+            loop.engine.decoder, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, loop.world
+        )
     fault("loop.after_evaluation")
     record = {"kind": "stage", "stage": stage, "step": loop.progress.step, "tokens": loop.progress.tokens, **values}
     loop.record({**record, "time/evaluation_s": time.perf_counter() - began})

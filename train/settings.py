@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from models.config import DecoderConfig
 from models.execution import ExecutionSettings
 from train.harness import BenchmarkSettings
+from train.hooks.guards import GuardSettings
 from train.heldout import HeldoutSettings
 from train.schedule import ScheduleSettings
 from train.tracking import TrackerSettings
@@ -122,6 +123,28 @@ class ZeroSettings:
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """When the run is saved and what stays."""
+
+    keep_last: int = 2
+    """Newest checkpoints that are kept."""
+    keep_every: int | None = None
+    """Every so-manieth checkpoint of the run is kept for good as well; null: none."""
+    save_every: int | None = None
+    """Steps between two checkpoints within a stage; null: at stage ends alone."""
+
+    def __post_init__(self) -> None:
+        for key in ("keep_last", "keep_every", "save_every"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"checkpoints.{key}={value} must be at least 1")
+
+    def due(self, step: int) -> bool:
+        """Tell whether a checkpoint is to be made after `step` steps, be it a stage's end or not."""
+        return self.save_every is not None and step % self.save_every == 0
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """What `pdpc train` is told."""
 
@@ -145,6 +168,11 @@ class TrainSettings:
     """Harness tasks at stage ends."""
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     """Where metrics go beside metrics.jsonl."""
+    verify_mb: int = 256
+    """Files of TOKENS, ORDER and SCORES of at most so many MB are compared with their checksums at every start; 0: none.
+    An ORDER's blocks are checked when they are read, whatever its size."""
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
+    """When the run is saved and what stays."""
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
     """Kernels, recomputation, compilation."""
     precision: str = "bf16"
@@ -155,10 +183,14 @@ class TrainSettings:
     """Seed of the initial weights."""
     log_every: int = 10
     """Steps between two records of the training loss."""
-    save_every: int | None = None
-    """Steps between two checkpoints beside those at stage ends; null: none."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints that are kept."""
+    guards: GuardSettings = field(default_factory=GuardSettings)
+    """What is done about a loss or a gradient that is not finite, or leaps."""
+    grace_s: float = 30.0
+    """Seconds after SIGTERM, SIGINT or SIGUSR1 in which the run writes a checkpoint and leaves; then it just leaves."""
+    hang_timeout_s: float = 600.0
+    """Seconds without a finished step after which the run is taken to hang and ended (exit code 79)."""
+    slow_timeout_s: float = 1800.0
+    """The same for the start with the first step, a checkpoint, an evaluation and the export."""
     processes: int | None = None
     """Ranks on this machine that `pdpc train` starts; null: one a GPU, or one."""
     threads: int | None = None
@@ -169,10 +201,15 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is unknown: use one of {list(PRECISIONS)}")
-        for key in ("micro_batch_size", "log_every", "save_every", "keep_checkpoints", "processes", "threads"):
+        for key in ("micro_batch_size", "log_every", "processes", "threads"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key}={value} must be at least 1")
+        for key in ("grace_s", "hang_timeout_s", "slow_timeout_s"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}={getattr(self, key)} must be above 0 seconds")
+        if self.verify_mb < 0:
+            raise ValueError(f"verify_mb={self.verify_mb} must not be negative")
         if not self.output:
             raise ValueError("output is empty: name the RUN folder")
         if not self.arm:

@@ -60,5 +60,5 @@ def one_run(forks: Forks, material: Material, folder: Path, seed: int) -> str | 
 
 def _saves(material: Material) -> set[int]:
     """Return the steps after which a run saves."""
-    every = next(int(word.partition("=")[2]) for word in material.words if word.startswith("save_every="))
+    every = next(int(word.partition("=")[2]) for word in material.words if word.startswith("checkpoints.save_every="))
     return {*material.order.stage_ends, *range(every, material.order.steps + 1, every)}

@@ -22,6 +22,8 @@ def main(arguments: list[str]) -> int:
     overrides = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]
     from train.run import Refused, quiet_ranks, train
     from train.settings import TrainSettings
+    from train.signals import Left, posted
+    from train.world import OtherRankFailed, code_of
 
     quiet_ranks()
     log = logging.getLogger(__name__)
@@ -39,9 +41,20 @@ def main(arguments: list[str]) -> int:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one voice a node
             log.error("pdpc train: %s", error)
         return getattr(error, "exit_code", REFUSED)
-    except Exception:
-        log.exception("pdpc train: rank %s failed", os.environ.get("RANK", "0"))
-        return FAILED
+    except Left as left:
+        log.info("pdpc train: %s", left)
+        return left.exit_code
+    except Exception as error:
+        rank = os.environ.get("RANK", "0")
+        if number := posted():
+            log.warning("pdpc train: rank %s leaves, for another rank left on a signal", rank)
+            return 128 + number
+        code = code_of(error)
+        if code == FAILED:
+            log.exception("pdpc train: rank %s failed", rank)
+        elif not isinstance(error, OtherRankFailed):
+            log.error("pdpc train: %s (rank %s)", error, rank)
+        return code
     return DONE
 
 

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, field
 from models.config import DecoderConfig
 from models.execution import ExecutionSettings
 from train.harness import BenchmarkSettings
-from train.hooks.guards import GuardSettings
 from train.heldout import HeldoutSettings
+from train.hooks.guards import GuardSettings
 from train.schedule import ScheduleSettings
 from train.tracking import TrackerSettings
 
 PRECISIONS = ("bf16", "fp32")
+OFFLOAD_DEVICES = ("none", "cpu", "nvme")
 
 
 @dataclass(frozen=True)
@@ -106,20 +107,43 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class ZeroSettings:
-    """DeepSpeed's ZeRO."""
+    """DeepSpeed's ZeRO: what is split over the ranks, and what is kept outside the device's memory."""
 
     stage: int = 1
-    """1: the optimizer's states are split over the ranks; 2: the gradients too."""
+    """0: nothing is split; 1: the optimizer's states; 2: the gradients too; 3: the parameters too."""
     overlap_comm: bool = True
     """Reduce gradients while the backward pass runs (on GPUs)."""
     bucket_mb: int = 500
     """Size of communication buckets in MB; DeepSpeed may hold two of them (overlap_comm)."""
+    reduce_in: str = "fp32"
+    """Type in which gradients are summed over the ranks: fp32, or bf16 for half the traffic."""
+    offload_optimizer: str = "none"
+    """Where master weights and moments live and AdamW runs: none (the device) or cpu; stage 1 or more."""
+    offload_param: str = "none"
+    """Where parameters wait to be used: none (the device), cpu or nvme; stage 3."""
+    nvme_path: str | None = None
+    """Folder on a fast local disk, for nvme."""
+    pin_memory: bool = True
+    """Pin the host memory of what is offloaded."""
 
     def __post_init__(self) -> None:
-        if self.stage not in (1, 2):
-            raise ValueError(f"zero.stage={self.stage} is not supported: use 1 or 2")
+        if self.stage not in (0, 1, 2, 3):
+            raise ValueError(f"zero.stage={self.stage} is not supported: use 0, 1, 2 or 3")
         if self.bucket_mb < 1:
             raise ValueError(f"zero.bucket_mb={self.bucket_mb} must be at least 1")
+        if self.reduce_in not in PRECISIONS:
+            raise ValueError(f"zero.reduce_in={self.reduce_in!r} is unknown: use one of {list(PRECISIONS)}")
+        for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
+            device = getattr(self, key)
+            if device not in OFFLOAD_DEVICES:
+                raise ValueError(f"zero.{key}={device!r} is unknown: use one of {list(OFFLOAD_DEVICES)}")
+            needed = 3 if device == "nvme" else least
+            if device != "none" and self.stage < needed:
+                raise ValueError(f"zero.{key}={device} needs zero.stage={needed}{' or more' if needed < 3 else ''}")
+            if key == "offload_optimizer" and device == "nvme":
+                raise ValueError("zero.offload_optimizer=nvme is not supported: its state cannot be saved, use cpu")
+            if device == "nvme" and not self.nvme_path:
+                raise ValueError(f"zero.{key}=nvme needs zero.nvme_path: a folder on a fast local disk")
 
 
 @dataclass(frozen=True)
@@ -169,8 +193,8 @@ class TrainSettings:
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     """Where metrics go beside metrics.jsonl."""
     verify_mb: int = 256
-    """Files of TOKENS, ORDER and SCORES of at most so many MB are compared with their checksums at every start; 0: none.
-    An ORDER's blocks are checked when they are read, whatever its size."""
+    """Files of TOKENS, ORDER and SCORES of at most so many MB are compared with their checksums at every start; 0:
+    none. An ORDER's blocks are checked when they are read, whatever its size."""
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     """When the run is saved and what stays."""
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)

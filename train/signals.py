@@ -38,7 +38,7 @@ POSTED = "pdpc/left_on_signal"
 """Key in the ranks' store with the signal on which one of them left at once."""
 
 
-class Left(Exception):  # noqa: N818  # nothing went wrong
+class Left(Exception):  # nothing went wrong
     """The run wrote a checkpoint and left, as a signal asked it to."""
 
     def __init__(self, number: int, step: int) -> None:

@@ -173,6 +173,7 @@ def watch_supervisor(interval_s: float = 0.5) -> None:
 
     def watch() -> None:
         while os.getppid() == parent and process_alive(pid):
+            roll.still_here()
             time.sleep(interval_s)
         os._exit(143)
 

@@ -17,7 +17,7 @@ from tests.torture.runs import BATCH, PATIENCE_S, Ending, Material, difference, 
 
 FULL = 64
 SIZES = (1, 2, 3, 4)
-STAGES = (1, 2)
+STAGES = (0, 1, 2, 3)
 PAIRS = list(product(SIZES, SIZES))
 
 

@@ -112,9 +112,11 @@ class Guard(Hook):
         """Tell whether the step may move the weights, the same on every rank."""
         batch = self._batch
         assert batch is not None
-        total = loop.world.all_sum(torch.cat(self._sums).double().sum())
-        loss = float(total) / batch.global_tokens
-        norm = loop.engine.gradient_norm()
+        own = torch.tensor(loop.engine.gradient_norm(), dtype=torch.float64, device=loop.world.device)
+        # Where every rank has the whole gradient, one of them may yet be spoiled on its own: the norms are summed too.
+        sums = loop.world.all_sum(torch.stack([torch.cat(self._sums).double().sum(), own / loop.world.size]))
+        total, norm = sums.tolist()
+        loss = total / batch.global_tokens
         self._values = {"loss": loss, "grad_norm": norm}
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._reason = "not_finite" if self._settings.finite else None

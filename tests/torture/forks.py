@@ -219,7 +219,9 @@ class _Server:
         if self.warm or self.loaded is None or not self.loaded.exists():
             return
         self.warm = True
-        for name in json.loads(self.loaded.read_text()):
+        names = json.loads(self.loaded.read_text())
+        self.loaded.unlink()
+        for name in names:
             if name not in sys.modules and not name.startswith(("__", "wandb")):
                 try:
                     importlib.import_module(name)

@@ -24,17 +24,17 @@ BINDING = (
     *("optimizer.lr", "optimizer.beta1", "optimizer.beta2", "optimizer.eps"),
     *("optimizer.weight_decay", "optimizer.clip_norm"),
     *("schedule.name", "schedule.warmup_share", "schedule.final_share"),
-    *("guards.finite", "guards.stop_after", "guards.spike", "guards.spike_sigma", "guards.spike_window"),
+    *("guards.finite", "guards.spike", "guards.spike_sigma", "guards.spike_window", "zero.reduce_in"),
     *("heldout.max_samples", "benchmarks.tasks", "benchmarks.limit", "benchmarks.num_fewshot"),
 )
 """Settings that decide what a run computes or reports: a change between two lives is refused, or accepted on record."""
 
 HARMLESS = (
     *("output", "processes", "threads", "micro_batch_size", "accept_change"),
-    *("log_every", "checkpoints.keep_last", "checkpoints.keep_every", "checkpoints.save_every"),
-    *("verify_mb", "grace_s", "hang_timeout_s", "slow_timeout_s"),
+    *("log_every", "verify_mb", "grace_s", "hang_timeout_s", "slow_timeout_s", "guards.stop_after"),
     *("data.tokens", "data.order", "data.scores"),
-    *("zero.stage", "zero.overlap_comm", "zero.bucket_mb", "zero.reduce_in", "zero.pin_memory"),
+    *("checkpoints.keep_last", "checkpoints.keep_every", "checkpoints.save_every"),
+    *("zero.stage", "zero.overlap_comm", "zero.bucket_mb", "zero.pin_memory"),
     *("zero.offload_optimizer", "zero.offload_param", "zero.nvme_path"),
     *("execution.kernels", "execution.checkpointing", "execution.checkpoint_every", "execution.compile"),
     *("model.attention", "heldout.batch_size"),

@@ -135,10 +135,11 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         if claimed.finished:
             return claimed, 0
         verify_inputs(settings)
+        manifest = None
         if found is not None:
             check_resume(found, inputs.order, "fingerprints.order" in settings.accept_change)
+            manifest = open_manifest(found, checkpoint.KIND)
         step = checkpoint.step_of(found) if found else 0
-        manifest = open_manifest(found, checkpoint.KIND) if found else None
         checkpoint.set_aside(folder, checkpoint.damaged_records(folder, manifest))
         converted = conversion(claimed.facts.get("lives", []), step, split)
         claimed.describe(settings, inputs, step, accepted, extra)

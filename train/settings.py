@@ -193,8 +193,8 @@ class TrainSettings:
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     """Where metrics go beside metrics.jsonl."""
     verify_mb: int = 256
-    """Files of TOKENS, ORDER and SCORES of at most so many MB are compared with their checksums at every start; 0:
-    none. An ORDER's blocks are checked when they are read, whatever its size."""
+    """Files of TOKENS, ORDER and SCORES of at most so many MB are compared with their checksums at each start; 0: none.
+    An ORDER's blocks are checked when they are read, whatever its size."""
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     """When the run is saved and what stays."""
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)

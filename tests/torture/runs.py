@@ -51,14 +51,8 @@ class Material:
         words = (
             *("arm=torture", f"data.tokens={work / 'tokens'}", f"data.order={work / 'order'}", "tracker=none"),
             *("model.layers=1", "model.width=16", "model.heads=2", "model.kv_heads=1", "model.ffn=24"),
-            *(
-                "precision=fp32",
-                "micro_batch_size=3",
-                "log_every=1",
-                "checkpoints.save_every=3",
-                "optimizer.lr=3e-3",
-                "seed=3",
-            ),
+            *("precision=fp32", "micro_batch_size=3", "log_every=1", "checkpoints.save_every=3"),
+            *("optimizer.lr=3e-3", "seed=3"),
             *("threads=1", "heldout.max_samples=8", "heldout.batch_size=4"),
         )
         return cls(Order.open(work / "order"), words)

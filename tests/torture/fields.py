@@ -14,7 +14,7 @@ from typing import Any
 
 from curriculum.artifact import open_manifest
 from tests.torture.campaign import Tally
-from tests.torture.forks import Forks
+from tests.torture.forks import served
 from tests.torture.runs import PATIENCE_S, Material
 from train import checkpoint
 from train.compose import compose
@@ -32,7 +32,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
     """Change `count` fields in turn; the field is `seed` modulo their number."""
     tally = Tally("fields", seed=seed)
     material, folder = Material.make(work / "material"), work / "run"
-    with Forks() as forks:
+    with served() as forks:
         ranks = material.start(forks, folder, 1, fault="loop.before_evaluation:kill")
         codes = ranks.wait(PATIENCE_S)
         if codes != [-9]:

@@ -1,7 +1,7 @@
 """One fault after another in a run: kills, torn writes, signals, flipped bits, other world sizes and ZeRO stages (T28).
 
 Passed: no life ends in another way than its fault explains, and the run ends with every sample consumed once in the
-order and losses equal to 1e-5 relative. An attempt is a fault; one run takes up to FAULTS of them, and its seed replays all.
+order and losses equal to 1e-5 relative. An attempt is a fault; a run takes up to FAULTS of them, its seed replays all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from curriculum.split import divisors
 from tests.torture.campaign import Tally
-from tests.torture.forks import Forks
+from tests.torture.forks import Forks, served
 from tests.torture.runs import BATCH, PATIENCE_S, Ending, Material, difference, forget
 from train import checkpoint
 from train.exit_codes import DISK_FULL, DONE, FAILED, LEFT_ON_SIGTERM
@@ -32,7 +32,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
     tally, draw = Tally("mixed", seed=seed), np.random.default_rng(seed)
     struck: dict[str, int] = {}
     material = Material.make(work / "material", samples=300)
-    with Forks() as forks:
+    with served() as forks:
         for _ in range(3):  # the first two lives import
             forget(work / "whole")
             began = time.monotonic()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tests.torture.campaign import Tally, case_seeds
-from tests.torture.forks import Forks
+from tests.torture.forks import Forks, served
 
 FULL = 50
 RANKS = 2
@@ -30,7 +30,7 @@ HELD_S = 1.0
 def run(count: int, seed: int, work: Path) -> Tally:
     """Tear `count` checkpoints of DeepSpeed's; an undisturbed one is loaded first, and must load."""
     tally, failed = Tally("red", seed=seed), 0
-    with Forks() as forks:
+    with served() as forks:
         saved, loaded, told = _two_lives(forks, work, None)
         if saved != [0] * RANKS or loaded != [0] * RANKS:
             raise RuntimeError(f"plain DeepSpeed without a fault: saved {saved}, loaded {loaded}: {told}")

@@ -18,7 +18,6 @@ from models.attention import Documents
 from train.batches import Batch, ConsumedFile, batches
 from train.engine import Engine
 from train.inputs import Inputs
-from train.schedule import learning_rate
 from train.settings import TrainSettings
 from train.tracking import MetricsFile, Record, Tracker
 from train.world import World
@@ -92,8 +91,7 @@ class Loop:
 
         No host sync on a GPU.
         """
-        order, settings = self.inputs.order, self.settings
-        self.engine.set_learning_rate(learning_rate(settings.schedule, settings.optimizer.lr, batch.step, order.steps))
+        self.engine.set_learning_rate(self.inputs.schedule(batch.step))
         for ids_BS in batch.micro_batches:
             documents = Documents.of(ids_BS[:, :-1], self.inputs.decoder.end_of_text)
             losses = self.engine(ids_BS.to(self.world.device, non_blocking=True), documents)
@@ -118,7 +116,7 @@ class Loop:
             "tokens": self.progress.tokens,
             "train/loss": loss,
             "train/ppl": float(torch.tensor(loss).exp()),
-            "optim/lr": learning_rate(self.settings.schedule, self.settings.optimizer.lr, step - 1, order.steps),
+            "optim/lr": self.inputs.schedule(step - 1),
             "optim/grad_norm": self.engine.gradient_norm(),
             "throughput/tokens_per_s": window.tokens / elapsed_s,
             "throughput/tokens_per_s_device": window.tokens / elapsed_s / self.world.size,

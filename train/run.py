@@ -25,6 +25,7 @@ from train.inputs import Inputs, open_inputs
 from train.lineage import check_resume
 from train.loop import Loop, Progress
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
+from train.schedule import wasted_rise
 from train.settings import TrainSettings, identity
 from train.tracking import MetricsFile, NullTracker, Tracker, start_tracker
 from train.world import World, finish, start
@@ -55,6 +56,8 @@ def train(settings: TrainSettings) -> None:
         log.info("run %s is finished: nothing to do", settings.output)
     else:
         log.info("attention: %s (%s, %s)", attention.name, world.device.type, settings.precision)
+        if world.first and (reason := wasted_rise(settings.schedule, inputs.order)):
+            log.warning("%s", reason)
         _train(settings, inputs, world, claimed, world.same(step))
     if claimed is not None:
         claimed.release()

@@ -56,6 +56,7 @@ def save(
     tokens: int,
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
+    hooks: Mapping[str, Mapping[str, Any]],
 ) -> Path:
     """Write the checkpoint after `step` steps; return its folder, the same on every rank.
 
@@ -70,6 +71,7 @@ def save(
         "cursor": cursor,
         "consumed_hash": consumed_hash,
         "tokens": tokens,
+        "hooks": dict(hooks),
         "updates": engine.updates(),
         "world_size": world.size,
         "model": asdict(replace(engine.decoder.config, attention="auto")),  # a reader may be another machine

@@ -107,6 +107,10 @@ class Engine:
         """Count a micro-batch; after the last one of a step move the weights."""
         self._deepspeed.step()
 
+    def skip(self) -> None:
+        """Drop the gradients of this step: neither weights nor moments move."""
+        raise NotImplementedError
+
     def set_learning_rate(self, value: float) -> None:
         """Set the learning rate of the next weight update."""
         for group in self._adamw.param_groups:

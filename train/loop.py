@@ -1,14 +1,17 @@
 """The loop: fetch, forward, backward, step, (return unless logging), log.
 
-Every stage ends with a checkpoint and an evaluation.
+Every stage ends with a checkpoint and an evaluation; between them are as many checkpoints as the settings say, and one
+more when a signal asks the run to leave. What else happens in a step is in hooks (train/hooks).
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,7 +20,10 @@ from curriculum.split import cursor_after
 from models.attention import Documents
 from train.batches import Batch, ConsumedFile, batches
 from train.engine import Engine
+from train.faults import fault
+from train.hooks.hook import Hook
 from train.inputs import Inputs
+from train.prefetch import ahead
 from train.settings import TrainSettings
 from train.tracking import MetricsFile, Record, Tracker
 from train.world import World
@@ -27,12 +33,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """How far a run has come: all the state that the loop has."""
+    """How far a run has come: all the state that the loop has beside the window of the next record."""
 
     step: int = 0
-    """Weight updates so far."""
+    """Steps so far: global batches consumed, those that a guard left out of the weights too."""
     tokens: int = 0
-    """Labels learned from so far."""
+    """Labels of these steps."""
     consumed_hash: int = 0
     """Of every sample consumed so far, on all ranks (curriculum/consumed.py)."""
 
@@ -42,10 +48,16 @@ class Window:
     """What has been seen since the last record."""
 
     loss: torch.Tensor
-    """Sum of this rank's token losses, in nats, on the device."""
-    since: float
+    """Sum of this rank's token losses over the steps that moved the weights, in nats, on the device."""
+    first_step: int
     tokens: int = 0
-    first_step: int = 0
+    """Labels of the steps that moved the weights."""
+    since: float = field(default_factory=time.perf_counter)
+    timed_from: int = 0
+    """First step that `since` and what follows count: a window may have begun in an earlier life of the run."""
+    timed_tokens: int = 0
+    waited_s: float = 0.0
+    """Seconds in which the loop waited for data."""
 
 
 @dataclass
@@ -61,53 +73,115 @@ class Loop:
     metrics: MetricsFile | None
     """On rank 0 alone."""
     tracker: Tracker
-    at_stage_end: Callable[[Loop, int], None]
-    """Called with the stage's number after its last step."""
+    hooks: list[Hook]
+    """Called in this order."""
+    save: Callable[[Loop], Path]
+    """Writes a checkpoint of this moment."""
+    evaluate: Callable[[Loop, int], None]
+    """Called with the stage's number after the checkpoint of its last step."""
+    window: Window = field(init=False)
+    """What the next record will tell."""
+
+    def __post_init__(self) -> None:
+        self.window = self._window()
 
     @property
     def cursor(self) -> int:
-        """Samples consumed so far by the weights, on all ranks: whole steps alone, whatever was fetched ahead."""
+        """Samples consumed so far, on all ranks: whole steps alone, whatever was fetched ahead."""
         order = self.inputs.order
         return cursor_after(self.progress.step, order.batch_size, len(order))
 
     def run(self) -> None:
         """Train until every sample of the order has been consumed."""
-        order = self.inputs.order
+        order, settings = self.inputs.order, self.settings
         stage_ends = {step: stage for stage, step in enumerate(order.stage_ends, start=1)}
-        upcoming = batches(order, self.inputs.tokens, self.world, self.settings.micro_batch_size, self.progress.step)
-        window = self._window()
-        for batch in upcoming:
-            self.train_step(batch, window)
+        upcoming = batches(order, self.inputs.tokens, self.world, settings.micro_batch_size, self.progress.step)
+        for hook in self.hooks:
+            hook.pre_train(self)
+        for batch in self._timed(ahead(upcoming)):
+            self.train_step(batch)
             step = self.progress.step
-            if step % self.settings.log_every and step not in stage_ends:
-                continue
-            self.record(self.summarise(window))
+            if step % settings.log_every == 0 or step in stage_ends:
+                self.record(self.summarise())
+                self.window = self._window()
+            if step in stage_ends or (settings.save_every and step % settings.save_every == 0):
+                self.checkpoint()
             if step in stage_ends:
-                self.at_stage_end(self, stage_ends[step])
-            window = self._window()
+                self.evaluate(self, stage_ends[step])
 
-    def train_step(self, batch: Batch, window: Window) -> None:
+    def train_step(self, batch: Batch) -> None:
         """Consume one global batch: forward and backward for every micro-batch, one weight update.
 
-        No host sync on a GPU.
+        No host sync on a GPU, but for what the hooks do.
         """
+        for hook in self.hooks:
+            hook.pre_step(self, batch)
+        fault("loop.before_step")
         self.engine.set_learning_rate(self.inputs.schedule(batch.step))
-        for ids_BS in batch.micro_batches:
+        loss = torch.zeros((), dtype=torch.float32, device=self.world.device)
+        for index, ids_BS in enumerate(batch.micro_batches):
+            if index > 0:
+                self.engine.step()  # counts the micro-batch before: the weights move after the last one
             documents = Documents.of(ids_BS[:, :-1], self.inputs.decoder.end_of_text)
             losses = self.engine(ids_BS.to(self.world.device, non_blocking=True), documents)
+            fault("loop.after_forward")
+            for hook in self.hooks:
+                hook.post_forward(self, batch, index, losses)
             self.engine.backward(losses.total / batch.global_tokens)
+            loss += losses.losses_BT.sum()
+        fault("loop.after_backward")
+        answers = [hook.pre_optim_step(self) for hook in self.hooks]  # every hook is asked, whatever the first says
+        if all(answers):
             self.engine.step()
-            window.loss += losses.losses_BT.sum()
+            self.window.loss += loss
+            self.window.tokens += batch.global_tokens
+        else:
+            self.engine.skip()
+        fault("loop.after_step")
         self.consumed.append(batch)
-        window.tokens += batch.global_tokens
+        self.window.timed_tokens += batch.global_tokens
         self.progress.step += 1
         self.progress.tokens += batch.global_tokens
         self.progress.consumed_hash = joined(self.progress.consumed_hash, batch.global_hash)
+        for hook in self.hooks:
+            hook.post_step(self, batch)
 
-    def summarise(self, window: Window) -> Record:
+    def checkpoint(self) -> Path:
+        """Write a checkpoint of this moment; return its folder."""
+        folder = self.save(self)
+        for hook in self.hooks:
+            hook.post_checkpoint(self, folder)
+        return folder
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """Return the state of the window (under "loop") and of every hook as JSON values; every rank calls it."""
+        losses = torch.zeros(self.world.size, dtype=torch.float64, device=self.world.device)
+        losses[self.world.rank] = self.window.loss
+        window = {
+            "loss": self.world.all_sum(losses).tolist(),
+            "tokens": self.window.tokens,
+            "first_step": self.window.first_step,
+        }
+        return {"loop": window} | {hook.name: hook.state() for hook in self.hooks}
+
+    def load_state(self, states: dict[str, dict[str, Any]]) -> None:
+        """Take over what `state` returned, at this world size or another. A hook that is new begins anew."""
+        self.window = self._window()
+        if (window := states.get("loop")) is not None:
+            losses = window["loss"]
+            if len(losses) != self.world.size:
+                losses = [sum(losses), *[0.0] * (self.world.size - 1)]
+            self.window.loss += losses[self.world.rank]
+            self.window.tokens, self.window.first_step = window["tokens"], window["first_step"]
+        for hook in self.hooks:
+            if hook.name in states:
+                hook.load_state(states[hook.name])
+
+    def summarise(self) -> Record:
         """Return the record of the steps since the last one; on a normal step ranks and host meet only here."""
-        order, step = self.inputs.order, self.progress.step
-        loss = float(self.world.all_sum(window.loss.double()).item()) / window.tokens
+        order, step, window = self.inputs.order, self.progress.step, self.window
+        total = float(self.world.all_sum(window.loss.double()).item())
+        loss = total / window.tokens if window.tokens else float("nan")  # every step of the window was left out
         elapsed_s = time.perf_counter() - window.since
         taken = slice(window.first_step, step)
         record: Record = {
@@ -118,9 +192,10 @@ class Loop:
             "train/ppl": float(torch.tensor(loss).exp()),
             "optim/lr": self.inputs.schedule(step - 1),
             "optim/grad_norm": self.engine.gradient_norm(),
-            "throughput/tokens_per_s": window.tokens / elapsed_s,
-            "throughput/tokens_per_s_device": window.tokens / elapsed_s / self.world.size,
-            "time/step_s": elapsed_s / (step - window.first_step),
+            "throughput/tokens_per_s": window.timed_tokens / elapsed_s,
+            "throughput/tokens_per_s_device": window.timed_tokens / elapsed_s / self.world.size,
+            "time/step_s": elapsed_s / (step - window.timed_from),
+            "data/wait_s": window.waited_s / (step - window.timed_from),
             "data/cursor": self.cursor,
             "data/consumed_hash": as_hex(self.progress.consumed_hash),
             "curriculum/progress": step / order.steps,
@@ -132,19 +207,32 @@ class Loop:
                 f"curriculum/{name}/{bucket.name}": float(share)
                 for bucket, share in zip(order.buckets, shares, strict=True)
             }
+        for hook in self.hooks:
+            record |= hook.metrics(self)
         return record
 
     def record(self, record: Record) -> None:
         """Write a record to metrics.jsonl, the tracker and the log, from rank 0."""
+        fault("loop.before_record")
         if self.metrics is None:
             return
         self.metrics.append(record)
         self.tracker.log(record)
         log.info(one_line(record, self.inputs.order.steps))
 
+    def _timed(self, upcoming: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the batches and count the time for which they keep the loop waiting."""
+        while True:
+            began = time.perf_counter()
+            batch = next(upcoming, None)
+            self.window.waited_s += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
+
     def _window(self) -> Window:
         zero = torch.zeros((), dtype=torch.float32, device=self.world.device)
-        return Window(zero, time.perf_counter(), first_step=self.progress.step)
+        return Window(zero, self.progress.step, timed_from=self.progress.step)
 
 
 def one_line(record: Record, steps: int) -> str:

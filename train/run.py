@@ -8,6 +8,7 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,8 @@ from train.batches import ConsumedFile, check_consumed, forget_consumed
 from train.engine import Engine, deepspeed_config
 from train.evaluation import evaluate
 from train.export import export_checkpoint
+from train.faults import arm, fault
+from train.hooks.choice import hooks_of
 from train.inputs import Inputs, open_inputs
 from train.lineage import check_resume
 from train.loop import Loop, Progress
@@ -44,6 +47,7 @@ def train(settings: TrainSettings) -> None:
     have met.
     """
     try:
+        arm()
         check_kernels(settings.execution.kernels, cuda=torch.cuda.is_available())
         inputs = open_inputs(settings)
         deepspeed_config(settings, inputs.order.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
@@ -103,7 +107,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
 def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFolder | None, step: int) -> None:
     folder = Path(settings.output)
     engine = Engine(build(inputs.decoder, settings.seed, settings.execution), settings, inputs.order.batch_size, world)
-    progress = _resume(folder, engine, inputs, world, step)
+    progress, states = _resume(folder, engine, inputs, world, step)
 
     def open_records() -> tuple[MetricsFile, Tracker]:
         assert claimed is not None
@@ -115,11 +119,15 @@ def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFo
     metrics, tracker = world.first_does(open_records) or (None, NullTracker())
     width = inputs.order.batch_size // world.size
     consumed = ConsumedFile(folder, world, width, progress.consumed_hash)
-    loop = Loop(settings, inputs, engine, world, progress, consumed, metrics, tracker, _at_stage_end)
+    hooks = hooks_of(settings)
+    loop = Loop(settings, inputs, engine, world, progress, consumed, metrics, tracker, hooks, _save, _evaluate)
     try:
+        loop.load_state(states)
         _make_up_evaluation(loop)
         loop.run()
     finally:
+        for hook in hooks:
+            hook.close(loop)
         consumed.close()
         tracker.finish()
         if metrics is not None:
@@ -135,26 +143,26 @@ def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFo
     engine.destroy()
 
 
-def _resume(folder: Path, engine: Engine, inputs: Inputs, world: World, step: int) -> Progress:
-    """Load the checkpoint of a step, the same on every rank; step 0 has none."""
+def _resume(folder: Path, engine: Engine, inputs: Inputs, world: World, step: int) -> tuple[Progress, dict[str, Any]]:
+    """Load the checkpoint of a step, the same on every rank; step 0 has none. Return its progress and hooks' states."""
     world.first_does(lambda: checkpoint.clean(folder / CHECKPOINTS, step))
     if step == 0:
-        return Progress()
+        return Progress(), {}
     facts = checkpoint.load(checkpoint.folder_of(folder / CHECKPOINTS, step), engine).facts
     if world.first:
         log.info("resumed from step %s of %s", step, inputs.order.steps)
-    return Progress(step, facts["tokens"], int(facts["consumed_hash"], 16))
+    return Progress(step, facts["tokens"], int(facts["consumed_hash"], 16)), facts.get("hooks", {})
 
 
-def _at_stage_end(loop: Loop, stage: int) -> None:
-    """Check what was consumed, checkpoint, then evaluate: a crash in the evaluation costs the evaluation alone."""
+def _save(loop: Loop) -> Path:
+    """Check what was consumed and write a checkpoint of this moment; remove those that are too many."""
     folder = Path(loop.settings.output)
     loop.consumed.sync()
     if loop.metrics is not None:
         loop.metrics.sync()
     check_consumed(loop.world, loop.consumed.hash, loop.progress.consumed_hash, loop.inputs.order)
     fingerprints = {name: value for name, value in loop.inputs.fingerprints.items() if value is not None}
-    checkpoint.save(
+    saved = checkpoint.save(
         folder / CHECKPOINTS,
         loop.engine,
         loop.world,
@@ -164,9 +172,10 @@ def _at_stage_end(loop: Loop, stage: int) -> None:
         tokens=loop.progress.tokens,
         config=identity(loop.settings),
         inputs=fingerprints,
+        hooks=loop.state(),
     )
     loop.world.first_does(lambda: checkpoint.prune(folder / CHECKPOINTS, loop.settings.keep_checkpoints))
-    _evaluate(loop, stage)
+    return saved
 
 
 def _make_up_evaluation(loop: Loop) -> None:
@@ -180,11 +189,14 @@ def _make_up_evaluation(loop: Loop) -> None:
 
 
 def _evaluate(loop: Loop, stage: int) -> None:
+    """Evaluate a stage: a crash in here costs the evaluation alone, its checkpoint is written."""
+    fault("loop.before_evaluation")
     began = time.perf_counter()
     inputs, settings = loop.inputs, loop.settings
     values = evaluate(
         loop.engine.decoder, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, loop.world
     )
+    fault("loop.after_evaluation")
     record = {"kind": "stage", "stage": stage, "step": loop.progress.step, "tokens": loop.progress.tokens, **values}
     loop.record({**record, "time/evaluation_s": time.perf_counter() - began})
     if loop.metrics is not None:

@@ -156,6 +156,8 @@ class TrainSettings:
     """Seed of the initial weights."""
     log_every: int = 10
     """Steps between two records of the training loss."""
+    save_every: int | None = None
+    """Steps between two checkpoints beside those at stage ends; null: none."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept."""
     processes: int | None = None
@@ -166,7 +168,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is unknown: use one of {list(PRECISIONS)}")
-        for key in ("micro_batch_size", "log_every", "keep_checkpoints", "processes", "threads"):
+        for key in ("micro_batch_size", "log_every", "save_every", "keep_checkpoints", "processes", "threads"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key}={value} must be at least 1")
@@ -182,6 +184,7 @@ HARMLESS = (
     "processes",
     "threads",
     "log_every",
+    "save_every",
     "keep_checkpoints",
     "data",
     "heldout.batch_size",

@@ -46,7 +46,7 @@ def steps(engine: Engine, first: int, last: int) -> list[float]:
 
 def save(engine, world, folder, step):
     read = {"cursor": step * 8, "consumed_hash": f"{step:016x}"}
-    return checkpoint.save(folder, engine, world, step=step, tokens=step, config={}, inputs={}, **read)
+    return checkpoint.save(folder, engine, world, step=step, tokens=step, config={}, inputs={}, hooks={}, **read)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

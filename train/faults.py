@@ -1,0 +1,173 @@
+"""Faults: named points at which a drill kills, stops or poisons a rank, inert unless PDPC_FAULT names them.
+
+    PDPC_FAULT=name[:rank=R][:nth=N][:action]    several separated by commas
+
+`rank`: on that rank alone (default: every rank that comes by); `nth`: the N-th time that this process comes by (default
+1). The action is one of ACTIONS, `kill` by default. `pdpc doctor --faults` lists the points.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+
+VARIABLE = "PDPC_FAULT"
+
+ACTIONS = {
+    "kill": "SIGKILL to itself",
+    "raise": "an exception: no space left on device (ENOSPC) at a write, RuntimeError elsewhere",
+    "stop": "SIGSTOP to itself: the process is there and does nothing",
+    "hang": "sleep for ever",
+    "exit": "leave at once with code 1, without a word to the other ranks",
+    "nan": "a value that is not a number: for the points of the guards",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in the code where a fault can strike."""
+
+    about: str
+    """Where it is, in a sentence."""
+    writes: bool = False
+    """Is something being written there? Then `raise` is a full disk."""
+    poisons: bool = False
+    """Is it a value that `nan` replaces? Then `nan` is the only action."""
+
+
+POINTS = {
+    "world.joined": Point("The ranks have met; nothing is built yet."),
+    "world.leaving": Point("The run is over; the ranks are about to part."),
+    "loop.before_step": Point("A batch is there; nothing of the step is computed."),
+    "loop.after_forward": Point("The forward pass of a micro-batch is done."),
+    "loop.after_backward": Point("The last backward pass of a step is done; the weights have not moved."),
+    "loop.after_step": Point("The weights have moved; the step is not on record."),
+    "loop.before_record": Point("A record is about to be written.", writes=True),
+    "loop.before_evaluation": Point("The checkpoint of a stage is there; its evaluation begins."),
+    "loop.after_evaluation": Point("The evaluation of a stage is done and not on record."),
+    "checkpoint.before_write": Point("A save begins; nothing of it is on disk."),
+    "checkpoint.in_shard": Point("A rank's file is half written.", writes=True),
+    "checkpoint.after_shard": Point("A rank's file is written and not yet synced.", writes=True),
+    "checkpoint.after_sync": Point("A rank's file is durable; the other ranks do not know."),
+    "checkpoint.before_manifest": Point("Every file is there, the manifest is not.", writes=True),
+    "checkpoint.after_manifest": Point("The manifest is there, the folder has its temporary name."),
+    "checkpoint.before_rename": Point("The temporary folder is durable and not yet renamed."),
+    "checkpoint.after_rename": Point("The checkpoint has its name; its parent folder is not synced."),
+    "checkpoint.before_prune": Point("The checkpoint is published; older ones are about to be removed."),
+    "checkpoint.in_prune": Point("An old checkpoint is half removed."),
+    "checkpoint.in_load": Point("A checkpoint is being read."),
+    "tracker.start": Point("The tracker is about to be started."),
+    "tracker.log": Point("A record is on its way to the tracker."),
+    "tracker.finish": Point("The tracker is about to be closed."),
+    "guard.loss": Point("The loss of a micro-batch, on one rank.", poisons=True),
+    "guard.gradient": Point("A gradient, on one rank, after the last backward pass.", poisons=True),
+    "guard.weight": Point("A weight that the model computes with, on one rank, before a step.", poisons=True),
+}
+"""Every point by name. `fault` and `poisoned` accept no other."""
+
+
+@dataclass
+class Fault:
+    """A fault that waits at a point."""
+
+    action: str
+    rank: int | None
+    nth: int
+    passed: int = 0
+    """How often this process has come by."""
+
+    def strikes(self) -> bool:
+        """Count one more time; tell whether it is this one."""
+        if self.rank is not None and self.rank != int(os.environ.get("RANK", "0")):
+            return False
+        self.passed += 1
+        return self.passed == self.nth
+
+
+_armed: dict[str, list[Fault]] = {}
+
+
+def arm(text: str | None = None) -> None:
+    """Set the faults that PDPC_FAULT (or `text`) asks for, in place of those before.
+
+    Raises ValueError for what it cannot be: a misspelled drill would pass as a run that survived.
+    """
+    asked = os.environ.get(VARIABLE, "") if text is None else text
+    found: dict[str, list[Fault]] = {}
+    for entry in filter(None, (part.strip() for part in asked.split(","))):
+        name, *words = entry.split(":")
+        found.setdefault(name, []).append(_parsed(entry, name, words))
+    _armed.clear()
+    _armed.update(found)
+
+
+def fault(name: str) -> None:
+    """Mark a point: nothing happens there unless it is armed."""
+    waiting = _armed.get(name)
+    if waiting is None:
+        return
+    for one in waiting:
+        if one.strikes():
+            _strike(name, one.action)
+
+
+def poisoned(name: str) -> bool:
+    """Tell whether the caller is to make a value not a number; False unless the point is armed."""
+    waiting = _armed.get(name)
+    if waiting is None:
+        return False
+    struck = [one.strikes() for one in waiting]  # each of them counts, whatever the first says
+    return any(struck)
+
+
+def listed() -> list[str]:
+    """Return the points and the actions, a line each."""
+    width = max(map(len, POINTS))
+    lines = [f"{name:<{width}}  {point.about}{' Action nan alone.' * point.poisons}" for name, point in POINTS.items()]
+    actions = [f"{name:<{width}}  {about}" for name, about in ACTIONS.items()]
+    return ["points", *lines, "", "actions", *actions, "", f"{VARIABLE}=name[:rank=R][:nth=N][:action]"]
+
+
+def _parsed(entry: str, name: str, words: list[str]) -> Fault:
+    point = POINTS.get(name)
+    if point is None:
+        near = difflib.get_close_matches(name, POINTS, n=3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(f"{VARIABLE}: no point is named {name!r}: {hint}The points are {', '.join(POINTS)}")
+    made = Fault("nan" if point.poisons else "kill", None, 1)
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in ("rank", "nth") and value.isdecimal() and int(value) >= (key == "nth"):
+            setattr(made, key, int(value))
+        elif word in ACTIONS:
+            made.action = word
+        else:
+            raise ValueError(
+                f"{VARIABLE}: {word!r} in {entry!r} is none of rank=R, nth=N (from 1) and {', '.join(ACTIONS)}"
+            )
+    if (made.action == "nan") != point.poisons:
+        fits = "nan alone" if point.poisons else ", ".join(action for action in ACTIONS if action != "nan")
+        raise ValueError(f"{VARIABLE}: action {made.action!r} does not fit {name}: it takes {fits}")
+    return made
+
+
+def _strike(name: str, action: str) -> None:
+    print(f"fault {name}: {action} (rank {os.environ.get('RANK', '0')})", file=sys.stderr, flush=True)
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif action == "hang":
+        while True:
+            time.sleep(1.0)
+    elif action == "exit":
+        os._exit(1)
+    elif POINTS[name].writes:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} (fault {name})")
+    else:
+        raise RuntimeError(f"fault {name}")

@@ -1,0 +1,14 @@
+"""Which hooks a run has, from its settings, in the order in which they are called."""
+
+from __future__ import annotations
+
+from train.hooks.hook import Hook
+from train.settings import TrainSettings
+
+
+def hooks_of(settings: TrainSettings) -> list[Hook]:
+    """Return the hooks of a run, the same on every rank; those that refuse an update come before those that count."""
+    hooks: list[Hook] = []
+    names = [hook.name for hook in hooks]
+    assert len(set(names)) == len(names), f"two hooks share a name: {names}"
+    return hooks

@@ -1,0 +1,52 @@
+"""A hook: what the loop calls at fixed moments. The names follow OLMo-core's callbacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.loss import TokenLosses
+    from train.batches import Batch
+    from train.loop import Loop
+    from train.tracking import Record
+
+
+class Hook:
+    """Does nothing, at every moment. Every rank has the same hooks and calls them in the same order."""
+
+    name: str = "hook"
+    """Key of its state in a checkpoint, one of its own."""
+
+    def pre_train(self, loop: Loop) -> None:
+        """Once, after a checkpoint was loaded or the weights were drawn."""
+
+    def pre_step(self, loop: Loop, batch: Batch) -> None:
+        """Before the first forward pass of a step."""
+
+    def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> None:
+        """After the forward pass of micro-batch `index`. Device tensors: no host sync here."""
+
+    def pre_optim_step(self, loop: Loop) -> bool:
+        """After the last backward pass of a step; False: the weights do not move. All ranks must answer alike."""
+        return True
+
+    def post_step(self, loop: Loop, batch: Batch) -> None:
+        """After the update, or after it was left out; `loop.progress` counts the step."""
+
+    def metrics(self, loop: Loop) -> Record:
+        """At a logging step: values for the record. Every rank calls it, so ranks and host may meet here."""
+        return {}
+
+    def post_checkpoint(self, loop: Loop, folder: Path) -> None:
+        """After a checkpoint was published."""
+
+    def close(self, loop: Loop) -> None:
+        """At the end, after an error too. Must not wait for other ranks."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as JSON values; rank 0's is kept in the checkpoint."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned in the life before."""

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from launch.flags import as_overrides
+from train.faults import arm
 from train.packages import check_packages
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,12 @@ def _launch() -> Any:
     return cluster.LaunchSettings, cluster.run, {"cluster": cluster.CLUSTERS}
 
 
+def _doctor() -> Any:
+    from launch import doctor
+
+    return doctor.DoctorSettings, doctor.run, {}
+
+
 def _demo() -> Any:
     from launch import demo
 
@@ -123,6 +130,7 @@ VERBS: dict[str, Verb] = {
     "export": Verb("a run's newest checkpoint as a Hugging Face folder", _export),
     "megatron": Verb("a slice of TOKENS as Megatron's .bin and .idx, a pair a source", _megatron),
     "inspect": Verb("an order's plan, checks and steps; of any artifact, what made it", _inspect, first="folder"),
+    "doctor": Verb("the fault points of a drill (--faults)", _doctor),
     "launch": Verb("a hostfile or an sbatch script, and the run on a cluster", _launch),
     "demo": Verb("the whole road on the text of this machine, both arms, a page at the end", _demo),
 }
@@ -147,6 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         check_packages()
+        arm()
         return _run(name, verb, overrides)
     except ValueError as error:
         if os.environ.get("PDPC_TRACEBACK"):

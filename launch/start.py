@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from train.exit_codes import FAILED, HUNG
 from train.settings import TrainSettings
+
+HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""Signals that go on to the ranks."""
+POLL_S = 0.5
+"""How often the ranks are looked at."""
+MARGIN_S = 1.5
+"""How much longer the supervisor waits than the ranks, which know more of each other."""
 
 
 def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
@@ -53,32 +63,69 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
         "DEEPSPEED_LOG_LEVEL": "warning",
         **({} if _gpus() else {"DS_ACCELERATOR": "cpu"}),
     }
-    code = supervise(command, environment)
+    code = supervise(command, environment, settings.hang_timeout_s)
     if code == 0 and not finished(Path(settings.output), settings, inputs):
-        # DeepSpeed's launcher also answers 0 when a part of it was killed by a signal.
         print(f"run {settings.output} was cut off: run the same command again to go on", file=sys.stderr)
-        return 1
+        return FAILED
     return code
 
 
-def supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a launcher in a session of its own, hand on signals to all of its processes, and leave none behind.
+def supervise(command: Sequence[str], environment: Mapping[str, str], hang_timeout_s: float | None = None) -> int:
+    """Run a launcher in a session of its own and leave no process behind; return the code that speaks for its ranks.
 
-    The DeepSpeed launcher itself orphans its ranks when it is signalled; a process group does not.
+    Signals go to the ranks alone, once they have started: DeepSpeed's launcher would end them itself, and orphans them
+    when it is ended. A rank that is stopped (SIGSTOP) for longer than `hang_timeout_s` is ended with all others.
     """
-    launcher = subprocess.Popen(command, env=dict(environment), start_new_session=True)
+    from train import roll
+    from train.watchdog import end_processes
 
-    def hand_on(number: int, _frame: FrameType | None) -> None:
-        _signal_group(launcher.pid, number)
+    with tempfile.TemporaryDirectory(prefix="pdpc_roll_") as name:
+        folder = Path(name)
+        launcher = subprocess.Popen(command, env={**environment, roll.ROLL: name}, start_new_session=True)
+        hung = False
 
-    handlers = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        code = launcher.wait()
-    finally:
-        _signal_group(launcher.pid, signal.SIGKILL)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        def hand_on(number: int, _frame: FrameType | None) -> None:
+            ranks = roll.pids(folder)
+            for pid in ranks.values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            if not ranks:
+                _signal_group(launcher.pid, number)
+
+        handlers = {number: signal.signal(number, hand_on) for number in HANDED_ON}
+        try:
+            while (code := _waited(launcher)) is None:
+                silent = [pid for rank, pid in roll.pids(folder).items() if _silent(folder, rank, hang_timeout_s)]
+                if silent:
+                    hung = True
+                    print(f"a rank was silent for {hang_timeout_s:g} s: the run is ended", file=sys.stderr)
+                    end_processes(silent)
+                    _signal_group(launcher.pid, signal.SIGKILL)
+        finally:
+            _signal_group(launcher.pid, signal.SIGKILL)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        if hung:
+            return HUNG
+        spoken = roll.code(folder)
+    if spoken is not None:
+        return spoken
     return code if code >= 0 else 128 - code
+
+
+def _waited(launcher: subprocess.Popen[bytes]) -> int | None:
+    """Return the launcher's exit code; None when it is still there after a moment."""
+    try:
+        return launcher.wait(timeout=POLL_S)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _silent(folder: Path, rank: int, timeout_s: float | None) -> bool:
+    """Tell whether a rank has not run for so long that the other ranks would have found out by now."""
+    from train import roll
+
+    return timeout_s is not None and roll.silent_s(folder, rank) > timeout_s + MARGIN_S
 
 
 def _signal_group(pid: int, number: int) -> None:

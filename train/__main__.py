@@ -12,15 +12,18 @@ import os
 import sys
 
 from train.compose import SettingsError, compose
+from train.exit_codes import DONE, FAILED, REFUSED
 from train.packages import check_packages
 
 
 def main(arguments: list[str]) -> int:
-    """Compose the settings from Hydra overrides and train; return the exit code: 2 refused at the door, 1 failed."""
+    """Compose the settings from Hydra overrides and train; return the exit code (train/exit_codes.py)."""
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
     overrides = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]
     from train.run import Refused, quiet_ranks, train
     from train.settings import TrainSettings
+    from train.signals import Left, posted
+    from train.world import OtherRankFailed, code_of
 
     quiet_ranks()
     log = logging.getLogger(__name__)
@@ -37,11 +40,22 @@ def main(arguments: list[str]) -> int:
     except (SettingsError, Refused) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one voice a node
             log.error("pdpc train: %s", error)
-        return 2
-    except Exception:
-        log.exception("pdpc train: rank %s failed", os.environ.get("RANK", "0"))
-        return 1
-    return 0
+        return REFUSED
+    except Left as left:
+        log.info("pdpc train: %s", left)
+        return left.exit_code
+    except Exception as error:
+        rank = os.environ.get("RANK", "0")
+        if number := posted():
+            log.warning("pdpc train: rank %s leaves, for another rank left on a signal", rank)
+            return 128 + number
+        code = code_of(error)
+        if code == FAILED:
+            log.exception("pdpc train: rank %s failed", rank)
+        elif not isinstance(error, OtherRankFailed):
+            log.error("pdpc train: %s (rank %s)", error, rank)
+        return code
+    return DONE
 
 
 if __name__ == "__main__":

@@ -20,12 +20,15 @@ from curriculum.split import cursor_after
 from models.attention import Documents
 from train.batches import Batch, ConsumedFile, batches
 from train.engine import Engine
-from train.faults import fault
+from train.faults import fault, poisoned
 from train.hooks.hook import Hook
 from train.inputs import Inputs
+from train.poison import poison_gradient, poison_loss, poison_weight
 from train.prefetch import ahead
 from train.settings import TrainSettings
+from train.signals import Left, Signals
 from train.tracking import MetricsFile, Record, Tracker
+from train.watchdog import Watchdog
 from train.world import World
 
 log = logging.getLogger(__name__)
@@ -75,8 +78,12 @@ class Loop:
     tracker: Tracker
     hooks: list[Hook]
     """Called in this order."""
+    signals: Signals
+    watchdog: Watchdog
     save: Callable[[Loop], Path]
     """Writes a checkpoint of this moment."""
+    restore: Callable[[Loop], int | None]
+    """Takes the weights of the newest checkpoint; returns its step, None when there is none."""
     evaluate: Callable[[Loop, int], None]
     """Called with the stage's number after the checkpoint of its last step."""
     window: Window = field(init=False)
@@ -92,20 +99,29 @@ class Loop:
         return cursor_after(self.progress.step, order.batch_size, len(order))
 
     def run(self) -> None:
-        """Train until every sample of the order has been consumed."""
+        """Train until every sample of the order has been consumed. Raises Left when a signal ends the run before."""
         order, settings = self.inputs.order, self.settings
         stage_ends = {step: stage for stage, step in enumerate(order.stage_ends, start=1)}
         upcoming = batches(order, self.inputs.tokens, self.world, settings.micro_batch_size, self.progress.step)
         for hook in self.hooks:
             hook.pre_train(self)
         for batch in self._timed(ahead(upcoming)):
-            self.train_step(batch)
-            step = self.progress.step
-            if step % settings.log_every == 0 or step in stage_ends:
-                self.record(self.summarise())
-                self.window = self._window()
-            if step in stage_ends or (settings.save_every and step % settings.save_every == 0):
-                self.checkpoint()
+            with self.signals.holding():
+                self.signals.ask(self.world)
+                self.train_step(batch)
+                leaves = self.signals.answer()
+                step = self.progress.step
+                self.watchdog.beat(f"step {step}")
+                if step % settings.log_every == 0 or step in stage_ends:
+                    self.record(self.summarise())
+                    self.window = self._window()
+                due = settings.save_every is not None and step % settings.save_every == 0
+                if due or leaves or step in stage_ends:
+                    self.checkpoint()
+                    self.signals.ask(self.world)  # one may have come while the checkpoint was written
+                    leaves = leaves or self.signals.answer()
+                if leaves:
+                    raise Left(leaves, step)
             if step in stage_ends:
                 self.evaluate(self, stage_ends[step])
 
@@ -117,6 +133,8 @@ class Loop:
         for hook in self.hooks:
             hook.pre_step(self, batch)
         fault("loop.before_step")
+        if poisoned("guard.weight"):
+            poison_weight(self.engine)
         self.engine.set_learning_rate(self.inputs.schedule(batch.step))
         loss = torch.zeros((), dtype=torch.float32, device=self.world.device)
         for index, ids_BS in enumerate(batch.micro_batches):
@@ -125,11 +143,15 @@ class Loop:
             documents = Documents.of(ids_BS[:, :-1], self.inputs.decoder.end_of_text)
             losses = self.engine(ids_BS.to(self.world.device, non_blocking=True), documents)
             fault("loop.after_forward")
+            if poisoned("guard.loss"):
+                losses = poison_loss(losses)
             for hook in self.hooks:
                 hook.post_forward(self, batch, index, losses)
             self.engine.backward(losses.total / batch.global_tokens)
             loss += losses.losses_BT.sum()
         fault("loop.after_backward")
+        if poisoned("guard.gradient"):
+            poison_gradient(self.engine)
         answers = [hook.pre_optim_step(self) for hook in self.hooks]  # every hook is asked, whatever the first says
         if all(answers):
             self.engine.step()
@@ -148,7 +170,8 @@ class Loop:
 
     def checkpoint(self) -> Path:
         """Write a checkpoint of this moment; return its folder."""
-        folder = self.save(self)
+        with self.watchdog.slow(f"the checkpoint of step {self.progress.step}"):
+            folder = self.save(self)
         for hook in self.hooks:
             hook.post_checkpoint(self, folder)
         return folder

@@ -30,7 +30,9 @@ from train.loop import Loop, Progress
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
 from train.schedule import wasted_rise
 from train.settings import TrainSettings, identity
+from train.signals import Left, Signals
 from train.tracking import MetricsFile, NullTracker, Tracker, start_tracker
+from train.watchdog import Watchdog
 from train.world import World, finish, start
 
 log = logging.getLogger(__name__)
@@ -44,8 +46,10 @@ def train(settings: TrainSettings) -> None:
     """Train one arm, or go on with it from its newest checkpoint. Every rank calls this.
 
     Raises Refused at the door: before a model exists, and but for a RUN folder that another run owns, before the ranks
-    have met.
+    have met. Raises Left, after a checkpoint and together with all ranks, when a signal asked the run to leave.
     """
+    signals = Signals(settings.grace_s)
+    signals.install()
     try:
         arm()
         check_kernels(settings.execution.kernels, cuda=torch.cuda.is_available())
@@ -55,17 +59,28 @@ def train(settings: TrainSettings) -> None:
     except ValueError as error:
         raise Refused(str(error)) from error
     world = start(settings.threads)
+    watchdog = Watchdog(Path(settings.output), world, settings.hang_timeout_s, settings.slow_timeout_s)
     claimed, step = world.first_does(lambda: _claim(Path(settings.output), settings, inputs, world)) or (None, 0)
+    left: Left | None = None
     if world.same(int(claimed is not None and claimed.finished)):
         log.info("run %s is finished: nothing to do", settings.output)
     else:
         log.info("attention: %s (%s, %s)", attention.name, world.device.type, settings.precision)
         if world.first and (reason := wasted_rise(settings.schedule, inputs.order)):
             log.warning("%s", reason)
-        _train(settings, inputs, world, claimed, world.same(step))
+        watchdog.start()
+        try:
+            _train(settings, inputs, world, claimed, world.same(step), signals, watchdog)
+        except Left as asked:
+            left = asked
+        finally:
+            watchdog.close()
     if claimed is not None:
         claimed.release()
     finish(world)
+    signals.close()
+    if left is not None:
+        raise left
 
 
 def _attention(settings: TrainSettings) -> Backend:
@@ -104,7 +119,15 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
     return claimed, step
 
 
-def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFolder | None, step: int) -> None:
+def _train(
+    settings: TrainSettings,
+    inputs: Inputs,
+    world: World,
+    claimed: RunFolder | None,
+    step: int,
+    signals: Signals,
+    watchdog: Watchdog,
+) -> None:
     folder = Path(settings.output)
     engine = Engine(build(inputs.decoder, settings.seed, settings.execution), settings, inputs.order.batch_size, world)
     progress, states = _resume(folder, engine, inputs, world, step)
@@ -114,13 +137,18 @@ def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFo
         write_text(folder / "ds_config.json", json.dumps(engine.config, indent=1) + "\n")
         forget_consumed(folder, progress.step)
         shown = {**identity(settings), **claimed.facts["fingerprints"]}
-        return MetricsFile(folder, progress.step), start_tracker(settings.tracker, folder, settings.arm, shown)
+        return MetricsFile(folder, progress.step), start_tracker(
+            settings.tracker, folder, settings.arm, shown, progress.step
+        )
 
     metrics, tracker = world.first_does(open_records) or (None, NullTracker())
     width = inputs.order.batch_size // world.size
     consumed = ConsumedFile(folder, world, width, progress.consumed_hash)
     hooks = hooks_of(settings)
-    loop = Loop(settings, inputs, engine, world, progress, consumed, metrics, tracker, hooks, _save, _evaluate)
+    loop = Loop(
+        *(settings, inputs, engine, world, progress, consumed, metrics, tracker, hooks, signals, watchdog),
+        *(_save, _restore, _evaluate),
+    )
     try:
         loop.load_state(states)
         _make_up_evaluation(loop)
@@ -139,7 +167,8 @@ def _train(settings: TrainSettings, inputs: Inputs, world: World, claimed: RunFo
         claimed.finish(loop.cursor, as_hex(progress.consumed_hash))
         log.info("run %s is finished: %s tokens in %s steps", folder, progress.tokens, progress.step)
 
-    world.first_does(seal)
+    with watchdog.slow("the export"):
+        world.first_does(seal)
     engine.destroy()
 
 
@@ -178,6 +207,16 @@ def _save(loop: Loop) -> Path:
     return saved
 
 
+def _restore(loop: Loop) -> int | None:
+    """Take the weights and moments of the newest checkpoint; return its step, None when there is none."""
+    found = loop.world.first_does(lambda: checkpoint.newest(Path(loop.settings.output) / CHECKPOINTS))
+    step = loop.world.same(int(found.name.removeprefix("step_")) if found else 0)
+    if step == 0:
+        return None
+    checkpoint.load(checkpoint.folder_of(Path(loop.settings.output) / CHECKPOINTS, step), loop.engine)
+    return step
+
+
 def _make_up_evaluation(loop: Loop) -> None:
     """Evaluate a stage whose checkpoint was written but whose evaluation was cut off."""
     stage_ends = loop.inputs.order.stage_ends
@@ -193,9 +232,10 @@ def _evaluate(loop: Loop, stage: int) -> None:
     fault("loop.before_evaluation")
     began = time.perf_counter()
     inputs, settings = loop.inputs, loop.settings
-    values = evaluate(
-        loop.engine.decoder, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, loop.world
-    )
+    with loop.signals.holding(False), loop.watchdog.slow(f"the evaluation of stage {stage}"):
+        values = evaluate(
+            loop.engine.decoder, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, loop.world
+        )
     fault("loop.after_evaluation")
     record = {"kind": "stage", "stage": stage, "step": loop.progress.step, "tokens": loop.progress.tokens, **values}
     loop.record({**record, "time/evaluation_s": time.perf_counter() - began})

@@ -9,10 +9,12 @@ from models.config import DecoderConfig
 from models.execution import ExecutionSettings
 from train.harness import BenchmarkSettings
 from train.heldout import HeldoutSettings
+from train.hooks.guards import GuardSettings
 from train.schedule import ScheduleSettings
 from train.tracking import TrackerSettings
 
 PRECISIONS = ("bf16", "fp32")
+OFFLOAD_DEVICES = ("none", "cpu", "nvme")
 
 
 @dataclass(frozen=True)
@@ -106,20 +108,41 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class ZeroSettings:
-    """DeepSpeed's ZeRO."""
+    """DeepSpeed's ZeRO: what is split over the ranks, and what is kept outside the device's memory."""
 
     stage: int = 1
-    """1: the optimizer's states are split over the ranks; 2: the gradients too."""
+    """0: nothing is split; 1: the optimizer's states; 2: the gradients too; 3: the parameters too."""
     overlap_comm: bool = True
     """Reduce gradients while the backward pass runs (on GPUs)."""
     bucket_mb: int = 500
     """Size of communication buckets in MB; DeepSpeed may hold two of them (overlap_comm)."""
+    reduce_in: str = "fp32"
+    """Type in which gradients are summed over the ranks: fp32, or bf16 for half the traffic."""
+    offload_optimizer: str = "none"
+    """Where master weights and moments live and AdamW runs: none (the device), cpu or nvme; stage 1 or more."""
+    offload_param: str = "none"
+    """Where parameters wait to be used: none (the device), cpu or nvme; stage 3."""
+    nvme_path: str | None = None
+    """Folder on a fast local disk, for nvme."""
+    pin_memory: bool = True
+    """Pin the host memory of what is offloaded."""
 
     def __post_init__(self) -> None:
-        if self.stage not in (1, 2):
-            raise ValueError(f"zero.stage={self.stage} is not supported: use 1 or 2")
+        if self.stage not in (0, 1, 2, 3):
+            raise ValueError(f"zero.stage={self.stage} is not supported: use 0, 1, 2 or 3")
         if self.bucket_mb < 1:
             raise ValueError(f"zero.bucket_mb={self.bucket_mb} must be at least 1")
+        if self.reduce_in not in PRECISIONS:
+            raise ValueError(f"zero.reduce_in={self.reduce_in!r} is unknown: use one of {list(PRECISIONS)}")
+        for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
+            device = getattr(self, key)
+            if device not in OFFLOAD_DEVICES:
+                raise ValueError(f"zero.{key}={device!r} is unknown: use one of {list(OFFLOAD_DEVICES)}")
+            needed = 3 if device == "nvme" else least
+            if device != "none" and self.stage < needed:
+                raise ValueError(f"zero.{key}={device} needs zero.stage={needed}{' or more' if needed < 3 else ''}")
+            if device == "nvme" and not self.nvme_path:
+                raise ValueError(f"zero.{key}=nvme needs zero.nvme_path: a folder on a fast local disk")
 
 
 @dataclass(frozen=True)
@@ -160,6 +183,14 @@ class TrainSettings:
     """Steps between two checkpoints beside those at stage ends; null: none."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept."""
+    guards: GuardSettings = field(default_factory=GuardSettings)
+    """What is done about a loss or a gradient that is not finite, or leaps."""
+    grace_s: float = 30.0
+    """Seconds after SIGTERM, SIGINT or SIGUSR1 in which the run writes a checkpoint and leaves; then it just leaves."""
+    hang_timeout_s: float = 600.0
+    """Seconds without a finished step after which the run is taken to hang and ended (exit code 79)."""
+    slow_timeout_s: float = 1800.0
+    """The same for the start with the first step, a checkpoint, an evaluation and the export."""
     processes: int | None = None
     """Ranks on this machine that `pdpc train` starts; null: one a GPU, or one."""
     threads: int | None = None
@@ -172,6 +203,9 @@ class TrainSettings:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key}={value} must be at least 1")
+        for key in ("grace_s", "hang_timeout_s", "slow_timeout_s"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}={getattr(self, key)} must be above 0 seconds")
         if not self.output:
             raise ValueError("output is empty: name the RUN folder")
         if not self.arm:
@@ -185,6 +219,9 @@ HARMLESS = (
     "threads",
     "log_every",
     "save_every",
+    "grace_s",
+    "hang_timeout_s",
+    "slow_timeout_s",
     "keep_checkpoints",
     "data",
     "heldout.batch_size",

@@ -12,13 +12,17 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from curriculum.artifact import DISK_FULL as NO_ROOM
 from curriculum.artifact import process_alive
+from train import roll
+from train.exit_codes import DISK_FULL, FAILED
+from train.faults import fault
 
 SUPERVISOR = "PDPC_SUPERVISOR_PID"
 """Environment variable with the process that started the ranks: when it is gone, they leave."""
@@ -30,7 +34,18 @@ T = TypeVar("T")
 
 
 class OtherRankFailed(RuntimeError):
-    """Another rank failed; this one stops with it."""
+    """Another rank failed; this one stops with it, and with its exit code."""
+
+    def __init__(self, message: str, exit_code: int = FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def code_of(error: BaseException) -> int:
+    """Return the exit code of a run that ends with an error (train/exit_codes.py)."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return DISK_FULL
+    return int(getattr(error, "exit_code", FAILED))
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,8 @@ class World:
     local_rank: int
     local_size: int
     device: torch.device
+    hosts: Any = None
+    """Process group of what the hosts tell each other beside the devices (gloo); None: the ranks' own."""
 
     @property
     def first(self) -> bool:
@@ -64,6 +81,16 @@ class World:
         flag = torch.tensor([0 if ok else 1], dtype=torch.int64, device=self.device)
         return int(self.all_sum(flag).item()) == 0
 
+    def together(self, problem: Exception | None) -> None:
+        """End alike on every rank: raise a rank's own problem there, and OtherRankFailed on those that have none."""
+        code = torch.tensor([0 if problem is None else code_of(problem)], dtype=torch.int64, device=self.device)
+        if self.size > 1:
+            dist.all_reduce(code, dist.ReduceOp.MAX)
+        if problem is not None:
+            raise problem
+        if int(code.item()):
+            raise OtherRankFailed("another rank failed; its message says why", int(code.item()))
+
     def first_does(self, action: Callable[[], T]) -> T | None:
         """Let rank 0 do something alone and return what it gives (None elsewhere).
 
@@ -76,8 +103,7 @@ class World:
                 result = action()
             except Exception as error:
                 problem = error
-        if not self.agree(problem is None):
-            raise problem or OtherRankFailed("rank 0 failed; its message says why")
+        self.together(problem)
         return result
 
     def same(self, value: int) -> int:
@@ -95,6 +121,7 @@ def start(threads: int | None = None) -> World:
         os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     watch_supervisor()
+    roll.report_in()
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
         device, backend = torch.device("cuda", local_rank), "nccl"
@@ -109,11 +136,14 @@ def start(threads: int | None = None) -> World:
     # On the CPU DeepSpeed would compile an extension of its own (a minute, a C++ compiler) that gloo does without.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=backend, timeout=TIMEOUT, verbose=False, auto_mpi_discovery=False)
-    return World(rank, size, local_rank, local_size, device)
+    hosts = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
+    fault("world.joined")
+    return World(rank, size, local_rank, local_size, device, hosts)
 
 
 def finish(world: World) -> None:
     """Leave the process group together with all ranks."""
+    fault("world.leaving")
     if dist.is_initialized():
         world.barrier()
         dist.destroy_process_group()
@@ -121,6 +151,7 @@ def finish(world: World) -> None:
 
 def leave(code: int) -> NoReturn:
     """End this process now. Gloo's threads may otherwise abort while the interpreter shuts down."""
+    roll.report_code(code)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -142,6 +173,7 @@ def watch_supervisor(interval_s: float = 0.5) -> None:
 
     def watch() -> None:
         while os.getppid() == parent and process_alive(pid):
+            roll.still_here()
             time.sleep(interval_s)
         os._exit(143)
 

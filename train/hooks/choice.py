@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from train.hooks.guards import Guard
 from train.hooks.hook import Hook
 from train.settings import TrainSettings
 
@@ -9,6 +12,8 @@ from train.settings import TrainSettings
 def hooks_of(settings: TrainSettings) -> list[Hook]:
     """Return the hooks of a run, the same on every rank; those that refuse an update come before those that count."""
     hooks: list[Hook] = []
+    if settings.guards.finite or settings.guards.spike != "off":
+        hooks.append(Guard(settings.guards, Path(settings.output)))
     names = [hook.name for hook in hooks]
     assert len(set(names)) == len(names), f"two hooks share a name: {names}"
     return hooks

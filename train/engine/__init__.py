@@ -1,0 +1,7 @@
+"""The engine: a decoder under DeepSpeed ZeRO 0 to 3, its configuration, and its state by parameter name."""
+
+from train.engine.config import deepspeed_config
+from train.engine.engine import Engine, parameter_groups
+from train.engine.state import MOMENTS, Fragment
+
+__all__ = ["MOMENTS", "Engine", "Fragment", "deepspeed_config", "parameter_groups"]

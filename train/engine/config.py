@@ -1,0 +1,47 @@
+"""DeepSpeed's JSON, made from the settings: the one place where it is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curriculum.split import Split
+from train.settings import TrainSettings, ZeroSettings
+
+
+def deepspeed_config(settings: TrainSettings, batch_size: int, world_size: int) -> dict[str, Any]:
+    """Return DeepSpeed's JSON for a run; it is kept in the RUN folder as `ds_config.json`.
+
+    Raises ValueError when the global batch cannot be split into micro-batches over the ranks.
+    """
+    split = Split(batch_size, world_size, settings.micro_batch_size)
+    return {
+        "train_batch_size": batch_size,
+        "train_micro_batch_size_per_gpu": settings.micro_batch_size,
+        "gradient_accumulation_steps": split.accumulation,
+        "gradient_clipping": settings.optimizer.clip_norm,
+        "bf16": {"enabled": settings.precision == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": settings.zero.reduce_in,
+        "zero_optimization": _zero(settings.zero, element_bytes=2 if settings.precision == "bf16" else 4),
+        # Ours is torch's AdamW, which runs on the CPU too; DeepSpeed's own would be compiled first.
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+        "wall_clock_breakdown": False,
+    }
+
+
+def _zero(zero: ZeroSettings, *, element_bytes: int) -> dict[str, Any]:
+    bucket = zero.bucket_mb * 1_000_000 // element_bytes  # DeepSpeed counts elements
+    made: dict[str, Any] = {
+        "stage": zero.stage,
+        "overlap_comm": zero.overlap_comm,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+    }
+    for key in ("offload_optimizer", "offload_param"):
+        device = getattr(zero, key)
+        if device != "none":
+            made[key] = {"device": device, "pin_memory": zero.pin_memory}
+            if device == "nvme":
+                made[key]["nvme_path"] = zero.nvme_path
+    return made

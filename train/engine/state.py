@@ -1,0 +1,287 @@
+"""AdamW's state by parameter name: which elements this rank owns, wherever a ZeRO stage keeps them.
+
+Every element of every parameter is owned by exactly one rank. Stages 1 to 3 split the float32 master weights and the
+moments over the ranks, and padding belongs to nobody; at stage 0 every rank holds them all and owns an equal share.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train.world import World
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """The part of a parameter whose float32 master weights and moments this rank owns; views, all of equal length."""
+
+    name: str
+    start: int
+    """Offset in the flattened parameter."""
+    tensors: dict[str, Tensor]
+    """"param", "exp_avg" and "exp_avg_sq"."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where a fragment lies in a master tensor."""
+
+    name: str
+    start: int
+    """Offset in the flattened parameter."""
+    master: Tensor
+    """A key of AdamW's state."""
+    offset: int
+    """Offset in the flattened master tensor."""
+    length: int
+
+
+class State(ABC):
+    """The master weights, moments and gradients of one ZeRO stage."""
+
+    shared_gradients: bool
+    """Does every rank hold the whole step's gradient, and not a part of its own?"""
+
+    def __init__(self, deepspeed_engine: Any, adamw: torch.optim.Optimizer, decoder: nn.Module, world: World) -> None:
+        self.engine = deepspeed_engine
+        self.optimizer = deepspeed_engine.optimizer
+        self.adamw = adamw
+        self.decoder = decoder
+        self.world = world
+
+    @abstractmethod
+    def masters(self) -> list[Tensor]:
+        """Return the master tensors: the keys of AdamW's state."""
+
+    @abstractmethod
+    def pieces(self) -> Iterator[Piece]:
+        """Yield what this rank owns, parameter by parameter."""
+
+    @abstractmethod
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients that this rank holds after a step's last backward pass, before clipping."""
+
+    @abstractmethod
+    def filled(self) -> None:
+        """Bring the working weights in line with the master weights that the owners hold. Every rank calls this."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Forget a step's gradients. Every rank calls this."""
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the whole shape of every parameter by name."""
+        return {name: getattr(p, "ds_shape", p.shape) for name, p in self.decoder.named_parameters()}
+
+    def fragments(self) -> Iterator[Fragment]:
+        """Yield this rank's views, parameter by parameter."""
+        for piece in self.pieces():
+            moments = self.adamw.state[piece.master]
+            whole = {"param": piece.master, **{moment: moments[moment] for moment in MOMENTS}}
+            views = {
+                kind: tensor.detach().view(-1).narrow(0, piece.offset, piece.length) for kind, tensor in whole.items()
+            }
+            yield Fragment(piece.name, piece.start, views)
+
+    def prepare(self, updates: int) -> None:
+        """Make the moments zero and set the update count; each master tensor has a count of its own."""
+        for master in self.masters():
+            state = self.adamw.state[master]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
+                state |= {moment: torch.zeros_like(master, requires_grad=False) for moment in MOMENTS}
+            for tensor in state.values():
+                tensor.zero_()
+            state["step"].fill_(updates)
+
+
+class WholeState(State):
+    """Stage 0 in fp32: DeepSpeed leaves AdamW as it is, and its parameters are the master weights."""
+
+    shared_gradients = True
+
+    def masters(self) -> list[Tensor]:
+        """Return the parameters."""
+        return list(self.decoder.parameters())
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield this rank's equal share of every parameter."""
+        for name, parameter in self.decoder.named_parameters():
+            yield from _share(Piece(name, 0, parameter, 0, parameter.numel()), self.world)
+
+    def gradients(self) -> list[Tensor]:
+        """Return the parameters' gradients."""
+        return [p.grad for p in self.decoder.parameters() if p.grad is not None]
+
+    def filled(self) -> None:
+        """Give every rank what the owners hold."""
+        _spread(self)
+
+    def drop(self) -> None:
+        """Forget the parameters' gradients."""
+        self.engine.zero_grad()
+
+
+class FlatState(State):
+    """Stages 0 and 1 in bf16 (DeepSpeed's BF16_Optimizer): flat master tensors, one a parameter group."""
+
+    shared_gradients = True
+
+    def masters(self) -> list[Tensor]:
+        """Return the flat tensors."""
+        return [group["params"][0] for group in self.adamw.param_groups]
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield what DeepSpeed put into this rank's part of the flat tensors."""
+        masters = self.masters()
+        for name, parameter in self.decoder.named_parameters():
+            mapping = parameter._hp_mapping  # type: ignore[attr-defined]  # DeepSpeed's: which part of it lies here
+            if mapping is not None:
+                where, start = mapping.hp_fragment_address, mapping.lp_fragment_address.start
+                yield Piece(name, start, masters[mapping.param_group_index], where.start, where.numel)
+
+    def gradients(self) -> list[Tensor]:
+        """Return the float32 sums, reduced over the ranks."""
+        return list(self.optimizer.fp32_groups_gradients_flat)
+
+    def filled(self) -> None:
+        """Cast and gather, as after an update."""
+        self.optimizer.update_lp_params()
+
+    def drop(self) -> None:
+        """Forget the sums."""
+        self.optimizer.zero_grad()
+
+
+class ReplicatedState(FlatState):
+    """Stage 0 in bf16: every rank holds the flat tensors in whole and owns an equal share of each parameter."""
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield this rank's share."""
+        for piece in super().pieces():
+            yield from _share(piece, self.world)
+
+    def filled(self) -> None:
+        """Give every rank what the owners hold, then cast."""
+        _spread(self)
+        super().filled()
+
+
+class SplitState(FlatState):
+    """Stages 1 and 2 in DeepSpeed's ZeRO optimizer: a rank has the gradients of its own part alone."""
+
+    shared_gradients = False
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients of this rank's part of the flat tensors."""
+        if self.optimizer.cpu_offload:
+            return [master.grad for master in self.masters() if master.grad is not None]
+        return [gradient for group in self.optimizer.averaged_gradients.values() for gradient in group]
+
+    def drop(self) -> None:
+        """Let DeepSpeed pass over the update as it does when a float16 gradient overflows."""
+        optimizer, checks = self.optimizer, self.optimizer.check_grad_overflow
+
+        def overflowed(partition_gradients: bool = True) -> None:
+            optimizer.overflow = True
+
+        optimizer.check_grad_overflow = True
+        with _replaced(optimizer, check_overflow=overflowed, _update_scale=_nothing):
+            self.engine.step()
+        optimizer.check_grad_overflow = checks
+
+
+class PartitionedState(State):
+    """Stage 3: each parameter is cut into one equal part a rank, the last ones padded; sub-groups of parts are flat."""
+
+    shared_gradients = False
+
+    def masters(self) -> list[Tensor]:
+        """Return the flat tensors, one a sub-group."""
+        return list(self.optimizer.fp32_partitioned_groups_flat)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield this rank's part of every parameter, without padding."""
+        masters = self.masters()
+        for name, parameter in self.decoder.named_parameters():
+            group, offset, length = self.optimizer.grad_position[self.optimizer.get_param_id(parameter)]
+            start = length * self.world.rank
+            owned = min(length, parameter.ds_numel - start)  # type: ignore[attr-defined]
+            if owned > 0:
+                yield Piece(name, start, masters[group], offset, owned)
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients of this rank's parts."""
+        if self.optimizer.offload_optimizer:
+            return [master.grad for master in self.masters() if master.grad is not None]
+        return [gradient for group in self.optimizer.averaged_gradients.values() for gradient in group]
+
+    @torch.no_grad()
+    def filled(self) -> None:
+        """Cast the parts into the working weights, as after an update; forward passes gather them."""
+        optimizer = self.optimizer
+        optimizer._partition_all_parameters()
+        for group in range(len(optimizer.fp16_groups)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        if optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+    def drop(self) -> None:
+        """Let DeepSpeed pass over the update as it does when a float16 gradient overflows."""
+        optimizer = self.optimizer
+
+        def overflowed(update_scale: bool = True) -> bool:
+            optimizer.overflow = True
+            return True
+
+        with _replaced(optimizer, _overflow_check_and_loss_scale_update=overflowed, _update_scale=_nothing):
+            self.engine.step()
+
+
+@contextmanager
+def _replaced(optimizer: Any, **methods: Callable[..., object]) -> Iterator[None]:
+    """Give one DeepSpeed optimizer other methods for a while."""
+    for name, method in methods.items():
+        setattr(optimizer, name, method)
+    try:
+        yield
+    finally:
+        for name in methods:
+            delattr(optimizer, name)
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """Stand for the update of a loss scale, which would report an overflow."""
+
+
+def _share(piece: Piece, world: World) -> Iterator[Piece]:
+    """Yield this rank's equal share of a piece that all ranks hold; nothing where it is empty."""
+    first, last = (piece.length * rank // world.size for rank in (world.rank, world.rank + 1))
+    if first < last:
+        yield Piece(piece.name, piece.start + first, piece.master, piece.offset + first, last - first)
+
+
+@torch.no_grad()
+def _spread(state: State) -> None:
+    """Copy every owner's fragments to all ranks, bit for bit: sums of whole numbers of which all but one are zero."""
+    if state.world.size == 1:
+        return
+    pieces = list(state.pieces())
+    for master in state.masters():
+        for tensor in (master, *(state.adamw.state[master][moment] for moment in MOMENTS)):
+            bits = tensor.detach().view(-1).view(torch.int32)
+            sent = torch.zeros_like(bits)
+            for piece in pieces:
+                if piece.master is master:
+                    part = slice(piece.offset, piece.offset + piece.length)
+                    sent[part] = bits[part]
+            bits.copy_(state.world.all_sum(sent))

@@ -232,7 +232,11 @@ def _evaluate(loop: Loop, stage: int) -> None:
     fault("loop.before_evaluation")
     began = time.perf_counter()
     inputs, settings = loop.inputs, loop.settings
-    with loop.signals.holding(False), loop.watchdog.slow(f"the evaluation of stage {stage}"):
+    with (
+        loop.signals.holding(False),
+        loop.watchdog.slow(f"the evaluation of stage {stage}"),
+        loop.engine.whole_weights(),
+    ):
         values = evaluate(
             loop.engine.decoder, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, loop.world
         )

@@ -119,7 +119,7 @@ class ZeroSettings:
     reduce_in: str = "fp32"
     """Type in which gradients are summed over the ranks: fp32, or bf16 for half the traffic."""
     offload_optimizer: str = "none"
-    """Where master weights and moments live and AdamW runs: none (the device), cpu or nvme; stage 1 or more."""
+    """Where master weights and moments live and AdamW runs: none (the device) or cpu; stage 1 or more."""
     offload_param: str = "none"
     """Where parameters wait to be used: none (the device), cpu or nvme; stage 3."""
     nvme_path: str | None = None
@@ -141,6 +141,8 @@ class ZeroSettings:
             needed = 3 if device == "nvme" else least
             if device != "none" and self.stage < needed:
                 raise ValueError(f"zero.{key}={device} needs zero.stage={needed}{' or more' if needed < 3 else ''}")
+            if key == "offload_optimizer" and device == "nvme":
+                raise ValueError("zero.offload_optimizer=nvme is not supported: its state cannot be saved, use cpu")
             if device == "nvme" and not self.nvme_path:
                 raise ValueError(f"zero.{key}=nvme needs zero.nvme_path: a folder on a fast local disk")
 

@@ -29,7 +29,7 @@ def losses(world, *words):
     return found
 
 
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_recomputation_under_zero_changes_no_digit(world, stage, precision):
     words = [f"zero.stage={stage}", f"precision={precision}"]

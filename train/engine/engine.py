@@ -145,10 +145,6 @@ class Engine:
         """Return how often the weights have moved."""
         return int(next(iter(self._adamw.state.values()))["step"].item())
 
-    def shapes(self) -> dict[str, torch.Size]:
-        """Return the whole shape of every parameter by name, in the decoder's order."""
-        return self._state.shapes()
-
     def fragments(self) -> Iterator[Fragment]:
         """Yield the float32 weights and moments that this rank owns, by parameter; every element has one owner."""
         return self._state.fragments()

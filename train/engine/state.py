@@ -78,10 +78,6 @@ class State(ABC):
     def drop(self) -> None:
         """Forget a step's gradients. Every rank calls this."""
 
-    def shapes(self) -> dict[str, torch.Size]:
-        """Return the whole shape of every parameter by name."""
-        return {name: getattr(p, "ds_shape", p.shape) for name, p in self.decoder.named_parameters()}
-
     def fragments(self) -> Iterator[Fragment]:
         """Yield this rank's views, parameter by parameter."""
         for piece in self.pieces():
@@ -198,6 +194,8 @@ class SplitState(FlatState):
         with _replaced(optimizer, check_overflow=overflowed, _update_scale=_nothing):
             self.engine.step()
         optimizer.check_grad_overflow = checks
+        for kept in (optimizer.averaged_gradients, optimizer.all_grad_tensors):
+            kept.update(dict.fromkeys(kept))  # with an offloaded optimizer DeepSpeed would add the next step to them
 
 
 class PartitionedState(State):

@@ -115,7 +115,7 @@ class Loop:
                 if step % settings.log_every == 0 or step in stage_ends:
                     self.record(self.summarise())
                     self.window = self._window()
-                due = settings.save_every is not None and step % settings.save_every == 0
+                due = settings.checkpoints.due(step)
                 if due or leaves or step in stage_ends:
                     self.checkpoint()
                     self.signals.ask(self.world)  # one may have come while the checkpoint was written

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from curriculum.artifact import write_text
+from curriculum.artifact import open_manifest, write_text
 from curriculum.consumed import as_hex
 from models.attention import Backend, choose
 from models.decoder import build
@@ -24,7 +24,7 @@ from train.evaluation import evaluate
 from train.export import export_checkpoint
 from train.faults import arm, fault
 from train.hooks.choice import hooks_of
-from train.inputs import Inputs, open_inputs
+from train.inputs import Inputs, open_inputs, verify_inputs
 from train.lineage import check_resume
 from train.loop import Loop, Progress
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
@@ -109,10 +109,13 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         claimed.refuse_changes(settings, inputs)
         if claimed.finished:
             return claimed, 0
+        verify_inputs(settings)
         found = checkpoint.newest(folder / CHECKPOINTS)
         if found is not None:
             check_resume(found, inputs.order)
-        step = int(found.name.removeprefix("step_")) if found else 0
+        step = checkpoint.step_of(found) if found else 0
+        manifest = open_manifest(found, checkpoint.KIND) if found else None
+        checkpoint.set_aside(folder, checkpoint.damaged_records(folder, manifest))
         claimed.describe(settings, inputs, step, extra)
     except ValueError as error:
         raise Refused(str(error)) from error
@@ -203,14 +206,14 @@ def _save(loop: Loop) -> Path:
         inputs=fingerprints,
         hooks=loop.state(),
     )
-    loop.world.first_does(lambda: checkpoint.prune(folder / CHECKPOINTS, loop.settings.keep_checkpoints))
+    loop.world.first_does(lambda: checkpoint.prune(folder / CHECKPOINTS, loop.settings.checkpoints))
     return saved
 
 
 def _restore(loop: Loop) -> int | None:
     """Take the weights and moments of the newest checkpoint; return its step, None when there is none."""
     found = loop.world.first_does(lambda: checkpoint.newest(Path(loop.settings.output) / CHECKPOINTS))
-    step = loop.world.same(int(found.name.removeprefix("step_")) if found else 0)
+    step = loop.world.same(checkpoint.step_of(found) if found else 0)
     if step == 0:
         return None
     checkpoint.load(checkpoint.folder_of(Path(loop.settings.output) / CHECKPOINTS, step), loop.engine)

@@ -202,15 +202,12 @@ def score_rise(order: Order) -> float | None:
     if parts < 2 or len(names) % parts:
         return None
     rank_K = np.arange(len(names)) % parts / (parts - 1)  # folds repeat the parts
-    samples, by_rank, by_time, by_both, by_square = 0.0, 0.0, 0.0, 0.0, 0.0
+    sums_5 = np.zeros(5)  # of samples, rank, time, rank * time, time * time
     for first in range(0, order.steps, STEPS_AT_ONCE):
         counts_SK = order.counts[first : min(first + STEPS_AT_ONCE, order.steps)][:, : len(names)]
         time_S = (np.arange(first, first + len(counts_SK)) + 0.5) / order.steps
         samples_S, rank_S = counts_SK.sum(axis=1), counts_SK @ rank_K
-        samples += samples_S.sum()
-        by_rank += rank_S.sum()
-        by_time += samples_S @ time_S
-        by_both += rank_S @ time_S
-        by_square += samples_S @ time_S**2
+        sums_5 += [samples_S.sum(), rank_S.sum(), samples_S @ time_S, rank_S @ time_S, samples_S @ time_S**2]
+    samples, by_rank, by_time, by_both, by_square = sums_5.tolist()
     spread = by_square - by_time**2 / max(1.0, samples)
     return float((by_both - by_time * by_rank / samples) / spread) if spread > 0 else None

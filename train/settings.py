@@ -148,6 +148,28 @@ class ZeroSettings:
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """When the run is saved and what stays."""
+
+    keep_last: int = 2
+    """Newest checkpoints that are kept."""
+    keep_every: int | None = None
+    """Every so-manieth checkpoint of the run is kept for good as well; null: none."""
+    save_every: int | None = None
+    """Steps between two checkpoints within a stage; null: at stage ends alone."""
+
+    def __post_init__(self) -> None:
+        for key in ("keep_last", "keep_every", "save_every"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"checkpoints.{key}={value} must be at least 1")
+
+    def due(self, step: int) -> bool:
+        """Tell whether a checkpoint is to be made after `step` steps, be it a stage's end or not."""
+        return self.save_every is not None and step % self.save_every == 0
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """What `pdpc train` is told."""
 
@@ -171,6 +193,11 @@ class TrainSettings:
     """Harness tasks at stage ends."""
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     """Where metrics go beside metrics.jsonl."""
+    verify_mb: int = 256
+    """Files of TOKENS, ORDER and SCORES of at most so many MB are compared with their checksums at every start; 0: none.
+    An ORDER's blocks are checked when they are read, whatever its size."""
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
+    """When the run is saved and what stays."""
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
     """Kernels, recomputation, compilation."""
     precision: str = "bf16"
@@ -181,10 +208,6 @@ class TrainSettings:
     """Seed of the initial weights."""
     log_every: int = 10
     """Steps between two records of the training loss."""
-    save_every: int | None = None
-    """Steps between two checkpoints beside those at stage ends; null: none."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints that are kept."""
     guards: GuardSettings = field(default_factory=GuardSettings)
     """What is done about a loss or a gradient that is not finite, or leaps."""
     grace_s: float = 30.0
@@ -201,13 +224,15 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is unknown: use one of {list(PRECISIONS)}")
-        for key in ("micro_batch_size", "log_every", "save_every", "keep_checkpoints", "processes", "threads"):
+        for key in ("micro_batch_size", "log_every", "processes", "threads"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key}={value} must be at least 1")
         for key in ("grace_s", "hang_timeout_s", "slow_timeout_s"):
             if not getattr(self, key) > 0:
                 raise ValueError(f"{key}={getattr(self, key)} must be above 0 seconds")
+        if self.verify_mb < 0:
+            raise ValueError(f"verify_mb={self.verify_mb} must not be negative")
         if not self.output:
             raise ValueError("output is empty: name the RUN folder")
         if not self.arm:
@@ -220,11 +245,11 @@ HARMLESS = (
     "processes",
     "threads",
     "log_every",
-    "save_every",
+    "checkpoints",
+    "verify_mb",
     "grace_s",
     "hang_timeout_s",
     "slow_timeout_s",
-    "keep_checkpoints",
     "data",
     "heldout.batch_size",
     "benchmarks.batch_size",

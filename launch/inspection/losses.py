@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from curriculum.artifact import MANIFEST, ArtifactError, verify
+from curriculum.artifact import MANIFEST, ArtifactError
 from curriculum.scoring import mean_losses
 from curriculum.step_samples import StepSamples
 from curriculum.tokens import Tokens
@@ -20,6 +21,8 @@ from train import checkpoint
 from train.evaluation import load_decoder
 from train.export import newest_checkpoint
 from train.runfolder import CHECKPOINTS
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 8
 """Samples in one forward pass."""
@@ -67,11 +70,11 @@ def _load(subject: Subject, number: int, model: str | None, tokens: Tokens) -> t
 def _before(checkpoints: Path, number: int) -> Path:
     """Return the newest whole checkpoint that had not read step `number`; where none is left, the oldest whole one."""
     found = checkpoint.candidates(checkpoints)
-    early = [folder for folder in found if int(folder.name.removeprefix("step_")) < number]
+    early = [folder for folder in found if checkpoint.step_of(folder) < number]
     for folder in [*early, *reversed(found[: len(found) - len(early)])]:
         try:
-            verify(folder)
+            checkpoint.verified(folder)
             return folder
-        except ArtifactError as error:
-            checkpoint.log.warning("checkpoint passed over: %s", error)
+        except (ArtifactError, OSError) as error:
+            log.warning("checkpoint passed over: %s", error)
     raise ArtifactError(f"{checkpoints} has no whole checkpoint: give loss_model=FOLDER")

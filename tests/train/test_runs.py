@@ -306,4 +306,4 @@ def test_the_run_folder_says_what_was_used(whole_run, words):
     config = json.loads((whole_run / "config.json").read_text())
     assert config["optimizer"]["lr"] == 3e-3
     assert json.loads((whole_run / "ds_config.json").read_text())["gradient_accumulation_steps"] == 4
-    assert len(list((whole_run / "checkpoints").iterdir())) == config["keep_checkpoints"]
+    assert len(list((whole_run / "checkpoints").iterdir())) == config["checkpoints"]["keep_last"]

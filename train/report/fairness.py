@@ -10,7 +10,7 @@ from train.report.records import Run
 ABSENT = "(absent)"
 EXPECTED = re.compile(r"arm|output|data\.order|tracker\..*")
 """Keys that two arms of one comparison are expected to differ in: which order, where the run is kept and shown."""
-ROUNDING = re.compile(r"processes|threads|log_every|keep_checkpoints|micro_batch_size|zero\..*")
+ROUNDING = re.compile(r"processes|threads|log_every|verify_mb|checkpoints\..*|micro_batch_size|zero\..*")
 """Keys that say how the work is split and recorded: they move a loss by rounding alone."""
 MUST_AGREE = {
     "tokens": "the tokens differ",

@@ -23,7 +23,7 @@ class TrackerSettings:
     tags: list[str] = field(default_factory=list)
     """W&B tags."""
     queue: int = 4096
-    """Records that wait for a tracker that is out of reach; what comes after is dropped, counted, and in metrics.jsonl."""
+    """Records that wait for a tracker that is out of reach; later ones are dropped, counted, and in metrics.jsonl."""
     start_s: float = 30.0
     """Longest time of one attempt to reach W&B, in its own thread."""
     retry_s: float = 60.0

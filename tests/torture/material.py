@@ -1,0 +1,93 @@
+"""A RUN folder as a killed run of two ranks leaves it, with the TOKENS, SCORES and ORDER that it reads."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from curriculum import arrange
+from curriculum.artifact import create, write_text
+from curriculum.preference import Shuffled
+from curriculum.prepare import PrepareSettings
+from curriculum.prepare import run as prepare
+from curriculum.scores import write_slice
+from curriculum.text import TextSettings
+from curriculum.tokenizer import TokenizerSettings
+from curriculum.tokens import Tokens
+from tests.torture.ranks import on_ranks, save_step
+from train.compose import compose
+from train.inputs import open_inputs
+from train.runfolder import RunFolder
+from train.settings import TrainSettings
+
+STEPS = (2, 4)
+RANKS = 2
+
+
+def make_inputs(root: Path) -> None:
+    """Write TOKENS, SCORES and an ORDER of some hundred made-up documents into `root`."""
+    rng = np.random.default_rng(0)
+    (root / "text").mkdir(parents=True)
+    words = ["the", "cat", "dog", "sees", "likes", "a", "tree", "house", "and", "then", "runs", "sleeps"]
+    lines = [" ".join(rng.choice(words, int(rng.integers(20, 90)))) for _ in range(200)]
+    (root / "text" / "text.jsonl").write_text(
+        "".join(json.dumps({"text": line, "source": "made up"}) + "\n" for line in lines)
+    )
+    prepare(
+        PrepareSettings(
+            input=TextSettings(paths=[str(root / "text")]),
+            tokenizer=TokenizerSettings(name="train:300"),
+            seq_len=32,
+            validation_fraction=0.1,
+            reference_fraction=0.1,
+            workers=1,
+            output=str(root / "tokens"),
+        )
+    )
+    slices = {name: Tokens.open(root / "tokens", name) for name in ("train", "validation")}
+    inputs = {f"tokens/{name}": part.fingerprint for name, part in slices.items()}
+    with create(root / "scores", "scores", config={}, inputs=inputs) as draft:
+        for name, part in slices.items():
+            weak, strong = (rng.uniform(2.0, 4.0, len(part)).astype(np.float32) for _ in range(2))
+            write_slice(draft.path, name, {"weak": weak, "strong": strong}, part.real_tokens(np.arange(len(part))))
+    arrange.run(
+        arrange.ArrangeSettings(
+            tokens=str(root / "tokens"), output=str(root / "order"), preference=Shuffled(), batch_size=8, stages=2
+        )
+    )
+
+
+@cache
+def settings_of(root: Path) -> TrainSettings:
+    """Return the settings of the run."""
+    data = [f"data.{name}={root / name}" for name in ("tokens", "order", "scores")]
+    return compose("train", TrainSettings, [f"output={root / 'run'}", "arm=a", "tracker=none", *data])
+
+
+def make_run(root: Path) -> None:
+    """Write inputs, and a run that was killed after two checkpoints, into `root`."""
+    make_inputs(root)
+    settings = settings_of(root)
+    inputs = open_inputs(settings)
+    run = root / "run"
+    claimed = RunFolder.claim(run)
+    facts = {"arm": "a", "seed": 0, "status": "running", "identity": {}, "parameters": 1, "paths": {}, "versions": {}}
+    claimed.facts = {**facts, "fingerprints": inputs.fingerprints, "format": 2}
+    claimed._write()
+    claimed.release()
+    write_text(run / "wandb_id", "0123456789ab\n")
+    (run / "consumed").mkdir()
+    for step in STEPS:
+        with open(run / "metrics.jsonl", "a") as file:
+            file.writelines(
+                json.dumps({"kind": "train", "step": s, "tokens": 100 * s, "train/loss": 1 / s}) + "\n"
+                for s in range(step - 1, step + 1)
+            )
+        for rank in range(RANKS):
+            with open(run / "consumed" / f"world_00002_rank_{rank:05d}_width_4.bin", "ab") as rows:
+                rows.write(np.arange(10 * step, 10 * step + 10, dtype=np.int64).tobytes())
+        results = on_ranks(RANKS, lambda world, step=step: save_step(run / "checkpoints", world, step))
+        assert all(isinstance(result, Path) for result in results), results

@@ -1,0 +1,123 @@
+"""How a checkpoint is read, at any number of ranks: checked first, then each rank takes what it needs and no more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from curriculum.artifact import ArtifactError, Manifest, open_manifest
+from models.config import DecoderConfig
+from train.checkpoint.find import KIND, check_file, verified
+from train.checkpoint.layout import KINDS, WORD, Part, check_complete, read_header
+from train.engine import Engine, Fragment
+from train.exchange import Exchange, RankFailed
+from train.faults import fault
+from train.world import World
+
+CHUNK_BYTES = 8 << 20
+"""Read at once: all the memory that reading needs beside its target."""
+
+
+def load(folder: Path, engine: Engine) -> Manifest:
+    """Fill an engine's weights and moments from a checkpoint of any number of ranks and any ZeRO stage.
+
+    Every rank calls this; each first hashes its share of the files, and none opens a file before all were found sound.
+    Raises ArtifactError naming what is damaged or not of this model, on every rank.
+    """
+    world = engine.world
+    with _together(world, "checked"):
+        manifest = open_manifest(folder, KIND)
+        for name in sorted(manifest.files)[world.rank :: world.size]:
+            check_file(folder / name, manifest.files[name])
+    with _together(world, "read"):
+        sizes = {name: shape.numel() for name, shape in _shapes(engine.decoder.config).items()}
+        with _open_files(folder, manifest, sizes, KINDS) as files, torch.no_grad():
+            fault("checkpoint.in_load")
+            engine.prepare_state(manifest.facts["updates"])
+            for fragment in engine.fragments():
+                for part, descriptor in files[fragment.name]:
+                    _fill(descriptor, part, fragment)
+    engine.filled()
+    return manifest
+
+
+def read_weights(folder: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
+    """Return the decoder's configuration and its float32 weights by name.
+
+    Raises ArtifactError naming what is damaged, before any of it is used.
+    """
+    manifest = verified(folder)
+    config = DecoderConfig(**manifest.facts["model"])
+    shapes = _shapes(config)
+    sizes = {name: shape.numel() for name, shape in shapes.items()}
+    state = {name: torch.empty(size) for name, size in sizes.items()}
+    with _open_files(folder, manifest, sizes, ("param",)) as files:
+        for name, weights in state.items():
+            for part, descriptor in files[name]:
+                _fill(descriptor, part, Fragment(name, 0, {"param": weights}))
+    return config, {name: tensor.view(shapes[name]) for name, tensor in state.items()}
+
+
+def _shapes(config: DecoderConfig) -> dict[str, torch.Size]:
+    """Return the shapes of a decoder's parameters by name, without making one."""
+    from models.decoder import Decoder
+
+    with torch.device("meta"):
+        return {name: parameter.shape for name, parameter in Decoder(config).named_parameters()}
+
+
+@contextmanager
+def _open_files(
+    folder: Path, manifest: Manifest, sizes: Mapping[str, int], kinds: Sequence[str]
+) -> Iterator[dict[str, list[tuple[Part, int]]]]:
+    """Open the files of a checkpoint that was verified; yield its vectors, with their descriptors, by parameter.
+
+    Raises ArtifactError unless the headers are sound and together hold all of the model.
+    """
+    found: dict[str, list[tuple[Part, int]]] = {name: [] for name in sizes}
+    descriptors = []
+    try:
+        for name in sorted(manifest.files):
+            descriptors.append(os.open(folder / name, os.O_RDONLY))
+            for part in read_header(folder / name, descriptors[-1], sizes):
+                found[part.name].append((part, descriptors[-1]))
+        check_complete(folder, [part for parts in found.values() for part, _ in parts], sizes, kinds)
+        yield found
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _fill(descriptor: int, part: Part, target: Fragment) -> None:
+    """Copy the elements that a stored vector and a fragment share; nothing else is read."""
+    if part.kind not in target.tensors:
+        return
+    values_N = target.tensors[part.kind].view(-1)
+    low, high = max(part.start, target.start), min(part.stop, target.start + len(values_N))
+    step = CHUNK_BYTES // WORD
+    for first in range(low, high, step):
+        length = min(step, high - first)
+        data = bytearray(WORD * length)
+        if os.preadv(descriptor, [data], part.offset + WORD * (first - part.start)) != len(data):
+            raise ArtifactError(f"{part.name}/{part.kind} was cut while it was read: run again")
+        place = first - target.start
+        values_N[place : place + length].copy_(torch.frombuffer(data, dtype=torch.float32))
+
+
+@contextmanager
+def _together(world: World, what: str) -> Iterator[None]:
+    """Let every rank do something; what one of them raises, all of them raise as ArtifactError."""
+    problem: Exception | None = None
+    try:
+        yield
+    except (ArtifactError, OSError, ValueError, KeyError, TypeError) as error:
+        problem = error
+    try:
+        Exchange(world).gather(f"checkpoint: {what}", error=None if problem is None else str(problem))
+    except RankFailed as failed:
+        raise (problem if isinstance(problem, ArtifactError) else ArtifactError(str(failed))) from problem

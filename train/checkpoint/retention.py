@@ -1,0 +1,79 @@
+"""Which checkpoints stay: the newest few, and every m-th for good. What goes loses its name first, then its files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from curriculum.artifact import ArtifactError, open_manifest, sync
+from train.checkpoint.find import KIND, candidates, step_of
+from train.faults import fault
+from train.settings import CheckpointSettings
+
+log = logging.getLogger(__name__)
+
+TEMPORARY = ".tmp-"
+"""Stands in the name of a folder that is being written or removed."""
+
+
+def temporary_of(folder: Path) -> Path:
+    """Return a name, unlike any other, under which a checkpoint is written or removed."""
+    return folder.with_name(f"{folder.name}{TEMPORARY}{secrets.token_hex(4)}")
+
+
+def clean(checkpoints: Path, step: int) -> None:
+    """Remove what killed saves left, and every checkpoint after `step`: those were found damaged and are made again.
+
+    Needs the run's lock: nobody else writes here.
+    """
+    if not checkpoints.is_dir():
+        return
+    for left in checkpoints.glob(f"step_*{TEMPORARY}*"):
+        shutil.rmtree(left)
+    for folder in candidates(checkpoints):
+        if step_of(folder) > step:
+            log.warning("checkpoint %s is removed: the run goes on from step %s", folder, step)
+            remove(folder)
+
+
+def prune(checkpoints: Path, settings: CheckpointSettings) -> None:
+    """Remove what need not stay: all but the newest `keep_last` and every `keep_every`-th checkpoint of the run.
+
+    Call it after a checkpoint was published: that one is the newest and stays.
+    """
+    fault("checkpoint.before_prune")
+    found = candidates(checkpoints)
+    for folder, kept in zip(found, kept_of([number_of(folder) for folder in found], settings), strict=True):
+        if not kept:
+            remove(folder)
+
+
+def kept_of(numbers: Sequence[int], settings: CheckpointSettings) -> list[bool]:
+    """Tell which checkpoints stay, given their numbers in the run, newest first."""
+    every = settings.keep_every
+    return [
+        place < settings.keep_last or (every is not None and number > 0 and number % every == 0)
+        for place, number in enumerate(numbers)
+    ]
+
+
+def number_of(folder: Path) -> int:
+    """Return the how-manieth checkpoint of its run this is, from 1; 0 when its manifest does not say."""
+    try:
+        number = open_manifest(folder, KIND).facts.get("number")
+    except (ArtifactError, OSError):
+        return 0
+    return number if isinstance(number, int) else 0
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint; cut off in the middle, nothing of it is left under its own name."""
+    temporary = temporary_of(folder)
+    os.rename(folder, temporary)
+    fault("checkpoint.in_prune")
+    sync(folder.parent)
+    shutil.rmtree(temporary)

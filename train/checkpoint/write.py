@@ -1,0 +1,178 @@
+"""How a rank's file is written: at the disk's own rate, hashed and checked on the way, without a copy of the state.
+
+Two buffers of a few MiB: while one is written, the other is filled from the engine's tensors, looked through for values
+that are not finite, and hashed. Writing goes past the page cache (O_DIRECT) where the file system can: it is faster,
+and the token files that training reads stay in memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import math
+import mmap
+import os
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+import xxhash
+from torch import Tensor
+
+from curriculum.artifact import FileEntry
+from train.checkpoint.layout import BLOCK, KINDS, WORD
+from train.engine import Fragment
+from train.faults import fault
+
+CHUNK_BYTES = 8 << 20
+"""Of a buffer."""
+DIRECT = getattr(os, "O_DIRECT", 0)
+
+
+class NotFiniteError(RuntimeError):
+    """The state to be saved holds a value that is not finite: such a checkpoint is never published."""
+
+
+def write_shard(path: Path, header: bytes, size: int, fragments: Iterable[Fragment]) -> FileEntry:
+    """Write and sync a rank's file of `size` bytes; return its size and checksum.
+
+    Raises OSError when the disk does not take it and NotFiniteError naming the tensor when a value is not finite.
+    """
+    half = -(-size // 2 // BLOCK) * BLOCK
+    with ShardStream(path, max(BLOCK, min(CHUNK_BYTES, half)), half) as stream:
+        stream.put_bytes(header)
+        for fragment in fragments:
+            for kind in KINDS:
+                stream.put(f"{fragment.name}/{kind}", fragment.tensors[kind].detach().view(-1))
+        entry = stream.finish()
+    assert entry.bytes == size, f"{path} has {entry.bytes} bytes, {size} were announced"
+    return entry
+
+
+class ShardStream:
+    """A file that is hashed as it is written. Every `put` ends at a multiple of four bytes."""
+
+    def __init__(self, path: Path, chunk_bytes: int, half: int) -> None:
+        self._file = _DirectFile(path)
+        self._buffers = [mmap.mmap(-1, chunk_bytes) for _ in range(2)]  # page-aligned, as O_DIRECT wants it
+        self._words = [torch.frombuffer(buffer, dtype=torch.float32) for buffer in self._buffers]
+        self._chunk_bytes = chunk_bytes
+        self._half = half
+        self._turn = 0
+        self._filled = 0
+        self._sent = 0
+        self._digest = xxhash.xxh3_128()
+        self._writer = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+
+    def put_bytes(self, data: bytes) -> None:
+        """Append bytes."""
+        start = 0
+        while start < len(data):
+            taken = min(len(data) - start, self._chunk_bytes - self._filled)
+            self._buffers[self._turn][self._filled : self._filled + taken] = data[start : start + taken]
+            self._took(taken)
+            start += taken
+
+    def put(self, name: str, values_N: Tensor) -> None:
+        """Append a vector as float32, from any device. Raises NotFiniteError when it holds infinity or no number."""
+        start = 0
+        while start < len(values_N):
+            first = self._filled // WORD
+            taken = min(len(values_N) - start, self._chunk_bytes // WORD - first)
+            target = self._words[self._turn][first : first + taken]
+            target.copy_(values_N[start : start + taken])
+            low, high = torch.aminmax(target)  # one pass, and what is no number comes out of it
+            if not (math.isfinite(low) and math.isfinite(high)):
+                at = start + int(torch.nonzero(~torch.isfinite(target))[0])
+                raise NotFiniteError(f"{name} is {float(values_N[at])} at element {at} of this rank's part")
+            self._took(taken * WORD)
+            start += taken
+
+    def _took(self, taken: int) -> None:
+        self._filled += taken
+        if self._filled == self._chunk_bytes:
+            self._send()
+
+    def _send(self) -> None:
+        """Hash the buffer and hand it to the disk; go on with the other one once that is written."""
+        chunk = memoryview(self._buffers[self._turn])[: self._filled]
+        self._digest.update(chunk)
+        self._wait()
+        whole = -(-self._filled // BLOCK) * BLOCK  # the last blocks are cut off again in the end
+        chunk = memoryview(self._buffers[self._turn])[:whole]
+        self._pending = self._writer.submit(self._file.write, chunk, self._sent)
+        before, self._sent = self._sent, self._sent + self._filled
+        if before < self._half <= self._sent:
+            self._wait()
+            fault("checkpoint.in_shard")
+        self._turn, self._filled = 1 - self._turn, 0
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()  # raises what the disk said
+
+    def finish(self) -> FileEntry:
+        """Write what is left and sync; return size and checksum."""
+        if self._filled:
+            self._send()
+        self._wait()
+        fault("checkpoint.after_shard")
+        self._file.sync(self._sent)
+        fault("checkpoint.after_sync")
+        return FileEntry(self._sent, self._digest.hexdigest())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.shutdown()
+        self._file.close()
+
+
+class _DirectFile:
+    """A new file, written past the page cache where the file system can, else through it."""
+
+    def __init__(self, path: Path) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            self._descriptor = os.open(path, flags | DIRECT, 0o644)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            path.unlink(missing_ok=True)
+            self._descriptor = os.open(path, flags, 0o644)
+
+    def write(self, chunk: memoryview, offset: int) -> None:
+        """Write a whole chunk at `offset`."""
+        while chunk:
+            try:
+                written = os.pwrite(self._descriptor, chunk, offset)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not self._through_the_cache():
+                    raise
+                continue
+            if written < len(chunk):  # a full disk takes a part; the next call says why, once its offset may be any
+                self._through_the_cache()
+            chunk, offset = chunk[written:], offset + written
+
+    def _through_the_cache(self) -> bool:
+        """Go on without O_DIRECT; tell whether it was on."""
+        flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
+        fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~DIRECT)
+        return bool(flags & DIRECT)
+
+    def sync(self, size: int) -> None:
+        """Cut the file to its size and bring it to the disk."""
+        os.ftruncate(self._descriptor, size)
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)

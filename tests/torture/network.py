@@ -68,7 +68,13 @@ def problem_of(mode: str, rng: np.random.Generator, folder: Path) -> str | None:
 
 
 def tracked(
-    folder: Path, tracker: dict[str, Any], environment: dict[str, str], *, first: int = 1, last: int, step_s: float = 0.0
+    folder: Path,
+    tracker: dict[str, Any],
+    environment: dict[str, str],
+    *,
+    first: int = 1,
+    last: int,
+    step_s: float = 0.0,
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     """Run tests.torture.tracked_run; return the process and what it measured."""
     (folder / "run").mkdir(exist_ok=True)

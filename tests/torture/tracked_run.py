@@ -27,7 +27,13 @@ def main(path: str) -> None:
     log_s = []
     for step in range(first, asked["last"] + 1):
         time.sleep(asked["step_s"])
-        record = {"kind": "train", "step": step, "tokens": 100 * step, "train/loss": 5.0 / step, "bucket/low/loss": None}
+        record = {
+            "kind": "train",
+            "step": step,
+            "tokens": 100 * step,
+            "train/loss": 5.0 / step,
+            "bucket/low/loss": None,
+        }
         metrics.append(record)
         began = time.perf_counter()
         tracker.log(record)

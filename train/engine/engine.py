@@ -52,6 +52,9 @@ class Engine:
             self._deepspeed = self._initialize(settings)
         self._state = self._state_of(settings)
         self._state.prepare(0)
+        self._average: dict[str, Tensor] | None = None
+        if settings.averaging.decay:
+            self._average = {part.name: torch.zeros_like(part.tensors["param"]) for part in self._state.fragments()}
         self._done = 0
         self._norm: Tensor | float | None = None
 
@@ -146,8 +149,14 @@ class Engine:
         return int(next(iter(self._adamw.state.values()))["step"].item())
 
     def fragments(self) -> Iterator[Fragment]:
-        """Yield the float32 weights and moments that this rank owns, by parameter; every element has one owner."""
-        return self._state.fragments()
+        """Yield the float32 weights and moments that this rank owns, by parameter; every element has one owner.
+
+        Where the settings keep a running average of the weights, that is "ema" beside them; a hook moves it.
+        """
+        for fragment in self._state.fragments():
+            if self._average is not None:
+                fragment.tensors["ema"] = self._average[fragment.name]
+            yield fragment
 
     def prepare_state(self, updates: int) -> None:
         """Set the moments to zero and the update count, so that `fragments` can be filled from a checkpoint."""

@@ -11,8 +11,8 @@ def as_overrides(words: Sequence[str], settings: type, first: str | None = None)
     """Return words as Hydra overrides.
 
     `--dry-run` stands for `dry_run=true`, `--step 5` and `--step=5` for `step=5`: a flag takes the next word unless
-    that is an override or a flag itself, or the setting is true or false. With `first`, a first word that is neither
-    gives that key its value.
+    that is an override or a flag itself, or the setting is true or false. With `first`, the first word that is none of
+    these gives that key its value.
     """
     return list(_overrides(words, settings, first))
 
@@ -20,12 +20,14 @@ def as_overrides(words: Sequence[str], settings: type, first: str | None = None)
 def _overrides(words: Sequence[str], settings: type, first: str | None) -> Iterator[str]:
     hints = get_type_hints(settings)
     switches = {field.name for field in fields(settings) if hints[field.name] is bool}
-    index = 0
+    index, free = 0, first is not None
     while index < len(words):
         word = words[index]
         index += 1
         if not word.startswith("--"):
-            yield f"{first}={quoted(word)}" if first and index == 1 and _is_value(word) else word
+            named = free and _is_value(word)
+            free = free and not named
+            yield f"{first}={quoted(word)}" if named else word
             continue
         name, equals, value = word[2:].partition("=")
         name = name.replace("-", "_") if not equals else name

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from curriculum.artifact import ArtifactError, open_manifest
+from curriculum.artifact import ArtifactError
 from models.config import DecoderConfig
 from train import checkpoint
 from train.runfolder import CHECKPOINTS, read_run
@@ -20,69 +20,81 @@ from train.runfolder import CHECKPOINTS, read_run
 log = logging.getLogger(__name__)
 
 WEIGHTS = ("last", "running")
-"""Which weights of a checkpoint: those that were trained, or their running average."""
+"""Those that were trained, or their running average."""
+KIND_OF = {"last": "param", "running": "ema"}
 
 
 @dataclass(frozen=True)
 class ChosenWeights:
-    """Float32 weights by name, and the checkpoints that they were made of."""
+    """Checkpoints of a run, whole, and what of them is taken."""
 
-    config: DecoderConfig
-    state: dict[str, Tensor]
     sources: list[Path]
     """Newest first."""
-    how: str
-    """What the weights are, in a few words."""
+    weights: str
+    """One of WEIGHTS."""
+
+    @property
+    def how(self) -> str:
+        """What the weights are, in a few words."""
+        what = "running average" if self.weights == "running" else "trained"
+        if len(self.sources) == 1:
+            return f"{what}, step {checkpoint.step_of(self.sources[0])}"
+        steps = ", ".join(str(checkpoint.step_of(folder)) for folder in reversed(self.sources))
+        return f"mean of the checkpoints of steps {steps}"
+
+    @property
+    def name(self) -> str:
+        """A name for a file: the newest step, and how its weights were chosen."""
+        count = len(self.sources)
+        return self.sources[0].name + ("_running" * (self.weights == "running") or f"_mean_of_{count}" * (count > 1))
+
+    def read(self) -> tuple[DecoderConfig, dict[str, Tensor]]:
+        """Return the decoder's configuration and its float32 weights by name.
+
+        Checkpoints are read one after the other and added up in float64: memory for three models, whatever their
+        number. Raises ArtifactError naming what is damaged, before any of it is used.
+        """
+        config, state = checkpoint.read_weights(self.sources[0], KIND_OF[self.weights])
+        if len(self.sources) == 1:
+            return config, state
+        total = {name: tensor.double() for name, tensor in state.items()}
+        for folder in self.sources[1:]:
+            del state
+            _, state = checkpoint.read_weights(folder, KIND_OF[self.weights])
+            for name, tensor in state.items():
+                total[name].add_(tensor)
+        return config, {name: tensor.div_(len(self.sources)).float() for name, tensor in total.items()}
 
 
-def chosen_weights(run_folder: Path, weights: str = "last", average: int = 1) -> ChosenWeights:
-    """Return the weights of a run: of its newest whole checkpoint, its running average, or the mean of the newest.
+def choose_weights(run_folder: Path, weights: str = "last", average: int = 1) -> ChosenWeights:
+    """Return the newest `average` whole checkpoints of a run; damaged ones are named in the log and passed over.
 
-    `average` checkpoints are read one after the other and added up in float64: memory for three models, whatever their
-    number. Raises ArtifactError when there are not so many whole ones, or none holds a running average.
+    Raises ArtifactError when there are not so many, or they hold no running average that was asked for.
     """
     read_run(run_folder)
-    kind = "ema" if weights == "running" else "param"
     found: list[Path] = []
-    total: dict[str, Tensor] = {}
-    config: DecoderConfig | None = None
     for folder in checkpoint.candidates(run_folder / CHECKPOINTS):
         if len(found) == average:
             break
         try:
-            if weights == "running" and "averages" not in open_manifest(folder, checkpoint.KIND).facts.get("hooks", {}):
-                break
-            config, state = checkpoint.read_weights(folder, kind)
+            manifest = checkpoint.verified(folder)
         except (ArtifactError, OSError) as error:
             log.warning("checkpoint passed over: %s", error)
             continue
+        if weights == "running" and "averages" not in manifest.facts.get("hooks", {}):
+            raise ArtifactError(
+                f"weights=running: {folder} holds no running average: train the run with averaging.decay above 0, for "
+                "example 0.999, or take the mean of its last checkpoints with average=3"
+            )
         found.append(folder)
-        if average == 1:
-            total = state
-            break
-        for name, tensor in state.items():
-            total[name] = total[name].add_(tensor) if name in total else tensor.double()
-    if config is None or len(found) < average:
-        raise ArtifactError(_too_few(run_folder, len(found), weights, average))
-    if average > 1:
-        total = {name: tensor.div_(average).float() for name, tensor in total.items()}
-    what = "the running average of its weights" if weights == "running" else "its weights"
-    how = f"{what} at step {checkpoint.step_of(found[0])}"
-    if average > 1:
-        steps = ", ".join(str(checkpoint.step_of(folder)) for folder in reversed(found))
-        how = f"the mean of {what} at steps {steps}"
-    return ChosenWeights(config, total, found, how)
-
-
-def _too_few(run_folder: Path, found: int, weights: str, wanted: int) -> str:
-    if weights == "running" and checkpoint.candidates(run_folder / CHECKPOINTS):
-        return f"run {run_folder} keeps no running average: train it with averaging.decay above 0, for example 0.999"
-    if found == 0:
-        return f"run {run_folder} has no whole checkpoint yet: let it reach the end of its first stage"
-    return (
-        f"average={wanted} asks for more whole checkpoints than run {run_folder} has ({found}): ask for fewer, or "
-        "train with checkpoints.keep_last set to as many"
-    )
+    if not found:
+        raise ArtifactError(f"run {run_folder} has no whole checkpoint yet: let it reach the end of its first stage")
+    if len(found) < average:
+        raise ArtifactError(
+            f"average={average} asks for more whole checkpoints than run {run_folder} has ({len(found)}): ask for "
+            "fewer, or train with checkpoints.keep_last set to as many"
+        )
+    return ChosenWeights(found, weights)
 
 
 def check_choice(weights: str, average: int) -> None:
@@ -92,4 +104,4 @@ def check_choice(weights: str, average: int) -> None:
     if average < 1:
         raise ValueError(f"average={average} must be at least 1 checkpoint")
     if average > 1 and weights == "running":
-        raise ValueError(f"average={average} is of the trained weights: leave out weights=running, or average")
+        raise ValueError(f"average={average} is a mean of trained weights: leave out weights=running, or average")

@@ -95,7 +95,7 @@ class WandbServer:
         last = json.dumps(rows[-1])
         told = {"id": name, "name": name, "displayName": name, "summaryMetrics": last, "historyLineCount": len(rows)}
         empty = {"logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]", "config": "{}", "tags": [], "notes": ""}
-        return {**empty, **told, "historyTail": json.dumps([last]), "wandbConfig": "{}"}
+        return {**empty, **told, "historyTail": json.dumps([last]), "wandbConfig": '{"t": 1}'}
 
     def _cut(self) -> None:
         with self._lock:

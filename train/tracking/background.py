@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Protocol
 
+from train.faults import fault
 from train.tracking.metrics import Record
 
 log = logging.getLogger(__name__)
@@ -91,10 +92,12 @@ class Background:
         while True:
             try:
                 if not self.connected:
+                    fault("tracker.start")
                     self.destination.connect()
                     self.connected = True
                     pause_s = self._retry_s
                 while record is not None or (record := self._next()) is not None:
+                    fault("tracker.log")
                     self.destination.send(record)
                     self.sent += 1
                     record = None
@@ -108,6 +111,7 @@ class Background:
                 return
             pause_s = min(2 * pause_s, LONGEST_PAUSES * self._retry_s)
         try:
+            fault("tracker.finish")
             self.destination.finish()
         except (Exception, SystemExit) as error:
             self._unconfirmed = True

@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         message = " ".join(str(error).split())  # one paragraph, also when a library's own message is part of it
         print(message if message.startswith(f"{name}:") else f"pdpc {name}: {message}", file=sys.stderr)
-        return 2
+        return int(getattr(error, "exit_code", 2))
     except OSError as error:
         if os.environ.get("PDPC_TRACEBACK"):
             raise

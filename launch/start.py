@@ -26,10 +26,12 @@ MARGIN_S = 1.5
 def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
     """Check at the door, start the run's ranks on this machine with `overrides`, and wait; return their exit code."""
     from train.engine import deepspeed_config
+    from train.identity import check_acceptable
     from train.inputs import open_inputs
     from train.runfolder import finished
     from train.world import SUPERVISOR, free_port
 
+    check_acceptable(settings.accept_change)
     inputs = open_inputs(settings)
     processes = settings.processes or max(1, _gpus())
     deepspeed_config(settings, inputs.order.batch_size, processes)

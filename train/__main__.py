@@ -40,15 +40,15 @@ def main(arguments: list[str]) -> int:
     except (SettingsError, Refused) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one voice a node
             log.error("pdpc train: %s", error)
-        return REFUSED
+        return int(getattr(error, "exit_code", REFUSED))
     except Left as left:
         log.info("pdpc train: %s", left)
         return left.exit_code
     except Exception as error:
         rank = os.environ.get("RANK", "0")
-        if number := posted():
-            log.warning("pdpc train: rank %s leaves, for another rank left on a signal", rank)
-            return 128 + number
+        if code := posted():
+            log.warning("pdpc train: rank %s leaves, for another rank left with code %s", rank, code)
+            return code
         code = code_of(error)
         if code == FAILED:
             log.exception("pdpc train: rank %s failed", rank)

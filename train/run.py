@@ -21,15 +21,17 @@ from train import checkpoint
 from train.batches import ConsumedFile, check_consumed, forget_consumed
 from train.engine import Engine, deepspeed_config
 from train.evaluation import evaluate
+from train.exit_codes import REFUSED
 from train.export import export_checkpoint
 from train.faults import arm, fault
 from train.hooks.choice import hooks_of
+from train.identity import check_acceptable, identity
 from train.inputs import Inputs, open_inputs, verify_inputs
-from train.lineage import check_resume
+from train.lineage import check_resume, conversion, work_split
 from train.loop import Loop, Progress
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
 from train.schedule import wasted_rise
-from train.settings import TrainSettings, identity
+from train.settings import TrainSettings
 from train.signals import Left, Signals
 from train.tracking import MetricsFile, NullTracker, Tracker, start_tracker
 from train.watchdog import Watchdog
@@ -41,6 +43,10 @@ log = logging.getLogger(__name__)
 class Refused(ValueError):
     """The run was refused at the door: nothing was trained and nothing changed."""
 
+    def __init__(self, why: str, exit_code: int = REFUSED) -> None:
+        super().__init__(why)
+        self.exit_code = exit_code
+
 
 def train(settings: TrainSettings) -> None:
     """Train one arm, or go on with it from its newest checkpoint. Every rank calls this.
@@ -51,6 +57,7 @@ def train(settings: TrainSettings) -> None:
     signals = Signals(settings.grace_s)
     signals.install()
     try:
+        check_acceptable(settings.accept_change)
         arm()
         check_kernels(settings.execution.kernels, cuda=torch.cuda.is_available())
         inputs = open_inputs(settings)
@@ -60,7 +67,7 @@ def train(settings: TrainSettings) -> None:
         raise Refused(str(error)) from error
     world = start(settings.threads)
     watchdog = Watchdog(Path(settings.output), world, settings.hang_timeout_s, settings.slow_timeout_s)
-    claimed, step = world.first_does(lambda: _claim(Path(settings.output), settings, inputs, world)) or (None, 0)
+    claimed, step = _claim_first(Path(settings.output), settings, inputs, world)
     left: Left | None = None
     if world.same(int(claimed is not None and claimed.finished)):
         log.info("run %s is finished: nothing to do", settings.output)
@@ -90,6 +97,25 @@ def _attention(settings: TrainSettings) -> Backend:
     return choose(settings.model.attention, settings.model.width // settings.model.heads, dtype, device)
 
 
+def _claim_first(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) -> tuple[RunFolder | None, int]:
+    """Let rank 0 claim the RUN folder; when it is refused, all ranks leave with the same exit code."""
+    claimed: tuple[RunFolder | None, int] = (None, 0)
+    refusal: Refused | None = None
+
+    def claim() -> None:
+        nonlocal claimed, refusal
+        try:
+            claimed = _claim(folder, settings, inputs, world)
+        except Refused as error:
+            refusal = error
+
+    world.first_does(claim)
+    code = world.same(refusal.exit_code if refusal else 0)
+    if code:
+        raise refusal or Refused("rank 0 refused the run; its message says why", code)
+    return claimed
+
+
 def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) -> tuple[RunFolder, int]:
     """Lock, check and describe the RUN folder, and find the step to go on from: that of the newest whole checkpoint.
 
@@ -98,27 +124,32 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
     """
     paths = {name: str(Path(path).absolute()) if path else None for name, path in asdict(settings.data).items()}
     made = inputs.order.manifest
+    split = work_split(settings, inputs.order.batch_size, world.size)
     extra = {
         "arranged": {"preference": made.config.get("preference"), "inputs": made.inputs},
         "parameters": inputs.decoder.parameter_count(),
-        "world_size": world.size,
+        **split,
         "paths": {**paths, "slice": inputs.order.manifest.facts["slice"]},
     }
     try:
         claimed = RunFolder.claim(folder)
-        claimed.refuse_changes(settings, inputs)
+        found = None if claimed.finished else checkpoint.newest(folder / CHECKPOINTS)
+        accepted = claimed.admit(settings, inputs, found)
         if claimed.finished:
             return claimed, 0
         verify_inputs(settings)
-        found = checkpoint.newest(folder / CHECKPOINTS)
+        manifest = None
         if found is not None:
-            check_resume(found, inputs.order)
+            check_resume(found, inputs.order, "fingerprints.order" in settings.accept_change)
+            manifest = open_manifest(found, checkpoint.KIND)
         step = checkpoint.step_of(found) if found else 0
-        manifest = open_manifest(found, checkpoint.KIND) if found else None
         checkpoint.set_aside(folder, checkpoint.damaged_records(folder, manifest))
-        claimed.describe(settings, inputs, step, extra)
+        converted = conversion(claimed.facts.get("lives", []), step, split)
+        claimed.describe(settings, inputs, step, accepted, extra)
     except ValueError as error:
-        raise Refused(str(error)) from error
+        raise Refused(str(error), getattr(error, "exit_code", REFUSED)) from error
+    if converted:
+        log.info(converted)
     return claimed, step
 
 
@@ -235,11 +266,8 @@ def _evaluate(loop: Loop, stage: int) -> None:
     fault("loop.before_evaluation")
     began = time.perf_counter()
     inputs, settings = loop.inputs, loop.settings
-    with (
-        loop.signals.holding(False),
-        loop.watchdog.slow(f"the evaluation of stage {stage}"),
-        loop.engine.whole_weights(),
-    ):
+    slow = loop.watchdog.slow(f"the evaluation of stage {stage}")
+    with loop.signals.holding(False), slow, loop.engine.whole_weights():
         values = evaluate(
             loop.engine.decoder, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, loop.world
         )

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact import ArtifactError, code_version, differing, fingerprint_of, write_text
+from curriculum.artifact import ArtifactError, Manifest, code_version, fingerprint_of, open_manifest, write_text
+from train import checkpoint
 from train.compose import as_yaml
+from train.identity import Change, changes, facts_of, flat, identity, judge, unrecorded
 from train.inputs import Inputs
-from train.settings import TrainSettings, identity
+from train.lineage import ChangedRun
+from train.settings import TrainSettings
+
+log = logging.getLogger(__name__)
 
 RUN = "run.json"
+FORMAT = 2
+"""Of run.json; before 2 it had no checksum."""
 CHECKPOINTS = "checkpoints"
 EXPORT = "export"
 WRITTEN = ("arm", "fingerprints", "identity", "parameters", "paths", "seed", "status", "versions")
 """What is in every run.json, and what readers build on."""
+MEND = "restore it, or remove it to go on from the newest checkpoint (what it tells of earlier lives is lost then)"
 
 
 class RunFolder:
@@ -51,30 +61,43 @@ class RunFolder:
                 time.sleep(0.2)
         return cls(path, read_run(path) if (path / RUN).exists() else {}, lock)
 
-    def refuse_changes(self, settings: TrainSettings, inputs: Inputs) -> None:
-        """Raise ValueError naming the first keys in which the run, if there is one, differs from what is asked for."""
-        if self.facts:
-            refuse_changes(self.path, self.facts, settings, inputs)
+    def admit(self, settings: TrainSettings, inputs: Inputs, found: Path | None) -> list[Change]:
+        """Return what is accepted to be other than before; `found` is the checkpoint to go on from, if there is one.
 
-    def describe(self, settings: TrainSettings, inputs: Inputs, step: int, extra: Mapping[str, Any]) -> None:
+        Raises ChangedRun naming every change that is not accepted or cannot be.
+        """
+        manifest = open_manifest(found, checkpoint.KIND) if found else None
+        return admit(self.path, self.facts, settings, inputs, manifest)
+
+    def describe(
+        self, settings: TrainSettings, inputs: Inputs, step: int, accepted: Sequence[Change], extra: Mapping[str, Any]
+    ) -> None:
         """Write what the run is made of; every life of a run, and the step that it goes on from, is kept in `lives`."""
         asked = identity(settings)
         versions = {"pdpc": code_version(), "python": platform.python_version()}
         versions |= {name: version(name) for name in ("torch", "deepspeed")}
+        for name, before in self.facts.get("versions", {}).items():
+            if before != versions.get(name):
+                log.warning("%s was %s and is %s now: last digits may differ", name, before, versions.get(name))
+        for change in accepted:
+            log.warning("accepted on record: %s", change)
         prints = {**inputs.fingerprints, "config": fingerprint_of(asked)}
         life = {
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "step": step,
             "order": prints["order"],
             "versions": versions,
+            **({"accepted": [asdict(change) for change in accepted]} if accepted else {}),
             **extra,
         }
         self.facts = {
             **self.facts,
+            "format": FORMAT,
             "arm": settings.arm,
             "seed": settings.seed,
             "status": "running",
             "identity": asked,
+            "decoder": asdict(inputs.decoder),
             "fingerprints": prints,
             "versions": versions,
             "lives": [*self.facts.get("lives", []), life],
@@ -99,55 +122,84 @@ class RunFolder:
         self._lock.close()
 
     def _write(self) -> None:
-        write_text(self.path / RUN, json.dumps(self.facts, indent=1, sort_keys=True) + "\n")
+        write_text(self.path / RUN, _as_text({**self.facts, "checksum": _checksum(self.facts)}))
 
 
-def refuse_changes(path: Path, facts: Mapping[str, Any], settings: TrainSettings, inputs: Inputs) -> None:
-    """Raise ValueError naming the first keys in which a run differs from what is asked for.
+def admit(
+    path: Path, facts: Mapping[str, Any], settings: TrainSettings, inputs: Inputs, found: Manifest | None
+) -> list[Change]:
+    """Return what is accepted to be other than a run's facts and the checkpoint that it goes on from say.
 
-    A run that is not finished may go on with an order replanned from its own: `check_resume` compares what was read.
+    Raises ChangedRun. A run that is not finished may go on with an order replanned from its own: `check_resume`
+    compares what was read.
     """
-    prints = {**facts["fingerprints"], "config": ""}
-    if facts["status"] != "finished" and prints["order"] in inputs.ancestors:
-        prints["order"] = inputs.fingerprints["order"]
-    old = {"settings": facts["identity"], "fingerprints": prints}
-    new = {
-        "settings": json.loads(json.dumps(identity(settings))),
-        "fingerprints": {**inputs.fingerprints, "config": ""},
-    }
-    changes = [
-        f"{key.removeprefix('settings.')}: {there!r} there, {asked!r} now" for key, there, asked in differing(old, new)
-    ]
-    if changes:
-        raise ValueError(
-            f"run {path} was started with other settings ({'; '.join(changes[:5])}): "
-            "give another output, or the same settings"
-        )
+    asked, accept, over = facts_of(settings, inputs), settings.accept_change, facts.get("status") == "finished"
+
+    def differences(old: Mapping[str, Any]) -> list[Change]:
+        replanned = not over and old["fingerprints.order"] in inputs.ancestors
+        return [change for change in changes(old, asked) if not (replanned and change.field == "fingerprints.order")]
+
+    accepted = []
+    if facts:
+        accepted = differences(flat(facts["identity"], facts["fingerprints"], facts.get("decoder", {})))
+        if accepted and over:
+            told = "; ".join(map(str, accepted))
+            raise ChangedRun(f"run {path} is finished, with other settings or data ({told}): give another output")
+        judge(f"run {path}", accepted, accept, trained=found is not None)
+    if found is not None:
+        there = flat(found.config, found.inputs, found.facts.get("model", {}))
+        since = unrecorded(differences(there), facts.get("lives", []))
+        judge(f"the checkpoint of step {found.facts['step']} in {path}", since, accept, trained=True)
+        accepted += [change for change in since if change not in accepted]
+    return accepted
 
 
 def finished(path: Path, settings: TrainSettings, inputs: Inputs) -> bool:
-    """Tell whether `path` holds a finished run of just these settings. Raises ValueError when it holds another."""
+    """Tell whether `path` holds a finished run of just these settings.
+
+    Raises ChangedRun when it holds another, by what run.json and the newest readable checkpoint say.
+    """
     if path.exists() and not path.is_dir():
         raise ValueError(f"output={path} is a file: name the folder of the run")
-    if not (path / RUN).is_file():
-        return False
-    facts = read_run(path)
-    refuse_changes(path, facts, settings, inputs)
-    return bool(facts["status"] == "finished")
+    facts = read_run(path) if (path / RUN).is_file() else {}
+    over = facts.get("status") == "finished"
+    admit(path, facts, settings, inputs, None if over else _readable(path / CHECKPOINTS))
+    return over
+
+
+def _readable(checkpoints: Path) -> Manifest | None:
+    """Return the manifest of the newest checkpoint that has one; its files are not read."""
+    for folder in checkpoint.candidates(checkpoints):
+        with suppress(ArtifactError):
+            return open_manifest(folder, checkpoint.KIND)
+    return None
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Return a run's facts. Raises ArtifactError naming what is missing."""
+    """Return a run's facts. Raises ArtifactError naming what is missing or damaged."""
     file = path / RUN
     if not file.is_file():
         raise ArtifactError(f"{path} is not a RUN folder (it has no {RUN}): give the output of pdpc train")
     try:
-        facts: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{file} is not JSON ({error}): restore it") from error
+        text = file.read_text("utf-8")
+        facts: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{file} is not JSON ({error}): {MEND}") from error
     lacking = [key for key in WRITTEN if not isinstance(facts, dict) or key not in facts]
     if lacking:
         raise ArtifactError(
             f"{file} has no {', '.join(lacking)}: it is not a run of pdpc train; give one, or restore it"
         )
+    if ("format" in facts or "checksum" in facts) and (
+        text != _as_text(facts) or facts.pop("checksum", None) != _checksum(facts)
+    ):
+        raise ArtifactError(f"{file} does not match its own checksum: it is damaged; {MEND}")
     return facts
+
+
+def _as_text(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, indent=1, sort_keys=True) + "\n"
+
+
+def _checksum(facts: Mapping[str, Any]) -> str:
+    return fingerprint_of({key: value for key, value in facts.items() if key != "checksum"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from models.config import DecoderConfig
 from models.execution import ExecutionSettings
@@ -200,7 +199,7 @@ class TrainSettings:
     throughput: ThroughputSettings = field(default_factory=ThroughputSettings)
     """What the speed is held against."""
     verify_mb: int = 256
-    """Files of TOKENS, ORDER and SCORES of at most so many MB are compared with their checksums at every start; 0: none.
+    """Files of TOKENS, ORDER and SCORES of at most so many MB are compared with their checksums at each start; 0: none.
     An ORDER's blocks are checked when they are read, whatever its size."""
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     """When the run is saved and what stays."""
@@ -226,6 +225,8 @@ class TrainSettings:
     """Ranks on this machine that `pdpc train` starts; null: one a GPU, or one."""
     threads: int | None = None
     """CPU threads of a rank; null: the machine's cores shared out."""
+    accept_change: list[str] = field(default_factory=list)
+    """Fields in which this life may differ from what the run was begun with, such as optimizer.lr; kept on record."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -243,42 +244,3 @@ class TrainSettings:
             raise ValueError("output is empty: name the RUN folder")
         if not self.arm:
             raise ValueError("arm is empty: name the run, for example arm=pdpc")
-
-
-HARMLESS = (
-    "output",
-    "tracker",
-    "throughput",
-    "averaging",
-    "processes",
-    "threads",
-    "log_every",
-    "checkpoints",
-    "verify_mb",
-    "grace_s",
-    "hang_timeout_s",
-    "slow_timeout_s",
-    "data",
-    "heldout.batch_size",
-    "benchmarks.batch_size",
-    "benchmarks.task_paths",
-    "benchmarks.offline",
-    "zero",
-    "execution",
-    "micro_batch_size",
-    "model.attention",
-)
-"""Keys that may change between two lives of a run.
-
-What is read is compared by fingerprint, not by path; how the work is split and what computes attention move losses by
-rounding alone.
-"""
-
-
-def identity(settings: TrainSettings) -> dict[str, Any]:
-    """Return the settings that decide what a run computes, nested, without the harmless ones."""
-    tree = asdict(settings)
-    for key in HARMLESS:
-        branch, _, leaf = key.rpartition(".")
-        del (tree[branch] if branch else tree)[leaf]
-    return tree

@@ -34,8 +34,8 @@ HANG = signal.SIGUSR2
 """Sent by the rank, or the supervisor, that has found a hang: the stacks are dumped and the rank leaves."""
 SAME_S = 1.0
 """Signals within this time are one request: a terminal and a launcher both pass on what they get."""
-POSTED = "pdpc/left_on_signal"
-"""Key in the ranks' store with the signal on which one of them left at once."""
+POSTED = "pdpc/left"
+"""Key in the ranks' store with the exit code with which one of them left without the others."""
 
 
 class Left(Exception):  # nothing went wrong
@@ -141,7 +141,7 @@ class Signals:
 
     def _leave_now(self, number: int, why: str) -> None:
         log.warning("%s: rank %s leaves at once (%s)", signal.Signals(number).name, os.environ.get("RANK", "0"), why)
-        post(number)
+        post(128 + number)
         self._leave(128 + number)
 
 
@@ -149,19 +149,19 @@ def _heard(_number: int, _frame: FrameType | None) -> None:
     """Do nothing: the number is in the pipe that the thread reads."""
 
 
-def post(number: int, wait_s: float = 1.0) -> None:
-    """Tell the other ranks why this one leaves without them. Rank 0, which keeps the store, waits for them to ask."""
+def post(code: int, wait_s: float = 1.0) -> None:
+    """Tell the other ranks with which code this one leaves before them. Rank 0 keeps the store and waits a moment."""
     began = time.monotonic()
     store = _store()
     if store is None:
         return
-    _within(wait_s, lambda: store.set(POSTED, str(number)))
+    _within(wait_s, lambda: store.set(POSTED, str(code)))
     if os.environ.get("RANK", "0") == "0" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         time.sleep(max(0.0, began + wait_s - time.monotonic()))
 
 
 def posted(wait_s: float = 1.0) -> int:
-    """Return the signal on which another rank left at once; 0: none that is known of."""
+    """Return the exit code with which another rank left before this one failed; 0: none that is known of."""
     store = _store()
     if store is None:
         return 0

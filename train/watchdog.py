@@ -24,7 +24,7 @@ from typing import IO
 from curriculum.artifact import process_alive
 from train.exchange import Exchange
 from train.exit_codes import HUNG
-from train.signals import HANG
+from train.signals import HANG, post
 from train.world import World, leave
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class Watchdog:
         self._peers: dict[int, int] = {}
         self._file: IO[str] | None = None
         self._closing = threading.Event()
+        self._found = threading.Event()
 
     def start(self) -> None:
         """Meet the other ranks, for their process ids, and begin to watch. Every rank calls this."""
@@ -65,8 +66,10 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching. When a hang was found, its ending goes first: the process leaves in here."""
         self._closing.set()
+        if self._found.is_set():
+            time.sleep(10 * PATIENCE_S)
         if self._file is not None:
             faulthandler.unregister(HANG)
             empty = self._file.tell() == 0
@@ -104,6 +107,7 @@ class Watchdog:
     def _end(self, where: str, limit_s: float) -> None:
         """Dump the stacks of this machine's ranks and leave none of them behind."""
         assert self._file is not None
+        self._found.set()
         rank = self._world.rank
         self._file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} rank {rank}: {where}\n")
         self._file.flush()
@@ -112,7 +116,7 @@ class Watchdog:
             "rank %s hangs: at %s for more than %g s; what its threads were doing is in %s",
             *(rank, where, limit_s, self._file.name),
         )
-        time.sleep(PATIENCE_S / 3)
+        post(HUNG, PATIENCE_S / 3)
         end_processes(list(self._peers.values()))
         leave(HUNG)
 

@@ -370,6 +370,7 @@ class Flags:
     dry_run: bool = False
     step: int | None = None
     models: dict[str, str] = field(default_factory=dict)
+    accept_change: list[str] = field(default_factory=list)
 
 
 @pytest.mark.parametrize(
@@ -385,6 +386,8 @@ class Flags:
         (["folder=f", "--step", "x=1"], ["folder=f", "step=true", "x=1"]),
         (["--models.weak", "run"], ["models.weak=run"]),
         (["--unknown"], ["unknown=true"]),
+        (["--accept-change", "a.b", "--step", "5", "--accept-change=c"], ["step=5", "accept_change=[a.b,c]"]),
+        (["--accept-change=[a,b]"], ["accept_change=[a,b]"]),
     ],
 )
 def test_flags_are_overrides(words, overrides):

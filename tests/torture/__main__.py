@@ -1,4 +1,4 @@
-"""python -m tests.torture [--count N] [--seed S] [--only NAME ...] [--replay SEED]: run the campaigns, print a table."""
+"""python -m tests.torture [--count N] [--seed S] [--only NAME] [--replay SEED]: run the campaigns, print a table."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ def main(words: list[str]) -> int:
     """Run the campaigns that were asked for; return 0 when every attempt passed, 1 when one failed."""
     known = campaigns()
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description="Hurt runs on purpose, and count.")
-    parser.add_argument(
-        "--count", type=int, help="attempts of each campaign (default: the number that it is meant for)"
-    )
+    parser.add_argument("--count", type=int, help="attempts of each campaign (default: what it is meant for)")
     parser.add_argument("--seed", type=int, default=1, help="where the campaigns draw from (default: 1)")
     parser.add_argument("--only", action="append", choices=sorted(known), help="this campaign alone; repeatable")
     parser.add_argument("--replay", type=int, metavar="SEED", help="one attempt, by its seed; with --only")

@@ -7,8 +7,9 @@ from models import DecoderConfig
 from models.decoder import build
 from train.compose import compose
 from train.engine import Engine
+from train.identity import identity
 from train.run import Refused, train
-from train.settings import TrainSettings, identity
+from train.settings import TrainSettings
 
 CONFIG = DecoderConfig(vocab_size=64, layers=3, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16, end_of_text=0)
 WORDS = ["output=o", "arm=a", "data.tokens=t", "data.order=o", "micro_batch_size=2"]

@@ -1,0 +1,90 @@
+"""A rank that stops (SIGSTOP) or never comes back, at random points of a run (T10).
+
+Passed: found within the time-out and 5 s, no process left, the stacks of every rank dumped, code 79 (a stopped rank may
+have to be killed), and the run goes on to the undisturbed end. An attempt is a hang; one run takes up to HANGS of them.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tests.torture.campaign import Tally
+from tests.torture.forks import Forks
+from tests.torture.runs import PATIENCE_S, Ending, Material, difference, forget
+from train.exit_codes import HUNG
+from train.watchdog import STACKS
+
+FULL = 50
+HANGS = 3
+RANKS = 2
+TIMEOUT_S = 2.0
+WITHIN_S = 5.0
+POINTS = ("loop.before_step", "loop.after_forward", "loop.after_backward", "loop.after_step")
+WORDS = (f"hang_timeout_s={TIMEOUT_S}", "slow_timeout_s=60")
+
+
+def run(count: int, seed: int, work: Path) -> Tally:
+    """Hang `count` times."""
+    tally, draw, case = Tally("hang", seed=seed), np.random.default_rng(seed), seed
+    material = Material.make(work / "material")
+    longest = 0.0
+    with Forks() as forks:
+        problem = material.finish(forks, work / "whole", RANKS)
+        if problem:
+            raise RuntimeError(f"the undisturbed run failed: {problem}")
+        whole = Ending.of(work / "whole")
+        while tally.attempts < count:
+            hangs = min(HANGS, count - tally.attempts)
+            waits, problem = one_run(forks, material, work / "run", case, hangs)
+            problem = problem or difference(work / "run", material, whole)
+            for _ in range(hangs):
+                tally.add(case, problem)
+            longest = max([longest, *waits])
+            forget(work / "run")
+            case = int(draw.integers(0, 2**31))
+    tally.notes.append(
+        f"longest from the fault to the end of the last process: {longest:.1f} s (time-out {TIMEOUT_S} s)"
+    )
+    return tally
+
+
+def one_run(forks: Forks, material: Material, folder: Path, seed: int, hangs: int) -> tuple[list[float], str | None]:
+    """Let a run hang again and again, then let it end; return how long each was not found, and what went wrong."""
+    draw, waits = np.random.default_rng(seed), []
+    for _ in range(hangs):
+        # A stage has four steps and every life begins with a checkpoint at least three steps old: the third is reached.
+        rank, point, nth = draw.integers(0, RANKS), draw.choice(POINTS), draw.integers(2, 4)
+        fault = f"{point}:rank={rank}:nth={nth}:{draw.choice(['stop', 'hang'])}"
+        wait_s, problem = _one_hang(forks, material, folder, fault)
+        if problem:
+            return waits, f"{fault}: {problem}"
+        waits.append(wait_s)
+    return waits, material.finish(forks, folder, RANKS)
+
+
+def _one_hang(forks: Forks, material: Material, folder: Path, fault: str) -> tuple[float, str | None]:
+    log = folder.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    ranks = material.start(forks, folder, RANKS, WORDS, fault)
+    deadline = time.monotonic() + PATIENCE_S
+    while "fault " not in ranks.told() and None in ranks.wait(0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    began = time.monotonic()
+    codes = ranks.wait(TIMEOUT_S + 4 * WITHIN_S)
+    wait_s = time.monotonic() - began
+    ranks.kill()
+    if "fault " not in ranks.told():
+        return wait_s, f"never came to its point: {codes} {ranks.told()[-300:]}"
+    if HUNG not in codes or not set(codes) <= {HUNG, -9}:
+        return wait_s, f"ended with {codes}: {ranks.told()[-600:]}"
+    if wait_s > TIMEOUT_S + WITHIN_S:
+        return wait_s, f"found only after {wait_s:.1f} s"
+    for rank in range(RANKS):
+        path = folder / STACKS / f"rank_{rank:05d}.txt"
+        if not path.is_file() or "most recent call first" not in path.read_text():
+            return wait_s, f"{path} has no stack"
+        path.unlink()
+    return wait_s, None

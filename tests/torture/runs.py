@@ -1,0 +1,180 @@
+"""What the campaigns hurt: small runs in a folder of their own, and how one is told from an undisturbed one."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curriculum.artifact import open_manifest
+from curriculum.consumed import as_hex, order_hash
+from curriculum.order import Order
+from tests.torture.forks import Forks, Ranks
+from train import checkpoint
+from train.batches import read_consumed
+from train.runfolder import CHECKPOINTS, RUN, read_run
+from train.tracking import read_metrics
+
+BATCH = 12
+"""Samples in a global batch: 1, 2, 3 and 4 ranks share it evenly."""
+PATIENCE_S = 120.0
+"""Longest life of a run that is not disturbed."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """TOKENS and an ORDER, and the overrides of a run on them."""
+
+    order: Order
+    words: tuple[str, ...]
+
+    @classmethod
+    def make(cls, work: Path, stages: int = 3, samples: int = 150) -> Material:
+        """Write a tiny corpus and arrange it; every sample is 16 tokens long."""
+        rng = np.random.default_rng(7)
+        (work / "text").mkdir(parents=True)
+        lines = []
+        for index in range(samples // 2):
+            letters = "".join(chr(97 + int(c)) for c in rng.integers(0, 26, 32))
+            text = " ".join(letters[i : i + 4] for i in range(0, 32, 4))
+            lines.append(json.dumps({"text": text, "source": ("easy", "hard")[index % 2]}))
+        (work / "text" / "text.jsonl").write_text("\n".join(lines) + "\n")
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            cls._make(work, stages)
+        words = (
+            *("arm=torture", f"data.tokens={work / 'tokens'}", f"data.order={work / 'order'}", "tracker=none"),
+            *("model.layers=1", "model.width=16", "model.heads=2", "model.kv_heads=1", "model.ffn=24"),
+            *("precision=fp32", "micro_batch_size=3", "log_every=1", "checkpoints.save_every=3"),
+            *("optimizer.lr=3e-3", "seed=3"),
+            *("threads=1", "heldout.max_samples=8", "heldout.batch_size=4"),
+        )
+        return cls(Order.open(work / "order"), words)
+
+    @staticmethod
+    def _make(work: Path, stages: int) -> None:
+        from curriculum.arrange import ArrangeSettings
+        from curriculum.arrange import run as arrange
+        from curriculum.prepare import PrepareSettings
+        from curriculum.prepare import run as prepare
+        from curriculum.text import TextSettings
+        from curriculum.tokenizer import TokenizerSettings
+
+        prepare(
+            PrepareSettings(
+                input=TextSettings(paths=[str(work / "text")]),
+                tokenizer=TokenizerSettings(name="train:280"),
+                seq_len=16,
+                validation_fraction=0.1,
+                reference_fraction=0.0,
+                seed=1,
+                workers=1,
+                output=str(work / "tokens"),
+            )
+        )
+        arrange(
+            ArrangeSettings(
+                tokens=str(work / "tokens"), output=str(work / "order"), batch_size=BATCH, stages=stages, workers=1
+            )
+        )
+
+    def start(
+        self, forks: Forks, folder: Path, world_size: int = 2, words: Sequence[str] = (), fault: str | None = None
+    ) -> Ranks:
+        """Begin a life of the run in `folder`."""
+        arguments = {"words": [*self.words, *words], "output": str(folder)}
+        environment = {"PDPC_FAULT": fault} if fault else {}
+        return forks.start("tests.torture.forks:train", arguments, world_size, _log_of(folder), environment)
+
+    def finish(self, forks: Forks, folder: Path, world_size: int = 2, words: Sequence[str] = ()) -> str | None:
+        """Go on with a run to its end; return what went wrong, None when nothing did."""
+        for _ in range(3):
+            ranks = self.start(forks, folder, world_size, words)
+            codes = ranks.wait(PATIENCE_S)
+            ranks.kill()
+            if codes == [0] * world_size:
+                return None
+            if "EADDRINUSE" not in ranks.told()[-4000:]:
+                return f"the resume ended with {codes}: {ranks.told()[-600:]}"
+        return "no port was free three times"
+
+
+def _log_of(folder: Path) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder.with_suffix(".log")
+
+
+def forget(folder: Path) -> None:
+    """Remove a run and its log."""
+    shutil.rmtree(folder, ignore_errors=True)
+    _log_of(folder).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a finished run is."""
+
+    consumed: list[int]
+    """Sample ids over all lives, in order."""
+    consumed_hash: str
+    weights: Mapping[str, str]
+    """Digests of the files of the newest checkpoint: weights and moments."""
+    records: list[dict[str, Any]]
+    """Its metrics, but for what is measured in seconds."""
+
+    @classmethod
+    def of(cls, folder: Path) -> Ending:
+        """Read a finished run. Raises ValueError when it is none."""
+        facts = read_run(folder)
+        if facts["status"] != "finished":
+            raise ValueError(f"{folder / RUN} says {facts['status']}")
+        newest = checkpoint.newest(folder / CHECKPOINTS)
+        if newest is None:
+            raise ValueError(f"{folder} has no whole checkpoint")
+        files = open_manifest(newest, checkpoint.KIND).files
+        records = [
+            {key: value for key, value in record.items() if not key.startswith(("time/", "throughput/", "data/wait"))}
+            for record in read_metrics(folder / "metrics.jsonl")
+        ]
+        return cls(
+            read_consumed(folder).tolist(),
+            facts["consumed_hash"],
+            {name: entry.xxh3_128 for name, entry in files.items()},
+            records,
+        )
+
+    def losses(self) -> list[float]:
+        """Return the training losses, step by step."""
+        return [record["train/loss"] for record in self.records if record["kind"] == "train"]
+
+
+def difference(folder: Path, material: Material, whole: Ending, bitwise: bool = True) -> str | None:
+    """Tell in what a finished run differs from an undisturbed one, None when in nothing.
+
+    Every sample was consumed once, in the order; the weights, moments and losses are equal to the bit, or with
+    `bitwise` false the losses to 1e-5 relative.
+    """
+    try:
+        ending = Ending.of(folder)
+    except ValueError as error:
+        return str(error)
+    order = material.order[0 : len(material.order)].tolist()
+    if ending.consumed != order:
+        lost, twice = len(set(order) - set(ending.consumed)), len(ending.consumed) - len(set(ending.consumed))
+        return f"the consumed record is not the order: {lost} samples lost, {twice} repeated"
+    if ending.consumed_hash != as_hex(order_hash(material.order, len(order))):
+        return f"the consumed hash {ending.consumed_hash} is not the order's"
+    if not bitwise:
+        worst = max(abs(a / b - 1) for a, b in zip(ending.losses(), whole.losses(), strict=True))
+        return None if worst <= 1e-5 else f"losses differ by {worst:.1e} relative"
+    if ending.weights != whole.weights:
+        return "the final weights differ"
+    if ending.records != whole.records:
+        return "the metrics differ"
+    return None

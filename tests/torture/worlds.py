@@ -1,0 +1,61 @@
+"""A run begun on some ranks goes on with others: all pairs of 1 to 4, with another ZeRO stage and micro-batch (T14).
+
+Passed: the global order is the same to the bit, the losses to 1e-5 relative, and the second life says that it converts.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from curriculum.split import divisors
+from tests.torture.campaign import Tally, case_seeds
+from tests.torture.forks import Forks
+from tests.torture.runs import BATCH, PATIENCE_S, Ending, Material, difference, forget
+
+FULL = 64
+SIZES = (1, 2, 3, 4)
+STAGES = (1, 2)
+PAIRS = list(product(SIZES, SIZES))
+
+
+def run(count: int, seed: int, work: Path) -> Tally:
+    """Resize `count` runs; 16 in a row see every pair of world sizes."""
+    tally = Tally("worlds", seed=seed)
+    material = Material.make(work / "material")
+    with Forks() as forks:
+        problem = material.finish(forks, work / "whole", 1, ["zero.stage=1", "micro_batch_size=12"])
+        if problem:
+            raise RuntimeError(f"the undisturbed run failed: {problem}")
+        whole = Ending.of(work / "whole")
+        for case in case_seeds(seed, count) if count == 1 else range(seed * 16, seed * 16 + count):
+            tally.add(case, one_run(forks, material, work / "run", case, whole))
+            forget(work / "run")
+    return tally
+
+
+def one_run(forks: Forks, material: Material, folder: Path, seed: int, whole: Ending) -> str | None:
+    """Cut a run off on some ranks and let others finish it; return what went wrong. The pair is `seed` modulo 16."""
+    draw = np.random.default_rng(seed)
+    before, after = PAIRS[seed % len(PAIRS)]
+    first, second = (_split(draw, size) for size in (before, after))
+    step = int(draw.integers(4, material.order.steps))
+    told = f"{before} ranks ({' '.join(first)}), then {after} ({' '.join(second)}) after step {step}"
+    ranks = material.start(forks, folder, before, first, fault=f"loop.after_step:nth={step}:kill")
+    codes = ranks.wait(PATIENCE_S)
+    ranks.kill()
+    ranks.wait(5)
+    if -9 not in codes:
+        return f"{told}: the first life ended with {codes}: {ranks.told()[-300:]}"
+    problem = material.finish(forks, folder, after, second) or difference(folder, material, whole, bitwise=False)
+    said = ranks.told().count(f"and goes on with {after} rank")
+    if problem is None and said != ((before, first) != (after, second)):
+        problem = f"the second life says {said} times that it converts"
+    return problem and f"{told}: {problem}"
+
+
+def _split(draw: np.random.Generator, size: int) -> list[str]:
+    """Draw a ZeRO stage and a micro-batch for a world size."""
+    return [f"zero.stage={draw.choice(STAGES)}", f"micro_batch_size={draw.choice(divisors(BATCH // size))}"]

@@ -487,7 +487,7 @@ def test_train_refuses_an_override(key, value, expected, capsys, train):
         ("model/demo_weak.yaml", "width: 64", "widht: 64", "model.widht"),
         ("model/demo_weak.yaml", "width: 64", "width: wide", "model.width: Value 'wide' of type 'str'"),
         ("model/demo_weak.yaml", "width: 64", "width: [64", "demo_weak"),
-        ("schedule/gentle.yaml", "warmup_share: 0.02", "warmup_share: 2.0", "warmup_share=2.0"),
+        ("schedule/gentle.yaml", "warmup_share: null", "warmup_share: 2.0", "warmup_share=2.0"),
         ("train.yaml", "- model: demo", "- modle: demo", "modle"),
     ],
 )

@@ -23,7 +23,7 @@ import xxhash
 from torch import Tensor
 
 from curriculum.artifact import FileEntry
-from train.checkpoint.layout import BLOCK, KINDS, WORD
+from train.checkpoint.layout import BLOCK, WORD, kinds_of
 from train.engine import Fragment
 from train.faults import fault
 
@@ -47,7 +47,7 @@ def write_shard(path: Path, header: bytes, size: int, fragments: Iterable[Fragme
     with ShardStream(path, max(BLOCK, min(CHUNK_BYTES, half)), half) as stream:
         stream.put_bytes(header)
         for fragment in fragments:
-            for kind in KINDS:
+            for kind in kinds_of(fragment):
                 stream.put(f"{fragment.name}/{kind}", fragment.tensors[kind].detach().view(-1))
         entry = stream.finish()
     assert entry.bytes == size, f"{path} has {entry.bytes} bytes, {size} were announced"

@@ -1,8 +1,8 @@
 """How a rank's file is written: at the disk's own rate, hashed and checked on the way, without a copy of the state.
 
-A few buffers of some MiB: while some are written, another is filled from the engine's tensors, looked through for values
-that are not finite, and hashed. Writing goes past the page cache (O_DIRECT) where the file system can: it is faster,
-and the token files that training reads stay in memory.
+A few buffers of some MiB: while some are written, another is filled from the engine's tensors, looked through for
+values that are not finite, and hashed. Writing goes past the page cache (O_DIRECT) where the file system can: it is
+faster, and the token files that training reads stay in memory.
 """
 
 from __future__ import annotations

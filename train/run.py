@@ -73,6 +73,7 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
     else:
         log.info("attention: %s (%s, %s)", attention.name, world.device.type, settings.precision)
         watchdog.start()
+        signals.at_hang = watchdog.dump
         try:
             _train(settings, inputs, world, claimed, world.same(step), signals, watchdog)
         except Left as asked:

@@ -30,6 +30,7 @@ from train.inputs import Inputs, open_inputs, verify_inputs
 from train.lineage import check_resume, conversion, work_split
 from train.loop import Loop, Progress
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
+from train.schedule import wasted_rise
 from train.settings import TrainSettings
 from train.signals import Left, Signals
 from train.tracking import MetricsFile, NullTracker, Tracker, start_tracker
@@ -72,6 +73,8 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         log.info("run %s is finished: nothing to do", settings.output)
     else:
         log.info("attention: %s (%s, %s)", attention.name, world.device.type, settings.precision)
+        if world.first and (reason := wasted_rise(settings.schedule, inputs.order)):
+            log.warning("%s", reason)
         watchdog.start()
         signals.at_hang = watchdog.dump
         try:
@@ -169,7 +172,9 @@ def _train(
         write_text(folder / "ds_config.json", json.dumps(engine.config, indent=1) + "\n")
         forget_consumed(folder, progress.step)
         shown = {**identity(settings), **claimed.facts["fingerprints"]}
-        return MetricsFile(folder, progress.step), start_tracker(settings.tracker, folder, settings.arm, shown)
+        return MetricsFile(folder, progress.step), start_tracker(
+            settings.tracker, folder, settings.arm, shown, progress.step
+        )
 
     metrics, tracker = world.first_does(open_records) or (None, NullTracker())
     width = inputs.order.batch_size // world.size

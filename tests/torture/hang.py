@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.torture.campaign import Tally
-from tests.torture.forks import Forks
+from tests.torture.forks import Forks, served
 from tests.torture.runs import PATIENCE_S, Ending, Material, difference, forget
 from train.exit_codes import HUNG
 from train.watchdog import STACKS
@@ -31,7 +31,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
     tally, draw, case = Tally("hang", seed=seed), np.random.default_rng(seed), seed
     material = Material.make(work / "material")
     longest = 0.0
-    with Forks() as forks:
+    with served() as forks:
         problem = material.finish(forks, work / "whole", RANKS)
         if problem:
             raise RuntimeError(f"the undisturbed run failed: {problem}")

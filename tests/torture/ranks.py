@@ -84,7 +84,7 @@ def on_ranks(size: int, action: Callable[[World], Any]) -> list[Any]:
 
 
 class MadeUpEngine:
-    """What checkpoints know of an engine, its state drawn from a seed: this rank's equal share of every parameter."""
+    """What checkpoints know of an engine, with a state drawn from a seed: this rank's share of every parameter."""
 
     def __init__(self, world: World, seed: int, config: DecoderConfig = CONFIG) -> None:
         self.world = world

@@ -68,7 +68,7 @@ def save(
     `checkpoints` lies in the RUN folder, whose records it vouches for: sync them before. `hooks`: state by name.
     Raises OSError (with the disk's errno), NotFiniteError or CheckpointError, the same on every rank; then the
     checkpoint before it is still there, and nothing has this one's name unless it is whole (the rename itself could not
-    be synced). Memory: two buffers. Needs the run's lock: nobody else writes here.
+    be synced). Memory: a few buffers. Needs the run's lock: nobody else writes here.
     """
     folder = folder_of(checkpoints, step)
     if world.same(int(folder.is_dir())):
@@ -173,7 +173,9 @@ class _Meeting:
 
 def _told(error: Exception) -> dict[str, Any]:
     kind = "os" if isinstance(error, OSError) else "finite" if isinstance(error, NotFiniteError) else "other"
-    text = str(error) if kind != "other" else f"{type(error).__name__}: {error}"
+    text = str(error) if kind == "finite" else f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return {"kind": kind, "errno": getattr(error, "errno", None), "text": text}
 
 

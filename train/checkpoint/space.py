@@ -26,6 +26,6 @@ def check_space(folder: Path, sizes: Sequence[int], free: Sequence[int]) -> None
     if needed > least:
         raise OSError(
             errno.ENOSPC,
-            f"{needed:,} bytes are needed ({len(sizes)} ranks, at most {max(sizes):,} each) and {least:,} are free "
+            f"{needed:,} bytes are needed (ranks: {len(sizes)}, the largest {max(sizes):,}) and {least:,} are free "
             f"at {folder.parent}",
         )

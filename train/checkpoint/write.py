@@ -1,8 +1,8 @@
 """How a rank's file is written: at the disk's own rate, hashed and checked on the way, without a copy of the state.
 
-Two buffers of a few MiB: while one is written, the other is filled from the engine's tensors, looked through for values
-that are not finite, and hashed. Writing goes past the page cache (O_DIRECT) where the file system can: it is faster,
-and the token files that training reads stay in memory.
+A few buffers of some MiB: while some are written, another is filled from the tensors of the engine, looked through for
+values that are not finite, and hashed. Writing goes past the page cache (O_DIRECT) where the file system can: it is
+faster, and the token files that training reads stay in memory.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ import xxhash
 from torch import Tensor
 
 from curriculum.artifact import FileEntry
-from train.checkpoint.layout import BLOCK, KINDS, WORD
+from train.checkpoint.layout import BLOCK, WORD, kinds_of
 from train.engine import Fragment
 from train.exit_codes import GUARD_STOPPED
 from train.faults import fault
 
 CHUNK_BYTES = 8 << 20
 """Of a buffer."""
+BUFFERS = 4
+"""The disk goes on while this process waits for its turn on a busy machine."""
 DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -48,7 +50,7 @@ def write_shard(path: Path, header: bytes, size: int, fragments: Iterable[Fragme
     with ShardStream(path, max(BLOCK, min(CHUNK_BYTES, half)), half) as stream:
         stream.put_bytes(header)
         for fragment in fragments:
-            for kind in KINDS:
+            for kind in kinds_of(fragment):
                 stream.put(f"{fragment.name}/{kind}", fragment.tensors[kind].detach().view(-1))
         entry = stream.finish()
     assert entry.bytes == size, f"{path} has {entry.bytes} bytes, {size} were announced"
@@ -60,7 +62,7 @@ class ShardStream:
 
     def __init__(self, path: Path, chunk_bytes: int, half: int) -> None:
         self._file = _DirectFile(path)
-        self._buffers = [mmap.mmap(-1, chunk_bytes) for _ in range(2)]  # page-aligned, as O_DIRECT wants it
+        self._buffers = [mmap.mmap(-1, chunk_bytes) for _ in range(BUFFERS)]  # page-aligned, as O_DIRECT wants it
         self._words = [torch.frombuffer(buffer, dtype=torch.float32) for buffer in self._buffers]
         self._chunk_bytes = chunk_bytes
         self._half = half
@@ -69,7 +71,7 @@ class ShardStream:
         self._sent = 0
         self._digest = xxhash.xxh3_128()
         self._writer = ThreadPoolExecutor(1)
-        self._pending: Future[None] | None = None
+        self._pending: list[Future[None] | None] = [None] * BUFFERS
 
     def put_bytes(self, data: bytes) -> None:
         """Append bytes."""
@@ -101,29 +103,34 @@ class ShardStream:
             self._send()
 
     def _send(self) -> None:
-        """Hash the buffer and hand it to the disk; go on with the other one once that is written."""
+        """Hash the buffer and hand it to the disk; go on with the next one once that is free."""
         chunk = memoryview(self._buffers[self._turn])[: self._filled]
         self._digest.update(chunk)
-        self._wait()
         whole = -(-self._filled // BLOCK) * BLOCK  # the last blocks are cut off again in the end
         chunk = memoryview(self._buffers[self._turn])[:whole]
-        self._pending = self._writer.submit(self._file.write, chunk, self._sent)
+        self._pending[self._turn] = self._writer.submit(self._file.write, chunk, self._sent)
         before, self._sent = self._sent, self._sent + self._filled
         if before < self._half <= self._sent:
-            self._wait()
+            self._wait_for_all()
             fault("checkpoint.in_shard")
-        self._turn, self._filled = 1 - self._turn, 0
+        self._turn, self._filled = (self._turn + 1) % BUFFERS, 0
+        self._wait(self._turn)
 
-    def _wait(self) -> None:
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
+    def _wait(self, turn: int) -> None:
+        """Wait until a buffer is written."""
+        pending, self._pending[turn] = self._pending[turn], None
+        if pending is not None:
             pending.result()  # raises what the disk said
+
+    def _wait_for_all(self) -> None:
+        for turn in range(BUFFERS):
+            self._wait(turn)
 
     def finish(self) -> FileEntry:
         """Write what is left and sync; return size and checksum."""
         if self._filled:
             self._send()
-        self._wait()
+        self._wait_for_all()
         fault("checkpoint.after_shard")
         self._file.sync(self._sent)
         fault("checkpoint.after_sync")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from models.attention import Documents
 from models.decoder import Decoder
 from train.engine.config import deepspeed_config
+from train.engine.memory import keep_freed_memory
 from train.engine.replicated import replicated_engine
 from train.engine.state import FlatState, Fragment, PartitionedState, ReplicatedState, SplitState, State, WholeState
 from train.settings import OptimizerSettings, TrainSettings
@@ -50,8 +52,14 @@ class Engine:
         )
         with redirect_stdout(io.StringIO()):  # it prints memory figures that nobody asked for
             self._deepspeed = self._initialize(settings)
+        self._bound_reduction()
         self._state = self._state_of(settings)
         self._state.prepare(0)
+        self._average: dict[str, Tensor] | None = None
+        if settings.averaging.decay:
+            self._average = {part.name: torch.zeros_like(part.tensors["param"]) for part in self._state.fragments()}
+        if world.device.type == "cpu":
+            keep_freed_memory()
         self._done = 0
         self._norm: Tensor | float | None = None
 
@@ -67,6 +75,21 @@ class Engine:
             # The loss takes the head's weight without calling the head, whose hook would gather it.
             deepspeed.zero.register_external_parameter(self.decoder, self.decoder.head.weight)
         return made
+
+    def _bound_reduction(self) -> None:
+        """Reduce BF16_Optimizer's gradients bucket by bucket, and not at all where there is one rank.
+
+        DeepSpeed 0.19.8 takes 500M elements at once for them, whatever the configuration says, and copies the whole
+        float32 gradient into a buffer and back even for a single rank.
+        """
+        from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+
+        made = self._deepspeed
+        if not isinstance(made.optimizer, BF16_Optimizer):
+            return
+        made.enable_backward_allreduce = self.world.size > 1
+        bucket = self.config["zero_optimization"]["reduce_bucket_size"]
+        made.allreduce_gradients = partial(made.allreduce_gradients, bucket_size=bucket)
 
     def _state_of(self, settings: TrainSettings) -> State:
         from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
@@ -146,8 +169,14 @@ class Engine:
         return int(next(iter(self._adamw.state.values()))["step"].item())
 
     def fragments(self) -> Iterator[Fragment]:
-        """Yield the float32 weights and moments that this rank owns, by parameter; every element has one owner."""
-        return self._state.fragments()
+        """Yield the float32 weights and moments that this rank owns, by parameter; every element has one owner.
+
+        Where the settings keep a running average of the weights, that is "ema" beside them; a hook moves it.
+        """
+        for fragment in self._state.fragments():
+            if self._average is not None:
+                fragment.tensors["ema"] = self._average[fragment.name]
+            yield fragment
 
     def prepare_state(self, updates: int) -> None:
         """Set the moments to zero and the update count, so that `fragments` can be filled from a checkpoint."""

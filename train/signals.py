@@ -115,8 +115,9 @@ class Signals:
             waits_s = max(0.0, self._first_at + self._grace_s - time.monotonic()) if self.number else None
             ready, _, _ = select.select([end], [], [], waits_s)
             if not ready and self.over:
-                self.number = 0
-            elif not ready:
+                self.number = 0  # nothing is waited for any more
+                continue
+            if not ready:
                 self._leave_now(
                     self.number, f"the grace time of {self._grace_s:g} s is over, no checkpoint was written"
                 )

@@ -66,7 +66,8 @@ def test_every_point_in_the_code_is_in_the_table_and_the_other_way_round():
     named = set()
     for path in [*ROOT.glob("train/**/*.py"), *ROOT.glob("launch/**/*.py"), *ROOT.glob("curriculum/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("fault", "poisoned"):
+            called = getattr(node.func, "id", getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
+            if called in ("fault", "poisoned", "_mark"):  # scoring is told its mark: curriculum knows no faults
                 assert isinstance(node.args[0], ast.Constant), f"{path}: a point is named by a literal"
                 named.add(node.args[0].value)
     assert named <= set(faults.POINTS)

@@ -97,6 +97,18 @@ def test_when_the_grace_time_is_over_the_rank_leaves(taken, caplog):
     assert "no checkpoint was written" in caplog.text
 
 
+def test_when_the_run_is_over_neither_a_signal_nor_the_grace_time_ends_it(taken):
+    one, codes = taken(grace_s=0.1)
+    with one.holding():
+        os.kill(os.getpid(), signal.SIGTERM)
+        until(lambda: one.number)
+        one.over = True
+    until(lambda: not one.number)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)
+    assert codes == []
+
+
 def test_a_rank_that_is_told_of_a_hang_leaves_with_its_code(taken):
     one, codes = taken()
     with one.holding():

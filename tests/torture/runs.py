@@ -24,6 +24,8 @@ from train.tracking import read_metrics
 
 BATCH = 12
 """Samples in a global batch: 1, 2, 3 and 4 ranks share it evenly."""
+MEASURED = ("time/", "throughput/", "data/wait", "memory/")
+"""What the names of metrics begin with that no two runs have alike."""
 PATIENCE_S = 120.0
 """Longest life of a run that is not disturbed."""
 
@@ -126,7 +128,7 @@ class Ending:
     weights: Mapping[str, str]
     """Digests of the files of the newest checkpoint: weights and moments."""
     records: list[dict[str, Any]]
-    """Its metrics, but for what is measured in seconds."""
+    """Its metrics, but for MEASURED ones."""
 
     @classmethod
     def of(cls, folder: Path) -> Ending:
@@ -139,11 +141,7 @@ class Ending:
             raise ValueError(f"{folder} has no whole checkpoint")
         files = open_manifest(newest, checkpoint.KIND).files
         records = [
-            {
-                key: value
-                for key, value in record.items()
-                if not key.startswith(("time/", "throughput/", "memory/", "data/wait"))
-            }
+            {key: value for key, value in record.items() if not key.startswith(MEASURED)}
             for record in read_metrics(folder / "metrics.jsonl")
         ]
         return cls(
@@ -179,6 +177,16 @@ def difference(folder: Path, material: Material, whole: Ending, bitwise: bool = 
         return None if worst <= 1e-5 else f"losses differ by {worst:.1e} relative"
     if ending.weights != whole.weights:
         return "the final weights differ"
-    if ending.records != whole.records:
-        return "the metrics differ"
+    return _other_metrics(ending.records, whole.records)
+
+
+def _other_metrics(records: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> str | None:
+    """Tell in which keys two runs' metrics differ, and from which step on."""
+    if [(r["kind"], r["step"]) for r in records] != [(r["kind"], r["step"]) for r in wanted]:
+        return f"the metrics have {len(records)} records instead of {len(wanted)}, or at other steps"
+    for ours, theirs in zip(records, wanted, strict=True):
+        keys = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+        if keys:
+            told = "; ".join(f"{key} {ours.get(key)} instead of {theirs.get(key)}" for key in keys[:3])
+            return f"{len(keys)} metrics differ from step {ours['step']} on: {told}"
     return None

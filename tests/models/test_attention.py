@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.attention import BACKENDS, Documents, pack
+from models.attention.blocks import LONG
 from models.config import DecoderConfig
 from models.decoder import Decoder, build
 
@@ -203,7 +204,7 @@ def test_blocks_keep_inputs_output_and_normalisers_alone():
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_long_documents_of_blocks_go_back_by_torchs_own_kernel(dtype, tolerance, kv_heads):
-    documents = Documents((blocks.LONG, blocks.LONG, 130, 7))
+    documents = Documents((LONG, LONG, 130, 7))
     generator = torch.Generator().manual_seed(0)
     tokens = sum(documents.lengths)
     q, k, v, grad = (
@@ -212,8 +213,8 @@ def test_long_documents_of_blocks_go_back_by_torchs_own_kernel(dtype, tolerance,
     found, wanted = (
         [out, *torch.autograd.grad(out, inputs, grad.to(out.dtype))]
         for backend, inputs in (
-            (blocks, [x.clone().requires_grad_() for x in (q, k, v)]),
-            (reference, [x.float().requires_grad_() for x in (q, k, v)]),
+            (BACKENDS["blocks"], [x.clone().requires_grad_() for x in (q, k, v)]),
+            (BACKENDS["reference"], [x.float().requires_grad_() for x in (q, k, v)]),
         )
         for out in [backend.attend(*inputs, backend.layout(documents, q.device))]
     )

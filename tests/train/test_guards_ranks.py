@@ -6,7 +6,7 @@ import pytest
 
 from curriculum.artifact import open_manifest
 from tests.torture import hang, nan, preempt
-from tests.torture.forks import Forks
+from tests.torture.forks import served
 from tests.torture.runs import PATIENCE_S, Ending, Material
 from train import checkpoint
 from train.batches import read_consumed
@@ -19,9 +19,9 @@ def material(tmp_path_factory):
     return Material.make(tmp_path_factory.mktemp("guards") / "material")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def forks():
-    with Forks() as server:
+    with served() as server:
         yield server
 
 

@@ -62,11 +62,11 @@ def supervised(body, timeout):
 
 def test_a_stopped_rank_is_ended_by_its_supervisor():
     process = supervised("os.kill(os.getpid(), signal.SIGSTOP)", 1.0)
+    assert "started" in process.stdout.readline()
     began = time.monotonic()
-    out, _ = process.communicate(timeout=60)
-    assert "started" in out
+    process.communicate(timeout=60)
     assert process.returncode == 79
-    assert time.monotonic() - began < 1.0 + 5 + 5  # two Pythons start as well
+    assert time.monotonic() - began < 1.0 + 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
@@ -84,8 +84,8 @@ time.sleep(60)
     assert process.returncode == 128 + number
 
 
-def test_the_launcher_hands_on_sigterm_and_the_run_goes_on(tmp_path):
-    """The whole chain, with DeepSpeed's launcher in between: a checkpoint, code 143, no process left, then the end."""
+def test_the_launcher_hands_on_sigterm_and_leaves_no_process(tmp_path):
+    """The whole chain, with DeepSpeed's launcher in between: a checkpoint, code 143, no process left."""
     material = Material.make(tmp_path / "material", stages=1, samples=300)
     words = [*material.words, "checkpoints.save_every=null", f"output={tmp_path / 'run'}", "processes=2"]
     command = [sys.executable, "-m", "launch.cli", "train", *words]
@@ -109,9 +109,7 @@ def test_the_launcher_hands_on_sigterm_and_the_run_goes_on(tmp_path):
     assert "left on SIGTERM with a checkpoint of step" in out
     assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
     assert newest_checkpoint(tmp_path / "run").name in ("step_00000004", "step_00000005")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert read_run(tmp_path / "run")["status"] == "finished"
+    assert read_run(tmp_path / "run")["status"] == "running"
 
 
 def descendants(pid):

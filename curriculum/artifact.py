@@ -200,7 +200,12 @@ def identity_of(
     files: Mapping[str, FileEntry],
     outside: Mapping[str, OutsideFile],
 ) -> str:
-    """Return the fingerprint of an artifact: a digest of what it is, what went in, its facts and its contents."""
+    """Return the fingerprint of an artifact: a digest of what it is, what went in, its facts and its contents.
+
+    `facts.records` is left out: it vouches for files beside a checkpoint that hold times of day, and says nothing of what
+    the checkpoint is.
+    """
+    facts = {key: value for key, value in facts.items() if key != "records"}
     made_of: dict[str, Any] = {"kind": kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs)}
     if outside:
         made_of["outside"] = {name: entry.xxh3_128 for name, entry in outside.items()}

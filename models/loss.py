@@ -15,8 +15,8 @@ from models.kernels.choice import Kernels, choose
 IGNORED = -100
 """Label of a position that has no loss; the same value marks padding in samples."""
 
-CHUNK_LOGITS = 1 << 24
-"""Logits held at once, in elements of four bytes; twice as many in bfloat16. 64 MiB."""
+CHUNK_LOGITS = 1 << 25
+"""Logits held at once, in elements of four bytes; twice as many in bfloat16. 128 MiB."""
 
 PRODUCT_AT_ONCE = 1 << 22
 """Elements of a gradient's product in 16 bits that wait for their float32 sum: 8 MiB."""

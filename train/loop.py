@@ -127,11 +127,11 @@ class Loop:
 
         No host sync on a GPU, but for what the hooks do.
         """
+        if poisoned("guard.weight"):
+            poison_weight(self.engine)
         for hook in self.hooks:
             hook.pre_step(self, batch)
         fault("loop.before_step")
-        if poisoned("guard.weight"):
-            poison_weight(self.engine)
         self.engine.set_learning_rate(self.inputs.schedule(batch.step))
         loss = torch.zeros((), dtype=torch.float32, device=self.world.device)
         for index, ids_BS in enumerate(batch.micro_batches):

@@ -76,6 +76,7 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         if world.first and (reason := wasted_rise(settings.schedule, inputs.order)):
             log.warning("%s", reason)
         watchdog.start()
+        signals.at_hang = watchdog.dump
         try:
             _train(settings, inputs, world, claimed, world.same(step), signals, watchdog)
         except Left as asked:

@@ -57,6 +57,8 @@ class Signals:
         """Is there work to save? Then the first signal waits for the next step boundary, `grace_s` at most."""
         self.over = False
         """Has the run come to its end? Then a signal changes nothing any more."""
+        self.at_hang: Callable[[], None] = _nothing
+        """Called before the rank leaves because another one, or the supervisor, has found a hang."""
         self._grace_s = grace_s
         self._leave = leave
         self._first_at = 0.0
@@ -131,6 +133,7 @@ class Signals:
 
     def _take(self, number: int) -> None:
         if number == HANG:
+            self.at_hang()
             self._leave(HUNG)
         if number not in ASKING or self.over:
             return
@@ -148,6 +151,10 @@ class Signals:
         log.warning("%s: rank %s leaves at once (%s)", signal.Signals(number).name, os.environ.get("RANK", "0"), why)
         post(128 + number)
         self._leave(128 + number)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _heard(_number: int, _frame: FrameType | None) -> None:

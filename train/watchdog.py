@@ -61,8 +61,7 @@ class Watchdog:
         }
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file = open(self._folder / f"rank_{self._world.rank:05d}.txt", "a", encoding="utf-8")  # noqa: SIM115
-        # In C and at once, wherever the main thread is; then the thread of train/signals.py is told, and leaves.
-        faulthandler.register(HANG, self._file, all_threads=True, chain=True)
+        faulthandler.enable(self._file)  # the last resort of `end_processes`, and what a crash leaves
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def close(self) -> None:
@@ -71,7 +70,7 @@ class Watchdog:
         if self._found.is_set():
             time.sleep(10 * PATIENCE_S)
         if self._file is not None:
-            faulthandler.unregister(HANG)
+            faulthandler.disable()
             empty = self._file.tell() == 0
             self._file.close()
             self._file = None
@@ -104,17 +103,23 @@ class Watchdog:
             if self._late_s > self._limit_s:
                 self._end(self._where, self._limit_s)
 
+    def dump(self) -> None:
+        """Write down, once, what all threads are doing; they stand still, for this holds the interpreter's lock."""
+        if self._file is None or self._found.is_set():
+            return
+        self._found.set()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._file.write(f"{now} rank {self._world.rank}: {self._where}\n")
+        self._file.flush()
+        faulthandler.dump_traceback(self._file, all_threads=True)
+
     def _end(self, where: str, limit_s: float) -> None:
         """Dump the stacks of this machine's ranks and leave none of them behind."""
         assert self._file is not None
-        self._found.set()
-        rank = self._world.rank
-        self._file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} rank {rank}: {where}\n")
-        self._file.flush()
-        faulthandler.dump_traceback(self._file, all_threads=True)
+        self.dump()
         log.error(
             "rank %s hangs: at %s for more than %g s; what its threads were doing is in %s",
-            *(rank, where, limit_s, self._file.name),
+            *(self._world.rank, where, limit_s, self._file.name),
         )
         post(HUNG, PATIENCE_S / 3)
         end_processes(list(self._peers.values()))
@@ -122,15 +127,18 @@ class Watchdog:
 
 
 def end_processes(pids: list[int]) -> None:
-    """Let hanging ranks dump their stacks and leave; kill those that do not, a stopped one too. About PATIENCE_S."""
-    for pid in pids:
-        for number in (HANG, signal.SIGCONT):
+    """Let hanging ranks dump their stacks and leave, also a stopped one; kill those that do not. About PATIENCE_S.
+
+    A rank whose threads cannot run (something in C keeps the interpreter's lock) is aborted, which dumps its stacks.
+    """
+    for number, share in ((HANG, 0.7), (signal.SIGABRT, 0.3), (signal.SIGKILL, 0.0)):
+        for pid in pids:
             _send(pid, number)
-    deadline = time.monotonic() + PATIENCE_S
-    while any(process_alive(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for pid in pids:
-        _send(pid, signal.SIGKILL)
+            _send(pid, signal.SIGCONT)
+        deadline = time.monotonic() + share * PATIENCE_S
+        while any(running(pid) for pid in pids) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        pids = [pid for pid in pids if running(pid)]
 
 
 def machine() -> str:
@@ -139,6 +147,14 @@ def machine() -> str:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return socket.gethostname()
+
+
+def running(pid: int) -> bool:
+    """Tell whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return not Path("/proc").is_dir() and process_alive(pid)
 
 
 def _send(pid: int, number: int) -> None:

@@ -1,9 +1,10 @@
 """Attention on the CPU with a backward pass of its own: forward as sdpa, bit by bit, backward by matrix products.
 
 In bf16 the backward pass of torch's CPU kernel is slow: this one is faster, the more so the shorter the documents are
-(docs/attention.md has the figures). It goes through a block of queries at a time and computes weights again from the
-normaliser that the forward pass keeps a query (Dao et al., arXiv 2205.14135). Kept are the inputs, the output and the
-normalisers: no copy of the pack, as torch's own graph over pieces would hold.
+(docs/attention.md has the figures); documents of LONG tokens and more are left to torch's. It goes through a block of
+queries at a time and computes weights again from the normaliser that the forward pass keeps a query (Dao et al., arXiv
+2205.14135). Kept are the inputs, the output and the normalisers: no copy of the pack, as torch's own graph over pieces
+would hold.
 
 Shapes: N tokens, H query heads in K groups of G (H = K * G), S head size, C documents of a piece, L tokens of each,
 Q queries of a block, P keys that they may read.
@@ -28,6 +29,9 @@ BLOCK = 128
 
 PIECE = 1024
 """Tokens of a run that are computed at once, unless one document is longer: more would leave the caches."""
+
+LONG = 1024
+"""Tokens of a document from which on torch's own backward pass is no slower, and needs less memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +144,11 @@ class _Blocks(torch.autograd.Function):
         scale = q_NHS.shape[-1] ** -0.5
         for piece in ctx.pieces:
             groups = k_NKS.shape[1]
+            if piece.length >= LONG and groups == q_NHS.shape[1] and piece.hidden_LL is None:
+                _torch_backward_(
+                    piece, (q_NHS, k_NKS, v_NKS), out_NHS, normaliser_NH1, grad_NHS, (dq_NHS, dk_NKS, dv_NKS)
+                )
+                continue
             q, grad, normaliser, delta = (piece.fold(x, groups) for x in (q_NHS, grad_NHS, normaliser_NH1, delta_NH1))
             k, v = (piece.fold(x, groups)[:, 0] for x in (k_NKS, v_NKS))
             exact_q, exact_k = q.float() * scale, k.float()
@@ -159,6 +168,25 @@ class _Blocks(torch.autograd.Function):
             piece.unfold_(dk_NKS, dk.mul_(scale)[:, None])
             piece.unfold_(dv_NKS, dv[:, None])
         return dq_NHS, dk_NKS, dv_NKS, None
+
+
+def _torch_backward_(
+    piece: Piece,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    out_NHS: Tensor,
+    normaliser_NH1: Tensor,
+    grad_NHS: Tensor,
+    into: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """Write the gradients of a piece of equally long documents by the kernel that goes with the forward pass."""
+    here = slice(piece.start, piece.start + piece.count * piece.length)
+    q, k, v, out, grad, normaliser = (
+        x[here].unflatten(0, (piece.count, piece.length)).transpose(1, 2)
+        for x in (*inputs, out_NHS, grad_NHS, normaliser_NH1)
+    )
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    for x_NHS, made in zip(into, kernel(grad, q, k, v, out, normaliser[..., 0], 0.0, True), strict=True):
+        x_NHS[here] = made.transpose(1, 2).flatten(0, 1)
 
 
 def _flat(x: Tensor) -> Tensor:

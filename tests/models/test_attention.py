@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.attention import BACKENDS, Documents, pack
+from models.attention.blocks import LONG
 from models.config import DecoderConfig
 from models.decoder import Decoder, build
 
@@ -198,3 +199,24 @@ def test_blocks_keep_inputs_output_and_normalisers_alone():
         pack(documents, "auto", 16, torch.bfloat16, CPU).attend(q, k, v)
     heads, kv_heads, size, tokens = 4, 2, 16, 300
     assert sum(kept.values()) == tokens * (2 * size * (2 * heads + 2 * kv_heads) + 4 * heads)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_long_documents_of_blocks_go_back_by_torchs_own_kernel(dtype, tolerance, kv_heads):
+    documents = Documents((LONG, LONG, 130, 7))
+    generator = torch.Generator().manual_seed(0)
+    tokens = sum(documents.lengths)
+    q, k, v, grad = (
+        torch.randn(tokens, heads, 8, generator=generator).to(dtype) for heads in (2, kv_heads, kv_heads, 2)
+    )
+    found, wanted = (
+        [out, *torch.autograd.grad(out, inputs, grad.to(out.dtype))]
+        for backend, inputs in (
+            (BACKENDS["blocks"], [x.clone().requires_grad_() for x in (q, k, v)]),
+            (BACKENDS["reference"], [x.float().requires_grad_() for x in (q, k, v)]),
+        )
+        for out in [backend.attend(*inputs, backend.layout(documents, q.device))]
+    )
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (ours.float() - theirs).norm() <= tolerance * theirs.norm()

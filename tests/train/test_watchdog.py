@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from train.watchdog import end_processes
+
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
@@ -70,6 +72,20 @@ def test_a_rank_that_does_not_is_ended_with_its_stacks(tmp_path, body, where, st
     assert f"rank 0: {where}" in dumped
     assert "most recent call first" in dumped
     assert stack in dumped
+
+
+@pytest.mark.parametrize(
+    ("body", "code"), [("signals.at_hang = dog.dump", 79), ("signals.at_hang = threading.Event().wait", -6)]
+)
+def test_a_stopped_process_is_ended_with_its_stacks_though_its_threads_may_not_run(tmp_path, body, code):
+    process = watched(tmp_path, f"import threading\n{body}\nprint('ready', flush=True)\ntime.sleep(60)")
+    while "ready" not in process.stdout.readline():
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGSTOP)
+    end_processes([process.pid])
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "most recent call first" in (tmp_path / "stacks" / "rank_00000.txt").read_text()
 
 
 def test_a_process_that_was_stopped_as_a_whole_and_goes_on_is_not_late(tmp_path):

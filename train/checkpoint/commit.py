@@ -74,10 +74,12 @@ def save(
     if world.same(int(folder.is_dir())):
         return _there_already(folder, cursor, consumed_hash)
     meeting = _Meeting(Exchange(world), folder)
-    header, size = header_of(engine.fragments())
+    header, size = b"", 0
 
     def begin() -> dict[str, Any]:
+        nonlocal header, size
         fault("checkpoint.before_write")
+        header, size = header_of(engine.fragments())
         name = None
         if world.first:
             make_folder(checkpoints)

@@ -25,6 +25,7 @@ from torch import Tensor
 from curriculum.artifact import FileEntry
 from train.checkpoint.layout import BLOCK, WORD, kinds_of
 from train.engine import Fragment
+from train.exit_codes import GUARD_STOPPED
 from train.faults import fault
 
 CHUNK_BYTES = 8 << 20
@@ -36,6 +37,8 @@ DIRECT = getattr(os, "O_DIRECT", 0)
 
 class NotFiniteError(RuntimeError):
     """The state to be saved holds a value that is not finite: such a checkpoint is never published."""
+
+    exit_code = GUARD_STOPPED
 
 
 def write_shard(path: Path, header: bytes, size: int, fragments: Iterable[Fragment]) -> FileEntry:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from curriculum.split import divisors
-from tests.torture.campaign import Tally, case_seeds
+from tests.torture.campaign import Tally
 from tests.torture.forks import Forks, served
 from tests.torture.runs import BATCH, PATIENCE_S, Ending, Material, difference, forget
 
@@ -24,7 +24,9 @@ PAIRS = list(product(SIZES, SIZES))
 
 def run(count: int, seed: int, work: Path) -> Tally:
     """Resize `count` runs; 16 in a row see every pair of world sizes."""
-    return run_cases(case_seeds(seed, 1) if count == 1 else range(seed * 16, seed * 16 + count), work)
+    tally = run_cases([seed] if count == 1 else range(seed * 16, seed * 16 + count), work)
+    tally.seed = seed
+    return tally
 
 
 def run_cases(cases: Sequence[int], work: Path) -> Tally:

@@ -1,5 +1,6 @@
 # make demo: the whole road on this machine's own text     make test: lint is apart (make lint)
 # make elastic COUNT=10000: that many random elastic schedules read the order as a plain list is read
+# make torture COUNT=100: hurt runs so often in every campaign (docs/torture.md); without COUNT as often as each is meant for
 # All set up .venv first, from constraints.txt: Python 3.11 and make are all they need.
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -16,8 +17,9 @@ BENCH_CURRICULUM ?= 1e6
 BENCH ?= --rounds 5
 BENCH_STEP ?=
 BENCH_GPU ?=
+TORTURE ?=
 
-.PHONY: setup demo test elastic lint clean bench-peers bench-data bench-step bench-gpu
+.PHONY: setup demo test elastic torture lint clean bench-peers bench-data bench-step bench-gpu
 
 setup: $(VENV)/.ready
 
@@ -36,6 +38,11 @@ test: setup
 
 elastic: setup
 	OMP_NUM_THREADS=1 PDPC_ELASTIC_SCHEDULES=$(COUNT) $(BIN)/python -m pytest -s tests/curriculum/test_elastic.py
+
+# TORTURE='--only kills --seed 7' hands words on; TMPDIR=/dev/shm keeps the work in memory
+torture: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture \
+		$(if $(filter command environment,$(firstword $(origin COUNT))),--count $(COUNT)) $(TORTURE)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -118,3 +118,29 @@ class SampleProgress(Meter):
     def amount(self, seconds: float) -> str:
         """Return samples, tokens and tokens/s."""
         return f"{self._samples:,} samples, {self._tokens:,} tokens, {self._tokens / seconds:,.0f} tok/s"
+
+
+class ScoreProgress(SampleProgress):
+    """Counts what is scored, and says how long the rest takes and what share of the forward roof is reached."""
+
+    def __init__(self, console: Console, label: str, total: int, roof: float | None = None) -> None:
+        super().__init__(console, label, total)
+        self._total = total
+        self.roof = roof
+        """Tokens/s that the matrix products of the forward passes alone would allow; None where it is not known."""
+
+    def amount(self, seconds: float) -> str:
+        """Return samples, tokens, tokens/s, the share of the roof and the time left."""
+        said = super().amount(seconds)
+        if self.roof:
+            said += f", {self._tokens / seconds / self.roof:.0%} of the forward roof"
+        if 0 < self._samples < self._total:
+            left = seconds * (self._total - self._samples) / self._samples
+            said += f", {_duration(left)} left"
+        return said
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,8 @@ from curriculum.parquet import open_parquet
 from curriculum.tokens import Tokens
 
 KIND = "scores"
+COUNTS = ("tokens", "bytes")
+"""Columns of whole numbers, which are no scores."""
 BATCH_ROWS = 1 << 20
 """Rows read at once."""
 
@@ -51,17 +55,19 @@ class Scores:
     @property
     def names(self) -> list[str]:
         """Names that `column` and `chunks` know: the stored losses and what follows from them."""
-        stored = [name for name in self._file.schema_arrow.names if name not in ("sample", "tokens")]
+        there = self._file.schema_arrow.names
+        stored = [name for name in there if name not in ("sample", *COUNTS)]
         pd = ["pd"] if {"loss_weak", "loss_strong"} <= set(stored) else []
-        return [*stored, *(f"ppl_{model}" for model in self.models), *pd]
+        bpb = [f"bpb_{model}" for model in self.models] if "bytes" in there else []
+        return [*stored, *(f"ppl_{model}" for model in self.models), *bpb, *pd]
 
     def column(self, name: str) -> NDArray[np.float32]:
-        """Return a stored column, `ppl_<model>` = exp(loss), or `pd` of the weak and the strong model, [n].
+        """Return a stored column, `ppl_<model>` = exp(loss), bits a byte `bpb_<model>`, or `pd`, [n].
 
         PD = (PPL_weak - PPL_strong) / PPL_weak = 1 - exp(loss_strong - loss_weak) (arXiv 2501.13126), from the losses
         so that nothing overflows. Raises ValueError naming the columns that are there.
         """
-        if name == "tokens":
+        if name in COUNTS and name in self._file.schema_arrow.names:
             return np.asarray(self._file.read([name]).column(name).to_numpy(), dtype=np.float32)
         return np.concatenate([chunk[name] for chunk in self.chunks([name])] or [np.zeros(0, np.float32)])
 
@@ -91,6 +97,8 @@ class Scores:
 def _needs(name: str, stored: Sequence[str]) -> tuple[str, ...]:
     if name in stored:
         return (name,)
+    if name.startswith("bpb_"):
+        return (f"loss_{name.removeprefix('bpb_')}", *COUNTS)
     return ("loss_weak", "loss_strong") if name == "pd" else (f"loss_{name.removeprefix('ppl_')}",)
 
 
@@ -101,27 +109,132 @@ def _derived(name: str, losses: Mapping[str, NDArray[np.float32]]) -> NDArray[np
         if name == "pd":
             pd: NDArray[np.float32] = -np.expm1(losses["loss_strong"] - losses["loss_weak"])
             return pd
+        if name.startswith("bpb_"):
+            nats = losses[f"loss_{name.removeprefix('bpb_')}"] * losses["tokens"].astype(np.float64)
+            bpb: NDArray[np.float32] = (nats / (np.maximum(losses["bytes"], 1) * math.log(2))).astype(np.float32)
+            return bpb
         ppl: NDArray[np.float32] = np.exp(losses[f"loss_{name.removeprefix('ppl_')}"])
         return ppl
+
+
+class SliceWriter:
+    """Writes `<slice>.parquet` row by row: the sample id, its tokens and bytes, one loss column a model.
+
+    Rows are grouped by their number alone, so that equal columns give equal bytes however they arrive.
+    """
+
+    def __init__(self, folder: Path, slice: str, models: Sequence[str], *, with_bytes: bool = True) -> None:
+        self._slice, self._models = slice, list(models)
+        counts = [("tokens", pa.int32()), *([("bytes", pa.int32())] if with_bytes else [])]
+        losses = [(f"loss_{name}", pa.float32()) for name in models]
+        self._rows = RowGroups(folder / f"{slice}.parquet", pa.schema([("sample", pa.int64()), *counts, *losses]))
+        self._samples = 0
+
+    def __enter__(self) -> SliceWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rows.close()
+
+    def add(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Add the next samples. Raises ValueError naming model and sample when a loss is not finite."""
+        for name in self._models:
+            loss_N = columns[f"loss_{name}"]
+            bad = np.flatnonzero(~np.isfinite(loss_N))
+            if len(bad):
+                raise ValueError(
+                    f"model {name!r} gives sample {self._samples + bad[0]} of slice {self._slice!r} a loss of "
+                    f"{loss_N[bad[0]]} ({len(bad)} such samples): its weights are not sound; train or choose another "
+                    "reference model"
+                )
+        count = len(columns["tokens"])
+        ids = np.arange(self._samples, self._samples + count, dtype=np.int64)
+        self._rows.add({"sample": ids, **columns})
+        self._samples += count
+
+
+class DocumentsWriter:
+    """Writes `<slice>.documents.parquet`, where asked: a row a document, its mean loss by model.
+
+    The column `document` is the document's number in the text that `prepare` read, as `own_scores` expects it. A
+    document has several parts where samples cut it: they come one after the other.
+    """
+
+    def __init__(self, folder: Path, slice: str, models: Sequence[str]) -> None:
+        self._path, self._models = folder / f"{slice}.documents.parquet", list(models)
+        self._rows: RowGroups | None = None
+        self._open: dict[str, NDArray[Any]] = {}
+
+    def __enter__(self) -> DocumentsWriter:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._rows is not None:
+            if kind is None:
+                self._write(self._open)
+            self._rows.close()
+
+    def add(self, columns: Mapping[str, NDArray[Any]], tokens: Tokens) -> None:
+        """Add the documents' parts of the next samples: `document`, `document_tokens`, `document_bytes`, `nats_*`."""
+        if self._rows is None:
+            counts = [("document", pa.int64()), ("tokens", pa.int64()), ("bytes", pa.int64())]
+            self._rows = RowGroups(
+                self._path, pa.schema([*counts, *((f"loss_{name}", pa.float32()) for name in self._models)])
+            )
+        index = np.asarray(columns["document"])
+        if len(index) == 0:
+            return
+        starts = np.flatnonzero(np.diff(index, prepend=-1))
+        values = {"tokens": columns["document_tokens"].astype(np.int64), "bytes": columns["document_bytes"]}
+        values |= {f"nats_{name}": columns[f"nats_{name}"] for name in self._models}
+        summed: dict[str, NDArray[Any]] = {"index": index[starts], "document": tokens.origins[index[starts]]}
+        summed |= {name: np.add.reduceat(value, starts) for name, value in values.items()}
+        if self._open and self._open["index"][-1] == summed["index"][0]:
+            for name in values:
+                summed[name][0] += self._open[name][-1]
+            self._open = {name: value[:-1] for name, value in self._open.items()}
+        if self._open:
+            self._write(self._open)
+        self._write({name: value[:-1] for name, value in summed.items()})
+        self._open = {name: value[-1:] for name, value in summed.items()}
+
+    def _write(self, summed: Mapping[str, NDArray[Any]]) -> None:
+        if summed and len(summed["index"]) and self._rows is not None:
+            kept = {name: summed[name] for name in ("document", "tokens", "bytes")}
+            losses = {f"loss_{name}": summed[f"nats_{name}"] / summed["tokens"] for name in self._models}
+            self._rows.add(kept | losses)
+
+
+class RowGroups:
+    """A Parquet file in row groups of BATCH_ROWS, however its rows arrive."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._waiting: list[pa.Table] = []
+
+    def add(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Add rows."""
+        arrays = [pa.array(np.asarray(columns[field.name])).cast(field.type) for field in self._schema]
+        self._waiting.append(pa.Table.from_arrays(arrays, schema=self._schema))
+        while sum(len(table) for table in self._waiting) >= BATCH_ROWS:
+            table = pa.concat_tables(self._waiting)
+            self._write(table[:BATCH_ROWS])
+            self._waiting = [table[BATCH_ROWS:]]
+
+    def close(self) -> None:
+        """Write what waits, and close the file."""
+        if self._waiting:
+            self._write(pa.concat_tables(self._waiting))
+        self._writer.close()
+
+    def _write(self, table: pa.Table) -> None:
+        self._writer.write_table(table.combine_chunks(), row_group_size=BATCH_ROWS)
 
 
 def write_slice(
     folder: Path, slice: str, losses: Mapping[str, NDArray[np.float32]], tokens_N: NDArray[np.int64]
 ) -> None:
-    """Write `<slice>.parquet`: the sample id, its real tokens and one loss column a model.
-
-    Raises ValueError naming model and sample when a loss is not finite.
-    """
-    for name, loss_N in losses.items():
-        bad = np.flatnonzero(~np.isfinite(loss_N))
-        if len(bad):
-            raise ValueError(
-                f"model {name!r} gives sample {bad[0]} of slice {slice!r} a loss of {loss_N[bad[0]]} "
-                f"({len(bad)} such samples): its weights are not sound; train or choose another reference model"
-            )
-    columns = {
-        "sample": pa.array(np.arange(len(tokens_N), dtype=np.int64)),
-        "tokens": pa.array(tokens_N.astype(np.int32)),
-    }
-    columns |= {f"loss_{name}": pa.array(loss_N.astype(np.float32)) for name, loss_N in losses.items()}
-    pq.write_table(pa.table(columns), folder / f"{slice}.parquet", compression="zstd")
+    """Write `<slice>.parquet` of losses by model and each sample's real tokens; ValueError as in SliceWriter."""
+    with SliceWriter(folder, slice, list(losses), with_bytes=False) as writer:
+        writer.add({"tokens": tokens_N, **{f"loss_{name}": loss_N for name, loss_N in losses.items()}})

@@ -1,27 +1,43 @@
-"""Scoring: the mean token loss of every sample under each reference model."""
+"""Scoring: the mean token loss of every sample under each reference model, chunk by chunk.
+
+A batch is read once and costs every model one forward pass. Which samples share a batch follows from the sample ids
+alone, so no loss depends on how many workers there are, nor on what was done before a restart.
+
+Shapes: B samples of a batch, T tokens (S = T + 1 with the last label), N samples.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
 from curriculum.artifact import create, reusable
-from curriculum.progress import SampleProgress
+from curriculum.chunks import Chunk, ChunkFolder, Columns, cut
+from curriculum.progress import ScoreProgress
+from curriculum.score_checks import warnings_of
 from curriculum.score_table import show
-from curriculum.scores import KIND, Scores, write_slice
-from curriculum.tokens import Tokens
+from curriculum.scores import KIND, DocumentsWriter, Scores, SliceWriter
+from curriculum.token_bytes import byte_lengths
+from curriculum.tokens import IGNORED, Tokens
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from curriculum.text_scoring import TextScorer
     from models.loss_model import LossModel
 
 log = logging.getLogger(__name__)
+
+NOTES = "models"
+"""What the workers note beside the chunks: the models' descriptions and warnings."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,236 @@ class Reference:
     """Fingerprint of the slice that it was trained on, where that is known."""
     way: str = "the decoder"
     """What computes it."""
+    text: TextScorer | None = None
+    """Scores the text instead of the tokens, for a model with a tokenizer of its own."""
+    overlaps: Mapping[str, float] | None = None
+    """Share of the documents of each slice that it was trained on, where that is known."""
+
+    def sums(self, ids_BS: Tensor) -> Tensor:
+        """Return the nats of each sample's real tokens, float64 [B], on the device where they were computed."""
+        import torch
+
+        if self.text is not None:
+            return torch.from_numpy(self.text.sample_sums(ids_BS.numpy()))
+        return self.model.losses(ids_BS).sum(dim=1, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """What decides the numbers, beside tokens and models."""
+
+    batch_size: int
+    """Samples in one forward pass."""
+    precision: str
+    documents: bool = False
+    """Keep losses by document too."""
+    first_tokens: int | None = None
+    """Score the first so many labels of every sample; None: all."""
+    fraction: float | None = None
+    """Score a random share of the samples, predict the rest; None: score all."""
+    compile: bool = False
+    threads: int | None = None
+    """CPU threads of a process: they change the last bits."""
+
+    def config(self) -> dict[str, Any]:
+        """Return what the artifact says of its making: what changes more than rounding."""
+        return {
+            "precision": self.precision,
+            "documents": self.documents or None,
+            "first_tokens": self.first_tokens,
+            "fraction": self.fraction,
+        }
+
+
+class ScoringJob:
+    """One SCORES folder to be made: its chunks, what is missing, and the artifact at the end."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tokens: Mapping[str, Tokens],
+        identities: Mapping[str, str],
+        options: ScoringOptions,
+        *,
+        chunk_tokens: int | None = None,
+        mark: Callable[[str], None] = lambda point: None,
+    ) -> None:
+        self.folder, self.tokens, self.options = folder, tokens, options
+        self.inputs = {f"tokens/{name}": part.fingerprint for name, part in tokens.items()}
+        self.inputs |= {f"model/{name}": identity for name, identity in identities.items()}
+        self.identities = dict(identities)
+        self.models = list(identities)
+        first = next(iter(tokens.values()))
+        self.chunks = cut(
+            {name: len(part) for name, part in tokens.items()}, first.seq_len, options.batch_size, chunk_tokens
+        )
+        made_with = {"batch_size": options.batch_size, "compile": options.compile, "threads": options.threads}
+        ends = {name: len(part) for name, part in tokens.items()}
+        plan = {
+            "inputs": self.inputs,
+            "config": options.config() | made_with,
+            "chunk_samples": self.chunks[0].stop if self.chunks else 0,
+            "samples": ends,
+        }
+        self._mark = mark
+        self.store = ChunkFolder(folder.with_name(f"{folder.name}.chunks"), plan, mark)
+
+    def reused(self) -> Scores | None:
+        """Return the SCORES when they are whole and made of the same; ArtifactError when something else is there."""
+        if not reusable(self.folder, KIND, config=self.options.config(), inputs=self.inputs):
+            return None
+        log.info("scores %s are whole and made of the same: reused", self.folder)
+        shutil.rmtree(self.store.folder, ignore_errors=True)
+        return Scores.open(self.folder, next(iter(self.tokens)))
+
+    def real_tokens(self, chunk: Chunk) -> int:
+        """Return the labels of a chunk."""
+        return int(self.tokens[chunk.slice].real_tokens(np.arange(chunk.start, chunk.stop)).sum())
+
+    def finish(self, *, quiet: bool = False) -> Scores:
+        """Put the chunks together, remove them, and (unless `quiet`) show what they say. All chunks must be done."""
+        self._mark("score.before_join")
+        notes = self.store.noted(NOTES)
+        warnings: list[str] = list(notes["warnings"])
+        with create(self.folder, KIND, config=self.options.config(), inputs=self.inputs) as draft:
+            for name in self.tokens:
+                mine = [chunk for chunk in self.chunks if chunk.slice == name]
+                self._write_slice(draft.path, name, mine)
+            draft.facts.update(models=notes["models"])
+            for name, part in self.tokens.items():
+                warnings += warnings_of(draft.path / f"{name}.parquet", part)
+            draft.facts.update(warnings=warnings)
+        self._mark("score.after_join")
+        shutil.rmtree(self.store.folder, ignore_errors=True)
+        first = next(iter(self.tokens))
+        scores = Scores.open(self.folder, first)
+        if quiet:
+            return scores
+        for warning in warnings:
+            log.warning("warning: %s", warning)
+        show(scores, self.tokens[first], Console())
+        return scores
+
+    def _write_slice(self, folder: Path, name: str, chunks: Sequence[Chunk]) -> None:
+        predicted = None
+        if self.options.fraction is not None:
+            from curriculum.cheap_scores import predicted_losses
+
+            losses = {m: self._column(chunks, f"loss_{m}") for m in self.models}
+            first = {m: self._column(chunks, f"first_{m}") for m in self.models if self.options.first_tokens}
+            predicted = predicted_losses(self.tokens[name], losses, first)
+        with SliceWriter(folder, name, self.models) as samples, DocumentsWriter(folder, name, self.models) as documents:
+            for chunk in chunks:
+                columns = self.store.read(chunk)
+                if predicted is not None:
+                    part = slice(chunk.start, chunk.stop)
+                    columns = columns | {f"loss_{m}": loss_N[part] for m, loss_N in predicted.items()}
+                samples.add(columns)
+                if self.options.documents:
+                    documents.add(columns, self.tokens[name])
+
+    def _column(self, chunks: Sequence[Chunk], name: str) -> NDArray[np.float32]:
+        return np.concatenate([self.store.read(chunk)[name] for chunk in chunks] or [np.zeros(0, np.float32)])
+
+
+class ChunkScorer:
+    """Loaded models, and the chunks that they score. Makes the same columns in whichever process it is."""
+
+    def __init__(
+        self, tokens: Mapping[str, Tokens], references: Mapping[str, Reference], options: ScoringOptions
+    ) -> None:
+        self.tokens, self.references, self.options = tokens, references, options
+        self.warnings = [warning for name, model in references.items() for warning in _check(name, model, tokens)]
+        for name, model in references.items():
+            log.info("model %r is scored by %s", name, model.way)
+
+    def notes(self) -> dict[str, Any]:
+        """Return the models' descriptions and what is to be said of them: JSON values."""
+        described = {name: _describe(model) for name, model in self.references.items()}
+        return {"models": described, "warnings": self.warnings}
+
+    def score(self, chunk: Chunk) -> Columns:
+        """Return the columns of a chunk: tokens, bytes, a loss a model. ValueError for a loss that is not finite."""
+        part = self.tokens[chunk.slice]
+        ids_N = np.arange(chunk.start, chunk.stop)
+        chosen_N = ids_N
+        if self.options.fraction is not None:
+            from curriculum.cheap_scores import chosen
+
+            chosen_N = ids_N[chosen(ids_N, self.options.fraction)]
+        limit = self.options.first_tokens if self.options.fraction is None else None
+        columns = self._counts(part, ids_N)
+        for name, loss in self._losses(part, chosen_N, limit).items():
+            whole = np.full(len(ids_N), np.nan, dtype=np.float32)
+            whole[chosen_N - chunk.start] = loss
+            columns[f"loss_{name}"] = whole
+        if self.options.fraction is not None and self.options.first_tokens is not None:
+            first = self._losses(part, ids_N, self.options.first_tokens)
+            columns |= {f"first_{name}": loss for name, loss in first.items()}
+        for name in self.references:
+            _refuse_bad(name, chunk, columns[f"loss_{name}"], chosen_N)
+        if self.options.documents:
+            columns |= self._documents(part, ids_N)
+        return columns
+
+    def _counts(self, part: Tokens, ids_N: NDArray[np.int64]) -> Columns:
+        lengths_V = byte_lengths(part.tokenizer_folder)
+        bytes_N = np.zeros(len(ids_N), dtype=np.int64)
+        if lengths_V is not None:
+            for rows in self._batches(ids_N):
+                bytes_N[rows] = _bytes_of(part.sample(ids_N[rows])[:, 1:], lengths_V).sum(axis=1)
+        return {"tokens": part.real_tokens(ids_N).astype(np.int32), "bytes": bytes_N.astype(np.int32)}
+
+    def _losses(self, part: Tokens, ids_N: NDArray[np.int64], limit: int | None) -> dict[str, NDArray[np.float32]]:
+        """Return the mean loss of samples by model, over their first `limit` labels: every batch is read once."""
+        import torch
+
+        found: dict[str, list[Tensor]] = {name: [] for name in self.references}
+        for rows in self._batches(ids_N):
+            ids_BS = torch.from_numpy(part.sample(ids_N[rows])[:, : None if limit is None else limit + 1])
+            for name, reference in self.references.items():
+                found[name].append(reference.sums(ids_BS))  # stays on the device: nobody waits for it batch by batch
+        real_N = part.real_tokens(ids_N)
+        divisor_N = np.maximum(real_N if limit is None else np.minimum(real_N, limit), 1)
+        empty = torch.zeros(0, dtype=torch.float64)
+        return {
+            name: (torch.cat([empty, *(part.cpu() for part in sums)]).numpy() / divisor_N).astype(np.float32)
+            for name, sums in found.items()
+        }
+
+    def _documents(self, part: Tokens, ids_N: NDArray[np.int64]) -> Columns:
+        """Return, for each document's part in each sample, its index, tokens, bytes, and nats by model."""
+        import torch
+
+        lengths_V = byte_lengths(part.tokenizer_folder)
+        pieces: dict[str, list[NDArray[Any]]] = {}
+
+        def keep(name: str, value: NDArray[Any]) -> None:
+            pieces.setdefault(name, []).append(value)
+
+        for rows in self._batches(ids_N):
+            samples_BS = part.sample(ids_N[rows])
+            found = [part.documents_in(int(sample)) for sample in ids_N[rows]]
+            sizes = np.concatenate([pairs[:, 1] for pairs in found])
+            starts = np.cumsum(sizes) - sizes
+            real_BT = samples_BS[:, 1:] != IGNORED
+            keep("document", np.concatenate([pairs[:, 0] for pairs in found]))
+            keep("document_tokens", sizes.astype(np.int32))
+            counted = (
+                _bytes_of(samples_BS[:, 1:], lengths_V)[real_BT] if lengths_V is not None else 0 * real_BT[real_BT]
+            )
+            keep("document_bytes", np.add.reduceat(counted.astype(np.int64), starts))
+            for name, reference in self.references.items():
+                if reference.text is not None:
+                    keep(f"nats_{name}", reference.text.piece_sums(samples_BS, [pairs[:, 1] for pairs in found]))
+                    continue
+                losses_BT = reference.model.losses(torch.from_numpy(samples_BS)).double().cpu().numpy()
+                keep(f"nats_{name}", np.add.reduceat(losses_BT[real_BT], starts))
+        return {name: np.concatenate(values) for name, values in pieces.items()}
+
+    def _batches(self, ids_N: NDArray[np.int64]) -> Iterator[slice]:
+        for start in range(0, len(ids_N), self.options.batch_size):
+            yield slice(start, start + self.options.batch_size)
 
 
 def write_scores(
@@ -48,53 +294,75 @@ def write_scores(
 ) -> Scores:
     """Score every sample of every slice under every model into a SCORES folder, or open it when it is there.
 
-    `references` are loaders and `identities` their fingerprints, so that a whole folder is recognised without loading a
-    model.
+    In this process alone (launch/scoring has the other engines). `references` are loaders and `identities` their
+    fingerprints, so that a whole folder is recognised without loading a model.
     """
-    inputs = {f"tokens/{name}": part.fingerprint for name, part in tokens.items()}
-    inputs |= {f"model/{name}": identity for name, identity in identities.items()}
-    first = next(iter(tokens))
-    if reusable(folder, KIND, config={"precision": precision}, inputs=inputs):
-        log.info("scores %s are whole and made of the same: reused", folder)
-        return Scores.open(folder, first)
-    models = {}
-    for name, load in references.items():
-        models[name] = load()
-        log.info("model %r is scored by %s", name, models[name].way)
-    warnings = [warning for name, model in models.items() for warning in _check(name, model, tokens)]
-    for warning in warnings:
-        log.warning(warning)
-    with create(folder, KIND, config={"precision": precision}, inputs=inputs) as draft:
-        for name, part in tokens.items():
-            losses = {
-                model: score_samples(reference.model, part, batch_size, f"{name} under {model}")
-                for model, reference in models.items()
-            }
-            write_slice(draft.path, name, losses, part.real_tokens(np.arange(len(part))))
-        draft.facts.update(models={name: _describe(model) for name, model in models.items()}, warnings=warnings)
-    scores = Scores.open(folder, first)
-    show(scores, tokens[first], Console())
-    return scores
+    options = ScoringOptions(batch_size, precision)
+    job = ScoringJob(folder, tokens, {name: identities.get(name, "") for name in references}, options)
+    if (scores := job.reused()) is not None:
+        return scores
+    scorer = ChunkScorer(tokens, {name: load() for name, load in references.items()}, options)
+    score_here(job, scorer)
+    return job.finish()
+
+
+def score_here(job: ScoringJob, scorer: ChunkScorer, roof: float | None = None) -> None:
+    """Score what is missing of a job in this process. `roof`: tokens/s that its matrix products alone would allow."""
+    with job.store.held():
+        job.store.begin()
+        job.store.note(NOTES, scorer.notes())
+        missing = job.store.missing(job.chunks)
+        with progress_of(job, missing, roof) as progress:
+            for chunk in missing:
+                job.store.write(chunk, scorer.score(chunk))
+                progress.add(chunk.stop - chunk.start, job.real_tokens(chunk))
+
+
+def progress_of(job: ScoringJob, missing: Sequence[Chunk], roof: float | None) -> ScoreProgress:
+    """Return a meter of what is missing."""
+    if len(missing) < len(job.chunks):
+        log.info("%d of %d chunks are done already", len(job.chunks) - len(missing), len(job.chunks))
+    total = sum(chunk.stop - chunk.start for chunk in missing)
+    return ScoreProgress(Console(stderr=True), f"score under {', '.join(job.models)}", total, roof)
+
+
+def _bytes_of(labels_BT: NDArray[np.int64], lengths_V: NDArray[np.int64]) -> NDArray[np.int64]:
+    known = (labels_BT >= 0) & (labels_BT < len(lengths_V))
+    return np.where(known, lengths_V[np.where(known, labels_BT, 0)], 0)
+
+
+def _refuse_bad(name: str, chunk: Chunk, loss_N: NDArray[np.float32], scored: NDArray[np.int64]) -> None:
+    bad = scored[~np.isfinite(loss_N[scored - chunk.start])]
+    if len(bad):
+        raise ValueError(
+            f"model {name!r} gives sample {bad[0]} of slice {chunk.slice!r} a loss of {loss_N[bad[0] - chunk.start]} "
+            f"({len(bad)} such samples in its chunk), and no order can be made of that: its weights are not sound, or "
+            "too large for this precision; score in fp32, or choose another reference model"
+        )
 
 
 def _check(name: str, model: Reference, tokens: Mapping[str, Tokens]) -> list[str]:
     """Raise ValueError when a model cannot read the tokens; return warnings about what its scores mean."""
     warnings = []
-    for slice, part in tokens.items():
+    for part in tokens.values() if model.text is None else ():
         if model.tokenizer_fingerprint is not None and model.tokenizer_fingerprint != part.tokenizer_fingerprint:
             raise ValueError(
                 f"model {name!r} was trained with another tokenizer ({model.tokenizer_fingerprint}) than {part.folder} "
-                f"({part.tokenizer_fingerprint}): prepare the text with the model's tokenizer, or choose another model"
+                f"({part.tokenizer_fingerprint}): prepare the text with the model's tokenizer, choose another model, "
+                "or score the text with its export (pdpc export)"
             )
         if model.model.vocab_size < part.vocab_size:
             raise ValueError(
                 f"model {name!r} knows {model.model.vocab_size} tokens, {part.folder} uses {part.vocab_size}: "
                 "choose a model of the same tokenizer"
             )
-        if model.trained_on == part.fingerprint:
+    for slice, part in tokens.items():
+        share = 1.0 if model.trained_on == part.fingerprint else (model.overlaps or {}).get(slice, 0.0)
+        if share > 0:
+            seen = "" if share == 1.0 else f"{share:.1%} of the documents of "
             warnings.append(
-                f"model {name!r} was trained on slice {slice!r}, which it now scores: "
-                "its losses measure memory as much as difficulty; train it on the reference slice"
+                f"model {name!r} was trained on {seen}slice {slice!r}, which it now scores: its losses measure memory "
+                "as much as difficulty, and PD calls easy what it knows by heart; train it on the reference slice"
             )
     return warnings
 
@@ -106,18 +374,6 @@ def _describe(model: Reference) -> dict[str, object]:
         "trained_on": model.trained_on,
         "scored_by": model.way,
     }
-
-
-def score_samples(model: LossModel, tokens: Tokens, batch_size: int, title: str) -> NDArray[np.float32]:
-    """Return the mean loss (nats) over the real tokens of every sample, float32 [len(tokens)]."""
-    losses_N = np.empty(len(tokens), dtype=np.float32)
-    real_N = tokens.real_tokens(np.arange(len(tokens)))
-    with SampleProgress(Console(stderr=True), f"score {title}", len(tokens)) as progress:
-        for start in range(0, len(tokens), batch_size):
-            ids = np.arange(start, min(start + batch_size, len(tokens)))
-            losses_N[ids] = mean_losses(model, tokens, ids)
-            progress.add(len(ids), int(real_N[ids].sum()))
-    return losses_N
 
 
 def mean_losses(model: LossModel, tokens: Tokens, ids: NDArray[np.int64]) -> NDArray[np.float32]:

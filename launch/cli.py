@@ -28,7 +28,7 @@ class Verb:
     hands_on: bool = False
     """Does the function take the overrides too, to hand them on to other processes?"""
     first: str | None = None
-    """Key that a first word without a "=" stands for: `pdpc inspect ORDER` is `pdpc inspect folder=ORDER`."""
+    """Key that the first word without a "=" stands for: `pdpc inspect ORDER` is `pdpc inspect folder=ORDER`."""
 
 
 def _prepare() -> Any:
@@ -121,12 +121,14 @@ def _demo() -> Any:
 VERBS: dict[str, Verb] = {
     "prepare": Verb("text to TOKENS: documents, sources and samples, two slices held out", _prepare),
     "adopt": Verb("Megatron's and datatrove's token files to TOKENS that read them where they lie", _adopt),
-    "score": Verb("TOKENS to SCORES: every sample's loss under the reference models", _score),
+    "score": Verb("TOKENS to SCORES: every sample's loss under the reference models", _score, hands_on=True),
     "arrange": Verb("SCORES and a preference to an ORDER that uses every sample once", _arrange),
     "replan": Verb("a new order for what an ORDER has not been read of yet", _replan, first="order"),
     "train": Verb("an ORDER to a RUN, by DeepSpeed; run it again to go on", _train, hands_on=True),
     "evaluate": Verb("held-out loss and benchmarks of a run's newest checkpoint", _evaluate),
-    "report": Verb("a page and a table that show arms beside each other", _report),
+    "report": Verb(
+        "a page that shows arms beside each other; with --wandb, a run replayed to W&B", _report, first="runs.run"
+    ),
     "export": Verb("a run's newest checkpoint as a Hugging Face folder", _export),
     "megatron": Verb("a slice of TOKENS as Megatron's .bin and .idx, a pair a source", _megatron),
     "inspect": Verb("an order's plan, checks and steps; of any artifact, what made it", _inspect, first="folder"),

@@ -12,8 +12,8 @@ def as_overrides(words: Sequence[str], settings: type, first: str | None = None)
 
     `--dry-run` stands for `dry_run=true`, `--step 5` and `--step=5` for `step=5`: a flag takes the next word unless
     that is an override or a flag itself, or the setting is true or false. A setting that is a list takes its flag as
-    often as it is given: `--accept-change a --accept-change b` is `accept_change=[a,b]`. With `first`, a first word
-    that is neither gives that key its value.
+    often as it is given: `--accept-change a --accept-change b` is `accept_change=[a,b]`. With `first`, the first word
+    that is none of these gives that key its value.
     """
     hints = get_type_hints(settings)
     lists = {field.name for field in fields(settings) if get_origin(hints[field.name]) is list}
@@ -30,12 +30,16 @@ def as_overrides(words: Sequence[str], settings: type, first: str | None = None)
 
 def _pairs(words: Sequence[str], switches: set[str], lists: set[str], first: str | None) -> Iterator[tuple[str, str]]:
     """Yield (key, value) for flags and a first word, and ("", word) for what is an override already."""
-    index = 0
+    index, named = 0, False
     while index < len(words):
         word = words[index]
         index += 1
         if not word.startswith("--"):
-            yield (first, quoted(word)) if first and index == 1 and _is_value(word) else ("", word)
+            if first and not named and _is_value(word):
+                named = True
+                yield first, quoted(word)
+            else:
+                yield "", word
             continue
         name, equals, value = word[2:].partition("=")
         name = name.replace("-", "_") if not equals or name.replace("-", "_") in lists else name

@@ -134,9 +134,11 @@ class Decoder(nn.Module):
         return self.config.parameter_count()
 
     @torch.inference_mode()
-    def losses(self, ids_BS: Tensor) -> Tensor:
+    def losses(self, ids_BS: Tensor, documents: Documents | None = None) -> Tensor:
         """Return each label's loss, float32 [B, T], without gradients; `ids_BS` is as in `forward`, on any device."""
-        return self(ids_BS.to(self.embedding.weight.device)).losses_BT
+        if documents is None and not ids_BS.is_cuda:  # looked for on the host: a device need not be waited for
+            documents = Documents.of(ids_BS[:, :-1], self.config.end_of_text)
+        return self(ids_BS.to(self.embedding.weight.device), documents).losses_BT
 
     def logits(self, ids_BT: Tensor) -> Tensor:
         """Return next-token logits in float32, [B, T, V]."""

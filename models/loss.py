@@ -18,8 +18,8 @@ IGNORED = -100
 CHUNK_LOGITS = 1 << 24
 """Logits held at once, in elements of four bytes; twice as many in bfloat16. 64 MiB."""
 
-PRODUCT_AT_ONCE = 1 << 23
-"""Elements of a gradient's product in 16 bits that wait for their float32 sum: 16 MiB."""
+PRODUCT_AT_ONCE = 1 << 22
+"""Elements of a gradient's product in 16 bits that wait for their float32 sum: 8 MiB."""
 
 SCALED_AT_ONCE = 1 << 20
 """Elements of a gradient that are scaled at once on the CPU: what its cache holds."""

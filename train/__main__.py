@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     overrides = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]
     from train.run import Refused, quiet_ranks, train
     from train.settings import TrainSettings
-    from train.signals import Left, posted
+    from train.signals import Left, Signals, posted
     from train.world import OtherRankFailed, code_of
 
     quiet_ranks()
@@ -36,7 +36,9 @@ def main(arguments: list[str]) -> int:
                 f"processes={settings.processes}, but the launcher started {ranks} ranks: "
                 "make them equal or leave processes out"
             )
-        train(settings)
+        signals = Signals(settings.grace_s)
+        signals.install()
+        train(settings, signals)
     except (SettingsError, Refused) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one voice a node
             log.error("pdpc train: %s", error)

@@ -10,13 +10,18 @@ from models.config import DecoderConfig
 from models.huggingface.card import model_card, table
 
 
-def run_card(facts: dict[str, Any], checkpoint: Manifest, config: DecoderConfig, dtype: str) -> str:
-    """Return the card of a checkpoint of the run whose run.json is `facts`, its weights stored as `dtype`."""
+def run_card(
+    facts: dict[str, Any], checkpoint: Manifest, config: DecoderConfig, dtype: str, how: str | None = None
+) -> str:
+    """Return the card of a checkpoint of the run whose run.json is `facts`, its weights stored as `dtype`.
+
+    `how` says which weights of the run they are.
+    """
     versions = ", ".join(f"{name} {value}" for name, value in sorted(facts["versions"].items()))
     making = "\n".join(
         [
             "## Training\n",
-            table(_progress(facts, checkpoint), "what", "value"),
+            table(_progress(facts, checkpoint) | ({"weights of": how} if how else {}), "what", "value"),
             "## Data\n",
             "The order of the data is a file. These fingerprints identify the model and what it read:\n",
             table(_fingerprints(facts, checkpoint), "what", "fingerprint"),

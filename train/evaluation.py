@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from curriculum.artifact import ArtifactError, write_text
 from curriculum.scores import Scores
 from curriculum.tokens import Tokens
+from models.config import DecoderConfig
 from models.decoder import Decoder
 from train import checkpoint
-from train.export import newest_checkpoint
+from train.averaging import check_choice, choose_weights
 from train.harness import BenchmarkSettings, check_tasks, evaluate_benchmarks
 from train.heldout import HeldoutSettings, evaluate_heldout
 from train.inputs import VALIDATION
@@ -35,10 +36,17 @@ class EvaluateSettings:
 
     run: str
     """RUN folder; its newest checkpoint is evaluated."""
+    weights: str = "last"
+    """last, or running: the running average that a run with averaging.decay keeps."""
+    average: int = 1
+    """Take the mean of so many newest checkpoints."""
     heldout: HeldoutSettings = field(default_factory=HeldoutSettings)
     """Held-out loss."""
     benchmarks: BenchmarkSettings = field(default_factory=BenchmarkSettings)
     """Harness tasks."""
+
+    def __post_init__(self) -> None:
+        check_choice(self.weights, self.average)
 
 
 def run(settings: EvaluateSettings) -> Values:
@@ -46,11 +54,11 @@ def run(settings: EvaluateSettings) -> Values:
     check_tasks(settings.benchmarks)
     folder = Path(settings.run)
     validation, pd = _heldout_of(read_run(folder))
-    source = newest_checkpoint(folder)
+    chosen = choose_weights(folder, settings.weights, settings.average)
     alone = World(0, 1, 0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    decoder = load_decoder(source).to(alone.device)
+    decoder = decoder_of(*chosen.read()).to(alone.device)
     values = evaluate(decoder, validation, pd, settings.heldout, settings.benchmarks, alone)
-    target = folder / "evaluations" / f"{source.name}.json"
+    target = folder / "evaluations" / f"{chosen.name}.json"
     target.parent.mkdir(exist_ok=True)
     write_text(target, json.dumps(values, indent=1) + "\n")
     for name, value in values.items():
@@ -75,7 +83,11 @@ def _heldout_of(facts: dict[str, Any]) -> tuple[Tokens, NDArray[np.float32] | No
 
 def load_decoder(source: Path) -> Decoder:
     """Return the float32 decoder of a checkpoint."""
-    config, state = checkpoint.read_weights(source)
+    return decoder_of(*checkpoint.read_weights(source))
+
+
+def decoder_of(config: DecoderConfig, state: dict[str, torch.Tensor]) -> Decoder:
+    """Return the decoder of these weights."""
     with torch.device("meta"):
         decoder = Decoder(config)
     if config.tie_embeddings:

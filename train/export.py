@@ -1,4 +1,4 @@
-"""Export: the newest checkpoint of a run as a Hugging Face folder."""
+"""Export: the newest checkpoint of a run, or an average of its weights, as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from curriculum.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
 from models import huggingface
 from models.config import DecoderConfig
 from train import checkpoint
+from train.averaging import ChosenWeights, check_choice, choose_weights
 from train.card import run_card
-from train.runfolder import CHECKPOINTS, EXPORT, read_run
+from train.runfolder import EXPORT, read_run
 
 log = logging.getLogger(__name__)
 
@@ -33,31 +34,37 @@ class ExportSettings:
     """Hugging Face folder to write."""
     dtype: str = "fp32"
     """fp32 or bf16."""
+    weights: str = "last"
+    """last, or running: the running average that a run with averaging.decay keeps."""
+    average: int = 1
+    """Take the mean of so many newest checkpoints."""
 
     def __post_init__(self) -> None:
+        check_choice(self.weights, self.average)
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r} is unknown: use one of {sorted(DTYPES)}")
 
 
 def run(settings: ExportSettings) -> None:
     """Write the newest checkpoint of a run as a folder that AutoModelForCausalLM loads without this package."""
-    written = export_checkpoint(Path(settings.run), Path(settings.output), settings.dtype)
+    chosen = choose_weights(Path(settings.run), settings.weights, settings.average)
+    written = export_checkpoint(Path(settings.run), Path(settings.output), settings.dtype, chosen)
     log.info("exported %s to %s" if written else "%s is at %s already: reused", settings.run, settings.output)
 
 
-def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32") -> bool:
-    """Export the newest checkpoint below `run_folder` with its tokenizer and a model card; False: it is there already.
+def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chosen: ChosenWeights | None = None) -> bool:
+    """Export weights of a run (its newest checkpoint's) with tokenizer and model card; False: they are there already.
 
     The card names checkpoint and type of the weights, and an export is there whole or not at all: equal cards will do.
     """
     facts = read_run(run_folder)
-    source = newest_checkpoint(run_folder)
-    manifest = open_manifest(source, checkpoint.KIND)
-    card = run_card(facts, manifest, DecoderConfig(**manifest.facts["model"]), dtype)
+    chosen = chosen or choose_weights(run_folder)
+    manifest = open_manifest(chosen.sources[0], checkpoint.KIND)
+    card = run_card(facts, manifest, DecoderConfig(**manifest.facts["model"]), dtype, chosen.how)
     whole = all((output / name).is_file() for name in (CARD, "config.json", TOKENIZER_FILE))
     if whole and any(output.glob("*.safetensors")) and (output / CARD).read_text("utf-8") == card:
         return False
-    config, state = checkpoint.read_weights(source)
+    config, state = chosen.read()
     huggingface.export(
         output,
         config,
@@ -71,11 +78,7 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32") -> bo
 
 def newest_checkpoint(run_folder: Path) -> Path:
     """Return the newest whole checkpoint of a run. Raises ArtifactError when there is none."""
-    read_run(run_folder)
-    found = checkpoint.newest(run_folder / CHECKPOINTS)
-    if found is None:
-        raise ArtifactError(f"run {run_folder} has no whole checkpoint yet: let it reach the end of its first stage")
-    return found
+    return choose_weights(run_folder).sources[0]
 
 
 def _tokenizer_folder(run_folder: Path, facts: dict[str, Any]) -> Path:

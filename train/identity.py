@@ -23,7 +23,8 @@ BINDING = (
     *("model.rope_low_factor", "model.rope_high_factor", "model.norm_eps", "model.tie_embeddings", "model.z_loss"),
     *("optimizer.lr", "optimizer.beta1", "optimizer.beta2", "optimizer.eps"),
     *("optimizer.weight_decay", "optimizer.clip_norm"),
-    *("schedule.name", "schedule.warmup_share", "schedule.final_share"),
+    *("schedule.name", "schedule.warmup_share", "schedule.warmup_steps", "schedule.warmup_tokens"),
+    *("schedule.final_share", "schedule.decay_share", "schedule.decay"),
     *("guards.finite", "guards.spike", "guards.spike_sigma", "guards.spike_window", "zero.reduce_in"),
     *("heldout.max_samples", "benchmarks.tasks", "benchmarks.limit", "benchmarks.num_fewshot"),
 )
@@ -40,6 +41,8 @@ HARMLESS = (
     *("model.attention", "heldout.batch_size"),
     *("benchmarks.batch_size", "benchmarks.task_paths", "benchmarks.offline"),
     *("tracker.name", "tracker.project", "tracker.entity", "tracker.group", "tracker.tags"),
+    *("tracker.queue", "tracker.start_s", "tracker.retry_s", "tracker.finish_s"),
+    *("throughput.peak_tflops", "averaging.decay", "averaging.every"),
 )
 """Settings that may change between two lives of a run.
 
@@ -186,7 +189,7 @@ def _fields(schema: type, prefix: str) -> Iterator[tuple[str, Field[Any]]]:
 
 def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -15,6 +15,7 @@ from curriculum.tokens import Tokens
 from models.config import DecoderConfig
 from train.harness import check_tasks, task_files_fingerprint
 from train.lineage import ancestors
+from train.schedule import Schedule
 from train.settings import TrainSettings
 
 VALIDATION = "validation"
@@ -31,6 +32,8 @@ class Inputs:
     pd: NDArray[np.float32] | None
     """PD of the validation samples, when scores are given."""
     decoder: DecoderConfig
+    schedule: Schedule
+    """Learning rate by step."""
     fingerprints: dict[str, str | None]
     ancestors: list[str]
     """Fingerprints of the orders that the order was replanned from, oldest first."""
@@ -58,6 +61,7 @@ def open_inputs(settings: TrainSettings) -> Inputs:
         scores = Scores.open(settings.data.scores, VALIDATION)
         scores.check(validation)
     decoder = settings.model.decoder_config(tokens.vocab_size, tokens.seq_len, tokens.end_of_text)
+    schedule = Schedule.of(settings.schedule, settings.optimizer.lr, order.steps, order.batch_size * tokens.seq_len)
     fingerprints = {
         "tokens": tokens.fingerprint,
         "order": order.fingerprint,
@@ -67,7 +71,7 @@ def open_inputs(settings: TrainSettings) -> Inputs:
         "benchmarks": task_files_fingerprint(settings.benchmarks),
     }
     pd = _finite_pd(scores) if scores else None
-    return Inputs(order, tokens, validation, pd, decoder, fingerprints, ancestors(order))
+    return Inputs(order, tokens, validation, pd, decoder, schedule, fingerprints, ancestors(order))
 
 
 def verify_inputs(settings: TrainSettings) -> None:

@@ -23,9 +23,9 @@ from train.engine import Engine
 from train.faults import fault, poisoned
 from train.hooks.hook import Hook
 from train.inputs import Inputs
+from train.line import on_terminal, one_line
 from train.poison import poison_gradient, poison_loss, poison_weight
 from train.prefetch import ahead
-from train.schedule import learning_rate
 from train.settings import TrainSettings
 from train.signals import Left, Signals
 from train.tracking import MetricsFile, Record, Tracker
@@ -56,10 +56,6 @@ class Window:
     first_step: int
     tokens: int = 0
     """Labels of the steps that moved the weights."""
-    since: float = field(default_factory=time.perf_counter)
-    timed_from: int = 0
-    """First step that `since` and what follows count: a window may have begun in an earlier life of the run."""
-    timed_tokens: int = 0
     waited_s: float = 0.0
     """Seconds in which the loop waited for data."""
 
@@ -131,13 +127,12 @@ class Loop:
 
         No host sync on a GPU, but for what the hooks do.
         """
-        order, settings = self.inputs.order, self.settings
         for hook in self.hooks:
             hook.pre_step(self, batch)
         fault("loop.before_step")
         if poisoned("guard.weight"):
             poison_weight(self.engine)
-        self.engine.set_learning_rate(learning_rate(settings.schedule, settings.optimizer.lr, batch.step, order.steps))
+        self.engine.set_learning_rate(self.inputs.schedule(batch.step))
         loss = torch.zeros((), dtype=torch.float32, device=self.world.device)
         for index, ids_BS in enumerate(batch.micro_batches):
             if index > 0:
@@ -163,7 +158,6 @@ class Loop:
             self.engine.skip()
         fault("loop.after_step")
         self.consumed.append(batch)
-        self.window.timed_tokens += batch.global_tokens
         self.progress.step += 1
         self.progress.tokens += batch.global_tokens
         self.progress.consumed_hash = joined(self.progress.consumed_hash, batch.global_hash)
@@ -207,7 +201,6 @@ class Loop:
         order, step, window = self.inputs.order, self.progress.step, self.window
         total = float(self.world.all_sum(window.loss.double()).item())
         loss = total / window.tokens if window.tokens else float("nan")  # every step of the window was left out
-        elapsed_s = time.perf_counter() - window.since
         taken = slice(window.first_step, step)
         record: Record = {
             "kind": "train",
@@ -215,12 +208,8 @@ class Loop:
             "tokens": self.progress.tokens,
             "train/loss": loss,
             "train/ppl": float(torch.tensor(loss).exp()),
-            "optim/lr": learning_rate(self.settings.schedule, self.settings.optimizer.lr, step - 1, order.steps),
+            "optim/lr": self.inputs.schedule(step - 1),
             "optim/grad_norm": self.engine.gradient_norm(),
-            "throughput/tokens_per_s": window.timed_tokens / elapsed_s,
-            "throughput/tokens_per_s_device": window.timed_tokens / elapsed_s / self.world.size,
-            "time/step_s": elapsed_s / (step - window.timed_from),
-            "data/wait_s": window.waited_s / (step - window.timed_from),
             "data/cursor": self.cursor,
             "data/consumed_hash": as_hex(self.progress.consumed_hash),
             "curriculum/progress": step / order.steps,
@@ -243,7 +232,7 @@ class Loop:
             return
         self.metrics.append(record)
         self.tracker.log(record)
-        log.info(one_line(record, self.inputs.order.steps))
+        log.info(one_line(record, self.inputs.order.steps, colour=on_terminal()))
 
     def _timed(self, upcoming: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the batches and count the time for which they keep the loop waiting."""
@@ -257,27 +246,4 @@ class Loop:
 
     def _window(self) -> Window:
         zero = torch.zeros((), dtype=torch.float32, device=self.world.device)
-        return Window(zero, self.progress.step, timed_from=self.progress.step)
-
-
-def one_line(record: Record, steps: int) -> str:
-    """Return a record as the line that people watch."""
-    start = f"step {record['step']}/{steps}  tokens {record['tokens']:,}"
-    if record["kind"] == "stage":
-        shown = {
-            key: value
-            for key, value in record.items()
-            if key in ("val/loss", "val/low_pd/loss", "val/high_pd/loss", "bench/avg")
-        }
-        values = "  ".join(f"{key} {value:.4f}" for key, value in shown.items())
-        return f"{start}  stage {record['stage']}  {values}  ({record['time/evaluation_s']:.1f} s)"
-    mix = " ".join(
-        f"{key.rpartition('/')[2]} {value:.2f}"
-        for key, value in record.items()
-        if key.startswith("curriculum/realised/")
-    )
-    left_s = int((steps - record["step"]) * record["time/step_s"])
-    return (
-        f"{start}  loss {record['train/loss']:.4f}  lr {record['optim/lr']:.2e}  grad {record['optim/grad_norm']:.2f}  "
-        f"{record['throughput/tokens_per_s']:,.0f} tok/s  mix {mix}  left {left_s // 60}:{left_s % 60:02d}"
-    )
+        return Window(zero, self.progress.step)

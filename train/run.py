@@ -30,6 +30,7 @@ from train.inputs import Inputs, open_inputs, verify_inputs
 from train.lineage import check_resume, conversion, work_split
 from train.loop import Loop, Progress
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
+from train.schedule import wasted_rise
 from train.settings import TrainSettings
 from train.signals import Left, Signals
 from train.tracking import MetricsFile, NullTracker, Tracker, start_tracker
@@ -47,14 +48,14 @@ class Refused(ValueError):
         self.exit_code = exit_code
 
 
-def train(settings: TrainSettings) -> None:
+def train(settings: TrainSettings, signals: Signals | None = None) -> None:
     """Train one arm, or go on with it from its newest checkpoint. Every rank calls this.
 
     Raises Refused at the door: before a model exists, and but for a RUN folder that another run owns, before the ranks
-    have met. Raises Left, after a checkpoint and together with all ranks, when a signal asked the run to leave.
+    have met. Raises Left, after a checkpoint and together with all ranks, when a signal asked the run to leave;
+    without `signals`, which are installed already, signals do what they did before.
     """
-    signals = Signals(settings.grace_s)
-    signals.install()
+    signals = signals or Signals(settings.grace_s)
     try:
         check_acceptable(settings.accept_change)
         arm()
@@ -72,6 +73,8 @@ def train(settings: TrainSettings) -> None:
         log.info("run %s is finished: nothing to do", settings.output)
     else:
         log.info("attention: %s (%s, %s)", attention.name, world.device.type, settings.precision)
+        if world.first and (reason := wasted_rise(settings.schedule, inputs.order)):
+            log.warning("%s", reason)
         watchdog.start()
         try:
             _train(settings, inputs, world, claimed, world.same(step), signals, watchdog)
@@ -81,8 +84,8 @@ def train(settings: TrainSettings) -> None:
             watchdog.close()
     if claimed is not None:
         claimed.release()
+    signals.over = True
     finish(world)
-    signals.close()
     if left is not None:
         raise left
 
@@ -168,7 +171,9 @@ def _train(
         write_text(folder / "ds_config.json", json.dumps(engine.config, indent=1) + "\n")
         forget_consumed(folder, progress.step)
         shown = {**identity(settings), **claimed.facts["fingerprints"]}
-        return MetricsFile(folder, progress.step), start_tracker(settings.tracker, folder, settings.arm, shown)
+        return MetricsFile(folder, progress.step), start_tracker(
+            settings.tracker, folder, settings.arm, shown, progress.step
+        )
 
     metrics, tracker = world.first_does(open_records) or (None, NullTracker())
     width = inputs.order.batch_size // world.size
@@ -263,6 +268,7 @@ def _evaluate(loop: Loop, stage: int) -> None:
     inputs, settings = loop.inputs, loop.settings
     slow = loop.watchdog.slow(f"the evaluation of stage {stage}")
     with loop.signals.holding(False), slow, loop.engine.whole_weights():
+        fault("loop.in_evaluation")
         values = evaluate(
             loop.engine.decoder, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, loop.world
         )

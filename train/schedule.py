@@ -1,20 +1,42 @@
-"""Learning-rate schedules: a factor of the peak as a pure function of progress."""
+"""Learning-rate schedules: the rate as a pure function of the step.
+
+Warm-up rises linearly to the peak; then the schedule falls to its final share of the peak (docs/schedules.md).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from curriculum.buckets import UNSCORED
+from curriculum.order import Order
 
 Decay = Callable[[float], float]
-"""From progress after warm-up in [0, 1] to the remaining share, 1 falling to 0, of the way to the final value."""
+"""From progress in [0, 1] to the remaining share, 1 falling to 0, of the way to the final value."""
 
 DECAYS: dict[str, Decay] = {
-    "constant": lambda _: 1.0,
     "linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+    "sqrt": lambda progress: 1.0 - math.sqrt(progress),
 }
+"""Shapes of a decay; sqrt is the 1 - sqrt of Haegele et al., arXiv 2405.18392."""
+
+NAMES = ("wsd", "cosine", "linear", "constant")
 """Names that a config may choose."""
+
+WARMUPS = ("warmup_share", "warmup_steps", "warmup_tokens")
+WARMUP_SHARE = 0.02
+DECAY_SHARE, DECAY = 0.2, "sqrt"
+
+NEARLY_ZERO = 0.1
+"""A schedule that ends at this share of the peak or below decays to nearly zero."""
+RISE = 0.25
+"""A score rises when the line through the mean ranks of an order's steps, of 0 to 1, gains this much over the run."""
+STEPS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -22,32 +44,170 @@ class ScheduleSettings:
     """How the learning rate moves.
 
     The default keeps a third of the peak: late data meet a rate that still learns from them, without which a
-    curriculum's gain can be lost to the decay (method of the fair comparison; ICLR 2026, arXiv 2511.18903).
+    curriculum's gain can be lost to the decay (arXiv 2511.18903).
     """
 
     name: str = "cosine"
-    """constant, linear or cosine."""
-    warmup_share: float = 0.02
-    """Part of the run in which the rate rises linearly from near zero to the peak."""
+    """wsd (warm-up, stable, decay), cosine, linear or constant."""
+    warmup_share: float | None = None
+    """Part of the run in which the rate rises from near zero to the peak; null: 0.02, unless the next two say."""
+    warmup_steps: int | None = None
+    """The same in steps."""
+    warmup_tokens: int | None = None
+    """The same in tokens, rounded up to whole global batches of full samples."""
     final_share: float = 1 / 3
     """Learning rate at the end as a share of the peak."""
+    decay_share: float | None = None
+    """wsd alone: last part of the run, in which the rate falls; null: 0.2."""
+    decay: str | None = None
+    """wsd alone: shape of the fall, sqrt (1 - sqrt), linear or cosine; null: sqrt."""
 
     def __post_init__(self) -> None:
-        if self.name not in DECAYS:
-            raise ValueError(f"schedule.name={self.name!r} is unknown: use one of {sorted(DECAYS)}")
-        for key in ("warmup_share", "final_share"):
-            if not 0.0 <= getattr(self, key) <= 1.0:
-                raise ValueError(f"schedule.{key}={getattr(self, key)} must lie in [0, 1]")
+        if self.name not in NAMES:
+            raise ValueError(f"schedule.name={self.name!r} is unknown: use one of {list(NAMES)}")
+        for key in ("warmup_share", "final_share", "decay_share"):
+            value = getattr(self, key)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ValueError(f"schedule.{key}={value} must lie in [0, 1]")
+        for key in ("warmup_steps", "warmup_tokens"):
+            value = getattr(self, key)
+            if value is not None and value < 0:
+                raise ValueError(f"schedule.{key}={value} must not be negative")
+        given = [key for key in WARMUPS if getattr(self, key) is not None]
+        if len(given) > 1:
+            values = " and ".join(f"schedule.{key}={getattr(self, key)}" for key in given)
+            raise ValueError(f"{values} both say how long the warm-up is: give one of them, and null for the others")
         if self.name == "constant" and self.final_share != 1.0:
             raise ValueError(
                 f"schedule.final_share={self.final_share} does not fit a constant rate: use schedule=constant"
             )
+        if self.name == "wsd":
+            self._check_decay()
+        for key in ("decay_share", "decay"):
+            if self.name != "wsd" and getattr(self, key) is not None:
+                raise ValueError(
+                    f"schedule.{key}={getattr(self, key)!r} has no effect on {self.name}: it belongs to schedule=wsd"
+                )
+
+    def _check_decay(self) -> None:
+        if self.decay is not None and self.decay not in DECAYS:
+            raise ValueError(f"schedule.decay={self.decay!r} is unknown: use one of {sorted(DECAYS)}")
+        warmup = WARMUP_SHARE if self.warmup_share is None else self.warmup_share
+        if self.decay_share is not None and self.decay_share + (warmup if self._by_share else 0.0) > 1.0:
+            raise ValueError(
+                f"schedule.decay_share={self.decay_share} and a warm-up of {warmup} are more than the whole run: "
+                "lower one of them"
+            )
+
+    @property
+    def _by_share(self) -> bool:
+        return self.warmup_steps is None and self.warmup_tokens is None
 
 
-def learning_rate(settings: ScheduleSettings, peak: float, step: int, steps: int) -> float:
-    """Return the learning rate of step (from 0) of a run of `steps`."""
-    warmup = min(steps - 1, math.ceil(settings.warmup_share * steps))
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - 1 - warmup)
-    return peak * (settings.final_share + (1.0 - settings.final_share) * DECAYS[settings.name](progress))
+@dataclass(frozen=True)
+class Schedule:
+    """The schedule of one run: `schedule(step)` is the learning rate of a step, from 0."""
+
+    settings: ScheduleSettings
+    peak: float
+    """Highest rate."""
+    steps: int
+    """Of the whole run."""
+    warmup: int
+    """Steps before the first one that may fall."""
+    stable: int
+    """Steps at the peak after the warm-up, before the decay begins: only wsd has any."""
+
+    @classmethod
+    def of(cls, settings: ScheduleSettings, peak: float, steps: int, tokens_per_step: int) -> Schedule:
+        """Return the schedule of a run of `steps`, each of `tokens_per_step` when all of its samples are full.
+
+        Raises ValueError when warm-up and decay, in steps or tokens, do not fit into the run.
+        """
+        asked, key = _warmup(settings, steps, tokens_per_step)
+        if key != "warmup_share" and asked >= steps:
+            raise ValueError(
+                f"schedule.{key}={getattr(settings, key)} is {asked} steps of warm-up, and the order has {steps}: "
+                "give less, or another order"
+            )
+        warmup = min(steps - 1, asked)
+        if settings.name != "wsd":
+            return cls(settings, peak, steps, warmup, 0)
+        decay_steps = math.ceil((DECAY_SHARE if settings.decay_share is None else settings.decay_share) * steps)
+        if key != "warmup_share" and warmup + decay_steps > steps:
+            raise ValueError(
+                f"schedule.{key}={getattr(settings, key)} is {warmup} steps of warm-up, and schedule.decay_share "
+                f"leaves {steps - decay_steps} of {steps} before the decay: lower one of them"
+            )
+        return cls(settings, peak, steps, warmup, max(0, steps - decay_steps - warmup))
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of a step: (step + 1) / warmup of the peak, then the fall to the final share."""
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        if self.settings.name == "constant" or step < self.warmup + self.stable:
+            return self.peak
+        first = self.warmup + self.stable
+        if self.settings.name == "wsd":  # its first decaying step is below the peak already: the stable part has that
+            progress = (step - first + 1) / (self.steps - first)
+            shape = DECAYS[self.settings.decay or DECAY]
+        else:
+            progress = (step - first) / max(1, self.steps - 1 - first)
+            shape = DECAYS[self.settings.name]
+        final = self.settings.final_share
+        return self.peak * (final + (1.0 - final) * shape(progress))
+
+
+def _warmup(settings: ScheduleSettings, steps: int, tokens_per_step: int) -> tuple[int, str]:
+    """Return the steps of warm-up and the key that says so."""
+    if settings.warmup_steps is not None:
+        return settings.warmup_steps, "warmup_steps"
+    if settings.warmup_tokens is not None:
+        return -(-settings.warmup_tokens // tokens_per_step), "warmup_tokens"
+    share = WARMUP_SHARE if settings.warmup_share is None else settings.warmup_share
+    return math.ceil(share * steps), "warmup_share"
+
+
+def wasted_rise(settings: ScheduleSettings, order: Order) -> str | None:
+    """Return why this schedule wastes the order's late data, in a sentence; None where it does not.
+
+    Late data meet a decayed rate: when the score that cuts the order rises over the run (its mean rank by RISE) and the
+    rate falls to NEARLY_ZERO, the samples that were kept for the end are hardly learned from (arXiv 2511.18903). Read
+    from the order's counts, O(steps * buckets); orders that are not cut by a single score are not judged.
+    """
+    if settings.final_share > NEARLY_ZERO:
+        return None
+    rise = score_rise(order)
+    if rise is None or rise < RISE:
+        return None
+    return (
+        f"the score that cuts order {order.folder} rises over the run (mean rank +{rise:.2f} of 1), and schedule "
+        f"{settings.name} falls to {settings.final_share:g} of the peak: the samples kept for the end meet a rate that "
+        "hardly learns from them, which can cost the order's gain (arXiv 2511.18903). Use schedule=gentle (a third of "
+        "the peak), or schedule=constant with averaged weights (docs/schedules.md)"
+    )
+
+
+def score_rise(order: Order) -> float | None:
+    """Return how far the mean rank of the score moves over an order: the rise of a straight line fitted to its steps.
+
+    Rank 0 is the lowest bucket, 1 the highest. None where the order is not cut by one score.
+    """
+    preference: dict[str, Any] = order.manifest.config.get("preference") or {}
+    if "score" not in preference or "buckets" not in preference:
+        return None
+    edges = preference.get("edges") or ()
+    parts = len(edges) + 1 if edges else int(preference["buckets"])
+    names = [bucket.name for bucket in order.buckets if bucket.name != UNSCORED]
+    if parts < 2 or len(names) % parts:
+        return None
+    rank_K = np.arange(len(names)) % parts / (parts - 1)  # folds repeat the parts
+    sums_5 = np.zeros(5)  # of samples, rank, time, rank * time, time * time
+    for first in range(0, order.steps, STEPS_AT_ONCE):
+        counts_SK = order.counts[first : min(first + STEPS_AT_ONCE, order.steps)][:, : len(names)]
+        time_S = (np.arange(first, first + len(counts_SK)) + 0.5) / order.steps
+        samples_S, rank_S = counts_SK.sum(axis=1), counts_SK @ rank_K
+        sums_5 += [samples_S.sum(), rank_S.sum(), samples_S @ time_S, rank_S @ time_S, samples_S @ time_S**2]
+    samples, by_rank, by_time, by_both, by_square = sums_5.tolist()
+    spread = by_square - by_time**2 / max(1.0, samples)
+    return float((by_both - by_time * by_rank / samples) / spread) if spread > 0 else None

@@ -8,7 +8,9 @@ from models.config import DecoderConfig
 from models.execution import ExecutionSettings
 from train.harness import BenchmarkSettings
 from train.heldout import HeldoutSettings
+from train.hooks.averages import AveragingSettings
 from train.hooks.guards import GuardSettings
+from train.hooks.throughput import ThroughputSettings
 from train.schedule import ScheduleSettings
 from train.tracking import TrackerSettings
 
@@ -184,6 +186,8 @@ class TrainSettings:
     """AdamW and clipping."""
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     """How the learning rate moves."""
+    averaging: AveragingSettings = field(default_factory=AveragingSettings)
+    """The running average of the weights."""
     zero: ZeroSettings = field(default_factory=ZeroSettings)
     """DeepSpeed's ZeRO."""
     heldout: HeldoutSettings = field(default_factory=HeldoutSettings)
@@ -192,6 +196,8 @@ class TrainSettings:
     """Harness tasks at stage ends."""
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     """Where metrics go beside metrics.jsonl."""
+    throughput: ThroughputSettings = field(default_factory=ThroughputSettings)
+    """What the speed is held against."""
     verify_mb: int = 256
     """Files of TOKENS, ORDER and SCORES of at most so many MB are compared with their checksums at each start; 0: none.
     An ORDER's blocks are checked when they are read, whatever its size."""

@@ -55,6 +55,8 @@ class Signals:
         """The first signal that asked the run to leave; 0: none yet."""
         self.holds = False
         """Is there work to save? Then the first signal waits for the next step boundary, `grace_s` at most."""
+        self.over = False
+        """Has the run come to its end? Then a signal changes nothing any more."""
         self._grace_s = grace_s
         self._leave = leave
         self._first_at = 0.0
@@ -112,6 +114,9 @@ class Signals:
         while True:
             waits_s = max(0.0, self._first_at + self._grace_s - time.monotonic()) if self.number else None
             ready, _, _ = select.select([end], [], [], waits_s)
+            if not ready and self.over:
+                self.number = 0  # nothing is waited for any more
+                continue
             if not ready:
                 self._leave_now(
                     self.number, f"the grace time of {self._grace_s:g} s is over, no checkpoint was written"
@@ -127,7 +132,7 @@ class Signals:
     def _take(self, number: int) -> None:
         if number == HANG:
             self._leave(HUNG)
-        if number not in ASKING:
+        if number not in ASKING or self.over:
             return
         now = time.monotonic()
         if self.number and now - self._first_at > SAME_S:

@@ -11,7 +11,7 @@ ATTENTION = (None, "eager", "sdpa")
 """Values of config.json's attn_implementation that need no code from elsewhere."""
 
 
-def check_foreign(folder: Path, seq_len: int) -> None:
+def check_foreign(folder: Path, seq_len: int | None) -> None:
     """Raise ValueError, naming folder, value and mend, unless transformers can score samples of `seq_len` tokens.
 
     Refused: code of the model's own, weights that are pickled, quantised or an adapter's, architectures that do not
@@ -35,8 +35,12 @@ def check_foreign(folder: Path, seq_len: int) -> None:
         )
     _check_architecture(path, raw)
     weight_files(folder)
-    limit = position_limit(folder)
-    if limit is not None and seq_len > limit:
+    check_positions(path, position_limit(folder), seq_len)
+
+
+def check_positions(path: Path, limit: int | None, seq_len: int | None) -> None:
+    """Raise ValueError where a model's positions end at `limit` tokens, before a sample of `seq_len` does."""
+    if limit is not None and seq_len is not None and seq_len > limit:
         raise ValueError(
             f"{path}: the model's positions end at {limit} tokens (max_position_embeddings), samples have "
             f"seq_len={seq_len}: prepare the text with seq_len={limit} or less, or use another model"

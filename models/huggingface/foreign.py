@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.attention import Documents
 from models.huggingface.admission import position_limit
 from models.huggingface.folder import weight_files
 from models.huggingface.probe import check_causal, plain_head, probe_ids
@@ -53,13 +54,13 @@ class ForeignModel:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @torch.inference_mode()
-    def losses(self, ids_BS: Tensor) -> Tensor:
+    def losses(self, ids_BS: Tensor, documents: Documents | None = None) -> Tensor:
         """Return the loss of every label, float32 [B, T] on the host, as LossModel says."""
         ids_BS = ids_BS.cpu()
         ids_N, labels_N = ids_BS[:, :-1].flatten(), ids_BS[:, 1:].flatten()
         losses_N = torch.zeros(len(labels_N))
         at_once = TOKENS_AT_ONCE if self.plain else min(TOKENS_AT_ONCE, CHUNK_LOGITS // self.logit_count)
-        for places_RL, real_RL in document_rows(ids_BS, self.end_of_text, at_once):
+        for places_RL, real_RL in document_rows(ids_BS, self.end_of_text, at_once, documents):
             places_P = places_RL[real_RL]
             found_P = self._losses(
                 ids_N[places_RL].masked_fill(~real_RL, 0).to(self.device),

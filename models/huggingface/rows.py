@@ -17,15 +17,18 @@ SLACK = 16
 """A row of a batch has at most so many places of padding, or a quarter of the batch's length."""
 
 
-def document_rows(ids_BS: Tensor, end_of_text: int | None, tokens_at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
+def document_rows(
+    ids_BS: Tensor, end_of_text: int | None, tokens_at_once: int, documents: Documents | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches of documents, longest first: where each token stands among the N inputs, and which are real.
 
     Both are [R, L], int64 and bool, on the host, with R * L at most `tokens_at_once` unless one document is longer.
     Rows are real up to their length; what follows points anywhere. A token whose label is IGNORED is in no row: such
-    labels stand at the right end of a sample. `ids_BS` is on the host.
+    labels stand at the right end of a sample. `ids_BS` is on the host; `documents` are those of its inputs, where they
+    are known.
     """
     labelled_N = (ids_BS[:, 1:] != IGNORED).flatten()
-    bounds_E = Documents.of(ids_BS[:, :-1], end_of_text).bounds().long()
+    bounds_E = (documents or Documents.of(ids_BS[:, :-1], end_of_text)).bounds().long()
     before_E = torch.cat([labelled_N.new_zeros(1, dtype=torch.int64), labelled_N.cumsum(0)])[bounds_E]
     length_D, order_D = before_E.diff().sort(descending=True, stable=True)
     start_D = bounds_E[:-1][order_D]

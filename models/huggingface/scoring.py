@@ -6,29 +6,30 @@ from pathlib import Path
 
 import torch
 
-from models.huggingface.admission import check_foreign
+from models.huggingface.admission import check_foreign, check_positions
 from models.huggingface.folder import UnlikeDecoderError, weight_files
 from models.huggingface.foreign import load_foreign
 from models.huggingface.read import load, read_config
 from models.loss_model import LossModel
 
 
-def check_scorer(folder: Path, end_of_text: int | None, seq_len: int) -> bool:
+def check_scorer(folder: Path, end_of_text: int | None, seq_len: int | None) -> bool:
     """Return whether our decoder scores with this folder; ValueError, from its config alone, where nothing can.
 
-    `seq_len` is the length of a sample in tokens, without its last label.
+    `seq_len` is the length of a sample in tokens, without its last label; None where samples are cut to fit.
     """
     try:
-        read_config(folder, end_of_text)
+        config = read_config(folder, end_of_text)
     except UnlikeDecoderError:
         check_foreign(folder, seq_len)
         return False
     weight_files(folder)
+    check_positions(folder / "config.json", config.max_seq_len, seq_len)
     return True
 
 
 def load_scorer(
-    folder: Path, dtype: torch.dtype, device: torch.device, *, end_of_text: int | None, seq_len: int
+    folder: Path, dtype: torch.dtype, device: torch.device, *, end_of_text: int | None, seq_len: int | None
 ) -> tuple[LossModel, str]:
     """Return the model of a folder for scoring, its weights as `dtype` on `device`, and which way it is computed.
 

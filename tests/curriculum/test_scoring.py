@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from curriculum.artifact import open_manifest
-from curriculum.scoring import Reference, score_samples, write_scores
+from curriculum.chunks import Chunk
+from curriculum.scoring import ChunkScorer, Reference, ScoringOptions, write_scores
 from curriculum.tokens import Tokens
 from models import DecoderConfig
 from models.decoder import build
@@ -24,11 +25,21 @@ def tokens(tokens_folder):
     return Tokens.open(tokens_folder, "validation")
 
 
+def scorer(tokens, model, batch_size, **options):
+    reference = Reference(model, "x", tokens.tokenizer_fingerprint, None)
+    return ChunkScorer({tokens.slice: tokens}, {"weak": reference}, ScoringOptions(batch_size, "fp32", **options))
+
+
+def everything(tokens):
+    return Chunk(tokens.slice, 0, 0, len(tokens))
+
+
 def test_a_score_is_the_mean_loss_of_the_real_labels_at_any_batch_size(tokens):
     model = decoder(tokens)
-    scores = score_samples(model, tokens, 7, "test")
+    columns = scorer(tokens, model, 7).score(everything(tokens))
+    scores = columns["loss_weak"]
     assert scores.dtype == np.float32
-    assert np.allclose(scores, score_samples(model, tokens, 64, "test"), atol=1e-5)
+    assert np.allclose(scores, scorer(tokens, model, 64).score(everything(tokens))["loss_weak"], atol=1e-5)
     for sample in (0, len(tokens.samples_of(0)) - 1, len(tokens) - 1):  # the last of a source is short
         ids = torch.from_numpy(tokens.sample([sample]))
         real = ids[0][ids[0] >= 0]
@@ -108,7 +119,8 @@ def test_a_model_that_scores_what_it_was_trained_on_is_warned_about(tokens, tmp_
         precision="fp32",
     )
     assert "its losses measure memory as much as difficulty" in caplog.text
-    assert len(open_manifest(tmp_path / "s", "scores").facts["warnings"]) == 2
+    warnings = open_manifest(tmp_path / "s", "scores").facts["warnings"]
+    assert sum("was trained on slice 'validation'" in warning for warning in warnings) == 2
 
 
 def test_a_model_of_nans_writes_nothing(tokens, tmp_path):

@@ -299,13 +299,22 @@ def hugging_face_model(folder, tokens, tokenizer):
     return folder
 
 
-def test_a_hugging_face_model_of_another_tokenizer_is_refused(capsys, tmp_path, tokens_folder, foreign_tokens):
+def test_a_hugging_face_model_of_another_tokenizer_scores_the_text(tmp_path, tokens_folder, foreign_tokens):
     fits = hugging_face_model(tmp_path / "weak", tokens_folder, tokens_folder / "tokenizer")
     other = hugging_face_model(tmp_path / "strong", tokens_folder, foreign_tokens / "tokenizer")
-    message = refused(capsys, *score_words(tokens_folder, fits, other, tmp_path / "scores"))
-    assert "model 'strong'" in message
-    assert "another tokenizer" in message
-    assert main(score_words(tokens_folder, fits, fits, tmp_path / "scores")) == 0
+    assert main(score_words(tokens_folder, fits, other, tmp_path / "scores")) == 0
+    models = json.loads((tmp_path / "scores" / "manifest.json").read_text())["facts"]["models"]
+    assert models["weak"]["scored_by"] == "the decoder"
+    assert "on the text by its own tokenizer" in models["strong"]["scored_by"]
+
+
+def test_a_hugging_face_model_without_a_tokenizer_needs_a_word_for_it(capsys, tmp_path, tokens_folder):
+    fits = hugging_face_model(tmp_path / "weak", tokens_folder, tokens_folder / "tokenizer")
+    bare = hugging_face_model(tmp_path / "strong", tokens_folder, tokens_folder / "tokenizer")
+    (bare / "tokenizer.json").unlink()
+    words = score_words(tokens_folder, fits, bare, tmp_path / "scores")
+    assert "holds no tokenizer.json" in refused(capsys, *words)
+    assert main([*words, "same_tokens=[strong]"]) == 0
 
 
 @pytest.mark.parametrize("kind", ["nowhere", "text"])
@@ -478,7 +487,7 @@ def test_train_refuses_an_override(key, value, expected, capsys, train):
         ("model/demo_weak.yaml", "width: 64", "widht: 64", "model.widht"),
         ("model/demo_weak.yaml", "width: 64", "width: wide", "model.width: Value 'wide' of type 'str'"),
         ("model/demo_weak.yaml", "width: 64", "width: [64", "demo_weak"),
-        ("schedule/gentle.yaml", "warmup_share: 0.02", "warmup_share: 2.0", "warmup_share=2.0"),
+        ("schedule/gentle.yaml", "warmup_share: null", "warmup_share: 2.0", "warmup_share=2.0"),
         ("train.yaml", "- model: demo", "- modle: demo", "modle"),
     ],
 )

@@ -380,7 +380,7 @@ class Flags:
         (["--step=5"], ["step=5"]),
         (["--dry-run", "--step", "5"], ["dry_run=true", "step=5"]),
         (["order", "--dry-run"], ["folder=order", "dry_run=true"]),
-        (["--dry-run", "order"], ["dry_run=true", "order"]),
+        (["--dry-run", "order"], ["dry_run=true", "folder=order"]),
         (["./a/b_1.x", "--step", "-1"], ["folder=./a/b_1.x", "step=-1"]),
         (["a (b)'s"], ["folder='a (b)\\'s'"]),
         (["folder=f", "--step", "x=1"], ["folder=f", "step=true", "x=1"]),

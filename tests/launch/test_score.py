@@ -1,14 +1,18 @@
 """`pdpc score` with models of other architectures."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from curriculum.artifact import open_manifest
+from curriculum.cheap_scores import chosen
+from curriculum.own_scores import OwnScores
 from curriculum.scores import Scores
 from curriculum.tokens import Tokens
 from launch.cli import main
@@ -27,6 +31,8 @@ def gpt2(folder: Path, tokens: Tokens, **changes):
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
     model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokens.tokenizer_folder / name, folder)
     return model
 
 
@@ -92,3 +98,33 @@ def test_a_gpt2_that_cannot_read_the_samples_is_refused(tmp_path, tokens_folder,
     assert message in told
     assert "\n" not in told
     assert not (tmp_path / "scores").exists()
+
+
+def test_documents_a_picture_and_cheap_scores(tmp_path, tokens_folder, llama, capsys):
+    tokens = Tokens.open(tokens_folder, "validation")
+    gpt2(tmp_path / "gpt2", tokens)
+    words = [f"tokens={tokens_folder}", f"models.weak={tmp_path / 'gpt2'}", f"models.strong={llama}", "processes=1"]
+    words.append("slices=[validation]")
+    picture = tmp_path / "pd.svg"
+    whole = tmp_path / "whole"
+    assert main(["score", *words, "documents=true", f"picture={picture}", f"output={whole}"]) == 0
+    assert "<svg" in picture.read_text()
+    scores = Scores.open(whole, "validation")
+    table = pq.read_table(whole / "validation.documents.parquet")
+    assert sorted(table["document"].to_pylist()) == sorted(tokens.origins.tolist())
+    assert sum(table["tokens"].to_pylist()) == scores.column("tokens").sum()
+    assert sum(table["bytes"].to_pylist()) == scores.column("bytes").sum()
+    nats = np.dot(table["loss_weak"].to_numpy(), table["tokens"].to_numpy())
+    assert nats == pytest.approx(np.dot(scores.column("loss_weak"), scores.column("tokens")), rel=1e-5)
+    assert OwnScores(whole / "validation.documents.parquet").by == "document"
+
+    assert main(["score", *words, "first_tokens=8", f"output={tmp_path / 'first'}"]) == 0
+    assert main(["score", *words, "fraction=0.6", "first_tokens=8", f"output={tmp_path / 'part'}"]) == 0
+    exact, part = scores.column("loss_weak"), Scores.open(tmp_path / "part", "validation").column("loss_weak")
+    scored = chosen(np.arange(len(tokens)), 0.6)
+    assert part[scored] == pytest.approx(exact[scored], abs=1e-5)
+    assert np.isfinite(part).all()
+    capsys.readouterr()
+    assert main(["score", *words, "trial=120", f"output={tmp_path / 'none'}"]) == 0
+    assert "first_tokens=8" in capsys.readouterr().out
+    assert not (tmp_path / "none").exists()

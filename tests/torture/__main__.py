@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,7 @@ def main(words: list[str]) -> int:
         return 0
     if asked.replay is not None and len(asked.only or []) != 1:
         parser.error("--replay needs one --only NAME: whose case is it?")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that folders and processes are cleared away
     print(ROW.format("campaign", "attempts", "passed", "seed", "seconds"), flush=True)
     good = True
     for name in asked.only or known:

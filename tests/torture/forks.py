@@ -1,6 +1,6 @@
 """A process that has imported torch, DeepSpeed and our packages once, and forks ranks: a restart takes 0.1 s.
 
-    with Forks() as forks:
+    with served() as forks:
         ranks = forks.start("tests.torture.forks:train", {"words": [...]}, world_size=2, log=Path("log"))
         ranks.kill()
         codes = ranks.wait(30)
@@ -18,7 +18,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -123,6 +124,23 @@ class Forks:
         return json.loads(line)
 
 
+_shared: list[Forks] = []
+
+
+@contextmanager
+def served() -> Iterator[Forks]:
+    """Give the server that is open around this block, or one of its own: starting one takes seconds."""
+    if _shared:
+        yield _shared[-1]
+        return
+    with Forks() as forks:
+        _shared.append(forks)
+        try:
+            yield forks
+        finally:
+            _shared.pop()
+
+
 def train(words: Sequence[str], output: str) -> int:
     """Be a rank of `python -m train` with these overrides and `output`; composed once by the server."""
     from train import __main__ as entry
@@ -219,7 +237,9 @@ class _Server:
         if self.warm or self.loaded is None or not self.loaded.exists():
             return
         self.warm = True
-        for name in json.loads(self.loaded.read_text()):
+        names = json.loads(self.loaded.read_text())
+        self.loaded.unlink()
+        for name in names:
             if name not in sys.modules and not name.startswith(("__", "wandb")):
                 try:
                     importlib.import_module(name)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.torture.campaign import Tally
-from tests.torture.forks import Forks
+from tests.torture.forks import Forks, served
 from tests.torture.runs import PATIENCE_S, Ending, Material, difference, forget
 from train.exit_codes import HUNG
 from train.watchdog import STACKS
@@ -31,7 +31,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
     tally, draw, case = Tally("hang", seed=seed), np.random.default_rng(seed), seed
     material = Material.make(work / "material")
     longest = 0.0
-    with Forks() as forks:
+    with served() as forks:
         problem = material.finish(forks, work / "whole", RANKS)
         if problem:
             raise RuntimeError(f"the undisturbed run failed: {problem}")
@@ -55,8 +55,10 @@ def one_run(forks: Forks, material: Material, folder: Path, seed: int, hangs: in
     """Let a run hang again and again, then let it end; return how long each was not found, and what went wrong."""
     draw, waits = np.random.default_rng(seed), []
     for _ in range(hangs):
-        # A stage has four steps and every life begins with a checkpoint at least three steps old: the third is reached.
+        # The second or third step of a life: the first one has a longer time, and every life has three to make.
         rank, point, nth = draw.integers(0, RANKS), draw.choice(POINTS), draw.integers(2, 4)
+        if point == "loop.after_forward":
+            nth = 2 * nth - draw.integers(0, 2)  # two micro-batches a step
         fault = f"{point}:rank={rank}:nth={nth}:{draw.choice(['stop', 'hang'])}"
         wait_s, problem = _one_hang(forks, material, folder, fault)
         if problem:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.torture.campaign import Tally
-from tests.torture.forks import Forks, Ranks
+from tests.torture.forks import Forks, Ranks, served
 from tests.torture.runs import PATIENCE_S, Ending, Material, difference, forget
 from train.runfolder import CHECKPOINTS
 
@@ -25,7 +25,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
     """Kill `count` times; with a count of 1 that is one run with all of its kills."""
     tally, draw, kinds = Tally("kills", seed=seed), np.random.default_rng(seed), dict.fromkeys(WHEN, 0)
     material = Material.make(work / "material", samples=300)
-    with Forks() as forks:
+    with served() as forks:
         life_s = _measured(forks, material, work / "whole")
         whole, case, runs = Ending.of(work / "whole"), seed, 0
         while tally.attempts < count and runs < 10 * count:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tests.torture.campaign import Tally
-from tests.torture.forks import Forks
+from tests.torture.forks import Forks, served
 from tests.torture.forks import train as rank_of
 from tests.torture.runs import PATIENCE_S, Material, forget
 from train.exit_codes import GUARD_STOPPED
@@ -32,7 +32,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
     """Poison `count` times."""
     tally, draw, case = Tally("nan", seed=seed), np.random.default_rng(seed), seed
     material = Material.make(work / "material")
-    with Forks() as forks:
+    with served() as forks:
         while tally.attempts < count:
             injected, problem = one_run(forks, material, work / "run", case)
             for _ in range(min(injected, count - tally.attempts)):

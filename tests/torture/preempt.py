@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.torture.campaign import Tally
-from tests.torture.forks import Forks, Ranks
+from tests.torture.forks import Forks, Ranks, served
 from tests.torture.runs import PATIENCE_S, Ending, Material, difference, forget
 from train import checkpoint
 from train.runfolder import CHECKPOINTS
@@ -33,7 +33,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
     tally, draw, case = Tally("preempt", seed=seed), np.random.default_rng(seed), seed
     material = Material.make(work / "material", stages=2, samples=300)
     kinds: dict[str, int] = {}
-    with Forks() as forks:
+    with served() as forks:
         problem = material.finish(forks, work / "whole", RANKS)
         if problem:
             raise RuntimeError(f"the undisturbed run failed: {problem}")

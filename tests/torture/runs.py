@@ -139,7 +139,11 @@ class Ending:
             raise ValueError(f"{folder} has no whole checkpoint")
         files = open_manifest(newest, checkpoint.KIND).files
         records = [
-            {key: value for key, value in record.items() if not key.startswith(("time/", "throughput/", "data/wait"))}
+            {
+                key: value
+                for key, value in record.items()
+                if not key.startswith(("time/", "throughput/", "memory/", "data/wait"))
+            }
             for record in read_metrics(folder / "metrics.jsonl")
         ]
         return cls(

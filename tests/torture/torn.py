@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.torture.campaign import Tally, case_seeds
-from tests.torture.forks import Forks
+from tests.torture.forks import Forks, served
 from tests.torture.runs import Ending, Material, difference, forget
 
 FULL = 200
@@ -25,7 +25,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
     """Kill one rank in its write `count` times."""
     tally = Tally("torn", seed=seed)
     material = Material.make(work / "material")
-    with Forks() as forks:
+    with served() as forks:
         problem = material.finish(forks, work / "whole", RANKS)
         if problem:
             raise RuntimeError(f"the undisturbed run failed: {problem}")

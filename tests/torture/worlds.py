@@ -5,6 +5,7 @@ Passed: the global order is the same to the bit, the losses to 1e-5 relative, an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -12,25 +13,30 @@ import numpy as np
 
 from curriculum.split import divisors
 from tests.torture.campaign import Tally, case_seeds
-from tests.torture.forks import Forks
+from tests.torture.forks import Forks, served
 from tests.torture.runs import BATCH, PATIENCE_S, Ending, Material, difference, forget
 
 FULL = 64
 SIZES = (1, 2, 3, 4)
-STAGES = (1, 2)
+STAGES = (0, 1, 2, 3)
 PAIRS = list(product(SIZES, SIZES))
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
     """Resize `count` runs; 16 in a row see every pair of world sizes."""
-    tally = Tally("worlds", seed=seed)
+    return run_cases(case_seeds(seed, 1) if count == 1 else range(seed * 16, seed * 16 + count), work)
+
+
+def run_cases(cases: Sequence[int], work: Path) -> Tally:
+    """Resize a run a case."""
+    tally = Tally("worlds", seed=cases[0])
     material = Material.make(work / "material")
-    with Forks() as forks:
+    with served() as forks:
         problem = material.finish(forks, work / "whole", 1, ["zero.stage=1", "micro_batch_size=12"])
         if problem:
             raise RuntimeError(f"the undisturbed run failed: {problem}")
         whole = Ending.of(work / "whole")
-        for case in case_seeds(seed, count) if count == 1 else range(seed * 16, seed * 16 + count):
+        for case in cases:
             tally.add(case, one_run(forks, material, work / "run", case, whole))
             forget(work / "run")
     return tally

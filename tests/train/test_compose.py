@@ -16,6 +16,7 @@ REQUIRED = {
     "export": ["run=r", "output=o"],
     "adopt": ["tokenizer.name=n", "train.web=w"],
     "megatron": ["tokens=t", "output=o"],
+    "doctor": ["faults=true"],
     "inspect": ["folder=f"],
     "report": ["runs.shuffled=a", "runs.pdpc=b"],
     "prepare": ["input.paths=[x]"],

@@ -18,6 +18,8 @@ from curriculum.consumed import as_hex, order_hash
 from curriculum.order import Order
 from curriculum.preference import Pdpc
 from curriculum.tokens import Tokens
+from launch.cli import main
+from train.averaging import choose_weights
 from train.batches import read_consumed
 from train.evaluation import load_decoder
 from train.export import newest_checkpoint
@@ -141,6 +143,44 @@ def test_records_say_what_happened(whole_run):
             "val/low_pd/loss",
             "val/high_pd/loss",
         } <= set(record)
+
+
+def test_records_break_the_loss_down_and_say_how_fast_it_went(whole_run):
+    records = read_metrics(whole_run / "metrics.jsonl")
+    train = [record for record in records if record["kind"] == "train"]
+    before = 0
+    for record in train:
+        new, before = record["tokens"] - before, record["tokens"]
+        for kind in ("source", "bucket"):
+            groups = [key.removesuffix("/tokens") for key in record if key.startswith(f"{kind}/") and "tokens" in key]
+            assert sum(record[f"{group}/tokens"] for group in groups) == new
+            parts = [(record[f"{group}/loss"] or 0.0) * record[f"{group}/tokens"] for group in groups]
+            assert sum(parts) / new == pytest.approx(record["train/loss"], rel=1e-5)
+        split = sum(record[f"time/{name}_s"] for name in ("forward", "backward", "optimizer", "other"))
+        assert split + record["data/wait_s"] == pytest.approx(record["time/step_s"], rel=0.2)
+        assert record["throughput/tokens_total"] == record["tokens"]
+        assert record["memory/peak_gib"] > 0.1
+
+
+def test_trackers_out_of_reach_and_an_average_cost_the_run_nothing(whole_run, words, tmp_path):
+    from tests.torture.wandb_server import BLACK_HOLE, WandbServer
+
+    folder, key = tmp_path / "dark", "canary" + "0123456789" * 4
+    with WandbServer(BLACK_HOLE) as server:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+        environment = {**inherited, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": key}
+        asked = ["tracker=both", "tracker.finish_s=0.5", "averaging.decay=0.9", "averaging.every=2"]
+        out = finish(pdpc_train([*words, *asked], folder, 2, env=environment))
+    assert "W&B: 0 records sent" in out
+    assert losses(folder) == losses(whole_run)
+    assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+    assert key not in out
+    assert not any(key.encode() in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    running, last = (choose_weights(folder, weights).read()[1] for weights in ("running", "last"))
+    assert any(not torch.equal(running[name], last[name]) for name in last)
+    command = ["export", f"run={folder}", f"output={tmp_path / 'hf'}", "weights=running"]
+    assert main(command) == 0
+    assert "| weights of | running average, step" in (tmp_path / "hf" / "README.md").read_text()
 
 
 def kill_after_step(process, folder, step):

@@ -21,7 +21,9 @@ from curriculum.artifact import ArtifactError
 from train.engine import MOMENTS, Fragment
 
 KINDS = ("param", *MOMENTS)
-"""The vectors of a fragment, in the order in which they are written."""
+"""The vectors that every fragment has, in the order in which they are written."""
+AVERAGE = "ema"
+"""The running average of a fragment's weights, written last, where a run keeps one."""
 BLOCK = 4096
 """Bytes; files are written in whole blocks past the page cache."""
 WORD = 4
@@ -37,7 +39,7 @@ class Part:
     name: str
     """Of the parameter."""
     kind: str
-    """One of KINDS."""
+    """One of KINDS, or AVERAGE."""
     start: int
     """Offset in the flattened parameter, in elements."""
     length: int
@@ -64,7 +66,7 @@ def header_of(fragments: Iterable[Fragment]) -> tuple[bytes, int]:
     for fragment in fragments:
         assert fragment.name not in starts, f"this rank has two fragments of {fragment.name}"
         starts[fragment.name] = fragment.start
-        for kind in KINDS:
+        for kind in kinds_of(fragment):
             length = fragment.tensors[kind].numel()
             end = place + WORD * length
             table[f"{fragment.name}/{kind}"] = {"dtype": "F32", "shape": [length], "data_offsets": [place, end]}
@@ -72,6 +74,11 @@ def header_of(fragments: Iterable[Fragment]) -> tuple[bytes, int]:
     text = json.dumps({"__metadata__": {"starts": json.dumps(starts)}, **table}, separators=(",", ":")).encode()
     whole = -(-(8 + len(text)) // BLOCK) * BLOCK
     return (whole - 8).to_bytes(8, "little") + text.ljust(whole - 8), whole + place
+
+
+def kinds_of(fragment: Fragment) -> tuple[str, ...]:
+    """Return the vectors of a fragment in the order in which they are written."""
+    return (*KINDS, AVERAGE) if AVERAGE in fragment.tensors else KINDS
 
 
 def read_header(path: Path, descriptor: int, sizes: Mapping[str, int]) -> list[Part]:
@@ -96,8 +103,9 @@ def read_header(path: Path, descriptor: int, sizes: Mapping[str, int]) -> list[P
         name, _, kind = key.rpartition("/")
         if name not in sizes:
             raise ArtifactError(f"{path} has a parameter {name!r} that the model lacks: the run's model was changed")
-        if kind not in KINDS:
-            raise _refused(path, f"it has {key!r}, and only {', '.join(KINDS)} are known of a parameter")
+        if kind not in (*KINDS, AVERAGE):
+            known = ", ".join((*KINDS, AVERAGE))
+            raise _refused(path, f"it has {key!r}, and only {known} are known of a parameter")
         if dtype != "F32" or not _whole_numbers(shape, 1) or not _whole_numbers(offsets, 2):
             raise _refused(path, f"{key} is {dtype} {shape} at {offsets}, not a float32 vector")
         if offsets != [place, place + WORD * shape[0]]:

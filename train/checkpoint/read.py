@@ -46,8 +46,8 @@ def load(folder: Path, engine: Engine) -> Manifest:
     return manifest
 
 
-def read_weights(folder: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
-    """Return the decoder's configuration and its float32 weights by name.
+def read_weights(folder: Path, kind: str = "param") -> tuple[DecoderConfig, dict[str, Tensor]]:
+    """Return the decoder's configuration and its float32 weights by name; kind "ema" is their running average.
 
     Raises ArtifactError naming what is damaged, before any of it is used.
     """
@@ -56,10 +56,10 @@ def read_weights(folder: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
     shapes = _shapes(config)
     sizes = {name: shape.numel() for name, shape in shapes.items()}
     state = {name: torch.empty(size) for name, size in sizes.items()}
-    with _open_files(folder, manifest, sizes, ("param",)) as files:
+    with _open_files(folder, manifest, sizes, (kind,)) as files:
         for name, weights in state.items():
             for part, descriptor in files[name]:
-                _fill(descriptor, part, Fragment(name, 0, {"param": weights}))
+                _fill(descriptor, part, Fragment(name, 0, {kind: weights}))
     return config, {name: tensor.view(shapes[name]) for name, tensor in state.items()}
 
 

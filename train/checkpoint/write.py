@@ -1,6 +1,6 @@
 """How a rank's file is written: at the disk's own rate, hashed and checked on the way, without a copy of the state.
 
-A few buffers of some MiB: while some are written, another is filled from the engine's tensors, looked through for
+A few buffers of some MiB: while some are written, another is filled from the tensors of the engine, looked through for
 values that are not finite, and hashed. Writing goes past the page cache (O_DIRECT) where the file system can: it is
 faster, and the token files that training reads stay in memory.
 """
@@ -23,7 +23,7 @@ import xxhash
 from torch import Tensor
 
 from curriculum.artifact import FileEntry
-from train.checkpoint.layout import BLOCK, KINDS, WORD
+from train.checkpoint.layout import BLOCK, WORD, kinds_of
 from train.engine import Fragment
 from train.faults import fault
 
@@ -47,7 +47,7 @@ def write_shard(path: Path, header: bytes, size: int, fragments: Iterable[Fragme
     with ShardStream(path, max(BLOCK, min(CHUNK_BYTES, half)), half) as stream:
         stream.put_bytes(header)
         for fragment in fragments:
-            for kind in KINDS:
+            for kind in kinds_of(fragment):
                 stream.put(f"{fragment.name}/{kind}", fragment.tensors[kind].detach().view(-1))
         entry = stream.finish()
     assert entry.bytes == size, f"{path} has {entry.bytes} bytes, {size} were announced"

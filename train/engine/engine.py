@@ -55,6 +55,9 @@ class Engine:
         self._bound_reduction()
         self._state = self._state_of(settings)
         self._state.prepare(0)
+        self._average: dict[str, Tensor] | None = None
+        if settings.averaging.decay:
+            self._average = {part.name: torch.zeros_like(part.tensors["param"]) for part in self._state.fragments()}
         if world.device.type == "cpu":
             keep_freed_memory()
         self._done = 0
@@ -166,8 +169,14 @@ class Engine:
         return int(next(iter(self._adamw.state.values()))["step"].item())
 
     def fragments(self) -> Iterator[Fragment]:
-        """Yield the float32 weights and moments that this rank owns, by parameter; every element has one owner."""
-        return self._state.fragments()
+        """Yield the float32 weights and moments that this rank owns, by parameter; every element has one owner.
+
+        Where the settings keep a running average of the weights, that is "ema" beside them; a hook moves it.
+        """
+        for fragment in self._state.fragments():
+            if self._average is not None:
+                fragment.tensors["ema"] = self._average[fragment.name]
+            yield fragment
 
     def prepare_state(self, updates: int) -> None:
         """Set the moments to zero and the update count, so that `fragments` can be filled from a checkpoint."""

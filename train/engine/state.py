@@ -28,7 +28,7 @@ class Fragment:
     start: int
     """Offset in the flattened parameter."""
     tensors: dict[str, Tensor]
-    """"param", "exp_avg" and "exp_avg_sq"."""
+    """"param", "exp_avg" and "exp_avg_sq"; "ema" where a running average is kept."""
 
 
 @dataclass(frozen=True)

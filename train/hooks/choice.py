@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from train.hooks.averages import RunningAverage
+from train.hooks.breakdown import Breakdown
 from train.hooks.guards import Guard
 from train.hooks.hook import Hook
+from train.hooks.throughput import Throughput
 from train.settings import TrainSettings
 
 
@@ -14,6 +17,9 @@ def hooks_of(settings: TrainSettings) -> list[Hook]:
     hooks: list[Hook] = []
     if settings.guards.finite or settings.guards.spike != "off":
         hooks.append(Guard(settings.guards, Path(settings.output)))
+    hooks += [Throughput(settings), Breakdown()]
+    if settings.averaging.decay:
+        hooks.append(RunningAverage(settings.averaging))
     names = [hook.name for hook in hooks]
     assert len(set(names)) == len(names), f"two hooks share a name: {names}"
     return hooks

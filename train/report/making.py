@@ -31,8 +31,11 @@ log = logging.getLogger(__name__)
 def run(settings: ReportSettings, console: Any = None) -> Path:
     """Make the report, write page, JSON and CSV (and pictures when asked), print the table; return the page's path.
 
-    `console` is a rich Console; None prints to the standard output. Raises ValueError as `make` does.
+    With `wandb` send the runs to W&B instead, and return the folder of the last one. `console` is a rich Console; None
+    prints to the standard output. Raises ValueError as `make` does.
     """
+    if settings.wandb:
+        return _replayed(settings)
     from train.report import page, terminal, writing
 
     report = make(settings)
@@ -50,6 +53,14 @@ def run(settings: ReportSettings, console: Any = None) -> Path:
     terminal.show(report, console, output)
     log.info("report %s: %s arms, %s moments compared", output, len(report.runs), len(report.gains.points))
     return output
+
+
+def _replayed(settings: ReportSettings) -> Path:
+    from train.tracking.replay import replay
+
+    for folder in settings.runs.values():
+        replay(Path(folder))
+    return Path(folder)
 
 
 def make(settings: ReportSettings) -> Report:

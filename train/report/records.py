@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.tracking.metrics import NONFINITE
+
 Record = dict[str, Any]
 KINDS = ("train", "stage")
 
@@ -149,4 +151,7 @@ def _last_of_each_step(records: Any) -> tuple[list[Record], int]:
 
 
 def _holds_non_finite(record: Record) -> bool:
-    return any(isinstance(value, float) and not math.isfinite(value) for value in record.values())
+    """Tell whether a record has such values: under `nonfinite`, or, in older files, as numbers."""
+    return bool(record.get(NONFINITE)) or any(
+        isinstance(value, float) and not math.isfinite(value) for value in record.values()
+    )

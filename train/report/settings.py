@@ -21,6 +21,9 @@ class ReportSettings:
     figures: bool = False
     """Also write every picture as an .svg file, in a folder beside the page (report_figures for report.html)."""
 
+    wandb: bool = False
+    """Draw no page; send metrics.jsonl of each run to W&B, as one clean run: `pdpc report RUN --wandb`."""
+
     def __post_init__(self) -> None:
         for name, folder in self.runs.items():
             if not ARM_NAME.fullmatch(name):
@@ -30,6 +33,10 @@ class ReportSettings:
                 )
             if not folder:
                 raise ValueError(f"runs.{name} is empty: give the folder of the run, e.g. runs.{name}=runs/{name}")
+        if self.wandb:
+            if not self.runs:
+                raise ValueError("wandb=true names no run: give its folder, pdpc report RUN --wandb")
+            return
         if len(self.runs) < 2:
             raise ValueError(
                 f"runs names {len(self.runs)} run(s) ({', '.join(self.runs) or 'none'}): a comparison needs the "

@@ -199,7 +199,7 @@ GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (header({"w/param": {**GOOD, "shape": [-2]}}), "not a float32 vector"),
         (header({"w/param": {**GOOD, "data_offsets": [4, 12]}}), "lies at"),
         (header({"w/param": {**GOOD, "data_offsets": [0, True]}}), "not a float32 vector"),
-        (header({"w/extra": GOOD}), "only param, exp_avg, exp_avg_sq are known"),
+        (header({"w/extra": GOOD}), "only param, exp_avg, exp_avg_sq, ema are known"),
         (header({"v/param": GOOD}), "has a parameter 'v' that the model lacks"),
         (header({"w/param": GOOD}, starts='{"w": 9}'), "begins at 9"),
         (header({"w/param": GOOD}, starts='{"w": "0"}'), "begins at '0'"),

@@ -1,0 +1,138 @@
+"""`pdpc score` by processes, ranks and actors: whatever shares the chunks out, and whoever dies, the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from curriculum.tokens import Tokens
+from launch.cli import main
+from models.config import DecoderConfig
+from models.decoder import build
+from models.huggingface import export
+
+BATCH = 64
+CHUNK = BATCH * 32 * 14
+"""Two chunks of the training slice and one of validation."""
+
+
+@pytest.fixture(scope="module")
+def words(tokens_folder, tmp_path_factory):
+    """What every command says but for output and engine."""
+    tokens = Tokens.open(tokens_folder)
+    said = [f"tokens={tokens_folder}", f"batch_size={BATCH}", f"chunk_tokens={CHUNK}"]
+    for seed, name in enumerate(("weak", "strong")):
+        folder = tmp_path_factory.mktemp("models") / name
+        config = DecoderConfig(320, 1, 16, 2, 2, 16, tokens.seq_len, end_of_text=tokens.end_of_text)
+        state = build(config, seed).state_dict()
+        export(folder, config, state, dtype=torch.float32, tokenizer_folder=tokens.tokenizer_folder, card=None)
+        said.append(f"models.{name}={folder}")
+    return said
+
+
+@pytest.fixture(scope="module")
+def expected(words, tmp_path_factory):
+    """The files of an uninterrupted go in one process."""
+    folder = tmp_path_factory.mktemp("plain") / "scores"
+    assert main(["score", *words, "processes=1", f"output={folder}"]) == 0
+    return files(folder)
+
+
+def files(folder: Path) -> dict[str, object]:
+    found = {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+    return {**found, "fingerprint": json.loads((folder / "manifest.json").read_text())["fingerprint"]}
+
+
+def test_two_processes_one_of_which_dies(words, expected, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("PDPC_FAULT", "score.before_rename:nth=2")
+    assert main(["score", *words, "processes=2", f"output={tmp_path / 'scores'}"]) == 0
+    assert "died with code -9: another takes its place" in caplog.text
+    assert files(tmp_path / "scores") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["scores"]
+
+
+def test_two_ranks_cut_off_and_run_again(words, expected, tmp_path, contained):
+    command = [sys.executable, "-m", "launch.cli", "score", *words, f"output={tmp_path / 'scores'}"]
+    command += ["engine=deepspeed", "processes=2"]
+    cut = subprocess.run(command, env={**contained, "PDPC_FAULT": "score.before_rename:nth=2"}, capture_output=True)
+    assert cut.returncode != 0
+    done = sorted(path.name for path in (tmp_path / "scores.chunks").glob("*.chunk"))
+    assert 1 <= len(done) <= 2
+    again = subprocess.run(command, env=contained, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert f"{len(done)} of 3 chunks are done already" in again.stderr
+    assert files(tmp_path / "scores") == expected
+
+
+def test_other_settings_do_not_go_on_with_the_same_chunks(words, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "scores"
+    monkeypatch.setattr("launch.scoring.local.score_here", lambda job, *_: (job.store.begin(), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        main(["score", *words, "processes=1", f"output={output}"])
+    monkeypatch.undo()
+    assert main(["score", *words, "processes=1", "precision=bf16", f"output={output}"]) == 2
+    assert "config.precision: 'fp32' there, 'bf16' now" in capsys.readouterr().err
+
+
+def test_a_worker_says_what_is_wrong(words, tmp_path, capsys):
+    broken = [word for word in words if not word.startswith("models.weak")]
+    (tmp_path / "weak").mkdir()
+    source = Path(next(word for word in words if word.startswith("models.strong")).split("=")[1])
+    for path in source.iterdir():
+        (tmp_path / "weak" / path.name).write_bytes(path.read_bytes())
+    weights = tmp_path / "weak" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5] + b"\xff\xff\xff\x7f\x7f")
+    data = bytearray(weights.read_bytes())
+    data[-64:] = b"\xff" * 64  # not a number
+    weights.write_bytes(bytes(data))
+    code = main(["score", *broken, f"models.weak={tmp_path / 'weak'}", "processes=2", f"output={tmp_path / 'scores'}"])
+    assert code == 2
+    assert "model 'weak' gives sample" in capsys.readouterr().err
+    assert not (tmp_path / "scores").exists()
+
+
+def test_actors_of_a_ray_cluster_one_of_which_is_killed(words, expected, tmp_path):
+    ray = pytest.importorskip("ray", reason="Ray is an extra: pip install pdpc[ray]")
+    place = tempfile.mkdtemp(prefix="ray")  # sockets below it: pytest's folder would make their names too long
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=place)
+    killed = []
+
+    def kill_one() -> None:
+        deadline = time.monotonic() + 60
+        while not killed and time.monotonic() < deadline:
+            if list(tmp_path.glob("scores.chunks/*.chunk")):
+                for pid in _below(os.getpid()):
+                    if b"ray::Actor" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(pid)
+                        return
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    try:
+        small = [word for word in words if not word.startswith("chunk_tokens")]
+        assert main(["score", *small, f"chunk_tokens={BATCH * 32}", "engine=ray", f"output={tmp_path / 'scores'}"]) == 0
+    finally:
+        killer.join()
+        ray.shutdown()
+        shutil.rmtree(place, ignore_errors=True)
+    assert killed
+    assert files(tmp_path / "scores") == expected
+
+
+def _below(pid: int) -> list[int]:
+    from benchmarks.processes import below
+
+    return below(pid)

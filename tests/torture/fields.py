@@ -1,0 +1,102 @@
+"""A field of the settings or the data is changed between two lives: refused by name, or let pass when harmless (T15).
+
+Passed: a binding field is refused with its name and both values, and goes on when it is accepted, unless it never can
+be; a harmless one passes. In every second round run.json is gone and the checkpoint's manifest alone must tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from curriculum.artifact import open_manifest
+from tests.torture.campaign import Tally
+from tests.torture.forks import served
+from tests.torture.runs import PATIENCE_S, Material
+from train import checkpoint
+from train.compose import compose
+from train.identity import BINDING, DECODER, FINGERPRINTS, FIXED, HARMLESS, Change
+from train.inputs import Inputs, open_inputs
+from train.lineage import ChangedRun
+from train.runfolder import CHECKPOINTS, RUN, admit, read_run
+from train.settings import TrainSettings
+
+FIELDS = (*BINDING, *(f"fingerprints.{n}" for n in FINGERPRINTS), *(f"decoder.{n}" for n in DECODER), *HARMLESS)
+FULL = 2 * len(FIELDS)
+
+
+def run(count: int, seed: int, work: Path) -> Tally:
+    """Change `count` fields in turn; the field is `seed` modulo their number."""
+    tally = Tally("fields", seed=seed)
+    material, folder = Material.make(work / "material"), work / "run"
+    with served() as forks:
+        ranks = material.start(forks, folder, 1, fault="loop.before_evaluation:kill")
+        codes = ranks.wait(PATIENCE_S)
+        if codes != [-9]:
+            raise RuntimeError(f"the first life ended with {codes}: {ranks.told()[-600:]}")
+    settings = compose("train", TrainSettings, [*material.words, f"output={folder}"])
+    inputs = open_inputs(settings)
+    for case in range(seed, seed + count):
+        name, alone = FIELDS[case % len(FIELDS)], case // len(FIELDS) % 2 == 1
+        tally.add(case, problem_with(folder, settings, inputs, name, alone))
+    kinds = {"binding": len(FIELDS) - len(HARMLESS), "harmless": len(HARMLESS), "never to be accepted": len(FIXED)}
+    tally.notes.append(", ".join(f"{number} fields {kind}" for kind, number in kinds.items()))
+    return tally
+
+
+def problem_with(folder: Path, settings: TrainSettings, inputs: Inputs, name: str, alone: bool) -> str | None:
+    """Change one field of a run; return what is wrong with the answer. `alone`: the checkpoint alone must tell."""
+    found = open_manifest(checkpoint.candidates(folder / CHECKPOINTS)[0], checkpoint.KIND)
+    facts = {} if alone else read_run(folder)
+    changed, read = changed_field(settings, inputs, name)
+    where = f"{name}{' (without ' + RUN + ')' if alone else ''}"
+    try:
+        accepted = admit(folder, facts, changed, read, found)
+    except ChangedRun as error:
+        accepting, _ = changed_field(replace(settings, accept_change=[name]), inputs, name)
+        return _refusal(where, str(error), name, lambda: admit(folder, facts, accepting, read, found))
+    if name in HARMLESS:
+        return None if accepted == [] else f"{where} passed, but as a change: {accepted}"
+    return f"{where} was not refused"
+
+
+def _refusal(where: str, told: str, name: str, again: Callable[[], list[Change]]) -> str | None:
+    if name in HARMLESS:
+        return f"{where} was refused: {told}"
+    if f"{name}: " not in told:
+        return f"{where} is not named: {told}"
+    try:
+        accepted = again()
+    except ChangedRun as error:
+        return None if name in FIXED and FIXED[name] in str(error) else f"{where} was not accepted: {error}"
+    if name in FIXED:
+        return f"{where} was accepted, though it never can be"
+    return None if [change.field for change in accepted] == [name] else f"{where} is on record as {accepted}"
+
+
+def changed_field(settings: TrainSettings, inputs: Inputs, name: str) -> tuple[TrainSettings, Inputs]:
+    """Return settings and inputs in which one field is another, whether or not it would do together with the rest."""
+    group, _, leaf = name.rpartition(".")
+    if group == "fingerprints":
+        return settings, replace(inputs, fingerprints={**inputs.fingerprints, leaf: "0" * 32})
+    if group == "decoder":
+        decoder = replace(inputs.decoder, **{leaf: getattr(inputs.decoder, leaf) + 64})
+        return settings, replace(inputs, decoder=decoder)
+    changed = deepcopy(settings)
+    part: Any = getattr(changed, group) if group else changed
+    object.__setattr__(part, leaf, another(getattr(part, leaf)))
+    return changed, inputs
+
+
+def another(value: Any) -> Any:
+    """Return another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value / 2 if isinstance(value, float) and value else value + 1
+    if isinstance(value, list):
+        return [*value, "another"]
+    return 7 if value is None else f"{value}_2"

@@ -1,0 +1,99 @@
+"""One fault after another in a run: kills, torn writes, signals, flipped bits, other world sizes and ZeRO stages (T28).
+
+Passed: no life ends in another way than its fault explains, and the run ends with every sample consumed once in the
+order and losses equal to 1e-5 relative. An attempt is a fault; a run takes up to FAULTS of them, its seed replays all.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from curriculum.split import divisors
+from tests.torture.campaign import Tally
+from tests.torture.forks import Forks, served
+from tests.torture.runs import BATCH, PATIENCE_S, Ending, Material, difference, forget
+from train import checkpoint
+from train.exit_codes import DISK_FULL, DONE, FAILED, LEFT_ON_SIGTERM
+from train.faults import POINTS
+from train.runfolder import CHECKPOINTS
+
+FULL = 200
+FAULTS = 12
+STRUCK = [name for name in POINTS if not POINTS[name].poisons]
+EXPLAINED = (DONE, FAILED, DISK_FULL, LEFT_ON_SIGTERM, -signal.SIGKILL)
+
+
+def run(count: int, seed: int, work: Path) -> Tally:
+    """Strike `count` times; with a count of 1 that is one run with all of its faults."""
+    tally, draw = Tally("mixed", seed=seed), np.random.default_rng(seed)
+    struck: dict[str, int] = {}
+    material = Material.make(work / "material", samples=300)
+    with served() as forks:
+        for _ in range(3):  # the first two lives import
+            forget(work / "whole")
+            began = time.monotonic()
+            problem = material.finish(forks, work / "whole", 1)
+            life_s = time.monotonic() - began
+            if problem:
+                raise RuntimeError(f"the undisturbed run failed: {problem}")
+        whole, case, runs = Ending.of(work / "whole"), seed, 0
+        while tally.attempts < count and runs < 10 * count:
+            faults, problem = one_run(forks, material, work / "run", case, life_s)
+            problem = problem or difference(work / "run", material, whole, bitwise=False)
+            for name in faults:
+                struck[name] = struck.get(name, 0) + 1
+                tally.add(case, problem and f"{problem} (after {', '.join(faults)})")
+            forget(work / "run")
+            case, runs = int(draw.integers(0, 2**31)), runs + 1
+    tally.notes.append(f"{runs} runs; {', '.join(f'{number} x {name}' for name, number in sorted(struck.items()))}")
+    return tally
+
+
+def one_run(forks: Forks, material: Material, folder: Path, seed: int, life_s: float) -> tuple[list[str], str | None]:
+    """Strike a run up to FAULTS times and let it end; return the faults' names and what went wrong."""
+    draw, struck = np.random.default_rng(seed), list[str]()
+    for _ in range(FAULTS):
+        size = int(draw.integers(1, 5))
+        words = [f"zero.stage={draw.integers(0, 4)}", f"micro_batch_size={draw.choice(divisors(BATCH // size))}"]
+        name = str(draw.choice(["kill all", "kill one", "terminate", "point", "flip a bit"]))
+        moment_s = float(draw.uniform(0.05, 1.0)) * life_s
+        fault = None
+        if name == "point":
+            action = draw.choice(["kill", "exit", "raise"])
+            name = f"{draw.choice(STRUCK)}:{action}"
+            fault = f"{name.rpartition(':')[0]}:rank={draw.integers(0, size)}:nth={draw.integers(1, 4)}:{action}"
+        if name == "flip a bit" and not _flip(draw, folder):
+            continue
+        ranks = material.start(forks, folder, size, words, fault)
+        if fault is None:
+            time.sleep(moment_s)
+            number = signal.SIGTERM if name == "terminate" else signal.SIGKILL
+            ranks.kill(number, [int(draw.choice(ranks.pids))] if name == "kill one" else None)
+        codes = ranks.wait(PATIENCE_S)
+        ranks.kill()
+        ranks.wait(5)
+        if all(code == DONE for code in codes):
+            break
+        struck.append(name)
+        if any(code not in EXPLAINED for code in codes):
+            return struck, f"a life of {size} ranks ended with {codes} after {fault or name}: {ranks.told()[-600:]}"
+    return struck, material.finish(forks, folder, 1)
+
+
+def _flip(draw: np.random.Generator, folder: Path) -> bool:
+    """Flip a bit of a file of the newest checkpoint; False when there is none."""
+    found = checkpoint.candidates(folder / CHECKPOINTS)
+    if not found:
+        return False
+    files = sorted(path for path in found[0].iterdir() if path.stat().st_size)
+    if not files:
+        return False
+    path = files[int(draw.integers(0, len(files)))]
+    data = bytearray(path.read_bytes())
+    data[int(draw.integers(0, len(data)))] ^= 1 << int(draw.integers(0, 8))
+    path.write_bytes(data)
+    return True

@@ -1,0 +1,86 @@
+"""A small dose of every campaign of kills and changes; `make torture` gives the whole one."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.torture import fields, kills, mixed, red, torn, worlds
+from tests.torture.campaign import Tally, campaigns, case_seeds
+from tests.torture.forks import ROOT, served
+from tests.torture.runs import Material, difference, forget
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server():
+    """One fork server for the module: the first two lives import what the others find."""
+    with served() as forks:
+        yield forks
+
+
+def passes(tally: Tally, attempts: int) -> None:
+    assert tally.good, tally.failures
+    assert tally.attempts >= attempts
+
+
+def test_kills_of_all_ranks(tmp_path):
+    passes(kills.run(6, 1, tmp_path), 6)
+
+
+def test_kills_of_one_rank_in_its_write(tmp_path):
+    passes(torn.run(3, 1, tmp_path), 3)
+
+
+@pytest.mark.parametrize("size", worlds.SIZES)
+def test_every_pair_of_world_sizes(tmp_path, size):
+    first = worlds.PAIRS.index((size, 1))
+    tally = worlds.run_cases(range(first, first + 4), tmp_path)
+    passes(tally, 4)
+
+
+def test_every_field(tmp_path):
+    assert len(fields.BINDING) + len(fields.FINGERPRINTS) + len(fields.DECODER) >= 40
+    assert len(fields.HARMLESS) >= 20
+    passes(fields.run(fields.FULL, 0, tmp_path), fields.FULL)
+
+
+def test_faults_in_turn(tmp_path):
+    passes(mixed.run(1, 3, tmp_path), 1)
+
+
+def test_the_red_control_fails(tmp_path):
+    tally = red.run(1, 1, tmp_path)
+    passes(tally, 1)
+    assert "1 of 1 resumes failed" in tally.notes[0]
+
+
+def test_what_the_campaigns_compare_can_fail(tmp_path, server):
+    from tests.torture.runs import Ending
+
+    material = Material.make(tmp_path / "material")
+    assert material.finish(server, tmp_path / "run") is None
+    whole = Ending.of(tmp_path / "run")
+    assert difference(tmp_path / "run", material, whole) is None
+    record = next((tmp_path / "run" / "consumed").glob("world_*_rank_00001_*.bin"))
+    data = record.read_bytes()
+    record.write_bytes(data[: len(data) // 2])
+    assert "samples lost" in difference(tmp_path / "run", material, whole)
+    record.write_bytes(data)
+    forget(tmp_path / "run")
+    assert material.finish(server, tmp_path / "run", words=["seed=4"]) is None
+    assert difference(tmp_path / "run", material, whole) == "the final weights differ"
+
+
+def test_seeds_replay():
+    seeds = case_seeds(5, 4)
+    assert seeds[0] == 5
+    assert len(set(seeds)) == 4
+    assert seeds[:2] == case_seeds(5, 2)
+    assert case_seeds(seeds[2], 1) == [seeds[2]]
+
+
+def test_the_campaigns_are_listed():
+    words = [sys.executable, "-m", "tests.torture", "--list"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert {line.split()[0] for line in done.stdout.splitlines()} == set(campaigns())

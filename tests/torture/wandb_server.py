@@ -1,0 +1,168 @@
+"""A W&B server of ours on the loopback address, that answers as much as wandb asks for, or misbehaves."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+WELL, BLACK_HOLE, REFUSE, ERROR = "well", "black_hole", "refuse", "error"
+SLOW, DIES, GARBAGE, DENIED = "slow", "dies", "garbage", "denied"
+MODES = (WELL, BLACK_HOLE, REFUSE, ERROR, SLOW, DIES, GARBAGE, DENIED)
+SLOW_S = 10.0
+
+
+class WandbServer:
+    """Listens while the context is open. What a run sent is in `rows`, by run id."""
+
+    def __init__(self, mode: str = WELL, *, answers: int = 6) -> None:
+        """`answers`: how many requests a server that `dies` answers before it does."""
+        assert mode in MODES, mode
+        self.mode, self.answers = mode, answers
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.requests = 0
+        self.over = threading.Event()
+        self._connections: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._http = _Server(("127.0.0.1", 0), _Handler)
+        self._http.owner = self
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+
+    def __enter__(self) -> WandbServer:
+        if self.mode == REFUSE:
+            self._http.server_close()
+        else:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        if self.mode != REFUSE:
+            self._http.shutdown()
+            self._cut()
+        self._http.server_close()
+
+    def joined(self, connection: socket.socket) -> None:
+        """Remember a connection, to cut it."""
+        with self._lock:
+            self._connections.append(connection)
+
+    def counted(self) -> bool:
+        """Count a request; False: the server is dead by now."""
+        with self._lock:
+            self.requests += 1
+            dead = self.mode == DIES and self.requests > self.answers
+        if dead:
+            self._cut()
+        return not dead
+
+    def answer(self, query: dict[str, Any]) -> dict[str, Any]:
+        """Answer a GraphQL request of wandb's."""
+        text, asked = query["query"], query.get("variables") or {}
+        if "upsertBucket" in text:
+            project = {"id": "P", "name": "p", "entity": {"id": "E", "name": "us"}}
+            name = asked.get("name") or "unnamed"
+            bucket = {"id": name, "name": name, "displayName": name, "config": "{}", "sweepName": None}
+            return {"upsertBucket": {"bucket": {**bucket, "project": project, "historyLineCount": 0}, "inserted": True}}
+        if "createRunFiles" in text:
+            files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in asked.get("files", [])]
+            return {"createRunFiles": {"runID": "R", "uploadHeaders": [], "files": files}}
+        viewer = {"id": "V", "entity": "us", "username": "us", "flags": "{}", "teams": {"edges": []}}
+        versions = {"cliVersionInfo": {"max_cli_version": "99"}, "latestLocalVersionInfo": None, "features": []}
+        return {"viewer": viewer, "serverInfo": versions, "model": {"bucket": self._known(asked.get("name"))}}
+
+    def take(self, path: str, body: dict[str, Any]) -> None:
+        """Keep the history rows of a file stream."""
+        name = path.split("/")[-2]
+        history = body.get("files", {}).get("wandb-history.jsonl")
+        if history:
+            with self._lock:
+                rows = self.rows.setdefault(name, [])
+                rows[history["offset"] :] = [json.loads(line) for line in history["content"]]
+
+    def _known(self, name: str | None) -> dict[str, Any] | None:
+        """Return a run as it is told to one that resumes it."""
+        rows = self.rows.get(name or "")
+        if not rows:
+            return None
+        last = json.dumps(rows[-1])
+        told = {"id": name, "name": name, "displayName": name, "summaryMetrics": last, "historyLineCount": len(rows)}
+        empty = {"logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]", "config": "{}", "tags": [], "notes": ""}
+        return {**empty, **told, "historyTail": json.dumps([last]), "wandbConfig": '{"t": 1}'}
+
+    def _cut(self) -> None:
+        with self._lock:
+            for connection in self._connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    owner: WandbServer
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: connections are cut on purpose."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.owner.joined(self.connection)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_POST(self) -> None:
+        owner = self.server.owner
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if not owner.counted():
+            self.close_connection = True
+            return
+        if owner.mode == BLACK_HOLE:
+            owner.over.wait()
+            return
+        if owner.mode == SLOW and owner.over.wait(SLOW_S):
+            return
+        code = {ERROR: 500, DENIED: 401}.get(owner.mode, 200)
+        answer = b"{}"
+        if owner.mode == GARBAGE:
+            answer = b'{"data": {"createRunFiles": null, "surprise": [1, 2'[: 10 + owner.requests * 7 % 40]
+        elif code == 200:
+            answer = json.dumps(self._answer(owner, body)).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def _answer(self, owner: WandbServer, body: bytes) -> dict[str, Any]:
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        if self.path == "/graphql":
+            return {"data": owner.answer(json.loads(body))}
+        if self.path.endswith("file_stream"):
+            owner.take(self.path, json.loads(body))
+        return {}
+
+    do_GET = do_PUT = do_POST
+
+
+def wait_for(condition: Callable[[], bool], limit_s: float) -> bool:
+    """Wait until `condition()` holds; tell whether it did in time."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

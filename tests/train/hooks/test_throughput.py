@@ -1,0 +1,136 @@
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from models.config import DecoderConfig
+from train.hooks.throughput import Throughput, ThroughputSettings, peak_gib, peak_of, peak_tflops
+from train.world import World
+
+CPU = torch.device("cpu")
+CONFIG = DecoderConfig(vocab_size=64, layers=2, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16)
+PHASES = ("forward", "backward", "optimizer")
+
+
+def loop_of(peak=None, precision="fp32"):
+    settings = SimpleNamespace(throughput=ThroughputSettings(peak), precision=precision)
+    decoder = torch.nn.Identity()
+    inputs = SimpleNamespace(decoder=CONFIG, tokens=SimpleNamespace(seq_len=32))
+    loop = SimpleNamespace(
+        world=World(0, 1, 0, 1, CPU),
+        engine=SimpleNamespace(decoder=decoder),
+        inputs=inputs,
+        progress=SimpleNamespace(tokens=0),
+        window=SimpleNamespace(waited_s=0.0),
+    )
+    hook = Throughput(settings)
+    hook.pre_train(loop)
+    return hook, loop, decoder
+
+
+def step(hook, loop, decoder, tokens=1000, micro_batches=2, wait_s=0.0):
+    time.sleep(wait_s)
+    loop.window.waited_s += wait_s
+    batch = SimpleNamespace(global_tokens=tokens)
+    hook.pre_step(loop, batch)
+    for index in range(micro_batches):
+        decoder(torch.zeros(1))
+        time.sleep(0.004)
+        hook.post_forward(loop, batch, index, None)
+        time.sleep(0.008)
+    assert hook.pre_optim_step(loop) is True
+    time.sleep(0.002)
+    loop.progress.tokens += tokens
+    hook.post_step(loop, batch)
+
+
+def test_the_time_of_a_step_is_split_and_what_lies_between_steps_is_left_out():
+    hook, loop, decoder = loop_of()
+    for _ in range(3):
+        step(hook, loop, decoder, wait_s=0.005)
+        time.sleep(0.2)  # a checkpoint
+    began = time.perf_counter()
+    step(hook, loop, decoder)
+    record = hook.metrics(loop)
+    lately = time.perf_counter() - began
+    assert record["time/step_s"] < lately + 0.1
+    assert record["time/forward_s"] >= 0.008
+    assert record["time/backward_s"] >= 0.016
+    assert 0.002 <= record["time/optimizer_s"] < record["time/backward_s"]
+    assert record["data/wait_s"] == pytest.approx(0.015 / 4)
+    parts = sum(record[f"time/{name}_s"] for name in (*PHASES, "other")) + record["data/wait_s"]
+    assert parts == pytest.approx(record["time/step_s"], rel=1e-6)
+    assert record["throughput/tokens_per_s"] == pytest.approx(1000 / record["time/step_s"])
+    assert record["throughput/tokens_total"] == 4000
+    assert record["memory/peak_gib"] > 0.05
+    assert "throughput/mfu" not in record
+
+
+def test_the_next_window_begins_anew():
+    hook, loop, decoder = loop_of()
+    step(hook, loop, decoder, wait_s=0.1)
+    hook.metrics(loop)
+    loop.window.waited_s = 0.0
+    step(hook, loop, decoder, micro_batches=1)
+    record = hook.metrics(loop)
+    assert record["data/wait_s"] == 0.0
+    assert record["time/step_s"] < 0.1
+
+
+def test_mfu_is_operations_over_the_peak_in_both_conventions():
+    hook, loop, decoder = loop_of(peak=0.001)
+    step(hook, loop, decoder)
+    record = hook.metrics(loop)
+    a_second = record["throughput/tokens_per_s_device"]
+    products = 2 * (2 * 16 * (16 + 8) + 3 * 16 * 24) + 64 * 16
+    attention = 12 * 2 * 16 * 32
+    assert record["throughput/mfu"] == pytest.approx((6 * products + attention) * a_second / 1e9)
+    assert record["throughput/mfu_causal"] == pytest.approx((6 * products + attention / 2) * a_second / 1e9)
+    assert record["throughput/tflops_device"] == pytest.approx(record["throughput/mfu"] * 0.001)
+
+
+def test_an_evaluation_is_not_a_step():
+    hook, loop, decoder = loop_of()
+    step(hook, loop, decoder)
+    decoder(torch.zeros(1))
+    assert len(hook._spans) == 5
+    hook.close(loop)
+    assert not decoder._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA A100-PCIE-40GB", 312.0),
+        ("NVIDIA A800-SXM4-80GB", 312.0),
+        ("NVIDIA H100 80GB HBM3", 989.0),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_peaks_are_known_by_the_device_name(name, peak):
+    assert peak_of(name) == peak
+
+
+def test_a_cpu_has_no_peak_unless_the_settings_give_one(monkeypatch):
+    def settings(peak, precision="bf16"):
+        return SimpleNamespace(throughput=ThroughputSettings(peak), precision=precision)
+
+    assert peak_tflops(settings(None), CPU) is None
+    assert peak_tflops(settings(0.2), CPU) == 0.2
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100-SXM4-80GB")
+    cuda = torch.device("cuda", 0)
+    assert peak_tflops(settings(None), cuda) == 312.0
+    assert peak_tflops(settings(None, "fp32"), cuda) is None
+    with pytest.raises(ValueError, match=r"throughput\.peak_tflops=0\.0 must be above 0"):
+        ThroughputSettings(0.0)
+
+
+def test_the_peak_of_memory_never_falls():
+    before = peak_gib(CPU)
+    block = bytearray(64 << 20)
+    assert peak_gib(CPU) >= before > 0.0
+    del block

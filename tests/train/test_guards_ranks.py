@@ -1,0 +1,79 @@
+"""Guards, signals, hangs and a full disk in runs of real ranks, and small doses of their campaigns."""
+
+import json
+
+import pytest
+
+from curriculum.artifact import open_manifest
+from tests.torture import hang, nan, preempt
+from tests.torture.forks import Forks
+from tests.torture.runs import PATIENCE_S, Ending, Material
+from train import checkpoint
+from train.batches import read_consumed
+from train.hooks.guards import SKIPPED
+from train.runfolder import CHECKPOINTS
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    return Material.make(tmp_path_factory.mktemp("guards") / "material")
+
+
+@pytest.fixture(scope="module")
+def forks():
+    with Forks() as server:
+        yield server
+
+
+def test_a_rollback_takes_the_weights_of_the_last_checkpoint_and_loses_no_sample(material, forks, tmp_path):
+    folder = tmp_path / "run"
+    words = ("guards.spike=rollback", "guards.spike_window=3", "guards.spike_sigma=0.01", "guards.stop_after=99")
+    ranks = material.start(forks, folder, 2, [*words, "checkpoints.keep_last=99", "optimizer.lr=1e-6"])
+    assert ranks.wait(PATIENCE_S) == [0, 0], ranks.told()
+    entries = [json.loads(line) for line in (folder / SKIPPED).read_text().splitlines()]
+    rollbacks = [entry for entry in entries if entry["reason"] == "rollback"]
+    assert rollbacks
+    for entry in rollbacks:
+        now, back = (
+            open_manifest(checkpoint.folder_of(folder / CHECKPOINTS, step), checkpoint.KIND)
+            for step in (entry["step"], entry["weights_of_step"])
+        )
+        assert now.files == back.files  # the bytes of weights and moments
+        assert now.facts["updates"] == back.facts["updates"]
+    order = material.order
+    assert read_consumed(folder).tolist() == order[0 : len(order)].tolist()
+    assert {entry["step"] for entry in rollbacks} <= {entry["step"] for entry in entries if entry["reason"] == "spike"}
+
+
+def test_a_full_disk_on_one_rank_ends_all_with_75_and_the_checkpoint_before_stays(material, forks, tmp_path):
+    folder = tmp_path / "run"
+    ranks = material.start(forks, folder, 2, fault="checkpoint.after_shard:rank=1:nth=2:raise")
+    assert ranks.wait(PATIENCE_S) == [75, 75], ranks.told()
+    told = ranks.told()
+    assert "free space and run again" in told
+    assert "Traceback" not in told
+    assert [path.name for path in (folder / CHECKPOINTS).iterdir()] == ["step_00000003"]
+    assert material.finish(forks, folder, 2) is None
+    assert Ending.of(folder).consumed == material.order[0 : len(material.order)].tolist()
+
+
+def test_a_signal_in_an_evaluation_leaves_at_once_and_the_evaluation_is_made_up(material, forks, tmp_path):
+    import signal
+    import time
+
+    folder = tmp_path / "run"
+    ranks = material.start(forks, folder, 2, ["slow_timeout_s=60"], "loop.in_evaluation:rank=0:hang")
+    deadline = time.monotonic() + PATIENCE_S
+    while "fault loop.in_evaluation" not in ranks.told() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    ranks.kill(signal.SIGUSR1)
+    assert ranks.wait(15) == [138, 138], ranks.told()
+    assert material.finish(forks, folder, 2) is None
+    stages = [record["step"] for record in Ending.of(folder).records if record["kind"] == "stage"]
+    assert stages == material.order.stage_ends
+
+
+@pytest.mark.parametrize(("campaign", "count"), [(nan, 3), (hang, 1), (preempt, 3)])
+def test_a_small_dose_of_the_campaign(campaign, count, tmp_path):
+    tally = campaign.run(count, 3, tmp_path)
+    assert tally.good, tally.failures

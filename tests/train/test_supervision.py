@@ -1,0 +1,135 @@
+"""The supervisor of `pdpc train`: signals and exit codes between it and its ranks, and no process left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.torture.runs import Material
+from train import roll
+from train.export import newest_checkpoint
+from train.runfolder import read_run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("left", "speaks"),
+    [
+        ({0: 0, 1: 0}, 0),
+        ({0: 143, 1: 143}, 143),
+        ({0: 143, 1: 1}, 1),
+        ({0: 1, 1: 75}, 75),
+        ({0: 79, 1: None}, 79),
+        ({0: 143, 1: None}, 1),
+        ({0: 2, 1: 2}, 2),
+        ({0: 70, 1: 143}, 70),
+        ({}, None),
+    ],
+)
+def test_one_code_speaks_for_all_ranks(left, speaks, tmp_path, monkeypatch):
+    monkeypatch.setenv(roll.ROLL, str(tmp_path))
+    for rank, code in left.items():
+        monkeypatch.setenv("RANK", str(rank))
+        roll.report_in()
+        if code is not None:
+            roll.report_code(code)
+    assert roll.code(tmp_path) == speaks
+    assert set(roll.pids(tmp_path)) == set(left)
+
+
+SUPERVISED = (
+    "import os, sys; from launch.start import supervise; sys.exit(supervise({command!r}, os.environ, {timeout}))"
+)
+RANK = """
+import os, signal, sys, time
+from train import roll
+roll.report_in()
+print("started", flush=True)
+{body}
+"""
+
+
+def supervised(body, timeout):
+    command = [sys.executable, "-c", RANK.format(body=body)]
+    program = SUPERVISED.format(command=command, timeout=timeout)
+    return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_stopped_rank_is_ended_by_its_supervisor():
+    process = supervised("os.kill(os.getpid(), signal.SIGSTOP)", 1.0)
+    began = time.monotonic()
+    out, _ = process.communicate(timeout=60)
+    assert "started" in out
+    assert process.returncode == 79
+    assert time.monotonic() - began < 1.0 + 5 + 5  # two Pythons start as well
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_reach_the_ranks_and_their_code_comes_back(number):
+    body = f"""
+signal.signal({int(number)}, lambda n, f: (roll.report_code(128 + n), os._exit(9)))
+print("ready", flush=True)
+time.sleep(60)
+"""
+    process = supervised(body, None)
+    while "ready" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+
+
+def test_the_launcher_hands_on_sigterm_and_the_run_goes_on(tmp_path):
+    """The whole chain, with DeepSpeed's launcher in between: a checkpoint, code 143, no process left, then the end."""
+    material = Material.make(tmp_path / "material", stages=1, samples=300)
+    words = [*material.words, "checkpoints.save_every=null", f"output={tmp_path / 'run'}", "processes=2"]
+    command = [sys.executable, "-m", "launch.cli", "train", *words]
+    faulty = {**os.environ, "PDPC_FAULT": "loop.before_record:rank=0:nth=4:stop"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=faulty, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.exists() and '"step": 3,' in metrics.read_text()):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)  # rank 0 has stopped before its fourth record: the signal comes in the middle of a run
+    ranks = [pid for pid in descendants(process.pid) if b"RANK=" in environment_of(pid)]
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    for pid in ranks:
+        os.kill(pid, signal.SIGCONT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, out
+    assert "left on SIGTERM with a checkpoint of step" in out
+    assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
+    assert newest_checkpoint(tmp_path / "run").name in ("step_00000004", "step_00000005")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_run(tmp_path / "run")["status"] == "finished"
+
+
+def descendants(pid):
+    """Return the processes below `pid`, from /proc."""
+    children = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            child = int(path.parent.name)
+            children += [child, *descendants(child)]
+    return children
+
+
+def environment_of(pid):
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,142 @@
+"""The queue and its thread: logging never waits, failures are tried again, what is lost is counted."""
+
+import threading
+import time
+
+import pytest
+
+from tests.torture.wandb_server import wait_for
+from train import faults
+from train.tracking.background import Background, Trackers, without_secrets
+from train.tracking.settings import TrackerSettings
+from train.tracking.tracker import NullTracker, start_tracker, without_key
+
+
+class Place:
+    title = "place"
+
+    def __init__(self, *, fail_connects=0, fail_sends=0, hold=None):
+        self.fail_connects, self.fail_sends, self.hold = fail_connects, fail_sends, hold
+        self.got, self.connects, self.finished = [], 0, False
+
+    def connect(self):
+        self.connects += 1
+        if self.hold is not None:
+            self.hold.wait()
+        if self.connects <= self.fail_connects:
+            raise ConnectionError("no route")
+
+    def send(self, record):
+        if self.fail_sends:
+            self.fail_sends -= 1
+            raise SystemExit("the library left")
+        self.got.append(record["step"])
+
+    def finish(self):
+        self.finished = True
+
+
+def log_all(tracker, count):
+    for step in range(count):
+        tracker.log({"step": step})
+
+
+def test_every_record_arrives_in_order_and_nothing_is_said(caplog):
+    place = Place()
+    tracker = Background(place, 100, 0.01)
+    log_all(tracker, 50)
+    tracker.finish(5.0)
+    assert place.got == list(range(50))
+    assert place.finished
+    assert not caplog.records
+
+
+def test_a_place_that_fails_is_tried_again_and_told_once(caplog):
+    place = Place(fail_connects=3, fail_sends=2)
+    tracker = Background(place, 100, 0.01)
+    log_all(tracker, 20)
+    assert wait_for(lambda: len(place.got) == 20, 10.0)
+    tracker.finish(5.0)
+    assert place.got == list(range(20))
+    assert place.connects == 6
+    assert [record.message for record in caplog.records] == [
+        "place is out of reach (ConnectionError: no route): the run goes on, metrics.jsonl has every record; it is "
+        "tried again"
+    ]
+
+
+def test_a_full_queue_drops_and_counts_and_nobody_waits(caplog):
+    hold = threading.Event()
+    tracker = Background(Place(hold=hold), 5, 0.01)
+    began = time.perf_counter()
+    log_all(tracker, 1000)
+    assert time.perf_counter() - began < 0.5
+    assert tracker.dropped == 995
+    tracker.finish(0.1)
+    hold.set()
+    assert "0 records sent, 5 still waiting, 995 dropped, not closed within 0.1 s; metrics.jsonl" in caplog.text
+
+
+def test_a_place_out_of_reach_to_the_end_costs_the_end_nothing(caplog):
+    place = Place(fail_connects=10**6)
+    tracker = Background(place, 100, 60.0)
+    log_all(tracker, 3)
+    assert wait_for(lambda: place.connects == 1, 5.0)
+    began = time.perf_counter()
+    tracker.finish(30.0)
+    assert time.perf_counter() - began < 5.0
+    assert "0 records sent, 3 still waiting, 0 dropped" in caplog.text
+
+
+def test_two_places_do_not_wait_for_each_other(caplog):
+    hold, good = threading.Event(), Place()
+    trackers = Trackers([Background(Place(hold=hold), 5, 0.01), Background(good, 100, 0.01)], 0.3)
+    log_all(trackers, 30)
+    assert wait_for(lambda: len(good.got) == 30, 5.0)
+    began = time.perf_counter()
+    trackers.finish()
+    assert time.perf_counter() - began < 2.0
+    assert wait_for(lambda: good.finished, 5.0)
+    hold.set()
+
+
+@pytest.mark.parametrize("point", ["tracker.start", "tracker.log", "tracker.finish"])
+def test_faults_strike_in_the_thread(point, caplog):
+    faults.arm(f"{point}:raise")
+    try:
+        place = Place()
+        tracker = Background(place, 10, 0.01)
+        log_all(tracker, 3)
+        assert wait_for(lambda: len(place.got) == 3, 5.0)
+        tracker.finish(5.0)
+    finally:
+        faults.arm("")
+    assert f"RuntimeError: fault {point}" in caplog.text
+
+
+def test_the_key_is_in_no_message_and_in_no_config(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "canary123")
+    assert without_secrets(ValueError("bad key\ncanary123 !")) == "ValueError: bad key *** !"
+    config = {"a": {"b": ["x canary123"]}, "c": 3, "d": "canary123"}
+    assert without_key(config) == {"a": {"b": ["x ***"]}, "c": 3, "d": "***"}
+
+
+def test_settings_choose_the_tracker(tmp_path):
+    assert isinstance(start_tracker(TrackerSettings(), tmp_path, "a", {}), NullTracker)
+    tracker = start_tracker(TrackerSettings(name="tensorboard"), tmp_path, "a", {})
+    tracker.finish()
+    assert [part.destination.title for part in tracker.parts] == ["TensorBoard"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "pigeon"}, "tracker.name='pigeon' is unknown: use one of"),
+        ({"queue": 0}, "tracker.queue=0 must be at least 1"),
+        ({"start_s": 0.0}, "tracker.start_s=0.0 must be above 0 seconds"),
+        ({"finish_s": -1.0}, "tracker.finish_s=-1.0 must not be negative"),
+    ],
+)
+def test_impossible_settings_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TrackerSettings(**changes)

@@ -1,0 +1,76 @@
+"""The running average of the weights, kept on the ranks that own the float32 weights and in every checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from train.hooks.hook import Hook
+
+if TYPE_CHECKING:
+    from train.batches import Batch
+    from train.loop import Loop
+
+
+@dataclass(frozen=True)
+class AveragingSettings:
+    """The running average of the weights, off by default."""
+
+    decay: float = 0.0
+    """What the average keeps of itself at an update, for example 0.999; 0: no average is kept."""
+    every: int = 10
+    """Steps between two updates."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"averaging.decay={self.decay} must lie in [0, 1): 0 switches the running average off")
+        if self.every < 1:
+            raise ValueError(f"averaging.every={self.every} must be at least 1 step")
+
+
+def decay_of(settings: AveragingSettings, updates: int) -> float:
+    """Return what the average keeps of itself at its next update: less at first, so that the start is soon forgotten.
+
+    min(decay, (1 + n) / (10 + n)) after n updates, as TensorFlow's ExponentialMovingAverage does with num_updates.
+    """
+    return min(settings.decay, (1 + updates) / (10 + updates))
+
+
+class RunningAverage(Hook):
+    """Moves the average every n steps; nobody waits, and the weights that train are not touched."""
+
+    name = "averages"
+
+    def __init__(self, settings: AveragingSettings) -> None:
+        self._settings = settings
+        self._updates: int | None = None
+        """None: no checkpoint had an average; it begins with the weights."""
+
+    def pre_train(self, loop: Loop) -> None:
+        """Begin with the weights, unless a checkpoint brought an average."""
+        if self._updates is not None:
+            return
+        self._updates = 0
+        for fragment in loop.engine.fragments():  # views without gradients
+            fragment.tensors["ema"].copy_(fragment.tensors["param"])
+
+    def post_step(self, loop: Loop, batch: Batch) -> None:
+        """Move the average after every n-th step."""
+        if loop.progress.step % self._settings.every:
+            return
+        assert self._updates is not None
+        decay = decay_of(self._settings, self._updates)
+        with torch.no_grad():
+            for fragment in loop.engine.fragments():
+                fragment.tensors["ema"].lerp_(fragment.tensors["param"], 1.0 - decay)
+        self._updates += 1
+
+    def state(self) -> dict[str, Any]:
+        """Return how often the average was moved."""
+        return {"updates": self._updates or 0}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on with the average of the checkpoint, which is in the fragments already."""
+        self._updates = int(state["updates"])

@@ -1,0 +1,192 @@
+"""Throughput: tokens a second, model FLOPs utilisation, where a step's time goes, and the most memory so far.
+
+    MFU = FLOPs a token * tokens a second of a device / peak FLOP/s of a device
+
+FLOPs a token: `DecoderConfig.operations_per_token`, 6 a parameter in a matrix product and attention over the whole
+sample (`throughput/mfu`, the convention of llm-foundry, torchtitan, OLMo-core) or over half of it, since no token looks
+ahead (`throughput/mfu_causal`, Megatron-core since 2025). Recomputed activations and updates count nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from train.hooks.clock import Clock, Mark
+from train.hooks.hook import Hook
+
+if TYPE_CHECKING:
+    from models.loss import TokenLosses
+    from train.batches import Batch
+    from train.loop import Loop
+    from train.settings import TrainSettings
+    from train.tracking import Record
+
+PEAK_TFLOPS = {"A100": 312.0, "A800": 312.0, "H100": 989.0}
+"""Dense bf16 peak of a device, by a word of its name. An A800 is an A100 with a slower link; H100 is the SXM board."""
+
+PHASES = ("forward", "backward", "optimizer")
+MARKS_KEPT = 4096
+"""Most phases whose marks a window keeps; a window with more steps is split by its first ones."""
+
+
+@dataclass(frozen=True)
+class ThroughputSettings:
+    """What the speed of a run is held against."""
+
+    peak_tflops: float | None = None
+    """Peak of one device in TFLOP/s; null: known for A100, A800 and H100 in bf16, else there is no MFU."""
+
+    def __post_init__(self) -> None:
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            raise ValueError(f"throughput.peak_tflops={self.peak_tflops} must be above 0, or null")
+
+
+class Throughput(Hook):
+    """Measures the steps since the last record; what lies between them (records, checkpoints, evaluations) not."""
+
+    name = "throughput"
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self._settings = settings
+        self._peak_tflops: float | None = None
+        self._clock = Clock(torch.device("cpu"))
+        self._handle: Any = None
+        self._in_step = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin a window."""
+        self._tokens, self._steps = 0, 0
+        self._since: float | None = None
+        self._apart_s, self._waited_s = 0.0, 0.0
+        self._stopped = 0.0
+        self._spans: list[tuple[str, Mark, Mark]] = []
+        self._timed_steps = 0
+        self._last: Mark | None = None
+
+    def pre_train(self, loop: Loop) -> None:
+        """Find the device's peak; be told where forward passes begin."""
+        self._clock = Clock(loop.world.device)
+        self._peak_tflops = peak_tflops(self._settings, loop.world.device)
+        self._handle = loop.engine.decoder.register_forward_pre_hook(self._forward_begins)
+
+    def pre_step(self, loop: Loop, batch: Batch) -> None:
+        """Begin a step: what has passed since the last one beside waiting for data belongs to no step."""
+        now, waited_s = time.perf_counter(), loop.window.waited_s
+        if self._since is None:
+            self._since, self._waited_s = now - waited_s, waited_s
+        else:
+            self._apart_s += now - self._stopped - (waited_s - self._waited_s)
+            self._waited_s = waited_s
+        self._in_step = True
+        self._last = None
+
+    def _forward_begins(self, *_: object) -> None:
+        if not self._in_step:
+            return
+        mark = self._clock.mark()
+        if self._last is not None:
+            self._span("backward", self._last, mark)
+        self._last = mark
+
+    def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> None:
+        """End a forward pass; the backward pass lasts until the next one or the update."""
+        self._next("forward")
+
+    def pre_optim_step(self, loop: Loop) -> bool:
+        """End the last backward pass."""
+        self._next("backward")
+        return True
+
+    def post_step(self, loop: Loop, batch: Batch) -> None:
+        """End the update and the step."""
+        self._next("optimizer")
+        self._in_step = False
+        self._tokens += batch.global_tokens
+        self._steps += 1
+        self._timed_steps += len(self._spans) < MARKS_KEPT
+        self._stopped = time.perf_counter()
+
+    def _next(self, phase: str) -> None:
+        mark = self._clock.mark()
+        if self._last is not None:
+            self._span(phase, self._last, mark)
+        self._last = mark
+
+    def _span(self, phase: str, first: Mark, last: Mark) -> None:
+        if len(self._spans) < MARKS_KEPT:
+            self._spans.append((phase, first, last))
+
+    def metrics(self, loop: Loop) -> Record:
+        """Return what the window's steps took, the most memory of any rank, and begin the next window."""
+        world = loop.world
+        split = {f"time/{phase}_s": 0.0 for phase in PHASES}
+        for phase, first, last in self._spans:
+            split[f"time/{phase}_s"] += self._clock.between(first, last) / max(1, self._timed_steps)
+        assert self._since is not None, "a record tells of at least one step"
+        step_s = (time.perf_counter() - self._since - self._apart_s) / self._steps
+        wait_s = loop.window.waited_s / self._steps
+        a_second = self._tokens / (step_s * self._steps)
+        peaks = torch.zeros(world.size, dtype=torch.float64, device=world.device)
+        peaks[world.rank] = peak_gib(world.device)
+        record: Record = {
+            "throughput/tokens_per_s": a_second,
+            "throughput/tokens_per_s_device": a_second / world.size,
+            "throughput/tokens_total": loop.progress.tokens,
+            **self._utilisation(loop, a_second / world.size),
+            "time/step_s": step_s,
+            **split,
+            "time/other_s": max(0.0, step_s - wait_s - sum(split.values())),
+            "data/wait_s": wait_s,
+            "memory/peak_gib": float(world.all_sum(peaks).max()),
+        }
+        self._begin()
+        return record
+
+    def _utilisation(self, loop: Loop, tokens_per_s: float) -> Record:
+        """Return TFLOP/s of a device and, where its peak is known, MFU in both conventions."""
+        decoder, seq_len = loop.inputs.decoder, loop.inputs.tokens.seq_len
+        full, causal = (
+            decoder.operations_per_token(seq_len, causal=causal) * tokens_per_s / 1e12 for causal in (False, True)
+        )
+        values: Record = {"throughput/tflops_device": full}
+        if self._peak_tflops is not None:
+            values |= {"throughput/mfu": full / self._peak_tflops, "throughput/mfu_causal": causal / self._peak_tflops}
+        return values
+
+    def close(self, loop: Loop) -> None:
+        """Take the mark of forward passes off the decoder."""
+        if self._handle is not None:
+            self._handle.remove()
+
+
+def peak_tflops(settings: TrainSettings, device: torch.device) -> float | None:
+    """Return the peak that MFU is held against: the settings', or bf16's of a known device; None: there is none."""
+    if settings.throughput.peak_tflops is not None:
+        return settings.throughput.peak_tflops
+    if device.type != "cuda" or settings.precision != "bf16":
+        return None
+    return peak_of(torch.cuda.get_device_name(device))
+
+
+def peak_of(name: str) -> float | None:
+    """Return the dense bf16 peak in TFLOP/s of a device by its name, None where it is not in the table."""
+    words = re.split(r"[^A-Za-z0-9]+", name)
+    if "PCIe" in words and "H100" in words:
+        return None  # another clock and another peak than the SXM board's
+    return next((peak for word, peak in PEAK_TFLOPS.items() if word in words), None)
+
+
+def peak_gib(device: torch.device) -> float:
+    """Return the most memory so far in GiB: allocated on a GPU, resident on the CPU (VmHWM of this process)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    status = Path("/proc/self/status").read_text("ascii") if Path("/proc/self/status").exists() else ""
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found.group(1)) / 2**20 if found else 0.0

@@ -1,0 +1,16 @@
+"""Tracking: metrics.jsonl is the truth; W&B and TensorBoard show the same records, from threads of their own."""
+
+from train.tracking.metrics import METRICS, MetricsFile, Record, read_metrics
+from train.tracking.settings import TrackerSettings
+from train.tracking.tracker import NullTracker, Tracker, start_tracker
+
+__all__ = [
+    "METRICS",
+    "MetricsFile",
+    "NullTracker",
+    "Record",
+    "Tracker",
+    "TrackerSettings",
+    "read_metrics",
+    "start_tracker",
+]

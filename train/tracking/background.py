@@ -1,0 +1,165 @@
+"""A queue and a thread between the training loop and a place that may be slow, out of reach, or hang."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from typing import Protocol
+
+from train.faults import fault
+from train.tracking.metrics import Record
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1
+"""How often an idle thread looks whether the run is over."""
+LONGEST_PAUSES = 10
+"""A pause between two attempts grows to so many times the first one."""
+
+
+class Destination(Protocol):
+    """Somewhere that records are shown. Every method may block, raise, or hang: a thread of its own calls it."""
+
+    title: str
+    """As it stands in the log."""
+
+    def connect(self) -> None:
+        """Get ready to take records; called again after a failure."""
+
+    def send(self, record: Record) -> None:
+        """Take a record."""
+
+    def finish(self) -> None:
+        """Send what is still held back, and close."""
+
+
+class Background:
+    """Hands records to a destination from a thread of its own: `log` never waits and never raises.
+
+    A destination that fails is tried again after a pause; meanwhile `size` records wait, and what comes after those is
+    dropped and counted. Trouble is told once, and at the end in numbers.
+    """
+
+    def __init__(self, destination: Destination, size: int, retry_s: float) -> None:
+        self.destination = destination
+        self.sent = 0
+        """Records that the destination has taken."""
+        self.dropped = 0
+        """Records that found the queue full."""
+        self.connected = False
+        self._retry_s = retry_s
+        self._waiting: queue.Queue[Record] = queue.Queue(size)
+        self._closing = threading.Event()
+        self._told = False
+        self._unconfirmed = False
+        self._thread = threading.Thread(target=self._work, name=f"tracker-{destination.title}", daemon=True)
+        self._thread.start()
+
+    def log(self, record: Record) -> None:
+        """Take one record of metrics.jsonl, or count it as dropped."""
+        try:
+            self._waiting.put_nowait(record)
+        except queue.Full:
+            self.dropped += 1
+
+    def begin_finish(self) -> None:
+        """Let the thread send what waits and close, without waiting for it."""
+        self._closing.set()
+
+    def finish(self, limit_s: float) -> None:
+        """Wait until everything is sent, at most `limit_s` seconds; say what was not."""
+        self.begin_finish()
+        self._thread.join(limit_s)
+        late = self._thread.is_alive()
+        left = self._waiting.qsize()
+        if self.dropped or left or late or self._unconfirmed:
+            log.warning(
+                "%s: %s records sent, %s still waiting, %s dropped%s; metrics.jsonl has every one%s",
+                self.destination.title,
+                self.sent,
+                left,
+                self.dropped,
+                f", not closed within {limit_s:g} s" if late else ", the last ones not confirmed" * self._unconfirmed,
+                " (pdpc report RUN --wandb sends them)" if self.destination.title == "W&B" else "",
+            )
+
+    def _work(self) -> None:
+        pause_s = self._retry_s
+        record: Record | None = None
+        while True:
+            try:
+                if not self.connected:
+                    fault("tracker.start")
+                    self.destination.connect()
+                    self.connected = True
+                    pause_s = self._retry_s
+                while record is not None or (record := self._next()) is not None:
+                    fault("tracker.log")
+                    self.destination.send(record)
+                    self.sent += 1
+                    record = None
+                break
+            except (Exception, SystemExit) as error:
+                self.connected = False
+                self._tell(error)
+            if self._closing.wait(pause_s):
+                if record is not None:
+                    self.dropped += 1
+                return
+            pause_s = min(2 * pause_s, LONGEST_PAUSES * self._retry_s)
+        try:
+            fault("tracker.finish")
+            self.destination.finish()
+        except (Exception, SystemExit) as error:
+            self._unconfirmed = True
+            self._tell(error)
+
+    def _next(self) -> Record | None:
+        """Return the next record; None when the run is over and none is left."""
+        while True:
+            over = self._closing.is_set()
+            try:
+                return self._waiting.get_nowait() if over else self._waiting.get(timeout=POLL_S)
+            except queue.Empty:
+                if over:
+                    return None
+
+    def _tell(self, error: BaseException) -> None:
+        if not self._told:
+            self._told = True
+            log.warning(
+                "%s is out of reach (%s): the run goes on, metrics.jsonl has every record; it is tried again",
+                self.destination.title,
+                without_secrets(error),
+            )
+
+
+class Trackers:
+    """Several destinations, each behind a queue and a thread of its own."""
+
+    def __init__(self, parts: list[Background], finish_s: float) -> None:
+        self.parts = parts
+        self._finish_s = finish_s
+
+    def log(self, record: Record) -> None:
+        """Hand a record to every destination."""
+        for part in self.parts:
+            part.log(record)
+
+    def finish(self) -> None:
+        """Close them all within one time limit."""
+        deadline = time.monotonic() + self._finish_s
+        for part in self.parts:
+            part.begin_finish()
+        for part in self.parts:
+            part.finish(max(0.0, deadline - time.monotonic()))
+
+
+def without_secrets(error: BaseException) -> str:
+    """Return an error in one line of at most 300 characters, in which the W&B key, should it be there, is not."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    key = os.environ.get("WANDB_API_KEY")
+    return (text.replace(key, "***") if key else text)[:300]

@@ -1,0 +1,81 @@
+"""metrics.jsonl: what a run measured, one JSON object a line, in step order."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from curriculum.artifact import write_text
+
+Record = dict[str, Any]
+
+METRICS = "metrics.jsonl"
+
+NONFINITE = "nonfinite"
+"""Key of a record under which values that JSON has no number for stand by name: "nan", "inf", "-inf"."""
+
+
+class MetricsFile:
+    """`metrics.jsonl`; a resumed run drops what came after its checkpoint."""
+
+    def __init__(self, folder: Path, resume_step: int) -> None:
+        self.path = folder / METRICS
+        kept = (
+            [record for record in read_metrics(self.path) if record["step"] <= resume_step]
+            if self.path.exists()
+            else []
+        )
+        write_text(self.path, "".join(as_line(record) for record in kept))
+        self.stages = {record["step"] for record in kept if record["kind"] == "stage"}
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  # held until close()
+
+    def append(self, record: Record) -> None:
+        """Write a record; it is in the file when this returns."""
+        self._file.write(as_line(record))
+        self._file.flush()
+        if record["kind"] == "stage":
+            self.stages.add(record["step"])
+
+    def sync(self) -> None:
+        """Make every record durable."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def as_line(record: Record) -> str:
+    """Return a record as a line of strict JSON.
+
+    A number that is not finite becomes null, and its name stands under `nonfinite`: a loss of nan is on record, and
+    every JSON reader reads the line.
+    """
+    odd = {key: value for key, value in record.items() if isinstance(value, float) and not math.isfinite(value)}
+    if odd:
+        record = {**record, **dict.fromkeys(odd), NONFINITE: {key: str(float(value)) for key, value in odd.items()}}
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """Return the records of a metrics file; a torn last line (of a killed writer) is left out.
+
+    Raises ValueError naming a broken line elsewhere.
+    """
+    records = []
+    lines = path.read_text("utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ValueError(
+                f"{path} line {number} is not JSON ({error}): the file was changed by hand; restore it"
+            ) from error
+    return records

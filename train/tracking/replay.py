@@ -1,0 +1,70 @@
+"""Replay: metrics.jsonl of a RUN as one clean W&B run, online or offline.
+
+A run that was resumed, rolled back or offline may be in W&B in pieces, or with steps twice; metrics.jsonl has each step
+once. The replayed run's id follows from the run's own and from what metrics.jsonl holds: the same file is the same run,
+in which no step comes twice, and a file that has grown is a new run beside the old one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from curriculum.artifact import fingerprint_of
+from train.runfolder import read_run
+from train.tracking.background import without_secrets
+from train.tracking.metrics import METRICS, Record, read_metrics
+from train.tracking.settings import TrackerSettings
+from train.tracking.tracker import without_key
+from train.tracking.wandb_run import WandbRun, mode, run_id
+
+log = logging.getLogger(__name__)
+
+
+def replay(folder: Path) -> str:
+    """Send every record of a RUN to W&B as a run of its own; return its id.
+
+    Raises ValueError when there is nothing to send, OSError when W&B is out of reach.
+    """
+    facts = read_run(folder)
+    records = in_order(read_metrics(folder / METRICS)) if (folder / METRICS).is_file() else []
+    if not records:
+        raise ValueError(f"{folder / METRICS} holds no record yet: replay the run when it has one")
+    own_id = run_id(folder)
+    made_id = f"{own_id}-{fingerprint_of([own_id, records])[:8]}"
+    if mode() == "offline" and any((folder / "wandb").glob(f"offline-run-*-{made_id}")):
+        log.info("%s is in %s already, as W&B run %s", folder / METRICS, folder / "wandb", made_id)
+        return made_id
+    config = {**facts["identity"], **facts["fingerprints"], "replay_of": own_id}
+    destination = WandbRun(_settings(folder), folder, facts["arm"], without_key(config), made_id)
+    try:
+        destination.connect()
+        for record in records:
+            destination.send(record)
+        destination.finish()
+    except Exception as error:
+        raise OSError(
+            f"W&B is out of reach ({without_secrets(error)}): run the same command again, or with WANDB_MODE=offline "
+            "and send it later (wandb sync)"
+        ) from None
+    log.info("%s records of %s are W&B run %s (%s)", len(records), folder, made_id, mode())
+    return made_id
+
+
+def in_order(records: Iterable[Record]) -> list[Record]:
+    """Return records by step, the later one where a kind has a step twice: one unbroken curve."""
+    last = {(record["step"], record["kind"]): record for record in records}
+    return sorted(last.values(), key=lambda record: record["step"])  # of a step, in the order of the file
+
+
+def _settings(folder: Path) -> TrackerSettings:
+    """Return what the run said of W&B, with time to send all of it."""
+    kept: dict[str, Any] = {}
+    path = folder / "config.json"
+    if path.is_file():
+        kept = json.loads(path.read_text("utf-8")).get("tracker", {})
+    known = {key: kept[key] for key in ("project", "entity", "group", "tags") if key in kept}
+    return TrackerSettings(name="wandb", start_s=60.0, finish_s=600.0, **known)

@@ -1,0 +1,68 @@
+"""What the loop knows of trackers: a place to log records to, or the null one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from train.tracking.background import Background, Destination, Trackers
+from train.tracking.metrics import Record
+from train.tracking.settings import TrackerSettings
+
+
+class Tracker(Protocol):
+    """Somewhere that metrics are shown."""
+
+    def log(self, record: Record) -> None:
+        """Take one record of metrics.jsonl; never waits."""
+
+    def finish(self) -> None:
+        """Flush and close, within a time limit."""
+
+
+class NullTracker:
+    """Shows nothing."""
+
+    def log(self, record: Record) -> None:
+        """Drop the record: metrics.jsonl has it."""
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+
+def start_tracker(
+    settings: TrackerSettings, folder: Path, name: str, config: Mapping[str, Any], resume_step: int = 0
+) -> Tracker:
+    """Return the tracker that the settings name; nothing has been reached yet when this returns.
+
+    `folder` is the RUN, `name` its arm; what is shown of steps after `resume_step` belongs to a life that was cut off.
+    """
+    destinations: list[Destination] = []
+    if "wandb" in settings.name:
+        from train.tracking.wandb_run import WandbRun, run_id
+
+        config = without_key(config)
+        destinations.append(WandbRun(settings, folder, name, config, run_id(folder)))
+    if "tensorboard" in settings.name:
+        from train.tracking.tensorboard import EventFile
+
+        destinations.append(EventFile(folder, resume_step))
+    if not destinations:
+        return NullTracker()
+    return Trackers([Background(one, settings.queue, settings.retry_s) for one in destinations], settings.finish_s)
+
+
+def without_key(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config in which the W&B key, should a value hold it, is not."""
+    key = os.environ.get("WANDB_API_KEY")
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: clean(part) for name, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [clean(part) for part in value]
+        return value.replace(key, "***") if key and isinstance(value, str) else value
+
+    return {name: clean(value) for name, value in config.items()}

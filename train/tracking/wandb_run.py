@@ -1,0 +1,127 @@
+"""Weights & Biases: one run id for the life of a RUN folder; offline when there is no key.
+
+What is logged, and under which names: docs/tracking.md.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from curriculum.artifact import write_text
+from train.tracking.metrics import NONFINITE, Record
+from train.tracking.settings import TrackerSettings
+
+WANDB_ID = "wandb_id"
+OWN_KEYS = ("kind", "step", "tokens", NONFINITE)
+"""Keys of a record that are shown under other names, or not at all."""
+
+
+class WandbRun:
+    """A W&B run as a destination of records: every call may wait for the network."""
+
+    title = "W&B"
+
+    def __init__(
+        self, settings: TrackerSettings, folder: Path, name: str, config: Mapping[str, Any], run_id: str
+    ) -> None:
+        self.settings, self.folder, self.name, self.config, self.id = settings, folder, name, dict(config), run_id
+        self._run: Any = None
+
+    def connect(self) -> None:
+        """Start the run, or go on with it. Raises what wandb raises, after at most `start_s` seconds."""
+        wandb = quiet_wandb()
+        before = set(self._local())
+        try:
+            self._run = wandb.init(
+                project=self.settings.project,
+                entity=self.settings.entity,
+                group=self.settings.group,
+                tags=list(self.settings.tags),
+                name=self.name,
+                id=self.id,
+                resume="allow",
+                dir=str(self.folder),
+                config=self.config,
+                mode=mode(),
+                settings=wandb.Settings(
+                    init_timeout=self.settings.start_s,
+                    finish_timeout=max(self.settings.finish_s, 0.1),
+                    finish_timeout_raises=True,
+                    console="off",
+                    disable_code=True,
+                ),
+            )
+        except BaseException:
+            for left in set(self._local()) - before:  # an attempt that failed holds nothing
+                shutil.rmtree(left, ignore_errors=True)
+            raise
+        self._run.define_metric("trainer/step")
+        self._run.define_metric("trainer/tokens")
+        self._run.define_metric("*", step_metric="trainer/step")
+
+    def send(self, record: Record) -> None:
+        """Log a record at its step: W&B drops a step that lies before its last one, as after a resume."""
+        self._run.log(shown(record), step=record["step"])
+
+    def finish(self) -> None:
+        """Flush and close; raises TimeoutError after `finish_s`: wandb's process then goes on until ours ends."""
+        self._run.finish()
+
+    def _local(self) -> list[Path]:
+        return list((self.folder / "wandb").glob(f"*run-*-{self.id}"))
+
+
+def shown(record: Record) -> dict[str, Any]:
+    """Return what W&B shows of a record: its numbers, and both axes."""
+    values = {
+        key: value
+        for key, value in record.items()
+        if key not in OWN_KEYS and value is not None and not isinstance(value, str)
+    }
+    return {**values, "trainer/step": record["step"], "trainer/tokens": record["tokens"]}
+
+
+def mode() -> Any:
+    """Return how W&B is reached: as WANDB_MODE says, else online where there is a key."""
+    key = bool(os.environ.get("WANDB_API_KEY")) or _netrc_has_wandb()
+    return os.environ.get("WANDB_MODE", "online" if key else "offline")
+
+
+def quiet_wandb() -> Any:
+    """Import wandb so that it neither talks nor leaves folders behind nor reports its errors over the network."""
+    for name, value in (("SILENT", "true"), ("DISABLE_GIT", "true"), ("ERROR_REPORTING", "false")):
+        os.environ.setdefault(f"WANDB_{name}", value)
+    import wandb
+
+    # Two temporary folders that its import makes, for media that are never logged: ranks end without Python's clean-up.
+    for module, attribute in (("data_types._private", "MEDIA_TMP"), ("artifacts.artifact", "_TMP_DIR")):
+        folder = getattr(sys.modules.get(f"wandb.sdk.{module}"), attribute, None)
+        if isinstance(folder, tempfile.TemporaryDirectory):
+            folder.cleanup()
+    return wandb
+
+
+def run_id(folder: Path) -> str:
+    """Return the W&B run id of a RUN folder, drawn once."""
+    import uuid
+
+    path = folder / WANDB_ID
+    if not path.exists():
+        write_text(path, uuid.uuid4().hex[:12] + "\n")
+    return path.read_text("utf-8").strip()
+
+
+def _netrc_has_wandb() -> bool:
+    import netrc
+
+    try:
+        hosts = netrc.netrc().hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return any("wandb" in host for host in hosts)

@@ -202,8 +202,8 @@ def identity_of(
 ) -> str:
     """Return the fingerprint of an artifact: a digest of what it is, what went in, its facts and its contents.
 
-    `facts.records` is left out: it vouches for files beside a checkpoint that hold times of day, and says nothing of what
-    the checkpoint is.
+    `facts.records` is left out: it vouches for files beside a checkpoint that hold times of day, and says nothing of
+    what the checkpoint is.
     """
     facts = {key: value for key, value in facts.items() if key != "records"}
     made_of: dict[str, Any] = {"kind": kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs)}

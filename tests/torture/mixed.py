@@ -24,6 +24,10 @@ from train.runfolder import CHECKPOINTS
 FULL = 200
 FAULTS = 12
 STRUCK = [name for name in POINTS if not POINTS[name].poisons]
+MET = "attention: "
+"""What rank 0 says once all ranks have met."""
+JOIN_S = 5.0
+"""Time in which the ranks of a life may still meet, or leave, when one of them was killed at the start."""
 EXPLAINED = (DONE, FAILED, DISK_FULL, LEFT_ON_SIGTERM, -signal.SIGKILL)
 
 
@@ -69,10 +73,14 @@ def one_run(forks: Forks, material: Material, folder: Path, seed: int, life_s: f
         if name == "flip a bit" and not _flip(draw, folder):
             continue
         ranks = material.start(forks, folder, size, words, fault)
+        said = len(ranks.told())
         if fault is None:
             time.sleep(moment_s)
             number = signal.SIGTERM if name == "terminate" else signal.SIGKILL
             ranks.kill(number, [int(draw.choice(ranks.pids))] if name == "kill one" else None)
+        if name == "kill one" and MET not in ranks.told()[said:]:
+            ranks.wait(JOIN_S)  # nobody has met the others yet: it is the launcher that ends those who wait
+            ranks.kill()
         codes = ranks.wait(PATIENCE_S)
         ranks.kill()
         ranks.wait(5)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tests.torture.calls import watched
 from tests.torture.campaign import Tally, case_seeds
@@ -152,6 +153,7 @@ def under_a_limit(template: Path, root: Path, limit: int) -> str | None:
 
 
 def _limited(root: Path, limit: int, sender: Any) -> None:
+    torch.set_num_threads(1)  # makes torch's pool, which a fork breaks, anew before two ranks do so at once
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     results = on_ranks(RANKS, lambda world: save_step(root / "checkpoints", world, NEW))
     sender.send([(error.errno, str(error)) if isinstance(error, OSError) else (None, repr(error)) for error in results])

@@ -19,6 +19,7 @@ from curriculum.order import Order
 from curriculum.preference import Pdpc
 from curriculum.tokens import Tokens
 from launch.cli import main
+from tests.train.descendants import descendants
 from train.averaging import choose_weights
 from train.batches import read_consumed
 from train.evaluation import load_decoder
@@ -199,20 +200,6 @@ def kill_after_step(process, folder, step):
             continue
     process.wait()
     process.stdout.close()
-
-
-def descendants(pid):
-    """Return the processes below `pid`, from /proc."""
-    children = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid:
-            child = int(path.parent.name)
-            children += [child, *descendants(child)]
-    return children
 
 
 def test_a_killed_run_goes_on_digit_for_digit(whole_run, words, tmp_path):

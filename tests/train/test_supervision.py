@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.torture.runs import Material
+from tests.train.descendants import descendants
 from train import roll
 from train.export import newest_checkpoint
 from train.runfolder import read_run
@@ -110,20 +111,6 @@ def test_the_launcher_hands_on_sigterm_and_leaves_no_process(tmp_path):
     assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
     assert newest_checkpoint(tmp_path / "run").name in ("step_00000004", "step_00000005")
     assert read_run(tmp_path / "run")["status"] == "running"
-
-
-def descendants(pid):
-    """Return the processes below `pid`, from /proc."""
-    children = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid:
-            child = int(path.parent.name)
-            children += [child, *descendants(child)]
-    return children
 
 
 def environment_of(pid):

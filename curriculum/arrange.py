@@ -26,6 +26,7 @@ from curriculum.own_scores import HeldScores, OwnScores
 from curriculum.permutation import KeyedPermutation, key_of
 from curriculum.preference import FOLD, SOURCE, Preference, Shuffled
 from curriculum.scores import Scores
+from curriculum.stages import StageWish, stage_ends
 from curriculum.tokens import Tokens
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,12 @@ class ArrangeSettings:
     """Samples in a global batch: what one optimizer step sees."""
     stages: int = 4
     """Equal parts of the run; each ends with a checkpoint and an evaluation."""
+    stage_tokens: list[int] = field(default_factory=list)
+    """Instead: a stage ends when so many tokens have been trained on, and the last one with the run."""
+    stage_quantiles: list[float] = field(default_factory=list)
+    """Instead: a stage ends where the plan's mean score crosses these quantiles of the scores, one after the other."""
+    stages_of: str | None = None
+    """Instead: the stages of this ORDER, the arm that is compared with."""
     seed: int = 0
     """Key of every permutation."""
     max_tokens: int | None = None
@@ -67,8 +74,7 @@ class ArrangeSettings:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1")
-        if self.stages < 1:
-            raise ValueError(f"stages={self.stages} must be at least 1")
+        self.stage_wish()
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens={self.max_tokens} must be at least 1, or null for the whole slice")
         if self.nonfinite not in NONFINITE:
@@ -78,16 +84,20 @@ class ArrangeSettings:
         if self.tokens is None and self.scores is not None:
             raise ValueError("scores are of TOKENS: give tokens=FOLDER too, or own_scores=FILE in their place")
 
+    def stage_wish(self) -> StageWish:
+        """Return where stages are to end."""
+        return StageWish(self.stages, self.stage_tokens, self.stage_quantiles, self.stages_of)
+
 
 def run(settings: ArrangeSettings) -> Order:
     """Write the ORDER that `settings` describe, or open it when it is there already."""
     columns = open_columns(settings)
     folder = Path(settings.output)
-    places = ("tokens", "scores", "own_scores", "output", "workers")
+    places = ("tokens", "scores", "own_scores", "stages_of", "output", "workers")
     config = {key: value for key, value in asdict(settings).items() if key not in places}
     with ThreadPoolExecutor(1) as reader:
         # All scores are read for their fingerprint: beside the first pass over them, not before it.
-        inputs = reader.submit(lambda: {**columns.inputs, **settings.preference.inputs})
+        inputs = reader.submit(lambda: {**columns.inputs, **settings.preference.inputs, **_stages_of(settings)})
         if folder.exists() and reusable(folder, KIND, config=config, inputs=inputs.result()):
             log.info("order %s is whole and made of the same: reused", folder)
             return Order.open(folder)
@@ -105,17 +115,18 @@ def run(settings: ArrangeSettings) -> Order:
             OrderWriter(draft, columns.samples, layout.cells) as writer,
         ):
             _check_size(settings, arrangement)
+            samples_C = arrangement.counts_CU.sum(axis=1)
+            ends = stage_ends(settings.stage_wish(), layout, arrangement.plan_SC, samples_C, settings.batch_size)
             writer.steps(arrangement.plan_SC, arrangement.counts_SC)
             for ids, cells in arrangement.pieces():
                 writer.positions(ids, cells)
-            steps = len(arrangement.counts_SC)
             draft.inputs.update(inputs.result())
             draft.facts.update(
                 writer.finish(),
                 **arrangement.facts(),
-                steps=steps,
+                steps=len(arrangement.counts_SC),
                 batch_size=settings.batch_size,
-                stage_ends=[round(steps * stage / settings.stages) for stage in range(1, settings.stages + 1)],
+                stage_ends=ends,
                 slice=settings.slice,
                 seq_len=columns.tokens.seq_len if columns.tokens is not None else None,
             )
@@ -177,6 +188,10 @@ def _scored(settings: ArrangeSettings) -> bool:
     return any(cut.by not in (SOURCE, FOLD) for cut in settings.preference.cuts())
 
 
+def _stages_of(settings: ArrangeSettings) -> dict[str, str]:
+    return {"stages_of": Order.open(settings.stages_of).fingerprint} if settings.stages_of is not None else {}
+
+
 def _subset(columns: SampleColumns, settings: ArrangeSettings) -> Times | None:
     """Return which samples to arrange: all (None), or a keyed random part that all preferences share."""
     if settings.max_tokens is None:
@@ -194,10 +209,11 @@ def _subset(columns: SampleColumns, settings: ArrangeSettings) -> Times | None:
 
 
 def _check_size(settings: ArrangeSettings, arrangement: Arrangement) -> None:
-    if arrangement.total < settings.batch_size or len(arrangement.counts_SC) < settings.stages:
+    parts = settings.stage_wish().parts
+    if arrangement.total < settings.batch_size or len(arrangement.counts_SC) < parts:
         raise ValueError(
             f"{settings.tokens or settings.own_scores} has {arrangement.total} samples to arrange, which is fewer than "
-            f"{settings.stages} stages of one batch of {settings.batch_size} need: lower batch_size or stages, or "
+            f"{parts} stages of one batch of {settings.batch_size} need: lower batch_size or stages, or "
             "prepare more text"
         )
 

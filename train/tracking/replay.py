@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from curriculum.artifact import fingerprint_of
 from train.runfolder import read_run
 from train.tracking.background import without_secrets
-from train.tracking.metrics import METRICS, Record, read_metrics
+from train.tracking.metrics import METRICS, in_order, read_metrics
 from train.tracking.settings import TrackerSettings
 from train.tracking.tracker import without_key
 from train.tracking.wandb_run import WandbRun, mode, run_id, shown
@@ -70,12 +69,6 @@ def replay(folder: Path) -> Replayed:
         ) from None
     log.info("%s records of %s are W&B run %s (%s)", len(records), folder, made_id, mode())
     return replace(replayed, entity=entity or replayed.entity, project=project)
-
-
-def in_order(records: Iterable[Record]) -> list[Record]:
-    """Return records by step, the later one where a kind has a step twice: one unbroken curve."""
-    last = {(record["step"], record["kind"]): record for record in records}
-    return sorted(last.values(), key=lambda record: record["step"])  # of a step, in the order of the file
 
 
 def wandb_settings(folder: Path) -> TrackerSettings:

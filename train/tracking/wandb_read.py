@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.tracking.background import without_secrets
-from train.tracking.metrics import NONFINITE, Record
+from train.tracking.metrics import NONFINITE, Record, in_order
 from train.tracking.panels import STEP, TOKENS
-from train.tracking.replay import in_order
 from train.tracking.wandb_api import check_key, within
 from train.tracking.wandb_run import quiet_wandb
 

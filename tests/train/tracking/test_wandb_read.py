@@ -19,10 +19,11 @@ READ = """
 import json, os, sys
 from dataclasses import asdict
 from train.tracking.wandb_read import read_wandb_run
-try:
-    print(json.dumps(asdict(read_wandb_run(sys.argv[1], read_s=float(sys.argv[2])))), flush=True)
-except (ValueError, OSError) as error:
-    print(type(error).__name__, error, flush=True)
+for spec in sys.argv[2:]:
+    try:
+        print(json.dumps(asdict(read_wandb_run(spec, read_s=float(sys.argv[1])))), flush=True)
+    except (ValueError, OSError) as error:
+        print(type(error).__name__, error, flush=True)
 """
 ROWS = [
     {"_step": 1, "_timestamp": 7.0, "_runtime": 1, "trainer/step": 1, "trainer/tokens": 10, "train/loss": 4.0},
@@ -40,13 +41,13 @@ RECORDS = [
 ]  # fmt: skip
 
 
-def read(folder, server, spec="wandb:us/p/r1", read_s=60.0):
+def read(folder, server, *specs, read_s=60.0):
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     marks = {"PYTHONPATH": str(ROOT), "HOME": str(folder), "PDPC_CASE": str(folder)}
     place = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", READ, spec, str(read_s)],
+        [sys.executable, "-c", READ, str(read_s), *specs],
         env={**inherited, **marks, **place},
         capture_output=True,
         text=True,
@@ -54,7 +55,7 @@ def read(folder, server, spec="wandb:us/p/r1", read_s=60.0):
     )
     assert KEY not in done.stdout + done.stderr
     assert nothing_left(folder)
-    return done.stdout, time.monotonic() - began
+    return done.stdout.splitlines(), time.monotonic() - began
 
 
 def test_rows_become_records():
@@ -66,16 +67,15 @@ def test_a_run_is_read_with_its_name_and_its_config(tmp_path):
     with WandbServer() as server:
         server.runs["r1"] = {"displayName": "pdpc", "config": json.dumps({"seed": {"value": 3}})}
         server.rows["r1"] = ROWS
-        told = json.loads(read(tmp_path, server)[0])
-        assert told == {"name": "pdpc", "config": {"seed": 3}, "records": RECORDS}
-        told, _ = read(tmp_path, server, "wandb:us/p/nowhere")
-    assert told.startswith("ValueError wandb:us/p/nowhere is not in W&B")
+        (run, other), _ = read(tmp_path, server, "wandb:us/p/r1", "wandb:us/p/nowhere")
+    assert json.loads(run) == {"name": "pdpc", "config": {"seed": 3}, "records": RECORDS}
+    assert other.startswith("ValueError wandb:us/p/nowhere is not in W&B")
 
 
 @pytest.mark.parametrize(("mode", "said"), [(BLACK_HOLE, "out of reach"), (REFUSE, "out of reach"), (DENIED, "key")])
 def test_a_dead_network_ends_in_time_and_says_so(mode, said, tmp_path):
     with WandbServer(mode) as server:
-        told, took_s = read(tmp_path, server, read_s=3.0)
+        (told,), took_s = read(tmp_path, server, "wandb:us/p/r1", read_s=2.0)
     assert took_s < 30
     assert told.startswith("ValueError W&B refuses" if mode == DENIED else "OSError W&B is out of reach")
     assert said in told

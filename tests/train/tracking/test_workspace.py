@@ -59,67 +59,100 @@ def panels_of_report(spec):
 
 
 @EXTRA
-def test_offline_then_online_the_same_command_makes_one_workspace_and_one_report(arms, tmp_path):
-    done = sent(arms, {"WANDB_MODE": OFFLINE}, tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_what_was_not_taken_is_made_by_the_same_command(arms, tmp_path):
     path = arms["shuffled"] / FILE
-    assert f"cannot be made offline: its definition is {path}" in done.stderr
-    assert json.loads(path.read_text())["made"] == {}
     with WandbServer() as server:
-        for said in ("W&B workspace: http", "W&B has the workspace already: http"):
-            done = sent(arms, {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}, tmp_path)
-            assert done.returncode == 0, done.stderr
-            assert said in done.stderr
+        environment, answer = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}, server.answer
+        server.answer = lambda query: {} if "upsertView" in query["query"] else answer(query)
+        done = sent(arms, environment, tmp_path)
+        assert done.returncode == 1
+        assert "W&B took the runs, but not the workspace" in done.stderr
+        assert f"its definition is {path}; run the same command again" in done.stderr
+        server.answer = answer
+        done = sent(arms, environment, tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "W&B workspace: http" in done.stderr
         logged = {name for rows in server.rows.values() for row in rows for name in row}
         ids, (view, report) = sorted(server.rows), server.views
-    assert (view["type"], view["displayName"], view["entityName"], view["projectName"]) == (
-        *("project-view", "PDPC"),
-        *("us", "p"),
-    )
+    assert (view["type"], view["displayName"]) == ("project-view", "PDPC")
     assert (report["type"], report["displayName"]) == ("runs", "PDPC: shuffled, pdpc")
+    assert {(one["entityName"], one["projectName"]) for one in (view, report)} == {("us", "p")}
     for panels in (panels_of_workspace(view["spec"]), panels_of_report(report["spec"])):
         lines = [panel["config"] for panel in panels if panel["viewType"] == "Run History Line Plot"]
         shown = {metric: config["xAxis"] for config in lines for metric in config["metrics"]}
         assert set(shown) == {name for name in logged if "/" in name} - {STEP, TOKENS}
         assert (shown["train/loss"], shown["val/loss"], shown["time/step_s"]) == (TOKENS, TOKENS, STEP)
         assert ["curriculum/planned/low", "curriculum/realised/low"] in [config["metrics"] for config in lines]
-    for runs in (view["spec"]["section"]["runSets"][0], report["spec"]["blocks"][3]["metadata"]["runSets"][0]):
+    grid = next(block for block in report["spec"]["blocks"] if block["type"] == "panel-grid")
+    for runs in (view["spec"]["section"]["runSets"][0], grid["metadata"]["runSets"][0]):
         assert all(f'"{one}"' in json.dumps(runs["filters"]) for one in ids)
     assert len(ids) == 2
+    assert set(next(iter(json.loads(path.read_text())["made"].values()))) == {"workspace", "report"}
     assert not any(holding(tmp_path / arm, KEY) for arm in arms)
     assert KEY not in done.stdout + done.stderr
     assert nothing_left(tmp_path)
 
 
-@EXTRA
-def test_a_workspace_that_is_not_taken_is_told_with_its_file(arms, tmp_path):
-    with WandbServer() as server:
-        answer = server.answer
-        server.answer = lambda query: {} if "upsertView" in query["query"] else answer(query)
-        done = sent(arms, {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}, tmp_path)
-    assert done.returncode == 1
-    assert "W&B took the runs, but not the workspace" in done.stderr
-    assert f"its definition is {arms['shuffled'] / FILE}; run the same command again" in done.stderr
-    assert nothing_left(tmp_path)
+@pytest.fixture
+def made(monkeypatch):
+    """Runs that are taken without a network; the workspaces and reports that were made, by the runs in them."""
+    found, version = [], {"": "1"}
 
+    def replay(folder):
+        return workspace.Replayed(
+            folder.parent.name, folder.parent.name + version[""], "p", None, frozenset(["val/loss"])
+        )
 
-def test_without_its_package_nothing_is_sent_and_the_extra_is_named(arms, monkeypatch):
+    def make(definition):
+        found.append(sorted(definition["runs"].values()))
+        return f"https://{len(found)}"
+
     monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr(workspace, "find_spec", lambda name: name)
+    monkeypatch.setattr(workspace, "replay", replay)
+    monkeypatch.setattr(workspace, "_make_workspace", make)
+    monkeypatch.setattr(workspace, "_make_report", make)
+    return found, version
+
+
+def test_offline_the_definition_is_kept_and_nothing_is_made(arms, made, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_MODE", OFFLINE)
+    monkeypatch.setattr(workspace, "find_spec", lambda name: None)
+    path = workspace.replay_with_workspace(arms, "shuffled")
+    assert f"cannot be made offline: its definition is {path}" in caplog.text
+    kept = json.loads(path.read_text())
+    assert (kept["made"], kept["project"], kept["baseline"], made[0]) == ({}, "p", "shuffled", [])
+    assert [plot["metrics"] for section in kept["sections"] for plot in section["plots"]] == [["val/loss"]]
+
+
+def test_the_same_command_makes_nothing_twice_and_a_grown_run_a_new_pair(arms, made, caplog):
+    caplog.set_level("INFO")
+    found, version = made
+    for _ in range(2):
+        path = workspace.replay_with_workspace(arms, "shuffled")
+    assert found == [["pdpc1", "shuffled1"]] * 2
+    assert "W&B has the report already: https://2" in caplog.text
+    version[""] = "2"
+    workspace.replay_with_workspace(arms, "shuffled")
+    assert found[2:] == [["pdpc2", "shuffled2"]] * 2
+    assert len(json.loads(path.read_text())["made"]) == 2
+
+
+def test_without_its_package_nothing_is_sent_and_the_extra_is_named(arms, made, monkeypatch):
     monkeypatch.setattr(workspace, "find_spec", lambda name: None)
     monkeypatch.setattr(workspace, "replay", lambda folder: pytest.fail("sent"))
     with pytest.raises(ValueError, match=r"pip install 'pdpc\[workspace\]'"):
         workspace.replay_with_workspace(arms, "shuffled")
 
 
-def test_runs_of_two_projects_are_refused(arms, tmp_path, monkeypatch):
+def test_runs_of_two_projects_are_refused(arms, made, tmp_path, monkeypatch):
     monkeypatch.setattr(workspace, "replay", lambda folder: pytest.fail("sent"))
     other = {**arms, "third": write_run(tmp_path / "third", "third", project="q")}
     with pytest.raises(ValueError, match=r"belong to several .*pdpc your own/p, third your own/q"):
         workspace.replay_with_workspace(other, "shuffled")
 
 
-def test_what_was_made_and_cannot_be_read_is_named(arms, monkeypatch):
+def test_what_was_made_and_cannot_be_read_is_named(arms, made):
     (arms["shuffled"] / FILE).write_text("{")
-    monkeypatch.setattr(workspace, "replay", lambda folder: workspace.Replayed("a", "i", "p", None, frozenset()))
     with pytest.raises(ValueError, match=r"wandb_workspace\.json cannot be read .* remove it"):
         workspace.replay_with_workspace(arms, "shuffled")

@@ -67,7 +67,7 @@ def _gather(rank: int, size: int, limit_s: float, deadline: float) -> Any:
     by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # under torchrun its agent keeps the store
     keeper = "torchrun's agent" if by_agent else "rank 0"
     try:
-        store = dist.TCPStore(
+        store = dist.TCPStore(  # type: ignore[attr-defined]
             *(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size),
             is_master=rank == 0 and not by_agent,
             timeout=timedelta(seconds=limit_s),

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.torture import cold, fields, kills, mixed, red, torn, worlds
+from tests.torture import fields, kills, mixed, red, torn, worlds
 from tests.torture.campaign import Tally, campaigns, case_seeds
 from tests.torture.forks import ROOT, served
 from tests.torture.runs import Material, difference, forget
@@ -25,10 +25,6 @@ def passes(tally: Tally, attempts: int) -> None:
 
 def test_kills_of_all_ranks(tmp_path):
     passes(kills.run(3, 1, tmp_path), 3)
-
-
-def test_a_kill_of_the_launcher_and_all_it_started(tmp_path):
-    passes(cold.run(1, 1, tmp_path), 1)
 
 
 def test_kills_of_one_rank_in_its_write(tmp_path):

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def replay_with_workspace(folders: Mapping[str, Path], baseline: str) -> Path:
             log.info("W&B has the %s already: %s", kind, made[kind])
             continue
         try:
-            made[kind] = within(SEND_S, lambda make=make: make(definition))
+            made[kind] = within(SEND_S, partial(make, definition))
         except Exception as error:
             raise OSError(
                 f"W&B took the runs, but not the {kind} ({without_secrets(error)}): its definition is {path}; run the "

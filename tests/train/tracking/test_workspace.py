@@ -11,6 +11,7 @@ import pytest
 
 from tests.torture.network import OFFLINE, holding, nothing_left
 from tests.torture.wandb_server import WandbServer
+from train.report.settings import ReportSettings
 from train.runfolder import WRITTEN
 from train.tracking import workspace
 from train.tracking.panels import STEP, TOKENS
@@ -143,6 +144,11 @@ def test_without_its_package_nothing_is_sent_and_the_extra_is_named(arms, made, 
     monkeypatch.setattr(workspace, "replay", lambda folder: pytest.fail("sent"))
     with pytest.raises(ValueError, match=r"pip install 'pdpc\[workspace\]'"):
         workspace.replay_with_workspace(arms, "shuffled")
+
+
+def test_a_workspace_is_asked_for_with_wandb():
+    with pytest.raises(ValueError, match="add wandb=true"):
+        ReportSettings(runs={"run": "r"}, workspace=True)
 
 
 def test_runs_of_two_projects_are_refused(arms, made, tmp_path, monkeypatch):

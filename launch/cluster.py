@@ -59,7 +59,7 @@ def run(settings: LaunchSettings) -> int:
     """
     from curriculum.artifact import write_text
 
-    check_training(settings.overrides)
+    check_training(settings.overrides, settings.cluster)
     folder = Path(settings.scripts).absolute()
     start = settings.cluster.plan(settings.overrides, folder)
     for path, text in start.files.items():
@@ -75,12 +75,14 @@ def run(settings: LaunchSettings) -> int:
     return _execute(start)
 
 
-def check_training(overrides: Sequence[str]) -> None:
+def check_training(overrides: Sequence[str], where: Cluster) -> None:
     """Compose the run's settings, so that a mistake fails here and not after a day in the queue."""
     from train.compose import compose
     from train.settings import TrainSettings
 
-    compose("train", TrainSettings, overrides)
+    training = compose("train", TrainSettings, overrides)
+    if isinstance(where, Slurm):
+        where.check_grace(training.grace_s)
 
 
 def _execute(start: Start) -> int:

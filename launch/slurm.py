@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ RESERVED = {
 }  # fmt: skip
 """Options that the script writes from settings of their own."""
 
-SIGNAL_S = 60
-"""Seconds before the time limit at which Slurm signals the script; Slurm may do so up to a minute earlier."""
+MARGIN_S = 30
+"""Seconds that the script keeps for itself between the ranks' leaving and the time limit."""
 
 SCRIPT = """\
 #!/usr/bin/env bash
@@ -50,6 +51,8 @@ fi
 hostfile={folder}/hostfile.$SLURM_JOB_ID
 printf '%s slots={slots}\\n' "${{nodes[@]}}" > "$hostfile"
 head_node=${{nodes[0]}}
+export PDPC_ROLL={folder}/roll.$SLURM_JOB_ID  # where every rank leaves its process id and its exit code
+rm -rf "$PDPC_ROLL" && mkdir "$PDPC_ROLL"
 master_port=$(( 12000 + SLURM_JOB_ID % 16000 ))  # below the ports that the system gives out by itself
 echo "job $SLURM_JOB_ID, restart ${{SLURM_RESTART_COUNT:-0}}, nodes ${{nodes[*]}}, port $master_port"
 
@@ -62,18 +65,25 @@ train() {{
 {start}
 }}
 
-# {signal_s} s before the time limit Slurm signals this shell alone: the job goes back to the queue. Started again, the
-# run goes on from the end of its last finished stage, so a stage has to be shorter than the time limit.
+# {signal_s} s before the time limit Slurm signals this shell alone, which tells rank 0, on this node: all ranks write a
+# checkpoint and leave, and the job goes back to the queue. The launcher is not told: it would leave the ranks behind.
 # shellcheck disable=SC2329  # the trap calls it
 nearly_over() {{
-    echo "time is nearly up: back to the queue"
+    echo "time is nearly up: a checkpoint, then back to the queue"
+    if kill -USR1 "$(cat "$PDPC_ROLL/00000.pid")"; then
+        for (( waited = 0; waited < {wait_s}; waited++ )); do
+            kill -0 "$run" 2> /dev/null || break
+            sleep 1
+        done
+    fi
     scontrol requeue "$SLURM_JOB_ID"
     exit 0
 }}
 trap nearly_over USR1
 
 train &  # in the background: a shell that waits for a program in front of it heeds no signal
-wait "$!"
+run=$!
+wait "$run"
 """
 
 BY_SRUN = """\
@@ -85,9 +95,11 @@ BY_SRUN = """\
     ' launch "$hostfile" "$head_node" "$master_port" "${overrides[@]}\""""
 
 BY_SSH = """\
-    # the head node starts the others by pdsh
+    # the head node starts the others by pdsh, which hands on what this file names
+    export DS_ENV_FILE="$PDPC_ROLL/environment"
+    printf '%s\\n' {exported} > "$DS_ENV_FILE"
     deepspeed --hostfile "$hostfile" --master_addr "$head_node" --master_port "$master_port" \\
-        --no_local_rank --module train "${overrides[@]}\""""
+        --no_local_rank --module train "${{overrides[@]}}\""""
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,9 @@ class Slurm(Cluster):
     gpus_per_node: int = 8
     """GPUs asked for, and processes, on each node."""
     time_limit: str = "24:00:00"
-    """hours:minutes:seconds or days-hours:minutes:seconds; the requeued job goes on from its last stage end."""
+    """hours:minutes:seconds or days-hours:minutes:seconds; before it the run writes a checkpoint and is requeued."""
+    signal_s: int = 120
+    """Seconds before the time limit at which the run is told; Slurm may do so up to a minute earlier."""
     job_name: str = "pdpc"
     """Name in the queue and of the log."""
     partition: str | None = None
@@ -120,6 +134,8 @@ class Slurm(Cluster):
     def __post_init__(self) -> None:
         check_least("nodes", self.nodes)
         check_least("gpus_per_node", self.gpus_per_node)
+        if self.signal_s <= MARGIN_S:
+            raise ValueError(f"cluster.signal_s={self.signal_s} must be above {MARGIN_S} seconds")
         if not TIME_LIMIT.fullmatch(self.time_limit):
             raise ValueError(
                 f"cluster.time_limit={self.time_limit!r} must be hours:minutes:seconds or days-hours:minutes:seconds "
@@ -141,6 +157,15 @@ class Slurm(Cluster):
                 raise ValueError(f"cluster.setup: {line!r} must be one line: give a list of lines")
         check_environment(self.environment)
 
+    def check_grace(self, grace_s: float) -> None:
+        """Raise ValueError when the ranks may take longer to leave than Slurm leaves them."""
+        if grace_s > self.signal_s - MARGIN_S:
+            raise ValueError(
+                f"cluster.signal_s={self.signal_s} is too short for grace_s={grace_s:g}: the ranks may take so long "
+                f"for their checkpoint, and the script {MARGIN_S} s more; use cluster.signal_s="
+                f"{math.ceil(grace_s) + MARGIN_S} or more"
+            )
+
     def plan(self, overrides: Sequence[str], folder: Path) -> Start:
         """Return the batch script and the sbatch that queues it."""
         if not re.fullmatch(r"[\w./@+-]+", str(folder)):
@@ -148,7 +173,7 @@ class Slurm(Cluster):
                 f"scripts={str(folder)!r}: Slurm reads this path out of a comment: use one without spaces or % signs"
             )
         if self.ssh:
-            check_plain(overrides)
+            check_plain([*overrides, *self.environment.values()])
         path = folder / "train.sbatch"
         return Start(["sbatch", str(path)], {path: self.script(overrides, path)})
 
@@ -165,12 +190,14 @@ class Slurm(Cluster):
             f"--time={self.time_limit}",
             "--open-mode=append",
             f"--output={path.parent}/%x-%j.log",
-            f"--signal=B:USR1@{SIGNAL_S}",
+            f"--signal=B:USR1@{self.signal_s}",
             "--requeue",
             *(f"--{key}={value}" for key, value in named.items() if value is not None),
             *self.options,
         ]
         exports = [f"export {name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        exported = ['"PDPC_ROLL=$PDPC_ROLL"']
+        exported += [shlex.quote(f"{name}={value}") for name, value in self.environment.items()]
         return SCRIPT.format(
             path=shlex.quote(str(path)),
             directives="\n".join(f"#SBATCH {one}" for one in directives),
@@ -181,6 +208,7 @@ class Slurm(Cluster):
             slots=self.gpus_per_node,
             folder=shlex.quote(str(path.parent)),
             overrides="\n".join(f"    {shlex.quote(one)}" for one in overrides),
-            start=BY_SSH if self.ssh else BY_SRUN,
-            signal_s=SIGNAL_S,
+            start=BY_SSH.format(exported=" ".join(exported)) if self.ssh else BY_SRUN,
+            signal_s=self.signal_s,
+            wait_s=self.signal_s - MARGIN_S,
         )

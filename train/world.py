@@ -23,12 +23,15 @@ from curriculum.artifact import process_alive
 from train import roll
 from train.exit_codes import DISK_FULL, FAILED
 from train.faults import fault
+from train.meeting import meeting
 
 SUPERVISOR = "PDPC_SUPERVISOR_PID"
 """Environment variable with the process that started the ranks: when it is gone, they leave."""
 
 TIMEOUT = timedelta(minutes=30)
-
+"""Longest time of a collective."""
+MEET_S = 300.0
+"""Longest time between the first and the last rank that come, and in which they are connected."""
 
 T = TypeVar("T")
 
@@ -112,8 +115,11 @@ class World:
         return int(self.all_sum(flag).item())
 
 
-def start(threads: int | None = None) -> World:
-    """Join the ranks that the launcher's environment names (RANK, WORLD_SIZE, ...), or be the only one."""
+def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
+    """Join the ranks that the launcher's environment names (RANK, WORLD_SIZE, ...), or be the only one.
+
+    Raises NotMet when a rank does not come within `meet_s` seconds.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", str(size))))
     if size == 1 and "MASTER_ADDR" not in os.environ:
@@ -135,8 +141,9 @@ def start(threads: int | None = None) -> World:
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*is deprecated", category=FutureWarning)
     # On the CPU DeepSpeed would compile an extension of its own (a minute, a C++ compiler) that gloo does without.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend=backend, timeout=TIMEOUT, verbose=False, auto_mpi_discovery=False)
-    hosts = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
+    with meeting(rank, size, meet_s, leave):
+        deepspeed.init_distributed(dist_backend=backend, timeout=TIMEOUT, verbose=False, auto_mpi_discovery=False)
+        hosts = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
     fault("world.joined")
     return World(rank, size, local_rank, local_size, device, hosts)
 

@@ -23,7 +23,7 @@ HARD = "data.tokens=/a b/'$HOME'/`x`"
 @pytest.fixture(autouse=True)
 def no_training_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests are about starting, not about what is started."""
-    monkeypatch.setattr(cluster, "check_training", lambda overrides: None)
+    monkeypatch.setattr(cluster, "check_training", lambda overrides, where: None)
 
 
 def dry(where: Cluster, folder: Path, *overrides: str) -> None:
@@ -134,7 +134,10 @@ def put_program(path: Path, body: str) -> None:
 def slurm_machine(tmp_path: Path) -> Path:
     """Stand-ins for Slurm's programs and the launcher; they write what they were told into files of `tmp_path`."""
     programs = tmp_path / "bin"
-    put_program(programs / "scontrol", f'[[ $1 == show ]] && printf "n1\\nn2\\n" || echo "$@" >> {tmp_path}/requeued')
+    put_program(
+        programs / "scontrol",
+        f'[[ $1 == show ]] && printf "n1\\nn2\\n" || {{ echo "$@" >> {tmp_path}/told; touch {tmp_path}/requeued; }}',
+    )
     put_program(
         programs / "srun",
         "while [[ $1 == --* ]]; do shift; done\n"
@@ -142,8 +145,11 @@ def slurm_machine(tmp_path: Path) -> Path:
     )
     put_program(
         programs / "deepspeed",
-        f'cd {tmp_path}; node=node$SLURM_NODEID; printf "%s\\n" "$@" > $node.new; mv $node.new $node\n'
-        "while [[ -e long && ! -e requeued ]]; do sleep 0.05; done\n"
+        f"cd {tmp_path}; node=node$SLURM_NODEID\n"
+        "trap 'echo checkpoint >> told; sleep 0.2; echo left >> told; exit 138' USR1\n"
+        '[[ $SLURM_NODEID == 1 ]] || echo $$ > "$PDPC_ROLL/00000.pid"\n'
+        'printf "%s\\n" "$@" > $node.new; mv $node.new $node\n'
+        "while [[ -e long && ! -e told && ! -e requeued ]]; do sleep 0.05; done\n"
         "[[ ! -e broken ]]",
     )
     return tmp_path
@@ -176,7 +182,8 @@ def test_slurm_script_starts_a_launcher_on_each_node(slurm_machine: Path, capsys
     assert not (slurm_machine / "requeued").exists()
 
 
-def test_slurm_script_requeues_itself_before_its_time_is_up(slurm_machine: Path) -> None:
+@pytest.mark.parametrize("started", [True, False])
+def test_slurm_script_lets_rank_0_leave_and_requeues_before_its_time_is_up(slurm_machine: Path, started: bool) -> None:
     script = write_batch_script(slurm_machine)
     (slurm_machine / "long").touch()
     job = subprocess.Popen(["bash", str(script)], env=slurm_env(), stdout=subprocess.DEVNULL, start_new_session=True)
@@ -186,13 +193,16 @@ def test_slurm_script_requeues_itself_before_its_time_is_up(slurm_machine: Path)
             assert time.monotonic() < deadline
             assert job.poll() is None
             time.sleep(0.02)
+        if not started:
+            (slurm_machine / "roll.17" / "00000.pid").unlink()
         job.send_signal(signal.SIGUSR1)
         assert job.wait(timeout=30) == 0
     finally:
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
             job.wait()
-    assert (slurm_machine / "requeued").read_text() == "requeue 17\n"
+    told = ["checkpoint", "left"] if started else []  # ranks that have not started have nothing to save
+    assert (slurm_machine / "told").read_text().splitlines() == [*told, "requeue 17"]
 
 
 def test_slurm_script_hands_on_failure(slurm_machine: Path) -> None:
@@ -213,18 +223,21 @@ def test_slurm_script_hands_on_failure(slurm_machine: Path) -> None:
 
 def test_slurm_directives(tmp_path: Path) -> None:
     where = Slurm(
-        nodes=4, time_limit="2-00:00:00", partition="a800", account="lab", options=["--constraint=a100&ib"], ssh=True
-    )
+        nodes=4, time_limit="2-00:00:00", partition="a800", account="lab", options=["--constraint=a100&ib"],
+        signal_s=300, environment={"HF_HOME": "/data/hf"}, ssh=True,
+    )  # fmt: skip
+    where.check_grace(270.0)
     path = tmp_path / "train.sbatch"
     text = where.script(["experiment=pdpc"], path)
     directives = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
     assert directives == [
         "--job-name=pdpc", "--nodes=4", "--ntasks-per-node=1", "--gpus-per-node=8", "--exclusive", "--wait-all-nodes=1",
-        "--time=2-00:00:00", "--open-mode=append", f"--output={tmp_path}/%x-%j.log", "--signal=B:USR1@60", "--requeue",
+        "--time=2-00:00:00", "--open-mode=append", f"--output={tmp_path}/%x-%j.log", "--signal=B:USR1@300", "--requeue",
         "--partition=a800", "--account=lab", "--constraint=a100&ib",
     ]  # fmt: skip
     assert "NOT YET RUN ON A GPU CLUSTER" in text
     assert "srun" not in text
+    assert """printf '%s\\n' "PDPC_ROLL=$PDPC_ROLL" HF_HOME=/data/hf > "$DS_ENV_FILE"\n""" in text
     assert 'deepspeed --hostfile "$hostfile" --master_addr "$head_node"' in text
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
     with pytest.raises(ValueError, match="second shell"):
@@ -251,6 +264,8 @@ def test_scripts_please_shellcheck(tmp_path: Path) -> None:
         (lambda: Slurm(nodes=0), "cluster.nodes=0 must be at least 1"),
         (lambda: Slurm(job_name="x;reboot"), "cluster.job_name='x;reboot'"),
         (lambda: Slurm(partition="a b"), "cluster.partition='a b'"),
+        (lambda: Slurm(signal_s=30), "cluster.signal_s=30 must be above 30"),
+        (lambda: Slurm().check_grace(600.0), "use cluster.signal_s=630 or more"),
         (lambda: Slurm(time_limit="86400"), 'in quotes: "24:00:00"'),
         (lambda: Slurm(time_limit="24:61:00"), "cluster.time_limit='24:61:00'"),
         (lambda: Slurm(options=["--mem=0\n#SBATCH --uid=0"]), "cluster.options"),
@@ -276,7 +291,7 @@ def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_run_that_would_not_compose_is_not_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(overrides: list[str]) -> None:
+    def refuse(overrides: list[str], where: Cluster) -> None:
         raise ValueError("train: unknown key 'optimizer.lrr'")
 
     monkeypatch.setattr(cluster, "check_training", refuse)

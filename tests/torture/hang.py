@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.torture.campaign import Tally
-from tests.torture.forks import Forks, served
-from tests.torture.runs import PATIENCE_S, Ending, Material, difference, forget
+from tests.torture.forks import Forks
+from tests.torture.runs import PATIENCE_S, Material, difference, forget, prepared
 from train.exit_codes import HUNG
 from train.watchdog import STACKS
 
@@ -29,17 +29,12 @@ WORDS = (f"hang_timeout_s={TIMEOUT_S}", "slow_timeout_s=60")
 def run(count: int, seed: int, work: Path) -> Tally:
     """Hang `count` times."""
     tally, draw, case = Tally("hang", seed=seed), np.random.default_rng(seed), seed
-    material = Material.make(work / "material")
     longest = 0.0
-    with served() as forks:
-        problem = material.finish(forks, work / "whole", RANKS)
-        if problem:
-            raise RuntimeError(f"the undisturbed run failed: {problem}")
-        whole = Ending.of(work / "whole")
+    with prepared(work, RANKS) as ground:
         while tally.attempts < count:
             hangs = min(HANGS, count - tally.attempts)
-            waits, problem = one_run(forks, material, work / "run", case, hangs)
-            problem = problem or difference(work / "run", material, whole)
+            waits, problem = one_run(ground.forks, ground.material, work / "run", case, hangs)
+            problem = problem or difference(work / "run", ground.material, ground.whole)
             for _ in range(hangs):
                 tally.add(case, problem)
             longest = max([longest, *waits])

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.torture.campaign import Tally
-from tests.torture.forks import Forks, Ranks, served
-from tests.torture.runs import PATIENCE_S, Ending, Material, difference, forget
+from tests.torture.forks import Forks, Ranks
+from tests.torture.runs import PATIENCE_S, Material, difference, forget, prepared
 from train.runfolder import CHECKPOINTS
 
 FULL = 1000
@@ -24,32 +24,17 @@ RANKS = 2
 def run(count: int, seed: int, work: Path) -> Tally:
     """Kill `count` times; with a count of 1 that is one run with all of its kills."""
     tally, draw, kinds = Tally("kills", seed=seed), np.random.default_rng(seed), dict.fromkeys(WHEN, 0)
-    material = Material.make(work / "material", samples=300)
-    with served() as forks:
-        life_s = _measured(forks, material, work / "whole")
-        whole, case, runs = Ending.of(work / "whole"), seed, 0
+    with prepared(work, RANKS, lives=3, samples=300) as ground:
+        case, runs = seed, 0
         while tally.attempts < count and runs < 10 * count:
-            killed, problem = one_run(forks, material, work / "run", case, life_s, kinds)
-            problem = problem or difference(work / "run", material, whole)
+            killed, problem = one_run(ground.forks, ground.material, work / "run", case, ground.life_s, kinds)
+            problem = problem or difference(work / "run", ground.material, ground.whole)
             for _ in range(killed):
                 tally.add(case, problem)
             forget(work / "run")
             case, runs = int(draw.integers(0, 2**31)), runs + 1
     tally.notes.append(f"{runs} runs; {', '.join(f'{number} kills {name}' for name, number in kinds.items())}")
     return tally
-
-
-def _measured(forks: Forks, material: Material, folder: Path) -> float:
-    """Make an undisturbed run and return the seconds that it took; the first two lives import."""
-    life_s = 0.0
-    for _ in range(3):
-        forget(folder)
-        began = time.monotonic()
-        problem = material.finish(forks, folder, RANKS)
-        life_s = time.monotonic() - began
-        if problem:
-            raise RuntimeError(f"the undisturbed run failed: {problem}")
-    return life_s
 
 
 def one_run(

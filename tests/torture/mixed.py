@@ -14,8 +14,8 @@ import numpy as np
 
 from curriculum.split import divisors
 from tests.torture.campaign import Tally
-from tests.torture.forks import Forks, served
-from tests.torture.runs import BATCH, PATIENCE_S, Ending, Material, difference, forget
+from tests.torture.forks import Forks
+from tests.torture.runs import BATCH, PATIENCE_S, Material, difference, forget, prepared
 from train import checkpoint
 from train.exit_codes import DISK_FULL, DONE, FAILED, LEFT_ON_SIGTERM
 from train.faults import POINTS
@@ -35,19 +35,11 @@ def run(count: int, seed: int, work: Path) -> Tally:
     """Strike `count` times; with a count of 1 that is one run with all of its faults."""
     tally, draw = Tally("mixed", seed=seed), np.random.default_rng(seed)
     struck: dict[str, int] = {}
-    material = Material.make(work / "material", samples=300)
-    with served() as forks:
-        for _ in range(3):  # the first two lives import
-            forget(work / "whole")
-            began = time.monotonic()
-            problem = material.finish(forks, work / "whole", 1)
-            life_s = time.monotonic() - began
-            if problem:
-                raise RuntimeError(f"the undisturbed run failed: {problem}")
-        whole, case, runs = Ending.of(work / "whole"), seed, 0
+    with prepared(work, 1, lives=3, samples=300) as ground:
+        case, runs = seed, 0
         while tally.attempts < count and runs < 10 * count:
-            faults, problem = one_run(forks, material, work / "run", case, life_s)
-            problem = problem or difference(work / "run", material, whole, bitwise=False)
+            faults, problem = one_run(ground.forks, ground.material, work / "run", case, ground.life_s)
+            problem = problem or difference(work / "run", ground.material, ground.whole, bitwise=False)
             for name in faults:
                 struck[name] = struck.get(name, 0) + 1
                 tally.add(case, problem and f"{problem} (after {', '.join(faults)})")

@@ -110,13 +110,14 @@ def holding(folder: Path, secret: str) -> bool:
 
 
 def nothing_left(folder: Path, limit_s: float = 10.0) -> bool:
-    """Tell whether every process of a case has ended, wandb's own among them; they are told by their environment."""
+    """Tell whether every process of a case has ended, wandb's own among them."""
+    return wait_for(lambda: not living(folder), limit_s)
+
+
+def living(folder: Path) -> list[int]:
+    """Return the processes of a case, orphans too: they are told by their environment."""
     marker = f"PDPC_CASE={folder}\0".encode()
-
-    def ended() -> bool:
-        return not any(marker in _environment(path) for path in Path("/proc").glob("[0-9]*"))
-
-    return wait_for(ended, limit_s)
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if marker in _environment(path)]
 
 
 def _environment(process: Path) -> bytes:

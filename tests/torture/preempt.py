@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.torture.campaign import Tally
-from tests.torture.forks import Forks, Ranks, served
-from tests.torture.runs import PATIENCE_S, Ending, Material, difference, forget
+from tests.torture.forks import Forks, Ranks
+from tests.torture.runs import PATIENCE_S, Material, difference, forget, prepared
 from train import checkpoint
 from train.runfolder import CHECKPOINTS
 from train.signals import ASKING, SAME_S
@@ -31,16 +31,11 @@ WORDS = (f"grace_s={GRACE_S}",)
 def run(count: int, seed: int, work: Path) -> Tally:
     """Preempt `count` times."""
     tally, draw, case = Tally("preempt", seed=seed), np.random.default_rng(seed), seed
-    material = Material.make(work / "material", stages=2, samples=300)
     kinds: dict[str, int] = {}
-    with served() as forks:
-        problem = material.finish(forks, work / "whole", RANKS)
-        if problem:
-            raise RuntimeError(f"the undisturbed run failed: {problem}")
-        whole = Ending.of(work / "whole")
+    with prepared(work, RANKS, stages=2, samples=300) as ground:
         while tally.attempts < count:
-            left, problem = one_run(forks, material, work / "run", case, kinds)
-            problem = problem or difference(work / "run", material, whole)
+            left, problem = one_run(ground.forks, ground.material, work / "run", case, kinds)
+            problem = problem or difference(work / "run", ground.material, ground.whole)
             for _ in range(min(max(1, left), count - tally.attempts)):
                 tally.add(case, problem)
             forget(work / "run")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from curriculum.artifact import open_manifest
 from curriculum.consumed import as_hex, order_hash
 from curriculum.order import Order
-from tests.torture.forks import Forks, Ranks
+from tests.torture.forks import Forks, Ranks, served
 from train import checkpoint
 from train.batches import read_consumed
 from train.runfolder import CHECKPOINTS, RUN, read_run
@@ -154,6 +155,35 @@ class Ending:
     def losses(self) -> list[float]:
         """Return the training losses, step by step."""
         return [record["train/loss"] for record in self.records if record["kind"] == "train"]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a campaign begins with."""
+
+    forks: Forks
+    material: Material
+    whole: Ending
+    """How a run of the material ends that nothing disturbs."""
+    life_s: float
+    """Seconds that such a run takes, once its server has imported what it needs: with `lives` of 3."""
+
+
+@contextmanager
+def prepared(
+    work: Path, world_size: int = 2, words: Sequence[str] = (), lives: int = 1, stages: int = 3, samples: int = 150
+) -> Iterator[Ground]:
+    """Make material, a fork server and an undisturbed run, `lives` times: the first two import."""
+    material, life_s = Material.make(work / "material", stages, samples), 0.0
+    with served() as forks:
+        for _ in range(lives):
+            forget(work / "whole")
+            began = time.monotonic()
+            problem = material.finish(forks, work / "whole", world_size, words)
+            life_s = time.monotonic() - began
+            if problem:
+                raise RuntimeError(f"the undisturbed run failed: {problem}")
+        yield Ground(forks, material, Ending.of(work / "whole"), life_s)
 
 
 def difference(folder: Path, material: Material, whole: Ending, bitwise: bool = True) -> str | None:

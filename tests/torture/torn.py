@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.torture.campaign import Tally, case_seeds
-from tests.torture.forks import Forks, served
-from tests.torture.runs import Ending, Material, difference, forget
+from tests.torture.forks import Forks
+from tests.torture.runs import Material, difference, forget, prepared
 
 FULL = 200
 RANKS = 2
@@ -24,15 +24,10 @@ POINTS = ("checkpoint.before_write", "checkpoint.in_shard", "checkpoint.after_sh
 def run(count: int, seed: int, work: Path) -> Tally:
     """Kill one rank in its write `count` times."""
     tally = Tally("torn", seed=seed)
-    material = Material.make(work / "material")
-    with served() as forks:
-        problem = material.finish(forks, work / "whole", RANKS)
-        if problem:
-            raise RuntimeError(f"the undisturbed run failed: {problem}")
-        whole = Ending.of(work / "whole")
+    with prepared(work, RANKS) as ground:
         for case in case_seeds(seed, count):
-            problem = one_run(forks, material, work / "run", case) or difference(work / "run", material, whole)
-            tally.add(case, problem)
+            problem = one_run(ground.forks, ground.material, work / "run", case)
+            tally.add(case, problem or difference(work / "run", ground.material, ground.whole))
             forget(work / "run")
     return tally
 

@@ -16,16 +16,26 @@ WELL, BLACK_HOLE, REFUSE, ERROR = "well", "black_hole", "refuse", "error"
 SLOW, DIES, GARBAGE, DENIED = "slow", "dies", "garbage", "denied"
 MODES = (WELL, BLACK_HOLE, REFUSE, ERROR, SLOW, DIES, GARBAGE, DENIED)
 SLOW_S = 10.0
+PAGE = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+PROJECT = {
+    "__typename": "Project", "id": "P", "name": "p", "entityName": "us", "createdAt": "2026-01-01",
+    "isBenchmark": False, "user": None,
+}  # fmt: skip
 
 
 class WandbServer:
-    """Listens while the context is open. What a run sent is in `rows`, by run id."""
+    """Listens while the context is open. What a run sent is in `rows`, and what is told of it in `runs`, by run id.
+
+    `views` are the workspaces and reports that were made.
+    """
 
     def __init__(self, mode: str = WELL, *, answers: int = 6) -> None:
         """`answers`: how many requests a server that `dies` answers before it does."""
         assert mode in MODES, mode
         self.mode, self.answers = mode, answers
         self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.views: list[dict[str, Any]] = []
         self.requests = 0
         self.over = threading.Event()
         self._connections: list[socket.socket] = []
@@ -69,11 +79,21 @@ class WandbServer:
         if "upsertBucket" in text:
             project = {"id": "P", "name": "p", "entity": {"id": "E", "name": "us"}}
             name = asked.get("name") or "unnamed"
+            with self._lock:
+                self.runs.setdefault(name, {}).update({key: value for key, value in asked.items() if value is not None})
             bucket = {"id": name, "name": name, "displayName": name, "config": "{}", "sweepName": None}
             return {"upsertBucket": {"bucket": {**bucket, "project": project, "historyLineCount": 0}, "inserted": True}}
         if "createRunFiles" in text:
             files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in asked.get("files", [])]
             return {"createRunFiles": {"runID": "R", "uploadHeaders": [], "files": files}}
+        if "upsertView" in text:
+            return {"upsertView": {"view": self._viewed(asked), "inserted": True}}
+        if "GetProjects" in text:
+            return {"models": {"pageInfo": PAGE, "edges": [{"node": PROJECT}]}}
+        if "ProjectInternalId" in text:
+            return {"project": {"id": "P", "internalId": "1"}}
+        if "RunFragment" in text or "History" in text:
+            return {"project": {"run": self._read(asked.get("name") or asked.get("run") or asked["runName"], asked)}}
         viewer = {"id": "V", "entity": "us", "username": "us", "flags": "{}", "teams": {"edges": []}}
         versions = {"cliVersionInfo": {"max_cli_version": "99"}, "latestLocalVersionInfo": None, "features": []}
         return {"viewer": viewer, "serverInfo": versions, "model": {"bucket": self._known(asked.get("name"))}}
@@ -86,6 +106,29 @@ class WandbServer:
             with self._lock:
                 rows = self.rows.setdefault(name, [])
                 rows[history["offset"] :] = [json.loads(line) for line in history["content"]]
+
+    def _viewed(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Keep a workspace or a report, and return what W&B tells of it."""
+        with self._lock:
+            self.views.append({**asked, "spec": json.loads(asked["spec"])})
+            number = len(self.views)
+        project = {"id": "P", "name": asked["projectName"], "entityName": asked["entityName"]}
+        kept = {key: asked.get(key) for key in ("type", "name", "displayName", "description", "spec")}
+        return {**kept, "id": f"view{number}", "project": project, "updatedAt": None}
+
+    def _read(self, name: str, asked: dict[str, Any]) -> dict[str, Any] | None:
+        """Return a run as it is told to one that reads it."""
+        if name not in self.runs:
+            return None
+        rows, kept = self.rows.get(name, []), self.runs[name]
+        first, last = asked.get("minStep", 0), asked.get("maxStep", len(rows) + 1)
+        return {
+            "id": name, "name": name, "displayName": kept.get("displayName", name), "projectId": 1, "tags": [],
+            "state": "finished", "config": kept.get("config", "{}"), "summaryMetrics": "{}", "systemMetrics": "{}",
+            "historyLineCount": len(rows), "historyKeys": {"lastStep": max((row["_step"] for row in rows), default=-1)},
+            "user": {"name": "us", "username": "us"}, "parquetHistory": {"parquetUrls": [], "liveData": []},
+            "history": [json.dumps(row) for row in rows if first <= row["_step"] < last],
+        }  # fmt: skip
 
     def _known(self, name: str | None) -> dict[str, Any] | None:
         """Return a run as it is told to one that resumes it."""

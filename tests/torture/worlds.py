@@ -13,8 +13,8 @@ import numpy as np
 
 from curriculum.split import divisors
 from tests.torture.campaign import Tally
-from tests.torture.forks import Forks, served
-from tests.torture.runs import BATCH, PATIENCE_S, Ending, Material, difference, forget
+from tests.torture.forks import Forks
+from tests.torture.runs import BATCH, PATIENCE_S, Ending, Material, difference, forget, prepared
 
 FULL = 64
 SIZES = (1, 2, 3, 4)
@@ -32,14 +32,9 @@ def run(count: int, seed: int, work: Path) -> Tally:
 def run_cases(cases: Sequence[int], work: Path) -> Tally:
     """Resize a run a case."""
     tally = Tally("worlds", seed=cases[0])
-    material = Material.make(work / "material")
-    with served() as forks:
-        problem = material.finish(forks, work / "whole", 1, ["zero.stage=1", "micro_batch_size=12"])
-        if problem:
-            raise RuntimeError(f"the undisturbed run failed: {problem}")
-        whole = Ending.of(work / "whole")
+    with prepared(work, 1, ["zero.stage=1", "micro_batch_size=12"]) as ground:
         for case in cases:
-            tally.add(case, one_run(forks, material, work / "run", case, whole))
+            tally.add(case, one_run(ground.forks, ground.material, work / "run", case, ground.whole))
             forget(work / "run")
     return tally
 

@@ -26,6 +26,8 @@ from train.evaluation import load_decoder
 from train.export import newest_checkpoint
 from train.runfolder import read_run
 from train.tracking import read_metrics
+from train.tracking.panels import WITHOUT_PANEL, sections_of
+from train.tracking.wandb_run import shown
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +163,12 @@ def test_records_break_the_loss_down_and_say_how_fast_it_went(whole_run):
         assert split + record["data/wait_s"] == pytest.approx(record["time/step_s"], rel=0.2)
         assert record["throughput/tokens_total"] == record["tokens"]
         assert record["memory/peak_gib"] > 0.1
+
+
+def test_every_metric_of_a_run_has_one_place_in_a_wandb_workspace(whole_run):
+    names = {name for record in read_metrics(whole_run / "metrics.jsonl") for name in shown(record)}
+    shared = [metric for section in sections_of(names) for plot in section.plots for metric in plot.metrics]
+    assert sorted(shared) == sorted(names.difference(WITHOUT_PANEL))
 
 
 def test_trackers_out_of_reach_and_an_average_cost_the_run_nothing(whole_run, words, tmp_path):

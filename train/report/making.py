@@ -56,11 +56,16 @@ def run(settings: ReportSettings, console: Any = None) -> Path:
 
 
 def _replayed(settings: ReportSettings) -> Path:
+    folders = {name: Path(folder) for name, folder in settings.runs.items()}
+    if settings.workspace:
+        from train.tracking.workspace import replay_with_workspace
+
+        return replay_with_workspace(folders, settings.baseline).parent
     from train.tracking.replay import replay
 
-    for folder in settings.runs.values():
-        replay(Path(folder))
-    return Path(folder)
+    for folder in folders.values():
+        replay(folder)
+    return folder
 
 
 def make(settings: ReportSettings) -> Report:

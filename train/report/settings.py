@@ -23,6 +23,8 @@ class ReportSettings:
 
     wandb: bool = False
     """Draw no page; send metrics.jsonl of each run to W&B, as one clean run: `pdpc report RUN --wandb`."""
+    workspace: bool = False
+    """With `wandb`: also make a W&B workspace and a W&B report of these runs (pip install 'pdpc[workspace]')."""
 
     def __post_init__(self) -> None:
         for name, folder in self.runs.items():
@@ -33,6 +35,8 @@ class ReportSettings:
                 )
             if not folder:
                 raise ValueError(f"runs.{name} is empty: give the folder of the run, e.g. runs.{name}=runs/{name}")
+        if self.workspace and not self.wandb:
+            raise ValueError("workspace=true is W&B's: add wandb=true (pdpc report RUN --wandb --workspace)")
         if self.wandb:
             if not self.runs:
                 raise ValueError("wandb=true names no run: give its folder, pdpc report RUN --wandb")

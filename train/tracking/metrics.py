@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ def as_line(record: Record) -> str:
     if odd:
         record = {**record, **dict.fromkeys(odd), NONFINITE: {key: str(float(value)) for key, value in odd.items()}}
     return json.dumps(record, allow_nan=False) + "\n"
+
+
+def in_order(records: Iterable[Record]) -> list[Record]:
+    """Return records by step, the later one where a kind has a step twice: one unbroken curve."""
+    last = {(record["step"], record["kind"]): record for record in records}
+    return sorted(last.values(), key=lambda record: record["step"])  # of a step, in the order of the file
 
 
 def read_metrics(path: Path) -> list[Record]:

@@ -9,23 +9,36 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from curriculum.artifact import fingerprint_of
 from train.runfolder import read_run
 from train.tracking.background import without_secrets
-from train.tracking.metrics import METRICS, Record, read_metrics
+from train.tracking.metrics import METRICS, in_order, read_metrics
 from train.tracking.settings import TrackerSettings
 from train.tracking.tracker import without_key
-from train.tracking.wandb_run import WandbRun, mode, run_id
+from train.tracking.wandb_run import WandbRun, mode, run_id, shown
 
 log = logging.getLogger(__name__)
 
 
-def replay(folder: Path) -> str:
-    """Send every record of a RUN to W&B as a run of its own; return its id.
+@dataclass(frozen=True)
+class Replayed:
+    """A RUN as W&B has it, or will have it once its offline folder is synced."""
+
+    arm: str
+    id: str
+    project: str
+    entity: str | None
+    """W&B user or team; None: the key's own, offline."""
+    names: frozenset[str]
+    """What was logged."""
+
+
+def replay(folder: Path) -> Replayed:
+    """Send every record of a RUN to W&B as a run of its own.
 
     Raises ValueError when there is nothing to send, OSError when W&B is out of reach.
     """
@@ -35,13 +48,17 @@ def replay(folder: Path) -> str:
         raise ValueError(f"{folder / METRICS} holds no record yet: replay the run when it has one")
     own_id = run_id(folder)
     made_id = f"{own_id}-{fingerprint_of([own_id, records])[:8]}"
+    settings = wandb_settings(folder)
+    names = frozenset(name for record in records for name in shown(record))
+    replayed = Replayed(facts["arm"], made_id, settings.project, settings.entity, names)
     if mode() == "offline" and any((folder / "wandb").glob(f"offline-run-*-{made_id}")):
         log.info("%s is in %s already, as W&B run %s", folder / METRICS, folder / "wandb", made_id)
-        return made_id
+        return replayed
     config = {**facts["identity"], **facts["fingerprints"], "replay_of": own_id}
-    destination = WandbRun(_settings(folder), folder, facts["arm"], without_key(config), made_id)
+    destination = WandbRun(settings, folder, facts["arm"], without_key(config), made_id)
     try:
         destination.connect()
+        entity, project = destination.place
         for record in records:
             destination.send(record)
         destination.finish()
@@ -51,16 +68,10 @@ def replay(folder: Path) -> str:
             "and send it later (wandb sync)"
         ) from None
     log.info("%s records of %s are W&B run %s (%s)", len(records), folder, made_id, mode())
-    return made_id
+    return replace(replayed, entity=entity or replayed.entity, project=project)
 
 
-def in_order(records: Iterable[Record]) -> list[Record]:
-    """Return records by step, the later one where a kind has a step twice: one unbroken curve."""
-    last = {(record["step"], record["kind"]): record for record in records}
-    return sorted(last.values(), key=lambda record: record["step"])  # of a step, in the order of the file
-
-
-def _settings(folder: Path) -> TrackerSettings:
+def wandb_settings(folder: Path) -> TrackerSettings:
     """Return what the run said of W&B, with time to send all of it."""
     kept: dict[str, Any] = {}
     path = folder / "config.json"

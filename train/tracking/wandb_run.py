@@ -15,6 +15,7 @@ from typing import Any
 
 from curriculum.artifact import write_text
 from train.tracking.metrics import NONFINITE, Record
+from train.tracking.panels import STEP, TOKENS
 from train.tracking.settings import TrackerSettings
 
 WANDB_ID = "wandb_id"
@@ -61,9 +62,9 @@ class WandbRun:
             for left in set(self._local()) - before:  # an attempt that failed holds nothing
                 shutil.rmtree(left, ignore_errors=True)
             raise
-        self._run.define_metric("trainer/step")
-        self._run.define_metric("trainer/tokens")
-        self._run.define_metric("*", step_metric="trainer/step")
+        self._run.define_metric(STEP)
+        self._run.define_metric(TOKENS)
+        self._run.define_metric("*", step_metric=STEP)
 
     def send(self, record: Record) -> None:
         """Log a record at its step: W&B drops a step that lies before its last one, as after a resume."""
@@ -72,6 +73,11 @@ class WandbRun:
     def finish(self) -> None:
         """Flush and close; raises TimeoutError after `finish_s`: wandb's process then goes on until ours ends."""
         self._run.finish()
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """W&B user or team, and project, of a connected run; the first is "" offline."""
+        return self._run.entity or "", self._run.project
 
     def _local(self) -> list[Path]:
         return list((self.folder / "wandb").glob(f"*run-*-{self.id}"))
@@ -84,13 +90,12 @@ def shown(record: Record) -> dict[str, Any]:
         for key, value in record.items()
         if key not in OWN_KEYS and value is not None and not isinstance(value, str)
     }
-    return {**values, "trainer/step": record["step"], "trainer/tokens": record["tokens"]}
+    return {**values, STEP: record["step"], TOKENS: record["tokens"]}
 
 
 def mode() -> Any:
     """Return how W&B is reached: as WANDB_MODE says, else online where there is a key."""
-    key = bool(os.environ.get("WANDB_API_KEY")) or _netrc_has_wandb()
-    return os.environ.get("WANDB_MODE", "online" if key else "offline")
+    return os.environ.get("WANDB_MODE", "online" if has_key() else "offline")
 
 
 def quiet_wandb() -> Any:
@@ -117,8 +122,12 @@ def run_id(folder: Path) -> str:
     return path.read_text("utf-8").strip()
 
 
-def _netrc_has_wandb() -> bool:
+def has_key() -> bool:
+    """Tell whether there is a W&B key, in the environment or in netrc."""
     import netrc
+
+    if os.environ.get("WANDB_API_KEY"):
+        return True
 
     try:
         hosts = netrc.netrc().hosts

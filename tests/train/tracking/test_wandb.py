@@ -12,16 +12,16 @@ import pytest
 from tests.torture.network import OFFLINE, holding, nothing_left, problem_of, steps_of, tracked
 from tests.torture.wandb_server import BLACK_HOLE, DIES, ERROR, WandbServer
 from train.runfolder import WRITTEN
-from train.tracking.replay import in_order
+from train.tracking.metrics import in_order
 
 TRACKER = {"name": "wandb", "start_s": 20.0, "retry_s": 0.5, "finish_s": 20.0}
 KEY = "canary" + "0123456789" * 4
 ROOT = Path(__file__).parents[3]
 
 
-def offline_rows(folder):
-    """Return the history of the one offline run in a RUN folder, by `wandb leet inspect`."""
-    (run,) = (folder / "wandb").glob("offline-run-*")
+def offline_rows(folder, run_id="*"):
+    """Return the history of the one offline run of that id in a RUN folder, by `wandb leet inspect`."""
+    (run,) = (folder / "wandb").glob(f"offline-run-{run_id}")
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(run)]
     out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     records = [json.loads(line) for line in out.splitlines()]
@@ -94,6 +94,20 @@ def test_offline_replay_is_one_unbroken_curve_and_is_made_once(run_folder):
     assert [row["trainer/step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert rows[4]["train/loss"] == pytest.approx(1 / 7)
     assert rows[4]["val/loss"] == 9.0
+
+
+def test_a_run_of_two_offline_lives_is_replayed_as_one_curve(tmp_path):
+    environment, folder = {"WANDB_MODE": OFFLINE}, tmp_path / "run"
+    tracked(tmp_path, TRACKER, environment, last=8)
+    tracked(tmp_path, TRACKER, environment, first=6, last=12)  # killed, and resumed from the checkpoint of step 5
+    own_id = (folder / "wandb_id").read_text().strip()
+    assert len(list((folder / "wandb").glob(f"offline-run-*-{own_id}"))) == 2  # steps 6 to 8 are in both
+    (folder / "run.json").write_text(json.dumps({**{key: {} for key in WRITTEN}, "arm": "pdpc"}))
+    done = replayed(folder, environment)
+    assert done.returncode == 0, done.stderr
+    _, rows = offline_rows(folder, f"*-{own_id}-*")
+    assert [row["trainer/step"] for row in rows] == list(range(1, 13))
+    assert [row["train/loss"] for row in rows] == [pytest.approx(5.0 / step) for step in range(1, 13)]
 
 
 def test_online_replay_twice_doubles_nothing_and_a_grown_file_is_a_new_run(run_folder):

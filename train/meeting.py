@@ -1,0 +1,94 @@
+"""How the ranks meet: within a time limit, and with the names of those that did not come.
+
+Torch alone waits for a missing rank as long as for a collective, and does not say which one it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from train.exit_codes import FAILED
+
+log = logging.getLogger(__name__)
+
+HERE, COUNT = "pdpc/here", "pdpc/count"
+"""Keys in the ranks' store: who is here, and how many are."""
+POLL_S = 0.1
+AGAIN = "see how that process ended (its log, its node), then run the same command again"
+
+
+class NotMet(RuntimeError):
+    """Not all ranks came within the time limit."""
+
+
+@contextmanager
+def meeting(rank: int, size: int, limit_s: float, leave: Callable[[int], Any]) -> Iterator[None]:
+    """Wait until all ranks are here, and let them be connected inside; both within `limit_s` seconds.
+
+    The ranks meet in a store at MASTER_ADDR and MASTER_PORT, which torch's process group then uses as well. Raises
+    NotMet naming the ranks that did not come. Connecting cannot be broken off: when it takes too long, for a rank was
+    lost meanwhile, this rank says so and calls `leave` with code 1.
+    """
+    if size == 1:
+        yield
+        return
+    deadline = time.monotonic() + limit_s
+    store = _gather(rank, size, limit_s, deadline)
+
+    def lost() -> None:
+        log.error(
+            "rank %s: all %s ranks came, but were not connected within %g s: one was lost meanwhile; %s",
+            *(rank, size, limit_s, AGAIN),
+        )
+        leave(FAILED)
+
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), lost)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        del store  # rank 0's, which torch's own shares, had to live until here
+
+
+def _gather(rank: int, size: int, limit_s: float, deadline: float) -> Any:
+    """Return the store in which all ranks have said that they are here."""
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # under torchrun its agent keeps the store
+    keeper = "torchrun's agent" if by_agent else "rank 0"
+    try:
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            *(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size),
+            is_master=rank == 0 and not by_agent,
+            timeout=timedelta(seconds=limit_s),
+            wait_for_workers=False,
+            multi_tenant=not by_agent,
+        )
+    except dist.DistError as error:
+        if rank == 0:
+            raise NotMet(f"rank 0 cannot listen at {place} ({error}): run the same command again") from error
+        raise NotMet(f"rank {rank}: {keeper} was not found at {place} within {limit_s:g} s: {AGAIN}") from error
+    try:
+        store.set(f"{HERE}/{rank}", "")
+        store.add(COUNT, 1)
+        while store.add(COUNT, 0) < size:
+            if time.monotonic() > deadline:
+                missing = [str(other) for other in range(size) if not store.check([f"{HERE}/{other}"])]
+                raise NotMet(
+                    f"rank {rank}: of {size} ranks, {', '.join(missing) or 'none'} did not come within {limit_s:g} s "
+                    f"({place}): {AGAIN}"
+                )
+            time.sleep(POLL_S)
+    except dist.DistError as error:
+        raise NotMet(f"rank {rank}: {keeper} was lost while the ranks met at {place}: {AGAIN}") from error
+    return store

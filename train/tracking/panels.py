@@ -1,0 +1,67 @@
+"""Panels: how what a run logs is laid out in W&B, made from the logged names themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+STEP, TOKENS = "trainer/step", "trainer/tokens"
+"""W&B's axes."""
+
+SECTIONS = {
+    "train": ("train", TOKENS),
+    "val": ("val, at stage ends", TOKENS),
+    "bench": ("bench, at stage ends", TOKENS),
+    "curriculum": ("curriculum, planned and realised", TOKENS),
+    "source": ("source", TOKENS),
+    "bucket": ("bucket", TOKENS),
+    "optim": ("optim", TOKENS),
+    "guard": ("guard, steps left out", STEP),
+    "throughput": ("throughput", STEP),
+    "memory": ("memory", STEP),
+    "time": ("time", STEP),
+    "data": ("data", STEP),
+}
+"""Sections in their order: what a metric's name begins with, the section's title and its x-axis."""
+WITHOUT_PANEL = ("stage", STEP, TOKENS)
+"""What is logged and is no metric: the axes, and the number of a stage."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One line plot: a line a metric and run."""
+
+    title: str
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Plots under one heading, over one axis."""
+
+    title: str
+    x: str
+    plots: tuple[Plot, ...]
+
+
+def sections_of(names: Collection[str]) -> list[Section]:
+    """Return the sections that show the metrics of these names; a section without one is left out.
+
+    What a bucket was planned and what it got are one plot. A standard error (`..._stderr`) has no plot of its own.
+    """
+    sections = []
+    for prefix, (title, x) in SECTIONS.items():
+        titles: dict[str, list[str]] = {}
+        for name in sorted(names, key=lambda name: (name.count("/"), name)):
+            if name.startswith(f"{prefix}/") and not name.endswith("_stderr"):
+                titles.setdefault(_title(name), []).append(name)
+        if titles:
+            plots = tuple(Plot(title, tuple(metrics)) for title, metrics in titles.items())
+            sections.append(Section(title, x, plots))
+    return sections
+
+
+def _title(name: str) -> str:
+    first, _, rest = name.partition("/")
+    kind, _, bucket = rest.partition("/")
+    return f"{first}/{bucket}" if first == "curriculum" and kind in ("planned", "realised") else name

@@ -298,7 +298,7 @@ def test_a_part_is_read_without_what_is_before_it(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join([*rows[:150], "{", *rows[150:]]))
     text = open_text(TextSettings(paths=[str(tmp_path / "a.jsonl")]))
     size = text.places // 4
-    assert len(list(text.documents(0, size))) == 50
+    assert 45 < len(list(text.documents(0, size))) < 55
     with pytest.raises(ValueError, match=r"a\.jsonl, line 151: broken JSON"):
         list(text.documents(2 * size, text.places))
 

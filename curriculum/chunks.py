@@ -35,8 +35,8 @@ PLAN, LOCK, SUFFIX = "plan.json", ".lock", ".chunk"
 TEXT = "text"
 SMALLEST_TOKENS, LARGEST_TOKENS, USUAL_CHUNKS = 1 << 16, 1 << 24, 4096
 """A chunk's tokens where nothing else is said: a 4096th of all, within these bounds."""
-SMALLEST_BYTES, LARGEST_BYTES = 1 << 20, 1 << 25
-"""The same for the bytes of a text."""
+SMALLEST_BYTES, LARGEST_BYTES, USUAL_TEXT_CHUNKS = 1 << 18, 1 << 25, 1024
+"""The same for the bytes of a text: a 1024th."""
 
 Columns = dict[str, NDArray[Any]]
 
@@ -72,7 +72,7 @@ def cut(samples: Mapping[str, int], seq_len: int, batch_size: int, tokens: int |
 def cut_text(places: int, place_bytes: int, size: int | None = None) -> list[Chunk]:
     """Return the chunks of a text with so many places of about `place_bytes` bytes: about `size` bytes each."""
     if size is None:
-        size = min(max(places * place_bytes // USUAL_CHUNKS, SMALLEST_BYTES), LARGEST_BYTES)
+        size = min(max(places * place_bytes // USUAL_TEXT_CHUNKS, SMALLEST_BYTES), LARGEST_BYTES)
     length = max(1, size // place_bytes)
     return [
         Chunk(TEXT, number, start, min(start + length, places)) for number, start in enumerate(range(0, places, length))

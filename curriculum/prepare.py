@@ -39,8 +39,8 @@ class PrepareSettings:
     output: str = "artifacts/tokens"
     """Folder to write TOKENS to; what is done lies beside it in OUTPUT.chunks until all is."""
     chunk_bytes: int | None = None
-    """Bytes of the input (packed, where it is) in a chunk, which is done or not done; null: a 4096th of all, at least
-    2^20 and at most 2^25. The artifact does not depend on it."""
+    """Bytes of the input (packed, where it is) in a chunk, which is done or not done; null: a 1024th of all, at least
+    2^18 and at most 2^25. The artifact does not depend on it."""
 
     def __post_init__(self) -> None:
         if self.seq_len < SMALLEST_SEQ_LEN:

@@ -51,10 +51,10 @@ class TextJob:
         self.settings, self.console = settings, console or Console()
         self.folder = Path(settings.output).expanduser()
         self.text = open_text(settings.input)
-        self._found: TextTokenizer | None = None
+        self._loaded: TextTokenizer | None = None
         if tokenizer is None and settings.tokenizer.trained_vocabulary() is None:
-            self._found = load_tokenizer(settings.tokenizer)
-            tokenizer = self._found.fingerprint
+            self._loaded = load_tokenizer(settings.tokenizer)
+            tokenizer = self._loaded.fingerprint
         self.tokenizer = tokenizer
         """Fingerprint of an existing tokenizer; None: it is trained on the text."""
         self.config = settings.made_of()
@@ -86,15 +86,16 @@ class TextJob:
         self.text.check()
         self.store.begin()
         if not (self.store.folder / TOKENIZER).is_dir():
-            self._keep(self._found or self._train())
+            self._keep(self._loaded or self._train())
         self.open_tokenizer()
         return self.store.missing(self.chunks)
 
     def open_tokenizer(self) -> TextTokenizer:
-        """Open the tokenizer that lies beside the chunks; from then on they are chunks of this tokenizer."""
-        tokenizer = TextTokenizer.open(self.store.folder / TOKENIZER)
-        self.store.also(tokenizer.fingerprint)
-        return tokenizer
+        """Return the tokenizer that lies beside the chunks; from then on they are chunks of this tokenizer."""
+        if self._loaded is None:
+            self._loaded = TextTokenizer.open(self.store.folder / TOKENIZER)
+        self.store.also(self._loaded.fingerprint)
+        return self._loaded
 
     def welcome(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
         """Keep nothing: these workers have nothing to say of themselves."""
@@ -109,7 +110,7 @@ class TextJob:
         """Join the chunks, remove them, and print a table. Raises ValueError when there is nothing to train on."""
         self._mark("chunk.before_join")
         with create(self.folder, KIND, config=self.config, inputs=self.inputs) as draft:
-            shutil.copytree(self.store.folder / TOKENIZER, draft.path / TOKENIZER)
+            self.open_tokenizer().save(draft.path / TOKENIZER)
             draft.facts.update(self._join(draft.path))
             try:
                 _check_slices(self.settings, draft.facts, self.console)
@@ -124,7 +125,8 @@ class TextJob:
         return self.folder
 
     def _keep(self, tokenizer: TextTokenizer) -> None:
-        """Lay the tokenizer beside the chunks, whole or not at all."""
+        """Lay a tokenizer beside the chunks, whole or not at all."""
+        self._loaded = tokenizer
         temporary = self.store.folder / f"{TOKENIZER}.new"
         tokenizer.save(temporary)
         for path in temporary.iterdir():

@@ -264,7 +264,7 @@ def _write_tokens(settings: Settings, work: Path) -> Path:
                 file.write(json.dumps({"text": letters, "source": "random"}) + "\n")
         made = TokenizerSettings(name="train:257")
         source = TextSettings(paths=[str(text)])
-        run(PrepareSettings(source, made, settings["length"], 0.0, 0.0, workers=1, output=str(folder)))
+        run(PrepareSettings(source, made, settings["length"], 0.0, 0.0, output=str(folder)))
     return folder
 
 

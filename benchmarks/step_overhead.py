@@ -55,7 +55,6 @@ def write_data(folder: Path, settings: Settings) -> None:
             tokenizer=TokenizerSettings(name=f"train:{settings['vocabulary']}"),
             seq_len=settings["length"],
             validation_fraction=0.02,
-            workers=1,
             output=str(folder / "tokens"),
         )
     )

@@ -18,11 +18,12 @@ from curriculum.artifact import Draft, create, reusable
 from curriculum.datatrove import SUFFIX, open_datatrove
 from curriculum.foreign import ForeignFile, scan
 from curriculum.megatron import open_megatron
-from curriculum.prepare import SMALLEST_SEQ_LEN, show
+from curriculum.prepare import SMALLEST_SEQ_LEN
 from curriculum.progress import TokenProgress
 from curriculum.token_ids import NumberFile
 from curriculum.tokenizer import TextTokenizer, TokenizerSettings, load_tokenizer
 from curriculum.tokens import INDEX_DTYPE, KIND, SLICES, part_name, samples_in
+from curriculum.tokens_table import show
 
 Files = Mapping[str, Mapping[str, Sequence[ForeignFile]]]
 """The files of each source of each slice."""

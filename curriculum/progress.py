@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +22,13 @@ class Meter(ABC):
         self._console, self._label, self._fraction = console, label, fraction
         self._started = self._shown = time.monotonic()
         self._bar: Progress | None = None
+
+    add: Callable[..., None]
+    """Count what was done, and show it if it is time to."""
+
+    def count(self, counted: Sequence[int]) -> None:
+        """Count what was done of everything that `add` counts."""
+        self.add(*counted)
 
     @abstractmethod
     def amount(self, seconds: float) -> str:
@@ -83,6 +90,19 @@ class TextProgress(Meter):
         """Return documents, text and MB/s."""
         size = self._bytes / 1e6
         return f"{self._documents:,} documents, {size:,.1f} MB of text, {size / seconds:.1f} MB/s"
+
+
+class ChunkProgress(TextProgress):
+    """Counts documents, text and the places of an input, of a known number of places."""
+
+    def __init__(self, console: Console, label: str, total: int) -> None:
+        super().__init__(console, label, lambda: self._places / total if total else 1.0)
+        self._places = 0
+
+    def add(self, documents: int, text_bytes: int, places: int) -> None:  # type: ignore[override]
+        """Count what was done, and show it if it is time to."""
+        self._places += places
+        super().add(documents, text_bytes)
 
 
 class TokenProgress(Meter):

@@ -21,12 +21,13 @@ from rich.console import Console
 
 from curriculum.artifact import create, reusable
 from curriculum.chunks import Chunk, ChunkFolder, Columns, cut
-from curriculum.progress import ScoreProgress
+from curriculum.progress import Meter, ScoreProgress
 from curriculum.score_checks import warnings_of
 from curriculum.score_table import show
 from curriculum.scores import KIND, DocumentsWriter, Scores, SliceWriter
 from curriculum.token_bytes import byte_lengths
 from curriculum.tokens import IGNORED, Tokens
+from curriculum.work import said_of_done, work_here
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,13 +134,27 @@ class ScoringJob:
         shutil.rmtree(self.store.folder, ignore_errors=True)
         return Scores.open(self.folder, next(iter(self.tokens)))
 
-    def real_tokens(self, chunk: Chunk) -> int:
-        """Return the labels of a chunk."""
-        return int(self.tokens[chunk.slice].real_tokens(np.arange(chunk.start, chunk.stop)).sum())
+    def begin(self) -> list[Chunk]:
+        """Make the folder of chunks, or go on with it; return what is missing."""
+        self.store.begin()
+        return self.store.missing(self.chunks)
+
+    def welcome(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
+        """Keep what a worker says of its models, and add its roof to the meter's."""
+        self.store.note(NOTES, introduction["notes"])
+        if isinstance(meter, ScoreProgress):
+            meter.roof = (meter.roof or 0.0) + introduction["roof"]
+
+    def meter(self, missing: Sequence[Chunk]) -> ScoreProgress:
+        """Return a meter of samples and tokens."""
+        if said := said_of_done(self.chunks, missing):
+            log.info(said)
+        total = sum(chunk.stop - chunk.start for chunk in missing)
+        return ScoreProgress(Console(stderr=True), f"score under {', '.join(self.models)}", total)
 
     def finish(self, *, quiet: bool = False) -> Scores:
         """Put the chunks together, remove them, and (unless `quiet`) show what they say. All chunks must be done."""
-        self._mark("score.before_join")
+        self._mark("chunk.before_join")
         notes = self.store.noted(NOTES)
         warnings: list[str] = list(notes["warnings"])
         with create(self.folder, KIND, config=self.options.config(), inputs=self.inputs) as draft:
@@ -150,7 +165,7 @@ class ScoringJob:
             for name, part in self.tokens.items():
                 warnings += warnings_of(draft.path / f"{name}.parquet", part)
             draft.facts.update(warnings=warnings)
-        self._mark("score.after_join")
+        self._mark("chunk.after_join")
         shutil.rmtree(self.store.folder, ignore_errors=True)
         first = next(iter(self.tokens))
         scores = Scores.open(self.folder, first)
@@ -283,6 +298,23 @@ class ChunkScorer:
             yield slice(start, start + self.options.batch_size)
 
 
+class ScoringWorker:
+    """Scores chunks of a job. `roof`: tokens/s that the matrix products of this process alone would allow, or 0."""
+
+    def __init__(self, job: ScoringJob, scorer: ChunkScorer, roof: float = 0.0) -> None:
+        self._job, self._scorer, self._roof = job, scorer, roof
+
+    def introduction(self) -> dict[str, Any]:
+        """Return what is to be noted of the models, and the roof."""
+        return {"notes": self._scorer.notes(), "roof": self._roof}
+
+    def do(self, chunk: Chunk) -> tuple[int, int]:
+        """Score and write a chunk; return its samples and labels."""
+        self._job.store.write(chunk, self._scorer.score(chunk))
+        labels = self._job.tokens[chunk.slice].real_tokens(np.arange(chunk.start, chunk.stop))
+        return chunk.stop - chunk.start, int(labels.sum())
+
+
 def write_scores(
     folder: Path,
     tokens: Mapping[str, Tokens],
@@ -294,7 +326,7 @@ def write_scores(
 ) -> Scores:
     """Score every sample of every slice under every model into a SCORES folder, or open it when it is there.
 
-    In this process alone (launch/scoring has the other engines). `references` are loaders and `identities` their
+    In this process alone (launch/engines has the others). `references` are loaders and `identities` their
     fingerprints, so that a whole folder is recognised without loading a model.
     """
     options = ScoringOptions(batch_size, precision)
@@ -302,28 +334,8 @@ def write_scores(
     if (scores := job.reused()) is not None:
         return scores
     scorer = ChunkScorer(tokens, {name: load() for name, load in references.items()}, options)
-    score_here(job, scorer)
+    work_here(job, lambda: ScoringWorker(job, scorer))
     return job.finish()
-
-
-def score_here(job: ScoringJob, scorer: ChunkScorer, roof: float | None = None) -> None:
-    """Score what is missing of a job in this process. `roof`: tokens/s that its matrix products alone would allow."""
-    with job.store.held():
-        job.store.begin()
-        job.store.note(NOTES, scorer.notes())
-        missing = job.store.missing(job.chunks)
-        with progress_of(job, missing, roof) as progress:
-            for chunk in missing:
-                job.store.write(chunk, scorer.score(chunk))
-                progress.add(chunk.stop - chunk.start, job.real_tokens(chunk))
-
-
-def progress_of(job: ScoringJob, missing: Sequence[Chunk], roof: float | None) -> ScoreProgress:
-    """Return a meter of what is missing."""
-    if len(missing) < len(job.chunks):
-        log.info("%d of %d chunks are done already", len(job.chunks) - len(missing), len(job.chunks))
-    total = sum(chunk.stop - chunk.start for chunk in missing)
-    return ScoreProgress(Console(stderr=True), f"score under {', '.join(job.models)}", total, roof)
 
 
 def _bytes_of(labels_BT: NDArray[np.int64], lengths_V: NDArray[np.int64]) -> NDArray[np.int64]:

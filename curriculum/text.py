@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import glob
 import os
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
-from curriculum.text_formats import READERS, Columns, Document, Position, file_format, read_file, stem
+from curriculum.document import Columns, Document
+from curriculum.text_formats import READERS, FileReader, file_format, open_file, stem
 
 SHOWN_NAMES = 5
 
@@ -51,9 +54,20 @@ class TextSettings:
 
 
 class Text(Protocol):
-    """An opened input: documents that can be read more than once, always in the same order."""
+    """An opened input: documents that can be read more than once, always in the same order.
+
+    Every document has a place, a whole number below `places` that follows from the input alone; ranges of places cut
+    the input into parts which different processes read.
+    """
 
     notes: list[str]
+    places: int
+    """Bytes of files, rows of a dataset, or shards of a stream."""
+    place_bytes: int
+    """About how many bytes lie at a place."""
+    spans: list[tuple[str, int, int]]
+    """What the last range of places held, where that is told: file, first and last + 1 of its bytes, lines or rows.
+    The next range begins where it ended."""
 
     @property
     def fraction_read(self) -> float | None:
@@ -65,8 +79,11 @@ class Text(Protocol):
     def check(self) -> None:
         """Look at the start of every part, so that a wrong column fails before the work begins."""
 
-    def documents(self) -> Iterator[Document]:
-        """Yield every document. Raises ValueError naming file, line or row, and the mend."""
+    def documents(self, start: int = 0, stop: int | None = None) -> Iterator[Document]:
+        """Yield the documents at the places start .. stop - 1, by default all.
+
+        Raises ValueError naming file, line or row, and the mend.
+        """
 
 
 @dataclass(frozen=True)
@@ -82,8 +99,13 @@ class FileText:
         self.notes: list[str] = []
         self._text_column, self._source_column = text_column, source_column
         self._files = self._find(paths)
-        self._sizes = {file.name: file.path.stat().st_size for file in self._files}
-        self._position = Position()
+        self._sizes = [file.path.stat().st_size for file in self._files]
+        self._bases = [0, *accumulate(max(size, 1) for size in self._sizes)]
+        """Place at which each file begins, and the end; an empty .txt has a place too."""
+        self.places, self.place_bytes = self._bases[-1], 1
+        self.spans: list[tuple[str, int, int]] = []
+        self._read_to = 0
+        self._opened: tuple[int, FileReader] | None = None
         self._check_empty()
 
     def _find(self, paths: list[str]) -> list[_File]:
@@ -101,7 +123,7 @@ class FileText:
 
     def _check_empty(self) -> None:
         # An empty .txt is an empty document, which is counted; any other empty file is a failed download.
-        empty = [file for file in self._files if self._sizes[file.name] == 0]
+        empty = [file for file, size in zip(self._files, self._sizes, strict=True) if size == 0]
         broken = [file for file in empty if file_format(file.path.name) != ".txt"]
         if broken or len(empty) == len(self._files):
             raise ValueError(
@@ -111,7 +133,7 @@ class FileText:
     @property
     def fraction_read(self) -> float | None:
         """Share of the files' bytes read so far."""
-        return min(self._position.bytes / max(sum(self._sizes.values()), 1), 1.0)
+        return self._read_to / max(self.places, 1)
 
     def identity(self) -> dict[str, str]:
         """Return relative name -> size in bytes and time of the last change of every file."""
@@ -123,18 +145,48 @@ class FileText:
 
     def check(self) -> None:
         """Read the first document of every file that has columns. Raises ValueError naming the file."""
-        for file in self._files:
+        for index, file in enumerate(self._files):
             if file_format(file.path.name) != ".txt":
-                next(read_file(file.path, self._columns(file), Position()), None)
+                next(self._whole(index), None)
 
-    def documents(self) -> Iterator[Document]:
-        """Yield every document, file after file. Raises ValueError naming file, line or row, and the mend."""
-        self._position.bytes = 0
-        for file in self._files:
-            yield from read_file(file.path, self._columns(file), self._position)
+    def documents(self, start: int = 0, stop: int | None = None) -> Iterator[Document]:
+        """Yield the documents of a range of places, file after file; a place is a byte of the files in their order.
 
-    def _columns(self, file: _File) -> Columns:
-        return Columns(self._text_column, self._source_column, stem(file.path.name))
+        Raises ValueError naming file, line or row, and the mend.
+        """
+        stop = self.places if stop is None else stop
+        self.spans = []
+        for index in range(bisect_right(self._bases, start) - 1, len(self._files)):
+            base, end = self._bases[index : index + 2]
+            if base >= stop:
+                return
+            whole = start <= base and end <= stop
+            part = self._whole(index) if whole else self._part(index, max(start, base) - base, min(stop, end) - base)
+            for place, document in part:
+                self._read_to = base + place
+                yield document
+            self._read_to = min(end, stop)
+            if (span := self._reader(index).span) is not None:
+                self.spans.append((self._files[index].name, *span))
+
+    def _whole(self, index: int) -> Iterator[tuple[int, Document]]:
+        count = 0
+        for found in self._part(index, 0, self._bases[index + 1] - self._bases[index]):
+            count += 1
+            yield found
+        if count == 0:
+            raise ValueError(f"{self._files[index].path} holds no document: remove it from the input or fill it")
+
+    def _part(self, index: int, start: int, stop: int) -> Iterator[tuple[int, Document]]:
+        return self._reader(index).documents(start, stop)
+
+    def _reader(self, index: int) -> FileReader:
+        """Return the reader of a file; it stays open until another file is read, since it may go on where it was."""
+        if self._opened is None or self._opened[0] != index:
+            file = self._files[index]
+            columns = Columns(self._text_column, self._source_column, stem(file.path.name))
+            self._opened = index, open_file(file.path, columns)
+        return self._opened[1]
 
 
 def open_text(settings: TextSettings) -> Text:

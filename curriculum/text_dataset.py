@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from curriculum.text_formats import Columns, Document
+from curriculum.document import Columns, Document
 
 BATCH_ROWS = 256
+WHOLE_CHUNK = 1 << 62
+"""Bytes of a shard of a stream, which nobody knows: each is a chunk of its own."""
 
 
 class DatasetText:
@@ -33,6 +35,9 @@ class DatasetText:
         self._local = Path(name).expanduser() if os.path.isdir(os.path.expanduser(name)) else None
         self._columns = Columns(text_column, source_column, self._local.resolve().name if self._local else name)
         self._data = self._load()
+        self.places = int(self._data.num_shards if streaming else len(self._data))
+        self.place_bytes = WHOLE_CHUNK if streaming else max(1, int(self._data.data.nbytes) // max(1, self.places))
+        self.spans: list[tuple[str, int, int]] = []
         self._row = 0
         if self._data.column_names is not None:  # a stream may not know its columns before its first row
             self._columns.check(list(self._data.column_names), f"dataset {name}")
@@ -82,17 +87,30 @@ class DatasetText:
                 f"dataset {self.name} holds no row in split {self._settings['split']!r}: take another split"
             )
 
-    def documents(self) -> Iterator[Document]:
-        """Yield every document, in the dataset's order. Raises ValueError naming the row and the mend."""
-        self._row = 0
+    def documents(self, start: int = 0, stop: int | None = None) -> Iterator[Document]:
+        """Yield the documents of a range of rows, or of a stream's shards, in the dataset's order.
+
+        Raises ValueError naming the row and the mend.
+        """
         wanted = [name for name in dict.fromkeys((self._columns.text, self._columns.source)) if name is not None]
         data = self._data.select_columns(wanted) if self._data.column_names is not None else self._data
+        stop = self.places if stop is None else stop
+        if not self._streaming:
+            self._row = start
+            yield from self._read(data.select(range(start, stop)), wanted, f"dataset {self.name}, row")
+            return
+        for shard in range(start, stop):
+            self._row = 0
+            place = f"dataset {self.name}, shard {shard}, row" if self.places > 1 else f"dataset {self.name}, row"
+            yield from self._read(data.shard(num_shards=self.places, index=shard), wanted, place)
+
+    def _read(self, data: Any, wanted: list[str], place: str) -> Iterator[Document]:
         for batch in data.iter(batch_size=BATCH_ROWS):
             names = [name for name in wanted if name in batch] or list(batch)
             for values in zip(*(batch[name] for name in names), strict=True):
                 self._row += 1
                 record = dict(zip(names, values, strict=True))
-                yield self._columns.document(record, f"dataset {self.name}, row {self._row}")
+                yield self._columns.document(record, f"{place} {self._row}")
 
 
 def _was_saved_to_disk(folder: Path) -> bool:

@@ -32,9 +32,9 @@ class Verb:
 
 
 def _prepare() -> Any:
-    from curriculum import prepare
+    from launch import prepare
 
-    return prepare.PrepareSettings, prepare.run, {}
+    return prepare.SharedPrepareSettings, prepare.run, {}
 
 
 def _adopt() -> Any:
@@ -119,7 +119,7 @@ def _demo() -> Any:
 
 
 VERBS: dict[str, Verb] = {
-    "prepare": Verb("text to TOKENS: documents, sources and samples, two slices held out", _prepare),
+    "prepare": Verb("text to TOKENS: documents, sources and samples, two slices held out", _prepare, hands_on=True),
     "adopt": Verb("Megatron's and datatrove's token files to TOKENS that read them where they lie", _adopt),
     "score": Verb("TOKENS to SCORES: every sample's loss under the reference models", _score, hands_on=True),
     "arrange": Verb("SCORES and a preference to an ORDER that uses every sample once", _arrange),

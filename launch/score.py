@@ -2,7 +2,7 @@
 
     pdpc score tokens=tokens models.weak=weak models.strong=strong output=scores          processes of this machine
     pdpc score engine=deepspeed processes=2 tokens=...                                    ranks of this machine
-    deepspeed --hostfile hosts --module launch.scoring tokens=...                         ranks of many machines
+    deepspeed --hostfile hosts --module launch.engines score tokens=...                   ranks of many machines
     pdpc score engine=ray tokens=...                                                      actors of a Ray cluster
 
 What is done stays done: run the same command again to go on, with any engine and any number of processes.
@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from curriculum.scores import Scores
+from launch.engines.task import carry_out, check_engine
 from train.settings import PRECISIONS
-
-ENGINES = ("local", "deepspeed", "ray")
 
 
 @dataclass(frozen=True)
@@ -64,10 +63,10 @@ class ScoreSettings:
             raise ValueError("models is empty: give models.weak=RUN models.strong=RUN")
         if not self.slices:
             raise ValueError("slices is empty: give slices=[train,validation]")
-        for key, known in (("precision", PRECISIONS), ("engine", ENGINES)):
-            if getattr(self, key) not in known:
-                raise ValueError(f"{key}={getattr(self, key)!r} is unknown: use one of {list(known)}")
-        for key in ("batch_size", "threads", "processes", "chunk_tokens", "first_tokens", "trial"):
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r} is unknown: use one of {list(PRECISIONS)}")
+        check_engine(self.engine, self.processes)
+        for key in ("batch_size", "threads", "chunk_tokens", "first_tokens", "trial"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key}={value} must be at least 1")
@@ -84,7 +83,7 @@ class ScoreSettings:
 
 def run(settings: ScoreSettings, overrides: Sequence[str] = ()) -> Scores | int:
     """Score every sample of every slice under every model; return the scores, or the ranks' exit code."""
-    from launch.scoring.work import open_job
+    from launch.scoring.work import ScoreTask, open_job
     from train.faults import arm, fault
 
     arm()
@@ -95,20 +94,10 @@ def run(settings: ScoreSettings, overrides: Sequence[str] = ()) -> Scores | int:
         show_trial(settings, job)
         return 0
     scores = job.reused()
-    if scores is None and settings.engine == "deepspeed":
-        from launch.scoring.ranks import start
-
-        code = start(settings, overrides)
-        if code != 0:
+    if scores is None:
+        if code := carry_out(ScoreTask(settings, job.identities), job, settings.engine, overrides):
             return code
         scores = Scores.open(job.folder, settings.slices[0])
-    elif scores is None:
-        if settings.engine == "ray":
-            from launch.scoring import ray_actors as engine
-        else:
-            from launch.scoring import local as engine  # type: ignore[no-redef]
-        engine.run(settings, job)
-        scores = job.finish()
     if settings.picture is not None:
         from curriculum.score_table import draw
 

@@ -71,7 +71,6 @@ def tokens_folder(tmp_path_factory) -> Path:
             validation_fraction=0.1,
             reference_fraction=0.2,
             seed=1,
-            workers=1,
             output=str(root / "tokens"),
         )
     )

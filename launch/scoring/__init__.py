@@ -1,1 +1,1 @@
-"""How `pdpc score` shares its chunks out: processes of this machine, ranks of a launcher, actors of a Ray cluster."""
+"""What every process of `pdpc score` does: open the job, load the reference models, score a chunk."""

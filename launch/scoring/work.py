@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curriculum.scoring import ChunkScorer, Reference, ScoringJob, ScoringOptions
+from curriculum.concurrency import cores
+from curriculum.scoring import ChunkScorer, Reference, ScoringJob, ScoringOptions, ScoringWorker
 from curriculum.tokens import Tokens
 from launch.scoring.references import check_model, identity_of, load_reference
+from train.faults import fault
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +21,35 @@ if TYPE_CHECKING:
 
 ROOF_ROWS = {"cpu": 256, "cuda": 8192}
 ROOF_TURNS = 3
+
+
+class ScoreTask:
+    """`pdpc score`, as the engines are told it. `identities` are the models' fingerprints where they are known."""
+
+    verb, on_gpu, thrift = "score", True, "processes or batch_size"
+
+    def __init__(self, settings: ScoreSettings, identities: Mapping[str, str] | None = None) -> None:
+        self._settings, self._identities = settings, identities
+        self.output, self.processes, self.threads = Path(settings.output), settings.processes, settings.threads
+
+    def open(self) -> ScoringJob:
+        """Open TOKENS and look at the models' folders."""
+        return open_job(self._settings, fault, self._identities)
+
+    def load(self, job: ScoringJob, number: int) -> ScoringWorker:
+        """Load the models, each once, on the worker's device."""
+        scorer = ChunkScorer(job.tokens, load_references(self._settings, job, device_of(number)), job.options)
+        return ScoringWorker(job, scorer, roof_of(scorer))
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Compute with so many CPU threads inside the block."""
+        return threads(self.threads)
+
+    def usual_processes(self) -> int:
+        """Return one process a GPU, or a core where there is none."""
+        import torch
+
+        return torch.cuda.device_count() or cores()
 
 
 def open_job(
@@ -45,12 +76,6 @@ def open_job(
         settings.threads,
     )
     return ScoringJob(Path(settings.output), tokens, identities, options, chunk_tokens=settings.chunk_tokens, mark=mark)
-
-
-def load_scorer(settings: ScoreSettings, job: ScoringJob, worker: int = 0) -> ChunkScorer:
-    """Load the models, each once, on the worker's device."""
-    references = load_references(settings, job, device_of(worker))
-    return ChunkScorer(job.tokens, references, job.options)
 
 
 def load_references(settings: ScoreSettings, job: ScoringJob, device: torch.device) -> dict[str, Reference]:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
-import time
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from curriculum.artifact import ArtifactError, verify
+from curriculum.chunks import Chunk
 from curriculum.prepare import PrepareSettings, run
-from curriculum.text import TextSettings
+from curriculum.text import TextSettings, documents
+from curriculum.text_job import TextJob, TextWorker
 from curriculum.tokenizer import TextTokenizer, TokenizerSettings, train_tokenizer
-from curriculum.tokenizing import Chunk, HeldOut, encode_chunks
-from curriculum.tokens import SLICES, Tokens
+from curriculum.tokenizing import HeldOut
+from curriculum.tokens import SLICES, Tokens, part_name
 
-ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["the", "cat", "sat", "\u4e2d\u6587", "return", "x\n", "<|endoftext|>", "\u00e9t\u00e9", "1234"]
 
 
@@ -43,7 +41,7 @@ def corpus(folder: Path, documents: int = 240) -> Path:
 
 
 def settings(text: Path, output: Path, tokenizer: str = "train:400", **changes: Any) -> PrepareSettings:
-    given = {"seq_len": 32, "validation_fraction": 0.1, "reference_fraction": 0.2, "workers": 1, **changes}
+    given = {"seq_len": 32, "validation_fraction": 0.1, "reference_fraction": 0.2, **changes}
     given.setdefault("input", TextSettings(paths=[str(text)]))
     return PrepareSettings(tokenizer=TokenizerSettings(name=tokenizer), output=str(output), **given)
 
@@ -109,22 +107,87 @@ def test_held_out_text_does_not_train_the_tokenizer(tmp_path: Path) -> None:
     assert train_tokenizer([*seen, "unheard " * 500], 400).fingerprint != fingerprint
 
 
-def test_two_workers_write_the_same_bits_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curriculum.tokenizing.CHUNK_DOCUMENTS", 17)  # many chunks, so that workers can overtake
+@pytest.mark.parametrize("chunk_bytes", [700, 9000])
+def test_chunks_of_any_size_give_the_bits_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
     text = corpus(tmp_path / "text")
-    for workers in (1, 2):
-        prepare(settings(text, tmp_path / str(workers), workers=workers))
-    one, two = bits(tmp_path / "1"), bits(tmp_path / "2")
-    assert one == two
+    prepare(settings(text, tmp_path / "one"))
+    monkeypatch.setattr("curriculum.tokenizing.BLOCK_DOCUMENTS", 17)  # several blocks a chunk
+    prepare(settings(text, tmp_path / "many", chunk_bytes=chunk_bytes))
+    one, many = bits(tmp_path / "one"), bits(tmp_path / "many")
+    assert one == many
     assert len(one) == 9
-    assert Tokens.open(tmp_path / "1").fingerprint == Tokens.open(tmp_path / "2").fingerprint
+    assert Tokens.open(tmp_path / "one").fingerprint == Tokens.open(tmp_path / "many").fingerprint
+
+
+def test_the_bits_are_those_of_one_pass_over_the_documents(tmp_path: Path) -> None:
+    """Against the layout written out: source after source, each document behind an end-of-text, one more at the end."""
+    text, folder = corpus(tmp_path / "text"), tmp_path / "tokens"
+    made = settings(text, folder, chunk_bytes=500)
+    prepare(made)
+    tokenizer, held_out = TextTokenizer.open(folder / "tokenizer"), HeldOut(0.1, 0.2, 0)
+    kept = [(i, text, source) for i, (text, source) in enumerate(documents(made.input)) if text.strip()]
+    for index, name in enumerate(SLICES):
+        ids: list[int] = []
+        starts, origins = [], []
+        for source in ("books", "code", "web"):
+            mine = [(i, t) for i, t, s in kept if s == source and held_out.slice_of(t.encode())[0] == index]
+            for origin, document in mine:
+                starts.append(len(ids))
+                origins.append(origin)
+                ids += [tokenizer.end_of_text, *tokenizer.encode([document])[0].tolist()]
+            ids += [tokenizer.end_of_text] * bool(mine)
+        for part, expected, dtype in (("ids", ids, "<u2"), ("starts", starts, "<i8"), ("origins", origins, "<i8")):
+            assert np.fromfile(folder / part_name(name, part), dtype).tolist() == expected
+
+
+def test_what_is_done_stays_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, output = corpus(tmp_path / "text"), tmp_path / "tokens"
+    prepare(settings(text, tmp_path / "whole"))
+    honest = TextWorker.do
+    done: list[int] = []
+
+    def interrupted(self: TextWorker, chunk: Chunk) -> tuple[int, int, int]:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(chunk.number)
+        return honest(self, chunk)
+
+    monkeypatch.setattr(TextWorker, "do", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings(text, output, chunk_bytes=2000))
+    done.clear()
+    damaged = tmp_path / "tokens.chunks" / "text.0000001.chunk"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    (tmp_path / "tokens.chunks" / "text.0000002.chunk.tmp-host-1").write_bytes(b"half")
+    with pytest.raises(ArtifactError, match=r"config\.seed: 0 there, 1 now.*remove that folder"):
+        prepare(settings(text, output, chunk_bytes=2000, seed=1))
+    with pytest.raises(ArtifactError, match=r"chunk_places: 2000 there"):
+        prepare(settings(text, output, chunk_bytes=3000))
+    monkeypatch.setattr(TextWorker, "do", lambda self, chunk: done.append(chunk.number) or honest(self, chunk))
+    printed = prepare(settings(text, output, chunk_bytes=2000, seq_len=32))
+    assert re.search(r"2 of \d+ chunks are done already", printed)
+    assert done[:2] == [1, 3]
+    assert bits(output) == bits(tmp_path / "whole")
+    assert not (tmp_path / "tokens.chunks").exists()
+
+
+def test_a_worker_that_sees_another_text_does_nothing(tmp_path: Path) -> None:
+    text = corpus(tmp_path / "text")
+    made = settings(text, tmp_path / "tokens", chunk_bytes=2000)
+    job = TextJob(made, Console(file=io.StringIO()))
+    job.begin()
+    os.utime(text / "a.jsonl", ns=(0, 0))
+    with pytest.raises(ArtifactError, match=r"inputs\.text/0/a\.jsonl"):
+        TextWorker(TextJob(made, Console(file=io.StringIO())))
 
 
 def test_whole_is_reused_and_stale_is_refused(tmp_path: Path) -> None:
     text, output = corpus(tmp_path / "text"), tmp_path / "tokens"
     prepare(settings(text, output))
     before = (output / "manifest.json").stat().st_mtime_ns
-    printed = prepare(settings(text, output, workers=2))  # the number of workers does not matter
+    printed = prepare(settings(text, output, chunk_bytes=999))  # the size of a chunk does not matter
     assert "whole, reused" in printed
     assert "books" in printed
     assert (output / "manifest.json").stat().st_mtime_ns == before
@@ -170,16 +233,16 @@ def test_an_empty_held_out_slice_is_said(tmp_path: Path) -> None:
     assert "reference slice" not in printed
 
 
-def test_a_broken_last_line_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curriculum.tokenizing.CHUNK_DOCUMENTS", 17)
+@pytest.mark.parametrize("chunk_bytes", [None, 2000])
+def test_a_broken_last_line_is_named_and_makes_no_tokens(tmp_path: Path, chunk_bytes: int | None) -> None:
     text = corpus(tmp_path / "text")
     with (text / "b.jsonl").open("a") as file:
         file.write("{")
     train_tokenizer(["abc"], 300).save(tmp_path / "tokenizer")
-    for workers in (1, 2):
-        with pytest.raises(ValueError, match=r"b\.jsonl, line 151: broken JSON"):
-            prepare(settings(text, tmp_path / "tokens", str(tmp_path / "tokenizer"), workers=workers))
-    assert {p.name for p in tmp_path.iterdir()} == {"text", "tokenizer"}
+    with pytest.raises(ValueError, match=r"b\.jsonl, line 151: broken JSON"):
+        prepare(settings(text, tmp_path / "tokens", str(tmp_path / "tokenizer"), chunk_bytes=chunk_bytes))
+    done = {"tokens.chunks"} if chunk_bytes else set()
+    assert {p.name for p in tmp_path.iterdir()} == {"text", "tokenizer"} | done
 
 
 def test_text_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +253,7 @@ def test_text_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypat
         os.utime(text / "a.jsonl", ns=(0, 0))
         return honest(*args)
 
-    monkeypatch.setattr("curriculum.prepare.train_tokenizer", slow)
+    monkeypatch.setattr("curriculum.text_job.train_tokenizer", slow)
     with pytest.raises(ValueError, match=r"a\.jsonl changed while it was being read"):
         prepare(settings(text, tmp_path / "tokens"))
     assert not (tmp_path / "tokens").exists()
@@ -204,81 +267,10 @@ def test_text_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypat
         ({"reference_fraction": -0.1}, "reference_fraction=-0.1"),
         ({"validation_fraction": 0.5, "reference_fraction": 0.5}, "leave no text"),
         ({"seed": -1}, "seed=-1"),
-        ({"workers": 0}, "workers=0"),
+        ({"chunk_bytes": 0}, "chunk_bytes=0"),
         ({"output": ""}, "output is empty"),
     ],
 )
 def test_settings_are_checked(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PrepareSettings(**changes)
-
-
-def test_a_dead_worker_is_said_and_not_waited_for(tmp_path: Path) -> None:
-    import psutil
-
-    train_tokenizer(["abc"], 300).save(tmp_path)
-    chunks = (Chunk([i], [0], ["word " * 1000]) for i in itertools.count())
-    results = encode_chunks(chunks, tmp_path, HeldOut(0.1, 0.1, 0), "uint16", 2)
-    before = set(psutil.Process().children())
-    next(results)
-    workers = [p for p in psutil.Process().children() if p not in before and "spawn_main" in " ".join(p.cmdline())]
-    workers[0].kill()
-    with pytest.raises(ChildProcessError, match=r"died, most likely for want of memory .*fewer workers"):
-        for _ in results:
-            pass
-    assert not psutil.wait_procs(workers, timeout=10)[1]
-
-
-SLOW_PREPARE = """
-import sys
-import curriculum.prepare as prepare
-from curriculum.text import TextSettings
-from curriculum.tokenizer import TokenizerSettings
-if __name__ == "__main__":
-    text, tokenizer, output = sys.argv[1:]
-    prepare.run(
-        prepare.PrepareSettings(
-            input=TextSettings(paths=[text]), tokenizer=TokenizerSettings(name=tokenizer), workers=2, output=output
-        )
-    )
-"""
-
-
-@pytest.mark.parametrize("signals", [[signal.SIGKILL], [signal.SIGINT, signal.SIGINT]], ids=["killed", "interrupted"])
-def test_workers_end_with_their_run_and_the_next_run_cleans_up(tmp_path: Path, signals: list[signal.Signals]) -> None:
-    import psutil
-
-    text, output = corpus(tmp_path / "text"), tmp_path / "tokens"
-    train_tokenizer(["abc"], 300).save(tmp_path / "tokenizer")
-    script = tmp_path / "slow.py"
-    script.write_text(SLOW_PREPARE)
-    big = tmp_path / "big.jsonl"
-    with big.open("w") as file:  # some ten seconds of work
-        for i in range(20_000):
-            file.write(json.dumps({"text": f"{i} " * 300, "source": "web"}) + "\n")
-    command = [sys.executable, str(script), str(big), str(tmp_path / "tokenizer"), str(output)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    started = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        parts = _wait_for(lambda: [p for p in tmp_path.glob(".tokens.tmp-*/parts.tmp/*") if p.stat().st_size])
-        assert parts, "the run never began to write"
-        children = psutil.Process(started.pid).children(recursive=True)
-        assert len(children) >= 2
-        for number in signals:
-            started.send_signal(number)
-            time.sleep(0.02)
-        assert started.wait(timeout=30) != 0
-    finally:
-        started.kill()
-        started.wait(timeout=30)
-    assert _wait_for(lambda: not psutil.wait_procs(children, timeout=0.1)[1]), "workers outlive the run"
-    assert not output.exists()
-    prepare(settings(text, output))
-    assert not list(tmp_path.glob(".tokens.tmp-*"))
-
-
-def _wait_for(condition: Any, seconds: float = 60.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < end:
-        time.sleep(0.05)
-    return found

@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from curriculum import text_lines
+from curriculum.document import Document
 from curriculum.text import TextSettings, documents, input_identity, open_text
-from curriculum.text_formats import Document, stem
+from curriculum.text_formats import stem
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [Document(f"text {i}: caf\u00e9 \u4e2d\u6587\nsecond line", "web" if i % 3 else "code") for i in range(700)]
@@ -209,6 +211,12 @@ streamed = list(documents(TextSettings(dataset=folder, streaming=True)))
 datasets.load_dataset(folder, split="train").save_to_disk(saved)
 again = list(documents(TextSettings(dataset=saved)))
 unnamed = next(documents(TextSettings(dataset=folder, source_column=None)))
+parts = []
+for wanted in (dict(), dict(streaming=True), dict(saved=True)):
+    kind = dict(dataset=saved) if wanted.pop("saved", False) else dict(dataset=folder, **wanted)
+    text = open_text(TextSettings(**kind))
+    length = -(-text.places // 2)
+    parts.append([list(text.documents(start, start + length)) for start in range(0, text.places, length)])
 errors = []
 for wrong in (dict(text_column="body"), dict(split="test"), dict(streaming=True, text_column="body")):
     try:
@@ -220,7 +228,7 @@ try:
 except ValueError as error:
     errors.append(str(error))
 identity = [input_identity(TextSettings(dataset=folder, streaming=s)) for s in (False, True)]
-print(json.dumps([plain, streamed, again, unnamed, errors, identity]))
+print(json.dumps([plain, streamed, again, unnamed, parts, errors, identity]))
 """
 
 
@@ -232,9 +240,13 @@ def test_hugging_face_datasets_offline(tmp_path: Path) -> None:
     command = [sys.executable, "-c", DATASET_SCRIPT, str(folder), str(tmp_path / "saved")]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    plain, streamed, again, unnamed, errors, (mapped, stream) = json.loads(done.stdout.splitlines()[-1])
+    plain, streamed, again, unnamed, parts, errors, (mapped, stream) = json.loads(done.stdout.splitlines()[-1])
     assert [tuple(row) for row in plain] == ROWS
     assert plain == streamed == again
+    assert [len(part) for part in parts[1]] == [400, 300]  # the shards of a stream are its files
+    for two in parts:
+        assert len(two) == 2
+        assert two[0] + two[1] == plain
     assert unnamed == [ROWS[0].text, "corpus"]
     assert "column 'body' is missing; there are id, source, text" in errors[0]
     assert "split 'test'" in errors[1]
@@ -242,3 +254,63 @@ def test_hugging_face_datasets_offline(tmp_path: Path) -> None:
     assert "nobody/nothing-of-that-name" in errors[3]
     assert mapped["text/fingerprint"]
     assert stream["text/file/train-0.parquet"].startswith("bytes=")
+
+
+def mixed(folder: Path) -> Path:
+    """Every format in one folder, long and short lines, blank lines, empty texts, and empty .txt files at the end."""
+    rows = [Document(f"{i} " + "word " * (i * 37 % 300), "web") for i in range(300)]
+    for name in ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.parquet"):
+        write(folder / name, rows)
+    lines = "".join(json.dumps(row._asdict()) + "\n" * (1 + i % 3) for i, row in enumerate(rows)).encode()
+    (folder / "e.jsonl").write_bytes(b"\n\n" + lines.rstrip(b"\n"))
+    middle = len(lines) // 3
+    (folder / "f.jsonl.gz").write_bytes(gzip.compress(lines[:middle]) + b"\0" * 7 + gzip.compress(lines[middle:]))
+    for name, text in (("g.txt", "some text"), ("h.txt", ""), ("i.txt", "")):
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("size", [1500, 7000, 40_001])
+def test_ranges_of_places_cut_the_text_into_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("curriculum.text_lines.PACKED_BYTES", 512)
+    settings = TextSettings(paths=[str(mixed(tmp_path / "in"))])
+    whole = list(documents(settings))
+    ranges = [(start, start + size) for start in range(0, open_text(settings).places, size)]
+    forward, parts, ends = open_text(settings), [], {}
+    for start, stop in ranges:
+        parts.append(list(forward.documents(start, stop)))
+        for name, first, last in forward.spans:
+            assert ends.get(name, 0) == first <= last
+            ends[name] = last
+    assert [document for part in parts for document in part] == whole
+    assert len([part for part in parts if part]) > 3
+    jumping = open_text(settings)  # in no order, and a part broken off: nothing remembered may show
+    for index in sorted(range(len(ranges)), key=lambda i: i * 7919 % 13):
+        next(jumping.documents(*ranges[(index * 5) % len(ranges)]), None)
+        assert list(jumping.documents(*ranges[index])) == parts[index]
+    every_other = open_text(settings)  # as one of two workers reads
+    assert [list(every_other.documents(*part)) for part in ranges[1::2]] == parts[1::2]
+
+
+def test_a_part_is_read_without_what_is_before_it(tmp_path: Path) -> None:
+    """A broken line is the business of its own part, and named by its number in the file."""
+    rows = [json.dumps({"text": f"text {i}", "source": "s"}) for i in range(200)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*rows[:150], "{", *rows[150:]]))
+    text = open_text(TextSettings(paths=[str(tmp_path / "a.jsonl")]))
+    size = text.places // 4
+    assert 45 < len(list(text.documents(0, size))) < 55
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 151: broken JSON"):
+        list(text.documents(2 * size, text.places))
+
+
+def test_a_packed_file_is_unpacked_once_by_a_reader_that_goes_forward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("curriculum.text_lines.PACKED_BYTES", 512)
+    text = open_text(TextSettings(paths=[str(write(tmp_path / "a.jsonl.gz"))]))
+    opened = []
+    honest = text_lines._read_blocks
+    monkeypatch.setattr(text_lines, "_read_blocks", lambda path: opened.append(path) or honest(path))
+    for start in range(0, text.places, 1000):
+        list(text.documents(start, start + 1000))
+    assert len(opened) == 1

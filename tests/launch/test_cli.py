@@ -58,7 +58,7 @@ def _nothing_starts(monkeypatch):
 
 def prepared(folder, text, **changes):
     """Return TOKENS of a text with the shape of the session's."""
-    settings = {"seq_len": 32, "validation_fraction": 0.1, "reference_fraction": 0.2, "seed": 1, "workers": 1}
+    settings = {"seq_len": 32, "validation_fraction": 0.1, "reference_fraction": 0.2, "seed": 1}
     tokenizer = TokenizerSettings(name=changes.pop("tokenizer", "train:300"))
     source = TextSettings(paths=[str(text)])
     prepare.run(prepare.PrepareSettings(input=source, tokenizer=tokenizer, output=str(folder), **settings | changes))
@@ -226,7 +226,7 @@ def test_bad_text_is_refused(name, tokenizer, capsys, tmp_path, tokens_folder):
     text = jsonl(tmp_path / "text" / "text.jsonl", *lines)
     output = tmp_path / "out" / "tokens"
     choice = {"trained": "train:300", "found": tokens_folder / "tokenizer"}[tokenizer]
-    words = [f"input.paths=[{text}]", f"tokenizer.name={choice}", "workers=1", f"output={output}"]
+    words = [f"input.paths=[{text}]", f"tokenizer.name={choice}", "processes=1", f"output={output}"]
     message = refused(capsys, "prepare", *words)
     assert expected in message
     assert str(text) in message

@@ -55,7 +55,7 @@ def files(folder: Path) -> dict[str, object]:
 
 
 def test_two_processes_one_of_which_dies(words, expected, tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("PDPC_FAULT", "score.before_rename:nth=2")
+    monkeypatch.setenv("PDPC_FAULT", "chunk.before_rename:nth=2")
     assert main(["score", *words, "processes=2", f"output={tmp_path / 'scores'}"]) == 0
     assert "died with code -9: another takes its place" in caplog.text
     assert files(tmp_path / "scores") == expected
@@ -65,7 +65,7 @@ def test_two_processes_one_of_which_dies(words, expected, tmp_path, monkeypatch,
 def test_two_ranks_cut_off_and_run_again(words, expected, tmp_path, contained):
     command = [sys.executable, "-m", "launch.cli", "score", *words, f"output={tmp_path / 'scores'}"]
     command += ["engine=deepspeed", "processes=2"]
-    cut = subprocess.run(command, env={**contained, "PDPC_FAULT": "score.before_rename:nth=2"}, capture_output=True)
+    cut = subprocess.run(command, env={**contained, "PDPC_FAULT": "chunk.before_rename:nth=2"}, capture_output=True)
     assert cut.returncode != 0
     done = sorted(path.name for path in (tmp_path / "scores.chunks").glob("*.chunk"))
     assert 1 <= len(done) <= 2
@@ -77,10 +77,10 @@ def test_two_ranks_cut_off_and_run_again(words, expected, tmp_path, contained):
 
 def test_other_settings_do_not_go_on_with_the_same_chunks(words, tmp_path, capsys, monkeypatch):
     output = tmp_path / "scores"
-    monkeypatch.setattr("launch.scoring.local.score_here", lambda job, *_: (job.store.begin(), 1 / 0))
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.setenv("PDPC_FAULT", "chunk.after_write:raise")
+    with pytest.raises(RuntimeError, match="fault"):
         main(["score", *words, "processes=1", f"output={output}"])
-    monkeypatch.undo()
+    monkeypatch.delenv("PDPC_FAULT")
     assert main(["score", *words, "processes=1", "precision=bf16", f"output={output}"]) == 2
     assert "config.precision: 'fp32' there, 'bf16' now" in capsys.readouterr().err
 

@@ -150,6 +150,13 @@ def train(words: Sequence[str], output: str) -> int:
     return entry.main([])
 
 
+def work(words: Sequence[str]) -> int:
+    """Be a rank of `python -m launch.engines`."""
+    from launch.engines.__main__ import main
+
+    return main(list(words))
+
+
 @lru_cache(maxsize=64)
 def _composed(words: tuple[str, ...]) -> Any:
     from train.compose import compose

@@ -43,7 +43,6 @@ def make_inputs(root: Path) -> None:
             seq_len=32,
             validation_fraction=0.1,
             reference_fraction=0.1,
-            workers=1,
             output=str(root / "tokens"),
         )
     )

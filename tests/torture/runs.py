@@ -77,7 +77,6 @@ class Material:
                 validation_fraction=0.1,
                 reference_fraction=0.0,
                 seed=1,
-                workers=1,
                 output=str(work / "tokens"),
             )
         )

@@ -24,8 +24,8 @@ from train import faults
 
 FULL = 500
 WORKERS = 2
-POINTS = ("score.before_write", "score.half_written", "score.before_rename", "score.after_chunk")
-JOINS = ("score.before_join", "score.after_join")
+POINTS = ("chunk.before_write", "chunk.half_written", "chunk.before_rename", "chunk.after_write")
+JOINS = ("chunk.before_join", "chunk.after_join")
 OPTIONS = ScoringOptions(4, "fp32")
 SAMPLES = {"books": 61, "code": 90}
 
@@ -65,14 +65,14 @@ def _attempt(
     for number in range(WORKERS):
         fate = draw.choice(POINTS) if number == 0 or draw.random() < 0.5 else ""
         drill = f"{fate}:nth={draw.randint(1, 6)}" if fate else ""
-        workers.append(_fork(lambda n=number: _score(job, scorer, n, WORKERS, job.chunks), drill))
+        workers.append(fork(lambda n=number: _score(job, scorer, n, WORKERS, job.chunks), drill))
     if draw.random() < 0.3:
         time.sleep(draw.uniform(0, 0.05))
         os.kill(workers[-1], signal.SIGKILL)
-    killed += sum(_was_killed(worker) for worker in workers)
+    killed += sum(was_killed(worker) for worker in workers)
     before = {path.name: path.stat().st_ino for path in job.store.folder.glob("*.chunk")}
-    again = _fork(lambda: _score(job, scorer, 0, 1, job.store.missing(job.chunks)), "")
-    if _was_killed(again):
+    again = fork(lambda: _score(job, scorer, 0, 1, job.store.missing(job.chunks)), "")
+    if was_killed(again):
         return "the second go was killed by something else", killed
     after = {path.name: path.stat().st_ino for path in job.store.folder.glob("*.chunk")}
     twice = [name for name, inode in before.items() if after.get(name) != inode]
@@ -80,7 +80,7 @@ def _attempt(
         return f"{twice[0]} was done and was done again", killed
     if len(after) != len(job.chunks):
         return f"{len(after)} of {len(job.chunks)} chunks are there after the second go", killed
-    killed += _was_killed(_fork(lambda: job.finish(quiet=True), draw.choice(JOINS)))
+    killed += was_killed(fork(lambda: job.finish(quiet=True), draw.choice(JOINS)))
     if _job(folder, tokens).reused() is None:
         _job(folder, tokens).finish(quiet=True)
     verify(folder)
@@ -91,7 +91,8 @@ def _attempt(
     return None, killed
 
 
-def _fork(action: Callable[[], object], drill: str) -> int:
+def fork(action: Callable[[], object], drill: str) -> int:
+    """Do something in a process of its own, with a drill armed; return its id."""
     pid = os.fork()
     if pid:
         return pid
@@ -106,7 +107,8 @@ def _fork(action: Callable[[], object], drill: str) -> int:
         os._exit(code)
 
 
-def _was_killed(pid: int) -> bool:
+def was_killed(pid: int) -> bool:
+    """Wait for a forked process; tell whether it was killed."""
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert code in (0, -signal.SIGKILL), f"a worker ended with {code}"
     return code != 0

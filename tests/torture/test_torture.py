@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from curriculum.artifact import open_manifest
 from tests.torture import fields, kills, mixed, red, torn, worlds
 from tests.torture.campaign import Tally, campaigns, case_seeds
 from tests.torture.forks import ROOT, served
@@ -52,6 +53,23 @@ def test_the_red_control_fails(tmp_path):
     tally = red.run(1, 1, tmp_path)
     passes(tally, 1)
     assert "1 of 1 resumes failed" in tally.notes[0]
+
+
+def test_ranks_that_tokenise_go_on_at_any_number(tmp_path, server):
+    from launch.cli import main
+    from tests.conftest import write_text
+
+    write_text(tmp_path / "text", 200)
+    words = ["prepare", f"input.paths=[{tmp_path}/text]", "tokenizer.name=train:280", "seq_len=32", "chunk_bytes=4000"]
+    assert main([*words, "processes=1", f"output={tmp_path}/plain"]) == 0
+    for ranks, drill, code in ((2, "chunk.before_rename:nth=3", -9), (1, "chunk.after_write:nth=2", -9), (3, "", 0)):
+        life = {"words": [*words, f"output={tmp_path}/tokens"]}
+        alive = server.start("tests.torture.forks:work", life, ranks, tmp_path / "log", {"PDPC_FAULT": drill})
+        assert alive.wait(60) == [code] * ranks, alive.told()
+    assert "chunks are done already" in alive.told()
+    plain, tokens = (open_manifest(tmp_path / name, "tokens").fingerprint for name in ("plain", "tokens"))
+    assert plain == tokens
+    assert not (tmp_path / "tokens.chunks").exists()
 
 
 def test_what_the_campaigns_compare_can_fail(tmp_path, server):

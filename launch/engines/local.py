@@ -1,4 +1,4 @@
-"""Engine `local`: this process, or worker processes of this machine, each with models of its own.
+"""Engine `local`: this process, or worker processes of this machine.
 
 The parent hands a chunk to whoever is free. A worker that dies is replaced and its chunk given out again; a chunk that
 kills its third worker ends the work with an error. Workers end with their parent, however it ends.
@@ -14,16 +14,12 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from curriculum.chunks import Chunk
-from curriculum.concurrency import cores
-from curriculum.scoring import NOTES, ScoringJob, progress_of, score_here
-from launch.scoring.work import load_scorer, open_job, roof_of, threads
-from train.faults import arm, fault
-
-if TYPE_CHECKING:
-    from launch.score import ScoreSettings
+from curriculum.work import Job, work_here
+from launch.engines.task import Task
+from train.faults import arm
 
 log = logging.getLogger(__name__)
 
@@ -35,25 +31,16 @@ class WorkerError(RuntimeError):
     """A worker could not go on; the message is its own."""
 
 
-def run(settings: ScoreSettings, job: ScoringJob) -> None:
-    """Score what is missing."""
-    processes = settings.processes or usual_processes(len(job.chunks))
-    if processes == 1:
-        with threads(settings.threads):
-            scorer = load_scorer(settings, job)
-            score_here(job, scorer, roof_of(scorer))
+def run(task: Task, job: Job) -> None:
+    """Do what is missing."""
+    processes = min(task.processes or task.usual_processes(), len(job.chunks))
+    if processes <= 1:
+        with task.computing():
+            work_here(job, lambda: task.load(job, 0))
         return
     with job.store.held():
-        job.store.begin()
-        missing = job.store.missing(job.chunks)
-        _Pool(settings, job, missing, min(processes, max(1, len(missing)))).run()
-
-
-def usual_processes(chunks: int) -> int:
-    """Return one process a GPU, or a core where there is none, and no more than there are chunks."""
-    import torch
-
-    return max(1, min(chunks, torch.cuda.device_count() or cores()))
+        if missing := job.begin():
+            _Pool(task, job, missing, min(processes, len(missing))).run()
 
 
 @dataclass(eq=False)
@@ -66,8 +53,8 @@ class _Worker:
 
 
 class _Pool:
-    def __init__(self, settings: ScoreSettings, job: ScoringJob, missing: list[Chunk], size: int) -> None:
-        self._settings, self._job = settings, job
+    def __init__(self, task: Task, job: Job, missing: list[Chunk], size: int) -> None:
+        self._task, self._job = task, job
         self._waiting = deque(missing)
         self._missing = missing
         self._deaths: dict[str, int] = {}
@@ -77,10 +64,9 @@ class _Pool:
     def run(self) -> None:
         """Hand out chunks until all are done."""
         left = len(self._missing)
-        described = not self._missing  # a folder whose chunks are all done has its notes
-        with progress_of(self._job, self._missing, None) as progress:
+        with self._job.meter(self._missing) as meter:
             try:
-                while left or not described:
+                while left:
                     for worker in self._answers():
                         said = self._hear(worker)
                         if said is None:
@@ -89,23 +75,19 @@ class _Pool:
                         if kind == "error":
                             raise (ValueError if value[0] == "ValueError" else WorkerError)(value[1])
                         if kind == "ready":
-                            self._job.store.note(NOTES, value["notes"])
-                            progress.roof = (progress.roof or 0.0) + value["roof"]
-                            described = worker.ready = True
+                            self._job.welcome(value, meter)
+                            worker.ready = True
                         if kind == "done":
-                            chunk, worker.chunk = worker.chunk, None
-                            assert chunk is not None, "a worker answers for the chunk that it was given"
+                            worker.chunk = None
                             left -= 1
-                            progress.add(chunk.stop - chunk.start, self._job.real_tokens(chunk))
+                            meter.count(value)
                         self._give(worker)
             finally:
                 self._end()
 
     def _start(self, number: int) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=work, args=(self._settings, self._job.identities, number, theirs), daemon=True
-        )
+        process = self._context.Process(target=work, args=(self._task, number, theirs), daemon=True)
         process.start()
         theirs.close()
         return _Worker(number, process, ours)
@@ -140,7 +122,7 @@ class _Pool:
         if self._deaths[name] >= MOST_DEATHS:
             raise WorkerError(
                 f"{MOST_DEATHS} workers died at {'chunk ' + name if worker.chunk else 'their start'} (the last with "
-                f"code {code}; -9 is most likely want of memory): lower processes or batch_size, and run again to go on"
+                f"code {code}; -9 is most likely want of memory): lower {self._task.thrift}, and run again to go on"
             )
         log.warning("worker %d died with code %s: another takes its place", worker.number, code)
         if worker.chunk is not None:
@@ -159,22 +141,19 @@ class _Pool:
                 worker.process.join()
 
 
-def work(settings: ScoreSettings, identities: dict[str, str], number: int, pipe: Connection) -> None:
-    """Be a worker: load the models, then score chunk after chunk until the pipe closes."""
+def work(task: Task, number: int, pipe: Connection) -> None:
+    """Be a worker: load what it needs, then do chunk after chunk until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers it and ends its workers
-    os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    os.environ["OMP_NUM_THREADS"] = str(task.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _end_with_parent()
     try:
         arm()
-        job = open_job(settings, fault, identities)
-        with threads(settings.threads):
-            scorer = load_scorer(settings, job, number)
-            pipe.send(("ready", {"notes": scorer.notes(), "roof": roof_of(scorer)}))
+        with task.computing():
+            worker = task.load(task.open(), number)
+            pipe.send(("ready", worker.introduction()))
             while True:
-                chunk = pipe.recv()
-                job.store.write(chunk, scorer.score(chunk))
-                pipe.send(("done", None))
+                pipe.send(("done", worker.do(pipe.recv())))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except Exception as error:

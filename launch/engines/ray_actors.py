@@ -1,5 +1,5 @@
-"""Engine `ray`: actors of a Ray cluster that may grow, shrink and lose nodes. TOKENS, models and output lie where all
-nodes see them.
+"""Engine `ray`: actors of a Ray cluster that may grow, shrink and lose nodes. What is read
+and what is written lie where all nodes see them.
 
 The driver hands a chunk to whichever actor is free. An actor that is lost gives its chunk back and is made again; Ray
 starts it when there is room. With processes=null the driver asks again and again how large the cluster is. Each actor
@@ -11,13 +11,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import Any
 
 from curriculum.chunks import Chunk
-from curriculum.scoring import NOTES, ScoringJob, progress_of
-
-if TYPE_CHECKING:
-    from launch.score import ScoreSettings
+from curriculum.work import Job
+from launch.engines.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -30,32 +29,25 @@ LOOK_EVERY_S = 5.0
 class Actor:
     """A worker of the cluster. Its code travels as the installed package, which every node must have."""
 
-    def __init__(self, settings: ScoreSettings, identities: dict[str, str]) -> None:
-        import torch
-
-        from launch.scoring.work import load_scorer, open_job, roof_of
-        from train.faults import arm, fault
+    def __init__(self, task: Task) -> None:
+        from train.faults import arm
 
         arm()
-        torch.set_num_threads(settings.threads)
-        self._job = open_job(settings, fault, identities)
-        self._scorer = load_scorer(settings, self._job)
-        self._roof = roof_of(self._scorer)
+        self._computing = ExitStack()  # for as long as it lives
+        self._computing.enter_context(task.computing())
+        self._worker = task.load(task.open(), 0)
 
-    def ready(self) -> tuple[dict[str, Any], float]:
-        """Return what is to be noted of the models, and the forward roof in tokens/s."""
-        return self._scorer.notes(), self._roof
+    def ready(self) -> dict[str, Any]:
+        """Return what the worker tells of itself."""
+        return self._worker.introduction()
 
-    def score(self, chunk: Chunk) -> int:
-        """Score and write a chunk; return this process's id."""
-        import os
-
-        self._job.store.write(chunk, self._scorer.score(chunk))
-        return os.getpid()
+    def do(self, chunk: Chunk) -> tuple[int, ...]:
+        """Do and write a chunk; return what is counted."""
+        return self._worker.do(chunk)
 
 
-def run(settings: ScoreSettings, job: ScoringJob) -> None:
-    """Score what is missing on the cluster that RAY_ADDRESS names, or on one of this machine."""
+def run(task: Task, job: Job) -> None:
+    """Do what is missing on the cluster that RAY_ADDRESS names, or on one of this machine."""
     try:
         import ray
     except ImportError as error:
@@ -66,33 +58,32 @@ def run(settings: ScoreSettings, job: ScoringJob) -> None:
         ray.init(log_to_driver=False, include_dashboard=False, logging_level="warning")
     try:
         with job.store.held():
-            job.store.begin()
-            _Driver(ray, settings, job, job.store.missing(job.chunks)).run()
+            if missing := job.begin():
+                _Driver(ray, task, job, missing).run()
     finally:
         if started:
             ray.shutdown()
 
 
 class _Driver:
-    def __init__(self, ray: Any, settings: ScoreSettings, job: ScoringJob, missing: list[Chunk]) -> None:
-        self._ray, self._settings, self._job = ray, settings, job
+    def __init__(self, ray: Any, task: Task, job: Job, missing: list[Chunk]) -> None:
+        self._ray, self._task, self._job = ray, task, job
         self._missing = missing
         self._waiting = deque(missing)
         self._losses: dict[str, int] = {}
         self._asked: dict[Any, tuple[Any, Chunk | None]] = {}
         """What each pending answer is of: its actor and chunk; None: that the actor is ready."""
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        needs = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": settings.threads}
+        gpus = task.on_gpu and int(ray.cluster_resources().get("GPU", 0)) > 0
+        needs = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": task.threads}
         self._actor = ray.remote(max_restarts=0, **needs)(Actor)
-        self._unit, self._each = ("GPU", 1) if gpus else ("CPU", settings.threads)
+        self._unit, self._each = ("GPU", 1) if gpus else ("CPU", task.threads)
         self._looked = 0.0
-        self._noted = False
 
     def run(self) -> None:
         """Hand out chunks until all are done."""
         left = len(self._missing)
-        with progress_of(self._job, self._missing, None) as progress:
-            while left or not self._noted:
+        with self._job.meter(self._missing) as meter:
+            while left:
                 self._grow()
                 answers, _ = self._ray.wait(list(self._asked), timeout=LOOK_EVERY_S)
                 for answer in answers:
@@ -106,15 +97,13 @@ class _Driver:
                         self._lost(chunk, error)
                         continue
                     if chunk is None:
-                        self._job.store.note(NOTES, value[0])
-                        progress.roof = (progress.roof or 0.0) + value[1]
-                        self._noted = True
+                        self._job.welcome(value, meter)
                     else:
                         left -= 1
-                        progress.add(chunk.stop - chunk.start, self._job.real_tokens(chunk))
+                        meter.count(value)
                     if self._waiting:
                         given = self._waiting.popleft()
-                        self._asked[actor.score.remote(given)] = (actor, given)
+                        self._asked[actor.do.remote(given)] = (actor, given)
 
     def _grow(self) -> None:
         """Make actors until there are as many as asked for, or as the cluster has room for."""
@@ -122,9 +111,9 @@ class _Driver:
             return
         self._looked = time.monotonic()
         room = int(self._ray.cluster_resources().get(self._unit, 0)) // self._each
-        wanted = min(self._settings.processes or max(1, room), max(1, len(self._waiting) + len(self._asked)))
+        wanted = min(self._task.processes or max(1, room), max(1, len(self._waiting) + len(self._asked)))
         for _ in range(wanted - len(self._asked)):
-            actor = self._actor.remote(self._settings, self._job.identities)
+            actor = self._actor.remote(self._task)
             self._asked[actor.ready.remote()] = (actor, None)
 
     def _lost(self, chunk: Chunk | None, error: Exception) -> None:

@@ -1,0 +1,74 @@
+"""`pdpc prepare`: text to TOKENS, by processes of this machine or of many.
+
+    pdpc prepare 'input.paths=[text]' output=tokens                                      processes of this machine
+    pdpc prepare engine=deepspeed processes=2 'input.paths=[text]' ...                   ranks of this machine
+    deepspeed --hostfile hosts --module launch.engines prepare 'input.paths=[text]' ...  ranks of many machines
+    pdpc prepare engine=ray 'input.paths=[text]' ...                                     actors of a Ray cluster
+
+What is done stays done: run the same command again to go on, with any engine and any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from curriculum.concurrency import cores
+from curriculum.prepare import PrepareSettings
+from curriculum.text_job import TextJob, TextWorker
+from curriculum.tokenizing import one_thread
+from launch.engines.task import carry_out, check_engine
+from train.faults import arm, fault
+
+
+@dataclass(frozen=True)
+class SharedPrepareSettings(PrepareSettings):
+    """What `pdpc prepare` is told: what TOKENS are made of, and who makes them."""
+
+    engine: str = "local"
+    """local (processes of this machine), deepspeed (ranks) or ray (actors)."""
+    processes: int | None = None
+    """Processes, ranks or actors; null: one a core. The artifact does not depend on it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_engine(self.engine, self.processes)
+
+
+class PrepareTask:
+    """`pdpc prepare`, as the engines are told it. `tokenizer` is an existing one's fingerprint where it is known."""
+
+    verb, threads, on_gpu, thrift = "prepare", 1, False, "processes"
+
+    def __init__(self, settings: SharedPrepareSettings, tokenizer: str | None = None) -> None:
+        self._settings, self._tokenizer = settings, tokenizer
+        self.output, self.processes = Path(settings.output).expanduser(), settings.processes
+
+    def open(self) -> TextJob:
+        """Open the text."""
+        return TextJob(self._settings, tokenizer=self._tokenizer, mark=fault)
+
+    def load(self, job: TextJob, number: int) -> TextWorker:
+        """Open the tokenizer that lies beside the chunks."""
+        return TextWorker(job)
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Keep the tokenizer from starting threads inside the block."""
+        return one_thread()
+
+    def usual_processes(self) -> int:
+        """Return one process a core."""
+        return cores()
+
+
+def run(settings: SharedPrepareSettings, overrides: Sequence[str] = ()) -> Path | int:
+    """Make TOKENS, or reuse them; return their folder, or the ranks' exit code."""
+    arm()
+    job = TextJob(settings, mark=fault)
+    if job.reused() is None and (
+        code := carry_out(PrepareTask(settings, job.tokenizer), job, settings.engine, overrides)
+    ):
+        return code
+    return job.folder

@@ -1,0 +1,8 @@
+"""A small dose of the campaign of killed tokenising workers (python -m tests.torture --only prepare)."""
+
+from tests.torture.prepare import run
+
+
+def test_killed_workers_and_joins_change_no_byte(tmp_path):
+    tally = run(8, 7, tmp_path)
+    assert tally.good, tally.failures

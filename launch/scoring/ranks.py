@@ -7,7 +7,6 @@ takes a chunk when it is free. A rank that dies ends the launcher's ranks; the n
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -29,24 +28,12 @@ NEXT, TOKENS, SAMPLES = "pdpc/score/next", "pdpc/score/tokens", "pdpc/score/samp
 
 def start(settings: ScoreSettings, overrides: Sequence[str]) -> int:
     """Start the ranks on this machine with `overrides`, and wait; return their exit code."""
-    import torch
-
     from launch.scoring.local import usual_processes
-    from launch.start import supervise
-    from train.world import SUPERVISOR, free_port
+    from launch.start import launcher_command, launcher_environment, supervise
 
     processes = settings.processes or usual_processes(1 << 30)
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", "-q", "--hostfile", "none"]
-    command += ["--num_gpus", str(processes), "--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    command += ["--no_local_rank", "--module", "launch.scoring", *overrides]
-    environment = {
-        **os.environ,
-        SUPERVISOR: str(os.getpid()),
-        "OMP_NUM_THREADS": str(settings.threads),
-        "PYTHONUNBUFFERED": "1",
-        "DEEPSPEED_LOG_LEVEL": "warning",
-        **({} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"}),
-    }
+    command = launcher_command("launch.scoring", processes, overrides)
+    environment = launcher_environment(settings.threads)
     code = supervise(command, environment)
     if code == 0 and not (Path(settings.output) / MANIFEST).is_file():
         # DeepSpeed's launcher also answers 0 when a part of it was killed by a signal.

@@ -8,7 +8,6 @@ import os
 import random
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,159 +17,26 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import yaml
 
-from models.config import DecoderConfig
-from models.decoder import Decoder, build
-from models.huggingface import export
+from tests.train.harness.room import (
+    ALONE,
+    MAX_LENGTH,
+    make_decoder,
+    random_pairs,
+    requests,
+    sentence,
+    settings_of,
+    write_tasks,
+)
 from train.exchange import Exchange, RankFailed
-from train.harness import BenchmarkSettings, check_tasks, evaluate_benchmarks
-from train.harness_model import harness_model, load_tokenizer
+from train.harness import evaluate_benchmarks
 from train.harness_shelter import shelter
+from train.harness_tasks import BenchmarkSettings, check_tasks
 from train.scorer import Scorer
 from train.world import World, free_port
 
-ALONE = World(0, 1, 0, 1, torch.device("cpu"))
-MAX_LENGTH = 48
-WORDS = [
-    "the",
-    "cat",
-    "sees",
-    "a",
-    "small",
-    "dog",
-    "and",
-    "then",
-    "it",
-    "runs",
-    "to",
-    "an",
-    "old",
-    "house",
-    "by",
-    "tall",
-]
-END = "<|end|>"
 
-
-def sentence(rng: random.Random, words: int) -> str:
-    return " ".join(rng.choice(WORDS) for _ in range(words))
-
-
-def write_tokenizer(folder: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
-    rng = random.Random(0)
-    tokenizer.train_from_iterator([sentence(rng, 12) for _ in range(200)], trainer)
-    folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": END, "eos_token": END, "pad_token": END}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-
-
-def write_task(folder: Path, name: str, rows: list[dict[str, Any]], **config: Any) -> None:
-    folder.mkdir(exist_ok=True)
-    data = folder / f"{name}.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}}
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(task | {"test_split": "test"} | config))
-
-
-def write_tasks(folder: Path) -> None:
-    """Write a four-way choice, a perplexity, a generation, and two tasks that cannot run."""
-    rng = random.Random(1)
-    means = [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in ("acc", "acc_norm")]
-    questions = [
-        {
-            "context": sentence(rng, rng.randint(1, 30)) if index else "",
-            "choices": [" " + sentence(rng, rng.randint(1, 6)) for _ in range(4)],
-            "answer": rng.randrange(4),
-        }
-        for index in range(15)
-    ]
-    choice = {"output_type": "multiple_choice", "doc_to_text": "context", "doc_to_choice": "choices"}
-    choice |= {"doc_to_target": "answer", "target_delimiter": "", "metric_list": means}
-    write_task(folder, "choice", questions, **choice)
-    write_task(folder, "broken_field", questions, **(choice | {"doc_to_text": "{{missing.field}}"}))
-    write_task(folder, "no_data", questions, **choice)
-    (folder / "no_data.jsonl").unlink()
-    texts = [{"text": sentence(rng, rng.randint(3, 90))} for _ in range(5)]
-    perplexity = [{"metric": "bits_per_byte"}, {"metric": "word_perplexity"}]
-    write_task(
-        folder, "rolling", texts, output_type="loglikelihood_rolling", doc_to_text="", doc_to_target="text",
-        metric_list=perplexity,
-    )  # fmt: skip
-    write_task(
-        folder, "writing", [{"text": sentence(rng, 5), "answer": "x"} for _ in range(5)], output_type="generate_until",
-        doc_to_text="text", doc_to_target="answer", generation_kwargs={"until": ["e"], "max_gen_toks": 9},
-        metric_list=[{"metric": "exact_match"}],
-    )  # fmt: skip
-
-
-def make_decoder(end_of_text: int | None = 0) -> Decoder:
-    config = DecoderConfig(
-        vocab_size=300, layers=2, width=32, heads=4, kv_heads=2, ffn=48, max_seq_len=MAX_LENGTH, end_of_text=end_of_text
-    )
-    decoder = build(config, seed=3)
-    with torch.no_grad():
-        for parameter in decoder.parameters():
-            parameter.mul_(4.0) if parameter.dim() > 1 else None
-    return decoder
-
-
-@pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tokenizer, tasks and an exported decoder."""
-    folder = tmp_path_factory.mktemp("harness")
-    write_tokenizer(folder / "tokenizer")
-    write_tasks(folder / "tasks")
-    decoder = make_decoder()
-    export(
-        folder / "hf", decoder.config, decoder.state_dict(), dtype=torch.float32,
-        tokenizer_folder=folder / "tokenizer", card=None,
-    )  # fmt: skip
-    return folder
-
-
-@pytest.fixture(scope="module")
-def theirs(room: Path) -> Any:
-    """The harness's own model on the exported folder."""
-    from lm_eval.models.huggingface import HFLM
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(room / "hf", dtype=torch.float32)
-    return HFLM(
-        pretrained=model,
-        tokenizer=load_tokenizer(room / "tokenizer"),
-        device="cpu",
-        batch_size=4,
-        max_length=MAX_LENGTH,
-    )
-
-
-@pytest.fixture(scope="module")
-def ours(room: Path) -> Any:
-    scorer = Scorer(make_decoder().eval(), Exchange(ALONE), MAX_LENGTH, batch_size=4)
-    return harness_model(scorer, load_tokenizer(room / "tokenizer"))
-
-
-def settings_of(room: Path, *tasks: str, **options: Any) -> BenchmarkSettings:
-    return BenchmarkSettings(tasks=list(tasks), task_paths=[str(room / "tasks")], batch_size=4, **options)
-
-
-def requests(*arguments: Any) -> list[Any]:
-    return [SimpleNamespace(args=each, task_name="test") for each in arguments]
-
-
-def random_pairs() -> list[tuple[str, str]]:
-    """Return contexts and continuations: empty and over-long contexts, spaces around the cut, shared answers."""
-    rng = random.Random(2)
-    pairs = [(sentence(rng, rng.randint(1, 60)), " " + sentence(rng, rng.randint(1, 8))) for _ in range(12)]
-    pairs += [("", "the cat"), ("the cat ", "sees"), ("the cat\n\n", " dog"), (END + "house", " cat")]
-    return pairs + [("which one: ", letter) for letter in "ABCD"] + pairs[:2]
+def values_of(*arguments: Any, **options: Any) -> dict[str, float | str]:
+    return evaluate_benchmarks(*arguments, **options).values
 
 
 def test_log_likelihoods_are_the_harness_models(ours: Any, theirs: Any) -> None:
@@ -222,9 +88,7 @@ def test_accuracies_are_the_harness_models(room: Path, theirs: Any) -> None:
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    values = evaluate_benchmarks(
-        make_decoder(), room / "tokenizer", settings_of(room, "choice", "rolling", "writing"), ALONE
-    )
+    values = values_of(make_decoder(), room / "tokenizer", settings_of(room, "choice", "rolling", "writing"), ALONE)
     with shelter(offline=True):
         found = simple_evaluate(
             model=theirs, tasks=["choice", "rolling", "writing"], bootstrap_iters=0, log_samples=False,
@@ -242,24 +106,11 @@ def test_accuracies_are_the_harness_models(room: Path, theirs: Any) -> None:
     assert "bench/rolling/bits_per_byte_stderr" not in values
 
 
-@pytest.fixture
-def no_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the harness's own list of tasks, which takes eight seconds to read."""
-    from lm_eval.tasks import TaskManager
-
-    build_index = TaskManager.__init__
-
-    def alone(self: Any, include_path: Any = None, include_defaults: bool = True) -> None:
-        build_index(self, include_path=include_path, include_defaults=False)
-
-    monkeypatch.setattr(TaskManager, "__init__", alone)
-
-
 @pytest.mark.usefixtures("no_defaults")
 def test_a_failing_task_is_told_and_the_others_run(room: Path, caplog: pytest.LogCaptureFixture) -> None:
     tasks = ("broken_field", "no_data", "chioce", "choice")
     with caplog.at_level(logging.WARNING, logger="train.harness"):
-        values = evaluate_benchmarks(make_decoder(), room / "tokenizer", settings_of(room, *tasks), ALONE)
+        values = values_of(make_decoder(), room / "tokenizer", settings_of(room, *tasks), ALONE)
     assert "missing" in str(values["bench/broken_field/error"])
     assert "no_data.jsonl" in str(values["bench/no_data/error"])
     assert "did you mean choice" in str(values["bench/chioce/error"])
@@ -273,13 +124,13 @@ def test_groups_and_tags_and_limits(room: Path, tmp_path: Path) -> None:
     (tmp_path / "tasks" / "both.yaml").write_text(
         yaml.safe_dump({"group": "both", "task": ["choice"], "aggregate_metric_list": [{"metric": "acc"}]})
     )
-    values = evaluate_benchmarks(make_decoder(), room / "tokenizer", settings_of(tmp_path, "both", limit=3), ALONE)
+    values = values_of(make_decoder(), room / "tokenizer", settings_of(tmp_path, "both", limit=3), ALONE)
     assert values["bench/both/acc"] == values["bench/choice/acc"] == values["bench/avg"]
     assert float(values["bench/avg"]) * 3 == pytest.approx(round(float(values["bench/avg"]) * 3))
 
 
 def test_no_tasks_cost_nothing(room: Path) -> None:
-    assert evaluate_benchmarks(make_decoder(), Path("nowhere"), BenchmarkSettings(), ALONE) == {}
+    assert values_of(make_decoder(), Path("nowhere"), BenchmarkSettings(), ALONE) == {}
     check_tasks(BenchmarkSettings(task_paths=["nowhere"]))
 
 
@@ -346,11 +197,11 @@ def run_rank(rank: int, size: int, port: int, room: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     world = World(rank, size, rank, size, torch.device("cpu"))
-    values = evaluate_benchmarks(make_decoder(), room / "tokenizer", settings_of(room, *TASKS_OF_TWO), world)
+    values = values_of(make_decoder(), room / "tokenizer", settings_of(room, *TASKS_OF_TWO), world)
     failing = make_decoder()
     if rank == 1:
         failing.embedding.register_forward_hook(no_memory)
-    failed = evaluate_benchmarks(failing, room / "tokenizer", settings_of(room, "writing", "choice"), world)
+    failed = values_of(failing, room / "tokenizer", settings_of(room, "writing", "choice"), world)
     failures = []
     exchange = Exchange(world)
     for step, error in ((f"step {rank}", None), ("step", "no memory" if rank == 1 else None)):
@@ -365,7 +216,7 @@ def run_rank(rank: int, size: int, port: int, room: Path, folder: Path) -> None:
 
 def test_two_ranks_return_what_one_returns(room: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    alone = evaluate_benchmarks(make_decoder(), room / "tokenizer", settings_of(room, *TASKS_OF_TWO), ALONE)
+    alone = values_of(make_decoder(), room / "tokenizer", settings_of(room, *TASKS_OF_TWO), ALONE)
     mp.spawn(run_rank, args=(2, free_port(), room, tmp_path), nprocs=2)
     for rank in range(2):
         values, failed, failures = json.loads((tmp_path / f"{rank}.json").read_text())

@@ -42,6 +42,13 @@ def answer(room: str, output: str) -> int:
     return 0
 
 
+def evaluate(words: list[str]) -> int:
+    """Be a rank of `pdpc evaluate`."""
+    from launch.evaluation.__main__ import main
+
+    return main(words)
+
+
 def _answers(world: World, room: Path, stage: int) -> dict[str, Any]:
     words = ["output=o", "arm=a", "data.tokens=t", "data.order=o", "precision=fp32", f"zero.stage={stage}"]
     settings = compose("train", TrainSettings, [*words, "micro_batch_size=2"])

@@ -83,6 +83,23 @@ def test_a_task_that_hangs_on_one_rank_is_ended_on_all(found: dict[tuple[int, in
         assert late == found[1, 0]["late"]
 
 
+def test_a_model_is_evaluated_alike_by_one_process_and_by_ranks(
+    room: Path, forks: Forks, tokens_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"model={room / 'hf'}", f"benchmarks.task_paths=[{room / 'tasks'}]", "benchmarks.batch_size=4"]
+    words.append("benchmarks.tasks=[choice,broken_field,writing]")
+    assert main(["evaluate", *words, f"output={tmp_path / 'one.json'}"]) == 1  # one task is broken
+    arguments = {"words": [*words, f"output={tmp_path / 'two.json'}"]}
+    ranks = forks.start("tests.train.harness.ranks:evaluate", arguments, 2, tmp_path / "log")
+    assert ranks.wait(PATIENCE_S) == [1, 1], ranks.told()
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one == two
+    assert one["stage/failed"] == "broken_field"
+    assert {"bench/choice/acc", "bench/writing/exact_match", "bench/avg"} <= one.keys()
+    assert main(["evaluate", *words, f"tokens={tokens_folder}"]) == 2
+    assert "were made with another tokenizer than" in capfd.readouterr().err
+
+
 def test_a_task_that_kills_is_passed_over_by_the_next_life_and_repaired_later(
     forks: Forks, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

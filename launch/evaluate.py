@@ -2,7 +2,7 @@
 
     pdpc evaluate run=runs/pdpc benchmarks.tasks=[arc_easy]     the newest checkpoint; the run's records stay
     pdpc evaluate run=runs/pdpc stages=failed                   failed stages once more, into the run's records
-    pdpc evaluate model=export tokens=tokens processes=8 ...    a Hugging Face folder, by eight ranks
+    pdpc evaluate folder=export tokens=tokens processes=8 ...   a Hugging Face folder, by eight ranks
     pdpc evaluate --pack packs/arc benchmarks.tasks=[arc_easy]  tasks with their data, for a machine without internet
 
 The exit code is 1 when a part of what was asked failed.
@@ -29,12 +29,12 @@ class EvaluateSettings:
     """RUN folder; its newest checkpoint is evaluated, unless stages says otherwise."""
     stages: str | None = None
     """failed, or the number of a stage: ask the run's own questions again and put the answers into its records."""
-    model: str | None = None
+    folder: str | None = None
     """Instead of a run: a Hugging Face folder of the Llama type (as pdpc export writes), or one checkpoint's folder."""
     tokens: str | None = None
-    """With model: TOKENS whose validation slice gives its held-out loss; null: benchmarks alone."""
+    """With folder: TOKENS whose validation slice gives its held-out loss; null: benchmarks alone."""
     output: str | None = None
-    """With model: JSON file for the values; null: they are only printed."""
+    """With folder: JSON file for the values; null: they are only printed."""
     weights: str = "last"
     """last, or running: the running average that a run with averaging.decay keeps."""
     average: int = 1
@@ -49,10 +49,10 @@ class EvaluateSettings:
     """Harness tasks."""
 
     def __post_init__(self) -> None:
-        given = [name for name in ("run", "model", "pack") if getattr(self, name) is not None]
+        given = [name for name in ("run", "folder", "pack") if getattr(self, name) is not None]
         if len(given) != 1:
-            told = f"both {' and '.join(given)} are given" if given else "neither run, model nor pack is given"
-            raise ValueError(f"{told}: give one of run=RUN, model=FOLDER and pack=FOLDER")
+            told = f"both {' and '.join(given)} are given" if given else "neither run, folder nor pack is given"
+            raise ValueError(f"{told}: give one of run=RUN, folder=FOLDER and pack=FOLDER")
         check_choice(self.weights, self.average)
         chosen = self.weights != "last" or self.average > 1
         if chosen and (self.run is None or self.stages is not None):
@@ -63,8 +63,8 @@ class EvaluateSettings:
             if self.stages != FAILED_STAGES and not (self.stages.isdecimal() and int(self.stages) > 0):
                 raise ValueError(f"stages={self.stages!r} must be failed, or the number of a stage from 1")
         for name in ("tokens", "output"):
-            if getattr(self, name) is not None and self.model is None:
-                raise ValueError(f"{name} goes with model=FOLDER: a run names its own")
+            if getattr(self, name) is not None and self.folder is None:
+                raise ValueError(f"{name} goes with folder=FOLDER: a run names its own")
         if self.pack is not None and not self.benchmarks.tasks:
             raise ValueError("benchmarks.tasks is empty: name what is to be packed")
         if self.processes < 1:

@@ -49,10 +49,10 @@ MAY_DIFFER = (
 
 def evaluate_asked(settings: EvaluateSettings, overrides: Sequence[str], world: World) -> int:
     """Evaluate what the settings name; every rank calls this. Return 1 when a part failed, else 0."""
-    if settings.model is not None:
-        found = _evaluate_model(settings, Path(settings.model), world)
+    if settings.folder is not None:
+        found = _evaluate_folder(settings, Path(settings.folder), world)
         return int(bool(found.failed))
-    assert settings.run is not None, "the settings name a run, a model or a pack"
+    assert settings.run is not None, "the settings name a run, a folder or a pack"
     if settings.stages is not None:
         return _evaluate_stages(settings, Path(settings.run), overrides, world)
     found = _evaluate_newest(settings, Path(settings.run), world)
@@ -75,7 +75,7 @@ def _evaluate_newest(settings: EvaluateSettings, run: Path, world: World) -> Eva
     return found
 
 
-def _evaluate_model(settings: EvaluateSettings, folder: Path, world: World) -> Evaluated:
+def _evaluate_folder(settings: EvaluateSettings, folder: Path, world: World) -> Evaluated:
     """Evaluate a Hugging Face folder, or the folder of one checkpoint of a run."""
     check_tasks(settings.benchmarks)
     if (folder / MANIFEST).is_file():
@@ -158,7 +158,8 @@ def _chosen(run: Path, stages: str) -> list[Record]:
         if not wanted:
             known = ", ".join(str(record["stage"]) for _, record in sorted(last.items())) or "none"
             raise ValueError(f"run {run} has no record of stage {stages} (it has {known})")
-    there, gone = [], []
+    there: list[Record] = []
+    gone: list[Record] = []
     for record in wanted:
         folder = checkpoint.folder_of(run / CHECKPOINTS, record["step"])
         (there if folder.is_dir() else gone).append(record)

@@ -13,7 +13,7 @@ import torch
 from tests.train.harness.room import MAX_LENGTH, make_decoder, random_pairs, requests, sentence, settings_of
 from train.compose import compose
 from train.engine import Engine
-from train.exchange import Exchange
+from train.exchange import Exchange, RankFailed
 from train.harness import evaluate_benchmarks
 from train.harness_model import harness_model, load_tokenizer
 from train.scorer import Scorer
@@ -22,6 +22,7 @@ from train.world import World, start
 
 STAGES = (0, 3)
 BATCH = 4
+TASKS = ("choice", "broken_field", "rolling", "writing")
 
 
 def asked() -> dict[str, list[Any]]:
@@ -37,6 +38,7 @@ def answer(room: str, output: str) -> int:
     world = start(threads=1)
     found: dict[str, Any] = {str(stage): _answers(world, Path(room), stage) for stage in STAGES}
     found["late"] = _late(world, Path(room))
+    found["tasks"] = _tasks(world, Path(room))
     Path(output, f"{world.size}_{world.rank}.json").write_text(json.dumps(found))
     world.barrier()
     return 0
@@ -59,6 +61,26 @@ def _answers(world: World, room: Path, stage: int) -> dict[str, Any]:
         found = {kind: getattr(model, kind)(requests(*arguments)) for kind, arguments in asked().items()}
     engine.destroy()
     return found
+
+
+def _tasks(world: World, room: Path) -> dict[str, Any]:
+    """Run tasks, tasks on ranks of which one has no memory, and meetings at which the ranks are not of one mind."""
+    values = evaluate_benchmarks(make_decoder(), room / "tokenizer", settings_of(room, *TASKS), world).values
+    failing = make_decoder()
+    if world.rank == world.size - 1:
+        failing.embedding.register_forward_hook(_no_memory)
+    failed = evaluate_benchmarks(failing, room / "tokenizer", settings_of(room, "writing", "choice"), world).values
+    failures = []
+    for step, error in ((f"step {world.rank}", None), ("step", "no memory" if world.rank == 1 else None)):
+        try:
+            Exchange(world).gather(step, error=error)
+        except RankFailed as failure:
+            failures.append(str(failure))
+    return {"values": values, "failed": failed, "failures": failures}
+
+
+def _no_memory(*_: object) -> None:
+    raise RuntimeError("no memory on this rank")
 
 
 def _late(world: World, room: Path) -> dict[str, float | str]:

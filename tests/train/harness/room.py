@@ -60,7 +60,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def write_task(folder: Path, name: str, rows: list[dict[str, Any]], **config: Any) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     data = folder / f"{name}.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}}
@@ -113,7 +113,7 @@ def write_misdeeds(folder: Path, questions: list[dict[str, Any]], config: dict[s
 
     `hangs` does so where HANGS is set; `deadly` ends the process while FOLDER/death exists.
     """
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "misdeeds.py").write_text(MISDEEDS)
     for name in ("hangs", "deadly"):
         write_task(folder, name, questions, **config)

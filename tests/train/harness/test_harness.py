@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
@@ -13,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import yaml
 
 from tests.train.harness.room import (
@@ -27,12 +24,11 @@ from tests.train.harness.room import (
     settings_of,
     write_tasks,
 )
-from train.exchange import Exchange, RankFailed
+from train.exchange import Exchange
 from train.harness import evaluate_benchmarks
 from train.harness_shelter import shelter
 from train.harness_tasks import BenchmarkSettings, check_tasks
 from train.scorer import Scorer
-from train.world import World, free_port
 
 
 def values_of(*arguments: Any, **options: Any) -> dict[str, float | str]:
@@ -184,44 +180,3 @@ def test_requests_that_cannot_be_scored_are_refused() -> None:
         scorer.log_likelihoods([([1], [1, 2, 3, 4, 5])])
     with pytest.raises(ValueError, match="generating 4 tokens leaves no room for a prompt in max_length=4"):
         scorer.continuations([[1]], new_tokens=4, finished=lambda added: False)
-
-
-TASKS_OF_TWO = ("choice", "broken_field", "rolling", "writing")
-
-
-def no_memory(*_: object) -> None:
-    raise RuntimeError("no memory on this rank")
-
-
-def run_rank(rank: int, size: int, port: int, room: Path, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
-    world = World(rank, size, rank, size, torch.device("cpu"))
-    values = values_of(make_decoder(), room / "tokenizer", settings_of(room, *TASKS_OF_TWO), world)
-    failing = make_decoder()
-    if rank == 1:
-        failing.embedding.register_forward_hook(no_memory)
-    failed = values_of(failing, room / "tokenizer", settings_of(room, "writing", "choice"), world)
-    failures = []
-    exchange = Exchange(world)
-    for step, error in ((f"step {rank}", None), ("step", "no memory" if rank == 1 else None)):
-        try:
-            exchange.gather(step, error=error)
-        except RankFailed as failure:
-            failures.append(str(failure))
-    (folder / f"{rank}.json").write_text(json.dumps([values, failed, failures]))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def test_two_ranks_return_what_one_returns(room: Path, tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    alone = values_of(make_decoder(), room / "tokenizer", settings_of(room, *TASKS_OF_TWO), ALONE)
-    mp.spawn(run_rank, args=(2, free_port(), room, tmp_path), nprocs=2)
-    for rank in range(2):
-        values, failed, failures = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert values == alone
-        error = "RuntimeError: no memory on this rank"
-        assert failed == {"bench/writing/error": error, "bench/choice/error": error}
-        assert failures[0].startswith("the ranks were asked different things (['step 0', 'step 1'])")
-        assert failures[1] == "no memory"

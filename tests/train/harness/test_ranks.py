@@ -51,7 +51,7 @@ def expected(theirs: Any) -> dict[str, Any]:
 
 def test_the_requests_do_not_divide() -> None:
     for arguments in asked().values():
-        assert len(set(map(str, arguments))) % (2 * BATCH) not in (0, BATCH)
+        assert len(arguments) % BATCH
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -83,10 +83,22 @@ def test_a_task_that_hangs_on_one_rank_is_ended_on_all(found: dict[tuple[int, in
         assert late == found[1, 0]["late"]
 
 
+def test_two_ranks_give_the_values_of_one_and_fail_together(found: dict[tuple[int, int], Any]) -> None:
+    one = found[1, 0]["tasks"]
+    assert "bench/broken_field/error" in one["values"]
+    for rank in range(2):
+        two = found[2, rank]["tasks"]
+        error = "RuntimeError: no memory on this rank"
+        assert two["values"] == one["values"]
+        assert two["failed"] == {"bench/writing/error": error, "bench/choice/error": error}
+        assert two["failures"][0].startswith("the ranks were asked different things (['step 0', 'step 1'])")
+        assert two["failures"][1] == "no memory"
+
+
 def test_a_model_is_evaluated_alike_by_one_process_and_by_ranks(
     room: Path, forks: Forks, tokens_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = [f"model={room / 'hf'}", f"benchmarks.task_paths=[{room / 'tasks'}]", "benchmarks.batch_size=4"]
+    words = [f"folder={room / 'hf'}", f"benchmarks.task_paths=[{room / 'tasks'}]", "benchmarks.batch_size=4"]
     words.append("benchmarks.tasks=[choice,broken_field,writing]")
     assert main(["evaluate", *words, f"output={tmp_path / 'one.json'}"]) == 1  # one task is broken
     arguments = {"words": [*words, f"output={tmp_path / 'two.json'}"]}

@@ -44,9 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure and report."""
     options = _options(arguments)
     settings: dict[str, Any] = chosen(options)
-    settings["questions"] = None if options.questions is None else str(options.questions)
+    settings["questions"] = "made up" if options.questions is None else "arc_easy, hellaswag"
     with work_folder(options.work) as work:
-        pairs = requests(settings)
+        pairs = requests(settings, options.questions)
         (work / "requests.json").write_text(json.dumps(pairs), "utf-8")
         given = {**settings, "requests_file": str(work / "requests.json"), "model": str(work / "model")}
         _write_model(given, pairs)
@@ -78,17 +78,16 @@ def _one_side(settings: dict[str, Any], work: Path, environment: dict[str, str],
     return measure(NAME, side, settings, work, environment)
 
 
-def requests(settings: Settings) -> list[Pair]:
-    """Return (context, continuation) of every request."""
-    if settings["questions"] is None:
+def requests(settings: Settings, folder: Path | None) -> list[Pair]:
+    """Return (context, continuation) of every request; `folder` holds the questions, None: they are made up."""
+    if folder is None:
         found = _made_up(settings)
     else:
-        folder = Path(settings["questions"])
         two = zip_longest(_arc(folder / "arc_easy"), _hellaswag(folder / "hellaswag"))
         found = (pair for both in two for question in both if question for pair in question)
     pairs = [pair for pair, _ in zip(found, range(settings["requests"]), strict=False)]
     if len(pairs) < settings["requests"]:
-        raise SystemExit(f"--requests {settings['requests']}: there are {len(pairs)}: ask for fewer")
+        raise SystemExit(f"--requests {settings['requests']}: there are only {len(pairs)}, ask for fewer")
     return pairs
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,6 +74,8 @@ def write_pack(folder: Path, settings: BenchmarkSettings) -> None:
                         log.info("%-40s %d questions", label, documents[label])
         packed = BenchmarkSettings(tasks=settings.tasks, task_paths=[str(draft.path)])
         _compare(packed, prints)
+        for compiled in list(draft.path.rglob("__pycache__")):
+            shutil.rmtree(compiled)
         draft.facts |= {"documents": documents, "groups": groups, "lm_eval": version("lm_eval")}
     log.info("%d tasks are in %s: use them with benchmarks.task_paths=[%s]", len(documents), folder, folder)
 

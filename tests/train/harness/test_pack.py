@@ -65,6 +65,7 @@ def test_a_pack_gives_the_same_results_and_is_whole(packed: Path, monkeypatch: p
     assert manifest.facts["documents"].keys() == {"choice", "coded", "writing"}
     assert manifest.facts["groups"] == ["both"]
     assert {"tasks/both/both.yaml", "tasks/coded/coded.yaml", "tasks/coded/code.py"} <= manifest.files.keys()
+    assert {Path(name).suffix for name in manifest.files} == {".yaml", ".py", ".parquet"}
     assert "half" not in (packed / "tasks" / "coded" / "coded.yaml").read_text()  # a tag that is not here as a whole
     settings = BenchmarkSettings(["both"], [str(packed)])
     check_tasks(settings)

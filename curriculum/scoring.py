@@ -25,7 +25,7 @@ from curriculum.progress import Meter, ScoreProgress
 from curriculum.score_checks import warnings_of
 from curriculum.score_table import show
 from curriculum.scores import KIND, DocumentsWriter, Scores, SliceWriter
-from curriculum.token_bytes import byte_lengths
+from curriculum.token_bytes import byte_lengths, bytes_of
 from curriculum.tokens import IGNORED, Tokens
 from curriculum.work import said_of_done, work_here
 
@@ -243,7 +243,7 @@ class ChunkScorer:
         bytes_N = np.zeros(len(ids_N), dtype=np.int64)
         if lengths_V is not None:
             for rows in self._batches(ids_N):
-                bytes_N[rows] = _bytes_of(part.sample(ids_N[rows])[:, 1:], lengths_V).sum(axis=1)
+                bytes_N[rows] = bytes_of(part.sample(ids_N[rows])[:, 1:], lengths_V).sum(axis=1)
         return {"tokens": part.real_tokens(ids_N).astype(np.int32), "bytes": bytes_N.astype(np.int32)}
 
     def _losses(self, part: Tokens, ids_N: NDArray[np.int64], limit: int | None) -> dict[str, NDArray[np.float32]]:
@@ -281,9 +281,7 @@ class ChunkScorer:
             real_BT = samples_BS[:, 1:] != IGNORED
             keep("document", np.concatenate([pairs[:, 0] for pairs in found]))
             keep("document_tokens", sizes.astype(np.int32))
-            counted = (
-                _bytes_of(samples_BS[:, 1:], lengths_V)[real_BT] if lengths_V is not None else 0 * real_BT[real_BT]
-            )
+            counted = bytes_of(samples_BS[:, 1:], lengths_V)[real_BT] if lengths_V is not None else 0 * real_BT[real_BT]
             keep("document_bytes", np.add.reduceat(counted.astype(np.int64), starts))
             for name, reference in self.references.items():
                 if reference.text is not None:
@@ -336,11 +334,6 @@ def write_scores(
     scorer = ChunkScorer(tokens, {name: load() for name, load in references.items()}, options)
     work_here(job, lambda: ScoringWorker(job, scorer))
     return job.finish()
-
-
-def _bytes_of(labels_BT: NDArray[np.int64], lengths_V: NDArray[np.int64]) -> NDArray[np.int64]:
-    known = (labels_BT >= 0) & (labels_BT < len(lengths_V))
-    return np.where(known, lengths_V[np.where(known, labels_BT, 0)], 0)
 
 
 def _refuse_bad(name: str, chunk: Chunk, loss_N: NDArray[np.float32], scored: NDArray[np.int64]) -> None:

@@ -54,6 +54,12 @@ def byte_lengths(folder: Path) -> npt.NDArray[np.int64] | None:
     return None if spelled is None else np.array([len(part) for part in spelled], dtype=np.int64)
 
 
+def bytes_of(labels_BT: npt.NDArray[np.int64], lengths_V: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the bytes of every label, of its shape; 0 for an ignored one and one that the tokenizer does not have."""
+    known = (labels_BT >= 0) & (labels_BT < len(lengths_V))
+    return np.where(known, lengths_V[np.where(known, labels_BT, 0)], 0)
+
+
 def _byte_level(data: dict[str, Any]) -> bool:
     """Tell whether a tokenizer.json spells bytes as characters: ByteLevel stands in its decoder or pre-tokenizer."""
     text = json.dumps([data.get("decoder"), data.get("pre_tokenizer")])

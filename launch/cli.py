@@ -71,9 +71,9 @@ def _train() -> Any:
 
 
 def _evaluate() -> Any:
-    from train import evaluation
+    from launch import evaluate
 
-    return evaluation.EvaluateSettings, evaluation.run, {}
+    return evaluate.EvaluateSettings, evaluate.run, {}
 
 
 def _report() -> Any:
@@ -125,14 +125,18 @@ VERBS: dict[str, Verb] = {
     "arrange": Verb("SCORES and a preference to an ORDER that uses every sample once", _arrange),
     "replan": Verb("a new order for what an ORDER has not been read of yet", _replan, first="order"),
     "train": Verb("an ORDER to a RUN, by DeepSpeed; run it again to go on", _train, hands_on=True),
-    "evaluate": Verb("held-out loss and benchmarks of a run's newest checkpoint", _evaluate),
+    "evaluate": Verb(
+        "held-out loss and benchmarks of a run or a model; a failed stage again; with --pack, tasks for offline use",
+        _evaluate,
+        hands_on=True,
+    ),
     "report": Verb(
         "a page that shows arms beside each other; with --wandb, a run replayed to W&B", _report, first="runs.run"
     ),
     "export": Verb("a run's newest checkpoint as a Hugging Face folder", _export),
     "megatron": Verb("a slice of TOKENS as Megatron's .bin and .idx, a pair a source", _megatron),
     "inspect": Verb("an order's plan, checks and steps; of any artifact, what made it", _inspect, first="folder"),
-    "doctor": Verb("the fault points of a drill (--faults)", _doctor),
+    "doctor": Verb("whether benchmarks will run, before a run needs them; the fault points of a drill", _doctor),
     "launch": Verb("a hostfile or an sbatch script, and the run on a cluster", _launch),
     "demo": Verb("the whole road on the text of this machine, both arms, a page at the end", _demo),
 }

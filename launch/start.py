@@ -29,7 +29,6 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
     from train.identity import check_acceptable
     from train.inputs import open_inputs
     from train.runfolder import finished
-    from train.world import SUPERVISOR, free_port
 
     check_acceptable(settings.accept_change)
     inputs = open_inputs(settings)
@@ -38,26 +37,29 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
     if finished(Path(settings.output), settings, inputs):
         print(f"run {settings.output} is finished: reused")
         return 0
-    command = [
-        sys.executable,
-        "-m",
-        "deepspeed.launcher.runner",
-        "-q",
-        "--hostfile",
-        "none",
-        "--num_gpus",
-        str(processes),
-        "--master_addr",
-        "127.0.0.1",
-        "--master_port",
-        str(free_port()),
-        "--no_local_rank",
-        "--module",
-        "train",
-        *overrides,
-    ]
-    threads = settings.threads or max(1, (os.cpu_count() or 1) // processes)
-    environment = {
+    command = launcher_command("train", processes, overrides)
+    environment = launcher_environment(settings.threads or max(1, (os.cpu_count() or 1) // processes))
+    code = supervise(command, environment, settings.hang_timeout_s)
+    if code == 0 and not finished(Path(settings.output), settings, inputs):
+        print(f"run {settings.output} was cut off: run the same command again to go on", file=sys.stderr)
+        return FAILED
+    return code
+
+
+def launcher_command(module: str, processes: int, words: Sequence[str]) -> list[str]:
+    """Return the command by which DeepSpeed's launcher starts `python -m MODULE WORDS` as ranks on this machine."""
+    from train.world import free_port
+
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", "-q", "--hostfile", "none"]
+    command += ["--num_gpus", str(processes), "--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+    return [*command, "--no_local_rank", "--module", module, *words]
+
+
+def launcher_environment(threads: int) -> dict[str, str]:
+    """Return the environment of a launcher; its ranks have so many CPU threads, and leave when this process is gone."""
+    from train.world import SUPERVISOR
+
+    return {
         **os.environ,
         SUPERVISOR: str(os.getpid()),
         "OMP_NUM_THREADS": str(threads),
@@ -65,11 +67,6 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
         "DEEPSPEED_LOG_LEVEL": "warning",
         **({} if _gpus() else {"DS_ACCELERATOR": "cpu"}),
     }
-    code = supervise(command, environment, settings.hang_timeout_s)
-    if code == 0 and not finished(Path(settings.output), settings, inputs):
-        print(f"run {settings.output} was cut off: run the same command again to go on", file=sys.stderr)
-        return FAILED
-    return code
 
 
 def supervise(command: Sequence[str], environment: Mapping[str, str], hang_timeout_s: float | None = None) -> int:

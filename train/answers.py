@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +33,31 @@ class Items:
         return float((self.values * self.weights).sum() / self.weights.sum())
 
 
+@dataclass
+class Evaluated:
+    """What an evaluation, or a part of one, has found."""
+
+    values: dict[str, float | str] = field(default_factory=dict)
+    """Measures and messages of failures, by the keys of metrics.jsonl."""
+    answers: dict[str, Items] = field(default_factory=dict)
+    """Items of the measures that are means over items."""
+    failed: list[str] = field(default_factory=list)
+    """Names of the parts that failed: tasks, or `heldout`."""
+
+    def add(self, other: Evaluated) -> None:
+        """Take in what another part has found."""
+        self.values |= other.values
+        self.answers |= other.answers
+        self.failed += other.failed
+
+
 def answers_path(run: Path, step: int) -> Path:
     """Return the file of a RUN folder that holds the answers of a step."""
     return run / EVALUATIONS / f"step_{step:08d}.parquet"
 
 
 def write_answers(path: Path, answers: Mapping[str, Items]) -> None:
-    """Write the items of every measure, whole or not; keys as in metrics.jsonl (`val/loss`, `bench/<task>/<metric>`)."""
+    """Write the items of every measure, all or nothing; keys as in metrics.jsonl (`val/loss`, `bench/<task>/acc`)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

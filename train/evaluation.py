@@ -1,84 +1,51 @@
-"""Evaluation: held-out loss and benchmarks of one model, at a stage end or by `pdpc evaluate`."""
+"""Evaluation: held-out loss and benchmarks of one model, at a stage end or by `pdpc evaluate`.
+
+It never ends a run: what fails is told in the record, by name under `stage/failed`, and can be evaluated again.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from curriculum.artifact import ArtifactError, write_text
-from curriculum.scores import Scores
 from curriculum.tokens import Tokens
 from models.config import DecoderConfig
 from models.decoder import Decoder
 from train import checkpoint
-from train.averaging import check_choice, choose_weights
-from train.harness import BenchmarkSettings, check_tasks, evaluate_benchmarks
+from train.answers import Evaluated
+from train.attempts import Attempts
+from train.exchange import Exchange, RankFailed
+from train.harness import evaluate_benchmarks
+from train.harness_tasks import BenchmarkSettings
 from train.heldout import HeldoutSettings, evaluate_heldout
-from train.inputs import VALIDATION
-from train.runfolder import read_run
 from train.world import World
 
 log = logging.getLogger(__name__)
 
-Values = dict[str, float | str]
+FAILED = "stage/failed"
+"""Key of a stage record with the names of the parts that failed, joined by commas; absent when none did."""
+HELDOUT = "heldout"
+"""Name of the held-out loss among them."""
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
-    """What `pdpc evaluate` is told."""
+class Questions:
+    """What a model is asked."""
 
-    run: str
-    """RUN folder; its newest checkpoint is evaluated."""
-    weights: str = "last"
-    """last, or running: the running average that a run with averaging.decay keeps."""
-    average: int = 1
-    """Take the mean of so many newest checkpoints."""
-    heldout: HeldoutSettings = field(default_factory=HeldoutSettings)
-    """Held-out loss."""
-    benchmarks: BenchmarkSettings = field(default_factory=BenchmarkSettings)
-    """Harness tasks."""
-
-    def __post_init__(self) -> None:
-        check_choice(self.weights, self.average)
-
-
-def run(settings: EvaluateSettings) -> Values:
-    """Evaluate the newest checkpoint of a run in this process; print and keep the values in `evaluations/`."""
-    check_tasks(settings.benchmarks)
-    folder = Path(settings.run)
-    validation, pd = _heldout_of(read_run(folder))
-    chosen = choose_weights(folder, settings.weights, settings.average)
-    alone = World(0, 1, 0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    decoder = decoder_of(*chosen.read()).to(alone.device)
-    values = evaluate(decoder, validation, pd, settings.heldout, settings.benchmarks, alone)
-    target = folder / "evaluations" / f"{chosen.name}.json"
-    target.parent.mkdir(exist_ok=True)
-    write_text(target, json.dumps(values, indent=1) + "\n")
-    for name, value in values.items():
-        log.info("%-40s %s", name, value if isinstance(value, str) else f"{value:.4f}")
-    log.info("written to %s", target)
-    return values
-
-
-def _heldout_of(facts: dict[str, Any]) -> tuple[Tokens, NDArray[np.float32] | None]:
-    """Return the validation slice of a run and its PD. Raises ArtifactError when they are not what the run used."""
-    paths, prints = facts["paths"], facts["fingerprints"]
-    validation = Tokens.open(paths["tokens"], VALIDATION)
-    scores = Scores.open(paths["scores"], VALIDATION) if paths["scores"] else None
-    for name, found in (("validation", validation), ("scores", scores)):
-        if found is not None and found.fingerprint != prints[name]:
-            raise ArtifactError(
-                f"{found.folder} is not what the run used ({name}: {found.fingerprint} there, {prints[name]} in the "
-                "run): put the old folder back"
-            )
-    return validation, scores.column("pd") if scores else None
+    tokenizer_folder: Path
+    validation: Tokens | None
+    """Held-out text; None: it is not asked for a loss."""
+    pd: NDArray[np.float32] | None
+    """PD of the validation samples."""
+    heldout: HeldoutSettings
+    benchmarks: BenchmarkSettings
 
 
 def load_decoder(source: Path) -> Decoder:
@@ -98,14 +65,37 @@ def decoder_of(config: DecoderConfig, state: dict[str, torch.Tensor]) -> Decoder
 
 def evaluate(
     decoder: Decoder,
-    validation: Tokens,
-    pd: NDArray[np.float32] | None,
-    heldout: HeldoutSettings,
-    benchmarks: BenchmarkSettings,
+    asked: Questions,
     world: World,
-) -> Values:
-    """Return the stage record's values; every rank calls this and gets the same."""
+    *,
+    attempts: Attempts | None = None,
+    watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> Evaluated:
+    """Return the stage record's values, and the answers item by item; every rank calls this and gets the same.
+
+    A held-out loss that cannot be computed is `val/error`, a task that fails `bench/<task>/error`; both are messages,
+    and `stage/failed` names them. `attempts` and `watch` as in `evaluate_benchmarks`.
+    """
+    found = Evaluated()
     with torch.inference_mode():
-        values: Values = {**evaluate_heldout(decoder, validation, pd, heldout, world)}
-        values |= evaluate_benchmarks(decoder, validation.tokenizer_folder, benchmarks, world)
-    return values
+        if asked.validation is not None:
+            found.add(_heldout(decoder, asked.validation, asked, world))
+        found.add(
+            evaluate_benchmarks(
+                decoder, asked.tokenizer_folder, asked.benchmarks, world, attempts=attempts, watch=watch
+            )
+        )
+    if found.failed:
+        found.values[FAILED] = ",".join(found.failed)
+    return found
+
+
+def _heldout(decoder: Decoder, validation: Tokens, asked: Questions, world: World) -> Evaluated:
+    def work() -> Evaluated:
+        return evaluate_heldout(decoder, validation, asked.pd, asked.heldout, world)
+
+    try:
+        return Exchange(world).run("held-out loss", work)
+    except RankFailed as failure:
+        log.warning("held-out loss failed: %s", failure)
+        return Evaluated({"val/error": str(failure)}, failed=[HELDOUT])

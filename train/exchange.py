@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
+from train.deadline import Deadline, TooLate
 from train.world import World
+
+T = TypeVar("T")
 
 
 class RankFailed(RuntimeError):
@@ -18,6 +22,8 @@ class Exchange:
     """Meetings of all ranks. Each rank brings a value or an error; each leaves with everyone's values or the error."""
 
     world: World
+    deadline: Deadline = field(default_factory=Deadline)
+    """Never breaks a meeting off."""
 
     def gather(self, step: str, value: Any = None, *, error: str | None = None) -> list[Any]:
         """Return every rank's `value` (anything JSON can hold), by rank.
@@ -25,15 +31,33 @@ class Exchange:
         Raises RankFailed with the lowest rank's `error` if any brought one, or if the ranks met at different steps. A
         rank that has failed outside a meeting calls this once with its error: the others are told at their next one.
         """
-        told = _all_gather(json.dumps([step, value, error]).encode(), self.world)
-        notes = [json.loads(text) for text in told]
-        failures = [error for _, _, error in notes if error is not None]
-        if failures:
-            raise RankFailed(failures[0])
-        steps = [step for step, _, _ in notes]
-        if len(set(steps)) > 1:
-            raise RankFailed(f"the ranks were asked different things ({steps}): give all of them the same task files")
-        return [value for _, value, _ in notes]
+        with self.deadline.held():
+            told = _all_gather(json.dumps([step, value, error]).encode(), self.world)
+            notes = [json.loads(text) for text in told]
+            failures = [error for _, _, error in notes if error is not None]
+            steps = [step for step, _, _ in notes]
+            if not failures and len(set(steps)) > 1:
+                failures = [f"the ranks were asked different things ({steps}): give all of them the same task files"]
+            if failures:
+                self.deadline.lift()  # all ranks know that the work is over: nobody may fail once more
+                raise RankFailed(failures[0])
+            return [value for _, value, _ in notes]
+
+    def run(self, step: str, work: Callable[[], T]) -> T:
+        """Return what `work` gives on this rank, once it has ended well on every rank; all ranks call this together.
+
+        Raises RankFailed on all of them if one could not do it, whatever the reason: an error, being late, or
+        SystemExit. Inside, ranks may meet through this exchange alone.
+        """
+        try:
+            value = work()
+        except RankFailed:
+            raise
+        except (Exception, SystemExit, TooLate) as error:
+            self.gather(step, error=f"{type(error).__name__}: {error}")
+            raise AssertionError("a gathering with an error always raises") from error
+        self.gather(step)
+        return value
 
 
 def _all_gather(text: bytes, world: World) -> list[bytes]:

@@ -70,7 +70,7 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chose
         config,
         state,
         dtype=DTYPES[dtype],
-        tokenizer_folder=_tokenizer_folder(run_folder, facts),
+        tokenizer_folder=tokenizer_folder(run_folder, facts),
         card=card,
     )
     return True
@@ -81,7 +81,7 @@ def newest_checkpoint(run_folder: Path) -> Path:
     return choose_weights(run_folder).sources[0]
 
 
-def _tokenizer_folder(run_folder: Path, facts: dict[str, Any]) -> Path:
+def tokenizer_folder(run_folder: Path, facts: dict[str, Any]) -> Path:
     """Return where the run's own tokenizer lies: in TOKENS, or in the export that the run ended with."""
     for folder in (Path(facts["paths"]["tokens"]) / "tokenizer", run_folder / EXPORT):
         if (folder / TOKENIZER_FILE).is_file() and tokenizer_fingerprint(folder) == facts["fingerprints"]["tokenizer"]:

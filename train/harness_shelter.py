@@ -6,7 +6,7 @@ import logging
 import os
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,16 @@ LOCAL_FORMATS = ("arrow", "csv", "json", "pandas", "parquet", "text")
 
 
 @contextmanager
-def shelter(offline: bool) -> Iterator[None]:
-    """Prepare the process for the harness and undo all of it afterwards. Safe in several processes at once."""
+def shelter(offline: bool, folders: Sequence[str] = ()) -> Iterator[None]:
+    """Prepare the process for the harness and undo all of it afterwards. Safe in several processes at once.
+
+    Data files with a relative path are looked for in `folders`.
+    """
     with ExitStack() as stack:
         if offline:
             stack.enter_context(_offline())
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pdpc_harness_", ignore_cleanup_errors=True))
-        stack.enter_context(_caches_in(Path(folder)))
+        stack.enter_context(_data_read(Path(folder), folders))
         stack.enter_context(_quiet())
         stack.enter_context(_random_state())
         yield
@@ -67,16 +70,28 @@ def _offline() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def located(value: Any, folders: Sequence[str]) -> Any:
+    """Return `data_files` (a name, a list, or either by split) with relative names as they lie in one of `folders`."""
+    if isinstance(value, dict):
+        return {split: located(part, folders) for split, part in value.items()}
+    if isinstance(value, list):
+        return [located(part, folders) for part in value]
+    found = (Path(folder).absolute() / value for folder in folders if "://" not in value and not Path(value).exists())
+    return next((str(path) for path in found if path.exists()), value)
+
+
 @contextmanager
-def _caches_in(folder: Path) -> Iterator[None]:
-    """Let datasets read from local files keep their caches in `folder`; those of the Hub keep the user's own cache."""
+def _data_read(cache: Path, folders: Sequence[str]) -> Iterator[None]:
+    """Let local data files be found, and keep their caches in `cache`; those of the Hub keep the user's own cache."""
     import datasets
 
     load = datasets.load_dataset
 
     def load_dataset(path: str, *args: Any, **options: Any) -> Any:
         if path in LOCAL_FORMATS or Path(path).exists():
-            options.setdefault("cache_dir", str(folder))
+            options.setdefault("cache_dir", str(cache))
+        if path in LOCAL_FORMATS and "data_files" in options:
+            options["data_files"] = located(options["data_files"], folders)
         return load(path, *args, **options)
 
     with _swapped(datasets, "load_dataset", load_dataset):

@@ -1,11 +1,13 @@
 """Held-out loss: what the model pays for text that it never trains on, by source and by preference difference.
 
 Every rank scores its share of one fixed list of batches; the sums per sample meet in float64, so the figures do not
-depend on the number of ranks.
+depend on the number of ranks. Bits per byte compare models across tokenizers: nats / ln 2 / the bytes of text that the
+labels stand for, which tokenizer.json tells; where TOKENS have no such file there are none.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +16,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from curriculum.token_bytes import byte_lengths, bytes_of
+from train.answers import Evaluated, Items
+from train.exchange import Exchange
+
 if TYPE_CHECKING:
     import torch
 
     from curriculum.tokens import Tokens
     from models.loss import TokenLosses
     from train.world import World
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,28 +52,43 @@ def evaluate_heldout(
     pd: npt.NDArray[np.float32] | None,
     settings: HeldoutSettings,
     world: World,
-) -> dict[str, float]:
-    """Return held-out losses in nats a token, averaged over all real labels.
+) -> Evaluated:
+    """Return held-out losses in nats a token, averaged over all real labels, and bits per byte.
 
     Keys: `val/loss`, `val/source/<name>/loss`, and with `pd` (float32 [len(tokens)], preference difference of the
     slice's samples) `val/low_pd/loss` and `val/high_pd/loss`: the halves of the slice at its median PD by tokens. A
-    source or a half of which `max_samples` leaves no sample has no key. `model` is a Decoder or an engine around one:
+    source or a half of which `max_samples` leaves no sample has no key. Each has its answers, one a sample.
+    `val/bits_per_byte` and `val/source/<name>/bits_per_byte`: see above. `model` is a Decoder or an engine around one:
     ids int64 [B, T + 1] to TokenLosses. All ranks call this together; each makes the same number of forward passes and
-    returns the same values, at any number of ranks. ValueError if the slice is empty or `pd` does not fit it.
+    returns the same values, at any number of ranks. ValueError if the slice is empty or `pd` does not fit it; what
+    fails on one rank while it scores is RankFailed on all.
     """
     if len(tokens) == 0:
         raise ValueError(f"{tokens.folder}: the {tokens.slice} slice is empty: prepare with a share for it")
     high = None if pd is None else _high_half(pd, tokens)
     ids = _spread(len(tokens), settings.max_samples)
-    nats = _sample_nats(model, tokens, ids, settings.batch_size, world)
+    lengths = byte_lengths(tokens.tokenizer_folder)
+    if lengths is None:
+        log.info("no bits per byte: %s has no tokenizer.json to tell the bytes of a token", tokens.tokenizer_folder)
+    nats, bytes_ = _sample_sums(model, tokens, ids, lengths, settings.batch_size, world)
     labels, sources = tokens.real_tokens(ids), tokens.source_of(ids)
 
-    groups: dict[str, npt.NDArray[np.bool_]] = {"val/loss": np.ones(len(ids), dtype=bool)}
+    groups: dict[str, npt.NDArray[np.bool_]] = {"val": np.ones(len(ids), dtype=bool)}
     for index, name in enumerate(tokens.sources):
-        groups[f"val/source/{name}/loss"] = sources == index
+        groups[f"val/source/{name}"] = sources == index
     if high is not None:
-        groups |= {"val/low_pd/loss": ~high[ids], "val/high_pd/loss": high[ids]}
-    return {key: float(nats[rows].sum() / labels[rows].sum()) for key, rows in groups.items() if rows.any()}
+        groups |= {"val/low_pd": ~high[ids], "val/high_pd": high[ids]}
+    found = Evaluated()
+    for group, rows in groups.items():
+        if not rows.any():
+            continue
+        found.values[f"{group}/loss"] = float(nats[rows].sum() / labels[rows].sum())
+        asked = rows & (labels > 0)
+        weights = labels[asked].astype(np.float64)
+        found.answers[f"{group}/loss"] = Items(ids[asked], nats[asked] / weights, weights)
+        if not group.endswith("_pd") and bytes_[rows].sum() > 0:
+            found.values[f"{group}/bits_per_byte"] = float(nats[rows].sum() / np.log(2) / bytes_[rows].sum())
+    return found
 
 
 def _spread(samples: int, limit: int | None) -> npt.NDArray[np.int64]:
@@ -92,31 +115,40 @@ def _high_half(pd: npt.NDArray[np.float32], tokens: Tokens) -> npt.NDArray[np.bo
     return high
 
 
-def _sample_nats(
+def _sample_sums(
     model: Callable[[torch.Tensor], TokenLosses],
     tokens: Tokens,
     ids: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64] | None,
     batch_size: int,
     world: World,
-) -> npt.NDArray[np.float64]:
-    """Return the summed loss of each sample of `ids` in nats, float64 [n], the same on all ranks.
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the loss of each sample of `ids` in nats and the bytes of its labels, float64 [n], the same on all ranks.
 
-    Batches are cut before they are dealt to ranks, so a sample meets the same neighbours, and rounds the same, at any
-    world size. A rank without a batch in the last round repeats its first one and drops the result: sharded weights
-    need every rank in every forward pass.
+    `lengths`: bytes of every token; None: no bytes. Batches are cut before they are dealt to ranks, so a sample meets
+    the same neighbours, and rounds the same, at any world size. A rank without a batch in the last round repeats its
+    first one and drops the result: sharded weights need every rank in every forward pass.
     """
     import torch
 
     batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
-    nats = torch.zeros(len(ids), dtype=torch.float64, device=world.device)
-    with torch.no_grad(), evaluating(model):
+    sums = torch.zeros(2, len(ids), dtype=torch.float64, device=world.device)
+
+    def score() -> None:
         for first in range(0, len(batches), world.size):
             mine = first + world.rank
-            batch = batches[mine if mine < len(batches) else 0]
-            losses = model(torch.from_numpy(tokens.sample(batch)).to(world.device)).losses_BT
+            batch = tokens.sample(batches[mine if mine < len(batches) else 0])
+            losses = model(torch.from_numpy(batch).to(world.device)).losses_BT
             if mine < len(batches):
-                nats[mine * batch_size : mine * batch_size + len(batch)] = losses.double().sum(dim=1)
-    return world.all_sum(nats).cpu().numpy()  # an entry is zero on all ranks but one: the sum is exact
+                place = slice(mine * batch_size, mine * batch_size + len(batch))
+                sums[0, place] = losses.double().sum(dim=1)
+                if lengths is not None:
+                    sums[1, place] = torch.from_numpy(bytes_of(batch[:, 1:], lengths).sum(axis=1)).double()
+
+    with torch.no_grad(), evaluating(model):
+        Exchange(world).run("held-out samples", score)
+    nats, bytes_ = world.all_sum(sums).cpu().numpy()  # an entry is zero on all ranks but one: the sum is exact
+    return nats, bytes_
 
 
 @contextmanager

@@ -39,7 +39,7 @@ HARMLESS = (
     *("zero.offload_optimizer", "zero.offload_param", "zero.nvme_path"),
     *("execution.kernels", "execution.checkpointing", "execution.checkpoint_every", "execution.compile"),
     *("model.attention", "heldout.batch_size"),
-    *("benchmarks.batch_size", "benchmarks.task_paths", "benchmarks.offline"),
+    *("benchmarks.batch_size", "benchmarks.task_paths", "benchmarks.offline", "benchmarks.task_timeout_s"),
     *("tracker.name", "tracker.project", "tracker.entity", "tracker.group", "tracker.tags"),
     *("tracker.queue", "tracker.start_s", "tracker.retry_s", "tracker.finish_s"),
     *("throughput.peak_tflops", "averaging.decay", "averaging.every"),

@@ -13,7 +13,7 @@ from curriculum.order import Order
 from curriculum.scores import Scores
 from curriculum.tokens import Tokens
 from models.config import DecoderConfig
-from train.harness import check_tasks, task_files_fingerprint
+from train.harness_tasks import check_tasks, task_files_fingerprint
 from train.lineage import ancestors
 from train.schedule import Schedule
 from train.settings import TrainSettings

@@ -18,9 +18,11 @@ from models.attention import Backend, choose
 from models.decoder import build
 from models.kernels import check as check_kernels
 from train import checkpoint
+from train.answers import Evaluated, answers_path, write_answers
+from train.attempts import Attempts
 from train.batches import ConsumedFile, check_consumed, forget_consumed
 from train.engine import Engine, deepspeed_config
-from train.evaluation import evaluate
+from train.evaluation import FAILED, Questions, evaluate
 from train.exit_codes import REFUSED
 from train.export import export_checkpoint
 from train.faults import arm, fault
@@ -32,7 +34,7 @@ from train.loop import Loop, Progress
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
 from train.schedule import wasted_rise
 from train.settings import TrainSettings
-from train.signals import Left, Signals
+from train.signals import Left, Signals, posted
 from train.tracking import MetricsFile, NullTracker, Tracker, start_tracker
 from train.watchdog import Watchdog
 from train.world import World, finish, start
@@ -266,18 +268,41 @@ def _evaluate(loop: Loop, stage: int) -> None:
     """Evaluate a stage: a crash in here costs the evaluation alone, its checkpoint is written."""
     fault("loop.before_evaluation")
     began = time.perf_counter()
-    inputs, settings = loop.inputs, loop.settings
-    slow = loop.watchdog.slow(f"the evaluation of stage {stage}")
-    with loop.signals.holding(False), slow, loop.engine.whole_weights():
+    folder, step = Path(loop.settings.output), loop.progress.step
+    with (
+        loop.signals.holding(False),
+        loop.watchdog.slow(f"the evaluation of stage {stage}"),
+        loop.engine.whole_weights(),
+    ):
         fault("loop.in_evaluation")
-        values = evaluate(
-            loop.engine.decoder, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, loop.world
-        )
+        found = _ask(loop, Attempts(folder, step) if loop.world.first else None)
     fault("loop.after_evaluation")
-    record = {"kind": "stage", "stage": stage, "step": loop.progress.step, "tokens": loop.progress.tokens, **values}
+    loop.world.first_does(lambda: write_answers(answers_path(folder, step), found.answers))
+    record = {"kind": "stage", "stage": stage, "step": step, "tokens": loop.progress.tokens, **found.values}
     loop.record({**record, "time/evaluation_s": time.perf_counter() - began})
     if loop.metrics is not None:
         loop.metrics.sync()
+        if found.failed:
+            again = f"pdpc evaluate run={folder} stages=failed"
+            log.warning("stage %s: %s failed; once mended, run it again with %s", stage, found.values[FAILED], again)
+
+
+def _ask(loop: Loop, attempts: Attempts | None) -> Evaluated:
+    """Ask the model; who ends this rank meanwhile, or another one, by a signal is not taken for the task that runs."""
+    inputs, settings = loop.inputs, loop.settings
+    tokenizer = inputs.validation.tokenizer_folder
+    asked = Questions(tokenizer, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks)
+    before = loop.signals.at_leave
+    if attempts is not None:
+        loop.signals.at_leave = attempts.asked_to_leave
+    try:
+        return evaluate(loop.engine.decoder, asked, loop.world, attempts=attempts, watch=loop.watchdog.slow)
+    except Exception:
+        if attempts is not None and posted() > 128:
+            attempts.asked_to_leave()
+        raise
+    finally:
+        loop.signals.at_leave = before
 
 
 def quiet_ranks() -> None:

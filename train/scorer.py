@@ -144,7 +144,8 @@ class Scorer:
         ids_BT = torch.full((len(rows), max(map(len, rows))), IGNORED)
         for index, row in enumerate(rows):
             ids_BT[index, : len(row)] = torch.tensor(row)
-        return self.decoder.hidden(ids_BT.to(self.exchange.world.device))
+        with self.exchange.deadline.held():
+            return self.decoder.hidden(ids_BT.to(self.exchange.world.device))
 
     def _chunk(self) -> int:
         """Return how many positions may have logits at once."""

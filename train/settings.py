@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 from models.config import DecoderConfig
 from models.execution import ExecutionSettings
-from train.harness import BenchmarkSettings
+from train.harness_tasks import BenchmarkSettings
 from train.heldout import HeldoutSettings
 from train.hooks.averages import AveragingSettings
 from train.hooks.guards import GuardSettings
@@ -220,7 +220,7 @@ class TrainSettings:
     hang_timeout_s: float = 600.0
     """Seconds without a finished step after which the run is taken to hang and ended (exit code 79)."""
     slow_timeout_s: float = 1800.0
-    """The same for the start with the first step, a checkpoint, an evaluation and the export."""
+    """The same for the start with the first step, a checkpoint, an evaluation (each of its tasks) and the export."""
     processes: int | None = None
     """Ranks on this machine that `pdpc train` starts; null: one a GPU, or one."""
     threads: int | None = None
@@ -238,6 +238,11 @@ class TrainSettings:
         for key in ("grace_s", "hang_timeout_s", "slow_timeout_s"):
             if not getattr(self, key) > 0:
                 raise ValueError(f"{key}={getattr(self, key)} must be above 0 seconds")
+        if self.benchmarks.tasks and not self.benchmarks.task_timeout_s < self.slow_timeout_s:
+            raise ValueError(
+                f"benchmarks.task_timeout_s={self.benchmarks.task_timeout_s} must be below slow_timeout_s="
+                f"{self.slow_timeout_s}, after which the whole run is taken to hang"
+            )
         if self.verify_mb < 0:
             raise ValueError(f"verify_mb={self.verify_mb} must not be negative")
         if not self.output:

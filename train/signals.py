@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -59,6 +59,8 @@ class Signals:
         """Has the run come to its end? Then a signal changes nothing any more."""
         self.at_hang: Callable[[], None] = _nothing
         """Called before the rank leaves because another one, or the supervisor, has found a hang."""
+        self.at_leave: Callable[[], object] = _nothing
+        """Called, in the thread that reads the signals, before the rank leaves at once because it was asked to."""
         self._grace_s = grace_s
         self._leave = leave
         self._first_at = 0.0
@@ -149,6 +151,8 @@ class Signals:
 
     def _leave_now(self, number: int, why: str) -> None:
         log.warning("%s: rank %s leaves at once (%s)", signal.Signals(number).name, os.environ.get("RANK", "0"), why)
+        with suppress(Exception):
+            self.at_leave()
         post(128 + number)
         self._leave(128 + number)
 

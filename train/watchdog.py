@@ -85,13 +85,16 @@ class Watchdog:
 
     @contextmanager
     def slow(self, where: str) -> Iterator[None]:
-        """Do something that takes long by nature: `slow_timeout_s` holds inside, and time begins anew after it."""
-        before = self._where
+        """Do something that takes long by nature: `slow_timeout_s` holds inside, and time begins anew after it.
+
+        One inside another has its own time, and so has what comes after it.
+        """
+        before, limit_s = self._where, self._limit_s
         self._where, self._limit_s, self._late_s = where, self._slow_timeout_s, 0.0
         try:
             yield
         finally:
-            self.beat(before)
+            self._where, self._limit_s, self._late_s = before, limit_s, 0.0
 
     def _watch(self) -> None:
         last = time.monotonic()

@@ -7,7 +7,6 @@ takes a chunk when it is free. A rank that dies ends the launcher's ranks; the n
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,24 +29,11 @@ LOOK_EVERY_S = 0.2
 
 def start(task: Task, overrides: Sequence[str]) -> int:
     """Start the ranks on this machine with `overrides`, and wait; return their exit code."""
-    import torch
-
-    from launch.start import supervise
-    from train.world import SUPERVISOR, free_port
+    from launch.start import launcher_command, launcher_environment, supervise
 
     processes = task.processes or task.usual_processes()
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", "-q", "--hostfile", "none"]
-    command += ["--num_gpus", str(processes), "--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    command += ["--no_local_rank", "--module", "launch.engines", task.verb, *overrides]
-    environment = {
-        **os.environ,
-        SUPERVISOR: str(os.getpid()),
-        "OMP_NUM_THREADS": str(task.threads),
-        "PYTHONUNBUFFERED": "1",
-        "DEEPSPEED_LOG_LEVEL": "warning",
-        **({} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"}),
-    }
-    code = supervise(command, environment)
+    command = launcher_command("launch.engines", processes, [task.verb, *overrides])
+    code = supervise(command, launcher_environment(task.threads))
     if code == 0 and not (task.output / MANIFEST).is_file():
         # DeepSpeed's launcher also answers 0 when a part of it was killed by a signal.
         print(f"{task.output} was cut off: run the same command again to go on", file=sys.stderr)

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from curriculum.artifact import ArtifactError
+from launch.evaluate import EvaluateSettings
 from models import DecoderConfig
 from models.decoder import build
 from train import averaging, checkpoint
 from train.averaging import check_choice, choose_weights
 from train.compose import compose
 from train.engine import Engine
-from train.evaluation import EvaluateSettings
 from train.export import ExportSettings
 from train.hooks.averages import AveragingSettings, RunningAverage, decay_of
 from train.runfolder import WRITTEN

@@ -17,6 +17,7 @@ from curriculum.tokens import Tokens
 from models.config import DecoderConfig
 from models.decoder import build
 from models.loss import IGNORED, TokenLosses
+from train.exchange import RankFailed
 from train.heldout import HeldoutSettings, evaluate_heldout
 from train.world import World, free_port
 
@@ -28,7 +29,7 @@ class Slice:
     """A validation slice in memory: sources "a" (8 samples), "b" (4) and "c" (1); the last of each is short."""
 
     sources = ("a", "b", "c")
-    folder, slice = Path("tokens"), "validation"
+    folder, slice, tokenizer_folder = Path("tokens"), "validation", Path("tokens/tokenizer")
 
     def __init__(self) -> None:
         self.source = np.repeat([0, 1, 2], [8, 4, 1])
@@ -68,7 +69,7 @@ def price(rows: npt.NDArray[Any]) -> float:
 
 def test_losses_are_means_over_real_labels() -> None:
     rows = Slice().rows
-    values = evaluate_heldout(priced, SLICE, None, HeldoutSettings(batch_size=3), ALONE)
+    values = evaluate_heldout(priced, SLICE, None, HeldoutSettings(batch_size=3), ALONE).values
     assert values == pytest.approx(
         {
             "val/loss": price(rows),
@@ -80,7 +81,7 @@ def test_losses_are_means_over_real_labels() -> None:
 
 
 def test_halves_are_cut_at_the_median_by_tokens() -> None:
-    values = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(), ALONE)
+    values = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(), ALONE).values
     rows, order = Slice().rows, np.argsort(PD)
     labels = (rows[order, 1:] != IGNORED).sum(axis=1)
     cut = int(np.argmin(np.abs(np.cumsum(labels) - labels.sum() / 2))) + 1
@@ -89,17 +90,61 @@ def test_halves_are_cut_at_the_median_by_tokens() -> None:
 
 
 def test_equal_scores_still_make_two_halves() -> None:
-    values = evaluate_heldout(priced, SLICE, np.zeros(13, dtype=np.float32), HeldoutSettings(), ALONE)
+    values = evaluate_heldout(priced, SLICE, np.zeros(13, dtype=np.float32), HeldoutSettings(), ALONE).values
     assert {"val/low_pd/loss", "val/high_pd/loss"} <= set(values)
 
 
 def test_max_samples_spreads_evenly_and_drops_absent_keys() -> None:
-    values = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=3), ALONE)
+    values = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=3), ALONE).values
     rows = Slice().rows[[0, 4, 8]]
     assert values["val/loss"] == pytest.approx(price(rows))
     assert "val/source/c/loss" not in values
-    everything = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=99), ALONE)
-    assert everything == evaluate_heldout(priced, SLICE, PD, HeldoutSettings(), ALONE)
+    everything = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=99), ALONE).values
+    assert everything == evaluate_heldout(priced, SLICE, PD, HeldoutSettings(), ALONE).values
+
+
+def test_answers_are_the_items_of_the_means() -> None:
+    found = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=7), ALONE)
+    assert found.answers.keys() == found.values.keys()
+    for key, items in found.answers.items():
+        assert items.mean() == pytest.approx(found.values[key])
+        assert (np.diff(items.ids) > 0).all()
+    assert found.answers["val/loss"].ids.tolist() == [0, 1, 3, 5, 7, 9, 11]
+    assert found.answers["val/source/b/loss"].ids.tolist() == [9, 11]
+    assert found.answers["val/source/b/loss"].weights.tolist() == [8, 1]
+    assert found.answers["val/source/b/loss"].values[1] == Slice().rows[11, 1]
+
+
+def test_bits_per_byte_are_nats_by_the_bytes_of_the_labels(tokens_folder: Path) -> None:
+    """Bytes counted by decoding the labels; a uniform model pays ln(vocabulary) for each."""
+    from tokenizers import Tokenizer
+
+    tokens = Tokens.open(tokens_folder, "validation")
+    tokenizer = Tokenizer.from_file(str(tokens.tokenizer_folder / "tokenizer.json"))
+
+    def uniform(ids_BS: torch.Tensor) -> TokenLosses:
+        losses = torch.where(ids_BS[:, 1:] == IGNORED, 0.0, np.log(300.0)).float()
+        return TokenLosses(losses.sum(), losses)
+
+    values = evaluate_heldout(uniform, tokens, None, HeldoutSettings(max_samples=40), ALONE).values
+    ids = np.arange(40) * len(tokens) // 40
+    groups = {"val": ids} | {
+        f"val/source/{name}": ids[tokens.source_of(ids) == index] for index, name in enumerate(tokens.sources)
+    }
+    for name, rows in groups.items():
+        real = [[token for token in row[1:] if token != IGNORED] for row in tokens.sample(rows).tolist()]
+        text = "".join(tokenizer.decode([token]) for row in real for token in row if token != tokens.end_of_text)
+        bits = sum(map(len, real)) * np.log2(300)
+        assert values[f"{name}/bits_per_byte"] == pytest.approx(bits / len(text.encode()), rel=1e-6)
+        assert values[f"{name}/loss"] == pytest.approx(np.log(300.0))
+
+
+def test_a_model_that_fails_is_a_failure_of_all_ranks() -> None:
+    def broken(ids_BS: torch.Tensor) -> TokenLosses:
+        raise IndexError("no such token")
+
+    with pytest.raises(RankFailed, match="IndexError: no such token"):
+        evaluate_heldout(broken, SLICE, None, HeldoutSettings(), ALONE)
 
 
 def test_the_model_is_left_in_training_mode_without_gradients() -> None:
@@ -143,7 +188,7 @@ def evaluate_decoder(world: World) -> tuple[dict[str, float], int]:
     decoder = build(config, seed=0)
     calls: list[int] = []
     decoder.register_forward_pre_hook(lambda *_: calls.append(1))
-    return evaluate_heldout(decoder, SLICE, PD, HeldoutSettings(batch_size=3), world), len(calls)
+    return evaluate_heldout(decoder, SLICE, PD, HeldoutSettings(batch_size=3), world).values, len(calls)
 
 
 def run_rank(rank: int, size: int, port: int, folder: Path) -> None:

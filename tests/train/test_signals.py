@@ -61,6 +61,20 @@ def test_a_signal_leaves_at_once_where_nothing_is_to_be_saved(taken):
     assert one.number == signal.SIGTERM
 
 
+def test_what_is_under_way_is_told_before_a_rank_leaves_on_a_signal(taken):
+    one, codes = taken()
+    told = []
+
+    def tell():
+        told.append(list(codes))
+        raise OSError("no space left")
+
+    one.at_leave = tell
+    os.kill(os.getpid(), signal.SIGTERM)
+    until(lambda: codes)
+    assert (told, codes) == ([[]], [143])
+
+
 def test_a_signal_that_waited_leaves_at_once_when_the_evaluation_begins(taken):
     one, codes = taken()
     with one.holding():

@@ -42,7 +42,10 @@ for step in range(8):
     dog.beat(f"step {step}")
     time.sleep(0.1)
 with dog.slow("an evaluation"):
-    time.sleep(0.9)
+    for task in range(2):  # each has its own time, and what comes after it
+        with dog.slow(f"task {task}"):
+            time.sleep(0.7)
+        time.sleep(0.7)
 time.sleep(0.1)
 """
     process = watched(tmp_path, body)

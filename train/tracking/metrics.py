@@ -1,4 +1,7 @@
-"""metrics.jsonl: what a run measured, one JSON object a line, in step order."""
+"""metrics.jsonl: what a run measured, one JSON object a line, in step order.
+
+A record that was made again (`pdpc evaluate`) stands at the end: of a kind and step, the later one counts.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +50,16 @@ class MetricsFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def make_again(path: Path, record: Record) -> None:
+    """Put a record in the place of an earlier one of its kind and step; what is in the file stays, to the byte.
+
+    No run may be writing: hold its lock. Checkpoints vouch for what the file held then (train/checkpoint/records.py),
+    so the earlier record is not touched; a torn last line (of a killed writer) goes.
+    """
+    text = path.read_text("utf-8")
+    write_text(path, text[: text.rfind("\n") + 1] + as_line(record))
 
 
 def as_line(record: Record) -> str:

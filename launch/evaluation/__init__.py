@@ -1,0 +1,1 @@
+"""What `pdpc evaluate` evaluates, in this process or as ranks."""

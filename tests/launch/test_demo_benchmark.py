@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from curriculum.artifact import ArtifactError, open_manifest, verify
 from curriculum.tokens import Tokens
 from launch.demo_benchmark import build
-from train.harness import BenchmarkSettings, task_files_fingerprint
+from train.harness_tasks import BenchmarkSettings, task_files_fingerprint
 
 SIZES = {"questions": 24, "seed": 3, "context_tokens": 20, "continuation_tokens": 8}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from curriculum.tokens import Tokens
 from launch.evaluate import EvaluateSettings
 from models.config import DecoderConfig
 from models.decoder import build
+from train.checkpoint.records import damaged_records, seal_records
 from train.evaluation import FAILED, Questions, evaluate
 from train.harness_tasks import BenchmarkSettings
 from train.heldout import HeldoutSettings
-from train.tracking import read_metrics
+from train.tracking import MetricsFile, read_metrics
 from train.tracking.metrics import make_again
 from train.world import World
 
@@ -65,8 +67,13 @@ def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], 
 def test_a_record_made_again_stands_at_the_end_and_a_torn_line_goes(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     whole = '{"kind": "stage", "step": 2}\n{"kind": "train", "step": 3}\n'
+    path.write_text(whole)
+    vouched = SimpleNamespace(facts={"records": seal_records(tmp_path)})
     path.write_text(whole + '{"kind": "tra')
     make_again(path, {"kind": "stage", "step": 2, "val/loss": 1.0})
     assert path.read_text().startswith(whole)
     assert [record["step"] for record in read_metrics(path)] == [2, 3, 2]
     assert read_metrics(path)[-1]["val/loss"] == 1.0
+    assert damaged_records(tmp_path, vouched) == []  # what a checkpoint vouches for is still there
+    MetricsFile(tmp_path, 2).close()
+    assert [record["step"] for record in read_metrics(path)] == [2, 2]

@@ -111,7 +111,7 @@ def write_tasks(folder: Path) -> None:
 def write_misdeeds(folder: Path, questions: list[dict[str, Any]], config: dict[str, Any]) -> None:
     """Write two tasks that misbehave once their answers are there.
 
-    `hangs` does so where HANGS is set; `deadly` ends the process while FOLDER/death exists.
+    `hangs` does so where HANGS is set; `deadly` ends the rank that FOLDER/death names.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "misdeeds.py").write_text(MISDEEDS)
@@ -134,7 +134,8 @@ def hangs(doc, results):
 
 
 def deadly(doc, results):
-    if (Path(__file__).parent / "death").exists():
+    death = Path(__file__).parent / "death"
+    if death.exists() and death.read_text() == os.environ.get("RANK"):
         os._exit(9)
     return {"acc": float(doc["answer"] == 0)}
 """

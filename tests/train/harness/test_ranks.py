@@ -120,10 +120,10 @@ def test_a_task_that_kills_is_passed_over_by_the_next_life_and_repaired_later(
     questions = [{"context": "", "choices": list("abcd"), "answer": number % 4} for number in range(6)]
     write_task(tasks, "choice", questions, **CHOICE)
     write_misdeeds(tasks, questions, CHOICE)
-    (tasks / "death").touch()
+    (tasks / "death").write_text("1")
     words = ["benchmarks.tasks=[deadly,choice]", f"benchmarks.task_paths=[{tasks}]", "benchmarks.batch_size=8"]
-    killed = material.start(forks, run, 1, words)
-    assert killed.wait(PATIENCE_S) == [9], killed.told()
+    killed = material.start(forks, run, 2, words)
+    assert killed.wait(PATIENCE_S) == [1, 9], killed.told()
     assert not [record for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "stage"]
 
     ranks = material.start(forks, run, 1, words)
@@ -155,6 +155,14 @@ def test_a_task_that_kills_is_passed_over_by_the_next_life_and_repaired_later(
     assert not (run / "evaluations" / ATTEMPTS).exists()
     assert main(["evaluate", f"run={run}", "stages=failed"]) == 0
     assert len(stage_records(run)) == 2
+    kept = answers_path(run, step).read_bytes()
+    assert main(["evaluate", f"run={run}", "heldout.max_samples=4"]) == 0
+    place = run / "evaluations"
+    values = json.loads((place / f"step_{step:08d}.json").read_text())
+    assert read_answers(place / f"step_{step:08d}_asked.parquet")["val/loss"].mean() == pytest.approx(
+        values["val/loss"]
+    )
+    assert (answers_path(run, step).read_bytes(), len(stage_records(run))) == (kept, 2)
     assert main(["evaluate", f"run={run}", "stages=7"]) == 2
     assert "has no record of stage 7 (it has 1)" in capfd.readouterr().err
 

@@ -75,7 +75,7 @@ def _gather(rank: int, size: int, limit_s: float, deadline: float) -> Any:
             multi_tenant=not by_agent,
         )
     except dist.DistError as error:
-        if rank == 0:
+        if rank == 0 and not by_agent:
             raise NotMet(f"rank 0 cannot listen at {place} ({error}): run the same command again") from error
         raise NotMet(f"rank {rank}: {keeper} was not found at {place} within {limit_s:g} s: {AGAIN}") from error
     try:

@@ -80,20 +80,22 @@ def write_answers(path: Path, answers: Mapping[str, Items]) -> None:
 def read_answers(path: Path) -> dict[str, Items]:
     """Return the items by measure; {} when there is no such file. Raises ValueError naming a file that is broken."""
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     if not path.is_file():
         return {}
     try:
-        table = pq.read_table(path, columns=["measure", "item", "value", "weight"])
+        table = pq.read_table(path, columns=["measure", "item", "value", "weight"]).combine_chunks()
+        names = table["measure"].cast(pa.string()).dictionary_encode().combine_chunks()
     except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise ValueError(f"{path} cannot be read ({error}): evaluate the stage again (pdpc evaluate)") from error
-    found = {}
-    for key in pc.unique(table["measure"].cast(pa.string())).to_pylist():
-        rows = table.filter(pc.equal(table["measure"].cast(pa.string()), key))
-        found[key] = Items(*(rows[name].to_numpy() for name in ("item", "value", "weight")))
-    return found
+    if not len(names):
+        return {}
+    numbers = names.indices.to_numpy()
+    rows = np.argsort(numbers, kind="stable")
+    ends = np.cumsum(np.bincount(numbers, minlength=len(names.dictionary)))[:-1]
+    columns = [np.split(table[name].to_numpy()[rows], ends) for name in ("item", "value", "weight")]
+    return {key: Items(*parts) for key, *parts in zip(names.dictionary.to_pylist(), *columns, strict=True)}
 
 
 def _joined(parts: list[NDArray[np.generic]], dtype: type) -> NDArray[np.generic]:

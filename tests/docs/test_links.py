@@ -25,6 +25,7 @@ WITH_COMMANDS = [
     "docs/evaluation.md",
     "docs/inspect.md",
     "docs/preferences.md",
+    "docs/report.md",
 ]
 VARIABLE = re.compile(r"\$\w+")
 ASSIGNMENT = re.compile(r"(\w+)=(.*)", re.DOTALL)

@@ -20,24 +20,49 @@ from train.report.axes import (
     some,
     tick,
 )
-from train.report.gains import Cell
+from train.report.gains import Cell, Gains
 from train.report.measures import MINUS, Measure
-from train.report.panels import bucket_shares, source_shares
+from train.report.panels import Mixture, bucket_shares, mixture_strips, source_shares
 from train.report.theme import Picture, arm_colour, canvas, colour, picture
 from train.report.views import Exposure, Plan, Preferences
 
 CURVE_POINTS = 400
 """A longer curve is drawn as the means of so many parts."""
+STRIP_IN = 0.42
+"""Height of the mixture of an arm under a curve."""
 
 
-def curves(name: str, title: str, series: Series, *, unit: str, markers: bool, crop: bool = False) -> Picture:
-    """Lines over tokens, one an arm; `crop` lets the first steep part run off the top."""
+def curves(
+    name: str,
+    title: str,
+    series: Series,
+    *,
+    unit: str,
+    markers: bool,
+    crop: bool = False,
+    seeds: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]] | None = None,
+    mixtures: Sequence[Mixture] = (),
+) -> Picture:
+    """Lines over tokens, one an arm, and pale ones for its seeds; the mixtures of arms in strips under them.
+
+    `crop` lets the first steep part run off the top.
+    """
     rows = -(-len(series) // legend_columns(series))
-    figure, axes = canvas(2.6 + 0.15 * rows, top_in=0.27 + 0.15 * rows)
+    under = STRIP_IN * len(mixtures)
+    figure, axes = canvas(
+        2.6 + 0.15 * rows + under,
+        top_in=0.27 + 0.15 * rows,
+        bottom_in=0.5 + under,
+        right_in=0.5 if mixtures else 0.22,
+    )
     parts = []
     for index, (arm, (tokens, values)) in enumerate(series.items()):
+        style = line_style(index, markers)
+        for seed_tokens, seed_values in (seeds or {}).get(arm, ()):
+            pale = {"color": style["color"], "linewidth": 0.8, "alpha": 0.4, "zorder": 2.5}
+            axes.plot(*thinned(seed_tokens, seed_values), **pale)
         x, y = thinned(tokens, values)
-        axes.plot(x, y, label=arm, **line_style(index, markers))
+        axes.plot(x, y, label=arm, **style)
         if len(y):
             parts.append(f"{arm} from {y[0]:.3f} to {y[-1]:.3f}")
     axes.xaxis.set_major_formatter(lambda value, _: tick(value))
@@ -47,7 +72,52 @@ def curves(name: str, title: str, series: Series, *, unit: str, markers: bool, c
     if crop:
         crop_start(axes, series)
     legend(figure, axes)
-    return picture(figure, name, title, f"Lines over tokens, {unit}: {'; '.join(parts) or 'nothing recorded'}.")
+    mixture_strips(figure, axes, mixtures, STRIP_IN)
+    words = f"Lines over tokens, {unit}: {'; '.join(parts) or 'nothing recorded'}."
+    for arm, _, view in mixtures:
+        first, last = view.realised[0], view.realised[-1]
+        said = [
+            f"{b} from {100 * f:.0f} to {100 * e:.0f} per cent"
+            for b, f, e in zip(view.buckets, first, last, strict=True)
+        ]
+        words += f" Under them the batch of {arm}: {some(said)}."
+    return picture(figure, name, title, words)
+
+
+def gains_by_stage(name: str, measure: Measure, gains: Gains) -> Picture | None:
+    """Differences to the baseline over tokens with their 95 % intervals, one line an arm; None without any."""
+    others = gains.arms[1:]
+    rows = -(-len(others) // legend_columns(others))
+    figure, axes = canvas(2.3 + 0.15 * rows, top_in=0.3 + 0.15 * rows, left_in=0.72)
+    scale = 100.0 if measure.unit == "share" else 1.0
+    end = max(point.tokens for point in gains.points)
+    said = []
+    for index, arm in enumerate(others):
+        found = [
+            (point.tokens + (index - (len(others) - 1) / 2) * end / 90, cells[arm].gain)
+            for point, cells in zip(gains.points, gains.cells[measure.key], strict=True)
+            if arm in cells
+        ]
+        known = [(tokens, gain) for tokens, gain in found if gain is not None]
+        style = line_style(index + 1, True)
+        axes.plot([tokens for tokens, _ in known], [scale * gain.value for _, gain in known], label=arm, **style)
+        for tokens, gain in known:
+            if gain.low is not None and gain.high is not None:
+                ends = [scale * gain.low, scale * gain.high]
+                axes.plot([tokens, tokens], ends, color=style["color"], alpha=0.45, linewidth=2)
+            text = measure.write_difference(gain.value).replace(MINUS, "-")
+            said.append(f"{arm} at {tick(tokens)} {text} ({gain.verdict})")
+    if not said:
+        return None
+    axes.axhline(0, color=arm_colour(0), linewidth=1.2, dashes=(4, 2.5))
+    axes.xaxis.set_major_formatter(lambda value, _: tick(value))
+    axes.set_xlim(0, 1.05 * end)
+    axes.set_xlabel("tokens trained on")
+    axes.set_ylabel(measure.words or "difference")
+    better = "below" if measure.lower_is_better else "above"
+    legend(figure, axes)
+    words = f"Differences to {gains.baseline} over tokens, {better} zero is better: {some(said)}."
+    return picture(figure, name, f"{measure.label}, against {gains.baseline}", words)
 
 
 def plan(arm: str, number: int, view: Plan) -> Picture:
@@ -128,7 +198,7 @@ def preferences(view: Preferences, order: Sequence[int]) -> Picture:
 def forest(
     name: str, title: str, rows: Sequence[tuple[Measure, Mapping[str, Cell]]], arms: Sequence[str], unit: str
 ) -> Picture:
-    """Differences to the baseline, one row a measure and one dot an arm; whiskers are two combined standard errors."""
+    """Differences to the baseline, one row a measure and one dot an arm; whiskers are 95 % intervals."""
     height = 1.0 + 0.25 * len(rows)
     longest = max(len(shortened(measure.label, 26)) for measure, _ in rows)
     figure, axes = canvas(height, left_in=min(2.0, 0.25 + 0.073 * longest), right_in=0.3)
@@ -140,13 +210,15 @@ def forest(
             cell = cells.get(arm)
             if cell is None or cell.difference is None:
                 continue
-            difference, noise = scale * cell.difference, scale * (cell.noise or 0.0)
+            assert cell.gain is not None
+            difference = scale * cell.gain.value
+            low, high = (difference if end is None else scale * end for end in (cell.gain.low, cell.gain.high))
             y = place + (index - (len(arms) - 2) / 2) * step
             face = arm_colour(index + 1)
-            if noise:
-                axes.plot([difference - noise, difference + noise], [y, y], color=face, alpha=0.45, linewidth=2)
+            if low < high:
+                axes.plot([low, high], [y, y], color=face, alpha=0.45, linewidth=2)
             axes.plot([difference], [y], color=face, marker="o", markersize=5, markeredgewidth=0)
-            reach = max(reach, abs(difference) + noise)
+            reach = max(reach, abs(low), abs(high))
             text = measure.write_difference(cell.difference).replace(MINUS, "-")
             said.append(f"{measure.label}, {arm}: {text} ({cell.verdict})")
     axes.axvline(0, color=arm_colour(0), linewidth=1.2, dashes=(4, 2.5))

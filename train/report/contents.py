@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from train.report.arms import Arm
 from train.report.fairness import Difference
 from train.report.gains import Gains
 from train.report.records import Run
@@ -17,7 +18,7 @@ class Report:
 
     title: str
     baseline: str
-    runs: list[Run]
+    arms: list[Arm]
     """Baseline first."""
     gains: Gains
     headlines: list[str]
@@ -33,8 +34,18 @@ class Report:
     exposures: dict[str, Exposure] = field(default_factory=dict)
     preferences: Preferences | None = None
     missing: dict[str, str] = field(default_factory=dict)
-    """Sentences in the place of what cannot be shown: `scores`, `tokens`, `order/<arm>`, `plan/<arm>`."""
+    """Sentences in the place of what cannot be shown: `scores`, `tokens`, `order/<run>`, `plan/<arm>`."""
 
-    def arms(self) -> list[str]:
+    @property
+    def others(self) -> list[str]:
         """Names of the arms that are held against the baseline."""
         return self.gains.arms[1:]
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs of all arms, the baseline's first."""
+        return [run for arm in self.arms for run in arm.runs]
+
+    def seeds(self, arm: str) -> int:
+        """How many runs the arm has."""
+        return next(len(one.runs) for one in self.arms if one.name == arm)

@@ -1,10 +1,11 @@
-"""Is the comparison fair? Arms may differ in the order of the data and in nothing else."""
+"""Is the comparison fair? Arms may differ in the order of the data, seeds of an arm in the seed, in nothing else."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from train.report.arms import Arm
 from train.report.records import Run
 
 ABSENT = "(absent)"
@@ -32,37 +33,29 @@ class Difference:
     """`order` (expected to differ), `rounding` (moves losses by rounding alone) or `unfair`."""
 
 
-def differences(runs: list[Run]) -> list[Difference]:
-    """Every configuration key in which the arms differ, the unexpected ones first."""
-    flat = {run.name: dict(_leaves(run.config)) for run in runs if run.config}
-    if len(flat) < 2:
-        return []
-    found = []
-    for key in sorted({key for leaves in flat.values() for key in leaves}):
-        values = {name: leaves.get(key, ABSENT) for name, leaves in flat.items()}
-        if len({_text(value) for value in values.values()}) > 1:
-            found.append(Difference(key, values, _kind(key, runs)))
-    return sorted(
-        found, key=lambda difference: (-("order", "rounding", "unfair").index(difference.kind), difference.key)
-    )
+def differences(arms: Sequence[Arm]) -> list[Difference]:
+    """Every configuration key in which the arms (the first seed of each) differ, the unexpected ones first."""
+    several = all(len(arm.runs) > 1 for arm in arms)
+    return _differences({arm.name: arm.runs[0] for arm in arms}, free="seed" if several else "")
 
 
-def warnings(runs: list[Run]) -> list[str]:
-    """One sentence for each way in which the arms are not alike though they should be."""
+def warnings(arms: Sequence[Arm]) -> list[str]:
+    """One sentence for each way in which arms or seeds are not alike though they should be."""
+    runs = [run for arm in arms for run in arm.runs]
     result = []
-    unexpected = [difference.key for difference in differences(runs) if difference.kind == "unfair"]
+    unexpected = [difference.key for difference in differences(arms) if difference.kind == "unfair"]
     if unexpected:
         result.append(
             f"The arms differ in more than the order: {', '.join(unexpected)}. "
             "A fair comparison differs in the order only; a gain or loss below may come from these settings."
         )
+    for arm in arms:
+        result += _unlike_seeds(arm)
     for name, sentence in MUST_AGREE.items():
         if len(values := _recorded(runs, "fingerprints", name)) > 1:
             result.append(f"The arms are not comparable, {sentence} (fingerprints {', '.join(sorted(values))}).")
-    if "seed" not in unexpected and len(values := _recorded(runs, "seed")) > 1:
-        result.append(
-            f"The arms have different seeds ({', '.join(sorted(values))}): part of a difference is the seed's."
-        )
+    if "seed" not in unexpected:
+        result += _other_seeds(arms)
     if len(values := _recorded(runs, "parameters")) > 1:
         result.append(f"The arms' models differ in size ({', '.join(sorted(values))} parameters).")
     if len(values := _recorded(runs, "world_size")) > 1:
@@ -79,25 +72,90 @@ def warnings(runs: list[Run]) -> list[str]:
         result.append(
             f"Whether {', '.join(unknown)} had the same settings is not known: config.json or run.json is missing."
         )
-    orders = _recorded(runs, "fingerprints", "order")
-    if len(runs) > 1 and len(orders) == 1 and sum(bool(run.fact("fingerprints", "order")) for run in runs) == len(runs):
-        result.append("All arms used the same order: there is no curriculum to compare.")
+    partly = [run.name for run in runs if run.from_wandb]
+    if partly:
+        result.append(f"Of {', '.join(partly)} only the settings that W&B holds are compared.")
+    return result + _same_order(arms)
+
+
+def _differences(runs: Mapping[str, Run], free: str = "") -> list[Difference]:
+    """Every key in which the runs differ, by name; `free` is a key that they may differ in."""
+    known = {name: run for name, run in runs.items() if run.config}
+    flat = {name: dict(_leaves(run.config)) for name, run in known.items()}
+    if len(flat) < 2:
+        return []
+    found = []
+    for key in sorted({key for leaves in flat.values() for key in leaves}):
+        told = {name: leaves for name, leaves in flat.items() if key in leaves or not known[name].from_wandb}
+        values = {name: leaves.get(key, ABSENT) for name, leaves in told.items()}
+        if len({_text(value) for value in values.values()}) > 1:
+            found.append(Difference(key, values, "order" if key == free else _kind(key, list(runs.values()))))
+    kinds = ("unfair", "rounding", "order")
+    return sorted(found, key=lambda difference: (kinds.index(difference.kind), difference.key))
+
+
+def _unlike_seeds(arm: Arm) -> list[str]:
+    """What the runs of one arm differ in beside the seed, and seeds that are not several."""
+    result = []
+    found = _differences({run.name: run for run in arm.runs}, free="seed")
+    unexpected = [difference.key for difference in found if difference.kind == "unfair"]
+    if unexpected:
+        result.append(
+            f"The seeds of {arm.name} differ in more than the seed: {', '.join(unexpected)}. "
+            "They are not repeats of one another, and the interval is not that of chance."
+        )
+    if len({_text(run.fact("arranged", "preference")) for run in arm.runs if run.fact("arranged")}) > 1:
+        result.append(f"The seeds of {arm.name} differ in more than the seed: their orders have other preferences.")
+    seeds = [str(seed) for seed in arm.seeds]
+    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    if twice:
+        told = "not known" if twice == ["None"] else f"given more than once ({', '.join(twice)})"
+        result.append(f"Seeds of {arm.name} are {told}: its runs are not independent, and not paired by seed.")
     return result
 
 
-def _recorded(runs: list[Run], *keys: str) -> set[str]:
+def _other_seeds(arms: Sequence[Arm]) -> list[str]:
+    """A sentence when the arms do not have the same seeds."""
+    seeds = {arm.name: sorted(str(seed) for seed in arm.seeds if seed is not None) for arm in arms}
+    if len({tuple(known) for known in seeds.values() if known}) < 2:
+        return []
+    if all(len(arm.runs) == 1 for arm in arms):
+        values = sorted({seed for known in seeds.values() for seed in known})
+        return [f"The arms have different seeds ({', '.join(values)}): part of a difference is the seed's."]
+    base = arms[0].name
+    other = [arm.name for arm in arms if seeds[arm.name] != seeds[base]]
+    told = "; ".join(f"{name} {', '.join(seeds[name]) or 'unknown'}" for name in (base, *other))
+    return [f"Not all arms have the seeds of {base} ({told}): {', '.join(other)} is compared without pairs of seeds."]
+
+
+def _same_order(arms: Sequence[Arm]) -> list[str]:
+    """Sentences for orders that are the same where they should not be."""
+    runs = [run for arm in arms for run in arm.runs]
+    orders = [run.fact("fingerprints", "order") for run in runs]
+    if len(arms) > 1 and all(orders) and len(set(orders)) == 1:
+        return ["All arms used the same order: there is no curriculum to compare."]
+    shared = [arm.name for arm in arms if len(arm.runs) > 1 and len(_recorded(arm.runs, "fingerprints", "order")) == 1]
+    if shared:
+        return [
+            f"The seeds of {', '.join(shared)} share one order: the interval holds the chance of the initial weights, "
+            "not that of the order's shuffle."
+        ]
+    return []
+
+
+def _recorded(runs: Sequence[Run], *keys: str) -> set[str]:
     """The different values that run.json holds at `keys`; arms without one are left out."""
     values = (run.fact(*keys) for run in runs)
     return {str(value) for value in values if value is not None}
 
 
-def _kind(key: str, runs: list[Run]) -> str:
+def _kind(key: str, runs: Sequence[Run]) -> str:
     if EXPECTED.fullmatch(key) or _same_artifact(key, runs):
         return "order"
     return "rounding" if ROUNDING.fullmatch(key) else "unfair"
 
 
-def _same_artifact(key: str, runs: list[Run]) -> bool:
+def _same_artifact(key: str, runs: Sequence[Run]) -> bool:
     """A path to tokens or scores may differ when the fingerprints say that the same thing lies there."""
     name = next((part for part in key.split(".") if part in MUST_AGREE), None)
     if name is None:

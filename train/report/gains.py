@@ -1,31 +1,80 @@
 """The table of gains: every held-out loss and benchmark, by stage, arm beside baseline at the same tokens."""
 
-import math
-from dataclasses import dataclass
+from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from train.report.arms import Arm, paired
+from train.report.intervals import Interval, Side, interval
 from train.report.measures import Measure, measures_of
 from train.report.records import Record, Run, finite
+from train.report.sides import Answers, read_side
 
 TOKEN_TOLERANCE = 0.005
 """Stages count as being at the same tokens within this share: padded samples fall at other steps in another order."""
+UNDECIDED = "no significant difference"
+NO_ERROR_BAR = "no error bar"
+VERDICTS = ("better", "worse", UNDECIDED, "equal", NO_ERROR_BAR)
+
+
+class Evaluated(NamedTuple):
+    """A run at a stage end."""
+
+    run: Run
+    record: Record
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A difference, value minus value: for a loss, below zero is better."""
+
+    value: float
+    low: float | None
+    """Lower end of the 95 % interval; None when nothing tells of the difference's chance."""
+    high: float | None
+    verdict: str
+    """One of VERDICTS."""
+    method: str
+    """What the interval is made from, as `Interval.method`; empty without one."""
+    paired: bool
+    """Seed by seed; False: both arms' seeds are taken as independent."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One measure of one arm at one stage. Differences are value minus value: for a loss, below zero is better."""
+    """One measure of one arm at one stage."""
 
     value: float | None
+    """The mean over the seeds."""
+    values: list[float]
+    """By seed."""
     stderr: float | None
-    change: float | None
+    """The recorded standard error, of one seed alone."""
+    change: Gain | None
     """Against the previous stage of the same arm."""
-    difference: float | None
+    gain: Gain | None
     """Against the baseline at the same tokens; None for the baseline itself."""
-    noise: float | None
-    """Two combined standard errors, 2 sqrt(a^2 + b^2); None when a standard error is missing."""
-    verdict: str
-    """`better`, `worse`, `equal`, `within noise`, `no error bar` (a benchmark without one); empty: not compared."""
     error: str
     """Why there is no value: the message of a failed benchmark."""
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds the value is the mean of."""
+        return len(self.values)
+
+    @property
+    def difference(self) -> float | None:
+        """The gain's value, None where nothing is compared."""
+        return None if self.gain is None else self.gain.value
+
+    @property
+    def verdict(self) -> str:
+        """The gain's verdict, empty where nothing is compared."""
+        return "" if self.gain is None else self.gain.verdict
 
 
 @dataclass(frozen=True)
@@ -33,12 +82,13 @@ class Point:
     """One moment of the comparison: the stage records of the arms that were evaluated at these tokens."""
 
     tokens: int
-    records: dict[str, Record]
+    evaluated: dict[str, list[Evaluated]]
+    """By arm; a run that was not evaluated here is not in the list."""
 
     @property
     def stages(self) -> dict[str, int]:
         """The number of the stage in every arm that has one here."""
-        return {arm: int(record.get("stage", 0)) for arm, record in self.records.items()}
+        return {arm: int(seeds[0].record.get("stage", 0)) for arm, seeds in self.evaluated.items()}
 
 
 @dataclass(frozen=True)
@@ -51,14 +101,20 @@ class Gains:
     measures: list[Measure]
     points: list[Point]
     cells: dict[str, list[dict[str, Cell]]]
+    notes: list[str] = field(default_factory=list)
+    """Where answers could not be used, and why."""
 
     def last_common(self, arm: str) -> int:
         """Number of the last point where both `arm` and the baseline were evaluated."""
-        return max(i for i, p in enumerate(self.points) if arm in p.records and self.baseline in p.records)
+        return max(i for i, p in enumerate(self.points) if arm in p.evaluated and self.baseline in p.evaluated)
 
     def final(self, arm: str, measure: Measure) -> Cell:
         """The cell of `measure` at the last point that `arm` shares with the baseline."""
         return self.cells[measure.key][self.last_common(arm)][arm]
+
+    def final_baseline(self, arm: str, measure: Measure) -> Cell:
+        """The baseline's cell beside `final`."""
+        return self.cells[measure.key][self.last_common(arm)][self.baseline]
 
     def in_group(self, group: str) -> list[Measure]:
         """The measures of one group, in the order of the table."""
@@ -69,29 +125,40 @@ class Gains:
         return next((m for m in self.measures if m.key == "val/loss"), self.measures[0])
 
 
-def compute(runs: list[Run], baseline: str) -> Gains:
-    """The gains of every run against the one named `baseline`.
+def compute(arms: Sequence[Arm], baseline: str) -> Gains:
+    """The gains of every arm against the one named `baseline`.
 
-    Raises ValueError when a run shares no stage (no evaluation at the same tokens) with the baseline.
+    Raises ValueError when an arm shares no stage (no evaluation at the same tokens) with the baseline, or a file of
+    answers is broken.
     """
-    ordered = sorted(runs, key=lambda run: run.name != baseline)
+    ordered = sorted(arms, key=lambda arm: arm.name != baseline)
     points = _points(ordered)
-    for run in ordered[1:]:
-        if not any(run.name in point.records and baseline in point.records for point in points):
+    for arm in ordered[1:]:
+        if not any(arm.name in point.evaluated and baseline in point.evaluated for point in points):
             raise ValueError(
-                f"runs.{run.name} ({run.folder}) and the baseline {baseline} ({ordered[0].folder}) have no stage "
-                f"record in common: evaluated at {_evaluated(run)} and {_evaluated(ordered[0])} tokens; "
+                f"runs.{arm.name} ({_places(arm)}) and the baseline {baseline} ({_places(ordered[0])}) have no stage "
+                f"record in common: evaluated at {_tokens(arm)} and {_tokens(ordered[0])} tokens; "
                 "train both to the end of the same stage first"
             )
-    measures = measures_of([record for run in ordered for record in run.stages])
+    names = [arm.name for arm in ordered]
+    measures = measures_of([record for arm in ordered for run in arm.runs for record in run.stages])
     if not measures:
         raise ValueError(
-            f"the stage records of {', '.join(run.name for run in ordered)} hold no val/ or bench/ value: "
+            f"the stage records of {', '.join(names)} hold no val/ or bench/ value: "
             "train with an evaluation at the end of a stage"
         )
-    arms = [run.name for run in ordered]
-    cells = {measure.key: _cells(measure, arms, points) for measure in measures}
-    return Gains(baseline, arms, measures, points, cells)
+    cells: dict[str, list[dict[str, Cell]]] = {measure.key: [] for measure in measures}
+    answers = Answers()
+    before: dict[tuple[str, str], Known] = {}
+    for point in points:
+        for measure in measures:
+            known = {arm: _known(measure, point.evaluated[arm], answers) for arm in names if arm in point.evaluated}
+            earlier = {arm: before.get((measure.key, arm)) for arm in known}
+            row = {arm: _cell(measure, known[arm], earlier[arm], known.get(baseline), arm, baseline) for arm in known}
+            cells[measure.key].append(row)
+            before |= {(measure.key, arm): found for arm, found in known.items() if found.evaluated}
+        answers.forget()
+    return Gains(baseline, names, measures, points, cells, answers.notes)
 
 
 def same_tokens(first: int, second: int) -> bool:
@@ -99,88 +166,103 @@ def same_tokens(first: int, second: int) -> bool:
     return abs(first - second) <= TOKEN_TOLERANCE * max(first, second)
 
 
-def verdict(measure: Measure, difference: float, noise: float | None) -> str:
-    """What a difference to the baseline is worth; one that cannot be seen in the written numbers is `equal`."""
-    if noise is not None and abs(difference) < noise:
-        return "within noise"
-    if abs(difference) < measure.resolution:
+def verdict(measure: Measure, difference: float, found: Interval | None) -> str:
+    """What a difference is worth; one that is exact but cannot be seen in the written numbers is `equal`."""
+    visible = abs(difference) >= measure.resolution
+    if found is not None and found.low <= 0 <= found.high and (visible or found.high - found.low > measure.resolution):
+        return UNDECIDED
+    if not visible:
         return "equal"
-    if noise is None and measure.group == "benchmark":
-        return "no error bar"
+    if found is None:
+        return NO_ERROR_BAR
     return "better" if (difference < 0) == measure.lower_is_better else "worse"
 
 
-def standard_error(record: Record, key: str) -> float | None:
-    """The standard error that the record gives for `key`.
+@dataclass(frozen=True)
+class Known:
+    """One measure of the seeds of an arm at a point: those that have a value, and what is known of its chance."""
 
-    For `bench/avg` without one: sqrt(sum of squares) / n over the tasks, when their mean is the average; the tasks ask
-    different questions, so their errors are independent.
-    """
-    stderr = finite(record, f"{key}_stderr")
-    if stderr is not None or key != "bench/avg":
-        return stderr
-    average = finite(record, key)
-    errors = {k: v for k in record if k.endswith("_stderr") and (v := finite(record, k)) is not None}
-    for metric in ("acc", "acc_norm"):
-        pairs = {k: v for k, v in errors.items() if k.endswith(f"/{metric}_stderr")}
-        values = [finite(record, k.removesuffix("_stderr")) for k in pairs]
-        known = [value for value in values if value is not None]
-        if (
-            average is not None
-            and known
-            and len(known) == len(values)
-            and abs(sum(known) / len(known) - average) < 1e-6
-        ):
-            return math.hypot(*pairs.values()) / len(pairs)
-    return None
+    evaluated: list[Evaluated]
+    side: Side | None
+    errors: list[str]
+    """Messages of the seeds that have none."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs that have a value."""
+        return [run for run, _ in self.evaluated]
 
 
-def _points(runs: list[Run]) -> list[Point]:
+def _known(measure: Measure, evaluated: Sequence[Evaluated], answers: Answers) -> Known:
+    with_value = [seed for seed in evaluated if finite(seed.record, measure.key) is not None]
+    side = read_side(measure.key, with_value, answers) if with_value else None
+    failed = f"{measure.key.rsplit('/', 1)[0]}/error"
+    return Known(with_value, side, [str(record[failed]) for _, record in evaluated if failed in record])
+
+
+def _cell(measure: Measure, known: Known, before: Known | None, base: Known | None, arm: str, baseline: str) -> Cell:
+    side = known.side
+    if side is None:
+        return Cell(None, [], None, None, None, known.errors[0] if known.errors else "")
+    change = gain = None
+    if before is not None and before.side is not None:
+        same = [run.name for run in before.runs] == [run.name for run in known.runs]
+        change = _gain(measure, before.side, side, same)
+    if arm != baseline and base is not None and base.side is not None:
+        gain = _gain(measure, base.side, side, paired(base.runs, known.runs))
+    stderr = side.error if len(side.means) == 1 else None
+    return Cell(float(np.mean(side.means)), side.means.tolist(), stderr, change, gain, "")
+
+
+def _gain(measure: Measure, first: Side, second: Side, pairs: bool) -> Gain:
+    difference = float(second.means.mean() - first.means.mean())
+    found = interval(first, second, difference, pairs)
+    word = verdict(measure, difference, found)
+    if found is None:
+        return Gain(difference, None, None, word, "", pairs)
+    return Gain(difference, found.low, found.high, word, found.method, pairs)
+
+
+def _points(arms: Sequence[Arm]) -> list[Point]:
     """Stage records by tokens; the baseline comes first, so its counts name the points that it has."""
     points: list[Point] = []
-    for run in runs:
-        for record in run.stages:
-            tokens = int(record["tokens"])
-            open_points = [p for p in points if run.name not in p.records and same_tokens(p.tokens, tokens)]
-            if open_points:
-                min(open_points, key=lambda p: abs(p.tokens - tokens)).records[run.name] = record
-            else:
-                points.append(Point(tokens, {run.name: record}))
+    for arm in arms:
+        for run in arm.runs:
+            for record in run.stages:
+                _place(points, arm.name, Evaluated(run, record))
     return sorted(points, key=lambda point: point.tokens)
 
 
-def _cells(measure: Measure, arms: list[str], points: list[Point]) -> list[dict[str, Cell]]:
-    previous: dict[str, float] = {}
-    rows: list[dict[str, Cell]] = []
-    for point in points:
-        row: dict[str, Cell] = {}
-        for arm in arms:
-            if arm not in point.records:
-                continue
-            record = point.records[arm]
-            value = finite(record, measure.key)
-            before = previous.get(arm)
-            change = None if value is None or before is None else value - before
-            if value is not None:
-                previous[arm] = value
-            row[arm] = _cell(measure, record, value, change, row.get(arms[0]) if arm != arms[0] else None)
-        rows.append(row)
-    return rows
+def _place(points: list[Point], arm: str, seed: Evaluated) -> None:
+    """Put a record to the nearest point at the same tokens that has none of its run, or to a point of its own."""
+    tokens = int(seed.record["tokens"])
+    near = [
+        point
+        for point in points
+        if same_tokens(point.tokens, tokens)
+        and all(run.name != seed.run.name for run, _ in point.evaluated.get(arm, []))
+    ]
+    if near:
+        min(near, key=lambda point: abs(point.tokens - tokens)).evaluated.setdefault(arm, []).append(seed)
+    else:
+        points.append(Point(tokens, {arm: [seed]}))
 
 
-def _cell(measure: Measure, record: Record, value: float | None, change: float | None, base: Cell | None) -> Cell:
-    stderr = standard_error(record, measure.key)
-    error = ""
-    if value is None:
-        error = str(record.get(f"{measure.key.rsplit('/', 1)[0]}/error", ""))
-    if value is None or base is None or base.value is None:
-        return Cell(value, stderr, change, None, None, "", error)
-    difference = value - base.value
-    noise = None
-    if stderr is not None and base.stderr is not None:
-        noise = 2 * math.hypot(stderr, base.stderr)
-    return Cell(value, stderr, change, difference, noise, verdict(measure, difference, noise), error)
+def _tokens(arm: Arm) -> str:
+    found = [str(record["tokens"]) for run in arm.runs for record in run.stages]
+    return ", ".join(dict.fromkeys(found)) or "no"
 
 
-def _evaluated(run: Run) -> str:
-    return ", ".join(str(record["tokens"]) for record in run.stages) or "no"
+def _places(arm: Arm) -> str:
+    return ", ".join(str(run.folder) for run in arm.runs)
+
+
+def failed_tasks(record: Mapping[str, object]) -> list[str]:
+    """The tasks that a stage record says failed, by `stage/failed` or by an error of their own."""
+    told = [name.strip() for name in str(record.get("stage/failed", "")).split(",") if name.strip()]
+    own = [
+        key.removeprefix("bench/").removesuffix("/error")
+        for key in record
+        if key.startswith("bench/") and key.endswith("/error")
+    ]
+    return list(dict.fromkeys([*told, *own]))

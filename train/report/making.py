@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from curriculum.artifact import write_text
+from train.report.arms import Arm, read_arm
 from train.report.contents import Report
 from train.report.fairness import differences, warnings
-from train.report.gains import Gains, Point, compute
+from train.report.gains import Evaluated, Gains, Point, compute, failed_tasks
 from train.report.material import Material, open_material
-from train.report.records import Run, read_run
 from train.report.settings import ReportSettings
-from train.report.summary import ONE_SEED, benchmarks, headline, throughput
+from train.report.summary import benchmarks, cautions, confidence, headline, throughput
 from train.report.views import (
     Exposure,
     Plan,
@@ -51,12 +51,16 @@ def run(settings: ReportSettings, console: Any = None) -> Path:
     write_text(output.with_suffix(".csv"), writing.as_csv(report))
     write_text(output, page.render(report, pictures))
     terminal.show(report, console, output)
-    log.info("report %s: %s arms, %s moments compared", output, len(report.runs), len(report.gains.points))
+    log.info("report %s: %s arms, %s moments compared", output, len(report.arms), len(report.gains.points))
     return output
 
 
 def _replayed(settings: ReportSettings) -> Path:
-    folders = {name: Path(folder) for name, folder in settings.runs.items()}
+    folders = {
+        name if len(places) == 1 else f"{name}-{number}": Path(place)
+        for name, places in settings.places.items()
+        for number, place in enumerate(places)
+    }
     if settings.workspace:
         from train.tracking.workspace import replay_with_workspace
 
@@ -74,14 +78,16 @@ def make(settings: ReportSettings) -> Report:
     Raises ValueError for a run that is missing or broken, and for an arm that shares no stage with the baseline.
     """
     names = sorted(settings.runs, key=lambda name: name != settings.baseline)
-    runs = [read_run(name, Path(settings.runs[name])) for name in names]
-    gains = compute(runs, settings.baseline)
+    arms = [read_arm(name, settings.places[name]) for name in names]
+    gains = compute(arms, settings.baseline)
+    runs = [run for arm in arms for run in arm.runs]
     material = open_material(runs)
     sentences = []
     for arm in gains.arms[1:]:
-        sentences += [sentence for sentence in (headline(gains, runs, arm), benchmarks(gains, arm)) if sentence]
-    plans, missing = _plans(runs, material)
-    exposures = _exposures(material)
+        told = (headline(gains, arms, arm), confidence(gains, arm), benchmarks(gains, arm))
+        sentences += [sentence for sentence in told if sentence]
+    plans, missing = _plans(arms, material)
+    exposures = _exposures(arms, material)
     preferences = None
     if material.scores is not None and material.tokens is not None:
         ids = np.arange(len(material.tokens))
@@ -91,13 +97,13 @@ def make(settings: ReportSettings) -> Report:
     return Report(
         settings.title,
         settings.baseline,
-        runs,
+        arms,
         gains,
         sentences,
-        [*warnings(runs), *_doubts(exposures), ONE_SEED],
-        [f"{run.name}: {note}." for run in runs for note in run.notes] + _gaps(gains),
-        differences(runs),
-        [throughput(run) for run in runs],
+        [*warnings(arms), *_doubts(exposures), *cautions(gains, arms)],
+        [f"{run.name}: {note}." for run in runs for note in run.notes] + _gaps(arms, gains) + gains.notes,
+        differences(arms),
+        [throughput(arm) for arm in arms],
         material.tokens.sources if material.tokens is not None else [],
         plans,
         exposures,
@@ -106,22 +112,23 @@ def make(settings: ReportSettings) -> Report:
     )
 
 
-def _plans(runs: list[Run], material: Material) -> tuple[dict[str, Plan], dict[str, str]]:
-    """The plan of every arm, from its order or else from its metrics, and sentences for those that have none."""
+def _plans(arms: list[Arm], material: Material) -> tuple[dict[str, Plan], dict[str, str]]:
+    """The plan of every arm, from the order of its first seed that has one or else from its metrics, and sentences."""
     plans: dict[str, Plan] = {}
     missing: dict[str, str] = {}
-    for run in runs:
-        order = material.orders.get(run.name)
-        view = plan_of_order(order) if order is not None else plan_of_metrics(run)
-        if view is None:
-            missing[f"plan/{run.name}"] = f"The metrics of {run.name} record no plan either."
+    for arm in arms:
+        orders = (material.orders.get(run.name) for run in arm.runs)
+        views = [plan_of_order(order) for order in orders if order is not None][:1]
+        views += [view for run in arm.runs if (view := plan_of_metrics(run)) is not None]
+        if views:
+            plans[arm.name] = views[0]
         else:
-            plans[run.name] = view
+            missing[f"plan/{arm.name}"] = f"The metrics of {arm.name} record no plan either."
     return plans, missing
 
 
-def _exposures(material: Material) -> dict[str, Exposure]:
-    """What the samples of every order are; nothing without tokens."""
+def _exposures(arms: list[Arm], material: Material) -> dict[str, Exposure]:
+    """What the samples of every arm's order are, of the first seed that has one; nothing without tokens."""
     if material.tokens is None:
         return {}
     source_N = material.tokens.source_of(np.arange(len(material.tokens)))
@@ -130,7 +137,8 @@ def _exposures(material: Material) -> dict[str, Exposure]:
         pd_N = material.scores.column("pd")
         high_N = pd_N > np.median(pd_N)
     sources = len(material.tokens.sources)
-    return {arm: exposure_of(order, high_N, source_N, sources) for arm, order in material.orders.items()}
+    orders = {arm.name: [material.orders[run.name] for run in arm.runs if run.name in material.orders] for arm in arms}
+    return {arm: exposure_of(found[0], high_N, source_N, sources) for arm, found in orders.items() if found}
 
 
 def _doubts(exposures: dict[str, Exposure]) -> list[str]:
@@ -144,30 +152,35 @@ def _doubts(exposures: dict[str, Exposure]) -> list[str]:
     return result
 
 
-def _failures(arm: str, points: list[Point]) -> list[str]:
-    """A note for every benchmark of an arm that failed."""
-    result = []
-    for point in points:
-        for key, message in point.records[arm].items():
-            if key.startswith("bench/") and key.endswith("/error"):
-                task = key.removeprefix("bench/").removesuffix("/error")
-                result.append(f"{arm}: benchmark {task} failed at {point.tokens} tokens: {message}")
-    return result
+def _failures(seed: Evaluated) -> list[str]:
+    """Notes on what failed at a stage end of a run, with the message where there is one, and how to make it good."""
+    run, record = seed
+    tasks = failed_tasks(record)
+    if not tasks:
+        return []
+    messages = {task: record.get("val/error" if task == "heldout" else f"bench/{task}/error") for task in tasks}
+    told = ", ".join(task + (f" ({message})" if message else "") for task, message in messages.items())
+    mend = f": run `pdpc evaluate run={run.folder} stages=failed`" if record.get("stage/failed") else ""
+    return [f"stage {record.get('stage', '?')} of {run.name} failed in {told}{mend}"]
 
 
 def _apart(point: Point) -> float:
-    counts = [int(record["tokens"]) for record in point.records.values()]
+    counts = [int(record["tokens"]) for seeds in point.evaluated.values() for _, record in seeds]
     return (max(counts) - min(counts)) / max(max(counts), 1)
 
 
-def _gaps(gains: Gains) -> list[str]:
-    """Notes on moments where an arm was not evaluated, or not at the very same tokens."""
+def _gaps(arms: list[Arm], gains: Gains) -> list[str]:
+    """Notes on moments where a run was not evaluated, or not whole, or not at the very same tokens."""
     result = []
-    for arm in gains.arms:
-        lacking = [str(point.tokens) for point in gains.points if arm not in point.records]
-        if lacking:
-            result.append(f"{arm}: no evaluation at {', '.join(lacking)} tokens; nothing is compared there.")
-        result += _failures(arm, [point for point in gains.points if arm in point.records])
+    for arm in arms:
+        for run in arm.runs:
+            lacking = [str(point.tokens) for point in gains.points if not _has(point, arm.name, run.name)]
+            if lacking:
+                what = "nothing is compared there" if len(arm.runs) == 1 else "it is not in the means there"
+                result.append(f"{run.name}: no evaluation at {', '.join(lacking)} tokens; {what}.")
+        for point in gains.points:
+            for seed in point.evaluated.get(arm.name, []):
+                result += _failures(seed)
     apart = max(_apart(point) for point in gains.points)
     if apart > 0:
         result.append(
@@ -175,3 +188,7 @@ def _gaps(gains: Gains) -> list[str]:
             "padded samples fall at other steps in another order."
         )
     return result
+
+
+def _has(point: Point, arm: str, run: str) -> bool:
+    return any(one.name == run for one, _ in point.evaluated.get(arm, []))

@@ -86,6 +86,8 @@ def _open_tokens(run: Run) -> tuple[Tokens | None, str]:
 def _open(run: Run, what: str, opening: Callable[[Path, str], Any]) -> tuple[Any, str]:
     """Open the artifact `what` where run.json says it is, and hold its fingerprint against the recorded one."""
     path = run.fact("paths", what)
+    if run.from_wandb:
+        return None, f"{run.name} was read out of W&B, which names no {what}."
     if not path:
         return None, f"The run {run.name} names no {what}."
     if not Path(path).is_dir():

@@ -16,8 +16,15 @@ _LABELS = {
     "val/loss": "All held-out text",
     "val/low_pd/loss": "Low-PD half",
     "val/high_pd/loss": "High-PD half",
+    "val/bits_per_byte": "All held-out text, bits a byte",
+    "val/low_pd/bits_per_byte": "Low-PD half, bits a byte",
+    "val/high_pd/bits_per_byte": "High-PD half, bits a byte",
     "bench/avg": "Average of the benchmarks",
 }
+HEADLINES = ("acc_norm", "acc", "exact_match", "em", "f1")
+"""A task enters `bench/avg` by the first of these that it has, as in train/harness.py."""
+_RESOLUTION = {"nats": 5e-5, "bits": 5e-5, "share": 5e-4, "number": 5e-5}
+_WORDS = {"nats": "nats a token", "bits": "bits a byte", "share": "percentage points", "number": ""}
 _LOWER_IS_BETTER = ("loss", "ppl", "perplexity", "bits_per_byte", "brier", "error_rate")
 _SHARES = ("acc", "exact_match", "em", "f1", "avg", "pass@", "score")
 
@@ -33,13 +40,18 @@ class Measure:
     group: str
     """A key of GROUPS."""
     unit: str
-    """`nats` (a token), `share` (0 to 1, written in per cent) or `number`."""
+    """`nats` (a token), `bits` (a byte), `share` (0 to 1, written in per cent) or `number`."""
     lower_is_better: bool
+
+    @property
+    def words(self) -> str:
+        """The unit of a difference for a reader."""
+        return _WORDS[self.unit]
 
     @property
     def resolution(self) -> float:
         """A difference below this is not visible in the written numbers and counts as none."""
-        return {"nats": 5e-5, "share": 5e-4, "number": 5e-5}[self.unit]
+        return _RESOLUTION[self.unit]
 
     def write(self, value: float | None) -> str:
         """The value for a reader; an em dash where there is none."""
@@ -55,6 +67,14 @@ class Measure:
             return "\u2014"
         text = f"{100 * value:+.1f} pt" if self.unit == "share" else f"{value:+.4f}"
         return _unsigned_zero(text).replace("-", MINUS)
+
+    def write_interval(self, low: float | None, high: float | None) -> str:
+        """Both ends of an interval of a difference for a reader; nothing where there is none."""
+        if low is None or high is None:
+            return ""
+        scale, digits = (100, 1) if self.unit == "share" else (1, 4)
+        ends = [_unsigned_zero(f"{scale * value:+.{digits}f}").replace("-", MINUS) for value in (low, high)]
+        return f"{ends[0]} to {ends[1]}"
 
 
 def measures_of(records: Iterable[Record]) -> list[Measure]:
@@ -89,7 +109,7 @@ def _measure(key: str) -> Measure:
     parts = key.split("/")
     if key.startswith("val/source/"):
         name = "/".join(parts[2:-1])
-        label = name if parts[-1] == "loss" else f"{name} ({parts[-1]})"
+        label = {"loss": name, "bits_per_byte": f"{name}, bits a byte"}.get(parts[-1], f"{name} ({parts[-1]})")
         return Measure(key, label, "source", _unit(parts[-1]), True)
     group = "benchmark" if parts[0] == "bench" else "held-out"
     label = _LABELS.get(key) or _label(parts)
@@ -105,6 +125,8 @@ def _label(parts: list[str]) -> str:
 def _unit(name: str) -> str:
     if name.endswith("loss"):
         return "nats"
+    if name == "bits_per_byte":
+        return "bits"
     return "share" if name.startswith(_SHARES) else "number"
 
 

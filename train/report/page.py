@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from curriculum.artifact import code_version
 from train.report import charts, theme
+from train.report.arms import counted
 from train.report.contents import Report
-from train.report.gains import Cell
+from train.report.curves import gain_pictures, loss_pictures, mixtures
+from train.report.gains import NO_ERROR_BAR, UNDECIDED, Cell, Gain
 from train.report.measures import GROUPS, Measure, short_tokens
-from train.report.records import Run, finite
-from train.report.summary import tiles
+from train.report.records import Run
+from train.report.summary import METHODS, headline_measures, told_seeds
 
-CURVES = (
-    ("train-loss", "Train loss", "train", "train/loss"),
-    ("held-out-loss", "Held-out loss", "stage", "val/loss"),
-    ("low-pd-loss", "Held-out loss, low-PD half", "stage", "val/low_pd/loss"),
-    ("high-pd-loss", "Held-out loss, high-PD half", "stage", "val/high_pd/loss"),
-)
-"""Name, title, kind of record and key of every curve."""
 MOST_ROWS = 24
 """Rows of a picture of differences or of PD by source; the tables hold them all."""
-MARKS = {"better": "\u25b2", "worse": "\u25bc", "within noise": "\u2248", "equal": "=", "no error bar": "?"}
+MARKS = {"better": "\u25b2", "worse": "\u25bc", UNDECIDED: "\u2248", "equal": "=", NO_ERROR_BAR: "?"}
 
 
 def draw(report: Report) -> dict[str, theme.Picture]:
     """Draw every picture that the report has the numbers for, by name."""
     pictures: list[theme.Picture] = []
     with theme.drawing():
-        for name, title, kind, key in CURVES:
-            series = _series(report.runs, kind, key)
-            if series:
-                train = kind == "train"
-                pictures.append(charts.curves(name, title, series, unit="nats a token", markers=not train, crop=train))
-        speeds = _series(report.runs, "train", "throughput/tokens_per_s")
-        if speeds:
-            pictures.append(
-                charts.curves("speed", "Throughput", speeds, unit="tokens a second", markers=False, crop=True)
-            )
+        pictures += loss_pictures(report)
+        pictures += gain_pictures(report.gains)
         pictures += _forests(report)
         ranks = by_size(report)
         for number, arm in enumerate(report.gains.arms):
@@ -80,11 +68,20 @@ def render(report: Report, pictures: dict[str, theme.Picture]) -> str:
         gains=report.gains,
         pictures=pictures,
         svg={name: Markup(drawn.inline()) for name, drawn in pictures.items()},  # noqa: S704 - labels are escaped by the drawing
-        curves=[name for name, *_ in CURVES if name in pictures],
         groups={group: title for group, title in GROUPS.items() if report.gains.in_group(group)},
-        tiles={arm: tiles(report.gains, arm) for arm in report.arms()},
+        headline_measures=headline_measures(report.gains),
+        told_seeds=told_seeds,
+        counted=counted,
+        methods=METHODS,
+        several=any(len(arm.runs) > 1 for arm in report.arms),
+        with_mixture=bool(mixtures(report)),
+        group_methods={group: shared_method(_gains(report, group)) for group in GROUPS},
+        arm_methods={
+            arm: shared_method(report.gains.final(arm, measure).gain for measure in headline_measures(report.gains))
+            for arm in report.others
+        },
         by_share=by_share(report),
-        configs={run.name: _yaml(run.config) for run in report.runs if run.config},
+        configs={arm.runs[0].name: _yaml(arm.runs[0].config) for arm in report.arms if arm.runs[0].config},
         facts=_facts(report.runs),
         light=theme.variables(dark=False),
         dark=theme.variables(dark=True),
@@ -93,6 +90,12 @@ def render(report: Report, pictures: dict[str, theme.Picture]) -> str:
         code_version=code_version(),
         most_rows=MOST_ROWS,
     )
+
+
+def shared_method(gains: Iterable[Gain | None]) -> str:
+    """What intervals are made from, in words, where that is the same for all; else empty: each says it then."""
+    found = {gain.method for gain in gains if gain is not None}
+    return METHODS[found.pop()] if len(found) == 1 else ""
 
 
 def by_share(report: Report) -> list[int]:
@@ -111,14 +114,11 @@ def by_size(report: Report) -> list[int]:
     return sorted(range(len(total)), key=lambda index: (-round(total[index], 9), report.sources[index]))
 
 
-def _series(runs: list[Run], kind: str, key: str) -> dict[str, tuple[list[float], list[float]]]:
-    """Tokens and values of one key for every arm that has it; empty when none has."""
-    result = {}
-    for run in runs:
-        records = run.train if kind == "train" else run.stages
-        pairs = [(float(record["tokens"]), value) for record in records if (value := finite(record, key)) is not None]
-        result[run.name] = ([tokens for tokens, _ in pairs], [value for _, value in pairs])
-    return result if any(values for _, values in result.values()) else {}
+def _gains(report: Report, group: str) -> Iterator[Gain | None]:
+    """The gains of a group of measures at all moments."""
+    for measure in report.gains.in_group(group):
+        for row in report.gains.cells[measure.key]:
+            yield from (cell.gain for cell in row.values())
 
 
 def _forests(report: Report) -> list[theme.Picture]:
@@ -133,7 +133,7 @@ def _forests(report: Report) -> list[theme.Picture]:
     ):
         rows: list[tuple[Measure, dict[str, Cell]]] = []
         for measure in measures[:MOST_ROWS]:
-            cells = {arm: gains.final(arm, measure) for arm in report.arms()}
+            cells = {arm: gains.final(arm, measure) for arm in report.others}
             if any(cell.difference is not None for cell in cells.values()):
                 rows.append((measure, cells))
         if rows:

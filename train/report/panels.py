@@ -13,6 +13,8 @@ from train.report.theme import SOURCES, colour
 from train.report.views import Plan
 
 Values = NDArray[np.float64]
+Mixture = tuple[str, float, Plan]
+"""An arm, its tokens at the end of training, and its plan."""
 
 
 def bucket_shares(axes: Any, view: Plan) -> None:
@@ -43,6 +45,36 @@ def bucket_shares(axes: Any, view: Plan) -> None:
     else:
         label_right(axes, view.buckets, last)
     share_axes(axes, "share of the batch")
+
+
+def mixture_strips(figure: Any, above: Any, mixtures: Sequence[Mixture], strip_in: float) -> None:
+    """Under a pair of axes over tokens, a strip for each arm: the shares of its buckets over the same tokens."""
+    height = float(figure.get_figheight())
+    box = above.get_position()
+    for number, (arm, total, view) in enumerate(mixtures):
+        bottom = box.y0 - (number + 1) * strip_in / height
+        axes = figure.add_axes((box.x0, bottom, box.width, 0.78 * strip_in / height), sharex=above)
+        tokens = view.progress * total
+        edge = np.zeros(len(tokens))
+        count = len(view.buckets)
+        for index in range(count):
+            top = edge + view.realised[:, index]
+            strength = 0.2 + 0.65 * index / max(1, count - 1)
+            axes.fill_between(tokens, edge, top, color=colour("bucket"), alpha=strength, linewidth=0)
+            edge = top
+        axes.set_ylim(0, 1)
+        axes.set_yticks([])
+        axes.grid(False)
+        axes.text(-0.02, 0.5, shortened(arm, 10), transform=axes.transAxes, ha="right", va="center", fontsize=8)
+        for name, y in ((view.buckets[0], 0.16), (view.buckets[-1], 0.84)):
+            axes.text(1.015, y, shortened(name, 8), transform=axes.transAxes, va="center", fontsize=8)
+        last = number == len(mixtures) - 1
+        axes.tick_params(labelbottom=last)
+        if last:
+            axes.set_xlabel(above.get_xlabel())
+    if mixtures:
+        above.tick_params(labelbottom=False)
+        above.set_xlabel("")
 
 
 def source_shares(axes: Any, progress: Values, names: Sequence[str], table: Values) -> None:

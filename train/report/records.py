@@ -1,4 +1,4 @@
-"""RUN folders as the report reads them: resolved config, what the run was, its metrics."""
+"""Runs as the report reads them, from RUN folders or W&B: resolved config, what the run was, its metrics."""
 
 import json
 import math
@@ -14,7 +14,7 @@ KINDS = ("train", "stage")
 
 @dataclass(frozen=True)
 class Run:
-    """One arm: its folder and what was read from it."""
+    """One run, a seed of an arm: its folder and what was read from it."""
 
     name: str
     folder: Path
@@ -28,11 +28,19 @@ class Run:
     """Metrics records of kind `stage`, by step."""
     notes: list[str]
     """What a reader must know about the reading: torn lines, repeated records, missing files."""
+    from_wandb: bool = False
+    """It was read out of W&B: `folder` is its address there, and there are no answers, no order and no artifacts."""
 
     @property
     def finished(self) -> bool:
-        """Whether run.json says that the run came to its end."""
-        return self.info.get("status") == "finished"
+        """Whether run.json says that the run came to its end; of a run in W&B that is not known, and taken so."""
+        return self.from_wandb or self.info.get("status") == "finished"
+
+    @property
+    def seed(self) -> int | None:
+        """Its seed, None where neither run.json nor config.json tells."""
+        value = self.info.get("seed", self.config.get("seed"))
+        return value if type(value) is int else None
 
     @property
     def tokens(self) -> int:
@@ -72,15 +80,34 @@ def read_run(name: str, folder: Path) -> Run:
     train, repeated_train = _last_of_each_step(r for r in records if r["kind"] == "train")
     stages, repeated_stages = _last_of_each_step(r for r in records if r["kind"] == "stage")
     if repeated := repeated_train + repeated_stages:
-        notes.append(f"{repeated} record(s) were written again after a resume; the later ones are shown")
+        notes.append(
+            f"{repeated} record(s) were written again after a resume or an evaluation; the later ones are shown"
+        )
     others = sorted({str(r["kind"]) for r in records if r["kind"] not in KINDS})
     if others:
         count = sum(r["kind"] in others for r in records)
         notes.append(f"{count} record(s) of other kinds ({', '.join(others)}) are not shown")
-    broken = sum(_holds_non_finite(r) for r in (*train, *stages))
-    if broken:
-        notes.append(f"{broken} record(s) hold a value that is not a finite number; those values are left out")
+    notes += _non_finite(train, stages)
     return Run(name, folder, found["config.json"], info, train, stages, notes)
+
+
+def read_wandb(name: str, spec: str) -> Run:
+    """Read a run of the arm `name` out of W&B: its records, and of its settings those that were sent there.
+
+    Raises ValueError when there is no such run or no key, OSError when W&B is out of reach.
+    """
+    from train.identity import FINGERPRINTS
+    from train.tracking.wandb_read import read_wandb_run
+
+    found = read_wandb_run(spec)
+    prints = {key: found.config[key] for key in FINGERPRINTS if isinstance(found.config.get(key), str)}
+    config = {key: value for key, value in found.config.items() if key not in FINGERPRINTS and key != "replay_of"}
+    info: dict[str, Any] = {"fingerprints": prints, "status": "in W&B", "arm": found.name}
+    train, _ = _last_of_each_step(r for r in found.records if r["kind"] == "train")
+    stages, _ = _last_of_each_step(r for r in found.records if r["kind"] == "stage")
+    missing = "its answers item by item, order, scores and tokens are not known, nor whether it came to its end"
+    notes = [f"read out of W&B ({spec}): {missing}", *_non_finite(train, stages)]
+    return Run(name, Path(spec), config, info, train, stages, notes, from_wandb=True)
 
 
 def read_metrics(path: Path) -> tuple[list[Record], list[str]]:
@@ -148,6 +175,11 @@ def _last_of_each_step(records: Any) -> tuple[list[Record], int]:
         by_step[record["step"]] = record
         count += 1
     return [by_step[step] for step in sorted(by_step)], count - len(by_step)
+
+
+def _non_finite(train: list[Record], stages: list[Record]) -> list[str]:
+    broken = sum(_holds_non_finite(record) for record in (*train, *stages))
+    return [f"{broken} record(s) hold a value that is not a finite number; those values are left out"] if broken else []
 
 
 def _holds_non_finite(record: Record) -> bool:

@@ -1,26 +1,39 @@
 """What the comparison came to, in plain sentences and a few numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
-from train.report.gains import Gains
+from train.report.arms import Arm, counted
+from train.report.gains import NO_ERROR_BAR, UNDECIDED, VERDICTS, Cell, Gains
 from train.report.measures import Measure, short_tokens
-from train.report.records import Run, finite
+from train.report.records import finite
 
 ONE_SEED = (
-    "One run an arm, one seed: this proves nothing either way. A difference counts when it holds over several seeds, "
-    "with an interval."
+    "One seed an arm: an interval then holds the chance of the items that were asked, for this one pair of runs. "
+    "Another seed may give another sign; a difference counts when it holds over several."
 )
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One number of the summary."""
-
-    label: str
-    value: str
-    difference: str
-    verdict: str
+ONE_SIDED = "{arms} with one seed: the chance of its seed is taken to be as large as the other arm's."
+FEW_SEEDS = (
+    "{seeds} are few, and the intervals are wide for it: a difference counts from {times} times the standard deviation "
+    "of the differences seed by seed."
+)
+MANY_MEASURES = (
+    "Each interval is a 95 % interval of its own: of {count} measures without any difference, about {chance} would be "
+    "called better or worse by chance at a stage."
+)
+METHODS = {
+    "items": "paired item by item, one seed",
+    "items and seeds": "paired item by item, over seeds",
+    "seeds": "from the seeds alone",
+    "standard errors": "from standard errors, not paired",
+    "standard errors and seeds": "from standard errors, not paired, and seeds",
+    "": "",
+}
+"""What an interval is made from, in words."""
+COUNTED = {UNDECIDED: f"with {UNDECIDED}", NO_ERROR_BAR: "without an error bar"}
+"""Verdicts as they follow a number."""
+HEADLINE_KEYS = ("val/loss", "val/bits_per_byte", "val/low_pd/loss", "val/high_pd/loss", "bench/avg")
 
 
 @dataclass(frozen=True)
@@ -38,34 +51,52 @@ class Throughput:
     step_s: float | None
     """Median seconds a step."""
     evaluation_s: float | None
-    """Seconds in all evaluations together."""
+    """Seconds in all evaluations of a run together, a mean over seeds."""
 
 
-def headline(gains: Gains, runs: list[Run], arm: str) -> str:
+def headline(gains: Gains, arms: Sequence[Arm], arm: str) -> str:
     """One sentence: how far `arm` is from the baseline at the last tokens that both have, gain or loss."""
     measure = gains.headline_measure()
     number = gains.last_common(arm)
-    cell, base = gains.cells[measure.key][number][arm], gains.cells[measure.key][number][gains.baseline]
-    pair = {run.name: run for run in runs}
-    done = pair[arm].finished and pair[gains.baseline].finished
+    cell, base = gains.final(arm, measure), gains.final_baseline(arm, measure)
+    done = all(one.finished for one in arms if one.name in (arm, gains.baseline))
     when = f"{'After' if done else 'So far, at'} {short_tokens(gains.points[number].tokens)} tokens"
     text = "held-out text" if measure.key == "val/loss" else measure.label
-    if cell.value is None or base.value is None or cell.difference is None:
+    if cell.value is None or base.value is None or cell.gain is None:
         return f"{when}, {arm} cannot be compared with {gains.baseline} on {text}: a value is missing."
-    amount = measure.write_difference(abs(cell.difference)).lstrip("+")
+    amount = measure.write_difference(abs(cell.gain.value)).lstrip("+")
     values = f"{measure.write(cell.value)} against {measure.write(base.value)}"
-    if measure.unit == "nats":
-        amount += " nats a token"
+    if measure.unit in ("nats", "bits"):
+        amount += f" {measure.words}"
         if base.value:
-            amount += f" ({100 * abs(cell.difference / base.value):.1f}%)"
+            amount += f" ({100 * abs(cell.gain.value / base.value):.1f}%)"
+    when += f" ({told_seeds(cell, base)})"
     if cell.verdict == "equal":
         return f"{when}, {arm} does as well as {gains.baseline} on {text}: {values}."
-    if cell.verdict == "no error bar":
-        told = f"{when}, {arm} differs from {gains.baseline} on {text} by {amount}: {values}"
-        return f"{told}; without an error bar, that may be noise."
-    if cell.verdict == "within noise":
-        return f"{when}, {arm} cannot be told from {gains.baseline} on {text}: {values}, a difference within noise."
+    if cell.verdict == NO_ERROR_BAR:
+        side = "below" if cell.gain.value < 0 else "above"
+        return f"{when}, {arm} is {amount} {side} {gains.baseline} on {text}, which may be chance: {values}."
+    if cell.verdict == UNDECIDED:
+        return f"{when}, there is {UNDECIDED} between {arm} and {gains.baseline} on {text}: {values}."
     return f"{when}, {arm} is {amount} {cell.verdict} than {gains.baseline} on {text}: {values}."
+
+
+def confidence(gains: Gains, arm: str) -> str:
+    """One sentence: how far the difference of the headline may be off; empty where nothing is compared."""
+    measure = gains.headline_measure()
+    gain = gains.final(arm, measure).gain
+    if gain is None:
+        return ""
+    if gain.low is None:
+        return "There is no error bar: that needs the answers or standard errors of both, or several seeds."
+    written = measure.write_interval(gain.low, gain.high)
+    return f"With 95% confidence the difference lies in {written} {measure.words} ({METHODS[gain.method]})."
+
+
+def told_seeds(cell: Cell, base: Cell) -> str:
+    """How many seeds a gain is made from: `3 seeds each`, or `3 seeds against 1`."""
+    same = cell.seeds == base.seeds
+    return f"{counted(cell.seeds)} each" if same else f"{counted(cell.seeds)} against {base.seeds}"
 
 
 def benchmarks(gains: Gains, arm: str) -> str:
@@ -76,42 +107,48 @@ def benchmarks(gains: Gains, arm: str) -> str:
     compared = [cell.verdict for cell in cells if cell.verdict]
     if not compared and not failed:
         return ""
-    counts = [
-        f"{compared.count(name)} {name}"
-        for name in ("better", "worse", "within noise", "equal", "no error bar")
-        if name in compared
-    ]
+    counts = [f"{compared.count(name)} {COUNTED.get(name, name)}" for name in VERDICTS if name in compared]
     if failed:
         counts.append(f"{failed} failed")
     many = f"{len(cells)} benchmark number{'s' if len(cells) > 1 else ''}"
     return f"{many} of {arm} against {gains.baseline}: {', '.join(counts)}."
 
 
-def tiles(gains: Gains, arm: str) -> list[Tile]:
-    """The few numbers that matter most at the last common tokens."""
-    keys = ("val/loss", "val/low_pd/loss", "val/high_pd/loss", "bench/avg")
-    chosen = [m for m in gains.measures if m.key in keys] or [gains.headline_measure()]
-    return [_tile(measure, gains, arm) for measure in chosen]
+def cautions(gains: Gains, arms: Sequence[Arm]) -> list[str]:
+    """What a reader must know of intervals before believing them: seeds that are few, measures that are many."""
+    result = []
+    counts = [len(arm.runs) for arm in arms]
+    if max(counts) == 1:
+        result.append(ONE_SEED)
+    elif min(counts) == 1:
+        result.append(ONE_SIDED.format(arms=" and ".join(arm.name for arm in arms if len(arm.runs) == 1)))
+    elif min(counts) <= 3:
+        result.append(FEW_SEEDS.format(seeds=counted(min(counts)), times={2: 9, 3: 2.5}[min(counts)]))
+    count = len(gains.measures)
+    if count >= 10:
+        result.append(MANY_MEASURES.format(count=count, chance=max(1, round(0.05 * count))))
+    return result
 
 
-def throughput(run: Run) -> Throughput:
-    """The speed of one arm."""
-    records = run.train[1:] or run.train
+def headline_measures(gains: Gains) -> list[Measure]:
+    """The few measures that matter most."""
+    return [m for m in gains.measures if m.key in HEADLINE_KEYS] or [gains.headline_measure()]
+
+
+def throughput(arm: Arm) -> Throughput:
+    """The speed of one arm, over all its seeds."""
+    records = [record for run in arm.runs for record in run.train[1:] or run.train]
     speeds = [v for record in records if (v := finite(record, "throughput/tokens_per_s")) is not None]
     steps = [v for record in records if (v := finite(record, "time/step_s")) is not None]
-    evaluations = [v for record in run.stages if (v := finite(record, "time/evaluation_s")) is not None]
+    stages = [record for run in arm.runs for record in run.stages]
+    evaluations = [v for record in stages if (v := finite(record, "time/evaluation_s")) is not None]
     ends = quantiles(speeds, n=10, method="inclusive") if len(speeds) > 1 else None
     return Throughput(
-        run.name,
+        arm.name,
         len(speeds),
         median(speeds) if speeds else None,
         ends[0] if ends else None,
         ends[-1] if ends else None,
         median(steps) if steps else None,
-        sum(evaluations) if evaluations else None,
+        sum(evaluations) / len(arm.runs) if evaluations else None,
     )
-
-
-def _tile(measure: Measure, gains: Gains, arm: str) -> Tile:
-    cell = gains.final(arm, measure)
-    return Tile(measure.label, measure.write(cell.value), measure.write_difference(cell.difference), cell.verdict)

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from train.report.contents import Report
-from train.report.gains import Cell
+from train.report.gains import NO_ERROR_BAR, UNDECIDED, Cell
 from train.report.measures import Measure, short_tokens
+from train.report.summary import METHODS, told_seeds
 
 MOST_TASKS = 2
 """More benchmark numbers than these are left to the page; the average stays."""
-COLOURS = {"better": "green", "worse": "red", "within noise": "dim", "equal": "dim", "no error bar": "dim"}
+COLOURS = {"better": "green", "worse": "red"}
+MARKS = {UNDECIDED: " ~", NO_ERROR_BAR: " ?"}
 
 
 def show(report: Report, console: Any, output: Path) -> None:
@@ -22,6 +24,9 @@ def show(report: Report, console: Any, output: Path) -> None:
     console = console or Console()
     console.print()
     console.print(fitted(report, console))
+    console.print(f"Against {escape(report.baseline)} at the end, with 95% intervals:", highlight=False)
+    for line, style in ends(report):
+        console.print(f"  {escape(line)}", style=style, highlight=False)
     for sentence in report.headlines:
         console.print(escape(sentence), style="bold", highlight=False)
     for sentence in (*report.warnings, *report.notes):
@@ -53,7 +58,7 @@ def table(report: Report, measures: list[Measure]) -> Any:
     gains = report.gains
     left = len(gains.measures) - len(measures)
     caption = (
-        "difference = arm - baseline at the same tokens; a loss: below zero is better; ~ within noise, ? no error bar"
+        f"difference = arm - baseline at the same tokens; a loss: below zero is better; ~ {UNDECIDED}, ? {NO_ERROR_BAR}"
     )
     if left:
         caption += f"; {left} more measures on the page"
@@ -64,21 +69,36 @@ def table(report: Report, measures: list[Measure]) -> Any:
     result.add_column("Tokens", justify="right", no_wrap=True)
     result.add_column("Arm", no_wrap=True)
     for measure in measures:
-        result.add_column(_heading(measure), justify="right", no_wrap=True)
+        result.add_column(escape(_heading(measure)), justify="right", no_wrap=True)
     for number, point in enumerate(gains.points):
-        for place, arm in enumerate(arm for arm in gains.arms if arm in point.records):
-            start = (
-                [str(point.stages[arm]), short_tokens(int(point.records[arm]["tokens"]))] if place == 0 else ["", ""]
-            )
+        for place, arm in enumerate(arm for arm in gains.arms if arm in point.evaluated):
+            tokens = short_tokens(int(point.evaluated[arm][0].record["tokens"]))
+            start = [str(point.stages[arm]), tokens] if place == 0 else ["", ""]
             values = [measure.write(gains.cells[measure.key][number][arm].value) for measure in measures]
-            result.add_row(*start, Text(arm), *values)
-        for arm in report.arms():
+            result.add_row(*start, Text(_named(arm, len(point.evaluated[arm])), overflow="fold"), *values)
+        for arm in report.others:
             cells = [gains.cells[measure.key][number].get(arm) for measure in measures]
             if any(cell is not None and cell.difference is not None for cell in cells):
                 texts = [_difference(measure, cell) for measure, cell in zip(measures, cells, strict=True)]
-                label = "difference" if len(report.arms()) == 1 else f"diff. {arm}"
+                label = "difference" if len(report.others) == 1 else f"diff. {arm}"
                 result.add_row("", "", Text(label, style="dim"), *texts)
         result.add_section()
+    return result
+
+
+def ends(report: Report) -> list[tuple[str, str]]:
+    """A line a gain at the last tokens that both have, and its style: difference, interval, verdict in words, seeds."""
+    result = []
+    for arm in report.others:
+        for measure in chosen(report):
+            cell, base = report.gains.final(arm, measure), report.gains.final_baseline(arm, measure)
+            if cell.gain is None:
+                continue
+            ends = measure.write_interval(cell.gain.low, cell.gain.high)
+            told = f"{measure.write_difference(cell.gain.value)}{f' ({ends})' if ends else ''}, {cell.verdict}"
+            how = [told_seeds(cell, base), METHODS[cell.gain.method]]
+            line = f"{arm}, {_heading(measure)}: {told}; {', '.join(part for part in how if part)}"
+            result.append((line, COLOURS.get(cell.verdict, "")))
     return result
 
 
@@ -94,16 +114,19 @@ def chosen(report: Report) -> list[Measure]:
     return [*held_out, *tasks] or gains.measures[:4]
 
 
-def _heading(measure: Measure) -> str:
-    from rich.markup import escape
+def _named(arm: str, seeds: int) -> str:
+    return arm if seeds == 1 else f"{arm} ({seeds})"
 
+
+def _heading(measure: Measure) -> str:
     names = {
         "val/loss": "Held-out",
         "val/low_pd/loss": "Low PD",
         "val/high_pd/loss": "High PD",
         "bench/avg": "Bench avg",
+        "val/bits_per_byte": "Bits a byte",
     }
-    return names.get(measure.key) or escape(measure.label)
+    return names.get(measure.key) or measure.label
 
 
 def _difference(measure: Measure, cell: Cell | None) -> Any:
@@ -111,5 +134,5 @@ def _difference(measure: Measure, cell: Cell | None) -> Any:
 
     if cell is None or cell.difference is None:
         return Text("")
-    mark = {"within noise": " ~", "no error bar": " ?"}.get(cell.verdict, "")
-    return Text(measure.write_difference(cell.difference) + mark, style=COLOURS.get(cell.verdict, ""))
+    mark = MARKS.get(cell.verdict, "")
+    return Text(measure.write_difference(cell.difference) + mark, style=COLOURS.get(cell.verdict, "dim"))

@@ -105,13 +105,12 @@ def drawing() -> Iterator[None]:
 
 
 def canvas(
-    height_in: float, *, left_in: float = 0.62, right_in: float = 0.22, top_in: float = 0.42
+    height_in: float, *, left_in: float = 0.62, right_in: float = 0.22, top_in: float = 0.42, bottom_in: float = 0.5
 ) -> tuple[Figure, Any]:
     """A figure of the page's width and one pair of axes with margins in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH_IN, height_in))
-    bottom_in = 0.5
     box = (
         left_in / WIDTH_IN,
         bottom_in / height_in,

@@ -7,12 +7,16 @@ from dataclasses import asdict
 from typing import Any
 
 from curriculum.artifact import code_version
+from train.report.arms import Arm
 from train.report.contents import Report
+from train.report.gains import Cell
+from train.report.records import Run
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 COLUMNS = (
-    "measure", "label", "group", "unit", "lower_is_better", "arm", "stage", "step", "tokens",
-    "value", "stderr", "change", "difference", "noise", "verdict", "error",
+    "measure", "label", "group", "unit", "lower_is_better", "arm", "stage", "step", "tokens", "seeds",
+    "value", "stderr", "change", "change_low", "change_high", "change_verdict", "change_method",
+    "difference", "low", "high", "verdict", "method", "paired_seeds", "baseline_seeds", "error",
 )  # fmt: skip
 
 
@@ -22,7 +26,7 @@ def rows(report: Report) -> list[dict[str, Any]]:
     for measure in report.gains.measures:
         for point, cells in zip(report.gains.points, report.gains.cells[measure.key], strict=True):
             for arm, cell in cells.items():
-                record = point.records[arm]
+                record = point.evaluated[arm][0].record
                 row = {
                     "measure": measure.key,
                     "label": measure.label,
@@ -34,8 +38,31 @@ def rows(report: Report) -> list[dict[str, Any]]:
                     "step": record["step"],
                     "tokens": record["tokens"],
                 }
-                result.append(row | asdict(cell))
+                result.append(row | _cell(cell, cells.get(report.baseline)))
     return result
+
+
+def _cell(cell: Cell, base: Cell | None) -> dict[str, Any]:
+    """What one cell says, by column; intervals are 95 % intervals of the differences."""
+    change, gain = cell.change, cell.gain
+    return {
+        "seeds": cell.seeds,
+        "value": cell.value,
+        "stderr": cell.stderr,
+        "change": change and change.value,
+        "change_low": change and change.low,
+        "change_high": change and change.high,
+        "change_verdict": change.verdict if change else "",
+        "change_method": change.method if change else "",
+        "difference": gain and gain.value,
+        "low": gain and gain.low,
+        "high": gain and gain.high,
+        "verdict": gain.verdict if gain else "",
+        "method": gain.method if gain else "",
+        "paired_seeds": gain and gain.paired,
+        "baseline_seeds": base.seeds if gain and base else None,
+        "error": cell.error,
+    }
 
 
 def as_csv(report: Report) -> str:
@@ -58,8 +85,10 @@ def as_json(report: Report) -> str:
         "warnings": report.warnings,
         "notes": report.notes,
         "missing": report.missing,
-        "arms": {run.name: _arm(run.info, run.tokens, run.finished) for run in report.runs},
+        "arms": {arm.name: _arm(arm) for arm in report.arms},
+        "places": {run.name: str(run.folder) for run in report.runs},
         "gains": rows(report),
+        "seed_values": _seed_values(report),
         "config_differences": [asdict(difference) for difference in report.differences],
         "throughput": [asdict(speed) for speed in report.throughputs],
         "plans": {arm: _plan(report, arm) for arm in report.plans},
@@ -69,9 +98,25 @@ def as_json(report: Report) -> str:
     return json.dumps(_plain(value), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
-def _arm(info: dict[str, Any], tokens: int, finished: bool) -> dict[str, Any]:
-    kept = {key: info.get(key) for key in ("seed", "parameters", "world_size", "fingerprints", "versions")}
-    return kept | {"tokens": tokens, "finished": finished}
+def _arm(arm: Arm) -> dict[str, Any]:
+    return {"tokens": arm.tokens, "finished": arm.finished, "seeds": len(arm.runs), "runs": [_run(r) for r in arm.runs]}
+
+
+def _run(run: Run) -> dict[str, Any]:
+    kept = {key: run.info.get(key) for key in ("parameters", "world_size", "fingerprints", "versions")}
+    facts = {"name": run.name, "seed": run.seed, "tokens": run.tokens}
+    return kept | facts | {"finished": run.finished}
+
+
+def _seed_values(report: Report) -> list[dict[str, Any]]:
+    """What every seed of an arm gave, where an arm has several."""
+    return [
+        {"measure": measure.key, "arm": arm, "tokens": point.tokens, "values": cell.values}
+        for measure in report.gains.measures
+        for point, cells in zip(report.gains.points, report.gains.cells[measure.key], strict=True)
+        for arm, cell in cells.items()
+        if report.seeds(arm) > 1
+    ]
 
 
 def _plan(report: Report, arm: str) -> dict[str, Any]:

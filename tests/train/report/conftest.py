@@ -13,6 +13,7 @@ from curriculum.artifact import create
 from curriculum.preference import Pdpc, Shuffled
 from curriculum.scores import Scores, write_slice
 from curriculum.tokens import Tokens, samples_in
+from train.answers import Items, answers_path, write_answers
 from train.report.records import Run
 
 SOURCES = {"code": 150, "help": 60, "licences": 90, "prose": 200}
@@ -121,6 +122,52 @@ def write_run(folder: Path, arm: str, records: list[dict[str, Any]] | None = Non
     return folder
 
 
+def items_of(value: float, kind: str, rng: np.random.Generator, shared: np.ndarray) -> Items:
+    """Answers whose mean is `value`: right or wrong for `quiz`, else losses about those that all arms share."""
+    count = len(shared)
+    if kind == "quiz":
+        right = np.argsort(np.argsort(shared + rng.normal(0, 0.3, count))) < round(value * count)
+        return Items(np.arange(count), right.astype(float), np.ones(count))
+    weights = 10.0 + np.arange(count) % 7
+    raw = shared + rng.normal(0, 0.02, count)
+    return Items(np.arange(count), raw + value - (raw * weights).sum() / weights.sum(), weights)
+
+
+def answer(run: Path, seed: int = 0, count: int = 200) -> Path:
+    """Write the answers of every stage of a RUN; its stage records then have the values that the answers give."""
+    shared = np.random.default_rng(5).normal(0, 1, count)
+    lines = []
+    for line in (run / "metrics.jsonl").read_text("utf-8").splitlines():
+        record = json.loads(line)
+        if record["kind"] == "stage":
+            rng = np.random.default_rng([seed, record["step"], len(run.name)])
+            losses = [key for key in record if key.endswith("/loss")]
+            answers = {key: items_of(record[key], "loss", rng, shared) for key in losses}
+            answers["bench/echo/acc"] = items_of(record["bench/echo/acc"], "quiz", rng, shared)
+            write_answers(answers_path(run, record["step"]), answers)
+            record |= {key: items.mean() for key, items in answers.items()}
+            record["bench/avg"] = record["bench/echo/acc"]
+        lines.append(json.dumps(record) + "\n")
+    (run / "metrics.jsonl").write_text("".join(lines), "utf-8")
+    return run
+
+
+def write_seeds(folder: Path, arm: str, seeds: int, spread: float = 0.02) -> list[str]:
+    """RUN folders of one arm that differ in the seed, with answers; their losses differ by about `spread`."""
+    places = []
+    for seed in range(seeds):
+        rng = np.random.default_rng([seed, len(arm)])
+        records = records_of(arm)
+        for record in records:
+            shift = rng.normal(0, spread)
+            for key in [key for key in record if key.endswith("loss")]:
+                record[key] += shift
+        prints = {"tokens": "a" * 32, "order": f"{arm}{seed:b<20}", "tokenizer": "t" * 32, "scores": "c" * 32}
+        run = write_run(folder / f"{arm}-{seed}", arm, records, seed=seed, config={"seed": seed}, fingerprints=prints)
+        places.append(str(answer(run, seed)))
+    return places
+
+
 def write_comparison(folder: Path) -> dict[str, str]:
     """The whole road: TOKENS, SCORES, two ORDERs and two RUN folders that name them. Returns arm to run folder."""
     tokens = write_tokens(folder / "tokens")
@@ -163,8 +210,22 @@ def comparison(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Write a RUN folder without artifacts: make_run(arm, records=None, **run.json keys)."""
-    return lambda arm, records=None, **info: write_run(tmp_path / "runs" / arm, arm, records, **info)
+    """Write a RUN folder without artifacts: make_run(arm, records=None, folder=arm, **run.json keys)."""
+
+    def build(arm: str, records: list[dict[str, Any]] | None = None, folder: str = "", **info: Any) -> Path:
+        return write_run(tmp_path / "runs" / (folder or arm), arm, records, **info)
+
+    return build
+
+
+@pytest.fixture
+def with_seeds(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """RUN folders with answers: with_seeds(shuffled=3, pdpc=3) is what `runs` takes."""
+
+    def build(**seeds: int) -> dict[str, Any]:
+        return {arm: write_seeds(tmp_path / "runs", arm, count) for arm, count in seeds.items()}
+
+    return build
 
 
 @pytest.fixture
@@ -175,7 +236,7 @@ def metrics() -> Callable[..., list[dict[str, Any]]]:
 
 @pytest.fixture
 def in_memory() -> Callable[..., Run]:
-    """A Run without a folder: in_memory(arm, records)."""
+    """A Run without a folder: in_memory(name, records, **run.json keys)."""
 
     def build(arm: str, records: list[dict[str, Any]], **info: Any) -> Run:
         kinds = {kind: [record for record in records if record["kind"] == kind] for kind in ("train", "stage")}

@@ -2,12 +2,12 @@ import re
 
 import pytest
 
+from train.report.arms import read_arm
 from train.report.fairness import differences, warnings
-from train.report.records import read_run
 
 
 def runs(make_run, **changed):
-    return [read_run("shuffled", make_run("shuffled")), read_run("pdpc", make_run("pdpc", **changed))]
+    return [read_arm("shuffled", [str(make_run("shuffled"))]), read_arm("pdpc", [str(make_run("pdpc", **changed))])]
 
 
 def test_arms_that_differ_in_the_order_only_give_no_warning(make_run):
@@ -78,6 +78,63 @@ def test_the_same_order_in_both_arms_is_a_warning(make_run):
 def test_unknown_settings_are_said_to_be_unknown(make_run):
     folder = make_run("pdpc")
     (folder / "config.json").unlink()
-    pair = [read_run("shuffled", make_run("shuffled")), read_run("pdpc", folder)]
+    pair = [read_arm("shuffled", [str(make_run("shuffled"))]), read_arm("pdpc", [str(folder)])]
     assert differences(pair) == []
     assert any("Whether pdpc had the same settings is not known" in sentence for sentence in warnings(pair))
+
+
+def seeds(make_run, arm, numbers, **changed):
+    """An arm of runs with these seeds; `changed` holds for the last one."""
+    places = []
+    for place, seed in enumerate(numbers):
+        more = changed if place == len(numbers) - 1 else {}
+        prints = {"tokens": "a" * 32, "order": f"{arm}{place}", "tokenizer": "t" * 32, "scores": "c" * 32}
+        config = {"seed": seed, **more.get("config", {})}
+        kept = {"seed": seed, "fingerprints": prints, **more, "config": config}
+        places.append(str(make_run(arm, folder=f"{arm}-{place}", **kept)))
+    return read_arm(arm, places)
+
+
+def test_seeds_that_differ_in_the_seed_only_give_no_warning(make_run):
+    pair = [seeds(make_run, arm, [0, 1, 2]) for arm in ("shuffled", "pdpc")]
+    assert warnings(pair) == []
+    assert "seed" not in {item.key for item in differences(pair)}
+    assert [run.name for run in pair[1].runs] == ["pdpc seed 0", "pdpc seed 1", "pdpc seed 2"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"config": {"optimizer": {"lr": 5.0}}},
+            r"seeds of pdpc differ in more than the seed: optimizer\.lr\. .*repeats",
+        ),
+        ({"arranged": {"preference": {"name": "sorted"}}}, "their orders have other preferences"),
+        ({"parameters": 7}, "differ in size"),
+    ],
+)
+def test_what_else_seeds_of_an_arm_differ_in_is_said(make_run, changed, words):
+    told = {"arranged": {"preference": {"name": "pdpc"}}} if "arranged" in changed else {}
+    arm = seeds(make_run, "pdpc", [1, 2], **changed)
+    if told:
+        arm.runs[0].info.update(told)
+    (found,) = warnings([seeds(make_run, "shuffled", [1, 2]), arm])
+    assert re.search(words, found)
+
+
+def test_a_seed_that_comes_twice_is_no_second_seed(make_run):
+    found = warnings([seeds(make_run, "shuffled", [1, 2]), seeds(make_run, "pdpc", [2, 2])])
+    assert any("Seeds of pdpc are given more than once (2)" in sentence for sentence in found)
+
+
+def test_arms_with_other_seeds_are_said_to_be_unpaired(make_run):
+    found = warnings([seeds(make_run, "shuffled", [1, 2]), seeds(make_run, "pdpc", [1, 3])])
+    assert found == [
+        "Not all arms have the seeds of shuffled (shuffled 1, 2; pdpc 1, 3): pdpc is compared without pairs of seeds."
+    ]
+
+
+def test_seeds_that_share_an_order_are_a_warning(make_run):
+    prints = {"tokens": "a" * 32, "order": "pdpc0", "tokenizer": "t" * 32, "scores": "c" * 32}
+    (found,) = warnings([seeds(make_run, "shuffled", [1, 2]), seeds(make_run, "pdpc", [1, 2], fingerprints=prints)])
+    assert "The seeds of pdpc share one order" in found

@@ -1,9 +1,14 @@
 import math
 
+import numpy as np
 import pytest
 
-from train.report.gains import TOKEN_TOLERANCE, compute, same_tokens, standard_error, verdict
+from train.answers import Items, answers_path, write_answers
+from train.report.arms import arm_of
+from train.report.gains import TOKEN_TOLERANCE, compute, same_tokens, verdict
+from train.report.intervals import Interval
 from train.report.measures import measures_of
+from train.report.sides import averaged, standard_error
 
 
 def stage(number, tokens, loss=4.0, **more):
@@ -11,7 +16,8 @@ def stage(number, tokens, loss=4.0, **more):
 
 
 def table(in_memory, base, other, baseline="shuffled"):
-    return compute([in_memory("pdpc", other), in_memory("shuffled", base)], baseline)
+    arms = {"pdpc": other, "shuffled": base}
+    return compute([arm_of(name, [in_memory(name, records)]) for name, records in arms.items()], baseline)
 
 
 def test_change_is_to_the_stage_before_and_difference_to_the_baseline(in_memory):
@@ -19,9 +25,9 @@ def test_change_is_to_the_stage_before_and_difference_to_the_baseline(in_memory)
     assert gains.arms == ["shuffled", "pdpc"]
     first, second = gains.cells["val/loss"]
     assert first["pdpc"].change is None
-    assert (second["pdpc"].change, second["shuffled"].change) == (-1.75, -1.0)
-    assert (first["pdpc"].difference, first["pdpc"].verdict) == (0.5, "worse")
-    assert (second["pdpc"].difference, second["pdpc"].verdict) == (-0.25, "better")
+    assert (second["pdpc"].change.value, second["shuffled"].change.value) == (-1.75, -1.0)
+    assert (first["pdpc"].difference, first["pdpc"].verdict) == (0.5, "no error bar")
+    assert second["pdpc"].difference == -0.25
     assert second["shuffled"].difference is None
     assert gains.final("pdpc", gains.headline_measure()).value == 3.75
 
@@ -53,27 +59,138 @@ def test_an_arm_without_stages_and_records_without_values_are_refused(in_memory)
 
 
 @pytest.mark.parametrize(
-    ("difference", "noise", "expected"),
-    [(0.05, 0.06, "within noise"), (-0.05, 0.05, "worse"), (0.07, 0.06, "better"), (0.07, None, "no error bar")],
+    ("key", "difference", "ends", "expected"),
+    [
+        ("bench/x/acc", 0.05, (-0.01, 0.11), "no significant difference"),
+        ("bench/x/acc", -0.05, (-0.09, -0.01), "worse"),
+        ("bench/x/acc", 0.07, (0.01, 0.13), "better"),
+        ("bench/x/acc", 0.07, None, "no error bar"),
+        ("val/loss", -0.07, (-0.13, -0.01), "better"),
+        ("val/loss", 0.07, None, "no error bar"),
+        ("val/loss", 1e-6, None, "equal"),
+        ("val/loss", 0.0, (0.0, 0.0), "equal"),
+        ("val/loss", 0.0, (-0.1, 0.1), "no significant difference"),
+        ("val/loss", 1e-5, (8e-6, 1.2e-5), "equal"),
+    ],
 )
-def test_a_benchmark_is_within_noise_below_two_combined_standard_errors(difference, noise, expected):
-    (measure,) = measures_of([{"bench/x/acc": 0.5}])
-    assert verdict(measure, difference, noise) == expected
+def test_a_verdict_needs_an_interval_that_leaves_out_zero(key, difference, ends, expected):
+    (measure,) = measures_of([{key: 0.5}])
+    assert verdict(measure, difference, None if ends is None else Interval(*ends, "items")) == expected
 
 
-def test_noise_combines_both_standard_errors(in_memory):
+def test_without_answers_both_standard_errors_make_the_interval_and_it_says_so(in_memory):
     more = {"bench/x/acc": 0.5, "bench/x/acc_stderr": 0.03}
     other = {"bench/x/acc": 0.57, "bench/x/acc_stderr": 0.04}
     gains = table(in_memory, [stage(1, 100, **more)], [stage(1, 100, **other)])
-    cell = gains.cells["bench/x/acc"][0]["pdpc"]
-    assert cell.noise == pytest.approx(0.1)
-    assert cell.verdict == "within noise"
+    gain = gains.cells["bench/x/acc"][0]["pdpc"].gain
+    assert (gain.low, gain.high) == pytest.approx((0.07 - 1.96 * 0.05, 0.07 + 1.96 * 0.05), abs=1e-5)
+    assert (gain.method, gain.verdict) == ("standard errors", "no significant difference")
 
 
-def test_a_difference_that_is_not_visible_is_equal():
-    (measure,) = measures_of([{"val/loss": 4.0}])
-    assert verdict(measure, 1e-6, None) == "equal"
-    assert verdict(measure, 1e-3, None) == "worse"
+def seeds_of(in_memory, arm, losses):
+    return arm_of(arm, [in_memory(arm, [stage(1, 100, loss)], seed=seed) for seed, loss in enumerate(losses)])
+
+
+def test_several_seeds_are_one_arm_whose_values_are_means(in_memory):
+    base, other = seeds_of(in_memory, "shuffled", [4.0, 4.2, 4.4]), seeds_of(in_memory, "pdpc", [3.9, 4.1, 4.3])
+    (row,) = compute([other, base], "shuffled").cells["val/loss"]
+    assert (row["shuffled"].value, row["shuffled"].seeds) == (pytest.approx(4.2), 3)
+    gain = row["pdpc"].gain
+    assert gain.paired
+    assert (gain.value, gain.low, gain.high) == pytest.approx((-0.1, -0.1, -0.1)), (
+        "the seeds' own chance is paired away"
+    )
+    assert (gain.verdict, gain.method) == ("better", "seeds")
+
+
+def test_arms_with_other_seeds_are_compared_without_pairs(in_memory):
+    base, other = seeds_of(in_memory, "shuffled", [4.0, 4.2, 4.4]), seeds_of(in_memory, "pdpc", [3.9, 4.1])
+    (row,) = compute([other, base], "shuffled").cells["val/loss"]
+    gain = row["pdpc"].gain
+    deviation = math.sqrt((0.08 + 0.02) / 3 * (1 / 3 + 1 / 2))
+    assert (gain.low, gain.high) == pytest.approx((-0.2 - 3.18245 * deviation, -0.2 + 3.18245 * deviation))
+    assert (gain.paired, gain.verdict) == (False, "no significant difference")
+
+
+def test_a_seed_that_was_not_evaluated_is_not_in_the_mean(in_memory):
+    base = seeds_of(in_memory, "shuffled", [4.0, 4.2])
+    runs = [in_memory("pdpc", [stage(1, 100, 3.0)], seed=0), in_memory("pdpc", [], seed=1)]
+    (row,) = compute([arm_of("pdpc", runs), base], "shuffled").cells["val/loss"]
+    assert (row["pdpc"].value, row["pdpc"].seeds, row["pdpc"].gain.paired) == (3.0, 1, False)
+
+
+def answered(in_memory, folder, arm, records, answers):
+    """A run in memory whose answers lie in a folder: answers by step."""
+    for step, items in answers.items():
+        write_answers(answers_path(folder / arm, step), items)
+    return arm_of(arm, [in_memory(str(folder / arm), records)])
+
+
+def right(values, ids=None):
+    values = np.asarray(values, dtype=float)
+    return Items(np.arange(len(values)) if ids is None else np.asarray(ids), values, np.ones(len(values)))
+
+
+def test_the_same_items_are_compared_one_by_one(in_memory, tmp_path):
+    asked = np.random.default_rng(0).integers(0, 2, 500).astype(float)
+    better = asked.copy()
+    better[np.flatnonzero(asked == 0)[:20]] = 1.0
+    arms = []
+    for arm, values in (("shuffled", asked), ("pdpc", better)):
+        record = stage(
+            1, 100, **{"bench/x/acc": values.mean(), "bench/x/acc_stderr": 0.0224, "bench/avg": values.mean()}
+        )
+        arms.append(answered(in_memory, tmp_path, arm, [record], {1: {"bench/x/acc": right(values)}}))
+    gains = compute(arms, "shuffled")
+    for key in ("bench/x/acc", "bench/avg"):
+        gain = gains.cells[key][0]["pdpc"].gain
+        assert (gain.method, gain.verdict) == ("items", "better"), key
+        assert gain.value == pytest.approx(0.04)
+        assert gain.high - gain.low < 0.036, "unpaired, it would be 0.12"
+    assert gains.cells["val/loss"][0]["pdpc"].gain is not None
+    assert gains.cells["val/loss"][0]["pdpc"].verdict == "equal"
+
+
+def test_a_stage_is_compared_with_the_one_before_item_by_item(in_memory, tmp_path):
+    first = np.zeros(300)
+    second = first.copy()
+    second[:30] = 1.0
+    answers = {1: {"bench/x/acc": right(first)}, 2: {"bench/x/acc": right(second)}}
+    records = [stage(1, 100, **{"bench/x/acc": 0.0}), stage(2, 200, **{"bench/x/acc": 0.1})]
+    arms = [answered(in_memory, tmp_path, arm, records, answers) for arm in ("shuffled", "pdpc")]
+    change = compute(arms, "shuffled").cells["bench/x/acc"][1]["pdpc"].change
+    assert (change.value, change.verdict, change.method) == (pytest.approx(0.1), "better", "items")
+    assert 0.06 < change.low < change.high < 0.14
+
+
+@pytest.mark.parametrize("mend", ["other items", "other values"])
+def test_answers_that_do_not_fit_are_not_used(in_memory, tmp_path, mend):
+    values = np.arange(100) % 2
+    record = stage(1, 100, **{"bench/x/acc": 0.5, "bench/x/acc_stderr": 0.05})
+    other = right(values, np.arange(100) + 1) if mend == "other items" else right(np.zeros(100))
+    arms = [
+        answered(in_memory, tmp_path, "shuffled", [record], {1: {"bench/x/acc": right(values)}}),
+        answered(in_memory, tmp_path, "pdpc", [record], {1: {"bench/x/acc": other}}),
+    ]
+    gains = compute(arms, "shuffled")
+    assert gains.cells["bench/x/acc"][0]["pdpc"].gain.method == "standard errors"
+    told = [note for note in gains.notes if "the answers kept for bench/x/acc do not give the recorded value" in note]
+    assert len(told) == (mend == "other values")
+
+
+def test_bits_a_byte_have_the_interval_of_the_loss(in_memory, tmp_path):
+    rng = np.random.default_rng(3)
+    weights = rng.integers(5, 50, 200).astype(float)
+    own = rng.normal(4, 1, 200)
+    arms = []
+    for arm, shift in (("shuffled", 0.0), ("pdpc", -0.05)):
+        items = Items(np.arange(200), own + rng.normal(shift, 0.1, 200), weights)
+        record = stage(1, 100, items.mean(), **{"val/bits_per_byte": 0.3 * items.mean()})
+        arms.append(answered(in_memory, tmp_path, arm, [record], {1: {"val/loss": items}}))
+    cells = compute(arms, "shuffled").cells
+    loss, bits = (cells[key][0]["pdpc"].gain for key in ("val/loss", "val/bits_per_byte"))
+    assert (bits.value, bits.low, bits.high) == pytest.approx((0.3 * loss.value, 0.3 * loss.low, 0.3 * loss.high))
+    assert bits.verdict == loss.verdict == "better"
 
 
 def test_the_average_gets_the_standard_error_of_its_tasks():
@@ -83,6 +200,8 @@ def test_the_average_gets_the_standard_error_of_its_tasks():
     assert standard_error(record | {"bench/avg": 0.7}, "bench/avg") is None
     assert standard_error(record | {"bench/avg_stderr": 0.01}, "bench/avg") == 0.01
     assert standard_error(record, "bench/a/acc") == 0.03
+    assert averaged(record | {"bench/b/perplexity": 9.0}) == ["bench/a/acc", "bench/b/acc"]
+    assert averaged({"bench/avg": 0.7, "bench/a/acc": 0.4, "bench/a/acc_norm": 0.7}) == ["bench/a/acc_norm"]
 
 
 def test_a_failed_benchmark_has_its_message_in_the_place_of_a_value(in_memory):

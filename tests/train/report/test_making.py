@@ -29,9 +29,11 @@ def test_page_json_and_csv_lie_side_by_side_and_agree(comparison, tmp_path):
     assert len(table) == len(value["gains"])
     for row, whole in zip(table, value["gains"], strict=True):
         assert row["measure"] == whole["measure"]
-        assert row["difference"] == ("" if whole["difference"] is None else str(whole["difference"]))
+        for key in ("difference", "low", "high", "change_low", "seeds", "baseline_seeds"):
+            assert row[key] == ("" if whole[key] is None else str(whole[key])), key
+        assert (row["verdict"], row["method"]) == (whole["verdict"], whole["method"])
     last = [row for row in value["gains"] if row["measure"] == "val/loss" and row["arm"] == "pdpc"][-1]
-    assert (last["stage"], last["tokens"], last["verdict"]) == (4, 4000, "worse")
+    assert (last["stage"], last["tokens"], last["verdict"]) == (4, 4000, "no error bar")
     assert last["difference"] == pytest.approx(0.1)
     assert value["headlines"][0] in path.read_text("utf-8")
     assert value["arms"]["pdpc"]["finished"] is True
@@ -85,6 +87,34 @@ def rewrite(folder, order):
     path.write_text(json.dumps(info))
 
 
+def test_seeds_intervals_and_verdicts_are_in_json_and_csv(with_seeds, tmp_path):
+    path, _ = made(with_seeds(shuffled=3, pdpc=3), tmp_path)
+    value = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    assert value["format_version"] == 2
+    rows = {(row["measure"], row["arm"], row["stage"]): row for row in value["gains"]}
+    row = rows["val/loss", "pdpc", 4]
+    assert (row["seeds"], row["baseline_seeds"], row["paired_seeds"], row["verdict"]) == (3, 3, True, "worse")
+    assert row["method"] == row["change_method"] == "items and seeds"
+    assert row["low"] < row["difference"] < row["high"]
+    assert row["change_low"] < row["change"] < row["change_high"] < 0
+    assert rows["bench/avg", "pdpc", 4]["method"] == "items and seeds"
+    seeds = [entry for entry in value["seed_values"] if (entry["measure"], entry["arm"]) == ("val/loss", "pdpc")]
+    assert len(seeds) == 4
+    assert sum(seeds[-1]["values"]) / 3 == pytest.approx(row["value"])
+    assert [run["seed"] for run in value["arms"]["pdpc"]["runs"]] == [0, 1, 2]
+    with path.with_suffix(".csv").open(newline="") as file:
+        table = [line for line in csv.DictReader(file) if (line["measure"], line["arm"]) == ("val/loss", "pdpc")]
+    assert [float(line["low"]) for line in table] == [rows["val/loss", "pdpc", stage]["low"] for stage in (1, 2, 3, 4)]
+
+
+def test_a_broken_file_of_answers_is_named(with_seeds, tmp_path):
+    runs = with_seeds(shuffled=1, pdpc=1)
+    file = Path(runs["pdpc"][0]) / "evaluations" / "step_00000020.parquet"
+    file.write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"step_00000020\.parquet cannot be read"):
+        made(runs, tmp_path)
+
+
 def test_an_order_that_was_exchanged_is_not_shown(comparison, tmp_path):
     shutil.rmtree(tmp_path / "pdpc")
     shutil.copytree(tmp_path / "shuffled", tmp_path / "pdpc")
@@ -109,7 +139,7 @@ def test_an_unfinished_run_is_shown_as_far_as_it_came(metrics, make_run, tmp_pat
         file.write('{"kind": "tra')
     path, printed = made({"shuffled": str(make_run("shuffled")), "pdpc": str(half)}, tmp_path)
     value = json.loads(path.with_suffix(".json").read_text())
-    assert value["headlines"][0].startswith("So far, at 2.00k tokens, pdpc is 0.1000 nats a token")
+    assert value["headlines"][0].startswith("So far, at 2.00k tokens (1 seed each), pdpc is 0.1000 nats a token")
     notes = " ".join(value["notes"])
     assert "pdpc: the run is not finished (status: running)" in notes
     assert "is torn and was left out" in notes
@@ -129,8 +159,8 @@ def test_a_failed_benchmark_is_noted_with_its_message(metrics, make_run):
     records = metrics("pdpc")
     records[-1] = {k: v for k, v in records[-1].items() if "echo" not in k} | {"bench/echo/error": "no data"}
     report = make(ReportSettings(runs={"shuffled": str(make_run("shuffled")), "pdpc": str(make_run("pdpc", records))}))
-    assert report.notes == ["pdpc: benchmark echo failed at 4000 tokens: no data"]
-    assert "1 failed" in report.headlines[1]
+    assert report.notes == ["stage 4 of pdpc failed in echo (no data)"]
+    assert "1 failed" in report.headlines[-1]
 
 
 def test_tokens_that_differ_by_padding_are_noted(metrics, make_run):

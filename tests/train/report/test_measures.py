@@ -59,3 +59,25 @@ def test_numbers_are_written_with_a_true_minus_and_without_a_signed_zero():
 )
 def test_tokens_are_written_short(tokens, text):
     assert short_tokens(tokens) == text
+
+
+def test_bits_a_byte_are_a_measure_of_their_own():
+    found = measures_of([{"val/loss": 4.0, "val/bits_per_byte": 1.2, "val/source/a/bits_per_byte": 1.3}])
+    assert [(m.label, m.unit, m.words, m.lower_is_better) for m in found[1:]] == [
+        ("All held-out text, bits a byte", "bits", "bits a byte", True),
+        ("a, bits a byte", "bits", "bits a byte", True),
+    ]
+
+
+def test_intervals_are_written_like_differences():
+    loss, share = (measure for measure in measures_of([{"val/loss": 1.0, "bench/x/acc": 1.0}]))
+    assert loss.write_interval(-0.25, 1e-9) == "\u22120.2500 to 0.0000"
+    assert share.write_interval(0.011, 0.05) == "+1.1 to +5.0"
+    assert loss.write_interval(None, None) == ""
+
+
+def test_headlines_of_tasks_are_those_of_the_harness():
+    from train.harness import HEADLINES
+    from train.report import measures
+
+    assert measures.HEADLINES == HEADLINES

@@ -67,13 +67,21 @@ def test_the_page_has_every_section_when_everything_is_there(comparison):
     html = html_of(comparison)
     for name in (
         "train-loss", "held-out-loss", "low-pd-loss", "high-pd-loss", "loss-differences", "benchmark-differences",
-        "plan-0", "plan-1", "high-share", "mix-0", "mix-1", "pd-by-source", "speed",
+        "gain-held-out", "gain-benchmarks", "plan-0", "plan-1", "high-share", "mix-0", "mix-1", "pd-by-source", "speed",
     ):  # fmt: skip
         assert f'id="figure-{name}-title"' in html, name
     text = text_of(html)
-    assert "pdpc is 0.1000 nats a token (2.5%) worse than shuffled on held-out text: 4.1000 against 4.0000." in text
-    assert "One run an arm, one seed: this proves nothing either way" in text
-    assert "within noise" in text
+    assert (
+        "After 4.00k tokens (1 seed each), pdpc is 0.1000 nats a token (2.5%) above shuffled on held-out text, "
+        "which may be chance: 4.1000 against 4.0000. There is no error bar: that needs" in text
+    )
+    assert "One seed an arm: an interval then holds the chance of the items" in text
+    assert "no significant difference" in text
+    assert "from standard errors, not paired" in text
+    words = re.search(r'id="figure-held-out-loss-words">([^<]*)<', html)
+    assert words is not None
+    assert "Under them the batch of pdpc: low from 100 to 5 per cent" in words.group(1)
+    assert "batch of shuffled" not in words.group(1), "one bucket is no mixture"
     assert 'class="missing"' not in html
 
 
@@ -81,10 +89,35 @@ def test_the_same_runs_give_the_same_bytes(comparison):
     assert html_of(comparison) == html_of(comparison)
 
 
-def test_a_gain_is_called_a_gain(metrics, make_run):
-    better = [record | {"val/loss": 1.0} for record in metrics("pdpc", stages=1)]
-    runs = {"shuffled": str(make_run("shuffled")), "pdpc": str(make_run("pdpc", better))}
-    assert "nats a token (79.6%) better than shuffled" in text_of(html_of(runs))
+def test_a_gain_is_called_a_gain_with_its_seeds_and_its_interval(with_seeds):
+    html = html_of(with_seeds(shuffled=3, pdpc=3))
+    checked(html)
+    text = text_of(html)
+    found = re.search(
+        r"\(3 seeds each\), pdpc is (0\.\d{4}) nats a token \(.*?%\) worse than shuffled on held-out text: [\d.]+ "
+        r"against [\d.]+\. With 95% confidence the difference lies in \+(0\.\d{4}) to \+(0\.\d{4}) nats a token "
+        r"\(paired item by item, over seeds\)\.",
+        text,
+    )
+    assert found is not None, text[:2000]
+    difference, low, high = map(float, found.groups())
+    assert 0.02 < low < difference < high < 0.18
+    assert f"\u22120.{'0' * 4}" not in text
+    assert "3 seeds each, paired by seed; at 4.00k tokens; intervals paired item by item, over seeds" in text
+    assert text.count("3 seeds") >= 5
+    assert "pdpc seed 2" in text
+    assert "One seed an arm" not in text
+    assert "3 seeds are few" in text
+
+
+def test_a_stage_that_failed_is_noted_with_the_command_that_mends_it(metrics, make_run):
+    records = metrics("pdpc")
+    stages = [record for record in records if record["kind"] == "stage"]
+    stages[1] |= {"stage/failed": "boolq,heldout", "bench/boolq/error": "no data", "val/error": "out of memory"}
+    folder = make_run("pdpc", records)
+    text = text_of(html_of({"shuffled": str(make_run("shuffled")), "pdpc": str(folder)}))
+    told = f"heldout (out of memory): run `pdpc evaluate run={folder} stages=failed`"
+    assert f"stage 2 of pdpc failed in boolq (no data), {told}" in text
 
 
 def test_what_has_moved_is_replaced_by_a_sentence(make_run):
@@ -114,7 +147,7 @@ def test_more_arms_than_two_each_get_their_columns(make_run, many):
     names = ["shuffled", *(f"arm{number}" for number in range(1, many))]
     html = html_of({name: str(make_run(name)) for name in names})
     checked(html)
-    assert all(f"{name} is 0.1000 nats" in text_of(html) for name in names[1:])
+    assert all(f"{name} is 0.1000 nats a token (2.5%) above shuffled" in text_of(html) for name in names[1:])
     rows = re.findall(r'<tr><th scope="row">\d+</th>.*?</tr>', html, flags=re.DOTALL)
     head = re.search(r"<thead><tr><th scope=\"col\">Stage.*?</tr>", html, flags=re.DOTALL)
     assert head is not None

@@ -19,6 +19,10 @@ RUNS = {"shuffled": "a", "pdpc": "b"}
         ({"runs": RUNS, "baseline": "random"}, r"baseline='random' is none of the runs \(shuffled, pdpc\)"),
         ({"runs": RUNS, "output": "report"}, r"output='report' does not end in \.html"),
         ({"runs": RUNS, "title": " "}, "title is empty"),
+        ({"runs": {"shuffled": "a", "pdpc": []}}, r"runs\.pdpc is empty"),
+        ({"runs": {"shuffled": "a", "pdpc": ["b", "c", "b"]}}, r"runs\.pdpc names b twice"),
+        ({"runs": {"shuffled": "a", "pdpc": {"x": 1}}}, "neither a run nor a list of runs"),
+        ({"runs": {"pdpc": "wandb:e/p/r"}, "wandb": True}, "wandb:e/p/r is in W&B already"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_its_name(values, message):
@@ -42,3 +46,11 @@ def test_the_verb_composes_and_its_usage_line_is_right():
     assert settings == ReportSettings(runs={"shuffled": "runs/shuffled", "pdpc": "runs/pdpc"})
     with pytest.raises(SettingsError, match="runs names 0"):
         compose("report", ReportSettings, [])
+
+
+def test_seeds_are_a_list_and_a_run_in_wandb_is_an_address():
+    from train.compose import compose
+
+    words = ["runs.shuffled=wandb:entity/my-project/1a2b3c", "runs.pdpc=[runs/pdpc-0,runs/pdpc-1]"]
+    settings = compose("report", ReportSettings, words)
+    assert settings.places == {"shuffled": ["wandb:entity/my-project/1a2b3c"], "pdpc": ["runs/pdpc-0", "runs/pdpc-1"]}

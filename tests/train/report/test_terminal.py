@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -19,9 +20,28 @@ def test_the_table_has_a_row_an_arm_and_the_difference(make_run, tmp_path):
     last = next(number for number, line in enumerate(lines) if line.split()[:3] == ["4", "4.00k", "shuffled"])
     assert lines[last].split()[3:6] == ["4.0000", "4.2000", "3.8000"]
     assert lines[last + 1].split() == ["pdpc", "4.1000", "4.5000", "3.7000", "53.0%"]
-    assert lines[last + 2].split() == ["difference", "+0.1000", "+0.3000", "\u22120.1000", "+3.0", "pt", "~"]
-    assert "proves nothing" in text
-    assert "worse than shuffled" in text
+    assert lines[last + 2].split() == [
+        "difference",
+        "+0.1000",
+        "?",
+        "+0.3000",
+        "?",
+        "\u22120.1000",
+        "?",
+        "+3.0",
+        "pt",
+        "~",
+    ]
+    assert "One seed an arm" in text
+    assert "above shuffled" in text
+    assert "no significant difference; 1 seed each, from standard errors, not paired" in " ".join(text.split())
+
+
+def test_the_gains_at_the_end_have_seeds_intervals_and_verdicts_in_words(with_seeds, tmp_path):
+    text = printed(with_seeds(shuffled=3, pdpc=3), tmp_path, width=120)
+    line = r"pdpc, Held-out: \+0\.\d+ \(\+0\.\d+ to \+0\.\d+\), worse; 3 seeds each, paired item by item, over seeds"
+    assert re.search(line, " ".join(text.split()))
+    assert "pdpc (3)" in text
 
 
 def test_more_arms_get_a_named_difference_each(make_run, tmp_path):
@@ -47,7 +67,7 @@ def test_the_table_fits_a_terminal_however_many_benchmarks_there_are(metrics, ma
 
 def test_a_narrow_console_shows_fewer_measures_and_cuts_no_number(make_run, tmp_path):
     runs = {arm: str(make_run(arm)) for arm in ("shuffled", "pdpc")}
-    wide, narrow = (printed(runs, tmp_path, width=width) for width in (160, 50))
+    wide, narrow = (printed(runs, tmp_path, width=width).split("Against shuffled")[0] for width in (160, 50))
     assert "High PD" in wide
     assert "High PD" not in narrow
     assert "\u2026" not in narrow

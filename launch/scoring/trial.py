@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from curriculum.cheap_scores import CheapVariant, trial
-from curriculum.scoring import ScoringJob
+from curriculum.scoring_job import ScoringJob
 from launch.scoring.work import device_of, load_references, threads
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curriculum.concurrency import cores
-from curriculum.scoring import ChunkScorer, Reference, ScoringJob, ScoringOptions, ScoringWorker
+from curriculum.scoring import ChunkScorer, Reference, ScoringOptions
+from curriculum.scoring_job import ScoringJob, ScoringWorker
 from curriculum.tokens import Tokens
 from launch.scoring.references import check_model, identity_of, load_reference
 from train.faults import fault

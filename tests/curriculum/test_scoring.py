@@ -4,7 +4,8 @@ import torch
 
 from curriculum.artifact import open_manifest
 from curriculum.chunks import Chunk
-from curriculum.scoring import ChunkScorer, Reference, ScoringOptions, write_scores
+from curriculum.scoring import ChunkScorer, Reference, ScoringOptions
+from curriculum.scoring_job import write_scores
 from curriculum.tokens import Tokens
 from models import DecoderConfig
 from models.decoder import build

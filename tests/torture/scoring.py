@@ -17,7 +17,8 @@ from pathlib import Path
 
 from curriculum.artifact import verify
 from curriculum.chunks import Chunk
-from curriculum.scoring import NOTES, ChunkScorer, Reference, ScoringJob, ScoringOptions
+from curriculum.scoring import ChunkScorer, Reference, ScoringOptions
+from curriculum.scoring_job import NOTES, ScoringJob
 from curriculum.tokens import Tokens
 from tests.torture.campaign import Tally, case_seeds
 from train import faults

@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from curriculum.token_bytes import byte_lengths, bytes_of
 from train.answers import Evaluated, Items
-from train.exchange import Exchange
 
 if TYPE_CHECKING:
     import torch
@@ -130,6 +129,8 @@ def _sample_sums(
     first one and drops the result: sharded weights need every rank in every forward pass.
     """
     import torch
+
+    from train.exchange import Exchange
 
     batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
     sums = torch.zeros(2, len(ids), dtype=torch.float64, device=world.device)

@@ -14,6 +14,7 @@ from curriculum.scoring_job import ScoringJob, ScoringWorker
 from curriculum.tokens import Tokens
 from launch.scoring.references import check_model, identity_of, load_reference
 from train.faults import fault
+from train.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,10 @@ class ScoreTask:
 
     def load(self, job: ScoringJob, number: int) -> ScoringWorker:
         """Load the models, each once, on the worker's device."""
-        scorer = ChunkScorer(job.tokens, load_references(self._settings, job, device_of(number)), job.options)
+        device = device_of(number)
+        scorer = ChunkScorer(job.tokens, load_references(self._settings, job, device), job.options)
+        if device.type == "cpu":
+            keep_freed_memory()
         return ScoringWorker(job, scorer, roof_of(scorer))
 
     def computing(self) -> AbstractContextManager[None]:

@@ -14,9 +14,9 @@ from torch import Tensor
 from models.attention import Documents
 from models.decoder import Decoder
 from train.engine.config import deepspeed_config
-from train.engine.memory import keep_freed_memory
 from train.engine.replicated import replicated_engine
 from train.engine.state import FlatState, Fragment, PartitionedState, ReplicatedState, SplitState, State, WholeState
+from train.memory import keep_freed_memory
 from train.settings import OptimizerSettings, TrainSettings
 from train.world import World
 

@@ -177,7 +177,11 @@ def _read(path: Path) -> dict[str, Any]:
         return Function(str(loader.construct_scalar(node)), path.parent)
 
     Loader.add_constructor("!function", function)
-    config: dict[str, Any] = yaml.load(path.read_text("utf-8"), Loader=Loader)  # noqa: S506  # a SafeLoader
+    reader = Loader(path.read_text("utf-8"))
+    try:
+        config: dict[str, Any] = reader.get_single_data()
+    finally:
+        reader.dispose()
     included = config.pop("include", None) or []
     merged: dict[str, Any] = {}
     for one in [included] if isinstance(included, str) else included:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import pytest
 
 from launch.cli import main
 from tests.conftest import write_text
+from tests.launch.ray_cluster import losing_an_actor
 
 CHUNKS = 9
 
@@ -87,32 +84,8 @@ def test_workers_end_with_their_run_and_the_next_run_goes_on(tmp_path, words, co
 
 
 def test_actors_of_a_ray_cluster_one_of_which_is_killed(words, expected, tmp_path):
-    ray = pytest.importorskip("ray", reason="Ray is an extra: pip install pdpc[ray]")
-    from benchmarks.processes import below
-
-    place = tempfile.mkdtemp(prefix="ray")  # sockets below it: pytest's folder would make their names too long
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=place)
-    killed = []
-
-    def kill_one() -> None:
-        deadline = time.monotonic() + 60
-        while not killed and time.monotonic() < deadline:
-            if list(tmp_path.glob("tokens.chunks/*.chunk")):
-                for pid in below(os.getpid()):
-                    if b"ray::Actor" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                        os.kill(pid, signal.SIGKILL)
-                        killed.append(pid)
-                        return
-            time.sleep(0.001)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    try:
-        small = [word for word in words if not word.startswith("chunk_bytes")]
+    small = [word for word in words if not word.startswith("chunk_bytes")]
+    with losing_an_actor(tmp_path, "tokens.chunks/*.chunk") as killed:
         assert main(["prepare", *small, "chunk_bytes=500", "engine=ray", f"output={tmp_path / 'tokens'}"]) == 0
-    finally:
-        killer.join()
-        ray.shutdown()
-        shutil.rmtree(place, ignore_errors=True)
     assert killed
     assert files(tmp_path / "tokens") == expected

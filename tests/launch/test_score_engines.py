@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +15,7 @@ from launch.cli import main
 from models.config import DecoderConfig
 from models.decoder import build
 from models.huggingface import export
+from tests.launch.ray_cluster import losing_an_actor
 
 BATCH = 64
 CHUNK = BATCH * 32 * 14
@@ -103,36 +98,8 @@ def test_a_worker_says_what_is_wrong(words, tmp_path, capsys):
 
 
 def test_actors_of_a_ray_cluster_one_of_which_is_killed(words, expected, tmp_path):
-    ray = pytest.importorskip("ray", reason="Ray is an extra: pip install pdpc[ray]")
-    place = tempfile.mkdtemp(prefix="ray")  # sockets below it: pytest's folder would make their names too long
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=place)
-    killed = []
-
-    def kill_one() -> None:
-        deadline = time.monotonic() + 60
-        while not killed and time.monotonic() < deadline:
-            if list(tmp_path.glob("scores.chunks/*.chunk")):
-                for pid in _below(os.getpid()):
-                    if b"ray::Actor" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                        os.kill(pid, signal.SIGKILL)
-                        killed.append(pid)
-                        return
-            time.sleep(0.01)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    try:
-        small = [word for word in words if not word.startswith("chunk_tokens")]
+    small = [word for word in words if not word.startswith("chunk_tokens")]
+    with losing_an_actor(tmp_path, "scores.chunks/*.chunk") as killed:
         assert main(["score", *small, f"chunk_tokens={BATCH * 32}", "engine=ray", f"output={tmp_path / 'scores'}"]) == 0
-    finally:
-        killer.join()
-        ray.shutdown()
-        shutil.rmtree(place, ignore_errors=True)
     assert killed
     assert files(tmp_path / "scores") == expected
-
-
-def _below(pid: int) -> list[int]:
-    from benchmarks.processes import below
-
-    return below(pid)

@@ -144,6 +144,8 @@ def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
     with meeting(rank, size, meet_s, leave):
         deepspeed.init_distributed(dist_backend=backend, timeout=TIMEOUT, verbose=False, auto_mpi_discovery=False)
         hosts = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
+        # DeepSpeed's engine would make this group later, and wait half an hour for who is lost then.
+        deepspeed.utils.groups._clone_world_group()
     fault("world.joined")
     return World(rank, size, local_rank, local_size, device, hosts)
 

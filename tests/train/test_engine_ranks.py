@@ -146,14 +146,23 @@ def from_the_other_world(world: World, folder) -> dict[str, list[float]]:
     return found
 
 
+def shared_groups() -> int:
+    """Return how many process groups of several ranks there are."""
+    from torch.distributed import distributed_c10d
+
+    return sum(group.size() > 1 for group in distributed_c10d._world.pg_map)
+
+
 def _rank(rank, port, folder):
     environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_SIZE": 2, "MASTER_PORT": port}
     os.environ.update({key: str(value) for key, value in environment.items()}, MASTER_ADDR="127.0.0.1")
     import torch.distributed as dist
 
     world = start(threads=1)
+    groups = shared_groups()
     found = {f"{stage}_{precision}": one_case(world, stage, precision, folder) for stage, precision in CASES}
     found["pairs"] = from_the_other_world(world, folder)
+    found["new groups"] = shared_groups() - groups
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
     world.barrier()
     dist.destroy_process_group()
@@ -181,6 +190,11 @@ everywhere = pytest.mark.parametrize(
 def test_a_resumed_run_is_the_straight_one_to_the_bit(found, size, stage, precision):
     for rank in found[size]:
         assert rank[f"{stage}_{precision}"]["resumed"]
+
+
+def test_no_rank_waits_for_another_to_connect_once_all_have_met(found):
+    for rank in found[2]:
+        assert rank["new groups"] == 0
 
 
 @everywhere

@@ -53,9 +53,9 @@ class Window:
 
     loss: torch.Tensor
     """Sum of this rank's token losses over the steps that moved the weights, in nats, on the device."""
+    tokens: torch.Tensor
+    """Labels of these steps, of all ranks; on the device."""
     first_step: int
-    tokens: int = 0
-    """Labels of the steps that moved the weights."""
     waited_s: float = 0.0
     """Seconds in which the loop waited for data."""
 
@@ -85,8 +85,11 @@ class Loop:
     """Called with the stage's number after the checkpoint of its last step."""
     window: Window = field(init=False)
     """What the next record will tell."""
+    left_out: torch.Tensor = field(init=False)
+    """Not zero: the last step was left out of the weights. On the device, and read there: the host need not know."""
 
     def __post_init__(self) -> None:
+        self.left_out = torch.zeros((), dtype=torch.float32, device=self.world.device)
         self.window = self._window()
 
     @property
@@ -125,7 +128,7 @@ class Loop:
     def train_step(self, batch: Batch) -> None:
         """Consume one global batch: forward and backward for every micro-batch, one weight update.
 
-        No host sync on a GPU, but for what the hooks do.
+        No host sync on a GPU: whether the weights move is decided there. With `guards.spike` the guard has one.
         """
         if poisoned("guard.weight"):
             poison_weight(self.engine)
@@ -150,12 +153,11 @@ class Loop:
         if poisoned("guard.gradient"):
             poison_gradient(self.engine)
         answers = [hook.pre_optim_step(self) for hook in self.hooks]  # every hook is asked, whatever the first says
-        if all(answers):
-            self.engine.step()
-            self.window.loss += loss
-            self.window.tokens += batch.global_tokens
-        else:
-            self.engine.skip()
+        self.left_out = sum((answer for answer in answers if answer is not None), torch.zeros_like(loss))
+        self.engine.step(self.left_out)
+        moved = self.left_out == 0
+        self.window.loss += torch.where(moved, loss, 0.0)
+        self.window.tokens += moved * batch.global_tokens
         fault("loop.after_step")
         self.consumed.append(batch)
         self.progress.step += 1
@@ -178,7 +180,7 @@ class Loop:
         losses[self.world.rank] = self.window.loss
         window = {
             "loss": self.world.all_sum(losses).tolist(),
-            "tokens": self.window.tokens,
+            "tokens": int(self.window.tokens),
             "first_step": self.window.first_step,
         }
         return {"loop": window} | {hook.name: hook.state() for hook in self.hooks}
@@ -191,7 +193,8 @@ class Loop:
             if len(losses) != self.world.size:
                 losses = [sum(losses), *[0.0] * (self.world.size - 1)]
             self.window.loss += losses[self.world.rank]
-            self.window.tokens, self.window.first_step = window["tokens"], window["first_step"]
+            self.window.tokens += window["tokens"]
+            self.window.first_step = window["first_step"]
         for hook in self.hooks:
             if hook.name in states:
                 hook.load_state(states[hook.name])
@@ -200,7 +203,8 @@ class Loop:
         """Return the record of the steps since the last one; on a normal step ranks and host meet only here."""
         order, step, window = self.inputs.order, self.progress.step, self.window
         total = float(self.world.all_sum(window.loss.double()).item())
-        loss = total / window.tokens if window.tokens else float("nan")  # every step of the window was left out
+        tokens = int(window.tokens)
+        loss = total / tokens if tokens else float("nan")  # every step of the window was left out
         taken = slice(window.first_step, step)
         record: Record = {
             "kind": "train",
@@ -209,7 +213,7 @@ class Loop:
             "train/loss": loss,
             "train/ppl": float(torch.tensor(loss).exp()),
             "optim/lr": self.inputs.schedule(step - 1),
-            "optim/grad_norm": self.engine.gradient_norm(),
+            "optim/grad_norm": float(self.engine.gradient_norm()),
             "data/cursor": self.cursor,
             "data/consumed_hash": as_hex(self.progress.consumed_hash),
             "curriculum/progress": step / order.steps,
@@ -245,5 +249,5 @@ class Loop:
             yield batch
 
     def _window(self) -> Window:
-        zero = torch.zeros((), dtype=torch.float32, device=self.world.device)
-        return Window(zero, self.progress.step)
+        loss = torch.zeros((), dtype=torch.float32, device=self.world.device)
+        return Window(loss, torch.zeros_like(loss, dtype=torch.int64), self.progress.step)

@@ -2,6 +2,8 @@
 
 Passed: no life ends in another way than its fault explains, and the run ends with every sample consumed once in the
 order and losses equal to 1e-5 relative. An attempt is a fault; a run takes up to FAULTS of them, its seed replays all.
+Nobody but the ranks themselves ends a life here. Of some hundred in which a rank is killed, one leaves another rank in
+a gloo collective that does not notice: the watchdog finds it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from tests.torture.campaign import Tally
 from tests.torture.forks import Forks
 from tests.torture.runs import BATCH, PATIENCE_S, Material, difference, forget, prepared
 from train import checkpoint
-from train.exit_codes import DISK_FULL, DONE, FAILED, LEFT_ON_SIGTERM
+from train.exit_codes import DISK_FULL, DONE, FAILED, HUNG, LEFT_ON_SIGTERM
 from train.faults import POINTS
 from train.runfolder import CHECKPOINTS
 
@@ -28,7 +30,9 @@ MET = "attention: "
 """What rank 0 says once all ranks have met."""
 JOIN_S = 5.0
 """Time in which the ranks of a life may still meet, or leave, when one of them was killed at the start."""
-EXPLAINED = (DONE, FAILED, DISK_FULL, LEFT_ON_SIGTERM, -signal.SIGKILL)
+EXPLAINED = (DONE, FAILED, DISK_FULL, HUNG, LEFT_ON_SIGTERM, -signal.SIGKILL)
+WATCHED = ("hang_timeout_s=20", "slow_timeout_s=60")
+"""Settings of every life: the watchdog is done before PATIENCE_S is."""
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
@@ -54,7 +58,7 @@ def one_run(forks: Forks, material: Material, folder: Path, seed: int, life_s: f
     draw, struck = np.random.default_rng(seed), list[str]()
     for _ in range(FAULTS):
         size = int(draw.integers(1, 5))
-        words = [f"zero.stage={draw.integers(0, 4)}", f"micro_batch_size={draw.choice(divisors(BATCH // size))}"]
+        words = [*WATCHED, f"zero.stage={draw.integers(0, 4)}", f"micro_batch_size={draw.choice(divisors(BATCH // size))}"]
         name = str(draw.choice(["kill all", "kill one", "terminate", "point", "flip a bit"]))
         moment_s = float(draw.uniform(0.05, 1.0)) * life_s
         fault = None

@@ -6,13 +6,16 @@ pair of stages between one rank and two.
 
 import json
 import os
+import traceback
 from itertools import product
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import DecoderConfig
+from models.attention import Documents
 from models.decoder import build
 from train.compose import compose
 from train.engine import Engine
@@ -98,13 +101,17 @@ def one_case(world: World, stage: int, precision: str, folder) -> dict[str, obje
     exact_end = same(state(resumed), ended)
 
     forward_and_backward(straight, 99, poison=world.rank == world.size - 1)
-    norm = straight.gradient_norm()
-    straight.skip()
+    norm = float(straight.gradient_norm())
+    straight.step()
     untouched = same(state(straight), ended) and straight.updates() == 2 * STEPS
+    forward_and_backward(straight, 98)
+    straight.step(left_out=torch.ones(()))
+    untouched = untouched and same(state(straight), ended) and straight.updates() == 2 * STEPS
     more, expected = steps(straight, 100, 102), steps(resumed, 100, 102)
     forward_and_backward(straight, 102)
-    coming = straight.gradient_norm()
+    coming = float(straight.gradient_norm())
     straight.step()
+    theirs = straight._deepspeed.get_global_grad_norm()
     with straight.whole_weights():
         ids = torch.randint(0, 61, (2, 17), generator=torch.Generator().manual_seed(5))
         validation = straight.decoder.losses(ids).mean().item()
@@ -115,13 +122,41 @@ def one_case(world: World, stage: int, precision: str, folder) -> dict[str, obje
         "owned": [[f.name, f.start, f.tensors["param"].numel()] for f in resumed.fragments()],
         "poisoned_norm_is_finite": bool(torch.isfinite(torch.tensor(norm))),
         "skipped": untouched and more == expected,
-        "norms": [coming, straight.gradient_norm()],
+        "questions": questions(straight),
+        "norms": [coming, coming if theirs is None else float(theirs)],
         "validation": validation,
         "whole": kept == {name: tuple(p.shape) for name, p in build(CONFIG, 0).named_parameters()},
     }
     straight.destroy()
     resumed.destroy()
     return result
+
+
+class Questions(TorchDispatchMode):
+    """Counts what makes a host wait for its GPU: values that are read, and shapes that follow from values."""
+
+    ASKING = ("_local_scalar_dense", "nonzero", "equal.default", "masked_select", "unique")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(name in str(function) for name in self.ASKING):
+            self.found.append(f"{function} in {traceback.extract_stack()[-3]}")
+        return function(*args, **(kwargs or {}))
+
+
+def questions(engine: Engine) -> list[str]:
+    """Return what a step asks the device."""
+    ids = torch.randint(0, 61, (BATCH, 17), generator=torch.Generator().manual_seed(8))
+    parts = ids.chunk(engine.world.size)[engine.world.rank].chunk(engine.micro_batches)
+    documents = [Documents.of(part[:, :-1], CONFIG.end_of_text) for part in parts]  # as the loop: before the device
+    with Questions() as asked:
+        for part, known in zip(parts, documents, strict=True):
+            engine.backward(engine(part, known).total / (BATCH * 16))
+        engine.step(left_out=torch.zeros(()))
+    return asked.found
 
 
 def together(folder, stage: int, precision: str, world: World, size: int | None = None) -> dict[str, torch.Tensor]:
@@ -222,7 +257,13 @@ def test_a_skipped_step_leaves_no_trace(found, size, stage, precision):
 
 
 @everywhere
-def test_the_norm_before_an_update_is_the_one_after_it(found, size, stage, precision):
+def test_a_step_does_not_ask_the_device(found, size, stage, precision):
+    for rank in found[size]:
+        assert rank[f"{stage}_{precision}"]["questions"] == []
+
+
+@everywhere
+def test_the_gradient_norm_is_deepspeeds(found, size, stage, precision):
     for rank in found[size]:
         coming, taken = rank[f"{stage}_{precision}"]["norms"]
         assert taken == pytest.approx(coming, rel=1e-5)

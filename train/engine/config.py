@@ -19,7 +19,7 @@ def deepspeed_config(settings: TrainSettings, batch_size: int, world_size: int) 
         "train_micro_batch_size_per_gpu": settings.micro_batch_size,
         "gradient_accumulation_steps": split.accumulation,
         "gradient_clipping": settings.optimizer.clip_norm,
-        "bf16": {"enabled": settings.precision == "bf16"},
+        "bf16": {"enabled": settings.precision == "bf16", "check_grad_overflow": False},  # AdamW is told: Engine.step
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": settings.zero.reduce_in,
         "zero_optimization": _zero(settings.zero, element_bytes=2 if settings.precision == "bf16" else 4),

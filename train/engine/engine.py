@@ -16,6 +16,7 @@ from models.decoder import Decoder
 from train.engine.config import deepspeed_config
 from train.engine.replicated import replicated_engine
 from train.engine.state import FlatState, Fragment, PartitionedState, ReplicatedState, SplitState, State, WholeState
+from train.engine.unasked import unasked
 from train.memory import keep_freed_memory
 from train.settings import OptimizerSettings, TrainSettings
 from train.world import World
@@ -34,8 +35,8 @@ class Engine:
     """A decoder and its AdamW under DeepSpeed ZeRO 0, 1, 2 or 3.
 
     `engine(ids_BS)` runs the model and `backward` follows every micro-batch. After the last one of a step `step` moves
-    the weights, or `skip` leaves weights and moments as they are, to the bit; every rank must choose alike. A `step`
-    before that does nothing, so it may also be called after every micro-batch.
+    the weights, or leaves weights and moments as they are, to the bit; every rank must choose alike. A `step` before
+    that does nothing, so it may also be called after every micro-batch.
     """
 
     def __init__(self, decoder: Decoder, settings: TrainSettings, batch_size: int, world: World) -> None:
@@ -61,7 +62,7 @@ class Engine:
         if world.device.type == "cpu":
             keep_freed_memory()
         self._done = 0
-        self._norm: Tensor | float | None = None
+        self._norm: Tensor | None = None
 
     def _initialize(self, settings: TrainSettings) -> Any:
         import deepspeed
@@ -109,30 +110,29 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this rank's share of the step's mean loss."""
-        assert self._done < self.micro_batches, "a step's gradients are complete: step or skip"
+        assert self._done < self.micro_batches, "a step's gradients are complete: step"
         self._done += 1
         self._norm = None
         self._deepspeed.set_gradient_accumulation_boundary(self._done == self.micro_batches)
         # DeepSpeed averages over ranks; the loss is a share of a mean already, so it is scaled to be summed.
         self._deepspeed.backward(loss * self.world.size, scale_wrt_gas=False)
 
-    def step(self) -> None:
-        """Move the weights, if the step's last micro-batch has gone backward."""
+    def step(self, left_out: Tensor | None = None) -> None:
+        """Move the weights, if the step's last micro-batch has gone backward.
+
+        Where `left_out`, a scalar on the device, is not zero, or the gradient norm is not finite, weights, moments and
+        the update count stay as they are, to the bit. It is the device that decides: the host does not wait for it.
+        Every rank must bring the same.
+        """
         if self._done < self.micro_batches:
             return
-        if isinstance(self._state, WholeState) and self._norm is None:
-            self._norm = self._global_norm()  # DeepSpeed has none there
-        self._deepspeed.step()
-        self._done = 0
-        norm = self._deepspeed.get_global_grad_norm()
-        self._norm = self._norm if norm is None else norm
-
-    def skip(self) -> None:
-        """Drop the step's gradients: weights, moments and the update count stay as they are, to the bit."""
-        assert self._done == self.micro_batches, (
-            f"{self._done} of {self.micro_batches} micro-batches have gone backward"
-        )
-        self._state.drop()
+        stays = ~torch.isfinite(self.gradient_norm())
+        if left_out is not None:
+            stays |= left_out != 0
+        held_at = self._state.masters()[0].device  # an offloaded AdamW runs on the host, which then has to know
+        self._adamw.found_inf = stays.float().to(held_at)  # type: ignore[attr-defined]  # as torch's GradScaler does
+        with unasked(self._deepspeed.optimizer):
+            self._deepspeed.step()
         self._done = 0
 
     def set_learning_rate(self, value: float) -> None:
@@ -144,16 +144,16 @@ class Engine:
         """Return the gradients that this rank holds after a step's last backward pass: views, before clipping."""
         return self._state.gradients()
 
-    def gradient_norm(self) -> float:
+    def gradient_norm(self) -> Tensor:
         """Return the global gradient norm before clipping: of the coming update after the last backward, else the last.
 
-        Before the update it is computed when first asked for, and every rank must ask; it is not finite if any
-        gradient on any rank is not.
+        A float32 scalar on the device. Before the update it is computed when first asked for, and every rank must ask;
+        it is not finite if any gradient on any rank is not.
         """
         if self._norm is None:
             assert self._done == self.micro_batches, "the gradient is complete after a step's last backward"
             self._norm = self._global_norm()
-        return float(self._norm)
+        return self._norm
 
     @torch.no_grad()
     def _global_norm(self) -> Tensor:

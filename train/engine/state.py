@@ -7,8 +7,7 @@ moments over the ranks, and padding belongs to nobody; at stage 0 every rank hol
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,10 +73,6 @@ class State(ABC):
     def filled(self) -> None:
         """Bring the working weights in line with the master weights that the owners hold. Every rank calls this."""
 
-    @abstractmethod
-    def drop(self) -> None:
-        """Forget a step's gradients. Every rank calls this."""
-
     def fragments(self) -> Iterator[Fragment]:
         """Yield this rank's views, parameter by parameter."""
         for piece in self.pieces():
@@ -122,10 +117,6 @@ class WholeState(State):
         """Give every rank what the owners hold."""
         _spread(self)
 
-    def drop(self) -> None:
-        """Forget the parameters' gradients."""
-        self.engine.zero_grad()
-
 
 class FlatState(State):
     """Stages 0 and 1 in bf16 (DeepSpeed's BF16_Optimizer): flat master tensors, one a parameter group."""
@@ -153,10 +144,6 @@ class FlatState(State):
         """Cast and gather, as after an update."""
         self.optimizer.update_lp_params()
 
-    def drop(self) -> None:
-        """Forget the sums."""
-        self.optimizer.zero_grad()
-
 
 class ReplicatedState(FlatState):
     """Stage 0 in bf16: every rank holds the flat tensors in whole and owns an equal share of each parameter."""
@@ -182,20 +169,6 @@ class SplitState(FlatState):
         if self.optimizer.cpu_offload:
             return [master.grad for master in self.masters() if master.grad is not None]
         return [gradient for group in self.optimizer.averaged_gradients.values() for gradient in group]
-
-    def drop(self) -> None:
-        """Let DeepSpeed pass over the update as it does when a float16 gradient overflows."""
-        optimizer, checks = self.optimizer, self.optimizer.check_grad_overflow
-
-        def overflowed(partition_gradients: bool = True) -> None:
-            optimizer.overflow = True
-
-        optimizer.check_grad_overflow = True
-        with _replaced(optimizer, check_overflow=overflowed, _update_scale=_nothing):
-            self.engine.step()
-        optimizer.check_grad_overflow = checks
-        for kept in (optimizer.averaged_gradients, optimizer.all_grad_tensors):
-            kept.update(dict.fromkeys(kept))  # with an offloaded optimizer DeepSpeed would add the next step to them
 
 
 class PartitionedState(State):
@@ -232,33 +205,6 @@ class PartitionedState(State):
             optimizer._reassign_or_swap_out_partitioned_parameters(group)
         if optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
-
-    def drop(self) -> None:
-        """Let DeepSpeed pass over the update as it does when a float16 gradient overflows."""
-        optimizer = self.optimizer
-
-        def overflowed(update_scale: bool = True) -> bool:
-            optimizer.overflow = True
-            return True
-
-        with _replaced(optimizer, _overflow_check_and_loss_scale_update=overflowed, _update_scale=_nothing):
-            self.engine.step()
-
-
-@contextmanager
-def _replaced(optimizer: Any, **methods: Callable[..., object]) -> Iterator[None]:
-    """Give one DeepSpeed optimizer other methods for a while."""
-    for name, method in methods.items():
-        setattr(optimizer, name, method)
-    try:
-        yield
-    finally:
-        for name in methods:
-            delattr(optimizer, name)
-
-
-def _nothing(*_: object, **__: object) -> None:
-    """Stand for the update of a loss scale, which would report an overflow."""
 
 
 def _share(piece: Piece, world: World) -> Iterator[Piece]:

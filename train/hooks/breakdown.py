@@ -1,6 +1,6 @@
 """Loss by source and by bucket, live: which of the samples that a step reads cost how much.
 
-Shapes: B samples of a micro-batch, G groups (the sources, then the buckets), R ranks.
+Shapes: B samples of a micro-batch, G groups (the sources, then the buckets), R ranks; 2 for nats and labels.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from curriculum.split import Split
@@ -33,12 +32,9 @@ class Breakdown(Hook):
 
     def __init__(self) -> None:
         self._names: list[str] = []
-        self._sums_G: Tensor | None = None
-        self._step_G: Tensor | None = None
-        self._tokens_G: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self._step_tokens_G: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._sums_2G = torch.zeros(2, 0)
+        self._step_2G = torch.zeros(2, 0)
         self._groups: list[Tensor] = []
-        self._before = 0
         self._kept: dict[str, Any] = {}
         self._loop: Loop | None = None
 
@@ -47,22 +43,17 @@ class Breakdown(Hook):
         order, tokens, world = loop.inputs.order, loop.inputs.tokens, loop.world
         self._loop = loop
         self._names = [f"source/{name}" for name in tokens.sources] + [f"bucket/{b.name}" for b in order.buckets]
-        self._sums_G = torch.zeros(len(self._names), dtype=torch.float64, device=world.device)
-        self._step_G = torch.zeros_like(self._sums_G)
-        self._tokens_G = np.zeros(len(self._names), dtype=np.int64)
+        self._sums_2G = torch.zeros(2, len(self._names), dtype=torch.float64, device=world.device)  # exact up to 2^53
+        self._step_2G = torch.zeros_like(self._sums_2G)
         if self._kept.get("names") == self._names:
-            sums_RG, tokens_RG = np.array(self._kept["sums"]), np.array(self._kept["tokens"], dtype=np.int64)
-            if len(sums_RG) != world.size:  # another world: rank 0 has them all
-                sums_RG = np.concatenate([sums_RG.sum(0, keepdims=True), np.zeros((world.size - 1, len(self._names)))])
-                tokens_RG = np.concatenate(
-                    [tokens_RG.sum(0, keepdims=True), np.zeros((world.size - 1, len(self._names)), dtype=np.int64)]
-                )
-            self._sums_G += torch.from_numpy(sums_RG[world.rank]).to(world.device)
-            self._tokens_G += tokens_RG[world.rank]
+            kept_R2G = np.stack([self._kept["sums"], self._kept["tokens"]], axis=1).astype(np.float64)
+            if len(kept_R2G) == world.size:
+                self._sums_2G += torch.from_numpy(kept_R2G[world.rank]).to(world.device)
+            elif world.first:  # another world: rank 0 has them all
+                self._sums_2G += torch.from_numpy(kept_R2G.sum(axis=0)).to(world.device)
 
     def pre_step(self, loop: Loop, batch: Batch) -> None:
         """Find source and bucket of every sample of the step, and begin its sums."""
-        assert self._step_G is not None
         order, tokens, world = loop.inputs.order, loop.inputs.tokens, loop.world
         start = batch.step * order.batch_size
         stop = min(start + order.batch_size, len(order))
@@ -72,53 +63,42 @@ class Breakdown(Hook):
         source_N = tokens.source_of(ids_N)
         bucket_N = len(tokens.sources) + order.bucket[int(edges[0]) : int(edges[-1])]
         real_N = tokens.real_tokens(ids_N)
-        self._step_tokens_G = np.zeros(len(self._names), dtype=np.int64)
-        np.add.at(self._step_tokens_G, source_N, real_N)
-        np.add.at(self._step_tokens_G, bucket_N, real_N)
+        step_2G = np.zeros((2, len(self._names)))
+        np.add.at(step_2G[1], source_N, real_N)
+        np.add.at(step_2G[1], bucket_N, real_N)
+        self._step_2G = torch.from_numpy(step_2G).to(world.device, non_blocking=True)
         self._groups = []
         for first, last in zip(edges[:-1] - edges[0], edges[1:] - edges[0], strict=True):
             groups = np.stack([source_N[first:last], bucket_N[first:last]])
             self._groups.append(torch.from_numpy(groups).to(world.device, non_blocking=True))
-        self._step_G.zero_()
-        self._before = loop.window.tokens
 
     def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> None:
         """Add each sample's loss to its source and to its bucket: two small kernels, nobody waits."""
-        assert self._step_G is not None
         groups_2B = self._groups[index]
         losses_B = losses.losses_BT.sum(dim=1, dtype=torch.float64)[: groups_2B.shape[1]]  # rows that fill up cost 0
-        self._step_G.index_add_(0, groups_2B.flatten(), losses_B.repeat(2))
+        self._step_2G[0].index_add_(0, groups_2B.flatten(), losses_B.repeat(2))
 
     def post_step(self, loop: Loop, batch: Batch) -> None:
         """Count the step, unless a guard left it out of the weights."""
-        if loop.window.tokens == self._before:
-            return
-        assert self._sums_G is not None
-        assert self._step_G is not None
-        self._sums_G += self._step_G
-        self._tokens_G += self._step_tokens_G
+        self._sums_2G += torch.where(loop.left_out == 0, self._step_2G, 0.0)
 
     def metrics(self, loop: Loop) -> Record:
         """Return loss and tokens of every source and bucket since the last record, of all ranks; begin anew."""
-        assert self._sums_G is not None
-        tokens_G = torch.from_numpy(self._tokens_G.astype(np.float64)).to(loop.world.device)  # exact up to 2^53
-        sums, tokens = loop.world.all_sum(torch.stack([self._sums_G, tokens_G])).tolist()
+        sums, tokens = loop.world.all_sum(self._sums_2G).tolist()
         record: Record = {}
         for name, total, count in zip(self._names, sums, tokens, strict=True):
             record[f"{name}/loss"] = total / count if count else None
             record[f"{name}/tokens"] = int(count)
-        self._sums_G.zero_()
-        self._tokens_G[:] = 0
+        self._sums_2G.zero_()
         return record
 
     def state(self) -> dict[str, Any]:
         """Return the sums of the window that is open, by rank. Every rank calls this."""
-        if self._loop is None or self._sums_G is None:
+        if self._loop is None:
             return self._kept
         world = self._loop.world
         both_R2G = torch.zeros(world.size, 2, len(self._names), dtype=torch.float64, device=world.device)
-        both_R2G[world.rank, 0] = self._sums_G
-        both_R2G[world.rank, 1] = torch.from_numpy(self._tokens_G.astype(np.float64))
+        both_R2G[world.rank] = self._sums_2G
         rows = world.all_sum(both_R2G).tolist()
         return {
             "names": self._names,

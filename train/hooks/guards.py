@@ -1,8 +1,9 @@
 """The guard: what is not finite, or leaps, never reaches the weights, and every rank decides alike.
 
 The step is left out: weights and moments stay as they are, to the bit. Its samples count as consumed, since the order
-is fixed, and stand in RUN/skipped.jsonl. While the guard is on, host and device meet once a step, after its last
-backward pass; with `guards.finite=false guards.spike=off` they do not.
+is fixed, and stand in RUN/skipped.jsonl. What is not finite the device itself leaves out, and the host reads of it when
+it has given the device the next step: it does not wait. Whether a loss leaps is for the host to say, which then waits
+for the device once a step, after its last backward pass.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import logging
 import math
 import os
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from curriculum.artifact import write_text
 from curriculum.split import cursor_after
 from train.exit_codes import GUARD_STOPPED
 from train.hooks.hook import Hook
+from train.hooks.later import Later
 from train.hooks.spikes import SpikeDetector
 
 if TYPE_CHECKING:
@@ -74,6 +77,19 @@ class GuardStopped(RuntimeError):
     exit_code = GUARD_STOPPED
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A step whose verdict the host has not read yet."""
+
+    step: int
+    """Steps so far, this one included."""
+    batch: Batch
+    losses_N: Tensor
+    """Loss of each of this rank's samples, in nats, on the device."""
+    verdict: Later
+    """Mean loss in nats, gradient norm, and what is not zero when the step was left out."""
+
+
 class Guard(Hook):
     """Leaves out steps that are not finite or leap, names their samples, and stops the run when they do not end."""
 
@@ -85,13 +101,14 @@ class Guard(Hook):
         self._spikes = SpikeDetector(settings.spike_sigma, settings.spike_window)
         self._counts = {"not_finite": 0, "spike": 0}
         self._in_row = 0
-        self._sums: list[Tensor] = []
-        self._reason: str | None = None
-        self._values: dict[str, float] = {}
-        self._batch: Batch | None = None
+        self._losses: list[Tensor] = []
+        self._verdict = torch.zeros(3)
+        self._unread: deque[Judged] = deque()
+        self._loop: Loop | None = None
 
     def pre_train(self, loop: Loop) -> None:
         """Forget the steps that an earlier life left out after its last checkpoint: they come again."""
+        self._loop = loop
         if not loop.world.first or not self._path.exists():
             return
         lines = [
@@ -101,46 +118,55 @@ class Guard(Hook):
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def pre_step(self, loop: Loop, batch: Batch) -> None:
-        """Begin a step's sum."""
-        self._sums, self._reason, self._batch = [], None, batch
+        """Begin a step's losses."""
+        self._losses, self._batch = [], batch
 
     def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> None:
         """Keep the loss of every sample, on the device."""
-        self._sums.append(losses.losses_BT.sum(dim=1))
+        self._losses.append(losses.losses_BT.sum(dim=1))
 
-    def pre_optim_step(self, loop: Loop) -> bool:
-        """Tell whether the step may move the weights, the same on every rank."""
-        batch = self._batch
-        assert batch is not None
-        own = torch.tensor(loop.engine.gradient_norm(), dtype=torch.float64, device=loop.world.device)
+    def pre_optim_step(self, loop: Loop) -> Tensor:
+        """Judge the step, on the device and the same on every rank; a spike is found by the host."""
+        own = loop.engine.gradient_norm().double()
         # Where every rank has the whole gradient, one of them may yet be spoiled on its own: the norms are summed too.
-        sums = loop.world.all_sum(torch.stack([torch.cat(self._sums).double().sum(), own / loop.world.size]))
-        total, norm = sums.tolist()
-        loss = total / batch.global_tokens
-        self._values = {"loss": loss, "grad_norm": norm}
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._reason = "not_finite" if self._settings.finite else None
-        elif self._settings.spike != "off" and self._spikes.add(loss):
-            self._reason = "spike"
-        return self._reason is None
+        total, norm = loop.world.all_sum(torch.stack([torch.cat(self._losses).double().sum(), own / loop.world.size]))
+        loss = total / self._batch.global_tokens
+        left_out = ~(torch.isfinite(loss) & torch.isfinite(norm)) & self._settings.finite
+        if self._settings.spike != "off" and math.isfinite(float(loss)) and math.isfinite(float(norm)):
+            left_out |= self._spikes.add(float(loss))
+        self._verdict = torch.stack([loss, norm, left_out.double()])
+        return left_out
 
     def post_step(self, loop: Loop, batch: Batch) -> None:
-        """Put a step that was left out on record; go back, or stop, when it is time."""
-        if self._reason is None:
-            self._in_row = 0
-            return
-        self._in_row += 1
-        self._counts[self._reason] += 1
-        suspects = self._suspects(loop, batch)
-        order = loop.inputs.order
-        ids = order[cursor_after(batch.step, order.batch_size, len(order)) : loop.cursor].tolist()
-        entry = {"step": loop.progress.step, "reason": self._reason, **_told(self._values), "suspects": suspects}
+        """Read the verdict of the step before, which the device has come to by now; a spike's at once."""
+        self._unread.append(Judged(loop.progress.step, batch, torch.cat(self._losses), Later(self._verdict)))
+        self._read(loop, unread=1 if self._settings.spike == "off" else 0)
+
+    def _read(self, loop: Loop, unread: int = 0) -> None:
+        """Put the steps that were left out on record, but for the last `unread`; go back, or stop, when it is time."""
+        while len(self._unread) > unread:
+            judged = self._unread.popleft()
+            loss, norm, left_out = judged.verdict.read()
+            if not left_out:
+                self._in_row = 0
+                continue
+            reason = "spike" if math.isfinite(loss) and math.isfinite(norm) else "not_finite"
+            self._in_row += 1
+            self._counts[reason] += 1
+            self._tell(loop, judged, reason, loss, norm)
+            if reason == "spike" and self._settings.spike == "rollback":
+                self._roll_back(loop)
+
+    def _tell(self, loop: Loop, judged: Judged, reason: str, loss: float, norm: float) -> None:
+        """Put a step on record that was left out. Raises GuardStopped when it is one too many in a row."""
+        suspects = self._suspects(loop, judged)
+        order, step = loop.inputs.order, judged.step
+        first, last = (cursor_after(steps, order.batch_size, len(order)) for steps in (step - 1, step))
+        ids = order[first:last].tolist()
+        entry = {"step": step, "reason": reason, **_told({"loss": loss, "grad_norm": norm}), "suspects": suspects}
         self._write(loop, {**entry, "samples": ids})
-        named = listed(suspects or ids)
-        text = (
-            f"step {loop.progress.step}: {self._reason.replace('_', ' ')} (loss {self._values['loss']:.4g}, gradient "
-        )
-        text += f"norm {self._values['grad_norm']:.4g}); samples {named}"
+        text = f"step {step}: {reason.replace('_', ' ')} (loss {loss:.4g}, gradient norm {norm:.4g}); "
+        text += f"samples {listed(suspects or ids)}"
         if self._in_row >= self._settings.stop_after:
             raise GuardStopped(
                 f"{self._in_row} steps in a row were left out, the last at {text}. The weights are those before them. "
@@ -149,15 +175,16 @@ class Guard(Hook):
             )
         if loop.world.first:
             log.warning("%s: the step is left out of the weights", text)
-        if self._reason == "spike" and self._settings.spike == "rollback":
-            self._roll_back(loop)
 
     def metrics(self, loop: Loop) -> Record:
         """Return how many steps have been left out so far."""
+        self._read(loop)
         return {f"guard/{reason}": float(count) for reason, count in self._counts.items()}
 
     def state(self) -> dict[str, Any]:
-        """Return the counts and the last losses."""
+        """Return the counts and the last losses. Every rank calls this."""
+        if self._loop is not None:
+            self._read(self._loop)
         return {"counts": dict(self._counts), "in_row": self._in_row, "losses": list(self._spikes.losses)}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -185,10 +212,10 @@ class Guard(Hook):
             )
         loop.checkpoint()
 
-    def _suspects(self, loop: Loop, batch: Batch) -> list[int]:
+    def _suspects(self, loop: Loop, judged: Judged) -> list[int]:
         """Return the samples whose own loss is not finite, of all ranks. Every rank calls this."""
-        bad = (~torch.isfinite(torch.cat(self._sums))).nonzero().flatten().tolist()
-        mine = [batch.ids[row] for row in bad if row < len(batch.ids)]
+        bad, ids = (~torch.isfinite(judged.losses_N)).nonzero().flatten().tolist(), judged.batch.ids
+        mine = [ids[row] for row in bad if row < len(ids)]
         from train.exchange import Exchange
 
         return [sample for part in Exchange(loop.world).gather("suspects", mine) for sample in part]

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from models.loss import TokenLosses
     from train.batches import Batch
     from train.loop import Loop
@@ -27,12 +29,13 @@ class Hook:
     def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> None:
         """After the forward pass of micro-batch `index`. Device tensors: no host sync here."""
 
-    def pre_optim_step(self, loop: Loop) -> bool:
-        """After the last backward pass of a step; False: the weights do not move. All ranks must answer alike."""
-        return True
+    def pre_optim_step(self, loop: Loop) -> Tensor | None:
+        """After the last backward pass of a step: None, or a scalar on the device that is not zero where the step is
+        to be left out of the weights. All ranks must answer alike."""
+        return None
 
     def post_step(self, loop: Loop, batch: Batch) -> None:
-        """After the update, or after it was left out; `loop.progress` counts the step."""
+        """After the update, or after it was left out (`loop.left_out`); `loop.progress` counts the step."""
 
     def metrics(self, loop: Loop) -> Record:
         """At a logging step: values for the record. Every rank calls it, so ranks and host may meet here."""

@@ -99,10 +99,9 @@ class Throughput(Hook):
         """End a forward pass; the backward pass lasts until the next one or the update."""
         self._next("forward")
 
-    def pre_optim_step(self, loop: Loop) -> bool:
+    def pre_optim_step(self, loop: Loop) -> None:
         """End the last backward pass."""
         self._next("backward")
-        return True
 
     def post_step(self, loop: Loop, batch: Batch) -> None:
         """End the update and the step."""

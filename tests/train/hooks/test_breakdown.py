@@ -34,11 +34,8 @@ def made_up(ids_BS):
 
 
 def loop_of(world, order, tokens):
-    window = SimpleNamespace(tokens=0)
     settings = SimpleNamespace(micro_batch_size=MICRO)
-    return SimpleNamespace(
-        world=world, inputs=SimpleNamespace(order=order, tokens=tokens), settings=settings, window=window
-    )
+    return SimpleNamespace(world=world, inputs=SimpleNamespace(order=order, tokens=tokens), settings=settings)
 
 
 def drive(hook, loop, first, last, skipped=()):
@@ -50,8 +47,7 @@ def drive(hook, loop, first, last, skipped=()):
         hook.pre_step(loop, batch)
         for index, ids_BS in enumerate(batch.micro_batches):
             hook.post_forward(loop, batch, index, made_up(ids_BS))
-        if batch.step not in skipped:
-            loop.window.tokens += batch.global_tokens
+        loop.left_out = torch.tensor(float(batch.step in skipped))
         hook.post_step(loop, batch)
 
 
@@ -130,6 +126,7 @@ def test_a_step_that_is_left_out_leaves_no_trace(data):
         batch = next(batches(order, tokens, world, MICRO, 1))
         hook.pre_step(loop, batch)
         hook.post_forward(loop, batch, 0, spoiled)
+        loop.left_out = torch.tensor(1.0)
         hook.post_step(loop, batch)
         assert hook.state() == before
         return hook.metrics(loop)

@@ -39,7 +39,7 @@ def step(hook, loop, decoder, tokens=1000, micro_batches=2, wait_s=0.0):
         time.sleep(0.004)
         hook.post_forward(loop, batch, index, None)
         time.sleep(0.008)
-    assert hook.pre_optim_step(loop) is True
+    assert hook.pre_optim_step(loop) is None
     time.sleep(0.002)
     loop.progress.tokens += tokens
     hook.post_step(loop, batch)

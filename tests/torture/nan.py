@@ -1,8 +1,9 @@
 """NaN in a loss, a gradient or a weight on one rank, at every ZeRO stage and precision (T8).
 
 Passed: every rank left out the same step, weights and moments were equal to the bit before and after, its samples are
-on record, all other steps moved the weights; a poisoned weight, which stays, stopped the run with code 70 and no
-checkpoint holds it. An attempt is an injection; one run takes up to INJECTIONS of them, its seed replays them all.
+on record, all other steps moved the weights. A poisoned weight costs one step where float32 master weights stand behind
+it, from which it is made anew; where it is the master weight it stays: the run stopped with code 70 and no checkpoint
+holds it. An attempt is an injection; one run takes up to INJECTIONS of them, its seed replays them all.
 """
 
 from __future__ import annotations
@@ -45,11 +46,14 @@ def run(count: int, seed: int, work: Path) -> Tally:
 def one_run(forks: Forks, material: Material, folder: Path, seed: int) -> tuple[int, str | None]:
     """Poison a run; return how often, and what went wrong."""
     draw, steps, parts = np.random.default_rng(seed), material.order.steps, 2
-    words = (f"zero.stage={draw.integers(0, 4)}", f"precision={draw.choice(['fp32', 'bf16'])}")
-    lasting = bool(draw.random() < 0.15)
-    if lasting:
-        poisoned = list(range(int(draw.integers(1, steps - STOP_AFTER)), steps))[:STOP_AFTER]
-        faults = [f"guard.weight:rank={draw.integers(0, RANKS)}:nth={poisoned[0] + 1}"]
+    stage, precision = int(draw.integers(0, 4)), str(draw.choice(["fp32", "bf16"]))
+    words = (f"zero.stage={stage}", f"precision={precision}")
+    weight = bool(draw.random() < 0.15)
+    lasting = weight and stage == 0 and precision == "fp32"
+    if weight:
+        first = int(draw.integers(1, steps - STOP_AFTER))
+        poisoned = list(range(first, first + STOP_AFTER)) if lasting else [first]
+        faults = [f"guard.weight:rank={draw.integers(0, RANKS)}:nth={first + 1}"]
     else:
         poisoned = sorted(draw.choice(steps, int(draw.integers(1, INJECTIONS + 1)), replace=False).tolist())
         faults = []

@@ -6,17 +6,16 @@ pair of stages between one rank and two.
 
 import json
 import os
-import traceback
 from itertools import product
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import DecoderConfig
 from models.attention import Documents
 from models.decoder import build
+from tests.train.questions import Questions
 from train.compose import compose
 from train.engine import Engine
 from train.settings import TrainSettings
@@ -130,21 +129,6 @@ def one_case(world: World, stage: int, precision: str, folder) -> dict[str, obje
     straight.destroy()
     resumed.destroy()
     return result
-
-
-class Questions(TorchDispatchMode):
-    """Counts what makes a host wait for its GPU: values that are read, and shapes that follow from values."""
-
-    ASKING = ("_local_scalar_dense", "nonzero", "equal.default", "masked_select", "unique")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if any(name in str(function) for name in self.ASKING):
-            self.found.append(f"{function} in {traceback.extract_stack()[-3]}")
-        return function(*args, **(kwargs or {}))
 
 
 def questions(engine: Engine) -> list[str]:

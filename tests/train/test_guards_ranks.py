@@ -8,6 +8,7 @@ from curriculum.artifact import open_manifest
 from tests.torture import hang, nan, preempt
 from tests.torture.forks import served
 from tests.torture.runs import PATIENCE_S, Ending, Material
+from tests.train.questions import Questions
 from train import checkpoint
 from train.batches import read_consumed
 from train.hooks.guards import SKIPPED
@@ -71,6 +72,35 @@ def test_a_signal_in_an_evaluation_leaves_at_once_and_the_evaluation_is_made_up(
     assert material.finish(forks, folder, 2) is None
     stages = [record["step"] for record in Ending.of(folder).records if record["kind"] == "stage"]
     assert stages == material.order.stage_ends
+
+
+def asked(words, output):
+    """Be a rank whose steps are watched: what they ask the device is in the file."""
+    from tests.torture.forks import train
+    from train.loop import Loop
+
+    step = Loop.train_step
+    found = open(f"{output}.asked", "a")  # noqa: SIM115  # until the process ends
+
+    def watched(loop, batch):
+        with Questions() as questions:
+            step(loop, batch)
+        of_the_device = [line for line in questions.found if "documents.py" not in line]  # from ids that the host has
+        print(*of_the_device, sep="\n", file=found, flush=True)
+
+    Loop.train_step = watched
+    return train(words, output)
+
+
+@pytest.mark.parametrize(("words", "asks"), [([], False), (["guards.spike=skip", "guards.spike_window=4"], True)])
+def test_a_step_that_does_not_log_asks_the_device_nothing(material, forks, tmp_path, words, asks):
+    words = [*material.words, "zero.stage=1", "precision=bf16", "log_every=1000", "averaging.decay=0.9", *words]
+    arguments = {"words": words, "output": str(tmp_path / "run")}
+    ranks = forks.start(f"{__name__}:asked", arguments, 2, tmp_path / "log")
+    assert ranks.wait(PATIENCE_S) == [0, 0], ranks.told()
+    lines = (tmp_path / "run.asked").read_text().split("\n")
+    assert len(lines) >= 2 * material.order.steps
+    assert any(lines) is asks, set(lines)
 
 
 @pytest.mark.parametrize(("campaign", "count"), [(nan, 3), (hang, 1), (preempt, 3)])

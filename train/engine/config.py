@@ -9,6 +9,9 @@ from typing import Any
 from curriculum.split import Split
 from train.settings import TrainSettings, ZeroSettings
 
+BLOCK_BYTES = 1 << 20
+"""Of a read or write on the fast disk; what is smaller stays in memory."""
+
 
 def deepspeed_config(settings: TrainSettings, batch_size: int, world_size: int) -> dict[str, Any]:
     """Return DeepSpeed's JSON for a run; it is kept in the RUN folder as `ds_config.json`.
@@ -57,7 +60,7 @@ def _zero(zero: ZeroSettings, *, element_bytes: int) -> dict[str, Any]:
 
 
 def _aio(zero: ZeroSettings) -> dict[str, Any]:
-    return {"block_size": 1 << 20, "queue_depth": zero.nvme_requests}
+    return {"block_size": BLOCK_BYTES, "queue_depth": zero.nvme_requests}
 
 
 def on_disk(config: dict[str, Any], folder: Path, largest: int) -> dict[str, Any]:

@@ -89,8 +89,10 @@ class Engine:
                 model=self.decoder, optimizer=self._adamw, config=config, dist_init_required=False
             )
         if settings.zero.stage == 3:
-            # The loss takes the head's weight without calling the head, whose hook would gather it.
-            deepspeed.zero.register_external_parameter(self.decoder, self.decoder.head.weight)
+            # The loss takes the head's weight without calling the head, whose hook would gather it, and the decoder
+            # looks at the norm's: found out by the first forward pass, it would spoil the order in which DeepSpeed reads.
+            for weight in (self.decoder.head.weight, self.decoder.norm.weight):
+                deepspeed.zero.register_external_parameter(self.decoder, weight)
         return made
 
     def _bound_reduction(self) -> None:

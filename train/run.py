@@ -166,8 +166,25 @@ def _train(
     signals: Signals,
     watchdog: Watchdog,
 ) -> None:
-    folder = Path(settings.output)
     engine = Engine(build(inputs.decoder, settings.seed, settings.execution), settings, inputs.order.batch_size, world)
+    try:
+        _train_with(engine, settings, inputs, world, claimed, step, signals, watchdog)
+        engine.destroy()
+    finally:
+        engine.remove_swap_files()
+
+
+def _train_with(
+    engine: Engine,
+    settings: TrainSettings,
+    inputs: Inputs,
+    world: World,
+    claimed: RunFolder | None,
+    step: int,
+    signals: Signals,
+    watchdog: Watchdog,
+) -> None:
+    folder = Path(settings.output)
     progress, states = _resume(folder, engine, inputs, world, step)
 
     def open_records() -> tuple[MetricsFile, Tracker]:
@@ -207,7 +224,6 @@ def _train(
 
     with watchdog.slow("the export"):
         world.first_does(seal)
-    engine.destroy()
 
 
 def _resume(folder: Path, engine: Engine, inputs: Inputs, world: World, step: int) -> tuple[Progress, dict[str, Any]]:

@@ -51,7 +51,8 @@ class DiskHandle:
         problem: BaseException | None = None
         for file, blocks in ended:
             for block in blocks:
-                problem = block.exception() or problem
+                said = block.exception()  # waits
+                problem = problem or said
             file.close()
         if problem is not None:
             raise problem

@@ -74,7 +74,10 @@ def test_offloading_is_passed_on(monkeypatch):
         ({"stage": 0, "offload_optimizer": "cpu"}, "zero.offload_optimizer=cpu needs zero.stage=1 or more"),
         ({"stage": 2, "offload_param": "cpu"}, "zero.offload_param=cpu needs zero.stage=3"),
         ({"stage": 3, "offload_param": "nvme"}, "zero.offload_param=nvme needs zero.nvme_path"),
-        ({"stage": 2, "offload_optimizer": "nvme", "nvme_path": "/n"}, "zero.offload_optimizer=nvme needs zero.stage=3"),
+        (
+            {"stage": 2, "offload_optimizer": "nvme", "nvme_path": "/n"},
+            "zero.offload_optimizer=nvme needs zero.stage=3",
+        ),
         ({"stage": 3, "offload_optimizer": "nvme"}, "zero.offload_optimizer=nvme needs zero.nvme_path"),
         ({"sub_group_size": 0}, "zero.sub_group_size=0 must be at least 1"),
         ({"stage": 3, "offload_optimizer": "disk"}, "zero.offload_optimizer='disk' is unknown"),

@@ -1,4 +1,4 @@
-"""What lies on the fast disk: its reads and writes, its folders, a disk that is full, and what is refused at the door."""
+"""What lies on the fast disk: reads and writes, the folders, a disk that is full, and what is refused at the door."""
 
 import errno
 import os
@@ -237,7 +237,7 @@ def test_a_checkpoint_is_byte_for_byte_the_one_of_an_optimizer_in_memory(world, 
 
 
 def test_a_full_disk_ends_the_run_with_its_code_before_it_has_begun(world, small, tmp_path):
-    with files_of_at_most(2048), pytest.raises(OSError, match="free space at zero.nvme_path") as raised:
+    with files_of_at_most(2048), pytest.raises(OSError, match=r"free space at zero\.nvme_path") as raised:
         make(world, tmp_path)
     assert code_of(raised.value) == DISK_FULL
     assert not list(tmp_path.iterdir())

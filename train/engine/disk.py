@@ -77,7 +77,7 @@ class DiskHandle:
         return tensor.is_pinned() or tensor.untyped_storage().data_ptr() in _buffers
 
     def _begin(self, buffer: Tensor, path: str, offset: int, *, writes: bool) -> int:
-        memory = memoryview(buffer.detach().view(torch.uint8).numpy())  # raises for what is not on the host
+        memory = buffer.detach().view(torch.uint8).numpy().data  # raises for what is not on the host
         if writes:
             reserve(path, offset + len(memory))
         file = _File(path, writes, direct=(buffer.data_ptr() | offset | len(memory)) % SECTOR == 0)

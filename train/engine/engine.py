@@ -17,7 +17,16 @@ from models.decoder import Decoder
 from train.engine.config import deepspeed_config, on_disk
 from train.engine.disk import own_handles
 from train.engine.replicated import replicated_engine
-from train.engine.state import MOMENTS, FlatState, Fragment, PartitionedState, ReplicatedState, SplitState, State, WholeState
+from train.engine.state import (
+    MOMENTS,
+    FlatState,
+    Fragment,
+    PartitionedState,
+    ReplicatedState,
+    SplitState,
+    State,
+    WholeState,
+)
 from train.engine.swap import SwapFolder
 from train.engine.swapped import SwappedState
 from train.memory import keep_freed_memory
@@ -89,8 +98,8 @@ class Engine:
                 model=self.decoder, optimizer=self._adamw, config=config, dist_init_required=False
             )
         if settings.zero.stage == 3:
-            # The loss takes the head's weight without calling the head, whose hook would gather it, and the decoder
-            # looks at the norm's: found out by the first forward pass, it would spoil the order in which DeepSpeed reads.
+            # The loss takes the head's weight without calling the head, whose hook would gather it. The decoder looks
+            # at the norm's: found out in a forward pass, it would spoil the order in which DeepSpeed reads ahead.
             for weight in (self.decoder.head.weight, self.decoder.norm.weight):
                 deepspeed.zero.register_external_parameter(self.decoder, weight)
         return made
@@ -203,9 +212,7 @@ class Engine:
         """Yield what `fragments` yields, with tensors that have a length and no values."""
         kinds = ("param", *MOMENTS, *(() if self._average is None else ("ema",)))
         for piece in self._state.pieces():
-            yield Fragment(
-                piece.name, piece.start, {kind: torch.empty(piece.length, device="meta") for kind in kinds}
-            )
+            yield Fragment(piece.name, piece.start, {kind: torch.empty(piece.length, device="meta") for kind in kinds})
 
     def prepare_state(self, updates: int) -> None:
         """Set the moments to zero and the update count, so that `fragments` can be filled from a checkpoint."""

@@ -1,8 +1,8 @@
 """The folder of a rank's swap files under `zero.nvme_path`: its own, removed with it, or by the next run.
 
-    nvme_path/pdpc_swap_<random>/      one a rank and life, so that no two ranks or runs share a file
-        lock                           held as long as the rank lives: who can take it may remove the folder
-        zero_stage_3/...               DeepSpeed's files
+nvme_path/pdpc_swap_<random>/      one a rank and life, so that no two ranks or runs share a file
+    lock                           held as long as the rank lives: who can take it may remove the folder
+    zero_stage_3/...               DeepSpeed's files
 """
 
 from __future__ import annotations

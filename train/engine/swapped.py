@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from train.engine.disk import DiskHandle, reserve
-from train.engine.state import MOMENTS, Fragment, PartitionedState, Piece
+from train.engine.state import MOMENTS, Fragment, PartitionedState
 from train.world import World
 
 WORD = 4
@@ -69,11 +69,11 @@ class SwappedState(PartitionedState):
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients of this rank's parts, which are in memory."""
-        return [
-            self._flat_gradient(group) if self._info(master) is not None else master.grad
+        held = [
+            master.grad if self._info(master) is None else self._flat_gradient(group)
             for group, master in enumerate(self.masters())
-            if self._info(master) is not None or master.grad is not None
         ]
+        return [gradient for gradient in held if gradient is not None]
 
     def cast(self, group: int) -> None:
         """Cast the parts of a sub-group, which is in memory meanwhile."""

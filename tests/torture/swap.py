@@ -1,7 +1,7 @@
 """SIGKILL, SIGTERM and a full disk for runs whose AdamW lies on a disk (`zero.offload_optimizer=nvme`), then resume.
 
-Passed: no life ended otherwise than its fault explains (-9, 143, 75), the resumed run is the one whose AdamW lay in host
-memory and that nothing disturbed, to the bit, and when it has ended no swap file is left. An attempt is one fault.
+Passed: no life ended otherwise than its fault explains (-9, 143, 75), the resumed run is to the bit the one whose AdamW
+lay in host memory and that nothing disturbed, and when it has ended no swap file is left. An attempt is one fault.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
     """Disturb `count` runs, once each."""
     tally, struck = Tally("swap", seed=seed), dict.fromkeys(FAULTS, 0)
     (work / "fast").mkdir(parents=True)
-    with prepared(work, RANKS, (*WORDS, "zero.offload_optimizer=cpu"), lives=2) as ground:
+    with prepared(work, RANKS, (*WORDS, "zero.offload_optimizer=cpu")) as ground:
         for case in case_seeds(seed, count):
             tally.add(case, one_run(ground, work, case, struck))
             forget(work / "run")
@@ -46,9 +47,8 @@ def one_run(ground: Ground, work: Path, case: int, struck: dict[str, int]) -> st
     name = str(draw.choice(list(FAULTS)))
     ranks = _start(ground, work, room=int(draw.integers(ROOM)) if name == "a full disk" else None)
     if name != "a full disk":
-        ranks.wait(float(draw.uniform(0, ground.life_s)))
-        number = signal.SIGKILL if name == "SIGKILL" else signal.SIGTERM
-        ranks.kill(number)
+        _wait_for(ranks, work / "run", int(draw.integers(ground.material.order.steps - 1)), float(draw.uniform(0, 0.2)))
+        ranks.kill(signal.SIGKILL if name == "SIGKILL" else signal.SIGTERM)
     codes = ranks.wait(PATIENCE_S)
     struck[name] += codes != [0] * RANKS
     if any(code not in (*LOST, *FAULTS[name]) for code in codes) or (name == "a full disk" and 75 not in codes):
@@ -60,6 +60,14 @@ def one_run(ground: Ground, work: Path, case: int, struck: dict[str, int]) -> st
     if left := [path.name for path in (work / "fast").iterdir()]:
         return f"swap files were left behind after {name}: {left}"
     return difference(work / "run", ground.material, ground.whole)
+
+
+def _wait_for(ranks: Ranks, folder: Path, records: int, more_s: float) -> None:
+    """Wait until a run has written so many records, and a little longer."""
+    metrics = folder / "metrics.jsonl"
+    while ranks.alive() and (not metrics.exists() or metrics.read_bytes().count(b"\n") < records):
+        time.sleep(0.005)
+    time.sleep(more_s * (records == 0))
 
 
 def _start(ground: Ground, work: Path, room: int | None = None) -> Ranks:

@@ -210,6 +210,8 @@ def test_losses_are_those_of_an_optimizer_in_memory_and_nothing_stays_behind(wor
         for kind, tensor in fragment.tensors.items():
             assert torch.equal(state[fragment.name][kind], tensor)
     assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.rglob("*exp_avg_sq*"))
+    assert not list(tmp_path.rglob("*gradient*")), "they are in memory already"
     swapped.destroy()
     assert not list(tmp_path.iterdir())
 

@@ -9,7 +9,7 @@ REFUSED = 2
 GUARD_STOPPED = 70
 """The guard stopped the run: its loss, gradient or weights were not finite, or leapt, too often in a row."""
 DISK_FULL = 75
-"""No room for a checkpoint or a record (EX_TEMPFAIL): free space, then run the same command again."""
+"""No room for a checkpoint, a record or swap files (EX_TEMPFAIL): free space, then run the same command again."""
 CHANGED = 78
 """What the run is made of changed between two lives (EX_CONFIG): give the old value, or accept the change on record."""
 HUNG = 79

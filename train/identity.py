@@ -36,7 +36,7 @@ HARMLESS = (
     *("data.tokens", "data.order", "data.scores"),
     *("checkpoints.keep_last", "checkpoints.keep_every", "checkpoints.save_every"),
     *("zero.stage", "zero.overlap_comm", "zero.bucket_mb", "zero.pin_memory"),
-    *("zero.offload_optimizer", "zero.offload_param", "zero.nvme_path"),
+    *("zero.offload_optimizer", "zero.offload_param", "zero.nvme_path", "zero.nvme_requests", "zero.sub_group_size"),
     *("execution.kernels", "execution.checkpointing", "execution.checkpoint_every", "execution.compile"),
     *("model.attention", "heldout.batch_size"),
     *("benchmarks.batch_size", "benchmarks.task_paths", "benchmarks.offline", "benchmarks.task_timeout_s"),

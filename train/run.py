@@ -21,7 +21,7 @@ from train import checkpoint
 from train.answers import Evaluated, answers_path, write_answers
 from train.attempts import Attempts
 from train.batches import ConsumedFile, check_consumed, forget_consumed
-from train.engine import Engine, deepspeed_config
+from train.engine import Engine, check_swap, deepspeed_config
 from train.evaluation import FAILED, Questions, evaluate
 from train.exit_codes import REFUSED
 from train.export import export_checkpoint
@@ -64,6 +64,7 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         check_kernels(settings.execution.kernels, cuda=torch.cuda.is_available())
         inputs = open_inputs(settings)
         deepspeed_config(settings, inputs.order.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
+        check_swap(settings.zero)
         attention = _attention(settings)
     except ValueError as error:
         raise Refused(str(error)) from error
@@ -165,8 +166,25 @@ def _train(
     signals: Signals,
     watchdog: Watchdog,
 ) -> None:
-    folder = Path(settings.output)
     engine = Engine(build(inputs.decoder, settings.seed, settings.execution), settings, inputs.order.batch_size, world)
+    try:
+        _train_with(engine, settings, inputs, world, claimed, step, signals, watchdog)
+        engine.destroy()
+    finally:
+        engine.remove_swap_files()
+
+
+def _train_with(
+    engine: Engine,
+    settings: TrainSettings,
+    inputs: Inputs,
+    world: World,
+    claimed: RunFolder | None,
+    step: int,
+    signals: Signals,
+    watchdog: Watchdog,
+) -> None:
+    folder = Path(settings.output)
     progress, states = _resume(folder, engine, inputs, world, step)
 
     def open_records() -> tuple[MetricsFile, Tracker]:
@@ -206,7 +224,6 @@ def _train(
 
     with watchdog.slow("the export"):
         world.first_does(seal)
-    engine.destroy()
 
 
 def _resume(folder: Path, engine: Engine, inputs: Inputs, world: World, step: int) -> tuple[Progress, dict[str, Any]]:

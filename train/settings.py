@@ -120,11 +120,17 @@ class ZeroSettings:
     reduce_in: str = "fp32"
     """Type in which gradients are summed over the ranks: fp32, or bf16 for half the traffic."""
     offload_optimizer: str = "none"
-    """Where master weights and moments live and AdamW runs: none (the device) or cpu; stage 1 or more."""
+    """Where master weights and moments live: none (the device); cpu, where AdamW then runs, stage 1 or more; nvme, from
+    where a sub-group at a time is brought to the CPU, stage 3."""
     offload_param: str = "none"
     """Where parameters wait to be used: none (the device), cpu or nvme; stage 3."""
     nvme_path: str | None = None
-    """Folder on a fast local disk, for nvme."""
+    """Folder on a fast local disk of every node, for nvme; a run leaves nothing in it."""
+    nvme_requests: int = 8
+    """Reads or writes of 1 MiB that a rank has under way at once, for nvme."""
+    sub_group_size: int = 1_000_000_000
+    """Stage 3: elements of a rank that are updated together. With offload_optimizer=nvme it needs 16 bytes of host
+    memory for each, or for each of the largest parameter's."""
     pin_memory: bool = True
     """Pin the host memory of what is offloaded."""
 
@@ -135,6 +141,9 @@ class ZeroSettings:
             raise ValueError(f"zero.bucket_mb={self.bucket_mb} must be at least 1")
         if self.reduce_in not in PRECISIONS:
             raise ValueError(f"zero.reduce_in={self.reduce_in!r} is unknown: use one of {list(PRECISIONS)}")
+        for key in ("nvme_requests", "sub_group_size"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"zero.{key}={getattr(self, key)} must be at least 1")
         for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
             device = getattr(self, key)
             if device not in OFFLOAD_DEVICES:
@@ -142,10 +151,13 @@ class ZeroSettings:
             needed = 3 if device == "nvme" else least
             if device != "none" and self.stage < needed:
                 raise ValueError(f"zero.{key}={device} needs zero.stage={needed}{' or more' if needed < 3 else ''}")
-            if key == "offload_optimizer" and device == "nvme":
-                raise ValueError("zero.offload_optimizer=nvme is not supported: its state cannot be saved, use cpu")
             if device == "nvme" and not self.nvme_path:
                 raise ValueError(f"zero.{key}=nvme needs zero.nvme_path: a folder on a fast local disk")
+
+    @property
+    def uses_nvme(self) -> bool:
+        """Does anything lie on the fast disk?"""
+        return "nvme" in (self.offload_optimizer, self.offload_param)
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,8 @@ class MadeUpEngine:
     def fragments(self) -> Iterator[Fragment]:
         yield from self.state
 
+    outline = fragments
+
     def prepare_state(self, updates: int) -> None:
         self.count = updates
         for fragment in self.state:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from curriculum.artifact import open_manifest
-from tests.torture import fields, kills, mixed, red, torn, worlds
+from tests.torture import fields, kills, mixed, red, swap, torn, worlds
 from tests.torture.campaign import Tally, campaigns, case_seeds
 from tests.torture.forks import ROOT, served
 from tests.torture.runs import Material, difference, forget
@@ -47,6 +47,12 @@ def test_every_field(tmp_path):
 
 def test_faults_in_turn(tmp_path):
     passes(mixed.run(1, 3, tmp_path), 1)
+
+
+def test_a_kill_while_the_optimizer_lies_on_a_disk(tmp_path):
+    tally = swap.run(1, 11, tmp_path)
+    passes(tally, 1)
+    assert "1 times SIGKILL" in tally.notes[0]
 
 
 def test_the_red_control_fails(tmp_path):

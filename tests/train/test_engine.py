@@ -54,9 +54,12 @@ def test_offloading_is_passed_on(monkeypatch):
     monkeypatch.setattr("deepspeed.comm.get_world_size", lambda *_: 8)
     monkeypatch.setattr("deepspeed.comm.get_rank", lambda *_: 0)
     words = ["zero.stage=3", "zero.offload_optimizer=cpu", "zero.offload_param=nvme", "zero.nvme_path=/fast"]
-    made = deepspeed_config(settings_of(*words), 16, 8)
+    made = deepspeed_config(settings_of(*words, "zero.nvme_requests=32", "zero.sub_group_size=1000"), 16, 8)
+    on_nvme = {"device": "nvme", "pin_memory": True, "nvme_path": "/fast"}
     assert made["zero_optimization"]["offload_optimizer"] == {"device": "cpu", "pin_memory": True}
-    assert made["zero_optimization"]["offload_param"] == {"device": "nvme", "pin_memory": True, "nvme_path": "/fast"}
+    assert made["zero_optimization"]["offload_param"] == {**on_nvme, "max_in_cpu": 0}
+    assert made["zero_optimization"]["sub_group_size"] == 1000
+    assert made["aio"] == {"block_size": 1 << 20, "queue_depth": 32}
     read = DeepSpeedConfig(made)
     assert read.zero_config.offload_param.device == "nvme"
     assert str(read.zero_config.offload_param.nvme_path) == "/fast"
@@ -71,7 +74,12 @@ def test_offloading_is_passed_on(monkeypatch):
         ({"stage": 0, "offload_optimizer": "cpu"}, "zero.offload_optimizer=cpu needs zero.stage=1 or more"),
         ({"stage": 2, "offload_param": "cpu"}, "zero.offload_param=cpu needs zero.stage=3"),
         ({"stage": 3, "offload_param": "nvme"}, "zero.offload_param=nvme needs zero.nvme_path"),
-        ({"stage": 3, "offload_optimizer": "nvme", "nvme_path": "/n"}, "zero.offload_optimizer=nvme is not supported"),
+        (
+            {"stage": 2, "offload_optimizer": "nvme", "nvme_path": "/n"},
+            "zero.offload_optimizer=nvme needs zero.stage=3",
+        ),
+        ({"stage": 3, "offload_optimizer": "nvme"}, "zero.offload_optimizer=nvme needs zero.nvme_path"),
+        ({"sub_group_size": 0}, "zero.sub_group_size=0 must be at least 1"),
         ({"stage": 3, "offload_optimizer": "disk"}, "zero.offload_optimizer='disk' is unknown"),
     ],
 )

@@ -79,7 +79,7 @@ def save(
     def begin() -> dict[str, Any]:
         nonlocal header, size
         fault("checkpoint.before_write")
-        header, size = header_of(engine.fragments())
+        header, size = header_of(engine.outline())
         name = None
         if world.first:
             make_folder(checkpoints)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +14,28 @@ from torch import Tensor
 
 from models.attention import Documents
 from models.decoder import Decoder
-from train.engine.config import deepspeed_config
+from train.engine.config import deepspeed_config, on_disk
+from train.engine.disk import own_handles
 from train.engine.replicated import replicated_engine
-from train.engine.state import FlatState, Fragment, PartitionedState, ReplicatedState, SplitState, State, WholeState
+from train.engine.state import (
+    MOMENTS,
+    FlatState,
+    Fragment,
+    PartitionedState,
+    ReplicatedState,
+    SplitState,
+    State,
+    WholeState,
+)
+from train.engine.swap import SwapFolder
+from train.engine.swapped import SwappedState
 from train.engine.unasked import unasked
 from train.memory import keep_freed_memory
 from train.settings import OptimizerSettings, TrainSettings
 from train.world import World
+
+ROW = 1 << 16
+"""Elements whose squares are added up in one go."""
 
 
 def parameter_groups(decoder: Decoder, settings: OptimizerSettings) -> list[dict[str, Any]]:
@@ -51,14 +67,22 @@ class Engine:
             betas=(settings.optimizer.beta1, settings.optimizer.beta2),
             eps=settings.optimizer.eps,
         )
-        with redirect_stdout(io.StringIO()):  # it prints memory figures that nobody asked for
-            self._deepspeed = self._initialize(settings)
-        self._bound_reduction()
-        self._state = self._state_of(settings)
-        self._state.prepare(0)
+        self._swap = SwapFolder(Path(str(settings.zero.nvme_path))) if settings.zero.uses_nvme else None
+        try:
+            with redirect_stdout(io.StringIO()):  # it prints memory figures that nobody asked for
+                self._deepspeed = self._initialize(settings)
+            self._bound_reduction()
+            self._state = self._state_of(settings)
+            self._state.prepare(0)
+        except BaseException:
+            self.remove_swap_files()
+            raise
+        self._filling = False
         self._average: dict[str, Tensor] | None = None
         if settings.averaging.decay:
-            self._average = {part.name: torch.zeros_like(part.tensors["param"]) for part in self._state.fragments()}
+            self._average = {
+                piece.name: torch.zeros(piece.length, device=piece.master.device) for piece in self._state.pieces()
+            }
         if world.device.type == "cpu":
             keep_freed_memory()
         self._done = 0
@@ -69,12 +93,19 @@ class Engine:
 
         if settings.zero.stage == 0 and settings.precision == "bf16":
             return replicated_engine(self.decoder, self._adamw, self.config, self.world)
-        made, *_ = deepspeed.initialize(
-            model=self.decoder, optimizer=self._adamw, config=self.config, dist_init_required=False
-        )
+        config = self.config
+        if self._swap is not None:
+            largest = max(-(-parameter.numel() // self.world.size) for parameter in self.decoder.parameters())
+            config = on_disk(config, self._swap.path, largest)
+        with own_handles() if self._swap is not None else nullcontext():
+            made, *_ = deepspeed.initialize(
+                model=self.decoder, optimizer=self._adamw, config=config, dist_init_required=False
+            )
         if settings.zero.stage == 3:
-            # The loss takes the head's weight without calling the head, whose hook would gather it.
-            deepspeed.zero.register_external_parameter(self.decoder, self.decoder.head.weight)
+            # The loss takes the head's weight without calling the head, whose hook would gather it. The decoder looks
+            # at the norm's: found out in a forward pass, it would spoil the order in which DeepSpeed reads ahead.
+            for weight in (self.decoder.head.weight, self.decoder.norm.weight):
+                deepspeed.zero.register_external_parameter(self.decoder, weight)
         return made
 
     def _bound_reduction(self) -> None:
@@ -99,7 +130,7 @@ class Engine:
         if settings.zero.stage == 0:
             kind = ReplicatedState if settings.precision == "bf16" else WholeState
         elif settings.zero.stage == 3:
-            kind = PartitionedState
+            kind = SwappedState if settings.zero.offload_optimizer == "nvme" else PartitionedState
         elif isinstance(self._deepspeed.optimizer, BF16_Optimizer):
             kind = FlatState
         return kind(self._deepspeed, self._adamw, self.decoder, self.world)
@@ -159,7 +190,7 @@ class Engine:
     def _global_norm(self) -> Tensor:
         squares = torch.zeros((), dtype=torch.float32, device=self.world.device)
         for gradient in self._state.gradients():
-            squares += torch.linalg.vector_norm(gradient, dtype=torch.float32).square().to(squares.device)
+            squares += _square_sum(gradient).to(squares.device)
         if not self._state.shared_gradients:
             self.world.all_sum(squares)
         return squares.sqrt()
@@ -171,19 +202,29 @@ class Engine:
     def fragments(self) -> Iterator[Fragment]:
         """Yield the float32 weights and moments that this rank owns, by parameter; every element has one owner.
 
-        Where the settings keep a running average of the weights, that is "ema" beside them; a hook moves it.
+        A fragment is valid until the next one is asked for; what is written into it stays between `prepare_state` and
+        `filled` alone. Where the settings keep a running average of the weights, that is "ema" beside them, always in
+        memory: a hook moves it.
         """
-        for fragment in self._state.fragments():
+        for fragment in self._state.fragments(changed=self._filling):
             if self._average is not None:
                 fragment.tensors["ema"] = self._average[fragment.name]
             yield fragment
 
+    def outline(self) -> Iterator[Fragment]:
+        """Yield what `fragments` yields, with tensors that have a length and no values."""
+        kinds = ("param", *MOMENTS, *(() if self._average is None else ("ema",)))
+        for piece in self._state.pieces():
+            yield Fragment(piece.name, piece.start, {kind: torch.empty(piece.length, device="meta") for kind in kinds})
+
     def prepare_state(self, updates: int) -> None:
         """Set the moments to zero and the update count, so that `fragments` can be filled from a checkpoint."""
         self._state.prepare(updates)
+        self._filling = True
 
     def filled(self) -> None:
         """Bring the working weights in line after `fragments` were filled. Every rank calls this."""
+        self._filling = False
         self._state.filled()
 
     @contextmanager
@@ -216,3 +257,18 @@ class Engine:
     def destroy(self) -> None:
         """Release DeepSpeed's hooks and buffers."""
         self._deepspeed.destroy()
+        self.remove_swap_files()
+
+    def remove_swap_files(self) -> None:
+        """Remove what lies on the fast disk: the engine cannot be used any more."""
+        if self._swap is not None:
+            self._swap.remove()
+
+
+def _square_sum(tensor: Tensor) -> Tensor:
+    """Return the float32 sum of squares, row by row: in one sum over a billion elements a CPU loses digits."""
+    flat = tensor.view(-1)
+    rows = flat.numel() // ROW
+    whole = torch.linalg.vector_norm(flat[: rows * ROW].view(rows, ROW), dim=1, dtype=torch.float32)
+    rest = torch.linalg.vector_norm(flat[rows * ROW :], dtype=torch.float32)
+    return whole.square().sum() + rest.square()

@@ -73,26 +73,34 @@ class State(ABC):
     def filled(self) -> None:
         """Bring the working weights in line with the master weights that the owners hold. Every rank calls this."""
 
-    def fragments(self) -> Iterator[Fragment]:
-        """Yield this rank's views, parameter by parameter."""
+    def fragments(self, changed: bool = False) -> Iterator[Fragment]:
+        """Yield what this rank owns, parameter by parameter; each is valid until the next one is asked for.
+
+        `changed`: what is written into it stays.
+        """
         for piece in self.pieces():
-            moments = self.adamw.state[piece.master]
-            whole = {"param": piece.master, **{moment: moments[moment] for moment in MOMENTS}}
-            views = {
-                kind: tensor.detach().view(-1).narrow(0, piece.offset, piece.length) for kind, tensor in whole.items()
-            }
-            yield Fragment(piece.name, piece.start, views)
+            yield self._views(piece)
+
+    def _views(self, piece: Piece) -> Fragment:
+        moments = self.adamw.state[piece.master]
+        whole = {"param": piece.master, **{moment: moments[moment] for moment in MOMENTS}}
+        views = {kind: tensor.detach().view(-1).narrow(0, piece.offset, piece.length) for kind, tensor in whole.items()}
+        return Fragment(piece.name, piece.start, views)
 
     def prepare(self, updates: int) -> None:
         """Make the moments zero and set the update count; each master tensor has a count of its own."""
         for master in self.masters():
-            state = self.adamw.state[master]
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
-                state |= {moment: torch.zeros_like(master, requires_grad=False) for moment in MOMENTS}
-            for tensor in state.values():
-                tensor.zero_()
-            state["step"].fill_(updates)
+            self.prepare_master(master, updates)
+
+    def prepare_master(self, master: Tensor, updates: int) -> None:
+        """Make the moments of one master tensor zero and set its count."""
+        state = self.adamw.state[master]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
+            state |= {moment: torch.zeros_like(master, requires_grad=False) for moment in MOMENTS}
+        for tensor in state.values():
+            tensor.zero_()
+        state["step"].fill_(updates)
 
 
 class WholeState(State):
@@ -202,9 +210,13 @@ class PartitionedState(State):
         optimizer = self.optimizer
         optimizer._partition_all_parameters()
         for group in range(len(optimizer.fp16_groups)):
-            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+            self.cast(group)
         if optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+    def cast(self, group: int) -> None:
+        """Cast the parts of a sub-group."""
+        self.optimizer._reassign_or_swap_out_partitioned_parameters(group)
 
 
 def _share(piece: Piece, world: World) -> Iterator[Piece]:

@@ -1,0 +1,179 @@
+"""Tensors to and from files on a fast local disk: what DeepSpeed takes for its asynchronous reads and writes.
+
+DeepSpeed 0.19.8 would compile an extension (`async_io`: libaio, a C++ compiler, a minute) that never looks at what the
+kernel answered: on a full disk training goes on with numbers that were never written. These handles have the same
+methods, need nothing compiled, reserve a file's room before they write into it, and raise what the disk says.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DIRECT = getattr(os, "O_DIRECT", 0)
+"""Past the page cache: a step moves every byte of the state, which would push all else out of memory."""
+SECTOR = 512
+"""Bytes to which addresses, places and lengths must be aligned for that; disks that want more are read through it."""
+
+_buffers: set[int] = set()
+"""Addresses of the buffers that were made here."""
+
+
+class DiskHandle:
+    """Reads and writes under way; `wait` ends them. The methods are those of DeepSpeed's `aio_handle`."""
+
+    def __init__(self, block_size: int = 1 << 20, queue_depth: int = 8, **_: object) -> None:
+        self._block_bytes = block_size
+        self._workers = ThreadPoolExecutor(queue_depth, thread_name_prefix="disk")
+        self._pending: list[tuple[_File, list[Future[None]]]] = []
+
+    def async_pread(self, buffer: Tensor, path: str, offset: int = 0) -> int:
+        """Begin to fill a tensor from a file, from byte `offset` on. Returns 0, as DeepSpeed asks."""
+        return self._begin(buffer, path, offset, writes=False)
+
+    def async_pwrite(self, buffer: Tensor, path: str, offset: int = 0) -> int:
+        """Begin to write a tensor. Raises OSError when the disk has no room for the file."""
+        return self._begin(buffer, path, offset, writes=True)
+
+    def wait(self) -> int:
+        """End what was begun; return how many reads and writes that were. Raises the first OSError of any."""
+        ended, self._pending = self._pending, []
+        problem: BaseException | None = None
+        for file, blocks in ended:
+            for block in blocks:
+                said = block.exception()  # waits
+                problem = problem or said
+            file.close()
+        if problem is not None:
+            raise problem
+        return len(ended)
+
+    def new_cpu_locked_tensor(self, length: int, example: Tensor) -> Tensor:
+        """Return an empty vector of the type of `example` that can be read into past the page cache."""
+        if torch.cuda.is_available():
+            return torch.empty(length, dtype=example.dtype, pin_memory=True)
+        memory = mmap.mmap(-1, max(1, length * example.element_size()))
+        made = torch.frombuffer(memory, dtype=example.dtype, count=length) if length else example.new_empty(0)
+        _buffers.add(made.data_ptr())
+        weakref.finalize(memory, _buffers.discard, made.data_ptr())
+        return made
+
+    def free_cpu_locked_tensor(self, _buffer: Tensor) -> bool:
+        """Do nothing: the memory goes with the last tensor that uses it."""
+        return True
+
+    def is_pinned(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor lies in memory that was made for this."""
+        return tensor.is_pinned() or tensor.untyped_storage().data_ptr() in _buffers
+
+    def _begin(self, buffer: Tensor, path: str, offset: int, *, writes: bool) -> int:
+        memory = buffer.detach().view(torch.uint8).numpy().data  # raises for what is not on the host
+        if writes:
+            reserve(path, offset + len(memory))
+        file = _File(path, writes, direct=(buffer.data_ptr() | offset | len(memory)) % SECTOR == 0)
+        blocks = [
+            self._workers.submit(file.move, memory[first : first + self._block_bytes], offset + first)
+            for first in range(0, len(memory), self._block_bytes)
+        ]
+        self._pending.append((file, blocks))
+        return 0
+
+
+class _File:
+    """A file that is open for reading or for writing, past the page cache where that can be."""
+
+    def __init__(self, path: str, writes: bool, direct: bool) -> None:
+        self._path = path
+        self._writes = writes
+        flags = os.O_WRONLY if writes else os.O_RDONLY
+        try:
+            self._descriptor = os.open(path, flags | (DIRECT if direct else 0))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._descriptor = os.open(path, flags)
+
+    def move(self, memory: memoryview, offset: int) -> None:
+        """Read into, or write, all of `memory`."""
+        step = os.pwrite if self._writes else _read
+        while memory:
+            try:
+                moved = step(self._descriptor, memory, offset)
+            except OSError as error:
+                flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
+                if error.errno != errno.EINVAL or not flags & DIRECT:
+                    raise OSError(error.errno, error.strerror, self._path) from error
+                fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~DIRECT)
+                continue
+            if moved == 0:
+                raise OSError(errno.EIO, f"the file ends at byte {offset}, more was written into it", self._path)
+            memory, offset = memory[moved:], offset + moved
+
+    def close(self) -> None:
+        """Close the file and keep nothing of it in the page cache."""
+        if not self._writes:
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(self._descriptor)
+
+
+def _read(descriptor: int, memory: memoryview, offset: int) -> int:
+    return os.preadv(descriptor, [memory], offset)
+
+
+def reserve(path: str, size: int, *, zero: bool = False) -> None:
+    """Have room for `size` bytes in a file, made if need be; new bytes, or all if `zero`, read as 0.
+
+    Raises OSError (ENOSPC, with how much is free) when the disk has none: at the start of a run, not in the midst.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if zero:
+            os.ftruncate(descriptor, 0)
+        if os.fstat(descriptor).st_size < size:
+            os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        there = os.fstatvfs(descriptor)
+        free = there.f_bavail * there.f_frsize
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: {size:,} bytes are needed for {path} and {free:,} are free there: free space at "
+            "zero.nvme_path, or give another folder",
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def own_handles() -> Iterator[None]:
+    """Let what DeepSpeed builds inside read and write with `DiskHandle`."""
+    from deepspeed.runtime.swap_tensor import partitioned_optimizer_swapper, partitioned_param_swapper
+
+    modules = (partitioned_optimizer_swapper, partitioned_param_swapper)
+    before = [module.AsyncIOBuilder for module in modules]
+    for module in modules:
+        module.AsyncIOBuilder = _Builder
+    try:
+        yield
+    finally:
+        for module, builder in zip(modules, before, strict=True):
+            module.AsyncIOBuilder = builder
+
+
+class _Builder:
+    """Stands for DeepSpeed's builder of `async_io`: there is nothing to build."""
+
+    aio_handle = DiskHandle
+
+    def load(self, verbose: bool = False) -> Any:
+        """Return what has `aio_handle`."""
+        return self

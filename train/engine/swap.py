@@ -1,0 +1,69 @@
+"""The folder of a rank's swap files under `zero.nvme_path`: its own, removed with it, or by the next run.
+
+nvme_path/pdpc_swap_<random>/      one a rank and life, so that no two ranks or runs share a file
+    lock                           held as long as the rank lives: who can take it may remove the folder
+    zero_stage_3/...               DeepSpeed's files
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from train.settings import ZeroSettings
+
+PREFIX = "pdpc_swap_"
+LOCK = "lock"
+
+
+class SwapFolder:
+    """A rank's own folder on the fast disk, held by a lock that dies with the process."""
+
+    def __init__(self, parent: Path) -> None:
+        remove_abandoned(parent)
+        made = Path(tempfile.mkdtemp(prefix=".pdpc_new_", dir=parent))
+        self._lock = os.open(made / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.path = made.rename(parent / f"{PREFIX}{made.name.removeprefix('.pdpc_new_')}")
+
+    def remove(self) -> None:
+        """Remove the files. A second call does nothing."""
+        if self.path.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._lock)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the folders of ranks that no longer live; those of other users stay."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        try:
+            lock = os.open(folder / LOCK, os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            pass  # its rank lives
+        finally:
+            os.close(lock)
+
+
+def check_swap(zero: ZeroSettings) -> None:
+    """Raise ValueError when the settings ask for a fast disk and its folder is not there or cannot be written."""
+    if not zero.uses_nvme:
+        return
+    path = Path(str(zero.nvme_path))
+    if not path.is_dir():
+        raise ValueError(f"zero.nvme_path={path} is not a folder: make it, on a fast disk of every node")
+    try:
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"?")
+            file.flush()
+    except OSError as error:
+        raise ValueError(
+            f"zero.nvme_path={path} cannot be written ({error.strerror}): give a folder in which this user may write"
+        ) from error

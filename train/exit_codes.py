@@ -8,6 +8,8 @@ REFUSED = 2
 """Refused at the door: the settings or the data do not fit. Nothing was trained."""
 GUARD_STOPPED = 70
 """The guard stopped the run: its loss, gradient or weights were not finite, or leapt, too often in a row."""
+PORT_TAKEN = 71
+"""Another process listens at the port at which the ranks were to meet (EX_OSERR). Nothing was trained."""
 DISK_FULL = 75
 """No room for a checkpoint or a record (EX_TEMPFAIL): free space, then run the same command again."""
 CHANGED = 78

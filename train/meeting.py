@@ -128,7 +128,12 @@ def _holder(port: int) -> str:
     """Tell which process has a port of this machine, as far as this user may know."""
     try:
         held = [one.pid for one in psutil.net_connections("tcp") if one.laddr and one.laddr.port == port]
-        words = [f"process {pid} has it ({' '.join(psutil.Process(pid).cmdline())[:200]})" for pid in held if pid]
+        words = [f"process {pid} has it ({_command(pid)})" for pid in held if pid]
     except psutil.Error:
         words = []
     return words[0] if words else "another process has that port"
+
+
+def _command(pid: int) -> str:
+    """Return how a process was started, on one line and not too long."""
+    return " ".join(" ".join(psutil.Process(pid).cmdline()).split())[:120]

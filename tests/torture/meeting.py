@@ -143,7 +143,7 @@ def taken_from_the_door(ground: Ground, folder: Path, draw: np.random.Generator)
         env=environment,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=4 * PATIENCE_S,  # two cold starts, also on a machine that has other work
         check=False,
     )
     if done.returncode or "another one is tried" not in done.stderr:

@@ -6,14 +6,19 @@ been. Then a run of STEPS steps an attempt that nothing slows down: not a word a
 
 from __future__ import annotations
 
+import os
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
 from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import Forks
+from tests.torture.forks import train as rank_of
 from tests.torture.runs import BATCH, PATIENCE_S, Material, difference, forget, prepared
 from train.runfolder import read_run
 from train.tracking import read_metrics
@@ -24,7 +29,10 @@ SLOW_FROM = (4, 12)
 """Steps, the first and the one after the last, after which a rank may become slow."""
 STEPS = 100
 """Undisturbed steps for every attempt."""
-POINTS = ("loop.before_step", "loop.after_forward", "loop.after_backward", "loop.after_step")
+POINTS = ("loop.before_step", "loop.after_forward", "loop.after_backward", "loop.after_step", "data", "products")
+"""Where the rank sleeps: at a fault point, while its data is read, or in the matrix products of its blocks."""
+PRODUCTS = 7
+"""Of a block."""
 NAMED = re.compile(r"step (\d+): rank (\d+) \(\S+\) is a straggler: .* ([\d.]+) times")
 
 
@@ -63,8 +71,12 @@ def one_run(forks: Forks, material: Material, folder: Path, seed: int) -> tuple[
         record["time/step_s"] for record in read_metrics(folder / "metrics.jsonl") if "time/step_s" in record
     )
     forget(folder)
-    fault = f"{point}:rank={slow}:nth={begins + 1}:sleep={4 * step_s:.4f}"
-    ranks = material.start(forks, folder, size, words, fault)
+    sleep_s = 4 * step_s
+    arguments = {"words": [*material.words, *words], "output": str(folder), "slow": slow, "begins": begins}
+    arguments |= {"sleep_s": sleep_s, "point": point}
+    fault = f"{point}:rank={slow}:nth={begins + 1}:sleep={sleep_s:.4f}"
+    environment = {"PDPC_FAULT": fault} if point.startswith("loop.") else {}
+    ranks = forks.start("tests.torture.straggler:rank", arguments, size, folder.with_suffix(".log"), environment)
     codes = ranks.wait(PATIENCE_S)
     ranks.kill()
     about = f"{size} ranks, {' '.join(words)}, {fault}"
@@ -80,6 +92,32 @@ def one_run(forks: Forks, material: Material, folder: Path, seed: int) -> tuple[
     if last["straggler/rank"] != slow:
         return [waited], f"{about}: the last record names {last['straggler/rank']}"
     return [waited], None
+
+
+def rank(words: list[str], output: str, slow: int, begins: int, sleep_s: float, point: str) -> int:
+    """Be a rank; if it is the slow one, sleep while data is read or in the products, where there is no fault point."""
+    from torch import nn
+
+    from train import loop
+
+    batches, product, calls = loop.batches, nn.Linear.forward, 0
+
+    def slow_batches(*asked: Any) -> Iterator[Any]:
+        for number, batch in enumerate(batches(*asked)):
+            time.sleep(sleep_s * (number >= begins))
+            yield batch
+
+    def slow_product(module: nn.Linear, x: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        time.sleep(sleep_s / PRODUCTS * (calls > begins * PRODUCTS))
+        return product(module, x)
+
+    if int(os.environ["RANK"]) == slow and point == "data":
+        loop.batches = slow_batches
+    if int(os.environ["RANK"]) == slow and point == "products":
+        nn.Linear.forward = slow_product  # type: ignore[method-assign]
+    return rank_of(words, output)
 
 
 def quiet_run(forks: Forks, work: Path, steps: int) -> tuple[int, list[str]]:

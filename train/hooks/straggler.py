@@ -113,15 +113,17 @@ class _Step:
     """One step's own work: seconds on the host's clock, and spans on the device's that may not be over yet."""
 
     host_s: float = 0.0
-    spans: list[tuple[Mark, Mark]] = field(default_factory=list)
+    spans: list[tuple[Mark, Mark, int]] = field(default_factory=list)
+    """From, to, and how often it counts."""
     wall_s: float = 0.0
 
 
 class Straggler(Hook):
     """Names a rank that is slow: in a warning, and in the records. Nothing is measured where there is one rank.
 
-    A forward pass counts as own work but at ZeRO 3, where weights are gathered in it; a backward pass at ZeRO 0 and 1,
-    but for a step's last, in which gradients are summed. What lies between them and waiting for data always counts.
+    A forward pass counts as own work but at ZeRO 3, where weights are gathered in it: there the matrix products of one
+    block stand for those of all. A backward pass counts at ZeRO 0 and 1, but for a step's last, in which gradients are
+    summed. What lies between them and waiting for data always counts.
     Comes before all other hooks: theirs may meet.
     """
 
@@ -133,13 +135,15 @@ class Straggler(Hook):
         self._detector: Detector | None = None
         self._clock = Clock(torch.device("cpu"))
         self._hosts: list[str] = []
-        self._handle: Any = None
+        self._handles: list[Any] = []
         self._loop: Loop | None = None
         self._window: Window | None = None
         self._waited_s = 0.0
         self._began = 0.0
         self._step: _Step | None = None
         self._last: Mark | None = None
+        self._in_forward = False
+        self._product: Mark | None = None
         self._done: deque[_Step] = deque()
         self._travelling: deque[tuple[int, torch.Tensor, Any]] = deque()
 
@@ -150,7 +154,15 @@ class Straggler(Hook):
             return
         self._loop, self._clock, self._detector = loop, Clock(world.device), Detector(world.size, self._factor)
         self._hosts = Exchange(world).gather("host names", socket.gethostname())
-        self._handle = loop.engine.decoder.register_forward_pre_hook(self._forward_begins, prepend=True)
+        decoder = loop.engine.decoder
+        self._handles.append(decoder.register_forward_pre_hook(self._forward_begins, prepend=True))
+        if loop.settings.zero.stage == 3 and not loop.settings.execution.compile:
+            for module in decoder.layers[len(decoder.layers) // 2].modules():
+                if isinstance(
+                    module, torch.nn.Linear
+                ):  # DeepSpeed's hooks, which gather and free its weight, are around
+                    self._handles.append(module.register_forward_pre_hook(self._product_begins))
+                    self._handles.append(module.register_forward_hook(self._product_ends, prepend=True))
 
     def pre_step(self, loop: Loop, batch: Batch) -> None:
         """Begin a step with the time for which its data was waited for."""
@@ -170,10 +182,19 @@ class Straggler(Hook):
         if self._last is None:
             self._step.host_s += time.perf_counter() - self._began
         elif self._loop.settings.zero.stage < 2:
-            self._step.spans.append((self._last, mark))  # a backward pass that meets nobody
+            self._step.spans.append((self._last, mark, 1))  # a backward pass that meets nobody
         else:
             self._alone(self._loop)
-        self._last = mark
+        self._last, self._in_forward = mark, True
+
+    def _product_begins(self, *_: object) -> None:
+        if self._in_forward:  # and not when it is computed again in a backward pass
+            self._product = self._clock.mark()
+
+    def _product_ends(self, *_: object) -> None:
+        if self._in_forward and self._step is not None and self._product is not None and self._loop is not None:
+            layers = len(self._loop.engine.decoder.layers)
+            self._step.spans.append((self._product, self._clock.mark(), layers))
 
     def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> None:
         """End a forward pass."""
@@ -181,10 +202,10 @@ class Straggler(Hook):
             return
         mark = self._clock.mark()
         if loop.settings.zero.stage < 3:
-            self._step.spans.append((self._last, mark))
+            self._step.spans.append((self._last, mark, 1))
         else:
             self._alone(loop)
-        self._last = mark
+        self._last, self._in_forward = mark, False
 
     def pre_optim_step(self, loop: Loop) -> bool:
         """Count what has passed since the last backward pass came back."""
@@ -212,9 +233,9 @@ class Straggler(Hook):
     def _send(self, loop: Loop) -> None:
         """Begin to tell the other ranks the medians of the steps that are over on the device too. Nobody waits."""
         own, wall = [], []
-        while self._done and all(self._clock.over(last) for _, last in self._done[0].spans[-1:]):
+        while self._done and all(self._clock.over(last) for _, last, _ in self._done[0].spans[-1:]):
             step = self._done.popleft()
-            own.append(step.host_s + sum(self._clock.between(first, last) for first, last in step.spans))
+            own.append(step.host_s + sum(self._clock.between(first, last) * n for first, last, n in step.spans))
             wall.append(step.wall_s)
         world = loop.world
         both_2R = torch.zeros(2, world.size, dtype=torch.float64)
@@ -240,9 +261,9 @@ class Straggler(Hook):
         return {"straggler/rank": self._detector.slowest, "straggler/factor": self._detector.factor}
 
     def close(self, loop: Loop) -> None:
-        """Take the mark of forward passes off the decoder."""
-        if self._handle is not None:
-            self._handle.remove()
+        """Take the marks off the decoder."""
+        for handle in self._handles:
+            handle.remove()
 
 
 def told(change: Change, host: str, step: int) -> str:

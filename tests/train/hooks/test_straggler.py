@@ -80,7 +80,7 @@ class Alone(Straggler):
     """Sends nothing: keeps what a window measured."""
 
     def _send(self, loop):
-        self.measured = [step.host_s + sum(b - a for a, b in step.spans) for step in self._done]
+        self.measured = [step.host_s + sum((b - a) * n for a, b, n in step.spans) for step in self._done]
         self._done.clear()
 
 
@@ -92,11 +92,27 @@ def measured(stage, monkeypatch, **pauses):
     def pass_(place, usual):
         now[0] += usual + pauses.get(place, 0.0)
 
-    decoder = torch.nn.Identity()
+    class Product(torch.nn.Linear):
+        def forward(self, x):
+            pass_("product", 2.0)
+            return x
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.product = Product(1, 1)
+
+        def forward(self, x):
+            pass_("gathering", 1.0)
+            return self.product(x)
+
+    decoder = torch.nn.Module()
+    decoder.layers = torch.nn.ModuleList(Block() for _ in range(3))
+    decoder.forward = lambda x: torch.nn.Sequential(*decoder.layers)(x)
     loop = SimpleNamespace(
         world=World(0, 2, 0, 2, torch.device("cpu")),
         engine=SimpleNamespace(decoder=decoder, returned_at=now[0]),
-        settings=SimpleNamespace(zero=SimpleNamespace(stage=stage)),
+        settings=SimpleNamespace(zero=SimpleNamespace(stage=stage), execution=SimpleNamespace(compile=False)),
         progress=SimpleNamespace(step=EVERY),
         window=SimpleNamespace(waited_s=pauses.get("data", 0.0)),
     )
@@ -107,7 +123,7 @@ def measured(stage, monkeypatch, **pauses):
     pass_("before", 1.0)
     for index in range(2):
         decoder(torch.zeros(1))
-        pass_("forward", 10.0)
+        pass_("forward", 1.0)
         loop.engine.returned_at = now[0]
         pass_("after_forward", 1.0)
         hook.post_forward(loop, None, index, None)
@@ -120,14 +136,16 @@ def measured(stage, monkeypatch, **pauses):
     pass_("after_step", 1.0)
     hook.post_step(loop, None)
     hook.close(loop)
-    assert not decoder._forward_pre_hooks
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in decoder.modules())
     return hook.measured[0]
 
 
-@pytest.mark.parametrize(("stage", "own"), [(0, 45.0), (1, 45.0), (2, 25.0), (3, 5.0)])
+@pytest.mark.parametrize(("stage", "own"), [(0, 45.0), (1, 45.0), (2, 25.0), (3, 5.0 + 2 * 3 * 2.0)])
 def test_what_a_rank_does_alone_counts_and_where_it_meets_the_others_does_not(stage, own, monkeypatch):
     assert measured(stage, monkeypatch) == pytest.approx(own)
     assert measured(stage, monkeypatch, optimizer=9.0) == pytest.approx(own)
+    assert measured(stage, monkeypatch, product=7.0) == pytest.approx(own + 7.0 * 3 * 2)  # three blocks, two passes
+    assert measured(stage, monkeypatch, gathering=7.0) == pytest.approx(own + 7.0 * 3 * 2 * (stage < 3))
     for place, times in (("data", 1), ("before", 1), ("after_forward", 2), ("after_backward", 1), ("after_step", 1)):
         assert measured(stage, monkeypatch, **{place: 7.0}) == pytest.approx(own + 7.0 * times), place
 

@@ -90,9 +90,12 @@ def run(count: int, seed: int, work: Path) -> Tally:
     words += ["benchmarks.batch_size=8", f"benchmarks.task_timeout_s={TIMEOUT_S}", "checkpoints.keep_last=20"]
     material = replace(plain, words=(*plain.words, *words))
     with served() as forks:
-        healthy = {size: _healthy(forks, plain, material, work, size) for size in (1, 2)}
+        healthy: dict[int, Healthy] = {}
         for case in case_seeds(seed, count):
-            name, problem = one_run(forks, material, healthy, work, case)
+            size = int(np.random.default_rng(case).integers(1, 3))
+            if size not in healthy:
+                healthy[size] = _healthy(forks, plain, material, work, size)
+            name, problem = one_run(forks, material, healthy[size], work, case, size)
             tally.add(case, problem and f"{name}: {problem}")
             kind = name.partition(": ")[2].partition(" in the")[0]
             struck[kind] = struck.get(kind, 0) + 1
@@ -119,15 +122,15 @@ def _healthy(forks: Forks, plain: Material, material: Material, work: Path, size
 
 
 def one_run(
-    forks: Forks, material: Material, healthy: dict[int, Healthy], work: Path, seed: int
+    forks: Forks, material: Material, wanted: Healthy, work: Path, seed: int, size: int
 ) -> tuple[str, str | None]:
-    """Let a task misbehave in a run and mend it; return what was done and what went wrong."""
-    draw = np.random.default_rng(seed)
-    size, stage = int(draw.integers(1, 3)), int(draw.integers(1, STAGES + 1))
+    """Let a task misbehave in a run of `size` ranks and mend it; return what was done and what went wrong."""
+    draw = np.random.default_rng([seed, 1])
+    stage = int(draw.integers(1, STAGES + 1))
     kind = str(draw.choice([*SOFT, *HARD, *DATA]))
     on, place = int(draw.integers(0, size)), str(draw.choice(PLACES))
     name = f"rank {on} of {size}: {kind} in the {place} at stage {stage}"
-    folder, wanted = work / "run", healthy[size]
+    folder = work / "run"
     arguments = {"words": list(material.words), "output": str(folder), "misdeed": f"{kind}@{place}"}
     arguments |= {"stage": stage, "on": on, "data": str(work / "tasks" / "faulty.jsonl")}
     lives = 2 if kind in HARD else 1

@@ -3,13 +3,14 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from curriculum.artifact import open_manifest
-from tests.torture import fields, kills, mixed, red, torn, worlds
+from tests.torture import evaluation, fields, kills, meeting, mixed, red, torn, worlds
 from tests.torture.campaign import Tally, campaigns, case_seeds
 from tests.torture.forks import ROOT, served
-from tests.torture.runs import Material, difference, forget
+from tests.torture.runs import Material, difference, forget, prepared
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,6 +48,18 @@ def test_every_field(tmp_path):
 
 def test_faults_in_turn(tmp_path):
     passes(mixed.run(1, 3, tmp_path), 1)
+
+
+def test_a_rank_of_an_earlier_life_at_the_meeting(tmp_path, server):
+    with prepared(tmp_path, meeting.RANKS) as ground:
+        (tmp_path / "case" / "tmp").mkdir(parents=True)
+        assert meeting.stale_rank(ground, tmp_path / "case", np.random.default_rng(1)) is None
+
+
+def test_a_benchmark_that_loses_its_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "SOFT", ())
+    monkeypatch.setattr(evaluation, "HARD", ())
+    passes(evaluation.run(1, 1, tmp_path), 1)
 
 
 def test_the_red_control_fails(tmp_path):

@@ -58,7 +58,11 @@ def one_run(forks: Forks, material: Material, folder: Path, seed: int, life_s: f
     draw, struck = np.random.default_rng(seed), list[str]()
     for _ in range(FAULTS):
         size = int(draw.integers(1, 5))
-        words = [*WATCHED, f"zero.stage={draw.integers(0, 4)}", f"micro_batch_size={draw.choice(divisors(BATCH // size))}"]
+        words = [
+            *WATCHED,
+            f"zero.stage={draw.integers(0, 4)}",
+            f"micro_batch_size={draw.choice(divisors(BATCH // size))}",
+        ]
         name = str(draw.choice(["kill all", "kill one", "terminate", "point", "flip a bit"]))
         moment_s = float(draw.uniform(0.05, 1.0)) * life_s
         fault = None

@@ -207,10 +207,9 @@ class Straggler(Hook):
             self._alone(loop)
         self._last, self._in_forward = mark, False
 
-    def pre_optim_step(self, loop: Loop) -> bool:
+    def pre_optim_step(self, loop: Loop) -> None:
         """Count what has passed since the last backward pass came back."""
         self._alone(loop)
-        return True
 
     def post_step(self, loop: Loop, batch: Batch) -> None:
         """End the step; at every fifth send its times on their way, and look at those that have arrived."""

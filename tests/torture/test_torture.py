@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from curriculum.artifact import open_manifest
-from tests.torture import evaluation, fields, kills, meeting, mixed, red, torn, worlds
+from tests.torture import evaluation, fields, kills, meeting, mixed, red, straggler, torn, worlds
 from tests.torture.campaign import Tally, campaigns, case_seeds
 from tests.torture.forks import ROOT, served
-from tests.torture.runs import Material, difference, forget, prepared
+from tests.torture.runs import BATCH, Material, difference, forget, prepared
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,6 +48,14 @@ def test_every_field(tmp_path):
 
 def test_faults_in_turn(tmp_path):
     passes(mixed.run(1, 3, tmp_path), 1)
+
+
+def test_a_slow_rank_is_named(tmp_path, server):
+    steps = straggler.SLOW_FROM[1] + straggler.WITHIN + 4
+    material = Material.make(tmp_path / "material", samples=steps * BATCH)
+    waited, problem = straggler.one_run(server, material, tmp_path / "run", 2)
+    assert problem is None
+    assert len(waited) == 1
 
 
 def test_a_rank_of_an_earlier_life_at_the_meeting(tmp_path, server):

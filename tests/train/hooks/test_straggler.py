@@ -1,4 +1,4 @@
-"""The straggler's detector on made-up times, its clock on a made-up loop, and the whole of it in a run."""
+"""The straggler's detector on made-up times, and its clock on a made-up loop; tests/torture has it in runs."""
 
 import time
 from types import SimpleNamespace
@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.torture import straggler as campaign
 from train.compose import compose
 from train.hooks.choice import hooks_of
-from train.hooks.straggler import EVERY, IN_A_ROW, Detector, Straggler, StragglerSettings, told
+from train.hooks.straggler import (
+    EVERY,
+    IN_A_ROW,
+    Detector,
+    Straggler,
+    StragglerSettings,
+    median_of_others,
+    told,
+)
 from train.settings import TrainSettings
 from train.world import World
 
@@ -38,6 +45,20 @@ def test_a_slow_rank_is_named_after_three_observations_and_again_when_it_keeps_u
     assert "rank 1 (node7) is a straggler: its own work takes 5.0 times as long" in told(slow, "node7", 35)
     assert "since step 20; they wait for it 40% of a step" in told(slow, "node7", 35)
     assert told(changes[1][1], "node7", 65) == "step 65: rank 1 (node7) keeps up with the others again, since step 50"
+
+
+def test_what_lasts_for_a_moment_is_no_straggler_unless_it_is_clear():
+    assert observed([[0.3, 0.1]] * 6, 2, step_s=0.5)[0][0][0] == 4  # 10 s in four times five steps
+    assert observed([[0.03, 0.01]] * 60, 2, step_s=0.1)[0][0][0] == 20
+    assert observed([[0.05, 0.01]] * 60, 2, step_s=0.06)[0][0][0] == IN_A_ROW
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 9])
+def test_the_median_of_the_others(ranks):
+    rng = np.random.default_rng(ranks)
+    for own_R in (rng.random(ranks), np.ones(ranks), rng.integers(0, 3, ranks).astype(float)):
+        expected = [np.median(np.delete(own_R, rank)) for rank in range(ranks)]
+        np.testing.assert_allclose(median_of_others(own_R), expected)
 
 
 def test_of_two_ranks_the_other_one_is_the_measure():
@@ -163,9 +184,3 @@ def test_there_is_none_for_one_rank_or_when_it_is_switched_off():
     assert "straggler" not in [hook.name for hook in off]
     with pytest.raises(ValueError, match=r"straggler\.factor=1\.0 must be above 1, or null"):
         StragglerSettings(1.0)
-
-
-def test_a_rank_that_sleeps_is_named_in_a_real_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(campaign, "STEPS", 20)
-    tally = campaign.run(1, 1, tmp_path)
-    assert tally.good, tally.failures

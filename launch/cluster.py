@@ -101,10 +101,11 @@ def _execute(start: Start) -> int:
         )
     if program == "sbatch":
         return subprocess.run(start.command, check=False).returncode
-    from launch.start import supervise
+    from launch.start import on_free_port, supervise
     from train.world import SUPERVISOR
 
     environment = {**os.environ, **start.environment}
-    if "--hostfile" not in start.command:  # a process id means nothing on other machines
-        environment[SUPERVISOR] = str(os.getpid())
-    return supervise(start.command, environment)
+    if "--hostfile" in start.command:
+        return supervise(start.command, environment)
+    environment[SUPERVISOR] = str(os.getpid())  # a process id, and a free port, mean nothing on other machines
+    return on_free_port(lambda port: [program, "--master_port", str(port), *start.command[1:]], environment)

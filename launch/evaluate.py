@@ -88,8 +88,7 @@ def run(settings: EvaluateSettings, overrides: Sequence[str] = ()) -> int:
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return evaluate_asked(settings, overrides, World(0, 1, 0, 1, device))
-    from launch.start import launcher_command, launcher_environment, supervise
+    from launch.start import start_ranks
 
-    command = launcher_command("launch.evaluation", settings.processes, overrides)
     threads = max(1, (os.cpu_count() or 1) // settings.processes)
-    return supervise(command, launcher_environment(threads))
+    return start_ranks("launch.evaluation", settings.processes, overrides, threads)

@@ -53,8 +53,10 @@ printf '%s slots={slots}\\n' "${{nodes[@]}}" > "$hostfile"
 head_node=${{nodes[0]}}
 export PDPC_ROLL={folder}/roll.$SLURM_JOB_ID  # where every rank leaves its process id and its exit code
 rm -rf "$PDPC_ROLL" && mkdir "$PDPC_ROLL"
-master_port=$(( 12000 + SLURM_JOB_ID % 16000 ))  # below the ports that the system gives out by itself
-echo "job $SLURM_JOB_ID, restart ${{SLURM_RESTART_COUNT:-0}}, nodes ${{nodes[*]}}, port $master_port"
+restart=${{SLURM_RESTART_COUNT:-0}}
+export PDPC_LIFE=$SLURM_JOB_ID.$restart  # what is left of an earlier life is not taken for one of this life's ranks
+master_port=$(( 12000 + (SLURM_JOB_ID + 101 * restart) % 16000 ))  # below those that the system gives out by itself
+echo "job $SLURM_JOB_ID, restart $restart, nodes ${{nodes[*]}}, port $master_port"
 
 # shellcheck disable=SC2016  # nothing in them is for this shell to expand
 overrides=(
@@ -196,7 +198,7 @@ class Slurm(Cluster):
             *self.options,
         ]
         exports = [f"export {name}={shlex.quote(value)}" for name, value in self.environment.items()]
-        exported = ['"PDPC_ROLL=$PDPC_ROLL"']
+        exported = ['"PDPC_ROLL=$PDPC_ROLL"', '"PDPC_LIFE=$PDPC_LIFE"']
         exported += [shlex.quote(f"{name}={value}") for name, value in self.environment.items()]
         return SCRIPT.format(
             path=shlex.quote(str(path)),

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from train.exit_codes import FAILED, HUNG
+from train.exit_codes import FAILED, HUNG, PORT_TAKEN
 from train.settings import TrainSettings
 
 HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """Signals that go on to the ranks."""
+MOST_PORTS = 4
+"""Ports of this machine that are tried, one after the other."""
 POLL_S = 0.5
 """How often the ranks are looked at."""
 MARGIN_S = 1.5
@@ -37,22 +40,45 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
     if finished(Path(settings.output), settings, inputs):
         print(f"run {settings.output} is finished: reused")
         return 0
-    command = launcher_command("train", processes, overrides)
-    environment = launcher_environment(settings.threads or max(1, (os.cpu_count() or 1) // processes))
-    code = supervise(command, environment, settings.hang_timeout_s)
+    threads = settings.threads or max(1, (os.cpu_count() or 1) // processes)
+    code = start_ranks("train", processes, overrides, threads, settings.hang_timeout_s)
     if code == 0 and not finished(Path(settings.output), settings, inputs):
         print(f"run {settings.output} was cut off: run the same command again to go on", file=sys.stderr)
         return FAILED
     return code
 
 
-def launcher_command(module: str, processes: int, words: Sequence[str]) -> list[str]:
-    """Return the command by which DeepSpeed's launcher starts `python -m MODULE WORDS` as ranks on this machine."""
+def start_ranks(
+    module: str, processes: int, words: Sequence[str], threads: int, hang_timeout_s: float | None = None
+) -> int:
+    """Start `python -m MODULE WORDS` as ranks on this machine with DeepSpeed's launcher; return their exit code."""
+
+    def command(port: int) -> list[str]:
+        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "-q", "--hostfile", "none"]
+        launcher += ["--num_gpus", str(processes), "--master_addr", "127.0.0.1", "--master_port", str(port)]
+        return [*launcher, "--no_local_rank", "--module", module, *words]
+
+    return on_free_port(command, launcher_environment(threads), hang_timeout_s)
+
+
+def on_free_port(
+    command: Callable[[int], Sequence[str]], environment: Mapping[str, str], hang_timeout_s: float | None = None
+) -> int:
+    """Run the launcher that `command` gives for a free port of this machine; on another port when it was taken since.
+
+    Seconds pass between the choice of a port and the moment in which rank 0 listens there.
+    """
+    from train.meeting import LIFE
     from train.world import free_port
 
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", "-q", "--hostfile", "none"]
-    command += ["--num_gpus", str(processes), "--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    return [*command, "--no_local_rank", "--module", module, *words]
+    for left in reversed(range(MOST_PORTS)):
+        port = free_port()
+        code = supervise(command(port), {**environment, LIFE: secrets.token_hex(8)}, hang_timeout_s)
+        if code != PORT_TAKEN:
+            break
+        if left:
+            print(f"port {port} was taken before the ranks could meet there: another one is tried", file=sys.stderr)
+    return code
 
 
 def launcher_environment(threads: int) -> dict[str, str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ MOST_ASKED = 3
 class Attempts:
     """The attempts at the tasks of one stage. Rank 0 alone has one."""
 
-    def __init__(self, run: Path, step: int) -> None:
+    def __init__(self, run: Path, step: int, unsound: Callable[[str], str | None] = lambda _: None) -> None:
         self._path = run / EVALUATIONS / ATTEMPTS
         self._step = step
+        self._unsound = unsound
+        """Why a task cannot be asked now, None when it can."""
         self._lock = threading.Lock()  # `asked_to_leave` comes from the thread that reads signals
         self._running: dict[str, Any] | None = None
         self._ended: dict[str, list[int]] = {}
@@ -45,6 +48,8 @@ class Attempts:
             return "ended the process at an earlier attempt"
         if len(steps) >= MOST_STAGES:
             return f"ended the process at the stages of steps {', '.join(map(str, steps))}: left out in this run"
+        if reason := self._unsound(task):
+            return reason
         self._note({"task": task, "step": self._step, "asked": False})
         return None
 

@@ -6,6 +6,8 @@ FAILED = 1
 """Something broke; the message says what. Run the same command again to go on."""
 REFUSED = 2
 """Refused at the door: the settings or the data do not fit. Nothing was trained."""
+PORT_TAKEN = 69
+"""Another process listens at the port at which the ranks were to meet (EX_UNAVAILABLE). Nothing was trained."""
 GUARD_STOPPED = 70
 """The guard stopped the run: its loss, gradient or weights were not finite, or leapt, too often in a row."""
 DISK_FULL = 75

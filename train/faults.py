@@ -3,7 +3,8 @@
     PDPC_FAULT=name[:rank=R][:nth=N][:action]    several separated by commas
 
 `rank`: on that rank alone (default: every rank that comes by); `nth`: the N-th time that this process comes by (default
-1). The action is one of ACTIONS, `kill` by default. `pdpc doctor --faults` lists the points.
+1); `sleep=S` strikes from then on each time. The action is one of ACTIONS, `kill` by default. `pdpc doctor --faults`
+lists the points.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ ACTIONS = {
     "raise": "an exception: no space left on device (ENOSPC) at a write, RuntimeError elsewhere",
     "stop": "SIGSTOP to itself: the process is there and does nothing",
     "hang": "sleep for ever",
+    "sleep": "written sleep=S: sleep S seconds, this time and every time after it",
     "exit": "leave at once with code 1, without a word to the other ranks",
     "nan": "a value that is not a number: for the points of the guards",
 }
@@ -87,6 +89,8 @@ class Fault:
     action: str
     rank: int | None
     nth: int
+    sleep_s: float = 0.0
+    """Of the action `sleep`."""
     passed: int = 0
     """How often this process has come by."""
 
@@ -95,7 +99,7 @@ class Fault:
         if self.rank is not None and self.rank != int(os.environ.get("RANK", "0")):
             return False
         self.passed += 1
-        return self.passed == self.nth
+        return self.passed == self.nth or (self.action == "sleep" and self.passed > self.nth)
 
 
 _armed: dict[str, list[Fault]] = {}
@@ -122,7 +126,7 @@ def fault(name: str) -> None:
         return
     for one in waiting:
         if one.strikes():
-            _strike(name, one.action)
+            _strike(name, one)
 
 
 def poisoned(name: str) -> bool:
@@ -153,11 +157,14 @@ def _parsed(entry: str, name: str, words: list[str]) -> Fault:
         key, equals, value = word.partition("=")
         if equals and key in ("rank", "nth") and value.isdecimal() and int(value) >= (key == "nth"):
             setattr(made, key, int(value))
-        elif word in ACTIONS:
+        elif key == "sleep" and _seconds(value):
+            made.action, made.sleep_s = "sleep", float(value)
+        elif word in ACTIONS and word != "sleep":
             made.action = word
         else:
             raise ValueError(
-                f"{VARIABLE}: {word!r} in {entry!r} is none of rank=R, nth=N (from 1) and {', '.join(ACTIONS)}"
+                f"{VARIABLE}: {word!r} in {entry!r} is none of rank=R, nth=N (from 1), sleep=S (seconds) and "
+                f"{', '.join(action for action in ACTIONS if action != 'sleep')}"
             )
     if (made.action == "nan") != point.poisons:
         fits = "nan alone" if point.poisons else ", ".join(action for action in ACTIONS if action != "nan")
@@ -165,9 +172,19 @@ def _parsed(entry: str, name: str, words: list[str]) -> Fault:
     return made
 
 
-def _strike(name: str, action: str) -> None:
-    print(f"fault {name}: {action} (rank {os.environ.get('RANK', '0')})", file=sys.stderr, flush=True)
-    if action == "kill":
+def _seconds(text: str) -> bool:
+    """Tell whether a text is a number of seconds."""
+    whole, _, part = text.partition(".")
+    return (whole + part).isdecimal()
+
+
+def _strike(name: str, one: Fault) -> None:
+    action = one.action
+    if one.passed == one.nth:
+        print(f"fault {name}: {action} (rank {os.environ.get('RANK', '0')})", file=sys.stderr, flush=True)
+    if action == "sleep":
+        time.sleep(one.sleep_s)
+    elif action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)

@@ -88,6 +88,12 @@ def task_files_fingerprint(settings: BenchmarkSettings) -> str | None:
     return fingerprint_of(parts)
 
 
+def data_fingerprint(name: str, settings: BenchmarkSettings) -> str:
+    """Return a fingerprint of the data files on this machine that a task names; one that is gone is another."""
+    files = _data_files(name, task_manager(settings), settings)
+    return fingerprint_of([hash_file(file).xxh3_128 if file.is_file() else None for file in files])
+
+
 def load_tasks(name: str, settings: BenchmarkSettings) -> dict[str, Any]:
     """Return what the harness's `evaluate` takes for a named task, group or tag; its data are read. In a shelter."""
     manager = task_manager(settings)

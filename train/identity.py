@@ -42,7 +42,7 @@ HARMLESS = (
     *("benchmarks.batch_size", "benchmarks.task_paths", "benchmarks.offline", "benchmarks.task_timeout_s"),
     *("tracker.name", "tracker.project", "tracker.entity", "tracker.group", "tracker.tags"),
     *("tracker.queue", "tracker.start_s", "tracker.retry_s", "tracker.finish_s"),
-    *("throughput.peak_tflops", "averaging.decay", "averaging.every"),
+    *("throughput.peak_tflops", "straggler.factor", "averaging.decay", "averaging.every"),
 )
 """Settings that may change between two lives of a run.
 

@@ -13,7 +13,7 @@ from curriculum.order import Order
 from curriculum.scores import Scores
 from curriculum.tokens import Tokens
 from models.config import DecoderConfig
-from train.harness_tasks import check_tasks, task_files_fingerprint
+from train.harness_tasks import check_tasks, data_fingerprint, task_files_fingerprint
 from train.lineage import ancestors
 from train.schedule import Schedule
 from train.settings import TrainSettings
@@ -37,6 +37,8 @@ class Inputs:
     fingerprints: dict[str, str | None]
     ancestors: list[str]
     """Fingerprints of the orders that the order was replanned from, oldest first."""
+    task_data: dict[str, str]
+    """Fingerprints of the benchmarks' data files on this machine, by task."""
 
 
 def open_inputs(settings: TrainSettings) -> Inputs:
@@ -71,7 +73,8 @@ def open_inputs(settings: TrainSettings) -> Inputs:
         "benchmarks": task_files_fingerprint(settings.benchmarks),
     }
     pd = _finite_pd(scores) if scores else None
-    return Inputs(order, tokens, validation, pd, decoder, schedule, fingerprints, ancestors(order))
+    task_data = {name: data_fingerprint(name, settings.benchmarks) for name in settings.benchmarks.tasks}
+    return Inputs(order, tokens, validation, pd, decoder, schedule, fingerprints, ancestors(order), task_data)
 
 
 def verify_inputs(settings: TrainSettings) -> None:

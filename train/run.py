@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from train.evaluation import FAILED, Questions, evaluate
 from train.exit_codes import REFUSED
 from train.export import export_checkpoint
 from train.faults import arm, fault
+from train.harness_tasks import data_fingerprint
 from train.hooks.choice import hooks_of
 from train.identity import check_acceptable, identity
 from train.inputs import Inputs, open_inputs, verify_inputs
@@ -292,7 +294,7 @@ def _evaluate(loop: Loop, stage: int) -> None:
         loop.engine.whole_weights(),
     ):
         fault("loop.in_evaluation")
-        found = _ask(loop, Attempts(folder, step) if loop.world.first else None)
+        found = _ask(loop, Attempts(folder, step, partial(_other_data, loop)) if loop.world.first else None)
     fault("loop.after_evaluation")
     loop.world.first_does(lambda: write_answers(answers_path(folder, step), found.answers))
     record = {"kind": "stage", "stage": stage, "step": step, "tokens": loop.progress.tokens, **found.values}
@@ -302,6 +304,13 @@ def _evaluate(loop: Loop, stage: int) -> None:
         if found.failed:
             again = f"pdpc evaluate run={folder} stages=failed"
             log.warning("stage %s: %s failed; once mended, run it again with %s", stage, found.values[FAILED], again)
+
+
+def _other_data(loop: Loop, task: str) -> str | None:
+    """Tell whether a task's data files are no longer those that it was asked from: its answers would not compare."""
+    if data_fingerprint(task, loop.settings.benchmarks) == loop.inputs.task_data[task]:
+        return None
+    return "its data files are not those that this life of the run began with: put them back"
 
 
 def _ask(loop: Loop, attempts: Attempts | None) -> Evaluated:

@@ -10,6 +10,7 @@ from train.harness_tasks import BenchmarkSettings
 from train.heldout import HeldoutSettings
 from train.hooks.averages import AveragingSettings
 from train.hooks.guards import GuardSettings
+from train.hooks.straggler import StragglerSettings
 from train.hooks.throughput import ThroughputSettings
 from train.schedule import ScheduleSettings
 from train.tracking import TrackerSettings
@@ -227,6 +228,8 @@ class TrainSettings:
     """Steps between two records of the training loss."""
     guards: GuardSettings = field(default_factory=GuardSettings)
     """What is done about a loss or a gradient that is not finite, or leaps."""
+    straggler: StragglerSettings = field(default_factory=StragglerSettings)
+    """When a rank that the others wait for is named."""
     grace_s: float = 30.0
     """Seconds after SIGTERM, SIGINT or SIGUSR1 in which the run writes a checkpoint and leaves; then it just leaves."""
     hang_timeout_s: float = 600.0

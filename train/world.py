@@ -122,7 +122,7 @@ def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", str(size))))
-    if size == 1 and "MASTER_ADDR" not in os.environ:
+    if size == 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # nobody else has to find it
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
         os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])

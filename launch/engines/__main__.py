@@ -49,6 +49,7 @@ def main(arguments: list[str]) -> int:
     from launch.engines.ranks import work
     from launch.flags import as_overrides
     from train.faults import arm
+    from train.meeting import NotMet
     from train.world import OtherRankFailed, finish, start
 
     try:
@@ -61,6 +62,9 @@ def main(arguments: list[str]) -> int:
         finish(world)
     except OtherRankFailed:
         return 1
+    except NotMet as error:
+        log.error("pdpc %s: %s", verb, error)
+        return error.exit_code
     except ValueError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one voice a node
             log.error("pdpc %s: %s", verb, " ".join(str(error).split()))

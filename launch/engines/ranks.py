@@ -29,11 +29,10 @@ LOOK_EVERY_S = 0.2
 
 def start(task: Task, overrides: Sequence[str]) -> int:
     """Start the ranks on this machine with `overrides`, and wait; return their exit code."""
-    from launch.start import launcher_command, launcher_environment, supervise
+    from launch.start import start_ranks
 
     processes = task.processes or task.usual_processes()
-    command = launcher_command("launch.engines", processes, [task.verb, *overrides])
-    code = supervise(command, launcher_environment(task.threads))
+    code = start_ranks("launch.engines", processes, [task.verb, *overrides], task.threads)
     if code == 0 and not (task.output / MANIFEST).is_file():
         # DeepSpeed's launcher also answers 0 when a part of it was killed by a signal.
         print(f"{task.output} was cut off: run the same command again to go on", file=sys.stderr)

@@ -20,6 +20,7 @@ def main(arguments: list[str]) -> int:
     from launch.evaluate import EvaluateSettings
     from launch.evaluation.work import evaluate_asked
     from launch.flags import as_overrides
+    from train.meeting import NotMet
     from train.run import quiet_ranks
     from train.world import OtherRankFailed, finish, start
 
@@ -34,6 +35,9 @@ def main(arguments: list[str]) -> int:
         code = evaluate_asked(settings, overrides, world)
         finish(world)
     except OtherRankFailed as error:
+        return error.exit_code
+    except NotMet as error:
+        log.error("pdpc evaluate: %s", error)
         return error.exit_code
     except ValueError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one voice a node

@@ -237,7 +237,9 @@ def test_slurm_directives(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "NOT YET RUN ON A GPU CLUSTER" in text
     assert "srun" not in text
-    assert """printf '%s\\n' "PDPC_ROLL=$PDPC_ROLL" HF_HOME=/data/hf > "$DS_ENV_FILE"\n""" in text
+    assert (
+        """printf '%s\\n' "PDPC_ROLL=$PDPC_ROLL" "PDPC_LIFE=$PDPC_LIFE" HF_HOME=/data/hf > "$DS_ENV_FILE"\n""" in text
+    )
     assert 'deepspeed --hostfile "$hostfile" --master_addr "$head_node"' in text
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
     with pytest.raises(ValueError, match="second shell"):
@@ -315,7 +317,7 @@ def test_ranks_of_this_machine_watch_their_launcher(
 ) -> None:
     seen: dict[str, str] = {}
 
-    def supervise(command: list[str], environment: dict[str, str]) -> int:
+    def supervise(command: list[str], environment: dict[str, str], hang_timeout_s: float | None = None) -> int:
         seen.update(environment)
         return 0
 

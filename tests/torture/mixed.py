@@ -67,7 +67,7 @@ def one_run(forks: Forks, material: Material, folder: Path, seed: int, life_s: f
             action = draw.choice(["kill", "exit", "raise"])
             name = f"{draw.choice(STRUCK)}:{action}"
             fault = f"{name.rpartition(':')[0]}:rank={draw.integers(0, size)}:nth={draw.integers(1, 4)}:{action}"
-        if name == "flip a bit" and not _flip(draw, folder):
+        if name == "flip a bit" and not flip_a_bit(draw, folder):
             continue
         ranks = material.start(forks, folder, size, words, fault)
         said = len(ranks.told())
@@ -89,7 +89,7 @@ def one_run(forks: Forks, material: Material, folder: Path, seed: int, life_s: f
     return struck, material.finish(forks, folder, 1)
 
 
-def _flip(draw: np.random.Generator, folder: Path) -> bool:
+def flip_a_bit(draw: np.random.Generator, folder: Path) -> bool:
     """Flip a bit of a file of the newest checkpoint; False when there is none."""
     found = checkpoint.candidates(folder / CHECKPOINTS)
     if not found:

@@ -25,7 +25,7 @@ from train.tracking import read_metrics
 
 BATCH = 12
 """Samples in a global batch: 1, 2, 3 and 4 ranks share it evenly."""
-MEASURED = ("time/", "throughput/", "data/wait", "memory/")
+MEASURED = ("time/", "throughput/", "data/wait", "memory/", "straggler/")
 """What the names of metrics begin with that no two runs have alike."""
 PATIENCE_S = 120.0
 """Longest life of a run that is not disturbed."""

@@ -3,13 +3,14 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from curriculum.artifact import open_manifest
-from tests.torture import fields, kills, mixed, red, swap, torn, worlds
+from tests.torture import evaluation, fields, kills, meeting, mixed, red, straggler, swap, torn, worlds
 from tests.torture.campaign import Tally, campaigns, case_seeds
 from tests.torture.forks import ROOT, served
-from tests.torture.runs import Material, difference, forget
+from tests.torture.runs import BATCH, Material, difference, forget, prepared
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,6 +54,26 @@ def test_a_kill_while_the_optimizer_lies_on_a_disk(tmp_path):
     tally = swap.run(1, 11, tmp_path)
     passes(tally, 1)
     assert "1 times SIGKILL" in tally.notes[0]
+
+
+def test_a_slow_rank_is_named(tmp_path, server):
+    steps = straggler.SLOW_FROM[1] + straggler.WITHIN + 4
+    material = Material.make(tmp_path / "material", samples=steps * BATCH)
+    waited, problem = straggler.one_run(server, material, tmp_path / "run", 2)
+    assert problem is None
+    assert len(waited) == 1
+
+
+def test_a_rank_of_an_earlier_life_at_the_meeting(tmp_path, server):
+    with prepared(tmp_path, meeting.RANKS) as ground:
+        (tmp_path / "case" / "tmp").mkdir(parents=True)
+        assert meeting.stale_rank(ground, tmp_path / "case", np.random.default_rng(1)) is None
+
+
+def test_a_benchmark_that_loses_its_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "SOFT", ())
+    monkeypatch.setattr(evaluation, "HARD", ())
+    passes(evaluation.run(1, 1, tmp_path), 1)
 
 
 def test_the_red_control_fails(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from train.exit_codes import FAILED
+from train.exit_codes import FAILED, PORT_TAKEN
 from train.world import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -32,16 +33,17 @@ def be(rank, size, limit_s, lost):
         os._exit(0)
     except NotMet as error:
         print(error, flush=True)
-        os._exit(1)
+        os._exit(error.exit_code)
 
 asked, pids = json.loads(sys.argv[1]), {}
 for rank in asked["who"]:
     pids[rank] = os.fork()
     if pids[rank] == 0:
+        os.environ["PDPC_LIFE"] = asked["lives"].get(str(rank), "")
         out = os.open(f"{asked['folder']}/{rank}", os.O_WRONLY | os.O_CREAT)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        be(rank, asked["size"], asked["limit_s"], asked["lost"])
+        be(asked["named"].get(str(rank), rank), asked["size"], asked["limit_s"], asked["lost"])
 codes = {rank: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for rank, pid in pids.items()}
 print(json.dumps(codes))
 """
@@ -51,9 +53,10 @@ print(json.dumps(codes))
 def ended(tmp_path):
     """Let some ranks of a world meet; return what each said, and its exit code."""
 
-    def run(who, size, limit_s, lost=None, port=None):
+    def run(who, size, limit_s, lost=None, port=None, lives=(), named=()):
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port()), "PYTHONPATH": str(ROOT)}
         asked = {"who": who, "size": size, "limit_s": limit_s, "lost": lost, "folder": str(tmp_path)}
+        asked |= {"lives": dict(lives), "named": dict(named)}
         done = subprocess.run(
             [sys.executable, "-c", RANKS, json.dumps(asked)],
             env={**os.environ, **place},
@@ -101,6 +104,21 @@ def test_a_port_that_is_taken_is_named(ended):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         ((told, code),) = ended([0], 2, 5.0, port=taken.getsockname()[1]).values()
-    assert code == FAILED
+    assert code == PORT_TAKEN
     assert "rank 0 cannot listen at 127.0.0.1:" in told
-    assert "EADDRINUSE" in told
+    assert f"process {os.getpid()} has it" in told
+    assert "start the run with another port" in told
+
+
+def test_a_rank_of_another_life_is_not_counted(ended):
+    ranks = ended([0, 1], 2, 2.0, lives={0: "this", 1: "earlier"})
+    assert {code for _, code in ranks.values()} == {FAILED}
+    assert "of 2 ranks, 1 did not come" in ranks[0][0]
+
+
+def test_a_second_process_of_one_rank_is_refused_by_name(ended):
+    ranks = ended([0, 1, 2], 3, 3.0, named={2: 1})
+    told = ranks[1][0] + ranks[2][0]
+    assert re.search(r"process \d+ on \S+ is rank 1, and so is process \d+ on \S+, which was at 127", told)
+    assert "end what is left of an earlier life" in told
+    assert {code for _, code in ranks.values()} == {FAILED}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
@@ -87,6 +88,8 @@ class Engine:
             keep_freed_memory()
         self._done = 0
         self._norm: Tensor | None = None
+        self.returned_at = time.perf_counter()
+        """When the last call in which ranks may meet came back: what follows, until the next, a rank does alone."""
 
     def _initialize(self, settings: TrainSettings) -> Any:
         import deepspeed
@@ -137,7 +140,9 @@ class Engine:
 
     def __call__(self, ids_BS: Tensor, documents: Documents | None = None) -> Any:
         """Return the TokenLosses of a batch; `documents` as in `Decoder.forward`."""
-        return self._deepspeed(ids_BS, documents)
+        losses = self._deepspeed(ids_BS, documents)
+        self.returned_at = time.perf_counter()
+        return losses
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this rank's share of the step's mean loss."""
@@ -147,6 +152,7 @@ class Engine:
         self._deepspeed.set_gradient_accumulation_boundary(self._done == self.micro_batches)
         # DeepSpeed averages over ranks; the loss is a share of a mean already, so it is scaled to be summed.
         self._deepspeed.backward(loss * self.world.size, scale_wrt_gas=False)
+        self.returned_at = time.perf_counter()
 
     def step(self, left_out: Tensor | None = None) -> None:
         """Move the weights, if the step's last micro-batch has gone backward.
@@ -165,6 +171,7 @@ class Engine:
         with unasked(self._deepspeed.optimizer):
             self._deepspeed.step()
         self._done = 0
+        self.returned_at = time.perf_counter()
 
     def set_learning_rate(self, value: float) -> None:
         """Set the learning rate of the next weight update."""

@@ -8,13 +8,19 @@ from train.hooks.averages import RunningAverage
 from train.hooks.breakdown import Breakdown
 from train.hooks.guards import Guard
 from train.hooks.hook import Hook
+from train.hooks.straggler import Straggler
 from train.hooks.throughput import Throughput
 from train.settings import TrainSettings
 
 
 def hooks_of(settings: TrainSettings) -> list[Hook]:
-    """Return the hooks of a run, the same on every rank; those that refuse an update come before those that count."""
+    """Return the hooks of a run, the same on every rank; those that refuse an update come before those that count.
+
+    The straggler's comes first: it measures what a rank does before it meets the others.
+    """
     hooks: list[Hook] = []
+    if settings.straggler.factor is not None:
+        hooks.append(Straggler(settings.straggler))
     if settings.guards.finite or settings.guards.spike != "off":
         hooks.append(Guard(settings.guards, Path(settings.output)))
     hooks += [Throughput(settings), Breakdown()]

@@ -18,6 +18,7 @@ SECTIONS = {
     "optim": ("optim", TOKENS),
     "guard": ("guard, steps left out", STEP),
     "throughput": ("throughput", STEP),
+    "straggler": ("straggler", STEP),
     "memory": ("memory", STEP),
     "time": ("time", STEP),
     "data": ("data", STEP),

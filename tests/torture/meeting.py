@@ -1,0 +1,216 @@
+"""What goes wrong while ranks meet: a port that is taken, a rank that dies, a rank of an earlier life that comes (T29).
+
+Passed: the life ends by itself in time and with the code that fits, or goes on where it can; no process is left, and
+nothing in /dev/shm or the temporary folder; the next life ends as if nothing had happened. One case in eight is
+`pdpc train` itself, whose port is taken between its choice and its use.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tests.torture.campaign import Tally, case_seeds
+from tests.torture.forks import ROOT, Ranks
+from tests.torture.forks import train as rank_of
+from tests.torture.network import living, nothing_left, wait_for
+from tests.torture.runs import PATIENCE_S, Ground, difference, forget, prepared
+from train.exit_codes import FAILED, PORT_TAKEN
+from train.meeting import LIFE
+from train.world import free_port
+
+FULL = 50
+RANKS = 2
+DOOR, DOORS = "taken from pdpc train", 0.125
+MEET_S = 6.0
+"""Time in which the ranks of a case have to meet."""
+MARGIN_S = 10.0
+"""What a life may take beyond that until it has ended."""
+SHARED = Path("/dev/shm")
+WHEN = ("before", "while", "after")
+"""A rank dies before it looks for the others, while they meet, and when they have met and are not connected."""
+TAKER = """
+import socket, sys, train.world
+from launch.cli import main
+taken = socket.socket()
+taken.bind(("127.0.0.1", 0))
+taken.listen()
+ports, free_port = [taken.getsockname()[1]], train.world.free_port
+train.world.free_port = lambda: ports.pop() if ports else free_port()
+sys.exit(main(sys.argv[1:]))
+"""
+"""`pdpc train` whose first port is no longer free."""
+
+
+def run(count: int, seed: int, work: Path) -> Tally:
+    """Disturb `count` meetings."""
+    tally, struck = Tally("meeting", seed=seed), dict[str, int]()
+    with prepared(work, RANKS) as ground:
+        for case in case_seeds(seed, count):
+            name, problem = one_case(ground, work / "case", case)
+            tally.add(case, problem and f"{name}: {problem}")
+            struck[name] = struck.get(name, 0) + 1
+            forget(work / "case")
+    tally.notes.append(", ".join(f"{number} x {name}" for name, number in sorted(struck.items())))
+    return tally
+
+
+def one_case(ground: Ground, folder: Path, seed: int) -> tuple[str, str | None]:
+    """Disturb one meeting, then let the run go on to its end; return what was done and what went wrong."""
+    draw = np.random.default_rng(seed)
+    name = DOOR if draw.random() < DOORS else str(draw.choice([name for name in CASES if name != DOOR]))
+    (folder / "tmp").mkdir(parents=True)
+    before = _lying(folder)
+    problem = CASES[name](ground, folder, draw)
+    if problem is None and not wait_for(lambda: _lying(folder) <= before, 5.0):
+        problem = f"what lies about: {sorted(_lying(folder) - before)}"
+    problem = problem or ground.material.finish(ground.forks, folder / "run", RANKS)
+    return name, problem or difference(folder / "run", ground.material, ground.whole)
+
+
+def port_taken(ground: Ground, folder: Path, draw: np.random.Generator) -> str | None:
+    """Listen where the ranks are to meet: rank 0 says who does."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ranks = start(ground, folder, int(draw.integers(2, 5)), taken.getsockname()[1])
+        codes = ended(ranks)
+    if codes != [PORT_TAKEN, *[FAILED] * (len(codes) - 1)]:
+        return f"ended with {codes}: {ranks.told()[-600:]}"
+    holder = f"process {os.getpid()} has it"
+    return None if holder in ranks.told() else f"nobody said {holder!r}: {ranks.told()[-600:]}"
+
+
+def rank_lost(ground: Ground, folder: Path, draw: np.random.Generator) -> str | None:
+    """Kill a rank before, while or after the ranks meet: the others end by themselves."""
+    size = int(draw.integers(2, 5))
+    lost, when = int(draw.choice([0, draw.integers(0, size)])), str(draw.choice(WHEN))
+    ranks = start(ground, folder, size, free_port(), lost=lost, when=when)
+    codes = ended(ranks)
+    if codes != [-signal.SIGKILL if rank == lost else FAILED for rank in range(size)]:
+        return f"rank {lost} of {size} lost {when}: ended with {codes}: {ranks.told()[-600:]}"
+    return None
+
+
+def stale_rank(ground: Ground, folder: Path, draw: np.random.Generator) -> str | None:
+    """Let rank 1 of an earlier life wait where this life meets: it is not counted, and ends."""
+    port = free_port()
+    stale = start(ground, folder, 1, port, RANK="1", LOCAL_RANK="1", WORLD_SIZE=str(RANKS), **{LIFE: "earlier"})
+    time.sleep(float(draw.uniform(0.0, 1.0)))
+    ranks = start(ground, folder, RANKS, port, **{LIFE: "this"})
+    codes, others = ranks.wait(PATIENCE_S), ended(stale)
+    ranks.kill()
+    if codes != [0] * RANKS or others != [FAILED]:
+        return f"ended with {codes}, the one of the earlier life with {others}: {ranks.told()[-600:]}"
+    return None
+
+
+def two_of_a_rank(ground: Ground, folder: Path, draw: np.random.Generator) -> str | None:
+    """The same where nothing tells the lives apart: the second that says it is rank 1 is refused, whichever it is."""
+    port = free_port()
+    stale = start(ground, folder, 1, port, RANK="1", LOCAL_RANK="1", WORLD_SIZE=str(RANKS))
+    time.sleep(float(draw.uniform(0.0, 1.0)))
+    ranks = start(ground, folder, RANKS, port)
+    refused = wait_for(lambda: FAILED in (*stale.wait(0), *ranks.wait(0)), PATIENCE_S)
+    if FAILED in ranks.wait(0):
+        ranks.kill()  # as the launcher does when a rank fails
+    ranks.wait(PATIENCE_S)
+    ranks.kill()
+    if not refused or "is rank 1, and so is process" not in ranks.told() or None in ended(stale):
+        return f"ended with {ranks.wait(0)}, the other rank 1 with {stale.wait(0)}: {ranks.told()[-600:]}"
+    return None
+
+
+def taken_from_the_door(ground: Ground, folder: Path, draw: np.random.Generator) -> str | None:
+    """Take the port that `pdpc train` has chosen: it chooses another."""
+    words = [*ground.material.words, f"output={folder / 'run'}", f"processes={RANKS}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PDPC_CASE": str(folder), "TMPDIR": str(folder / "tmp")}
+    done = subprocess.run(
+        [sys.executable, "-c", TAKER, "train", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=4 * PATIENCE_S,  # two cold starts, also on a machine that has other work
+        check=False,
+    )
+    if done.returncode or "another one is tried" not in done.stderr:
+        return f"ended with {done.returncode}: {done.stdout[-300:]} {done.stderr[-600:]}"
+    return None if nothing_left(folder) else f"processes are left: {living(folder)}"
+
+
+CASES: dict[str, Callable[[Ground, Path, np.random.Generator], str | None]] = {
+    "port taken": port_taken,
+    "rank lost": rank_lost,
+    "stale rank": stale_rank,
+    "two of a rank": two_of_a_rank,
+    DOOR: taken_from_the_door,
+}
+
+
+def start(
+    ground: Ground, folder: Path, size: int, port: int, lost: int = -1, when: str = "", **environment: str
+) -> Ranks:
+    """Begin a life that meets at a port; rank `lost` dies."""
+    words = [*ground.material.words, *(["micro_batch_size=4"] if size == 3 else [])]
+    arguments = {"words": words, "output": str(folder / "run"), "lost": lost, "when": when}
+    environment = {"MASTER_PORT": str(port), "TMPDIR": str(folder / "tmp"), **environment}
+    return ground.forks.start("tests.torture.meeting:rank", arguments, size, folder / "log", environment)
+
+
+def rank(words: list[str], output: str, lost: int, when: str) -> int:
+    """Be a rank that has MEET_S to meet the others, or is the one that dies."""
+    from train import run as entry
+    from train import world
+
+    tempfile.tempdir = os.environ["TMPDIR"]
+    entry.start = partial(world.start, meet_s=MEET_S)
+    world.meeting = partial(_disturbed, world.meeting, int(os.environ["RANK"]) == lost, when)
+    return rank_of(words, output)
+
+
+@contextmanager
+def _disturbed(
+    meeting: Callable[[int, int, float, Callable[[int], object]], object], dies: bool, when: str, *asked: object
+) -> Iterator[None]:
+    """Meet, and die before, while or after; while one dies in it, the others come late."""
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if dies and when == "before":
+        die()
+    if dies and when == "while":
+        threading.Timer(0.7, die).start()
+    if not dies and when == "while":
+        time.sleep(1.5)
+    with meeting(*asked):
+        if dies and when == "after":
+            die()
+        yield
+
+
+def ended(ranks: Ranks) -> list[int | None]:
+    """Return how ranks have ended by themselves; None, and killed, where one did not in time."""
+    codes = ranks.wait(MEET_S + MARGIN_S)
+    ranks.kill()
+    ranks.wait(5)
+    return codes
+
+
+def _lying(folder: Path) -> set[str]:
+    """Return what lies in shared memory and in the case's temporary folder, but for torch's cache of compiled code."""
+    shared = {path.name for path in SHARED.iterdir()} if SHARED.is_dir() else set()
+    return {path.name for path in (folder / "tmp").iterdir() if not path.name.startswith("torchinductor_")} | shared

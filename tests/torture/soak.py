@@ -1,0 +1,155 @@
+"""A random fault after every 5 to 15 s of training, run after run: how much of the time is training that counts (T28)?
+
+Passed: every life ends as its fault explains, and every run consumes each sample once and in order. Goodput is at least
+GOODPUT: the time of the steps that the runs are made of in the end, over the time in which their lives trained. That is
+from the end of a life's first step to its fault, with checkpoints, evaluations and steps that are lost. An attempt is a
+fault. When it strikes depends on the clock: a replay draws the same.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from curriculum.consumed import as_hex, order_hash
+from tests.torture.campaign import Tally
+from tests.torture.forks import Forks, Ranks, served
+from tests.torture.mixed import EXPLAINED, STRUCK, flip_a_bit
+from tests.torture.runs import BATCH, PATIENCE_S, Ending, Material, forget
+from train import checkpoint
+from train.exit_codes import DONE
+from train.runfolder import CHECKPOINTS
+from train.tracking import METRICS, read_metrics
+
+FULL = 100
+STEPS = 2000
+"""Of a run."""
+EVERY_S = (5.0, 15.0)
+GOODPUT = 0.9
+FAULTS = ("kill all", "kill one", "terminate", "stop one", "flip a bit", "point")
+WORDS = ("checkpoints.save_every=20", "hang_timeout_s=3", "slow_timeout_s=30", "checkpoints.keep_last=3")
+ENDS = (*EXPLAINED, -signal.SIGABRT)
+"""How ranks may end; one that the watchdog ends may need to be aborted."""
+SOON_S = 30.0
+"""Time in which a life must come to a fault point; else it is killed."""
+
+
+STEP = re.compile(r"^step (\d+)/", re.MULTILINE)
+"""How the line of a record begins."""
+
+
+@dataclass
+class Account:
+    """What became of the time of the lives, in seconds."""
+
+    useful_s: float = 0.0
+    trained_s: float = 0.0
+    struck: dict[str, int] = field(default_factory=dict)
+
+
+def run(count: int, seed: int, work: Path) -> Tally:
+    """Strike `count` times."""
+    tally, draw, account = Tally("soak", seed=seed), np.random.default_rng(seed), Account()
+    material, case, runs, began = (
+        Material.make(work / "material", 3, STEPS * BATCH * 10 // 9),
+        seed,
+        0,
+        time.monotonic(),
+    )
+    with served() as forks:
+        while tally.attempts < count:
+            faults, problem = one_run(forks, material, work / "run", case, count - tally.attempts, account)
+            for name in faults:
+                tally.add(case, problem and f"{problem} (after {', '.join(faults)})")
+                account.struck[name] = account.struck.get(name, 0) + 1
+            if problem and not faults:
+                tally.add(case, problem)
+            forget(work / "run")
+            case, runs = int(draw.integers(0, 2**31)), runs + 1
+    goodput = account.useful_s / max(account.trained_s, 1e-9)
+    kinds = ", ".join(f"{number} x {name}" for name, number in sorted(account.struck.items()))
+    took_s = time.monotonic() - began
+    tally.notes.append(f"goodput {goodput:.1%} of {account.trained_s:.0f} s in {took_s:.0f} s; {runs} runs; {kinds}")
+    if goodput < GOODPUT:
+        tally.passed = 0
+        tally.failures.append(f"seed {seed}: goodput {goodput:.1%} is below {GOODPUT:.0%}")
+    return tally
+
+
+def one_run(
+    forks: Forks, material: Material, folder: Path, seed: int, most: int, account: Account
+) -> tuple[list[str], str | None]:
+    """Strike a run until it ends, or `most` times, and let it end; return the faults' names and what went wrong."""
+    draw, struck = np.random.default_rng(seed), list[str]()
+    firsts: set[int] = set()
+    while len(struck) < most:
+        size, name = int(draw.integers(1, 3)), str(draw.choice(FAULTS))
+        wait_s, fault = float(draw.uniform(*EVERY_S)), None
+        if name == "point":
+            name = f"{draw.choice(STRUCK)}:{draw.choice(['kill', 'exit', 'raise'])}"
+            point, _, action = name.partition(":")
+            fault = f"{point}:rank={draw.integers(0, size)}:nth={draw.integers(2, 40)}:{action}"
+        said = len(folder.with_suffix(".log").read_text("utf-8", "replace")) if struck else 0
+        ranks = material.start(forks, folder, size, [*WORDS, f"zero.stage={draw.integers(0, 4)}"], fault)
+        first = _first_step(ranks, said)
+        began = time.monotonic()
+        codes = ranks.wait(wait_s if fault is None else SOON_S)
+        account.trained_s += (time.monotonic() - began) * (first > 0)
+        if None in codes:
+            name = _strike(ranks, "kill all" if fault else name, draw)
+            codes = ranks.wait(PATIENCE_S)
+        ranks.kill()
+        ranks.wait(5)
+        if name == "flip a bit":
+            flip_a_bit(draw, folder)
+        firsts.add(first)
+        if all(code == DONE for code in codes):
+            break
+        struck.append(name)
+        if any(code not in ENDS for code in codes):
+            return struck, f"a life of {size} ranks ended with {codes} after {fault or name}: {ranks.told()[-600:]}"
+    newest = checkpoint.newest(folder / CHECKPOINTS)  # what comes after it is made again by a life that is not counted
+    last = checkpoint.step_of(newest) if newest else 0
+    problem = material.finish(forks, folder, 1)
+    if problem:
+        return struck, problem
+    records = [record for record in read_metrics(folder / METRICS) if record["kind"] == "train"]
+    kept = [record for record in records if record["step"] <= last and record["step"] not in firsts]
+    account.useful_s += sum(record["time/step_s"] for record in kept)
+    return struck, _not_once(folder, material)
+
+
+def _first_step(ranks: Ranks, said: int) -> int:
+    """Wait for the first step that a life puts on record and return its number; 0 when the life has ended without."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        ended = None not in ranks.wait(0)
+        if found := STEP.search(ranks.told()[said:]):
+            return int(found.group(1))
+        if ended:
+            break
+        time.sleep(0.02)
+    return 0
+
+
+def _strike(ranks: Ranks, name: str, draw: np.random.Generator) -> str:
+    """Strike the ranks of a life; return what was done: nobody would find out about one rank that is stopped."""
+    if name == "stop one" and len(ranks.pids) == 1:
+        name = "kill one"
+    number = {"terminate": signal.SIGTERM, "stop one": signal.SIGSTOP}.get(name, signal.SIGKILL)
+    ranks.kill(number, [int(draw.choice(ranks.pids))] if name in ("kill one", "stop one") else None)
+    return name
+
+
+def _not_once(folder: Path, material: Material) -> str | None:
+    """Tell what is wrong with what a finished run has consumed: not every sample once, in the order."""
+    ending, order = Ending.of(folder), material.order
+    if ending.consumed != order[0 : len(order)].tolist():
+        return "the consumed record is not the order"
+    whole = as_hex(order_hash(order, len(order)))
+    return None if ending.consumed_hash == whole else f"the consumed hash {ending.consumed_hash} is not {whole}"

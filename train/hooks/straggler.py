@@ -1,0 +1,288 @@
+"""The straggler: which rank the others wait for, told while they do.
+
+Ranks that train together take the same time for a step, for they wait for each other in it. So each measures its own
+work: what it does alone, from waiting for its data to the end of the step, and not the calls in which ranks meet. These
+times travel between the hosts (a gloo group) while a step computes: neither a GPU nor a host waits for them.
+
+Shapes: R ranks.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from train.exchange import Exchange
+from train.hooks.clock import Clock, Mark
+from train.hooks.hook import Hook
+
+if TYPE_CHECKING:
+    from models.loss import TokenLosses
+    from train.batches import Batch
+    from train.loop import Loop, Window
+    from train.tracking import Record
+
+log = logging.getLogger(__name__)
+
+EVERY = 5
+"""Steps of an observation: their median."""
+IN_A_ROW = 3
+"""Observations after which a rank counts as slow, or as one that keeps up again."""
+LEAST_SHARE = 0.05
+"""A rank that costs a smaller part of a step than this is not worth a word, whatever its factor."""
+LEAST_S, CLEAR_SHARE = 10.0, 0.5
+"""It has to last so long, unless it costs such a part of a step or more: a busy machine holds a rank up for moments."""
+
+
+@dataclass(frozen=True)
+class StragglerSettings:
+    """When a rank is called slow."""
+
+    factor: float | None = 2.0
+    """Its own work takes so many times as long as the other ranks' (their median); null: nothing is measured."""
+
+    def __post_init__(self) -> None:
+        if self.factor is not None and not self.factor > 1:
+            raise ValueError(f"straggler.factor={self.factor} must be above 1, or null")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A rank that has become slow, or keeps up again."""
+
+    rank: int
+    slow: bool
+    factor: float
+    """Of the last observation."""
+    share: float
+    """Part of a step in which the others wait for it, in the last observation."""
+    since: int
+    """Step after which it began to be so."""
+
+
+class Detector:
+    """Judges the ranks by their own times, observation by observation."""
+
+    def __init__(self, ranks: int, factor: float) -> None:
+        self._least = factor
+        self._against = [0] * ranks
+        self._since = [0] * ranks
+        self._against_s = [0.0] * ranks
+        self._slow = [False] * ranks
+        self.factor = 1.0
+        """Of the slowest rank in the last observation."""
+        self.slowest: int | None = None
+        """The slowest of the ranks that are called slow."""
+
+    def observe(self, step: int, own_R: NDArray[np.float64], step_s: float) -> list[Change]:
+        """Take in the seconds a step of each rank's own work, over the steps up to `step`; return what has changed."""
+        others_R = median_of_others(own_R)
+        factor_R = own_R / np.maximum(others_R, 1e-9)
+        share_R = (own_R - others_R) / max(step_s, 1e-9)
+        slow_R = (factor_R >= self._least) & (share_R >= LEAST_SHARE)
+        changes = []
+        for rank, slow in enumerate(slow_R.tolist()):
+            if slow == self._slow[rank]:
+                self._against[rank] = 0
+                continue
+            if self._against[rank] == 0:
+                self._since[rank], self._against_s[rank] = step - EVERY, 0.0
+            self._against[rank] += 1
+            self._against_s[rank] += EVERY * step_s
+            lasts = self._against_s[rank] >= LEAST_S or share_R[rank] >= CLEAR_SHARE or not slow
+            if self._against[rank] >= IN_A_ROW and lasts:
+                self._slow[rank], self._against[rank] = slow, 0
+                changes.append(Change(rank, slow, float(factor_R[rank]), float(share_R[rank]), self._since[rank]))
+        self.factor = float(factor_R.max())
+        called = [rank for rank, slow in enumerate(self._slow) if slow]
+        self.slowest = max(called, key=lambda rank: float(own_R[rank]), default=None)
+        return changes
+
+
+@dataclass
+class _Step:
+    """One step's own work: seconds on the host's clock, and spans on the device's that may not be over yet."""
+
+    host_s: float = 0.0
+    spans: list[tuple[Mark, Mark, int]] = field(default_factory=list)
+    """From, to, and how often it counts."""
+    wall_s: float = 0.0
+
+
+class Straggler(Hook):
+    """Names a rank that is slow: in a warning, and in the records. Nothing is measured where there is one rank.
+
+    A forward pass counts as own work but at ZeRO 3, where weights are gathered in it: there the matrix products of one
+    block stand for those of all. A backward pass counts at ZeRO 0 and 1, but for a step's last, in which gradients are
+    summed. What lies between them and waiting for data always counts.
+    Comes before all other hooks: theirs may meet.
+    """
+
+    name = "straggler"
+
+    def __init__(self, settings: StragglerSettings) -> None:
+        assert settings.factor is not None
+        self._factor = settings.factor
+        self._detector: Detector | None = None
+        self._clock = Clock(torch.device("cpu"))
+        self._hosts: list[str] = []
+        self._handles: list[Any] = []
+        self._loop: Loop | None = None
+        self._window: Window | None = None
+        self._waited_s = 0.0
+        self._began = 0.0
+        self._step: _Step | None = None
+        self._last: Mark | None = None
+        self._in_forward = False
+        self._product: Mark | None = None
+        self._done: deque[_Step] = deque()
+        self._travelling: deque[tuple[int, torch.Tensor, Any]] = deque()
+
+    def pre_train(self, loop: Loop) -> None:
+        """Learn the hosts' names; be told where forward passes begin."""
+        world = loop.world
+        if world.size == 1:
+            return
+        self._loop, self._clock, self._detector = loop, Clock(world.device), Detector(world.size, self._factor)
+        self._hosts = Exchange(world).gather("host names", socket.gethostname())
+        decoder = loop.engine.decoder
+        self._handles.append(decoder.register_forward_pre_hook(self._forward_begins, prepend=True))
+        if loop.settings.zero.stage == 3 and not loop.settings.execution.compile:
+            for module in decoder.layers[len(decoder.layers) // 2].modules():
+                if isinstance(
+                    module, torch.nn.Linear
+                ):  # DeepSpeed's hooks, which gather and free its weight, are around
+                    self._handles.append(module.register_forward_pre_hook(self._product_begins))
+                    self._handles.append(module.register_forward_hook(self._product_ends, prepend=True))
+
+    def pre_step(self, loop: Loop, batch: Batch) -> None:
+        """Begin a step with the time for which its data was waited for."""
+        if self._detector is None:
+            return
+        if self._window is not loop.window:
+            self._window, self._waited_s = loop.window, 0.0
+        waited_s = loop.window.waited_s - self._waited_s
+        self._waited_s = loop.window.waited_s
+        self._began = time.perf_counter()
+        self._step, self._last = _Step(host_s=waited_s, wall_s=waited_s), None
+
+    def _forward_begins(self, *_: object) -> None:
+        if self._step is None or self._loop is None:
+            return
+        mark = self._clock.mark()
+        if self._last is None:
+            self._step.host_s += time.perf_counter() - self._began
+        elif self._loop.settings.zero.stage < 2:
+            self._step.spans.append((self._last, mark, 1))  # a backward pass that meets nobody
+        else:
+            self._alone(self._loop)
+        self._last, self._in_forward = mark, True
+
+    def _product_begins(self, *_: object) -> None:
+        if self._in_forward:  # and not when it is computed again in a backward pass
+            self._product = self._clock.mark()
+
+    def _product_ends(self, *_: object) -> None:
+        if self._in_forward and self._step is not None and self._product is not None and self._loop is not None:
+            layers = len(self._loop.engine.decoder.layers)
+            self._step.spans.append((self._product, self._clock.mark(), layers))
+
+    def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> None:
+        """End a forward pass."""
+        if self._step is None or self._last is None:
+            return
+        mark = self._clock.mark()
+        if loop.settings.zero.stage < 3:
+            self._step.spans.append((self._last, mark, 1))
+        else:
+            self._alone(loop)
+        self._last, self._in_forward = mark, False
+
+    def pre_optim_step(self, loop: Loop) -> None:
+        """Count what has passed since the last backward pass came back."""
+        self._alone(loop)
+
+    def post_step(self, loop: Loop, batch: Batch) -> None:
+        """End the step; at every fifth send its times on their way, and look at those that have arrived."""
+        if self._step is None:
+            return
+        self._alone(loop)
+        self._step.wall_s += time.perf_counter() - self._began
+        self._done.append(self._step)
+        self._step = None
+        if loop.progress.step % EVERY == 0:
+            self._send(loop)
+        while self._travelling and self._travelling[0][2].is_completed():
+            self._receive(*self._travelling.popleft())
+
+    def _alone(self, loop: Loop) -> None:
+        """Count the time on the host since the engine's last call came back."""
+        if self._step is not None:
+            self._step.host_s += time.perf_counter() - loop.engine.returned_at
+
+    def _send(self, loop: Loop) -> None:
+        """Begin to tell the other ranks the medians of the steps that are over on the device too. Nobody waits."""
+        own, wall = [], []
+        while self._done and all(self._clock.over(last) for _, last, _ in self._done[0].spans[-1:]):
+            step = self._done.popleft()
+            own.append(step.host_s + sum(self._clock.between(first, last) * n for first, last, n in step.spans))
+            wall.append(step.wall_s)
+        world = loop.world
+        both_2R = torch.zeros(2, world.size, dtype=torch.float64)
+        if own:
+            both_2R[:, world.rank] = torch.tensor([np.median(own), np.median(wall)])
+        work = dist.all_reduce(both_2R, group=world.hosts, async_op=True)
+        self._travelling.append((loop.progress.step, both_2R, work))
+
+    def _receive(self, step: int, both_2R: torch.Tensor, work: Any) -> None:
+        work.wait()
+        own_R, wall_R = both_2R.numpy()
+        assert self._detector is not None
+        assert self._loop is not None
+        if not self._loop.world.first or not own_R.all():
+            return  # rank 0 speaks for all; a rank had no step that was over on its device
+        for change in self._detector.observe(step, own_R, float(np.median(wall_R))):
+            log.warning("%s", told(change, self._hosts[change.rank], step))
+
+    def metrics(self, loop: Loop) -> Record:
+        """Return the slowest rank, null while none is called slow, and the factor of the last observation."""
+        if self._detector is None:
+            return {}
+        return {"straggler/rank": self._detector.slowest, "straggler/factor": self._detector.factor}
+
+    def close(self, loop: Loop) -> None:
+        """Take the marks off the decoder."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def median_of_others(own_R: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return for every rank the median of the others' times; O(R log R)."""
+    order = np.argsort(own_R, kind="stable")
+    place_R = np.empty(len(own_R), dtype=np.int64)
+    place_R[order] = np.arange(len(own_R))
+    sorted_R, others = own_R[order], len(own_R) - 1
+    low, high = (others - 1) // 2, others // 2
+    # Of the times without its own, those from a rank's own place on move up by one.
+    found: NDArray[np.float64] = (sorted_R[low + (low >= place_R)] + sorted_R[high + (high >= place_R)]) / 2
+    return found
+
+
+def told(change: Change, host: str, step: int) -> str:
+    """Return the line about a change."""
+    if not change.slow:
+        return f"step {step}: rank {change.rank} ({host}) keeps up with the others again, since step {change.since}"
+    return (
+        f"step {step}: rank {change.rank} ({host}) is a straggler: its own work takes {change.factor:.1f} times as "
+        f"long as the other ranks', since step {change.since}; they wait for it {change.share:.0%} of a step. Look at "
+        "what else runs there, at its clock and its disk"
+    )

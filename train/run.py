@@ -33,6 +33,7 @@ from train.lineage import check_resume, conversion, work_split
 from train.loop import Loop, Progress
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
 from train.schedule import wasted_rise
+from train.secrets import log_without_secrets
 from train.settings import TrainSettings
 from train.signals import Left, Signals, posted
 from train.tracking import MetricsFile, NullTracker, Tracker, start_tracker
@@ -308,6 +309,6 @@ def _ask(loop: Loop, attempts: Attempts | None) -> Evaluated:
 def quiet_ranks() -> None:
     """Let rank 0 alone speak below the level of warnings."""
     first = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s", force=True)
+    log_without_secrets(logging.INFO if first else logging.WARNING, force=True)
     for name in ("DeepSpeed", "filelock", "fsspec", "httpx", "datasets", "lm_eval"):
         logging.getLogger(name).setLevel(logging.WARNING)

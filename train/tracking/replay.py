@@ -15,10 +15,10 @@ from typing import Any
 
 from curriculum.artifact import fingerprint_of
 from train.runfolder import read_run
-from train.tracking.background import without_secrets
+from train.tracking.background import in_a_line
 from train.tracking.metrics import METRICS, in_order, read_metrics
 from train.tracking.settings import TrackerSettings
-from train.tracking.tracker import without_key
+from train.tracking.tracker import without_keys
 from train.tracking.wandb_run import WandbRun, mode, run_id, shown
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def replay(folder: Path) -> Replayed:
         log.info("%s is in %s already, as W&B run %s", folder / METRICS, folder / "wandb", made_id)
         return replayed
     config = {**facts["identity"], **facts["fingerprints"], "replay_of": own_id}
-    destination = WandbRun(settings, folder, facts["arm"], without_key(config), made_id)
+    destination = WandbRun(settings, folder, facts["arm"], without_keys(config), made_id)
     try:
         destination.connect()
         entity, project = destination.place
@@ -64,7 +64,7 @@ def replay(folder: Path) -> Replayed:
         destination.finish()
     except Exception as error:
         raise OSError(
-            f"W&B is out of reach ({without_secrets(error)}): run the same command again, or with WANDB_MODE=offline "
+            f"W&B is out of reach ({in_a_line(error)}): run the same command again, or with WANDB_MODE=offline "
             "and send it later (wandb sync)"
         ) from None
     log.info("%s records of %s are W&B run %s (%s)", len(records), folder, made_id, mode())

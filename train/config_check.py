@@ -74,8 +74,8 @@ def check_settings(settings: Any, prefix: str = "") -> None:
             raise ValueError(f"{key}={value} is not a finite number: give one")
         if isinstance(value, str) and (secret := secret_in(value)):
             raise ValueError(
-                f"{key} holds {secret}: settings are written down in many places; keep secrets in the environment or in "
-                "netrc"
+                f"{key} holds {secret}: settings are written down in many places; keep secrets in the environment "
+                "or in netrc"
             )
 
 
@@ -140,9 +140,7 @@ def _defaults(entries: Any, path: Path, place: str, groups: Path) -> list[Path]:
 
 def _check_text(where: str, text: str) -> None:
     if "${" in text:
-        raise ValueError(
-            f"{where}: ${{...}} is not looked up in settings: write the value itself, or let the shell do it"
-        )
+        raise ValueError(f"{where}: ${{...}} is not looked up in settings: write the value, or let the shell put it in")
     if DIGITS.search(text):
         raise ValueError(f"{where}: a number of more than {LONGEST_NUMBER} digits: give a smaller one")
 

@@ -83,6 +83,33 @@ class Draft:
     """Fingerprints of what went in, by name; they may become known while the artifact is written."""
 
 
+MISREAD = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RecursionError,
+    NotImplementedError,
+    MemoryError,
+)
+"""What a reader raises when a file says other things than it expects."""
+
+
+@contextmanager
+def reading(path: Path, mend: str) -> Iterator[None]:
+    """Read a file, or make something of what it says: whatever goes wrong is an ArtifactError with its name."""
+    try:
+        yield
+    except ArtifactError:
+        raise
+    except (*MISREAD, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk; pyarrow's own have no number
+            raise
+        raise ArtifactError(f"{path} cannot be read ({type(error).__name__}: {error}): {mend}") from error
+
+
 def fingerprint_of(value: Any) -> str:
     """Return the xxh3-128 digest (32 hex digits) of a JSON value in canonical form."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -277,17 +304,14 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
         raise ArtifactError(f"{kind} folder {folder} does not exist: check the path or make it first")
     if not path.is_file():
         raise ArtifactError(f"{folder} has no {MANIFEST}: it is not a {kind} artifact, or not a whole one")
-    try:
+    with reading(path, f"make {folder} again"):
         data = json.loads(path.read_text("utf-8"))
         if data.get("checksum") != checksum_of(data):
             raise ArtifactError(f"{path} does not match its own checksum: it is damaged; make {folder} again")
         files = {str(name): FileEntry(**entry) for name, entry in data.pop("files").items()}
         outside = {str(name): OutsideFile(**entry) for name, entry in data.pop("outside", {}).items()}
         manifest = Manifest(files=files, outside=outside, **data)
-    except ArtifactError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ArtifactError(f"{path} cannot be read as a manifest ({error}): make {folder} again") from error
+        _check_types(manifest)
     if manifest.kind != kind:
         raise ArtifactError(f"{folder} is a {manifest.kind!r} artifact, not {kind!r}: give the right folder")
     if manifest.format_version != FORMAT_VERSION:
@@ -299,6 +323,22 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ArtifactError(f"{path} names a file outside its folder, {name!r}: do not trust this artifact")
     return manifest
+
+
+def _check_types(manifest: Manifest) -> None:
+    """Raise TypeError when a field of a manifest is not of its type: readers build on them."""
+    for key in ("config", "inputs", "facts"):
+        if not isinstance(getattr(manifest, key), dict):
+            raise TypeError(f"{key} is not an object")
+    for key in ("kind", "code_version", "fingerprint", "created_at"):
+        if not isinstance(getattr(manifest, key), str):
+            raise TypeError(f"{key} is not a text")
+    entries: list[FileEntry | OutsideFile] = [*manifest.files.values(), *manifest.outside.values()]
+    for entry in entries:
+        if type(entry.bytes) is not int or entry.bytes < 0 or not isinstance(entry.xxh3_128, str):
+            raise TypeError(f"{entry} does not say bytes and checksum of a file")
+    if not all(isinstance(entry.path, str) for entry in manifest.outside.values()):
+        raise TypeError("the path of an outside file is not a text")
 
 
 def verify(folder: Path, limit_bytes: float = math.inf) -> None:

@@ -14,7 +14,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact import ArtifactError, Manifest, open_manifest
+from curriculum.artifact import MANIFEST, Manifest, open_manifest, reading
 from curriculum.blocks import BlockArray, blocks_of, open_blocks
 from curriculum.buckets import Bucket
 
@@ -104,12 +104,8 @@ class Order:
         """Open an ORDER folder in O(1). Raises ArtifactError naming what is wrong with it."""
         folder = Path(folder)
         manifest = open_manifest(folder, KIND)
-        try:
+        with reading(folder / MANIFEST, f"it lacks what an ORDER needs; remove {folder} and arrange again"):
             return cls(folder, manifest)
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(
-                f"{folder}/manifest.json lacks what an ORDER needs ({error!r}): remove {folder} and arrange again"
-            ) from error
 
     def __len__(self) -> int:
         return self.samples

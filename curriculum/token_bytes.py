@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from curriculum.artifact import reading
 from curriculum.tokenizer import TOKENIZER_FILE
 
 SPACE = "\u2581"
@@ -29,9 +30,13 @@ def token_bytes(folder: Path) -> tuple[bytes, ...] | None:
         return None
     from tokenizers import Tokenizer
 
-    data = json.loads(path.read_text("utf-8"))
-    vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
-    added = {entry["content"]: bool(entry.get("special")) for entry in data.get("added_tokens") or []}
+    with reading(path, "get the tokenizer again"):
+        data = json.loads(path.read_text("utf-8"))
+        try:
+            vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
+        except Exception as error:  # the library's errors have no class of their own
+            raise ValueError(str(error)) from error
+        added = {entry["content"]: bool(entry.get("special")) for entry in data.get("added_tokens") or []}
     spelled = _byte_characters() if _byte_level(data) else None
     found = [b""] * (max(vocabulary.values()) + 1)
     for token, number in vocabulary.items():

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curriculum.artifact import ArtifactError, Manifest, fingerprint_of, open_manifest
+from curriculum.artifact import MANIFEST, ArtifactError, Manifest, fingerprint_of, open_manifest, reading
 from curriculum.token_ids import IntArray, NumberFile, TokenIds
 
 KIND = "tokens"
@@ -89,12 +89,8 @@ class Tokens:
             raise ValueError(f"slice={slice!r} is unknown: choose one of {', '.join(SLICES)}")
         folder = Path(folder)
         manifest = open_manifest(folder, KIND)
-        try:
+        with reading(folder / MANIFEST, f"it lacks what TOKENS need; remove {folder} and prepare again"):
             return cls(folder, slice, manifest)
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(
-                f"{folder}/manifest.json lacks what TOKENS need ({error!r}): remove {folder} and prepare again"
-            ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Tokens.open, (self.folder, self.slice)

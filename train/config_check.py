@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,6 @@ def check_words(words: Iterable[str], groups: Path) -> None:
             raise ValueError(f"{name!r} holds a NUL byte: leave it out")
         if re.match(r"/*hydra(?:$|[./@])", key) or "@" in key:
             raise ValueError(f"{name}: Hydra itself is not configured here: leave it out")
-        if "_target_" in word:
-            raise ValueError(f"{name}: _target_ names code to run, and settings are values: leave it out")
         _check_text(name, word)
         if _depth(word) > DEEPEST:
             raise ValueError(f"{name} has brackets more than {DEEPEST} deep: write a plain value")
@@ -79,47 +77,55 @@ def check_settings(settings: Any, prefix: str = "") -> None:
             )
 
 
+def check_yaml(path: Path, largest: int = LARGEST_FILE, tags: Collection[str] = ()) -> str:
+    """Return the text of a YAML file that holds plain values alone, or these tags; nothing is made of it yet.
+
+    Raises ValueError, naming the file and its line, for what is too large or too deep, an alias, another tag.
+    """
+    import yaml
+
+    if path.stat().st_size > largest:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, {largest:,} are allowed: make it smaller")
+    try:
+        text = path.read_text("utf-8")
+        level = 0
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            where = f"{path}, line {event.start_mark.line + 1}"
+            level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if level > DEEPEST:
+                raise ValueError(f"{where}: more than {DEEPEST} levels inside each other: write it flat")
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"{where}: the alias {event.anchor!r}: write the value out")
+            tag = getattr(event, "tag", None)
+            if tag and tag not in tags and not (tag == "!" or (tag.startswith(PLAIN_TAG) and "python" not in tag)):
+                raise ValueError(f"{where}: the tag {tag!r}, and plain values are wanted: leave it out")
+            if isinstance(event, yaml.ScalarEvent) and DIGITS.search(event.value):
+                raise ValueError(f"{where}: a number of more than {LONGEST_NUMBER} digits: give a smaller one")
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())}): mend that file") from None
+    return text
+
+
 def _chosen_by(path: Path, groups: Path) -> list[Path]:
     """Check one file; return the files that its defaults list may choose."""
     import yaml
 
     place = path.relative_to(groups).as_posix()
-    if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"{place} has {path.stat().st_size:,} bytes, {LARGEST_FILE:,} are allowed: make it smaller")
     if not path.resolve().is_relative_to(groups.resolve()):
         raise ValueError(f"{place} is a link to {path.resolve()}, out of {groups}: copy the file")
-    try:
-        text = path.read_text("utf-8")
-        return _checked(text, place, path, groups)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{place} is not YAML ({' '.join(str(error).split())}): mend that file") from None
-
-
-def _checked(text: str, place: str, path: Path, groups: Path) -> list[Path]:
-    import yaml
-
-    if re.search(r"^#\s*@package\s+hydra\b", text, re.M):
-        raise ValueError(f"{place}: its package is hydra: Hydra itself is not configured here, leave it out")
-    level = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        where = f"{place}, line {event.start_mark.line + 1}" if event.start_mark else place
-        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if level > DEEPEST:
-            raise ValueError(f"{where}: more than {DEEPEST} levels inside each other: write it flat")
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise ValueError(f"{where}: the alias {event.anchor!r}: write the value out")
-        tag = getattr(event, "tag", None)
-        if tag and not (tag == "!" or (tag.startswith(PLAIN_TAG) and "python" not in tag)):
-            raise ValueError(f"{where}: the tag {tag!r}: settings are plain values, leave it out")
-        if isinstance(event, yaml.ScalarEvent):
-            _check_text(where, event.value)
-            if event.value == "_target_":
-                raise ValueError(f"{where}: _target_ names code to run, and settings are values: leave it out")
+    text = check_yaml(path)
+    for number, line in enumerate(text.splitlines(), start=1):
+        where = f"{path}, line {number}"
+        line = line.partition(" #")[0]
+        if re.match(r"#\s*@package\s+hydra\b", line) or re.match(r"['\"]?hydra['\"]?\s*:", line):
+            raise ValueError(f"{where}: Hydra itself is not configured here: leave it out")
+        if not line.startswith("#"):
+            _check_text(where, line)
     content = yaml.safe_load(text)
     if not isinstance(content, Mapping):
         return []
     if "hydra" in content:
-        raise ValueError(f"{place}: hydra: Hydra itself is not configured here, leave it out")
+        raise ValueError(f"{path}: hydra: Hydra itself is not configured here: leave it out")
     return _defaults(content.get("defaults"), path, place, groups)
 
 
@@ -141,6 +147,8 @@ def _defaults(entries: Any, path: Path, place: str, groups: Path) -> list[Path]:
 def _check_text(where: str, text: str) -> None:
     if "${" in text:
         raise ValueError(f"{where}: ${{...}} is not looked up in settings: write the value, or let the shell put it in")
+    if "_target_" in text:
+        raise ValueError(f"{where}: _target_ names code to run, and settings are values: leave it out")
     if DIGITS.search(text):
         raise ValueError(f"{where}: a number of more than {LONGEST_NUMBER} digits: give a smaller one")
 

@@ -15,7 +15,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact import ArtifactError, Manifest, code_version, fingerprint_of, open_manifest, write_text
+from curriculum.artifact import (
+    ArtifactError,
+    Manifest,
+    code_version,
+    fingerprint_of,
+    open_manifest,
+    reading,
+    write_text,
+)
 from train import checkpoint
 from train.compose import as_yaml
 from train.identity import Change, changes, facts_of, flat, identity, judge, unrecorded
@@ -180,11 +188,9 @@ def read_run(path: Path) -> dict[str, Any]:
     file = path / RUN
     if not file.is_file():
         raise ArtifactError(f"{path} is not a RUN folder (it has no {RUN}): give the output of pdpc train")
-    try:
+    with reading(file, MEND):
         text = file.read_text("utf-8")
         facts: dict[str, Any] = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{file} is not JSON ({error}): {MEND}") from error
     lacking = [key for key in WRITTEN if not isinstance(facts, dict) or key not in facts]
     if lacking:
         raise ArtifactError(

@@ -98,14 +98,17 @@ def _number(path: Path, raw: Mapping[str, Any], key: str) -> int:
 
 def _read_weights(folder: Path, config: DecoderConfig, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return the decoder's tensors by its own names, checked for names and shapes."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     names = tensor_names(config)
     mend = "the folder is incomplete or its config.json belongs to other weights; fetch it again"
     with ExitStack() as stack:
         holder = {}
         for path in weight_files(folder):
-            opened = stack.enter_context(safe_open(path, framework="pt"))
+            try:
+                opened = stack.enter_context(safe_open(path, framework="pt"))
+            except SafetensorError as error:
+                raise ValueError(f"{path} is no sound safetensors file ({error}): fetch the folder again") from error
             holder.update(dict.fromkeys(opened.keys(), opened))
         # Old checkpoints store the rotary table, which follows from rope_theta.
         given = {name for name in holder if not name.endswith("rotary_emb.inv_freq")}

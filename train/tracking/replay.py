@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact import fingerprint_of
+from curriculum.artifact import fingerprint_of, reading
 from train.runfolder import read_run
 from train.tracking.background import in_a_line
 from train.tracking.metrics import METRICS, in_order, read_metrics
@@ -75,7 +75,8 @@ def wandb_settings(folder: Path) -> TrackerSettings:
     """Return what the run said of W&B, with time to send all of it."""
     kept: dict[str, Any] = {}
     path = folder / "config.json"
-    if path.is_file():
-        kept = json.loads(path.read_text("utf-8")).get("tracker", {})
-    known = {key: kept[key] for key in ("project", "entity", "group", "tags") if key in kept}
-    return TrackerSettings(name="wandb", start_s=60.0, finish_s=600.0, **known)
+    with reading(path, "restore it, or remove it to use the default project"):
+        if path.is_file():
+            kept = json.loads(path.read_text("utf-8")).get("tracker", {})
+        known = {key: kept[key] for key in ("project", "entity", "group", "tags") if key in kept}
+        return TrackerSettings(name="wandb", start_s=60.0, finish_s=600.0, **known)

@@ -105,6 +105,8 @@ def reading(path: Path, mend: str) -> Iterator[None]:
     except ArtifactError:
         raise
     except (*MISREAD, OSError) as error:
+        if type(error) is ValueError:  # it says what is wrong, and what to do
+            raise ArtifactError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
         if isinstance(error, OSError) and error.errno is not None:  # the disk; pyarrow's own have no number
             raise
         raise ArtifactError(f"{path} cannot be read ({type(error).__name__}: {error}): {mend}") from error

@@ -137,7 +137,7 @@ def _defaults(entries: Any, path: Path, place: str, groups: Path) -> list[Path]:
         for key, value in pairs:
             group = re.sub(r"^((override|optional)\s+)+", "", str(key))
             for name in value if isinstance(value, list) else [value]:
-                if _leads_out(f"{group.lstrip('/')}/{name}".lstrip("/")) or re.match(r"/*hydra\b", group):
+                if _leads_out(str(name)) or ".." in group or re.match(r"/*hydra\b", group):
                     raise ValueError(f"{place}: defaults: {entry!r} leads out of {groups}: name a file in there")
                 folder = groups if group.startswith("/") else path.parent
                 chosen += [folder / group.strip("/") / f"{name}.yaml"] if name not in (None, "_self_") else []

@@ -226,6 +226,7 @@ def _questions(facts: dict[str, Any], heldout: HeldoutSettings, benchmarks: Benc
     """Return what a run's model is asked. Raises ArtifactError when its inputs are not what the run used."""
     check_tasks(benchmarks)
     validation, pd = _heldout_of(facts)
+    validation.check_tokenizer()
     return Questions(validation.tokenizer_folder, validation, pd, heldout, benchmarks)
 
 

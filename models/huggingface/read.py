@@ -27,6 +27,12 @@ def load(folder: Path, dtype: torch.dtype, *, end_of_text: int | None = None) ->
     """
     folder = Path(folder)
     config = read_config(folder, end_of_text)
+    stored = sum(path.stat().st_size for path in weight_files(folder))
+    if config.parameter_count() > stored:  # before a module is made: a layer is a millisecond
+        raise ValueError(
+            f"{folder / 'config.json'} describes {config.parameter_count():,} parameters, more than the {stored:,} bytes "
+            "of the weights beside it: fetch the folder again"
+        )
     with torch.device("meta"):
         decoder = Decoder(config)
     state = _read_weights(folder, config, dtype)
@@ -43,9 +49,19 @@ def read_config(folder: Path, end_of_text: int | None) -> DecoderConfig:
     path = folder / "config.json"
     raw = read_json(path, "name a folder written by save_pretrained or by pdpc export")
     _refuse_unsupported(path, raw)
+    try:
+        return DecoderConfig(**_shape(path, raw, end_of_text))
+    except (ValueError, TypeError, OverflowError) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}: restore the model's own config.json, or use another model") from error
+
+
+def _shape(path: Path, raw: Mapping[str, Any], end_of_text: int | None) -> dict[str, Any]:
+    """Return the fields of the decoder's config."""
     heads, width = _number(path, raw, "num_attention_heads"), _number(path, raw, "hidden_size")
     head_size = _number(path, raw, "head_dim") if raw.get("head_dim") is not None else width // max(1, heads)
-    shape: dict[str, Any] = {
+    return {
         "vocab_size": _number(path, raw, "vocab_size"),
         "layers": _number(path, raw, "num_hidden_layers"),
         "width": width,
@@ -59,10 +75,6 @@ def read_config(folder: Path, end_of_text: int | None) -> DecoderConfig:
         "end_of_text": end_of_text if end_of_text is not None else _shared_end(raw),
         "explicit_head_size": None if head_size * heads == width else head_size,
     }
-    try:
-        return DecoderConfig(**shape)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}: restore the model's own config.json, or use another model") from error
 
 
 def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:

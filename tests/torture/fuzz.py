@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -96,7 +97,7 @@ def _changed(value: Any, rng: np.random.Generator) -> Any:
         return json.loads(DEEP)
     if isinstance(value, int) and not isinstance(value, bool) and rng.random() < 0.4:
         return value + int(rng.choice([-1, 1, 7, -value, value]))
-    return ODD[int(rng.integers(len(ODD)))]
+    return deepcopy(ODD[int(rng.integers(len(ODD)))])
 
 
 def mutated_bytes(data: bytes, rng: np.random.Generator) -> bytes:
@@ -193,7 +194,7 @@ def sealed(data: bytes) -> bytes:
     try:
         fields = json.loads(data)
         return json.dumps({**fields, "checksum": checksum_of(fields)}).encode()
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return data
 
 

@@ -25,6 +25,8 @@ import xxhash
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+MAY_STAND_OUTSIDE = ("tokens",)
+"""Kinds of artifacts that may read files where they lie; the manifest of another that names such is refused."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a write says when there is no room for it."""
 
@@ -274,8 +276,13 @@ def open_manifest(folder: Path, kind: str) -> Manifest:
     """
     folder = Path(folder)
     manifest = _read_manifest(folder, kind)
+    if manifest.outside and kind not in MAY_STAND_OUTSIDE:
+        raise ArtifactError(f"{folder} names files outside its folder, as no {kind} does: do not trust this artifact")
+    home = os.path.realpath(folder)
     for name, entry in manifest.files.items():
         path = folder / name
+        if os.path.realpath(path) != os.path.join(home, name):
+            raise ArtifactError(f"{path} is a link, or lies behind one: copy the file itself into {folder}")
         if not path.is_file():
             raise ArtifactError(f"{path} is missing, though {MANIFEST} lists it: remove {folder} and make it again")
         size = path.stat().st_size
@@ -306,6 +313,8 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
         raise ArtifactError(f"{kind} folder {folder} does not exist: check the path or make it first")
     if not path.is_file():
         raise ArtifactError(f"{folder} has no {MANIFEST}: it is not a {kind} artifact, or not a whole one")
+    if path.is_symlink():
+        raise ArtifactError(f"{path} is a link: copy the file itself into {folder}")
     with reading(path, f"make {folder} again"):
         data = json.loads(path.read_text("utf-8"))
         if data.get("checksum") != checksum_of(data):
@@ -322,7 +331,7 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
             "make it again or use the PDPC that wrote it"
         )
     for name in manifest.files:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if os.path.isabs(name) or name != os.path.normpath(name) or name.startswith(".."):
             raise ArtifactError(f"{path} names a file outside its folder, {name!r}: do not trust this artifact")
     return manifest
 

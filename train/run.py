@@ -31,6 +31,7 @@ from train.identity import check_acceptable, identity
 from train.inputs import Inputs, open_inputs, verify_inputs
 from train.lineage import check_resume, conversion, work_split
 from train.loop import Loop, Progress
+from train.packages import drift
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
 from train.schedule import wasted_rise
 from train.secrets import log_without_secrets
@@ -148,6 +149,9 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
             manifest = open_manifest(found, checkpoint.KIND)
         step = checkpoint.step_of(found) if found else 0
         checkpoint.set_aside(folder, checkpoint.damaged_records(folder, manifest))
+        recorded = claimed.facts.get("versions") or (manifest.facts.get("versions", {}) if manifest else {})
+        for line in drift(recorded):
+            log.warning("%s", line)
         converted = conversion(claimed.facts.get("lives", []), step, split)
         claimed.describe(settings, inputs, step, accepted, extra)
     except ValueError as error:

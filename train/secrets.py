@@ -27,7 +27,7 @@ SHAPES = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*"
 )
 """Keys that say of what they are."""
-WANDB_KEY = re.compile(r"(?<![\w/.-])[0-9a-f]{40}(?![\w/.-])")
+WANDB_KEY = re.compile(r"(?<![\w/.-])[0-9a-f]{40}(?![\w/-]|\.\w)")
 """W&B's older keys have no other mark than their length."""
 
 

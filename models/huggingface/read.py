@@ -30,8 +30,8 @@ def load(folder: Path, dtype: torch.dtype, *, end_of_text: int | None = None) ->
     stored = sum(path.stat().st_size for path in weight_files(folder))
     if config.parameter_count() > stored:  # before a module is made: a layer is a millisecond
         raise ValueError(
-            f"{folder / 'config.json'} describes {config.parameter_count():,} parameters, more than the {stored:,} bytes "
-            "of the weights beside it: fetch the folder again"
+            f"{folder / 'config.json'} describes {config.parameter_count():,} parameters, more than the "
+            f"{stored:,} bytes of the weights beside it: fetch the folder again"
         )
     with torch.device("meta"):
         decoder = Decoder(config)

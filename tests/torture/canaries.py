@@ -121,7 +121,11 @@ class Round:
         words = [*self.material.words, "tracker=wandb", "tracker.finish_s=5"]
         words += ["benchmarks.tasks=[leaky]", f"benchmarks.task_paths=[{tasks}]", "benchmarks.limit=2"]
         secret = self.secrets[int(self.rng.integers(len(self.secrets)))]
-        given = (f"tracker.tags=['{secret}']", f"tracker.project='x {secret}'", "tracker.group=https://u:%s@h/" % secret)
+        given = (
+            f"tracker.tags=['{secret}']",
+            f"tracker.project='x {secret}'",
+            f"tracker.group=https://u:{secret}@h/",
+        )
         key = given[int(self.rng.integers(len(given)))]
         for one in (key, f"seed='{secret}'", f"no_such_key='{secret}'", f"optimizer.lr=['{secret}'"):
             if (code := self.pdpc("train", *words, f"output={run}", one)) != REFUSED:

@@ -90,7 +90,7 @@ def check_yaml(path: Path, largest: int = LARGEST_FILE, tags: Collection[str] = 
         text = path.read_text("utf-8")
         level = 0
         for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            where = f"{path}, line {event.start_mark.line + 1}"
+            where = f"{path}, line {event.start_mark.line + 1}" if event.start_mark else str(path)
             level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if level > DEEPEST:
                 raise ValueError(f"{where}: more than {DEEPEST} levels inside each other: write it flat")

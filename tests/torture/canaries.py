@@ -20,6 +20,7 @@ from tests.torture.forks import Forks, served
 from tests.torture.runs import PATIENCE_S, Material, forget
 from train.exit_codes import DONE, REFUSED
 from train.faults import POINTS
+from train.secrets import STRUCK
 
 FULL = 20
 ACTIONS = ("raise", "kill", "exit")
@@ -90,8 +91,8 @@ def verb(words: Sequence[str]) -> int:
 class Round:
     """One run, with its environment."""
 
-    def __init__(self, forks: Forks, material: Material, work: Path, rng: np.random.Generator) -> None:
-        self.forks, self.material, self.work, self.rng = forks, material, work, rng
+    def __init__(self, forks: Forks, material: Material, tasks: Path, work: Path, rng: np.random.Generator) -> None:
+        self.forks, self.material, self.tasks, self.work, self.rng = forks, material, tasks, work, rng
         self.environment, self.secrets = planted(rng)
         self.lives = 0
 
@@ -109,64 +110,91 @@ class Round:
         """Run a verb."""
         return self.life("tests.torture.canaries:verb", words, fault)
 
-    def fault(self, groups: Sequence[str], *, action: str | None = None) -> str:
+    def fault(self, groups: Sequence[str]) -> str:
         """Draw a fault point of some groups, and what happens there."""
         names = [n for n, point in POINTS.items() if n.split(".")[0] in groups and not point.poisons]
         name = names[int(self.rng.integers(len(names)))]
-        return f"{name}:nth={int(self.rng.integers(1, 4))}:{action or ACTIONS[int(self.rng.integers(len(ACTIONS)))]}"
+        return f"{name}:nth={int(self.rng.integers(1, 4))}:{ACTIONS[int(self.rng.integers(len(ACTIONS)))]}"
 
-    def problem(self) -> str | None:
-        """Run everything; return what went wrong."""
-        run, tasks = self.work / "run", self.work.parent / "tasks"
-        words = [*self.material.words, "tracker=wandb", "tracker.finish_s=5"]
-        words += ["benchmarks.tasks=[leaky]", f"benchmarks.task_paths=[{tasks}]", "benchmarks.limit=2"]
+    @property
+    def run(self) -> Path:
+        """The RUN folder."""
+        return self.work / "run"
+
+    @property
+    def words(self) -> list[str]:
+        """The overrides of the run."""
+        asked = ["benchmarks.tasks=[leaky]", f"benchmarks.task_paths=[{self.tasks}]", "benchmarks.limit=2"]
+        return [*self.material.words, "tracker=wandb", "tracker.finish_s=5", *asked]
+
+    def refused(self) -> str | None:
+        """Give overrides that hold a secret; return what went wrong."""
         secret = self.secrets[int(self.rng.integers(len(self.secrets)))]
-        given = (
-            f"tracker.tags=['{secret}']",
-            f"tracker.project='x {secret}'",
-            f"tracker.group=https://u:{secret}@h/",
-        )
+        given = (f"tracker.tags=['{secret}']", f"tracker.project='x {secret}'", f"tracker.group=https://u:{secret}@h/")
         key = given[int(self.rng.integers(len(given)))]
         for one in (key, f"seed='{secret}'", f"no_such_key='{secret}'", f"optimizer.lr=['{secret}'"):
-            if (code := self.pdpc("train", *words, f"output={run}", one)) != REFUSED:
+            code = self.pdpc("train", *self.words, f"output={self.run}", one)
+            if code != REFUSED:
                 return f"an override with a secret ended with {code}"
-        fault = self.fault(["world", "loop", "checkpoint", "tracker"])
-        self.life("tests.torture.forks:train", words, fault, str(run))
-        if (code := self.life("tests.torture.forks:train", words, output=str(run))) != DONE:
-            return f"after {fault} the run ended with {code}: {self.told()[-300:]}"
+        return None
+
+    def trained(self, fault: str) -> str | None:
+        """Cut a run off at a fault point and finish it; return what went wrong."""
+        for drill in (fault, ""):
+            code = self.life("tests.torture.forks:train", self.words, drill, str(self.run))
+        return None if code == DONE else f"after {fault} the run ended with {code}: {self.told()[-300:]}"
+
+    def used(self) -> str | None:
+        """Score with a run, evaluate and report it; return what went wrong."""
         scores = [f"tokens={self.material.order.folder.parent / 'tokens'}", f"output={self.work / 'scores'}"]
-        scores += [f"models.weak={run}", f"models.strong={run}", "precision=fp32", "processes=1"]
+        scores += [f"models.weak={self.run}", f"models.strong={self.run}", "precision=fp32", "processes=1"]
         self.pdpc("score", *scores, fault=self.fault(["chunk"]))
         self.pdpc("score", *scores)
-        self.pdpc("evaluate", f"run={run}", "benchmarks.tasks=[leaky]", f"benchmarks.task_paths=[{tasks}]")
-        page = [f"runs.shuffled={run}", f"runs.pdpc={run}", f"output={self.work / 'report.html'}"]
-        if (code := self.pdpc("report", *page)) != 0:
-            return f"the report ended with {code}: {self.told()[-300:]}"
+        self.pdpc("evaluate", f"run={self.run}", "benchmarks.tasks=[leaky]", f"benchmarks.task_paths=[{self.tasks}]")
+        page = [f"runs.shuffled={self.run}", f"runs.pdpc={self.run}", f"output={self.work / 'report.html'}"]
+        code = self.pdpc("report", *page)
+        return None if code == DONE else f"the report ended with {code}: {self.told()[-300:]}"
+
+    def left(self) -> str | None:
+        """Look for the secrets in all that was written."""
         found = list(hits(self.work, self.secrets))
         if found:
-            return f"{fault}: {len(found)} hits: {'; '.join(found[:4])}"
-        if "***" not in (run / "metrics.jsonl").read_text():
-            return "the task's error with its secrets is not on record"
+            return f"{len(found)} hits: {'; '.join(found[:4])}"
+        if STRUCK not in (self.run / "metrics.jsonl").read_text():
+            return "the task's error, with its secrets struck out, is not on record"
+        if not list(self.run.glob("wandb/offline-run-*")):
+            return "nothing was logged to W&B"
         return None
+
+    def problem(self) -> str | None:
+        """Do all of it; return what went wrong."""
+        fault = self.fault(["world", "loop", "checkpoint", "tracker"])
+        problem = self.refused() or self.trained(fault) or self.used() or self.left()
+        return problem and f"{fault}: {problem}"
 
     def told(self) -> str:
         """Return what the last life said."""
         return (self.work / f"life_{self.lives}.log").read_text("utf-8", "replace")
 
 
-def run(count: int, seed: int, work: Path) -> Tally:
-    """Run `count` rounds."""
-    tally = Tally("canaries", seed=seed)
-    material = Material.make(work / "material", samples=60, stages=2)
-    tasks = work / "tasks"
+def material_of(work: Path) -> tuple[Material, Path]:
+    """Write what runs read, and the task that tells secrets; return both."""
+    material, tasks = Material.make(work / "material", samples=60, stages=2), work / "tasks"
     tasks.mkdir()
     (tasks / "leaky.yaml").write_text(TASK)
     (tasks / "leaky.py").write_text(CODE)
     (tasks / "leaky.jsonl").write_text('{"q": "x"}\n' * 4)
+    return material, tasks
+
+
+def run(count: int, seed: int, work: Path) -> Tally:
+    """Run `count` rounds."""
+    tally = Tally("canaries", seed=seed)
+    material, tasks = material_of(work)
     with served() as forks:
         for case in case_seeds(seed, count):
             folder = work / "round"
             folder.mkdir()
-            tally.add(case, Round(forks, material, folder, np.random.default_rng(case)).problem())
+            tally.add(case, Round(forks, material, tasks, folder, np.random.default_rng(case)).problem())
             forget(folder)
     return tally

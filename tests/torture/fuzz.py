@@ -3,7 +3,8 @@
 A case changes one file in a way that fits its format: values of a JSON document (sizes that are huge, negative, nan,
 text, null, nested a thousand deep), numbers of a binary header, cuts, holes, random bytes. In two of three cases the
 manifest is forged to vouch for it, so that the reader itself has to see. Passed: the reader takes it, or raises
-ValueError or OSError with the file's name in its message, within 5 s. All cases run in a child that may take 512 MB
+ValueError or OSError with the file's name in its message, within 5 s, and runs nothing (some files are those of
+`poison`). All cases run in a child that may take 512 MB
 more than it begins with; a child that dies has failed the case it was at.
 """
 
@@ -21,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,6 +32,7 @@ import numpy as np
 from curriculum.artifact import MANIFEST, checksum_of, hash_file
 from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import ROOT
+from tests.torture.poison import payloads
 from tests.torture.ranks import quiet
 
 FULL = 100_000
@@ -58,6 +61,7 @@ ODD = (
     ),
 )
 """What stands in the place of a value."""
+POISONED = 0.03
 DEEP = '"DEEP"'
 NUMBERS = (0, 1, -1, 2**31 - 1, -(2**31), 2**32 - 1, 2**40, 2**62, 2**63 - 1, -(2**63))
 """What stands in the place of an integer of a binary file."""
@@ -164,12 +168,20 @@ MUTATE: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
 """By the file's ending, beside `mutated_bytes`, which fits every file."""
 
 
-def changed(path: Path, data: bytes, rng: np.random.Generator) -> bytes:
-    """Return other contents for a file."""
+def changed(path: Path, data: bytes, bad: dict[str, bytes], rng: np.random.Generator) -> bytes:
+    """Return other contents for a file; now and then one of `bad`, which run code in a careless reader."""
+    if rng.random() < POISONED:
+        names = list(bad)
+        return bad[names[int(rng.integers(len(names)))]]
     fitting = MUTATE.get(path.suffix)
     if fitting is None or rng.random() < 0.2:
         return mutated_bytes(data, rng)
     return fitting(data, rng)
+
+
+@lru_cache(maxsize=1)
+def _bad(canary: Path) -> dict[str, bytes]:
+    return payloads(canary)
 
 
 def forge(path: Path, data: bytes) -> dict[Path, bytes]:
@@ -203,8 +215,8 @@ def problem_of(root: Path, case: int, whole: dict[str, bytes], places: dict[str,
     rng = np.random.default_rng(case)
     names = list(places)
     place = names[int(rng.integers(len(names)))]
-    path = root / place
-    data = changed(path, whole[place], rng)
+    path, canary = root / place, root / "canary"
+    data = changed(path, whole[place], _bad(canary), rng)
     forged = rng.random() < 0.67
     if forged and path.name in (MANIFEST, "run.json"):
         data = sealed(data)
@@ -213,10 +225,12 @@ def problem_of(root: Path, case: int, whole: dict[str, bytes], places: dict[str,
     signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
     try:
         places[place](root)
-        return None
+        return f"{place}: code was run" if canary.exists() else None
     except TooLongError:
         return f"{place}: not done after {LIMIT_S:g} s"
     except (ValueError, OSError) as error:
+        if canary.exists():
+            return f"{place}: code was run"
         return None if path.name in str(error) or str(path.parent) in str(error) else f"{place}: not named in {error!r}"
     except BaseException as error:
         trace = error.__traceback__
@@ -226,6 +240,7 @@ def problem_of(root: Path, case: int, whole: dict[str, bytes], places: dict[str,
         return f"{place}: {type(error).__name__} at {where}: {str(error)[:120]}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        canary.unlink(missing_ok=True)
         for one, contents in {path: whole[place], **before}.items():
             one.write_bytes(contents)
 

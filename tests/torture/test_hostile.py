@@ -4,24 +4,14 @@ import numpy as np
 import pytest
 
 from tests.torture import canaries, fuzz, hostile, outside, tokenizers
-from tests.torture.forks import served
 from tests.torture.fuzz_places import PLACES
 
 
-@pytest.mark.parametrize(("campaign", "count"), [(hostile, 80), (outside, 23), (tokenizers, 2), (fuzz, 1000)])
+@pytest.mark.parametrize(("campaign", "count"), [(hostile, 60), (outside, 12), (tokenizers, 2), (fuzz, 600)])
 def test_a_small_dose(campaign, count, tmp_path):
     tally = campaign.run(count, 11, tmp_path)
     assert tally.attempts == count
     assert tally.good, "\n".join(tally.failures)
-
-
-def test_a_life_leaves_no_secret(tmp_path):
-    material, tasks = canaries.material_of(tmp_path)
-    (tmp_path / "round").mkdir()
-    with served() as forks:
-        life = canaries.Round(forks, material, tasks, tmp_path / "round", np.random.default_rng(5))
-        assert life.trained("loop.after_evaluation:nth=2:raise") is None
-    assert life.left() is None
 
 
 def test_every_payload_in_every_way_is_one_round(tmp_path):

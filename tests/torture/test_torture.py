@@ -3,10 +3,11 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from curriculum.artifact import open_manifest
-from tests.torture import fields, kills, mixed, red, torn, worlds
+from tests.torture import canaries, fields, kills, mixed, red, torn, worlds
 from tests.torture.campaign import Tally, campaigns, case_seeds
 from tests.torture.forks import ROOT, served
 from tests.torture.runs import Material, difference, forget
@@ -47,6 +48,14 @@ def test_every_field(tmp_path):
 
 def test_faults_in_turn(tmp_path):
     passes(mixed.run(1, 3, tmp_path), 1)
+
+
+def test_a_life_leaves_no_secret(tmp_path, server):
+    material, tasks = canaries.material_of(tmp_path)
+    (tmp_path / "round").mkdir()
+    life = canaries.Round(server, material, tasks, tmp_path / "round", np.random.default_rng(5))
+    assert life.life("tests.torture.forks:train", life.words, output=str(life.run)) == 0, life.told()
+    assert life.left() is None
 
 
 def test_the_red_control_fails(tmp_path):

@@ -77,33 +77,55 @@ def check_settings(settings: Any, prefix: str = "") -> None:
             )
 
 
-def check_yaml(path: Path, largest: int = LARGEST_FILE, tags: Collection[str] = ()) -> str:
+def check_yaml(path: Path, largest: int = LARGEST_FILE, tags: Collection[str] = (), nodes: int | None = None) -> str:
     """Return the text of a YAML file that holds plain values alone, or these tags; nothing is made of it yet.
 
-    Raises ValueError, naming the file and its line, for what is too large or too deep, an alias, another tag.
+    Aliases are allowed with `nodes`: so many values may come of them. Raises ValueError, naming the file and its line,
+    for what is too large or too deep, an alias, another tag.
     """
     import yaml
 
     if path.stat().st_size > largest:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes, {largest:,} are allowed: make it smaller")
+    open_: list[tuple[str | None, int]] = []
+    sizes: dict[str, int] = {}
+    made = 0
     try:
         text = path.read_text("utf-8")
-        level = 0
         for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             where = f"{path}, line {event.start_mark.line + 1}" if event.start_mark else str(path)
-            level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if level > DEEPEST:
-                raise ValueError(f"{where}: more than {DEEPEST} levels inside each other: write it flat")
+            if isinstance(event, yaml.CollectionEndEvent):
+                anchor, before = open_.pop()
+                if anchor is not None:
+                    sizes[anchor] = made - before
+                continue
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"{where}: the alias {event.anchor!r}: write the value out")
-            tag = getattr(event, "tag", None)
-            if tag and tag not in tags and not (tag == "!" or (tag.startswith(PLAIN_TAG) and "python" not in tag)):
-                raise ValueError(f"{where}: the tag {tag!r}, and plain values are wanted: leave it out")
-            if isinstance(event, yaml.ScalarEvent) and DIGITS.search(event.value):
-                raise ValueError(f"{where}: a number of more than {LONGEST_NUMBER} digits: give a smaller one")
+                if nodes is None or event.anchor not in sizes:
+                    raise ValueError(f"{where}: the alias {event.anchor!r}: write the value out")
+                made += sizes[event.anchor]
+            elif isinstance(event, yaml.NodeEvent):
+                _check_node(event, where, tags)
+                if isinstance(event, yaml.ScalarEvent):
+                    sizes |= {event.anchor: 1} if event.anchor else {}
+                else:
+                    open_.append((event.anchor, made))
+                made += 1
+            if len(open_) > DEEPEST:
+                raise ValueError(f"{where}: more than {DEEPEST} levels inside each other: write it flat")
+            if nodes is not None and made > nodes:
+                raise ValueError(f"{where}: more than {nodes:,} values come of its aliases: write them out")
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())}): mend that file") from None
     return text
+
+
+def _check_node(event: Any, where: str, tags: Collection[str]) -> None:
+    """Raise ValueError for a tag that is neither plain nor allowed, and for a number of too many digits."""
+    tag, value = event.tag, getattr(event, "value", "")
+    if tag and tag not in tags and not (tag == "!" or (tag.startswith(PLAIN_TAG) and "python" not in tag)):
+        raise ValueError(f"{where}: the tag {tag!r}, and plain values are wanted: leave it out")
+    if DIGITS.search(value):
+        raise ValueError(f"{where}: a number of more than {LONGEST_NUMBER} digits: give a smaller one")
 
 
 def _chosen_by(path: Path, groups: Path) -> list[Path]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curriculum.artifact import reading
-from curriculum.tokenizer import TOKENIZER_FILE
+from curriculum.tokenizer import TOKENIZER_FILE, parse
 
 SPACE = "\u2581"
 LONE_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -28,14 +28,10 @@ def token_bytes(folder: Path) -> tuple[bytes, ...] | None:
     path = folder / TOKENIZER_FILE
     if not path.is_file():
         return None
-    from tokenizers import Tokenizer
-
     with reading(path, "get the tokenizer again"):
-        data = json.loads(path.read_text("utf-8"))
-        try:
-            vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
-        except Exception as error:  # the library's errors have no class of their own
-            raise ValueError(str(error)) from error
+        text = path.read_text("utf-8")
+        data = json.loads(text)
+        vocabulary = parse(text).get_vocab(with_added_tokens=True)
         added = {entry["content"]: bool(entry.get("special")) for entry in data.get("added_tokens") or []}
     spelled = _byte_characters() if _byte_level(data) else None
     found = [b""] * (max(vocabulary.values()) + 1)

@@ -206,14 +206,21 @@ def _canonical(data: dict[str, Any], end_of_text: str) -> dict[str, Any]:
 
 
 def _build(data: dict[str, Any]) -> Tokenizer:
+    tokenizer = parse(json.dumps(data))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def parse(text: str) -> Tokenizer:
+    """Return the tokenizer that a tokenizer.json describes. Raises ValueError when it describes none."""
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_str(json.dumps(data))
-    except Exception as error:  # the Rust side raises bare Exception
+        return Tokenizer.from_str(text)
+    except BaseException as error:  # the Rust side raises bare Exception, and a panic is none
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ValueError(f"{TOKENIZER_FILE} cannot be used ({error}): save the tokenizer again") from error
-    tokenizer.encode_special_tokens = True
-    return tokenizer
 
 
 def _find_end_of_text(data: dict[str, Any], config: dict[str, Any], place: str) -> str:

@@ -51,7 +51,7 @@ def read_config(folder: Path, end_of_text: int | None) -> DecoderConfig:
     _refuse_unsupported(path, raw)
     try:
         return DecoderConfig(**_shape(path, raw, end_of_text))
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         if str(path) in str(error):
             raise
         raise ValueError(f"{path}: {error}: restore the model's own config.json, or use another model") from error

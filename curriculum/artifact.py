@@ -111,7 +111,8 @@ def reading(path: Path, mend: str) -> Iterator[None]:
             raise ArtifactError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
         if isinstance(error, OSError) and error.errno is not None:  # the disk; pyarrow's own have no number
             raise
-        raise ArtifactError(f"{path} cannot be read ({type(error).__name__}: {error}): {mend}") from error
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ArtifactError(f"{path} cannot be read ({told}): {mend}") from error
 
 
 def fingerprint_of(value: Any) -> str:

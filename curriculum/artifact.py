@@ -25,6 +25,8 @@ import xxhash
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+MAY_STAND_OUTSIDE = ("tokens",)
+"""Kinds of artifacts that may read files where they lie; the manifest of another that names such is refused."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a write says when there is no room for it."""
 
@@ -81,6 +83,36 @@ class Draft:
     outside: dict[str, OutsideFile] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     """Fingerprints of what went in, by name; they may become known while the artifact is written."""
+
+
+MISREAD = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RecursionError,
+    NotImplementedError,
+    MemoryError,
+)
+"""What a reader raises when a file says other things than it expects."""
+
+
+@contextmanager
+def reading(path: Path, mend: str) -> Iterator[None]:
+    """Read a file, or make something of what it says: whatever goes wrong is an ArtifactError with its name."""
+    try:
+        yield
+    except ArtifactError:
+        raise
+    except (*MISREAD, OSError) as error:
+        if type(error) is ValueError:  # it says what is wrong, and what to do
+            raise ArtifactError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+        if isinstance(error, OSError) and error.errno is not None:  # the disk; pyarrow's own have no number
+            raise
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ArtifactError(f"{path} cannot be read ({told}): {mend}") from error
 
 
 def fingerprint_of(value: Any) -> str:
@@ -245,8 +277,13 @@ def open_manifest(folder: Path, kind: str) -> Manifest:
     """
     folder = Path(folder)
     manifest = _read_manifest(folder, kind)
+    if manifest.outside and kind not in MAY_STAND_OUTSIDE:
+        raise ArtifactError(f"{folder} names files outside its folder, as no {kind} does: do not trust this artifact")
+    home = os.path.realpath(folder)
     for name, entry in manifest.files.items():
         path = folder / name
+        if os.path.realpath(path) != os.path.join(home, name):
+            raise ArtifactError(f"{path} is a link, or lies behind one: copy the file itself into {folder}")
         if not path.is_file():
             raise ArtifactError(f"{path} is missing, though {MANIFEST} lists it: remove {folder} and make it again")
         size = path.stat().st_size
@@ -277,17 +314,16 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
         raise ArtifactError(f"{kind} folder {folder} does not exist: check the path or make it first")
     if not path.is_file():
         raise ArtifactError(f"{folder} has no {MANIFEST}: it is not a {kind} artifact, or not a whole one")
-    try:
+    if path.is_symlink():
+        raise ArtifactError(f"{path} is a link: copy the file itself into {folder}")
+    with reading(path, f"make {folder} again"):
         data = json.loads(path.read_text("utf-8"))
         if data.get("checksum") != checksum_of(data):
             raise ArtifactError(f"{path} does not match its own checksum: it is damaged; make {folder} again")
         files = {str(name): FileEntry(**entry) for name, entry in data.pop("files").items()}
         outside = {str(name): OutsideFile(**entry) for name, entry in data.pop("outside", {}).items()}
         manifest = Manifest(files=files, outside=outside, **data)
-    except ArtifactError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ArtifactError(f"{path} cannot be read as a manifest ({error}): make {folder} again") from error
+        _check_types(manifest)
     if manifest.kind != kind:
         raise ArtifactError(f"{folder} is a {manifest.kind!r} artifact, not {kind!r}: give the right folder")
     if manifest.format_version != FORMAT_VERSION:
@@ -296,9 +332,25 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
             "make it again or use the PDPC that wrote it"
         )
     for name in manifest.files:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if os.path.isabs(name) or name != os.path.normpath(name) or name.startswith(".."):
             raise ArtifactError(f"{path} names a file outside its folder, {name!r}: do not trust this artifact")
     return manifest
+
+
+def _check_types(manifest: Manifest) -> None:
+    """Raise TypeError when a field of a manifest is not of its type: readers build on them."""
+    for key in ("config", "inputs", "facts"):
+        if not isinstance(getattr(manifest, key), dict):
+            raise TypeError(f"{key} is not an object")
+    for key in ("kind", "code_version", "fingerprint", "created_at"):
+        if not isinstance(getattr(manifest, key), str):
+            raise TypeError(f"{key} is not a text")
+    entries: list[FileEntry | OutsideFile] = [*manifest.files.values(), *manifest.outside.values()]
+    for entry in entries:
+        if type(entry.bytes) is not int or entry.bytes < 0 or not isinstance(entry.xxh3_128, str):
+            raise TypeError(f"{entry} does not say bytes and checksum of a file")
+    if not all(isinstance(entry.path, str) for entry in manifest.outside.values()):
+        raise TypeError("the path of an outside file is not a text")
 
 
 def verify(folder: Path, limit_bytes: float = math.inf) -> None:

@@ -29,7 +29,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from curriculum.artifact import ArtifactError, differing, fingerprint_of, sync, write_text
+from curriculum.artifact import MISREAD, ArtifactError, differing, fingerprint_of, reading, sync, write_text
 
 PLAN, LOCK, SUFFIX = "plan.json", ".lock", ".chunk"
 TEXT = "text"
@@ -111,10 +111,11 @@ class ChunkFolder:
         """Raise ArtifactError, naming the keys, where the folder has another plan."""
         path = self.folder / PLAN
         try:
-            there = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            with reading(path, f"remove {self.folder} and start again"):
+                there = json.loads(path.read_text("utf-8"))
+                changes = [f"{key}: {old!r} there, {new!r} now" for key, old, new in differing(there, self.plan)]
+        except OSError as error:
             raise ArtifactError(f"{path} is damaged ({error}): remove {self.folder} and start again") from error
-        changes = [f"{key}: {old!r} there, {new!r} now" for key, old, new in differing(there, self.plan)]
         if changes:
             raise ArtifactError(
                 f"{self.folder} holds the beginning of other work ({'; '.join(changes[:5])}): go on with the same "
@@ -218,7 +219,7 @@ class ChunkFolder:
                         return
         except ArtifactError:
             raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *MISREAD) as error:
             raise ArtifactError(f"{path} cannot be read ({error}): {mend}") from error
 
     def note(self, name: str, value: Mapping[str, Any]) -> None:
@@ -230,7 +231,9 @@ class ChunkFolder:
         path = self.folder / f"{name}.json"
         try:
             value: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            if not isinstance(value, dict):
+                raise TypeError(f"a {type(value).__name__}, not an object")
+        except (OSError, *MISREAD) as error:
             raise ArtifactError(f"{path} cannot be read ({error}): remove {self.folder} and start again") from error
         return value
 

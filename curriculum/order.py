@@ -14,7 +14,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact import ArtifactError, Manifest, open_manifest
+from curriculum.artifact import MANIFEST, Manifest, open_manifest, reading
 from curriculum.blocks import BlockArray, blocks_of, open_blocks
 from curriculum.buckets import Bucket
 
@@ -79,6 +79,7 @@ class Order:
         self.bucket_of_cell: NDArray[np.int64] = np.array(facts["cells"]["bucket"], dtype=np.int64)
         self.stratum_of_cell: NDArray[np.int64] = np.array(facts["cells"]["stratum"], dtype=np.int64)
         cells = len(self.bucket_of_cell)
+        self._check_facts()
         digests = open_blocks(folder, manifest)
 
         def array(name: str, dtype: str, rows: int, width: int = 0) -> BlockArray:
@@ -104,12 +105,26 @@ class Order:
         """Open an ORDER folder in O(1). Raises ArtifactError naming what is wrong with it."""
         folder = Path(folder)
         manifest = open_manifest(folder, KIND)
-        try:
+        with reading(folder / MANIFEST, f"it lacks what an ORDER needs; remove {folder} and arrange again"):
             return cls(folder, manifest)
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(
-                f"{folder}/manifest.json lacks what an ORDER needs ({error!r}): remove {folder} and arrange again"
-            ) from error
+
+    def _check_facts(self) -> None:
+        """Raise ValueError when the manifest's numbers do not fit each other."""
+        whole = {"samples": self.samples, "batch_size": self.batch_size, "steps": self.steps}
+        for name, value in whole.items():
+            if type(value) is not int or value < (name == "batch_size"):
+                raise ValueError(f"{name}={value!r} is not a number of samples or steps")
+        ends = self.stage_ends
+        if not isinstance(ends, list) or not all(type(end) is int for end in ends) or ends != sorted(ends):
+            raise ValueError(f"stage_ends={ends!r} are not the steps at which stages end")
+        for name, of_cell, named in (
+            ("bucket", self.bucket_of_cell, self.buckets),
+            ("stratum", self.stratum_of_cell, self.strata),
+        ):
+            if of_cell.ndim != 1 or len(of_cell) != len(self.bucket_of_cell) or not len(of_cell):
+                raise ValueError(f"cells.{name} has the shape {of_cell.shape}")
+            if of_cell.min() < 0 or of_cell.max() >= len(named):
+                raise ValueError(f"cells.{name} names one that is not there: there are {len(named)}")
 
     def __len__(self) -> int:
         return self.samples

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
-from curriculum.artifact import fingerprint_of, hash_file
+from curriculum.artifact import fingerprint_of, hash_file, reading
 from curriculum.parquet import open_parquet
 
 BATCH_ROWS = 1 << 20
@@ -139,16 +139,19 @@ class OwnScores:
     def _batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for path in self._paths:
             with open_parquet(path) as file:
-                yield from file.iter_batches(batch_size=BATCH_ROWS, columns=list(names))
+                batches = file.iter_batches(batch_size=BATCH_ROWS, columns=list(names))
+                while True:
+                    with reading(path, "write the scores again"):
+                        batch = next(batches, None)
+                    if batch is None:
+                        break
+                    yield batch
 
 
 def _described(path: Path) -> tuple[pa.Schema, int]:
     """Return columns and number of rows of a file, which is closed again: there may be thousands."""
-    try:
-        with open_parquet(path) as file:
-            return file.schema_arrow, file.metadata.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"own_scores={path} cannot be read as Parquet: {error}") from error
+    with reading(path, "own_scores takes Parquet; write it again"), open_parquet(path) as file:
+        return file.schema_arrow, file.metadata.num_rows
 
 
 class HeldScores(OwnScores):

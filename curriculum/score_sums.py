@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from curriculum.artifact import reading
 from curriculum.parquet import open_parquet
 from curriculum.tokens import Tokens
 
@@ -36,8 +37,11 @@ class SourceSums:
 
 
 def sum_up(path: Path, tokens: Tokens) -> SourceSums:
-    """Return the figures of `<slice>.parquet`. O(N) time; memory does not grow with N."""
-    with open_parquet(path) as file:
+    """Return the figures of `<slice>.parquet`. O(N) time; memory does not grow with N.
+
+    Raises ArtifactError naming the file when it cannot be read.
+    """
+    with reading(path, "score again"), open_parquet(path) as file:
         names = file.schema_arrow.names
         models = [name.removeprefix("loss_") for name in names if name.startswith("loss_")]
         with_pd = {"weak", "strong"} <= set(models)

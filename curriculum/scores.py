@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from curriculum.artifact import ArtifactError, Manifest, open_manifest
+from curriculum.artifact import ArtifactError, Manifest, open_manifest, reading
 from curriculum.parquet import open_parquet
 from curriculum.tokens import Tokens
 
@@ -31,7 +31,9 @@ class Scores:
         self.slice = slice
         self.manifest = manifest
         self.fingerprint = manifest.fingerprint
-        self._file = open_parquet(folder / f"{slice}.parquet")
+        path = folder / f"{slice}.parquet"
+        with reading(path, f"remove {folder} and score again"):
+            self._file = open_parquet(path)
 
     @classmethod
     def open(cls, folder: str | Path, slice: str = "train") -> Scores:
@@ -80,9 +82,15 @@ class Scores:
                 "the model that it needs"
             )
         needed = sorted({stored for name in names for stored in _needs(name, self._file.schema_arrow.names)})
-        for batch in self._file.iter_batches(batch_size=BATCH_ROWS, columns=needed):
-            losses = {name: np.asarray(batch.column(name).to_numpy(zero_copy_only=False)) for name in needed}
-            yield {name: _derived(name, losses) for name in names}
+        batches = self._file.iter_batches(batch_size=BATCH_ROWS, columns=needed)
+        while True:
+            with reading(self.folder / f"{self.slice}.parquet", "score again"):
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                losses = {name: np.asarray(batch.column(name).to_numpy(zero_copy_only=False)) for name in needed}
+                derived = {name: _derived(name, losses) for name in names}
+            yield derived
 
     def check(self, tokens: Tokens) -> None:
         """Raise ArtifactError unless these are the scores of `tokens`."""

@@ -192,6 +192,8 @@ def _refuse_bad(name: str, chunk: Chunk, loss_N: NDArray[np.float32], scored: ND
 def _check(name: str, model: Reference, tokens: Mapping[str, Tokens]) -> list[str]:
     """Raise ValueError when a model cannot read the tokens; return warnings about what its scores mean."""
     warnings = []
+    for part in tokens.values():
+        part.check_tokenizer()
     for part in tokens.values() if model.text is None else ():
         if model.tokenizer_fingerprint is not None and model.tokenizer_fingerprint != part.tokenizer_fingerprint:
             raise ValueError(

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curriculum.tokenizer import TOKENIZER_FILE
+from curriculum.artifact import reading
+from curriculum.tokenizer import TOKENIZER_FILE, parse
 
 SPACE = "\u2581"
 LONE_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -27,11 +28,11 @@ def token_bytes(folder: Path) -> tuple[bytes, ...] | None:
     path = folder / TOKENIZER_FILE
     if not path.is_file():
         return None
-    from tokenizers import Tokenizer
-
-    data = json.loads(path.read_text("utf-8"))
-    vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
-    added = {entry["content"]: bool(entry.get("special")) for entry in data.get("added_tokens") or []}
+    with reading(path, "get the tokenizer again"):
+        text = path.read_text("utf-8")
+        data = json.loads(text)
+        vocabulary = parse(text).get_vocab(with_added_tokens=True)
+        added = {entry["content"]: bool(entry.get("special")) for entry in data.get("added_tokens") or []}
     spelled = _byte_characters() if _byte_level(data) else None
     found = [b""] * (max(vocabulary.values()) + 1)
     for token, number in vocabulary.items():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from curriculum.artifact import fingerprint_of
+from curriculum.artifact import fingerprint_of, reading
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -89,7 +89,8 @@ class TextTokenizer:
         """Open a folder with a tokenizer.json. Raises ValueError naming the file and the mend."""
         data = _read_json(folder / TOKENIZER_FILE)
         config = _read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
-        return cls(data, config, end_of_text or _find_end_of_text(data, config, str(folder)))
+        with reading(folder / TOKENIZER_FILE, "get the tokenizer again"):
+            return cls(data, config, end_of_text or _find_end_of_text(data, config, str(folder)))
 
     def encode(self, texts: list[str]) -> list[npt.NDArray[np.uint32]]:
         """Return the token ids of each text, uint32 [length], without end-of-text."""
@@ -205,14 +206,21 @@ def _canonical(data: dict[str, Any], end_of_text: str) -> dict[str, Any]:
 
 
 def _build(data: dict[str, Any]) -> Tokenizer:
+    tokenizer = parse(json.dumps(data))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def parse(text: str) -> Tokenizer:
+    """Return the tokenizer that a tokenizer.json describes. Raises ValueError when it describes none."""
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_str(json.dumps(data))
-    except Exception as error:  # the Rust side raises bare Exception
+        return Tokenizer.from_str(text)
+    except BaseException as error:  # the Rust side raises bare Exception, and a panic is none
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ValueError(f"{TOKENIZER_FILE} cannot be used ({error}): save the tokenizer again") from error
-    tokenizer.encode_special_tokens = True
-    return tokenizer
 
 
 def _find_end_of_text(data: dict[str, Any], config: dict[str, Any], place: str) -> str:
@@ -237,10 +245,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         there = ", ".join(sorted(os.listdir(path.parent))[:5]) or "nothing"
         raise ValueError(f"{path} does not exist (there: {there}): give a folder with a {TOKENIZER_FILE}")
-    try:
+    with reading(path, "get the tokenizer again"):
         value = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): get the tokenizer again") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}, not a JSON object: get the tokenizer again")
     return value

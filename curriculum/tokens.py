@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curriculum.artifact import ArtifactError, Manifest, fingerprint_of, open_manifest
+from curriculum.artifact import MANIFEST, ArtifactError, Manifest, fingerprint_of, open_manifest, reading
 from curriculum.token_ids import IntArray, NumberFile, TokenIds
+from curriculum.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
 
 KIND = "tokens"
 SLICES = ("train", "validation", "reference")
@@ -89,12 +90,23 @@ class Tokens:
             raise ValueError(f"slice={slice!r} is unknown: choose one of {', '.join(SLICES)}")
         folder = Path(folder)
         manifest = open_manifest(folder, KIND)
-        try:
+        with reading(folder / MANIFEST, f"it lacks what TOKENS need; remove {folder} and prepare again"):
             return cls(folder, slice, manifest)
-        except (KeyError, TypeError) as error:
+
+    def check_tokenizer(self) -> None:
+        """Raise ArtifactError unless the tokenizer that lies in the folder is the one that made these tokens.
+
+        It is asked wherever ids are turned into text, or text into ids. TOKENS without a tokenizer.json pass.
+        """
+        path = self.tokenizer_folder / TOKENIZER_FILE
+        if not path.is_file():
+            return
+        found = tokenizer_fingerprint(self.tokenizer_folder)
+        if found != self.tokenizer_fingerprint:
             raise ArtifactError(
-                f"{folder}/manifest.json lacks what TOKENS need ({error!r}): remove {folder} and prepare again"
-            ) from error
+                f"{path} is another tokenizer ({found}) than the one that made the tokens of {self.folder} "
+                f"({self.tokenizer_fingerprint}): put that one back, or prepare the text again"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Tokens.open, (self.folder, self.slice)

@@ -13,6 +13,7 @@ from typing import Any
 from launch.flags import as_overrides
 from train.faults import arm
 from train.packages import check_packages
+from train.secrets import log_without_secrets, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb is None:
         print(f"pdpc: unknown verb {name!r}: use one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_without_secrets(logging.INFO)
     try:
         check_packages()
         arm()
@@ -166,13 +167,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         if os.environ.get("PDPC_TRACEBACK"):
             raise
-        message = " ".join(str(error).split())  # one paragraph, also when a library's own message is part of it
+        message = without_secrets(
+            " ".join(str(error).split())
+        )  # one paragraph, also when a library's own message is part of it
         print(message if message.startswith(f"{name}:") else f"pdpc {name}: {message}", file=sys.stderr)
         return int(getattr(error, "exit_code", 2))
     except OSError as error:
         if os.environ.get("PDPC_TRACEBACK"):
             raise
-        print(f"pdpc {name}: {error}", file=sys.stderr)
+        print(without_secrets(f"pdpc {name}: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"pdpc {name}: interrupted; run the same command again to go on", file=sys.stderr)

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from curriculum.artifact import reading
+
 EVALUATIONS = "evaluations"
 
 
@@ -84,18 +86,16 @@ def read_answers(path: Path) -> dict[str, Items]:
 
     if not path.is_file():
         return {}
-    try:
+    with reading(path, "evaluate the stage again (pdpc evaluate)"):
         table = pq.read_table(path, columns=["measure", "item", "value", "weight"]).combine_chunks()
         names = table["measure"].cast(pa.string()).dictionary_encode().combine_chunks()
-    except (OSError, pa.ArrowInvalid, KeyError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): evaluate the stage again (pdpc evaluate)") from error
-    if not len(names):
-        return {}
-    numbers = names.indices.to_numpy()
-    rows = np.argsort(numbers, kind="stable")
-    ends = np.cumsum(np.bincount(numbers, minlength=len(names.dictionary)))[:-1]
-    columns = [np.split(table[name].to_numpy()[rows], ends) for name in ("item", "value", "weight")]
-    return {key: Items(*parts) for key, *parts in zip(names.dictionary.to_pylist(), *columns, strict=True)}
+        if not len(names):
+            return {}
+        numbers = names.indices.to_numpy()
+        rows = np.argsort(numbers, kind="stable")
+        ends = np.cumsum(np.bincount(numbers, minlength=len(names.dictionary)))[:-1]
+        columns = [np.split(table[name].to_numpy()[rows], ends) for name in ("item", "value", "weight")]
+        return {key: Items(*parts) for key, *parts in zip(names.dictionary.to_pylist(), *columns, strict=True)}
 
 
 def _joined(parts: list[NDArray[np.generic]], dtype: type) -> NDArray[np.generic]:

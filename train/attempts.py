@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact import write_text
+from curriculum.artifact import ArtifactError, reading, write_text
 from train.answers import EVALUATIONS
 
 log = logging.getLogger(__name__)
@@ -75,10 +75,11 @@ class Attempts:
         if not self._path.is_file():
             return
         try:
-            told = json.loads(self._path.read_text("utf-8"))
-            running, asked, ended = told["running"], dict(told["asked"]), dict(told["ended"])
-        except (ValueError, KeyError, TypeError) as error:
-            log.warning("%s cannot be read (%s): every task is tried again", self._path, error)
+            with reading(self._path, "every task is tried again"):
+                told = json.loads(self._path.read_text("utf-8"))
+                running, asked, ended = _checked(told)
+        except ArtifactError as error:
+            log.warning("%s", error)
             return
         self._asked, self._ended = asked, ended
         if running is None:
@@ -92,6 +93,18 @@ class Attempts:
             ended.setdefault(task, []).append(running["step"])
             log.warning("benchmark %s ended the life of this run before this one: it is passed over", task)
         self._note(None)
+
+
+def _checked(told: Any) -> tuple[dict[str, Any] | None, dict[str, int], dict[str, list[int]]]:
+    """Return what the file says. Raises TypeError or KeyError when it says something else."""
+    running, asked, ended = told["running"], dict(told["asked"]), dict(told["ended"])
+    good = all(type(lives) is int for lives in asked.values())
+    good &= all(isinstance(steps, list) and all(type(step) is int for step in steps) for steps in ended.values())
+    if running is not None:
+        good &= isinstance(running["task"], str) and type(running["step"]) is int and type(running["asked"]) is bool
+    if not good:
+        raise TypeError("its values are of other types")
+    return running, asked, ended
 
 
 def forget_attempts(run: Path) -> None:

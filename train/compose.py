@@ -13,10 +13,15 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_origin
 
+from train.config_check import check_files, check_settings, check_words
+from train.secrets import without_secrets
+
 T = TypeVar("T")
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 """The folder of YAML groups in the checkout."""
+LONGEST_MESSAGE = 2000
+"""Characters."""
 
 
 class SettingsError(ValueError):
@@ -29,7 +34,7 @@ def compose(
     """Return the settings of a verb: `configs/<verb>.yaml` under the dataclass `schema`, with Hydra overrides.
 
     `choices` names the groups whose type depends on the choice: {"preference": {"pdpc": Pdpc, ...}}; their YAML files
-    begin with `defaults: [<name>_schema]`. Raises SettingsError.
+    begin with `defaults: [<name>_schema]`. Raises SettingsError; no secret that can be told stands in its message.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -40,6 +45,11 @@ def compose(
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    try:
+        check_words(overrides, CONFIGS)
+        check_files(verb, overrides, CONFIGS)
+    except ValueError as error:
+        raise SettingsError(_short(f"{verb}: {error}")) from None
     choices = choices or {}
     store = ConfigStore.instance()
     store.store(name=f"{verb}_schema", node=_schema(schema, missing=list(choices)))
@@ -50,16 +60,18 @@ def compose(
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
             config = hydra_compose(verb, overrides=list(overrides))
-        return cast(T, OmegaConf.to_object(config))
+        settings = cast(T, OmegaConf.to_object(config))
+        check_settings(settings)
+        return settings
     except (HydraException, OmegaConfBaseException, FrozenInstanceError) as error:
         known = sorted(
             {*_keys(schema), *(f"{g}.{k}" for g, o in choices.items() for t in o.values() for k in _keys(t))}
         )
-        raise SettingsError(_explain(verb, error, known)) from error
+        raise SettingsError(_short(_explain(verb, error, known))) from None
     except YAMLError as error:
-        raise SettingsError(f"{verb}: not YAML: {' '.join(str(error).split())}: mend that file") from error
+        raise SettingsError(_short(f"{verb}: not YAML: {' '.join(str(error).split())}: mend that file")) from None
     except ValueError as error:
-        raise SettingsError(f"{verb}: {error}") from error
+        raise SettingsError(_short(f"{verb}: {error}")) from None
 
 
 def as_yaml(settings: Any) -> str:
@@ -67,6 +79,14 @@ def as_yaml(settings: Any) -> str:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.structured(settings))
+
+
+def _short(message: str) -> str:
+    """Return a message without secrets and without the middle of a very long value."""
+    text = without_secrets(message)
+    return (
+        text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE // 2]} ... {text[-LONGEST_MESSAGE // 2 :]}"
+    )
 
 
 def _schema(schema: type, missing: list[str]) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from train.deadline import Deadline, TooLate
+from train.secrets import without_secrets
 from train.world import World
 
 T = TypeVar("T")
@@ -30,7 +31,9 @@ class Exchange:
 
         Raises RankFailed with the lowest rank's `error` if any brought one, or if the ranks met at different steps. A
         rank that has failed outside a meeting calls this once with its error: the others are told at their next one.
+        Errors are told, and written down, without secrets.
         """
+        error = without_secrets(error) if error is not None else None
         with self.deadline.held():
             told = _all_gather(json.dumps([step, value, error]).encode(), self.world)
             notes = [json.loads(text) for text in told]

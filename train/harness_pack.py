@@ -58,6 +58,7 @@ def write_pack(folder: Path, settings: BenchmarkSettings) -> None:
     manager = task_manager(settings)
     for name in settings.tasks:
         check_known(name, manager)
+        _check_name(name)
     config = {"tasks": sorted(settings.tasks)}
     with create(folder, KIND, config=config) as draft:
         (draft.path / TASKS).mkdir()
@@ -106,6 +107,7 @@ def _write_groups(place: Path, names: list[str], manager: Any) -> tuple[list[str
         inline = [member for member in config["task"] if not isinstance(member, str)]
         if inline:
             raise ValueError(f"group {name} defines or changes members in place ({inline[0]}): name its tasks instead")
+        _check_name(name)
         groups.append(name)
         left += config["task"]
         (place / name).mkdir()
@@ -113,11 +115,18 @@ def _write_groups(place: Path, names: list[str], manager: Any) -> tuple[list[str
     return sorted(groups), tags
 
 
+def _check_name(name: str) -> None:
+    """Raise ValueError for a name that is no name of a folder: it would be written elsewhere."""
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} cannot be packed: a pack has a folder for it, and that is no name of one")
+
+
 def _write_task(draft: Draft, name: str, task: Any, manager: Any, tags: set[str]) -> None:
     """Write one task's yaml, code and data."""
     entry = manager.task_index.get(name)
     if entry is None or entry.kind.name != "TASK":
         raise ValueError(f"{name} is not a task file but Python code, or defined inside a group: it cannot be packed")
+    _check_name(name)
     place = draft.path / TASKS / name
     place.mkdir(exist_ok=True)
     config = _read(entry.yaml_path)

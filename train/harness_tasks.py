@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.artifact import MANIFEST, fingerprint_of, hash_file, verify
+from train.config_check import check_yaml
 from train.harness_shelter import LOCAL_FORMATS, SEED, located, shelter
 
+LARGEST_TASK = 1 << 20
+"""Bytes of a task file."""
+MOST_VALUES = 100_000
+"""Values of a task file, those that come of its aliases among them."""
 log = logging.getLogger(__name__)
 
 
@@ -59,8 +64,11 @@ def check_tasks(settings: BenchmarkSettings) -> None:
     for path in map(Path, settings.task_paths):
         if (path / MANIFEST).is_file():
             verify(path)
-        if not any(path.glob("**/*.yaml")):
+        files = sorted(path.glob("**/*.yaml"))
+        if not files:
             raise ValueError(f"benchmarks.task_paths: {path} holds no task file (*.yaml): build the benchmark first")
+        for file in files:
+            check_yaml(file, LARGEST_TASK, tags=["!function"], nodes=MOST_VALUES)
     manager = task_manager(settings)
     for name in settings.tasks:
         check_known(name, manager)

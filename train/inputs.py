@@ -46,6 +46,7 @@ def open_inputs(settings: TrainSettings) -> Inputs:
     check_tasks(settings.benchmarks)
     order = Order.open(settings.data.order)
     tokens = Tokens.open(settings.data.tokens, order.manifest.facts["slice"])
+    tokens.check_tokenizer()
     arranged = order.manifest.inputs.get("tokens")
     if arranged != tokens.fingerprint:
         raise ArtifactError(

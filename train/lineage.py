@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact import ArtifactError, open_manifest
+from curriculum.artifact import MANIFEST, ArtifactError, open_manifest, reading
 from curriculum.consumed import as_hex, order_hash
 from curriculum.order import Order
 from curriculum.split import Split, cursor_after
@@ -59,7 +59,8 @@ def check_resume(folder: Path, order: Order, accepted: bool = False) -> None:
     be any that begins with what was read. O(cursor), see `order_hash`.
     """
     manifest = open_manifest(folder, checkpoint.KIND)
-    step, cursor, trained_on = manifest.facts["step"], manifest.facts["cursor"], manifest.inputs.get("order")
+    with reading(folder / MANIFEST, "go on from another checkpoint"):
+        step, cursor, trained_on = int(manifest.facts["step"]), manifest.facts["cursor"], manifest.inputs.get("order")
     if "consumed_hash" not in manifest.facts:
         raise ArtifactError(
             f"checkpoint {folder} does not say what was consumed (facts.consumed_hash): it was written by an older "

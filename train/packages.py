@@ -1,10 +1,15 @@
-"""The four packages come from one place, or PDPC says which stranger stands in the way."""
+"""What a run is computed by: our four packages, from one place, and the versions of others."""
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+RECORDED = ("torch", "deepspeed", "transformers")
+"""Packages whose versions are written into every run and checkpoint, beside Python's and ours."""
 NAMES = ("models", "curriculum", "train", "launch")
 
 
@@ -19,3 +24,19 @@ def check_packages() -> None:
                 f"another package named {name!r} stands in the way at {found}: "
                 f"run pdpc where {home} comes first on the path"
             )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes a run."""
+    from curriculum.artifact import code_version
+
+    found = {"pdpc": code_version(), "python": platform.python_version()}
+    return found | {name: version(name) for name in RECORDED}
+
+
+def drift(before: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each version that is not what a run was computed by before, naming both."""
+    now = versions()
+    for name, old in before.items():
+        if old != now.get(name):
+            yield f"{name} was {old} and is {now.get(name)} now: last digits may differ"

@@ -33,8 +33,10 @@ from train.identity import check_acceptable, identity
 from train.inputs import Inputs, open_inputs, verify_inputs
 from train.lineage import check_resume, conversion, work_split
 from train.loop import Loop, Progress
+from train.packages import drift
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
 from train.schedule import wasted_rise
+from train.secrets import log_without_secrets
 from train.settings import TrainSettings
 from train.signals import Left, Signals, posted
 from train.tracking import MetricsFile, NullTracker, Tracker, start_tracker
@@ -150,6 +152,9 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
             manifest = open_manifest(found, checkpoint.KIND)
         step = checkpoint.step_of(found) if found else 0
         checkpoint.set_aside(folder, checkpoint.damaged_records(folder, manifest))
+        recorded = claimed.facts.get("versions") or (manifest.facts.get("versions", {}) if manifest else {})
+        for line in drift(recorded):
+            log.warning("%s", line)
         converted = conversion(claimed.facts.get("lives", []), step, split)
         claimed.describe(settings, inputs, step, accepted, extra)
     except ValueError as error:
@@ -334,6 +339,6 @@ def _ask(loop: Loop, attempts: Attempts | None) -> Evaluated:
 def quiet_ranks() -> None:
     """Let rank 0 alone speak below the level of warnings."""
     first = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s", force=True)
+    log_without_secrets(logging.INFO if first else logging.WARNING, force=True)
     for name in ("DeepSpeed", "filelock", "fsspec", "httpx", "datasets", "lm_eval"):
         logging.getLogger(name).setLevel(logging.WARNING)

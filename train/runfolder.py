@@ -5,23 +5,33 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import platform
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact import ArtifactError, Manifest, code_version, fingerprint_of, open_manifest, write_text
+from curriculum.artifact import (
+    ArtifactError,
+    Manifest,
+    fingerprint_of,
+    open_manifest,
+    reading,
+    write_text,
+)
 from train import checkpoint
+from train.answers import EVALUATIONS
 from train.compose import as_yaml
+from train.consumption import CONSUMED
 from train.identity import Change, changes, facts_of, flat, identity, judge, unrecorded
 from train.inputs import Inputs
 from train.lineage import ChangedRun
+from train.packages import versions
 from train.settings import TrainSettings
+from train.watchdog import STACKS
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +40,8 @@ FORMAT = 2
 """Of run.json; before 2 it had no checksum."""
 CHECKPOINTS = "checkpoints"
 EXPORT = "export"
+FOLDERS = (CHECKPOINTS, CONSUMED, EVALUATIONS, STACKS)
+"""Folders of a RUN in which files are written."""
 WRITTEN = ("arm", "fingerprints", "identity", "parameters", "paths", "seed", "status", "versions")
 """What is in every run.json, and what readers build on."""
 MEND = "restore it, or remove it to go on from the newest checkpoint (what it tells of earlier lives is lost then)"
@@ -47,6 +59,7 @@ class RunFolder:
     def claim(cls, path: Path, wait_s: float = 15.0) -> RunFolder:
         """Create or open a RUN folder and lock it. Raises ValueError when another process goes on writing there."""
         path.mkdir(parents=True, exist_ok=True)
+        refuse_links(path)
         lock = open(path / ".lock", "a")  # noqa: SIM115  # held until release()
         deadline = time.monotonic() + wait_s
         while True:
@@ -73,12 +86,7 @@ class RunFolder:
         self, settings: TrainSettings, inputs: Inputs, step: int, accepted: Sequence[Change], extra: Mapping[str, Any]
     ) -> None:
         """Write what the run is made of; every life of a run, and the step that it goes on from, is kept in `lives`."""
-        asked = identity(settings)
-        versions = {"pdpc": code_version(), "python": platform.python_version()}
-        versions |= {name: version(name) for name in ("torch", "deepspeed")}
-        for name, before in self.facts.get("versions", {}).items():
-            if before != versions.get(name):
-                log.warning("%s was %s and is %s now: last digits may differ", name, before, versions.get(name))
+        asked, made_by = identity(settings), versions()
         for change in accepted:
             log.warning("accepted on record: %s", change)
         prints = {**inputs.fingerprints, "config": fingerprint_of(asked)}
@@ -86,7 +94,7 @@ class RunFolder:
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "step": step,
             "order": prints["order"],
-            "versions": versions,
+            "versions": made_by,
             **({"accepted": [asdict(change) for change in accepted]} if accepted else {}),
             **extra,
         }
@@ -99,7 +107,7 @@ class RunFolder:
             "identity": asked,
             "decoder": asdict(inputs.decoder),
             "fingerprints": prints,
-            "versions": versions,
+            "versions": made_by,
             "lives": [*self.facts.get("lives", []), life],
             **extra,
         }
@@ -175,16 +183,28 @@ def _readable(checkpoints: Path) -> Manifest | None:
     return None
 
 
+def refuse_links(path: Path) -> None:
+    """Raise ArtifactError when an entry of a RUN folder is a link: what a run writes stays in its folder.
+
+    The folder itself may be one. W&B's own folder, which holds links to its newest run, is left to W&B.
+    """
+    for inside in (path, *(path / name for name in FOLDERS)):
+        for entry in os.scandir(inside) if inside.is_dir() else ():
+            if entry.is_symlink():
+                raise ArtifactError(
+                    f"{entry.path} is a link to {os.readlink(entry.path)}: a run writes into its own folder alone; "
+                    "copy what it points to, or link the whole folder"
+                )
+
+
 def read_run(path: Path) -> dict[str, Any]:
     """Return a run's facts. Raises ArtifactError naming what is missing or damaged."""
     file = path / RUN
     if not file.is_file():
         raise ArtifactError(f"{path} is not a RUN folder (it has no {RUN}): give the output of pdpc train")
-    try:
+    with reading(file, MEND):
         text = file.read_text("utf-8")
         facts: dict[str, Any] = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{file} is not JSON ({error}): {MEND}") from error
     lacking = [key for key in WRITTEN if not isinstance(facts, dict) or key not in facts]
     if lacking:
         raise ArtifactError(

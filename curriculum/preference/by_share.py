@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact import hash_file
+from curriculum.artifact import hash_file, reading
 from curriculum.preference.base import SOURCE, Counts, Cut, Preference, Progress, ScoreCut
 
 ALL_GIVEN = 1e-9
@@ -90,7 +90,7 @@ class Table(ScoreCut):
         if not path.is_file():
             raise ValueError(f"preference.file={self.file!r} is not a file: give a CSV of progress by bucket shares")
         wanted = ["progress", *self.bucket_names([])]
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with reading(path, "mend that file"), open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restkey=BEYOND)
             columns = reader.fieldnames or []
             if sorted(columns) != sorted(wanted):

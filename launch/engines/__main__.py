@@ -16,6 +16,7 @@ from typing import Any
 from launch.engines.task import Task
 from train.compose import compose
 from train.packages import check_packages
+from train.secrets import log_without_secrets
 
 
 def _prepare() -> tuple[type, Callable[[Any], Task]]:
@@ -38,9 +39,7 @@ def main(arguments: list[str]) -> int:
     """Compose the settings from Hydra overrides and work; return the exit code: 2 refused at the door, 1 failed."""
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
     words = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]
-    logging.basicConfig(
-        level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING, format="%(message)s"
-    )
+    log_without_secrets(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     log = logging.getLogger(__name__)
     verb = words[0] if words else ""
     if verb not in VERBS:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from curriculum.artifact import MANIFEST, ArtifactError, write_text
+from curriculum.artifact import MANIFEST, ArtifactError, reading, write_text
 from curriculum.scores import Scores
 from curriculum.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
 from curriculum.tokens import Tokens
@@ -188,18 +188,32 @@ def _own_settings(
             f"{other[0]} is the run's own with stages={settings.stages}: leave it out (what may differ is "
             f"{', '.join(MAY_DIFFER)})"
         )
+    heldout, benchmarks = own_settings(run)
+
+    def now(name: str, own: T) -> T:
+        known = [item.name for item in fields(own)]  # type: ignore[arg-type]
+        values = {key: getattr(getattr(settings, name), key) for key in known if f"{name}.{key}" in given}
+        return replace(own, **values)  # type: ignore[type-var]
+
+    return now("heldout", heldout), now("benchmarks", benchmarks)
+
+
+def own_settings(run: Path) -> tuple[HeldoutSettings, BenchmarkSettings]:
+    """Return what a run asks at its stage ends, by its config.json; keys that this PDPC does not know are left out.
+
+    Raises ArtifactError naming the file.
+    """
     path = run / "config.json"
     if not path.is_file():
         raise ArtifactError(f"{path} is missing, and what the run asks at its stage ends with it: restore it")
-    kept = json.loads(path.read_text("utf-8"))
 
-    def own(name: str, default: T) -> T:
-        known = {item.name for item in fields(default)}  # type: ignore[arg-type]
-        values = {key: value for key, value in kept.get(name, {}).items() if key in known}
-        now = {key: getattr(getattr(settings, name), key) for key in known if f"{name}.{key}" in given}
-        return replace(default, **{**values, **now})  # type: ignore[type-var]
+    def own(name: str, kind: type[T]) -> T:
+        known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+        return kind(**{key: value for key, value in kept.get(name, {}).items() if key in known})
 
-    return own("heldout", HeldoutSettings()), own("benchmarks", BenchmarkSettings())
+    with reading(path, "restore it"):
+        kept = json.loads(path.read_text("utf-8"))
+        return own("heldout", HeldoutSettings), own("benchmarks", BenchmarkSettings)
 
 
 def _as_trained(run: Path, step: int, facts: dict[str, Any]) -> Decoder:
@@ -212,6 +226,7 @@ def _questions(facts: dict[str, Any], heldout: HeldoutSettings, benchmarks: Benc
     """Return what a run's model is asked. Raises ArtifactError when its inputs are not what the run used."""
     check_tasks(benchmarks)
     validation, pd = _heldout_of(facts)
+    validation.check_tokenizer()
     return Questions(validation.tokenizer_folder, validation, pd, heldout, benchmarks)
 
 

@@ -146,4 +146,5 @@ def _decoder(tokens: Tokens | None) -> TextDecoder | None:
         return None
     from curriculum.tokenizer import TextTokenizer
 
+    tokens.check_tokenizer()
     return TextTokenizer.open(tokens.tokenizer_folder).decode

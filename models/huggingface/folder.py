@@ -37,7 +37,7 @@ def read_json(path: Path, mend: str) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: {mend}") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): {mend}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not a JSON object: {mend}")

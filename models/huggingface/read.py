@@ -27,6 +27,12 @@ def load(folder: Path, dtype: torch.dtype, *, end_of_text: int | None = None) ->
     """
     folder = Path(folder)
     config = read_config(folder, end_of_text)
+    stored = sum(path.stat().st_size for path in weight_files(folder))
+    if config.parameter_count() > stored:  # before a module is made: a layer is a millisecond
+        raise ValueError(
+            f"{folder / 'config.json'} describes {config.parameter_count():,} parameters, more than the "
+            f"{stored:,} bytes of the weights beside it: fetch the folder again"
+        )
     with torch.device("meta"):
         decoder = Decoder(config)
     state = _read_weights(folder, config, dtype)
@@ -43,9 +49,19 @@ def read_config(folder: Path, end_of_text: int | None) -> DecoderConfig:
     path = folder / "config.json"
     raw = read_json(path, "name a folder written by save_pretrained or by pdpc export")
     _refuse_unsupported(path, raw)
+    try:
+        return DecoderConfig(**_shape(path, raw, end_of_text))
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}: restore the model's own config.json, or use another model") from error
+
+
+def _shape(path: Path, raw: Mapping[str, Any], end_of_text: int | None) -> dict[str, Any]:
+    """Return the fields of the decoder's config."""
     heads, width = _number(path, raw, "num_attention_heads"), _number(path, raw, "hidden_size")
     head_size = _number(path, raw, "head_dim") if raw.get("head_dim") is not None else width // max(1, heads)
-    shape: dict[str, Any] = {
+    return {
         "vocab_size": _number(path, raw, "vocab_size"),
         "layers": _number(path, raw, "num_hidden_layers"),
         "width": width,
@@ -59,10 +75,6 @@ def read_config(folder: Path, end_of_text: int | None) -> DecoderConfig:
         "end_of_text": end_of_text if end_of_text is not None else _shared_end(raw),
         "explicit_head_size": None if head_size * heads == width else head_size,
     }
-    try:
-        return DecoderConfig(**shape)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}: restore the model's own config.json, or use another model") from error
 
 
 def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
@@ -98,14 +110,17 @@ def _number(path: Path, raw: Mapping[str, Any], key: str) -> int:
 
 def _read_weights(folder: Path, config: DecoderConfig, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return the decoder's tensors by its own names, checked for names and shapes."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     names = tensor_names(config)
     mend = "the folder is incomplete or its config.json belongs to other weights; fetch it again"
     with ExitStack() as stack:
         holder = {}
         for path in weight_files(folder):
-            opened = stack.enter_context(safe_open(path, framework="pt"))
+            try:
+                opened = stack.enter_context(safe_open(path, framework="pt"))
+            except SafetensorError as error:
+                raise ValueError(f"{path} is no sound safetensors file ({error}): fetch the folder again") from error
             holder.update(dict.fromkeys(opened.keys(), opened))
         # Old checkpoints store the rotary table, which follows from rope_theta.
         given = {name for name in holder if not name.endswith("rotary_emb.inv_freq")}

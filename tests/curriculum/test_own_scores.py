@@ -160,7 +160,7 @@ def test_files_that_are_none_are_named(tmp_path, parquet):
         OwnScores(tmp_path)
     for content in (b"", b"PAR1", b"quality\n1.0\n", b"PAR1" + bytes(100) + b"PAR1"):
         (tmp_path / "bad.parquet").write_bytes(content)
-        with pytest.raises(ValueError, match=r"bad\.parquet cannot be read as Parquet"):
+        with pytest.raises(ValueError, match=r"bad\.parquet cannot be read .*own_scores takes Parquet"):
             OwnScores(tmp_path / "bad.parquet")
     parquet(tmp_path / "parts" / "a.parquet", quality=[1.0])
     parquet(tmp_path / "parts" / "b.parquet", quality=[1])

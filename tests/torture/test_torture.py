@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from curriculum.artifact import open_manifest
-from tests.torture import evaluation, fields, kills, meeting, mixed, red, straggler, swap, torn, worlds
+from tests.torture import canaries, evaluation, fields, kills, meeting, mixed, red, straggler, swap, torn, worlds
 from tests.torture.campaign import Tally, campaigns, case_seeds
 from tests.torture.forks import ROOT, served
 from tests.torture.runs import BATCH, Material, difference, forget, prepared
@@ -74,6 +74,14 @@ def test_a_benchmark_that_loses_its_data(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "SOFT", ())
     monkeypatch.setattr(evaluation, "HARD", ())
     passes(evaluation.run(1, 1, tmp_path), 1)
+
+
+def test_a_life_leaves_no_secret(tmp_path, server):
+    material, tasks = canaries.material_of(tmp_path)
+    (tmp_path / "round").mkdir()
+    life = canaries.Round(server, material, tasks, tmp_path / "round", np.random.default_rng(5))
+    assert life.life("tests.torture.forks:train", life.words, output=str(life.run)) == 0, life.told()
+    assert life.left() is None
 
 
 def test_the_red_control_fails(tmp_path):

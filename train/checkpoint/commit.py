@@ -14,11 +14,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import platform
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,6 @@ from curriculum.artifact import (
     ArtifactError,
     FileEntry,
     Manifest,
-    code_version,
     fingerprint_of,
     open_manifest,
     sync,
@@ -41,6 +38,7 @@ from train.checkpoint.write import NotFiniteError, write_shard
 from train.engine import Engine
 from train.exchange import Exchange
 from train.faults import fault
+from train.packages import versions
 from train.world import World
 
 log = logging.getLogger(__name__)
@@ -188,12 +186,6 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     sync(folder.parent)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what computes a run."""
-    found = {"pdpc": code_version(), "python": platform.python_version()}
-    return found | {name: version(name) for name in ("torch", "deepspeed")}
 
 
 def _check_visible(temporary: Path, files: Mapping[str, FileEntry]) -> None:

@@ -27,10 +27,11 @@ def step_of(folder: Path) -> int:
 
 
 def candidates(checkpoints: Path) -> list[Path]:
-    """Return the checkpoint folders, newest first, unchecked; what is being written has another name."""
+    """Return the checkpoint folders, newest first, unchecked; a link is none, nor is what is being written."""
     if not checkpoints.is_dir():
         return []
-    return sorted((path for path in checkpoints.iterdir() if NAME.fullmatch(path.name)), key=step_of, reverse=True)
+    there = [path for path in checkpoints.iterdir() if NAME.fullmatch(path.name) and not path.is_symlink()]
+    return sorted(there, key=step_of, reverse=True)
 
 
 def newest(checkpoints: Path) -> Path | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from curriculum.artifact import ArtifactError, Manifest, open_manifest
+from curriculum.artifact import MANIFEST, ArtifactError, Manifest, open_manifest, reading
 from models.config import DecoderConfig
 from train.checkpoint.find import KIND, check_file, verified
 from train.checkpoint.layout import KINDS, WORD, Part, check_complete, read_header
@@ -52,7 +52,11 @@ def read_weights(folder: Path, kind: str = "param") -> tuple[DecoderConfig, dict
     Raises ArtifactError naming what is damaged, before any of it is used.
     """
     manifest = verified(folder)
-    config = DecoderConfig(**manifest.facts["model"])
+    with reading(folder / MANIFEST, "go on from another checkpoint"):
+        config = DecoderConfig(**manifest.facts["model"])
+        stored = sum(entry.bytes for entry in manifest.files.values())
+        if WORD * config.parameter_count() > stored:  # before a module is made: a layer is a millisecond
+            raise ValueError(f"its model has {config.parameter_count():,} parameters, its files {stored:,} bytes")
     shapes = _shapes(config)
     sizes = {name: shape.numel() for name, shape in shapes.items()}
     state = {name: torch.empty(size) for name, size in sizes.items()}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from curriculum.artifact import write_text
+from curriculum.artifact import reading, write_text
 from curriculum.split import cursor_after
 from train.exit_codes import GUARD_STOPPED
 from train.hooks.hook import Hook
@@ -111,10 +111,7 @@ class Guard(Hook):
         self._loop = loop
         if not loop.world.first or not self._path.exists():
             return
-        lines = [
-            line for line in self._path.read_text("utf-8").split("\n")[:-1] if line
-        ]  # a torn last line is left out
-        kept = [line for line in lines if json.loads(line)["step"] <= loop.progress.step]
+        kept = skipped_until(self._path, loop.progress.step)
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def pre_step(self, loop: Loop, batch: Batch) -> None:
@@ -228,6 +225,16 @@ class Guard(Hook):
                 os.fsync(file.fileno())
 
         loop.world.first_does(append)
+
+
+def skipped_until(path: Path, step: int) -> list[str]:
+    """Return the lines of skipped.jsonl of steps up to `step`; a torn last line, of a killed writer, is left out.
+
+    Raises ArtifactError naming the file when one is not a record.
+    """
+    with reading(path, "restore it, or remove it to forget what was left out"):
+        lines = [line for line in path.read_text("utf-8").split("\n")[:-1] if line]
+        return [line for line in lines if json.loads(line)["step"] <= step]
 
 
 def listed(ids: list[int]) -> str:

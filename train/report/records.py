@@ -124,7 +124,7 @@ def read_metrics(path: Path) -> tuple[list[Record], list[str]]:
             continue
         try:
             records.append(_record(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
                 raise ValueError(
                     f"{path}: line {number} is not a metrics record ({error}): mend or remove that line, "
@@ -160,7 +160,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): restore the file, or remove it to report without it") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}, not an object: restore the file")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 import time
 from typing import Protocol
 
 from train.faults import fault
+from train.secrets import without_secrets
 from train.tracking.metrics import Record
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class Background:
             log.warning(
                 "%s is out of reach (%s): the run goes on, metrics.jsonl has every record; it is tried again",
                 self.destination.title,
-                without_secrets(error),
+                in_a_line(error),
             )
 
 
@@ -158,8 +158,6 @@ class Trackers:
             part.finish(max(0.0, deadline - time.monotonic()))
 
 
-def without_secrets(error: BaseException) -> str:
-    """Return an error in one line of at most 300 characters, in which the W&B key, should it be there, is not."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    key = os.environ.get("WANDB_API_KEY")
-    return (text.replace(key, "***") if key else text)[:300]
+def in_a_line(error: BaseException) -> str:
+    """Return an error in one line of at most 300 characters, without secrets."""
+    return without_secrets(" ".join(f"{type(error).__name__}: {error}".split()))[:300]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact import write_text
+from curriculum.artifact import reading, write_text
 
 Record = dict[str, Any]
 
@@ -86,16 +86,25 @@ def read_metrics(path: Path) -> list[Record]:
     Raises ValueError naming a broken line elsewhere.
     """
     records = []
-    lines = path.read_text("utf-8").split("\n")
+    with reading(path, "the file was changed by hand; restore it"):
+        lines = path.read_text("utf-8").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
+            records.append(_record(line))
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise ValueError(
-                f"{path} line {number} is not JSON ({error}): the file was changed by hand; restore it"
+                f"{path} line {number} is not a record ({error}): the file was changed by hand; restore it"
             ) from error
     return records
+
+
+def _record(line: str) -> Record:
+    """Return a line as a record. Raises ValueError for one that does not say its kind and its step."""
+    record = json.loads(line)
+    if not isinstance(record, dict) or type(record.get("step")) is not int or "kind" not in record:
+        raise ValueError("it has no kind and step")
+    return record

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact import fingerprint_of
+from curriculum.artifact import fingerprint_of, reading
 from train.runfolder import read_run
-from train.tracking.background import without_secrets
+from train.tracking.background import in_a_line
 from train.tracking.metrics import METRICS, in_order, read_metrics
 from train.tracking.settings import TrackerSettings
-from train.tracking.tracker import without_key
+from train.tracking.tracker import without_keys
 from train.tracking.wandb_run import WandbRun, mode, run_id, shown
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def replay(folder: Path) -> Replayed:
         log.info("%s is in %s already, as W&B run %s", folder / METRICS, folder / "wandb", made_id)
         return replayed
     config = {**facts["identity"], **facts["fingerprints"], "replay_of": own_id}
-    destination = WandbRun(settings, folder, facts["arm"], without_key(config), made_id)
+    destination = WandbRun(settings, folder, facts["arm"], without_keys(config), made_id)
     try:
         destination.connect()
         entity, project = destination.place
@@ -64,7 +64,7 @@ def replay(folder: Path) -> Replayed:
         destination.finish()
     except Exception as error:
         raise OSError(
-            f"W&B is out of reach ({without_secrets(error)}): run the same command again, or with WANDB_MODE=offline "
+            f"W&B is out of reach ({in_a_line(error)}): run the same command again, or with WANDB_MODE=offline "
             "and send it later (wandb sync)"
         ) from None
     log.info("%s records of %s are W&B run %s (%s)", len(records), folder, made_id, mode())
@@ -75,7 +75,8 @@ def wandb_settings(folder: Path) -> TrackerSettings:
     """Return what the run said of W&B, with time to send all of it."""
     kept: dict[str, Any] = {}
     path = folder / "config.json"
-    if path.is_file():
-        kept = json.loads(path.read_text("utf-8")).get("tracker", {})
-    known = {key: kept[key] for key in ("project", "entity", "group", "tags") if key in kept}
-    return TrackerSettings(name="wandb", start_s=60.0, finish_s=600.0, **known)
+    with reading(path, "restore it, or remove it to use the default project"):
+        if path.is_file():
+            kept = json.loads(path.read_text("utf-8")).get("tracker", {})
+        known = {key: kept[key] for key in ("project", "entity", "group", "tags") if key in kept}
+        return TrackerSettings(name="wandb", start_s=60.0, finish_s=600.0, **known)

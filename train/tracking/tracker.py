@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from train.secrets import without_secrets
 from train.tracking.background import Background, Destination, Trackers
 from train.tracking.metrics import Record
 from train.tracking.settings import TrackerSettings
@@ -43,7 +43,7 @@ def start_tracker(
     if "wandb" in settings.name:
         from train.tracking.wandb_run import WandbRun, run_id
 
-        config = without_key(config)
+        config = without_keys(config)
         destinations.append(WandbRun(settings, folder, name, config, run_id(folder)))
     if "tensorboard" in settings.name:
         from train.tracking.tensorboard import EventFile
@@ -54,15 +54,14 @@ def start_tracker(
     return Trackers([Background(one, settings.queue, settings.retry_s) for one in destinations], settings.finish_s)
 
 
-def without_key(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config in which the W&B key, should a value hold it, is not."""
-    key = os.environ.get("WANDB_API_KEY")
+def without_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config without the secrets that its values may hold."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {name: clean(part) for name, part in value.items()}
         if isinstance(value, list | tuple):
             return [clean(part) for part in value]
-        return value.replace(key, "***") if key and isinstance(value, str) else value
+        return without_secrets(value) if isinstance(value, str) else value
 
     return {name: clean(value) for name, value in config.items()}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from train.tracking.background import without_secrets
+from train.tracking.background import in_a_line
 from train.tracking.metrics import NONFINITE, Record, in_order
 from train.tracking.panels import STEP, TOKENS
 from train.tracking.wandb_api import check_key, within
@@ -93,7 +93,7 @@ def _not_finite(value: Any) -> str | None:
 
 def _explained(error: Exception, spec: str) -> Exception:
     """Return what went wrong with its mend, and without the key."""
-    told = without_secrets(error)
+    told = in_a_line(error)
     if "could not find run" in told.lower() or "not found" in told.lower():
         return ValueError(f"{spec} is not in W&B, or this key may not read it: compare it with the run's address")
     if _statuses(error) & {401, 403}:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.artifact import fingerprint_of, write_text
-from train.tracking.background import without_secrets
+from train.tracking.background import in_a_line
 from train.tracking.panels import sections_of
 from train.tracking.replay import Replayed, replay, wandb_settings
 from train.tracking.wandb_api import within
@@ -61,7 +61,7 @@ def replay_with_workspace(folders: Mapping[str, Path], baseline: str) -> Path:
             made[kind] = within(SEND_S, partial(make, definition))
         except Exception as error:
             raise OSError(
-                f"W&B took the runs, but not the {kind} ({without_secrets(error)}): its definition is {path}; run the "
+                f"W&B took the runs, but not the {kind} ({in_a_line(error)}): its definition is {path}; run the "
                 "same command again"
             ) from None
         _write(path, definition, kept)

@@ -41,7 +41,7 @@ def test_the_manifest_says_what_was_written_without_reading_it_again(saved):
     assert manifest.files == {path.name: hash_file(path) for path in saved.glob("*.safetensors")}
     facts = manifest.facts
     assert (facts["step"], facts["number"], facts["world_size"], facts["zero_stage"]) == (4, 1, 2, 1)
-    assert set(facts["versions"]) == {"pdpc", "python", "torch", "deepspeed"}
+    assert set(facts["versions"]) == {"pdpc", "python", "torch", "deepspeed", "transformers"}
     assert set(manifest.inputs) == {"config"}
 
 

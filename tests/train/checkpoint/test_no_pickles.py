@@ -14,8 +14,18 @@ ATTRIBUTES = {
     "unsafe_load": {"yaml"},
     "full_load": {"yaml"},
     "load_all": {"yaml"},
+    "unsafe_load_all": {"yaml"},
+    "UnsafeLoader": {"yaml"},
+    "FullLoader": {"yaml"},
+    "Loader": {"yaml"},
+    "system": {"os"},
+    "popen": {"os"},
     "read_pickle": {"pd", "pandas", "pl", "polars"},
-    "instantiate": {"hydra"},
+    "instantiate": {"hydra", "utils", "hydra.utils"},
+    "call": {"hydra", "hydra.utils"},
+    "get_method": {"hydra", "utils", "hydra.utils"},
+    "get_class": {"hydra", "utils", "hydra.utils"},
+    "register_new_resolver": {"OmegaConf"},
     "all_gather_object": {"dist"},
     "gather_object": {"dist"},
     "broadcast_object_list": {"dist"},
@@ -31,6 +41,8 @@ def forbidden(source: str) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             found += [node.module for _ in [0] if node.module and node.module.split(".")[0] in MODULES]
             found += [a.name for a in node.names if node.module in ATTRIBUTES.get(a.name, ())]
+        elif isinstance(node, ast.Attribute) and node.attr.endswith("Loader"):
+            found += [node.attr for _ in [0] if getattr(node.value, "id", "") in ATTRIBUTES.get(node.attr, ())]
         elif isinstance(node, ast.Call):
             function = node.func
             if isinstance(function, ast.Name) and function.id in CALLS:
@@ -46,6 +58,7 @@ def forbidden(source: str) -> list[str]:
                     ("allow_pickle", True),
                     ("trust_remote_code", True),
                     ("weights_only", False),
+                    ("shell", True),
                 }:
                     found.append(f"{keyword.arg}={value}")
     return found
@@ -68,6 +81,13 @@ def test_no_package_reads_what_could_run(package):
         "import numpy as np; np.load('x', allow_pickle=True)",
         "import yaml; yaml.load(x, Loader=y)",
         "eval('1')",
+        "from hydra.utils import instantiate",
+        "import hydra; hydra.utils.instantiate(x)",
+        "OmegaConf.register_new_resolver('x', y)",
+        "yaml.parse(x, Loader=yaml.UnsafeLoader)",
+        "os.system('x')",
+        "subprocess.run('x', shell=True)",
+        "torch.load(x, weights_only=False)",
         "exec('1')",
         "import marshal",
         "from torch import load",

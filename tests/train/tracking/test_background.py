@@ -7,9 +7,9 @@ import pytest
 
 from tests.torture.wandb_server import wait_for
 from train import faults
-from train.tracking.background import Background, Trackers, without_secrets
+from train.tracking.background import Background, Trackers, in_a_line
 from train.tracking.settings import TrackerSettings
-from train.tracking.tracker import NullTracker, start_tracker, without_key
+from train.tracking.tracker import NullTracker, start_tracker, without_keys
 
 
 class Place:
@@ -116,9 +116,9 @@ def test_faults_strike_in_the_thread(point, caplog):
 
 def test_the_key_is_in_no_message_and_in_no_config(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "canary123")
-    assert without_secrets(ValueError("bad key\ncanary123 !")) == "ValueError: bad key *** !"
+    assert in_a_line(ValueError("bad key\ncanary123 !")) == "ValueError: bad key *** !"
     config = {"a": {"b": ["x canary123"]}, "c": 3, "d": "canary123"}
-    assert without_key(config) == {"a": {"b": ["x ***"]}, "c": 3, "d": "***"}
+    assert without_keys(config) == {"a": {"b": ["x ***"]}, "c": 3, "d": "***"}
 
 
 def test_settings_choose_the_tracker(tmp_path):

@@ -42,6 +42,7 @@ def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path):
 
 def test_a_broken_line_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl line 2 is not JSON"):
-        read_metrics(path)
+    for broken in ("nonsense", "[1]", '{"step": 2}', '{"kind": "train"}', "[" * 100_000):
+        path.write_text('{"kind": "train", "step": 1}\n' + broken + '\n{"kind": "train", "step": 3}\n')
+        with pytest.raises(ValueError, match=r"metrics\.jsonl line 2 is not a record"):
+            read_metrics(path)

@@ -1,0 +1,312 @@
+"""Names and links that lead out of a folder: nothing outside it is opened, written, renamed or removed (T24).
+
+A case is one payload: a file name in a manifest, a link in the place of a file or a folder of an artifact or a RUN, a
+name that becomes a file's. A hook of the interpreter sees every path that is opened or changed, also under another name
+(realpath); an outside tree is compared with what it was. Passed: neither saw anything, and what had to be refused was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curriculum.artifact import MANIFEST, checksum_of, hash_file, open_manifest, verify
+from curriculum.megatron_writer import MegatronSettings
+from curriculum.megatron_writer import run as megatron
+from curriculum.order import Order
+from curriculum.scores import Scores
+from curriculum.tokens import Tokens
+from models.huggingface.folder import weight_files
+from tests.torture import poison
+from tests.torture.campaign import Tally
+from tests.torture.material import STEPS, settings_of
+from tests.torture.ranks import quiet
+from train import checkpoint, compose
+from train.harness_pack import write_pack
+from train.harness_tasks import BenchmarkSettings
+from train.runfolder import RunFolder
+from train.settings import TrainSettings
+
+CHECKPOINT = f"run/checkpoints/step_{STEPS[-1]:08d}"
+ARTIFACTS = ("tokens", "order", "scores", CHECKPOINT)
+NAMES = ("{up}/file", "{outside}/file", "x/../{up}/file", "./{up}/file", "x/../../{up}/file")
+FILES = {
+    "tokens": ("train.ids.bin", "train.starts.bin", "tokenizer", "tokenizer/tokenizer.json", MANIFEST),
+    "order": ("ids.bin", "blocks.bin", MANIFEST),
+    "scores": ("validation.parquet",),
+    CHECKPOINT: ("rank_00000.safetensors", MANIFEST),
+}
+RECORDS = (
+    *("metrics.jsonl", "run.json", "wandb_id", "consumed", "checkpoints", "evaluations", "stacks", "wandb"),
+    *("consumed/world_00002_rank_00000_width_4.bin", "evaluations/attempts.json", "stacks/rank_0.txt"),
+)
+ABSENT = ("skipped.jsonl", ".lock", "config.yaml", "consumed/world_00002_rank_00000_width_4.tmp")
+CHOSEN = ("experiment={up}/x", "+experiment={outside}/x", "model=../experiment/demo", "+../../x=y")
+SLICES = ("../train", "../outside/file", "/etc/passwd")
+WEIGHTS = ("../outside/w.safetensors", "{outside}/w.safetensors", "x/../../w.safetensors", "..")
+TASK = {
+    **{"dataset_path": "json", "output_type": "multiple_choice", "test_split": "test"},
+    **{"doc_to_text": "{{q}}", "doc_to_choice": ["a", "b"], "doc_to_target": 0},
+}
+FILE_EVENTS = {
+    *("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink", "os.listdir"),
+    *("os.scandir", "shutil.rmtree", "shutil.copyfile", "shutil.move", "os.chmod", "os.utime"),
+}
+_fence: list[tuple[str, list[str]]] = []
+"""The tree that is watched, and what was seen."""
+
+
+def _seen(event: str, words: tuple[Any, ...]) -> None:
+    if not _fence or event not in FILE_EVENTS:
+        return
+    tree, seen = _fence[-1]
+    for word in words[:2]:
+        if isinstance(word, (str, bytes, os.PathLike)):
+            path = os.path.realpath(os.fsdecode(word))
+            if path == tree or path.startswith(f"{tree}/"):
+                seen.append(f"{event} {path}")
+
+
+_hooked: list[bool] = []
+
+
+@contextmanager
+def fence(tree: Path) -> Iterator[list[str]]:
+    """Yield what the block opens or changes in a tree, as it goes."""
+    if not _hooked:
+        sys.addaudithook(_seen)  # it stays, and looks at nothing when there is no fence
+        _hooked.append(True)
+    seen: list[str] = []
+    _fence.append((os.path.realpath(tree), seen))
+    try:
+        yield seen
+    finally:
+        _fence.pop()
+
+
+def digests(tree: Path) -> dict[str, str]:
+    """Return what lies in a tree: names, links, contents."""
+    return {
+        str(path.relative_to(tree)): hash_file(path).xxh3_128 if path.is_file() else "folder"
+        for path in sorted(tree.rglob("*"))
+    }
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Something that leads out: it is put in place, and then the product meets it."""
+
+    put: Callable[[Path, Path], None]
+    """Given root and the outside tree."""
+    meet: Callable[[Path, Path], object]
+    refused: bool = True
+    """Is a refusal wanted? Else it is enough that nothing goes outside."""
+
+
+def _open(root: Path, name: str) -> None:
+    """Open an artifact and read all of it."""
+    folder = root / name
+    kind = "checkpoint" if name == CHECKPOINT else name
+    open_manifest(folder, kind)
+    verify(folder)
+    if kind == "tokens":
+        Tokens.open(folder).sample(np.arange(3))
+    elif kind == "order":
+        Order.open(folder)[0:4]
+    elif kind == "scores":
+        Scores.open(folder, "validation").column("pd")
+    else:
+        checkpoint.read_weights(folder)
+
+
+def in_manifest(artifact: str, change: Callable[[dict[str, Any], Path, Path], None]) -> Payload:
+    """A manifest says something else, and its checksum fits."""
+
+    def put(root: Path, outside: Path) -> None:
+        path = root / artifact / MANIFEST
+        fields = json.loads(path.read_text())
+        change(fields, path.parent, outside)
+        path.write_text(json.dumps({**fields, "checksum": checksum_of(fields)}))
+
+    return Payload(put, lambda root, outside: _open(root, artifact))
+
+
+def lists(name: str) -> Callable[[dict[str, Any], Path, Path], None]:
+    """Let a manifest list the outside file by a name."""
+
+    def change(fields: dict[str, Any], folder: Path, outside: Path) -> None:
+        entry = hash_file(outside / "file")
+        fields["files"][name.format(outside=outside, up=os.path.relpath(outside, folder))] = asdict(entry)
+
+    return change
+
+
+def stands_outside(fields: dict[str, Any], folder: Path, outside: Path) -> None:
+    """Let a manifest say that it stands on the outside file, as only adopted tokens may."""
+    path = outside / "file"
+    fields["outside"] = {"x": {"path": str(path), **asdict(hash_file(path))}}
+
+
+def linked(place: str, meet: Callable[[Path], object], *, dangling: bool = False) -> Payload:
+    """A file or a folder is a link to itself, moved outside; `dangling`: to something that is not there."""
+
+    def put(root: Path, outside: Path) -> None:
+        path, target = root / place, outside / "moved"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            shutil.move(path, target)
+        elif not dangling:
+            target.write_text("x")
+        path.symlink_to(target)
+
+    return Payload(put, lambda root, outside: meet(root))
+
+
+def _claim(root: Path) -> None:
+    RunFolder.claim(root / "run", 0.1).release()
+
+
+def _newest(root: Path) -> None:
+    found = checkpoint.newest(root / "run" / "checkpoints")
+    if found is None or found.name != Path(CHECKPOINT).name:
+        raise ValueError("passed over")
+
+
+def nothing(root: Path, outside: Path) -> None:
+    """Put nothing in place."""
+
+
+def composed(word: str) -> Payload:
+    """A group is chosen from outside of the configurations."""
+
+    def meet(root: Path, outside: Path) -> None:
+        text = word.format(outside=outside, up=os.path.relpath(outside, compose.CONFIGS / "experiment"))
+        compose.compose("train", TrainSettings, ["output=o", "arm=a", "data.tokens=t", "data.order=o", text])
+
+    return Payload(nothing, meet)
+
+
+def indexed(name: str) -> Payload:
+    """The index of a Hugging Face folder names weights outside."""
+
+    def put(root: Path, outside: Path) -> None:
+        (root / "hf" / "model.safetensors").unlink()
+        weights = {"weight_map": {"lm_head.weight": name.format(outside=outside)}}
+        (root / "hf" / "model.safetensors.index.json").write_text(json.dumps(weights))
+
+    return Payload(put, lambda root, outside: weight_files(root / "hf"))
+
+
+def sourced(name: str) -> Payload:
+    """A source of the text has a name that leads out: its files have another, inside."""
+
+    def put(root: Path, outside: Path) -> None:
+        path = root / "tokens" / MANIFEST
+        fields = json.loads(path.read_text())
+        for part in fields["facts"]["slices"].values():
+            for row in part["sources"]:
+                row["name"] = name.format(outside=outside)
+        path.write_text(json.dumps({**fields, "checksum": checksum_of(fields)}))
+
+    def meet(root: Path, outside: Path) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            megatron(MegatronSettings(tokens=str(root / "tokens"), output=str(root / "pairs")))
+
+    return Payload(put, meet, refused=False)
+
+
+def packed(name: str) -> Payload:
+    """A task file gives its task a name that leads out, and is packed."""
+
+    def put(root: Path, outside: Path) -> None:
+        (root / "tasks").mkdir()
+        task = {**TASK, "task": name.format(outside=outside)}
+        task["dataset_kwargs"] = {"data_files": {"test": str(root / "tasks" / "data.jsonl")}}
+        (root / "tasks" / "mine.yaml").write_text(json.dumps(task))
+        (root / "tasks" / "data.jsonl").write_text(json.dumps({"q": "a"}) + "\n")
+
+    def meet(root: Path, outside: Path) -> None:
+        tasks = BenchmarkSettings(tasks=[name.format(outside=outside)], task_paths=[str(root / "tasks")])
+        write_pack(root / "pack", tasks)
+
+    return Payload(put, meet)
+
+
+def payloads() -> dict[str, Payload]:
+    """Return every payload by name."""
+    found: dict[str, Payload] = {}
+    for artifact in ARTIFACTS:
+        found |= {f"{artifact} lists {name}": in_manifest(artifact, lists(name)) for name in NAMES}
+        if artifact != "tokens":
+            found[f"{artifact} stands outside"] = in_manifest(artifact, stands_outside)
+    for artifact, names in FILES.items():
+        for name in names:
+            found[f"{artifact}/{name} is a link"] = linked(f"{artifact}/{name}", lambda r, a=artifact: _open(r, a))
+    found["the newest checkpoint is a link"] = linked(CHECKPOINT, _newest)
+    found |= {f"run/{name} is a link": linked(f"run/{name}", _claim) for name in RECORDS}
+    found |= {f"run/{name} is a dangling link": linked(f"run/{name}", _claim, dangling=True) for name in ABSENT}
+    found |= {f"override {word}": composed(word) for word in CHOSEN}
+    found |= {
+        f"tokens slice {name}": Payload(nothing, lambda r, o, n=name: Tokens.open(r / "tokens", n)) for name in SLICES
+    }
+    found |= {
+        f"scores slice {name}": Payload(nothing, lambda r, o, n=name: Scores.open(r / "scores", n)) for name in SLICES
+    }
+    found |= {f"index names {name}": indexed(name) for name in WEIGHTS}
+    found |= {f"source {name}": sourced(name) for name in ("../../{outside}/x", "{outside}/x", "..")}
+    return found | {f"task {name}": packed(name) for name in ("../../outside/x", "{outside}/x")}
+
+
+def problem_of(root: Path, outside: Path, payload: Payload) -> str | None:
+    """Put a payload in place and let the product meet it; return what went wrong."""
+    payload.put(root, outside)
+    before, said = digests(outside), ""
+    with fence(outside) as seen:
+        try:
+            payload.meet(root, outside)
+        except ValueError as error:
+            said = str(error)
+    if seen:
+        return f"{len(seen)} calls went outside: {seen[:3]} ({said[:100]})"
+    if digests(outside) != before:
+        return "the outside tree has changed"
+    return None if said or not payload.refused else "it was taken"
+
+
+FULL = 69
+STRIDE = 25
+
+
+def run(count: int, seed: int, work: Path) -> Tally:
+    """Try `count` payloads; all of them are one round."""
+    tally = Tally("outside", seed=seed)
+    whole, root, outside = work / "whole", work / "root", work / "outside"
+    with quiet():
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            poison.make_all(root)
+        settings_of(root)
+        shutil.copytree(root, whole)
+        every = payloads()
+        for case in range(seed, seed + count):
+            name = list(every)[case * STRIDE % len(every)]
+            shutil.rmtree(root)
+            shutil.copytree(whole, root)
+            shutil.rmtree(outside, ignore_errors=True)
+            outside.mkdir()
+            (outside / "file").write_text("what lies outside\n")
+            (outside / "x.yaml").write_text("# @package _global_\narm: outside\n")
+            problem = problem_of(root, outside, every[name])
+            tally.add(case, problem and f"{name}: {problem}")
+    tally.notes.append(f"{len(every)} payloads")
+    return tally

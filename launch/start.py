@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from train.exit_codes import FAILED, HUNG
+from train.exit_codes import FAILED, HUNG, OUT_OF_MEMORY, UNREADABLE
 from train.settings import TrainSettings
 
 HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -26,6 +26,7 @@ MARGIN_S = 1.5
 def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
     """Check at the door, start the run's ranks on this machine with `overrides`, and wait; return their exit code."""
     from train.engine import deepspeed_config
+    from train.footprint import oom_kills
     from train.identity import check_acceptable
     from train.inputs import open_inputs
     from train.runfolder import finished
@@ -39,11 +40,38 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
         return 0
     command = launcher_command("train", processes, overrides)
     environment = launcher_environment(settings.threads or max(1, (os.cpu_count() or 1) // processes))
+    kills = oom_kills()
     code = supervise(command, environment, settings.hang_timeout_s)
+    if code == FAILED:
+        code = _explained(settings, killed=oom_kills() > kills)
     if code == 0 and not finished(Path(settings.output), settings, inputs):
         print(f"run {settings.output} was cut off: run the same command again to go on", file=sys.stderr)
         return FAILED
     return code
+
+
+def _explained(settings: TrainSettings, *, killed: bool) -> int:
+    """Return the code of a run of which a rank died without a word, and say why where that can be found out.
+
+    A rank that touches a mapped file just when it is cut is ended by the kernel (SIGBUS), one that has more than there
+    is by SIGKILL: neither can speak for itself.
+    """
+    from curriculum.artifact import ArtifactError
+    from train.inputs import open_inputs
+
+    try:
+        open_inputs(settings)
+    except (ArtifactError, OSError) as error:
+        print(f"pdpc train: {error}", file=sys.stderr)
+        return UNREADABLE
+    if killed:
+        print(
+            "pdpc train: the kernel killed a process of this control group for want of memory: lower micro_batch_size="
+            f"{settings.micro_batch_size} or processes, and run the same command again",
+            file=sys.stderr,
+        )
+        return OUT_OF_MEMORY
+    return FAILED
 
 
 def launcher_command(module: str, processes: int, words: Sequence[str]) -> list[str]:

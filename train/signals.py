@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from train.exit_codes import HUNG
+from train.exit_codes import DISK_FULL, GUARD_STOPPED, HUNG, OUT_OF_MEMORY, UNREADABLE
 from train.world import World, leave
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,10 @@ SAME_S = 1.0
 """Signals within this time are one request: a terminal and a launcher both pass on what they get."""
 POSTED = "pdpc/left"
 """Key in the ranks' store with the exit code with which one of them left without the others."""
+
+
+HEEDED = (OUT_OF_MEMORY, UNREADABLE, DISK_FULL, GUARD_STOPPED)
+"""Codes of a rank that cannot go on, after which the others need not wait. Who hangs is to dump its stacks before."""
 
 
 class Left(Exception):  # nothing went wrong
@@ -182,6 +186,32 @@ def posted(wait_s: float = 1.0) -> int:
     if store is None:
         return 0
     return int(_within(wait_s, lambda: store.get(POSTED) if store.check([POSTED]) else b"0") or 0)
+
+
+def heed(ask_s: float = 2.0, patience_s: float = 3.0) -> None:
+    """Leave, with its code, soon after another rank has left because it could not go on: see HEEDED.
+
+    Most ranks notice by themselves, for a connection breaks. One that waits in a call that has none (DeepSpeed makes
+    process groups, NCCL sums) would wait for half an hour. A thread of its own asks, over a connection of its own.
+    """
+    store = _store()
+    if store is None:
+        return
+    store = store.clone()
+
+    def listen() -> None:
+        code = 0
+        while code not in HEEDED:
+            time.sleep(ask_s)
+            try:
+                code = int(store.get(POSTED)) if store.check([POSTED]) else 0
+            except Exception:
+                return  # rank 0, which keeps the store, is gone: the connection to it tells as much
+        time.sleep(patience_s)
+        log.warning("rank %s leaves, for another rank left with code %s", os.environ.get("RANK", "0"), code)
+        leave(code)
+
+    threading.Thread(target=listen, name="heed", daemon=True).start()
 
 
 def _store() -> Any:

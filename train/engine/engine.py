@@ -16,6 +16,7 @@ from models.decoder import Decoder
 from train.engine.config import deepspeed_config
 from train.engine.replicated import replicated_engine
 from train.engine.state import FlatState, Fragment, PartitionedState, ReplicatedState, SplitState, State, WholeState
+from train.faults import fault
 from train.memory import keep_freed_memory
 from train.settings import OptimizerSettings, TrainSettings
 from train.world import World
@@ -43,6 +44,7 @@ class Engine:
         self.micro_batches: int = self.config["gradient_accumulation_steps"]
         self.world = world
         self.decoder = decoder
+        fault("engine.states")
         self._adamw = torch.optim.AdamW(
             parameter_groups(decoder, settings.optimizer),
             lr=settings.optimizer.lr,

@@ -26,9 +26,9 @@ MARGIN_S = 1.5
 def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
     """Check at the door, start the run's ranks on this machine with `overrides`, and wait; return their exit code."""
     from train.engine import deepspeed_config
-    from train.footprint import oom_kills
     from train.identity import check_acceptable
     from train.inputs import open_inputs
+    from train.room import oom_kills
     from train.runfolder import finished
 
     check_acceptable(settings.accept_change)

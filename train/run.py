@@ -26,13 +26,14 @@ from train.evaluation import FAILED, Questions, evaluate
 from train.exit_codes import REFUSED
 from train.export import export_checkpoint
 from train.faults import arm, fault
-from train.footprint import advice, check_fits, room_here
+from train.footprint import advice, check_fits
 from train.hooks.choice import hooks_of
 from train.identity import check_acceptable, identity
 from train.inputs import Inputs, open_inputs, verify_inputs
 from train.lineage import check_resume, conversion, work_split
 from train.loop import Loop, Progress
 from train.out_of_memory import OutOfMemory, needing
+from train.room import room_here
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
 from train.schedule import wasted_rise
 from train.settings import TrainSettings

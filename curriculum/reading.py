@@ -42,6 +42,11 @@ class UnreadableError(ArtifactError):
         )
 
 
+def size_on_disk(mapped: mmap.mmap) -> int:
+    """Return the size of the file that is mapped, as it is now: another than the map's, once the file was cut."""
+    return mapped.size()
+
+
 class OpenFile:
     """The first `size` bytes of a file, read where they are asked for. Any number of threads may read."""
 
@@ -88,7 +93,7 @@ class MappedFile:
 
     def _look(self) -> None:
         try:
-            there = self._map.size()  # the file's, not the map's
+            there = size_on_disk(self._map)
         except OSError as error:
             raise UnreadableError.failed(self.path, error) from error
         if there < self.size:

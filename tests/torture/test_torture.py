@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from curriculum.artifact import open_manifest
-from tests.torture import fields, kills, mixed, red, torn, worlds
+from tests.torture import fields, kills, mixed, oom, red, shrink, torn, worlds
 from tests.torture.campaign import Tally, campaigns, case_seeds
 from tests.torture.forks import ROOT, served
 from tests.torture.runs import Material, difference, forget
@@ -37,6 +37,14 @@ def test_every_pair_of_world_sizes(tmp_path, size):
     first = worlds.PAIRS.index((size, 1))
     tally = worlds.run_cases(range(first, first + 4), tmp_path)
     passes(tally, 4)
+
+
+def test_memory_that_does_not_suffice(tmp_path):
+    passes(oom.run(2, 1, tmp_path), 2)
+
+
+def test_files_that_are_cut_under_a_run(tmp_path):
+    passes(shrink.run(2, 1, tmp_path), 2)
 
 
 def test_every_field(tmp_path):

@@ -1,4 +1,4 @@
-"""python -m tests.train.peak_memory: what a rank takes at its worst, beside what train/footprint.py says at least.
+"""python -m tests.train.peak_memory [--small] [CASE ...]: what a rank takes, beside what train/footprint.py says.
 
 Each case is a process forked from one that has imported everything, alone in its world: two steps of an engine, and the
 growth of its peak resident memory since the fork.
@@ -46,18 +46,19 @@ def measured(case: dict[str, Any]) -> tuple[int, int]:
     from train.world import start
 
     width, micro, vocabulary = case.get("width", 512), case.get("micro", 1), case.get("vocab", 2048)
+    length = case.get("length", 512)
     model = ModelSettings(case.get("layers", 6), width, 8, 8, 4 * width, attention="sdpa")
     settings = TrainSettings(
         "unused", "unused", DataSettings("t", "o"), model, zero=ZeroSettings(**case["zero"], bucket_mb=1),
         precision=case["precision"], micro_batch_size=micro,
         execution=ExecutionSettings(checkpointing=case.get("checkpointing", "none")),
     )  # fmt: skip
-    decoder, batch = model.decoder_config(vocabulary, 512, None), case.get("batch", micro)
+    decoder, batch = model.decoder_config(vocabulary, length, None), case.get("batch", micro)
     least = footprint(settings, decoder, batch, 1, cuda=False).total
     world = start(1)
     before = peak_bytes()
     engine = Engine(build(decoder, 0, settings.execution), settings, batch, world)
-    ids = torch.from_numpy(np.random.default_rng(0).integers(0, vocabulary, (micro, 513)))
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, vocabulary, (micro, length + 1)))
     for _ in range(2):
         for _ in range(engine.micro_batches):
             engine.backward(engine(ids).total / 512)
@@ -74,12 +75,14 @@ def main(names: list[str]) -> None:
 
     torch.set_num_threads(1)
     _ = deepspeed.ops.__compatible_ops__
-    for name in names or CASES:
+    small = names[:1] == ["--small"]
+    for name in names[small:] or CASES:
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
-                print(json.dumps([name, *measured(CASES[name])]), flush=True)
+                case = CASES[name] | ({"layers": 2, "length": 64, "micro": 2} if small else {})
+                print(json.dumps([name, *measured(case)]), flush=True)
                 code = 0
             finally:
                 os._exit(code)

@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
         return left.exit_code
     except Exception as error:
         rank = os.environ.get("RANK", "0")
-        if code := posted():
+        if (code := posted()) not in (0, FAILED):
             log.warning("pdpc train: rank %s leaves, for another rank left with code %s", rank, code)
             return code
         code = code_of(error)
@@ -60,6 +60,7 @@ def main(arguments: list[str]) -> int:
             log.exception("pdpc train: rank %s failed", rank)
         elif not isinstance(error, OtherRankFailed):
             log.error("pdpc train: %s (rank %s)", error, rank)
+        if not isinstance(error, OtherRankFailed):
             with suppress(Exception):  # where there is no memory for it, they will see that this one is gone
                 post(code)
         return code

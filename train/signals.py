@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from train.exit_codes import DISK_FULL, GUARD_STOPPED, HUNG, OUT_OF_MEMORY, UNREADABLE
+from train.exit_codes import DISK_FULL, FAILED, GUARD_STOPPED, HUNG, OUT_OF_MEMORY, UNREADABLE
 from train.world import World, leave
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ POSTED = "pdpc/left"
 """Key in the ranks' store with the exit code with which one of them left without the others."""
 
 
-HEEDED = (OUT_OF_MEMORY, UNREADABLE, DISK_FULL, GUARD_STOPPED)
+HEEDED = (FAILED, OUT_OF_MEMORY, UNREADABLE, DISK_FULL, GUARD_STOPPED)
 """Codes of a rank that cannot go on, after which the others need not wait. Who hangs is to dump its stacks before."""
 
 
@@ -231,6 +231,10 @@ def _within(seconds: float, action: Callable[[], Any]) -> Any:
             results.append(None)
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
+    try:
+        thread.start()
+    except RuntimeError:  # there is no memory for a thread: it may take longer then
+        run()
+    else:
+        thread.join(seconds)
     return results[0] if results else None

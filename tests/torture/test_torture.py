@@ -43,6 +43,13 @@ def test_memory_that_does_not_suffice(tmp_path):
     passes(oom.run(2, 1, tmp_path), 2)
 
 
+def test_a_rank_that_waits_for_one_without_memory_leaves_with_its_code(tmp_path, server):
+    material = Material.make(tmp_path / "material")
+    ranks = material.start(server, tmp_path / "run", fault="engine.states:rank=1:memory")
+    assert ranks.wait(60) == [71, 71], ranks.told()  # rank 0 waits in a call of DeepSpeed's that has no connection
+    assert "rank 0 leaves, for another rank left with code 71" in ranks.told()
+
+
 def test_files_that_are_cut_under_a_run(tmp_path):
     passes(shrink.run(2, 1, tmp_path), 2)
 

@@ -8,6 +8,7 @@ nothing to save (while a run starts, evaluates or exports): the rank leaves at o
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import select
@@ -175,7 +176,10 @@ def post(code: int, wait_s: float = 1.0) -> None:
     store = _store()
     if store is None:
         return
-    _within(wait_s, lambda: store.set(POSTED, str(code)))
+    if threading.current_thread() is threading.main_thread():
+        store.set(POSTED, str(code))  # sent and not waited for; nobody else asks the store now
+    else:
+        _within(wait_s, lambda: store.set(POSTED, str(code)))
     if os.environ.get("RANK", "0") == "0" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         time.sleep(max(0.0, began + wait_s - time.monotonic()))
 
@@ -230,11 +234,9 @@ def _within(seconds: float, action: Callable[[], Any]) -> Any:
         except Exception:
             results.append(None)
 
-    thread = threading.Thread(target=run, daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:  # there is no memory for a thread: it may take longer then
-        run()
-    else:
-        thread.join(seconds)
+    deadline = time.monotonic() + seconds
+    with suppress(RuntimeError):
+        _thread.start_new_thread(run, ())  # a Thread that finds no memory in its first lines is waited for for ever
+        while not results and time.monotonic() < deadline:
+            time.sleep(0.005)
     return results[0] if results else None

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import xxhash
 
 from curriculum.artifact import ArtifactError, FileEntry, Manifest
+from curriculum.reading import OpenFile
 
 BLOCKS = "blocks.bin"
 BLOCK_BYTES = 1 << 18
@@ -123,43 +124,57 @@ def open_blocks(folder: Path, manifest: Manifest) -> npt.NDArray[np.uint64]:
 
 
 class BlockArray:
-    """A mapped array [n] or [n, width]; `array[i:j]` are rows, checked block by block the first time they are read."""
+    """An array [n] or [n, width] on disk; `array[i:j]` are rows, each block checked when it is first read."""
 
     def __init__(self, path: Path, dtype: str, rows: int, digests: npt.NDArray[np.uint64], width: int = 0) -> None:
         self._path = path
+        self._dtype = np.dtype(dtype)
         self._digests = digests
-        self._row_bytes = np.dtype(dtype).itemsize * max(1, width)
+        self._rows, self._width = rows, width
+        self._row_bytes = self._dtype.itemsize * max(1, width)
         size = rows * self._row_bytes
         if path.stat().st_size != size or len(digests) != blocks_of(size):
             raise ArtifactError(
                 f"{path} has {path.stat().st_size} bytes and {len(digests)} checksums, {size} bytes were expected: "
                 f"it is torn or foreign; make {path.parent} again"
             )
-        shape = (rows, width) if width else (rows,)
-        self._array: Array = np.memmap(path, dtype, mode="r", shape=shape) if size else np.zeros(shape, dtype)
-        self._bytes: Array = self._array.reshape(-1).view(np.uint8)
+        self._file = OpenFile(path, size)
         self._sound = np.zeros(len(digests), dtype=np.bool_)
 
     def __len__(self) -> int:
-        return len(self._array)
+        return self._rows
 
     def __getitem__(self, where: slice) -> Array:
-        """Return rows i to j, not copied. Raises ArtifactError naming the first damaged block among them."""
-        rows = range(*where.indices(len(self._array)))
-        if rows:
-            lowest, highest = min(rows[0], rows[-1]), max(rows[0], rows[-1])
-            first, last = lowest * self._row_bytes // BLOCK_BYTES, blocks_of((highest + 1) * self._row_bytes)
-            if not self._sound[first:last].all():
-                self._check(first, last)
-        return self._array[where]
+        """Return rows i to j, a copy.
 
-    def _check(self, first: int, last: int) -> None:
-        for block in range(first, last):
+        Raises ArtifactError naming the first damaged block among them, UnreadableError when the file was cut.
+        """
+        rows = range(*where.indices(self._rows))
+        if not rows:
+            return self._shaped(np.empty(0, dtype=np.uint8))
+        lowest, highest = min(rows[0], rows[-1]), max(rows[0], rows[-1])
+        start, stop = lowest * self._row_bytes, (highest + 1) * self._row_bytes
+        first, last = start // BLOCK_BYTES, blocks_of(stop)
+        if self._sound[first:last].all():
+            data = self._file.read(start, stop)
+        else:
+            before = first * BLOCK_BYTES
+            data = self._file.read(before, min(last * BLOCK_BYTES, self._file.size))
+            self._check(first, last, data)
+            data = data[start - before : stop - before]
+        return self._shaped(data)[:: rows.step]
+
+    def _shaped(self, data: npt.NDArray[np.uint8]) -> Array:
+        return data.view(self._dtype).reshape((-1, self._width) if self._width else (-1,))
+
+    def _check(self, first: int, last: int, data: npt.NDArray[np.uint8]) -> None:
+        """Compare blocks, whose bytes are `data`, with their checksums."""
+        for place, block in enumerate(range(first, last)):
             if not self._sound[block]:
-                data = self._bytes[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
-                if xxhash.xxh3_64_intdigest(data.data) != self._digests[block]:
+                found = data[place * BLOCK_BYTES : (place + 1) * BLOCK_BYTES]
+                if xxhash.xxh3_64_intdigest(found.data) != self._digests[block]:
                     raise ArtifactError(
                         f"{self._path} is damaged between bytes {block * BLOCK_BYTES} and "
-                        f"{block * BLOCK_BYTES + len(data)}: its checksum differs; make {self._path.parent} again"
+                        f"{block * BLOCK_BYTES + len(found)}: its checksum differs; make {self._path.parent} again"
                     )
                 self._sound[block] = True

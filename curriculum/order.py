@@ -1,4 +1,4 @@
-"""ORDER: sample ids in training order, memory-mapped, with the bucket and stage of every position.
+"""ORDER: sample ids in training order, read where they are asked for, with the bucket and stage of every position.
 
 Files, little-endian: ids.bin (uint32, or uint64 where ids need it) and cells.bin (uint8 or uint16) by position,
 plan.bin (float32) and counts.bin (int32) by step and cell, blocks.bin (a checksum a block of the four). A cell is a

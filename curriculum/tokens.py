@@ -8,7 +8,8 @@ Layout of a slice (`train`, `validation`, `reference`), all numbers little-endia
     <slice>.origins.bin  int64 [documents]: the document's ordinal in the input text
 
 A sample is a window of seq_len + 1 tokens at stride seq_len inside one source, so every token but the source's first
-is a label exactly once. Opening costs O(sources), reading a sample O(seq_len): everything is memory-mapped.
+is a label exactly once. Opening costs O(sources), reading a sample O(seq_len): ids are memory-mapped, the rest is read
+where it is asked for (curriculum/reading.py).
 
 TOKENS of other people's files (`pdpc adopt`) have no <slice>.ids.bin: each source lists its files, which stay where
 they are, and starts count from the first token of the slice's first file. There a sample is a window inside one file,
@@ -20,6 +21,7 @@ before the very first document.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curriculum.artifact import MANIFEST, ArtifactError, Manifest, fingerprint_of, open_manifest, reading
-from curriculum.token_ids import IntArray, NumberFile, TokenIds
+from curriculum.token_ids import IntArray, NumberFile, Numbers, TokenIds
 from curriculum.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
 
 KIND = "tokens"
@@ -77,7 +79,7 @@ class Tokens:
         self._samples: int = int(samples.sum())
         self._ids = TokenIds(_id_files(folder, slice_name, manifest), self.seq_len + 1)
         parts = [_part(folder, slice_name, part, manifest, INDEX_DTYPE, self.documents) for part in INDEX_PARTS]
-        self._starts, self._origins = (part.map() for part in parts)
+        self._starts, self._origins = (Numbers(part) for part in parts)
         self.fingerprint: str = _fingerprint(manifest, slice_name)
 
     @classmethod
@@ -154,8 +156,8 @@ class Tokens:
         self._check_document(index)
         run = int(np.searchsorted(self._document_ends, index, side="right"))
         last = index + 1 == int(self._document_ends[run])
-        stop = int(self._token_ends[run]) if last else int(self._starts[index + 1])
-        ids = self._ids.span(int(self._starts[index]), stop)
+        stop = int(self._token_ends[run]) if last else self._starts[index + 1]
+        ids = self._ids.span(self._starts[index], stop)
         ids = ids[1:] if len(ids) and ids[0] == self.end_of_text else ids
         ids = ids[:-1] if len(ids) and ids[-1] == self.end_of_text else ids
         return self.sources[self._run_source[run]], ids
@@ -163,12 +165,12 @@ class Tokens:
     def origin(self, index: int) -> int:
         """Return a document's ordinal in the input text, as `prepare` read it (blank documents counted)."""
         self._check_document(index)
-        return int(self._origins[index])
+        return self._origins[index]
 
     @property
     def origins(self) -> IntArray:
         """Return the ordinal in the input text of every document of this slice, int64 [documents]."""
-        return np.asarray(self._origins)
+        return self._origins[:]
 
     def documents_in(self, sample: int) -> IntArray:
         """Return the documents that a sample's inputs come from, int64 [documents, 2]: index, and tokens in the sample.
@@ -177,8 +179,7 @@ class Tokens:
         """
         begin, length, _ = (int(part[0]) for part in self._windows([sample]))
         end = begin + length - 1
-        first = int(np.searchsorted(self._starts, begin, side="right")) - 1
-        stop = int(np.searchsorted(self._starts, end, side="left"))
+        first, stop = bisect_right(self._starts, begin) - 1, bisect_left(self._starts, end)
         edges = np.array([begin, *self._starts[first + 1 : stop], end], dtype=np.int64)
         return np.stack([np.arange(first, stop), np.diff(edges)], axis=1)
 
@@ -186,18 +187,22 @@ class Tokens:
         """Return the mean over each sample's documents, weighted by their tokens in it, float32 [n].
 
         values: one number a document, float32 [documents]; nan where a document of the sample has a number that is not
-        finite. O(n log documents + the samples' documents).
+        finite. O(n log documents + the documents between the samples' first and last).
         """
         begin, length, _ = self._windows(ids)
-        starts = np.asarray(self._starts)
+        if not len(begin):
+            return np.zeros(0, dtype=np.float32)
+        least = bisect_right(self._starts, begin.min()) - 1  # the samples' documents are among these
+        most = bisect_left(self._starts, (begin + length).max())
+        starts = self._starts[least:most]
         first = np.searchsorted(starts, begin, side="right") - 1
         number = np.searchsorted(starts, begin + length, side="left") - first  # documents of each sample
         sample = np.repeat(np.arange(len(number)), number)
         document = np.arange(len(sample)) - np.repeat(np.cumsum(number) - number, number) + np.repeat(first, number)
-        ends = np.append(starts[1:], self.tokens)
+        ends = np.append(starts[1:], self._starts[most] if most < self.documents else self.tokens)
         inside = np.minimum(ends[document], (begin + length)[sample]) - np.maximum(starts[document], begin[sample])
         with np.errstate(invalid="ignore"):
-            weighted = np.asarray(values, dtype=np.float64)[document] * inside
+            weighted = np.asarray(values[least:most], dtype=np.float64)[document] * inside
             means = np.bincount(sample, weights=weighted, minlength=len(number)) / length
         return np.where(np.isfinite(means), means, np.nan).astype(np.float32)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import sys
@@ -145,6 +146,8 @@ VERBS: dict[str, Verb] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code: 0 done, 2 refused at the door, 130 interrupted, else the failure's."""
+    if not faulthandler.is_enabled():
+        faulthandler.enable()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())

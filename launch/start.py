@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from train.exit_codes import FAILED, HUNG, PORT_TAKEN
+from train.exit_codes import FAILED, HUNG, OUT_OF_MEMORY, PORT_TAKEN, UNREADABLE
 from train.settings import TrainSettings
 
 HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -31,6 +31,7 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
     from train.engine import deepspeed_config
     from train.identity import check_acceptable
     from train.inputs import open_inputs
+    from train.room import oom_kills
     from train.runfolder import finished
 
     check_acceptable(settings.accept_change)
@@ -41,11 +42,38 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
         print(f"run {settings.output} is finished: reused")
         return 0
     threads = settings.threads or max(1, (os.cpu_count() or 1) // processes)
+    kills = oom_kills()
     code = start_ranks("train", processes, overrides, threads, settings.hang_timeout_s)
+    if code == FAILED:
+        code = _explained(settings, killed=oom_kills() > kills)
     if code == 0 and not finished(Path(settings.output), settings, inputs):
         print(f"run {settings.output} was cut off: run the same command again to go on", file=sys.stderr)
         return FAILED
     return code
+
+
+def _explained(settings: TrainSettings, *, killed: bool) -> int:
+    """Return the code of a run of which a rank died without a word, and say why where that can be found out.
+
+    A rank that touches a mapped file just when it is cut is ended by the kernel (SIGBUS), one that has more than there
+    is by SIGKILL: neither can speak for itself.
+    """
+    from curriculum.artifact import ArtifactError
+    from train.inputs import open_inputs
+
+    try:
+        open_inputs(settings)
+    except (ArtifactError, OSError) as error:
+        print(f"pdpc train: {error}", file=sys.stderr)
+        return UNREADABLE
+    if killed:
+        print(
+            "pdpc train: the kernel killed a process of this control group for want of memory: lower micro_batch_size="
+            f"{settings.micro_batch_size} or processes, and run the same command again",
+            file=sys.stderr,
+        )
+        return OUT_OF_MEMORY
+    return FAILED
 
 
 def start_ranks(

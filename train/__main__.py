@@ -7,9 +7,11 @@ pdpc train processes=2 experiment=demo ...          (the same, on this machine)
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import sys
+from contextlib import suppress
 
 from train.compose import SettingsError, compose
 from train.exit_codes import DONE, FAILED, REFUSED
@@ -18,11 +20,13 @@ from train.packages import check_packages
 
 def main(arguments: list[str]) -> int:
     """Compose the settings from Hydra overrides and train; return the exit code (train/exit_codes.py)."""
+    if not faulthandler.is_enabled():
+        faulthandler.enable()
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
     overrides = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]
     from train.run import Refused, quiet_ranks, train
     from train.settings import TrainSettings
-    from train.signals import Left, Signals, posted
+    from train.signals import Left, Signals, post, posted
     from train.world import OtherRankFailed, code_of
 
     quiet_ranks()
@@ -48,7 +52,7 @@ def main(arguments: list[str]) -> int:
         return left.exit_code
     except Exception as error:
         rank = os.environ.get("RANK", "0")
-        if code := posted():
+        if (code := posted()) not in (0, FAILED):
             log.warning("pdpc train: rank %s leaves, for another rank left with code %s", rank, code)
             return code
         code = code_of(error)
@@ -56,6 +60,9 @@ def main(arguments: list[str]) -> int:
             log.exception("pdpc train: rank %s failed", rank)
         elif not isinstance(error, OtherRankFailed):
             log.error("pdpc train: %s (rank %s)", error, rank)
+        if not isinstance(error, OtherRankFailed):
+            with suppress(Exception):  # where there is no memory for it, they will see that this one is gone
+                post(code)
         return code
     return DONE
 

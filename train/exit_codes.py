@@ -10,6 +10,10 @@ PORT_TAKEN = 69
 """Another process listens at the port at which the ranks were to meet (EX_UNAVAILABLE). Nothing was trained."""
 GUARD_STOPPED = 70
 """The guard stopped the run: its loss, gradient or weights were not finite, or leapt, too often in a row."""
+OUT_OF_MEMORY = 71
+"""The memory of a rank, or of its GPU, did not suffice (EX_OSERR); the message names a setting that needs less."""
+UNREADABLE = 74
+"""A file that the run reads was cut, or its disk fails (EX_IOERR): put it back, then run the same command again."""
 DISK_FULL = 75
 """No room for a checkpoint, a record or swap files (EX_TEMPFAIL): free space, then run the same command again."""
 CHANGED = 78

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import resource
 import signal
 import sys
 import time
@@ -22,6 +23,9 @@ VARIABLE = "PDPC_FAULT"
 ACTIONS = {
     "kill": "SIGKILL to itself",
     "raise": "an exception: no space left on device (ENOSPC) at a write, RuntimeError elsewhere",
+    "memory": "an exception: no memory on the host (MemoryError)",
+    "device_memory": "an exception: no memory on the device (torch.OutOfMemoryError)",
+    "no_more": "no memory from here on that the process does not have already (RLIMIT_AS)",
     "stop": "SIGSTOP to itself: the process is there and does nothing",
     "hang": "sleep for ever",
     "sleep": "written sleep=S: sleep S seconds, this time and every time after it",
@@ -45,6 +49,8 @@ class Point:
 POINTS = {
     "world.joined": Point("The ranks have met; nothing is built yet."),
     "world.leaving": Point("The run is over; the ranks are about to part."),
+    "engine.weights": Point("The decoder is about to be built."),
+    "engine.states": Point("The decoder is there; DeepSpeed is about to take it and to make the optimizer's states."),
     "loop.before_step": Point("A batch is there; nothing of the step is computed."),
     "loop.after_forward": Point("The forward pass of a micro-batch is done."),
     "loop.after_backward": Point("The last backward pass of a step is done; the weights have not moved."),
@@ -52,6 +58,7 @@ POINTS = {
     "loop.before_record": Point("A record is about to be written.", writes=True),
     "loop.before_evaluation": Point("The checkpoint of a stage is there; its evaluation begins."),
     "loop.in_evaluation": Point("An evaluation is under way; a signal leaves at once."),
+    "heldout.batch": Point("A batch of held-out samples is about to be scored, in an evaluation."),
     "loop.after_evaluation": Point("The evaluation of a stage is done and not on record."),
     "checkpoint.before_write": Point("A save begins; nothing of it is on disk."),
     "checkpoint.in_shard": Point("A rank's file is half written.", writes=True),
@@ -193,7 +200,22 @@ def _strike(name: str, one: Fault) -> None:
             time.sleep(1.0)
     elif action == "exit":
         os._exit(1)
+    elif action == "memory":
+        raise MemoryError(f"fault {name}")
+    elif action == "device_memory":
+        import torch
+
+        raise torch.OutOfMemoryError(f"CUDA out of memory. (fault {name})")
+    elif action == "no_more":
+        _no_more_memory()
     elif POINTS[name].writes:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} (fault {name})")
     else:
         raise RuntimeError(f"fault {name}")
+
+
+def _no_more_memory() -> None:
+    """Let this process have the addresses that it has, and no more."""
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from curriculum.token_bytes import byte_lengths, bytes_of
 from train.answers import Evaluated, Items
+from train.faults import fault
 
 if TYPE_CHECKING:
     import torch
@@ -131,6 +132,7 @@ def _sample_sums(
     import torch
 
     from train.exchange import Exchange
+    from train.out_of_memory import needing
 
     batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
     sums = torch.zeros(2, len(ids), dtype=torch.float64, device=world.device)
@@ -139,7 +141,9 @@ def _sample_sums(
         for first in range(0, len(batches), world.size):
             mine = first + world.rank
             batch = tokens.sample(batches[mine if mine < len(batches) else 0])
-            losses = model(torch.from_numpy(batch).to(world.device)).losses_BT
+            with needing(f"a held-out batch: lower heldout.batch_size={batch_size}"):
+                fault("heldout.batch")
+                losses = model(torch.from_numpy(batch).to(world.device)).losses_BT
             if mine < len(batches):
                 place = slice(mine * batch_size, mine * batch_size + len(batch))
                 sums[0, place] = losses.double().sum(dim=1)

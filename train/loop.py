@@ -24,6 +24,7 @@ from train.faults import fault, poisoned
 from train.hooks.hook import Hook
 from train.inputs import Inputs
 from train.line import on_terminal, one_line
+from train.out_of_memory import needing
 from train.poison import poison_gradient, poison_loss, poison_weight
 from train.prefetch import ahead
 from train.settings import TrainSettings
@@ -108,7 +109,8 @@ class Loop:
         for batch in self._timed(ahead(upcoming)):
             with self.signals.holding():
                 self.signals.ask(self.world)
-                self.train_step(batch)
+                with needing(f"step {batch.step + 1}"):
+                    self.train_step(batch)
                 leaves = self.signals.answer()
                 step = self.progress.step
                 self.watchdog.beat(f"step {step}")
@@ -141,20 +143,23 @@ class Loop:
             if index > 0:
                 self.engine.step()  # counts the micro-batch before: the weights move after the last one
             documents = Documents.of(ids_BS[:, :-1], self.inputs.decoder.end_of_text)
-            losses = self.engine(ids_BS.to(self.world.device, non_blocking=True), documents)
-            fault("loop.after_forward")
+            with needing("the forward pass: activations and logits"):
+                losses = self.engine(ids_BS.to(self.world.device, non_blocking=True), documents)
+                fault("loop.after_forward")
             if poisoned("guard.loss"):
                 losses = poison_loss(losses)
             for hook in self.hooks:
                 hook.post_forward(self, batch, index, losses)
-            self.engine.backward(losses.total / batch.global_tokens)
+            with needing("the backward pass: activations and gradients"):
+                self.engine.backward(losses.total / batch.global_tokens)
             loss += losses.losses_BT.sum()
         fault("loop.after_backward")
         if poisoned("guard.gradient"):
             poison_gradient(self.engine)
         answers = [hook.pre_optim_step(self) for hook in self.hooks]  # every hook is asked, whatever the first says
         self.left_out = sum((answer for answer in answers if answer is not None), torch.zeros_like(loss))
-        self.engine.step(self.left_out)
+        with needing("the update: gradients and optimizer"):
+            self.engine.step(self.left_out)
         moved = self.left_out == 0
         self.window.loss += torch.where(moved, loss, 0.0)
         self.window.tokens += moved * batch.global_tokens

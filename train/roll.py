@@ -11,12 +11,24 @@ import os
 import time
 from pathlib import Path
 
-from train.exit_codes import CHANGED, DISK_FULL, DONE, FAILED, GUARD_STOPPED, HUNG, LEFT, PORT_TAKEN, REFUSED
+from train.exit_codes import (
+    CHANGED,
+    DISK_FULL,
+    DONE,
+    FAILED,
+    GUARD_STOPPED,
+    HUNG,
+    LEFT,
+    OUT_OF_MEMORY,
+    PORT_TAKEN,
+    REFUSED,
+    UNREADABLE,
+)
 
 ROLL = "PDPC_ROLL"
 """Environment variable with the folder."""
 
-TELLING = (PORT_TAKEN, REFUSED, CHANGED, DISK_FULL, GUARD_STOPPED, HUNG, FAILED, *LEFT)
+TELLING = (PORT_TAKEN, REFUSED, CHANGED, DISK_FULL, UNREADABLE, OUT_OF_MEMORY, GUARD_STOPPED, HUNG, FAILED, *LEFT)
 """Which code speaks for a run whose ranks differ: the first of these that a rank left with."""
 
 

@@ -27,23 +27,29 @@ from train.evaluation import FAILED, Questions, evaluate
 from train.exit_codes import REFUSED
 from train.export import export_checkpoint
 from train.faults import arm, fault
+from train.footprint import advice, check_fits
 from train.harness_tasks import data_fingerprint
 from train.hooks.choice import hooks_of
 from train.identity import check_acceptable, identity
 from train.inputs import Inputs, open_inputs, verify_inputs
 from train.lineage import check_resume, conversion, work_split
 from train.loop import Loop, Progress
+from train.out_of_memory import OutOfMemory, needing
 from train.packages import drift
+from train.room import room_here
 from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
 from train.schedule import wasted_rise
 from train.secrets import log_without_secrets
 from train.settings import TrainSettings
-from train.signals import Left, Signals, posted
+from train.signals import Left, Signals, heed, posted
 from train.tracking import MetricsFile, NullTracker, Tracker, start_tracker
 from train.watchdog import Watchdog
-from train.world import World, finish, start
+from train.world import World, finish, local_ranks, start
 
 log = logging.getLogger(__name__)
+
+WEIGHTS, STATES = "the weights", "weights, gradients and the optimizer's states"
+"""What memory is needed for before the first step."""
 
 
 class Refused(ValueError):
@@ -70,6 +76,7 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         deepspeed_config(settings, inputs.order.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
         check_swap(settings.zero)
         attention = _attention(settings)
+        tight = _check_memory(settings, inputs)
     except ValueError as error:
         raise Refused(str(error)) from error
     world = start(settings.threads)
@@ -82,12 +89,18 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         log.info("attention: %s (%s, %s)", attention.name, world.device.type, settings.precision)
         if world.first and (reason := wasted_rise(settings.schedule, inputs.order)):
             log.warning("%s", reason)
+        if world.first and tight:
+            log.warning("memory may not suffice: %s", tight)
         watchdog.start()
+        heed()
         signals.at_hang = watchdog.dump
         try:
-            _train(settings, inputs, world, claimed, world.same(step), signals, watchdog)
+            with needing("the run"):
+                _train(settings, inputs, world, claimed, world.same(step), signals, watchdog)
         except Left as asked:
             left = asked
+        except OutOfMemory as error:
+            raise _with_advice(error, settings, inputs, world) from error
         finally:
             watchdog.close()
     if claimed is not None:
@@ -103,6 +116,22 @@ def _attention(settings: TrainSettings) -> Backend:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     return choose(settings.model.attention, settings.model.width // settings.model.heads, dtype, device)
+
+
+def _check_memory(settings: TrainSettings, inputs: Inputs) -> str | None:
+    """Return a warning when memory may not suffice. Raises ValueError when it surely does not, here or on the GPU."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    room = room_here(cuda_device=int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.is_available() else None)
+    return check_fits(settings, inputs.decoder, inputs.order.batch_size, ranks, local_ranks(ranks), room)
+
+
+def _with_advice(error: OutOfMemory, settings: TrainSettings, inputs: Inputs, world: World) -> OutOfMemory:
+    """Add what a rank needs at least, and the nearest setting that needs less."""
+    room = room_here(cuda_device=world.local_rank if world.device.type == "cuda" else None)
+    states = error.needed_for in (WEIGHTS, STATES)
+    batch_size = inputs.order.batch_size
+    said = advice(settings, inputs.decoder, batch_size, world.size, room, states=states)
+    return OutOfMemory(error.needed_for, error.said, said)
 
 
 def _claim_first(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) -> tuple[RunFolder | None, int]:
@@ -173,7 +202,11 @@ def _train(
     signals: Signals,
     watchdog: Watchdog,
 ) -> None:
-    engine = Engine(build(inputs.decoder, settings.seed, settings.execution), settings, inputs.order.batch_size, world)
+    with needing(WEIGHTS):
+        fault("engine.weights")
+        decoder = build(inputs.decoder, settings.seed, settings.execution)
+    with needing(STATES):
+        engine = Engine(decoder, settings, inputs.order.batch_size, world)
     try:
         _train_with(engine, settings, inputs, world, claimed, step, signals, watchdog)
         engine.destroy()
@@ -192,7 +225,8 @@ def _train_with(
     watchdog: Watchdog,
 ) -> None:
     folder = Path(settings.output)
-    progress, states = _resume(folder, engine, inputs, world, step)
+    with needing(STATES):
+        progress, states = _resume(folder, engine, inputs, world, step)
 
     def open_records() -> tuple[MetricsFile, Tracker]:
         assert claimed is not None

@@ -8,6 +8,7 @@ nothing to save (while a run starts, evaluates or exports): the rank leaves at o
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import select
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from train.exit_codes import HUNG
+from train.exit_codes import DISK_FULL, FAILED, GUARD_STOPPED, HUNG, OUT_OF_MEMORY, UNREADABLE
 from train.world import World, leave
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,10 @@ SAME_S = 1.0
 """Signals within this time are one request: a terminal and a launcher both pass on what they get."""
 POSTED = "pdpc/left"
 """Key in the ranks' store with the exit code with which one of them left without the others."""
+
+
+HEEDED = (FAILED, OUT_OF_MEMORY, UNREADABLE, DISK_FULL, GUARD_STOPPED)
+"""Codes of a rank that cannot go on, after which the others need not wait. Who hangs is to dump its stacks before."""
 
 
 class Left(Exception):  # nothing went wrong
@@ -171,7 +176,10 @@ def post(code: int, wait_s: float = 1.0) -> None:
     store = _store()
     if store is None:
         return
-    _within(wait_s, lambda: store.set(POSTED, str(code)))
+    if threading.current_thread() is threading.main_thread():
+        store.set(POSTED, str(code))  # sent and not waited for; nobody else asks the store now
+    else:
+        _within(wait_s, lambda: store.set(POSTED, str(code)))
     if os.environ.get("RANK", "0") == "0" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         time.sleep(max(0.0, began + wait_s - time.monotonic()))
 
@@ -182,6 +190,32 @@ def posted(wait_s: float = 1.0) -> int:
     if store is None:
         return 0
     return int(_within(wait_s, lambda: store.get(POSTED) if store.check([POSTED]) else b"0") or 0)
+
+
+def heed(ask_s: float = 2.0, patience_s: float = 3.0) -> None:
+    """Leave, with its code, soon after another rank has left because it could not go on: see HEEDED.
+
+    Most ranks notice by themselves, for a connection breaks. One that waits in a call that has none (DeepSpeed makes
+    process groups, NCCL sums) would wait for half an hour. A thread of its own asks, over a connection of its own.
+    """
+    store = _store()
+    if store is None:
+        return
+    store = store.clone()
+
+    def listen() -> None:
+        code = 0
+        while code not in HEEDED:
+            time.sleep(ask_s)
+            try:
+                code = int(store.get(POSTED)) if store.check([POSTED]) else 0
+            except Exception:
+                return  # rank 0, which keeps the store, is gone: the connection to it tells as much
+        time.sleep(patience_s)
+        log.warning("rank %s leaves, for another rank left with code %s", os.environ.get("RANK", "0"), code)
+        leave(code)
+
+    threading.Thread(target=listen, name="heed", daemon=True).start()
 
 
 def _store() -> Any:
@@ -200,7 +234,9 @@ def _within(seconds: float, action: Callable[[], Any]) -> Any:
         except Exception:
             results.append(None)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
+    deadline = time.monotonic() + seconds
+    with suppress(RuntimeError):
+        _thread.start_new_thread(run, ())  # a Thread that finds no memory in its first lines is waited for for ever
+        while not results and time.monotonic() < deadline:
+            time.sleep(0.005)
     return results[0] if results else None

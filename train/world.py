@@ -21,9 +21,10 @@ from torch import Tensor
 from curriculum.artifact import DISK_FULL as NO_ROOM
 from curriculum.artifact import process_alive
 from train import roll
-from train.exit_codes import DISK_FULL, FAILED
+from train.exit_codes import DISK_FULL, FAILED, OUT_OF_MEMORY
 from train.faults import fault
 from train.meeting import meeting
+from train.out_of_memory import says_no_memory
 
 SUPERVISOR = "PDPC_SUPERVISOR_PID"
 """Environment variable with the process that started the ranks: when it is gone, they leave."""
@@ -48,6 +49,8 @@ def code_of(error: BaseException) -> int:
     """Return the exit code of a run that ends with an error (train/exit_codes.py)."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return DISK_FULL
+    if says_no_memory(error):
+        return OUT_OF_MEMORY
     return int(getattr(error, "exit_code", FAILED))
 
 
@@ -121,7 +124,7 @@ def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
     Raises NotMet when a rank does not come within `meet_s` seconds.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", str(size))))
+    local_size = local_ranks(size)
     if size == 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # nobody else has to find it
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
         os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
@@ -148,6 +151,11 @@ def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
         deepspeed.utils.groups._clone_world_group()
     fault("world.joined")
     return World(rank, size, local_rank, local_size, device, hosts)
+
+
+def local_ranks(size: int) -> int:
+    """Return how many of a run's ranks are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", str(size))))
 
 
 def finish(world: World) -> None:

@@ -6,6 +6,7 @@ kills its third worker ends the work with an error. Workers end with their paren
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -143,6 +144,7 @@ class _Pool:
 
 def work(task: Task, number: int, pipe: Connection) -> None:
     """Be a worker: load what it needs, then do chunk after chunk until the pipe closes."""
+    faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers it and ends its workers
     os.environ["OMP_NUM_THREADS"] = str(task.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -7,7 +7,21 @@ import numpy as np
 import pytest
 
 from curriculum.artifact import open_manifest
-from tests.torture import canaries, evaluation, fields, kills, meeting, mixed, red, straggler, swap, torn, worlds
+from tests.torture import (
+    canaries,
+    evaluation,
+    fields,
+    kills,
+    meeting,
+    mixed,
+    oom,
+    red,
+    shrink,
+    straggler,
+    swap,
+    torn,
+    worlds,
+)
 from tests.torture.campaign import Tally, campaigns, case_seeds
 from tests.torture.forks import ROOT, served
 from tests.torture.runs import BATCH, Material, difference, forget, prepared
@@ -38,6 +52,21 @@ def test_every_pair_of_world_sizes(tmp_path, size):
     first = worlds.PAIRS.index((size, 1))
     tally = worlds.run_cases(range(first, first + 4), tmp_path)
     passes(tally, 4)
+
+
+def test_memory_that_does_not_suffice(tmp_path):
+    passes(oom.run(2, 1, tmp_path), 2)
+
+
+def test_a_rank_that_waits_for_one_without_memory_leaves_with_its_code(tmp_path, server):
+    material = Material.make(tmp_path / "material")
+    ranks = material.start(server, tmp_path / "run", fault="engine.states:rank=1:memory")
+    assert ranks.wait(60) == [71, 71], ranks.told()  # rank 0 waits in a call of DeepSpeed's that has no connection
+    assert "rank 0 leaves, for another rank left with code 71" in ranks.told()
+
+
+def test_files_that_are_cut_under_a_run(tmp_path):
+    passes(shrink.run(2, 1, tmp_path), 2)
 
 
 def test_every_field(tmp_path):

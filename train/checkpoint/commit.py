@@ -38,6 +38,7 @@ from train.checkpoint.write import NotFiniteError, write_shard
 from train.engine import Engine
 from train.exchange import Exchange
 from train.faults import fault
+from train.out_of_memory import OutOfMemory, says_no_memory, told
 from train.packages import versions
 from train.world import World
 
@@ -91,14 +92,14 @@ def save(
         return free_bytes(temporary)
 
     def write() -> dict[str, Any]:
-        check_space(folder, [told["size"] for told in begun], free)
+        check_space(folder, [rank["size"] for rank in begun], free)
         entry = write_shard(temporary / rank_file(world.rank), header, size, engine.fragments())
         return asdict(entry)
 
     def commit() -> None:
         if not world.first:
             return
-        files = {rank_file(rank): FileEntry(**told) for rank, told in enumerate(written)}
+        files = {rank_file(rank): FileEntry(**entry) for rank, entry in enumerate(written)}
         _check_visible(temporary, files)
         fault("checkpoint.before_manifest")
         facts = {
@@ -148,14 +149,14 @@ class _Meeting:
             value = action()
         except Exception as error:
             problem = error
-        note = {"value": value, "problem": None if problem is None else _told(problem)}
+        note = {"value": value, "problem": None if problem is None else _problem(problem)}
         notes = self._exchange.gather(f"checkpoint: {what}", note)
-        failed = [(rank, told["problem"]) for rank, told in enumerate(notes) if told["problem"]]
+        failed = [(rank, note["problem"]) for rank, note in enumerate(notes) if note["problem"]]
         if failed:
             if self.temporary is not None:  # rank 0's alone; every rank has stopped writing
                 shutil.rmtree(self.temporary, ignore_errors=True)
             raise self._error(*failed[0]) from problem
-        return [told["value"] for told in notes]
+        return [note["value"] for note in notes]
 
     def _error(self, rank: int, problem: Mapping[str, Any]) -> Exception:
         start = f"checkpoint {self._folder} could not be written"
@@ -168,10 +169,14 @@ class _Meeting:
                 f"{start}: {said}; the checkpoint before it stays. The weights are spoiled: find the step that did it "
                 "in metrics.jsonl, and go on from an older checkpoint"
             )
+        if problem["kind"] == "memory":
+            return OutOfMemory(f"checkpoint {self._folder}; the one before it stays", said)
         return CheckpointError(f"{start} ({said}); the checkpoint before it stays")
 
 
-def _told(error: Exception) -> dict[str, Any]:
+def _problem(error: Exception) -> dict[str, Any]:
+    if says_no_memory(error):
+        return {"kind": "memory", "errno": None, "text": told(error)}
     kind = "os" if isinstance(error, OSError) else "finite" if isinstance(error, NotFiniteError) else "other"
     text = str(error) if kind == "finite" else f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.strerror:

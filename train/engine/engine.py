@@ -31,6 +31,7 @@ from train.engine.state import (
 from train.engine.swap import SwapFolder
 from train.engine.swapped import SwappedState
 from train.engine.unasked import unasked
+from train.faults import fault
 from train.memory import keep_freed_memory
 from train.settings import OptimizerSettings, TrainSettings
 from train.world import World
@@ -61,6 +62,7 @@ class Engine:
         self.micro_batches: int = self.config["gradient_accumulation_steps"]
         self.world = world
         self.decoder = decoder
+        fault("engine.states")
         self._adamw = torch.optim.AdamW(
             parameter_groups(decoder, settings.optimizer),
             lr=settings.optimizer.lr,

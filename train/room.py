@@ -1,0 +1,90 @@
+"""How much memory there is: of the machine, its control group, a process and a GPU."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ENDLESS = 1 << 60
+"""What a control group without a limit says, or more."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What there is; None: not known, or without a limit."""
+
+    device: int | None = None
+    """Bytes of this rank's GPU; None: it computes in host memory."""
+    host: int | None = None
+    """Bytes that the processes of this machine may have: its memory and swap, or its control group's limit."""
+    process: int | None = None
+    """Bytes that one process may have (ulimit -v, ulimit -d)."""
+    free: int | None = None
+    """Bytes that are free now, of the GPU or else of the machine."""
+
+
+def room_here(*, cuda_device: int | None, root: Path = Path("/")) -> Room:
+    """Return what this machine and this rank's GPU have; `root` is where /proc and /sys are looked for."""
+    host, free = _machine(root)
+    limits = [limit for limit in (_limit(resource.RLIMIT_AS), _limit(resource.RLIMIT_DATA)) if limit is not None]
+    process = min(limits, default=None)
+    if cuda_device is None:
+        return Room(None, host, process, free)
+    import torch
+
+    free, device = torch.cuda.mem_get_info(cuda_device)
+    return Room(device, host, process, free)
+
+
+def _limit(kind: int) -> int | None:
+    soft = resource.getrlimit(kind)[0]
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _machine(root: Path) -> tuple[int | None, int | None]:
+    """Return the bytes that processes of this machine may have, and those that are free."""
+    try:
+        rows = [line.split() for line in (root / "proc/meminfo").read_text().splitlines()]
+        facts = {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if len(row) > 1}
+    except (OSError, ValueError):
+        facts = {}
+    whole = facts["MemTotal"] + facts.get("SwapTotal", 0) if "MemTotal" in facts else None
+    found = [limit for limit in (whole, *_group_limits(root)) if limit is not None]
+    return min(found, default=None), facts.get("MemAvailable")
+
+
+def _group_limits(root: Path) -> Iterator[int]:
+    for folder, version in _control_groups(root):
+        try:
+            limit = int((folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text())
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+        if limit < ENDLESS:
+            yield limit
+
+
+def oom_kills(root: Path = Path("/")) -> int:
+    """Return how many processes the kernel has killed in this process's control group for want of memory."""
+    for folder, version in _control_groups(root):
+        try:
+            lines = (folder / ("memory.events" if version == 2 else "memory.oom_control")).read_text().splitlines()
+            return int(dict(line.split() for line in lines).get("oom_kill", 0))
+        except (OSError, ValueError):
+            continue
+    return 0
+
+
+def _control_groups(root: Path) -> Iterator[tuple[Path, int]]:
+    """Yield the folders of this process's memory control group and of those above it, with their version, 1 or 2."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers not in ("", "memory"):
+            continue
+        base, inside = root / "sys/fs/cgroup" / controllers, Path(path.lstrip("/"))
+        for folder in (inside, *inside.parents):
+            yield base / folder, 1 if controllers else 2

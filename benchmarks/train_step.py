@@ -32,20 +32,25 @@ OURS, OURS_PACKED = "pdpc", "pdpc_packed"
 LEAST_TIMES = {("trainer", OURS): 1.15, ("trainer_packed", OURS_PACKED): 1.3, ("litgpt", OURS): 1.0}
 LEAST_SHARE = 0.55
 PRODUCT = 2048
-"""Rows and columns of the matrices whose product is the machine's rate."""
+"""Rows and columns, at most, of the matrices whose product is the machine's rate."""
+CLEAR_S = 0.02
+"""Smaller matrices will do where their product takes so long: a CPU without bf16 units takes minutes for PRODUCT."""
 
 
 def matmul_rate(repeats: int = 6) -> float:
     """Return the bf16 matrix-product rate of this process's threads in operations a second: the median of a few."""
     import torch
 
-    left, right = (torch.randn(PRODUCT, PRODUCT).bfloat16() for _ in range(2))
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        torch.mm(left, right)
-        taken.append(time.perf_counter() - start)
-    return 2 * PRODUCT**3 / spread(taken[1:]).median
+    size, taken = 128, [0.0]
+    while size < PRODUCT and taken[-1] < CLEAR_S:
+        size *= 2
+        left, right = (torch.randn(size, size).bfloat16() for _ in range(2))
+        taken = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            torch.mm(left, right)
+            taken.append(time.perf_counter() - start)
+    return 2 * size**3 / spread(taken[1:]).median
 
 
 class Meter:

@@ -28,6 +28,8 @@ LIFE = "PDPC_LIFE"
 """Environment variable of all ranks with what no other life of any run has; where it is not set, a second process that
 says it is rank N is refused by name."""
 POLL_S = 0.1
+LATE_S = 5.0
+"""How much longer a rank waits for a listener that never answers, for whom torch has no time limit."""
 AGAIN = "see how that process ended (its log, its node), then run the same command again"
 
 
@@ -49,34 +51,49 @@ def meeting(rank: int, size: int, limit_s: float, leave: Callable[[int], Any]) -
 
     The ranks meet in a store at MASTER_ADDR and MASTER_PORT, which torch's process group then uses as well. Raises
     NotMet naming the ranks that did not come. Connecting cannot be broken off: when it takes too long, for a rank was
-    lost meanwhile, this rank says so and calls `leave` with code 1.
+    lost meanwhile or something else listens there, this rank says so and calls `leave` with code 1.
     """
     if size == 1:
         yield
         return
     deadline = time.monotonic() + limit_s
-    store = _gather(rank, size, limit_s, deadline)
+    foreign = (
+        f"rank {rank}: what listens at {_place()} has not answered within {limit_s:g} s: is it rank 0 of this run?"
+    )
+    with _at_most(limit_s + LATE_S, f"{foreign} {AGAIN}", leave):
+        store = _gather(rank, size, limit_s, deadline)
+    lost = f"rank {rank}: all {size} ranks came, but were not connected within {limit_s:g} s: one was lost meanwhile"
+    try:
+        with _at_most(max(0.0, deadline - time.monotonic()), f"{lost}; {AGAIN}", leave):
+            yield
+    finally:
+        del store  # rank 0's, which torch's own shares, had to live until here
 
-    def lost() -> None:
-        log.error(
-            "rank %s: all %s ranks came, but were not connected within %g s: one was lost meanwhile; %s",
-            *(rank, size, limit_s, AGAIN),
-        )
+
+@contextmanager
+def _at_most(seconds: float, told: str, leave: Callable[[int], Any]) -> Iterator[None]:
+    """Leave with code 1 and a word when what is inside takes longer: torch's own calls cannot be broken off."""
+
+    def late() -> None:
+        log.error("%s", told)
         leave(FAILED)
 
-    timer = threading.Timer(max(0.0, deadline - time.monotonic()), lost)
+    timer = threading.Timer(seconds, late)
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
-        del store  # rank 0's, which torch's own shares, had to live until here
+
+
+def _place() -> str:
+    return f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
 
 
 def _gather(rank: int, size: int, limit_s: float, deadline: float) -> Any:
     """Return the store in which all ranks have said that they are here."""
-    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    place = _place()
     by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # under torchrun its agent keeps the store
     keeper = "torchrun's agent" if by_agent else "rank 0"
     try:

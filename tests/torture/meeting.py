@@ -36,8 +36,8 @@ RANKS = 2
 DOOR, DOORS = "taken from pdpc train", 0.125
 MEET_S = 6.0
 """Time in which the ranks of a case have to meet."""
-MARGIN_S = 10.0
-"""What a life may take beyond that until it has ended."""
+MARGIN_S = 40.0
+"""What a life may take beyond that until it has ended: also on a machine that has other work."""
 SHARED = Path("/dev/shm")
 WHEN = ("before", "while", "after")
 """A rank dies before it looks for the others, while they meet, and when they have met and are not connected."""

@@ -19,6 +19,7 @@ RANKS = """
 import json, os, sys
 from datetime import timedelta
 import torch.distributed as dist
+from train import meeting as meetings
 from train.meeting import NotMet, meeting
 
 def be(rank, size, limit_s, lost):
@@ -43,6 +44,7 @@ for rank in asked["who"]:
         out = os.open(f"{asked['folder']}/{rank}", os.O_WRONLY | os.O_CREAT)
         os.dup2(out, 1)
         os.dup2(out, 2)
+        meetings.LATE_S = asked["late_s"]
         be(asked["named"].get(str(rank), rank), asked["size"], asked["limit_s"], asked["lost"])
 codes = {rank: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for rank, pid in pids.items()}
 print(json.dumps(codes))
@@ -53,10 +55,10 @@ print(json.dumps(codes))
 def ended(tmp_path):
     """Let some ranks of a world meet; return what each said, and its exit code."""
 
-    def run(who, size, limit_s, lost=None, port=None, lives=(), named=()):
+    def run(who, size, limit_s, lost=None, port=None, lives=(), named=(), late_s=5.0):
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port()), "PYTHONPATH": str(ROOT)}
         asked = {"who": who, "size": size, "limit_s": limit_s, "lost": lost, "folder": str(tmp_path)}
-        asked |= {"lives": dict(lives), "named": dict(named)}
+        asked |= {"lives": dict(lives), "named": dict(named), "late_s": late_s}
         done = subprocess.run(
             [sys.executable, "-c", RANKS, json.dumps(asked)],
             env={**os.environ, **place},
@@ -108,6 +110,15 @@ def test_a_port_that_is_taken_is_named(ended):
     assert "rank 0 cannot listen at 127.0.0.1:" in told
     assert f"process {os.getpid()} has it" in told
     assert "start the run with another port" in told
+
+
+def test_a_listener_that_never_answers_is_not_waited_for(ended):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        ((told, code),) = ended([1], 2, 1.0, port=other.getsockname()[1], late_s=0.5).values()
+    assert code == FAILED
+    assert "has not answered within 1 s: is it rank 0 of this run?" in told
 
 
 def test_a_rank_of_another_life_is_not_counted(ended):

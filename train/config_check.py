@@ -40,7 +40,7 @@ def check_words(words: Iterable[str], groups: Path) -> None:
             raise ValueError(f"{name!r} holds a NUL byte: leave it out")
         if re.match(r"/*hydra(?:$|[./@])", key) or "@" in key:
             raise ValueError(f"{name}: Hydra itself is not configured here: leave it out")
-        _check_text(name, word)
+        _check_text(name, _without_escaped(word))
         if _depth(word) > DEEPEST:
             raise ValueError(f"{name} has brackets more than {DEEPEST} deep: write a plain value")
         if ".." in key or ((groups / key.strip("/")).is_dir() and _leads_out(value)):
@@ -173,6 +173,22 @@ def _check_text(where: str, text: str) -> None:
         raise ValueError(f"{where}: _target_ names code to run, and settings are values: leave it out")
     if DIGITS.search(text):
         raise ValueError(f"{where}: a number of more than {LONGEST_NUMBER} digits: give a smaller one")
+
+
+def _without_escaped(word: str) -> str:
+    """Return an override without the `${` in it that are text for Hydra and OmegaConf.
+
+    In quotes that is one after an odd number of backslashes; outside, where Hydra halves them first, after one.
+    """
+    kept, quote = [], ""
+    for token in re.findall(r"\\*\$\{|\\*['\"]|[^\\'\"$]+|.", word, flags=re.DOTALL):
+        backslashes = len(token) - len(token.lstrip("\\"))
+        if token.endswith("${") and (backslashes == 1 or (quote and backslashes % 2)):
+            continue
+        if token[-1] in "'\"" and backslashes % 2 == 0:
+            quote = "" if token[-1] == quote else quote or token[-1]
+        kept.append(token)
+    return "".join(kept)
 
 
 def _leads_out(value: str) -> bool:

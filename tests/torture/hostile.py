@@ -65,7 +65,7 @@ def words(key: str, canary: str, outside: str) -> list[Payload]:
     given = {
         "environment": f"{key}=${{oc.env:HOSTILE_KEY}}",
         "environment in quotes": f"{key}='${{oc.env:HOSTILE_KEY}}'",
-        "environment escaped": f"{key}=\\${{oc.env:HOSTILE_KEY}}",
+        "environment escaped in part": f"{key}=\\\\\\${{oc.env:HOSTILE_KEY}}",
         "environment nested": f"{key}=${{oc.${{x}}:HOSTILE_KEY}}",
         "decoded": f"{key}=${{oc.decode:${{oc.env:HOSTILE_KEY}}}}",
         "itself": f"{key}=${{{key}}}",

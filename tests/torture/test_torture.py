@@ -129,7 +129,9 @@ def test_ranks_that_tokenise_go_on_at_any_number(tmp_path, server):
     for ranks, drill, code in ((2, "chunk.before_rename:nth=3", -9), (1, "chunk.after_write:nth=2", -9), (3, "", 0)):
         life = {"words": [*words, f"output={tmp_path}/tokens"]}
         alive = server.start("tests.torture.forks:work", life, ranks, tmp_path / "log", {"PDPC_FAULT": drill})
-        assert alive.wait(60) == [code] * ranks, alive.told()
+        codes = alive.wait(60)
+        assert code in codes, alive.told()
+        assert set(codes) <= {code, 1 if code else 0}, alive.told()  # 1: the other one was killed before it
     assert "chunks are done already" in alive.told()
     plain, tokens = (open_manifest(tmp_path / name, "tokens").fingerprint for name in ("plain", "tokens"))
     assert plain == tokens

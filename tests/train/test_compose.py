@@ -124,3 +124,20 @@ def test_a_missing_value_is_asked_for():
 def test_no_config_names_an_import_path():
     for path in CONFIGS.rglob("*.yaml"):
         assert not re.search(r"_target_|_partial_|!!python", path.read_text()), path
+
+
+@pytest.mark.parametrize("backslashes", range(6))
+@pytest.mark.parametrize(
+    "form", ["{}", "'{}'", '"{}"', "[{}]", "['{}']", "['a',{}]", "a'{}'", "'a\\'{}'", "'{}", "{{a:{}}}"]
+)
+def test_no_number_of_backslashes_opens_the_environment(monkeypatch, backslashes, form):
+
+    monkeypatch.setenv("CANARY", "found out")
+    schema, _, choices = VERBS["prepare"].load()
+    value = form.format("\\" * backslashes + "${oc.env:CANARY}")
+    for key in ("output", "input.paths"):
+        try:
+            said = str(compose("prepare", schema, ["input.paths=[x]", "output=o", f"{key}={value}"], choices))
+        except SettingsError as error:
+            said = str(error)
+        assert "found out" not in said

@@ -9,6 +9,8 @@ and DeepSpeed's float32 master weights at stages 1 to 3 in fp32 too), N ranks, i
     2       2 / 4        4/N           12/N
     3       2/N / 4/N    4/N           12/N
 
+(Stage 1 in fp32 hands gradients on as they come when nothing is accumulated: 4/N then.)
+
 Bytes of activations a token and layer (as in Korthikanti et al., arXiv 2205.05198, section 4.1, for this decoder;
 docs/hot-path.md counts them): e * (4W + 2Q + 2K + 3F), e bytes an element, W width, Q and K width of queries and of
 keys, F inner size. Blocks that are recomputed keep e * W, and `selective` keeps what attention needs.
@@ -57,7 +59,9 @@ def footprint(settings: TrainSettings, decoder: DecoderConfig, batch_size: int, 
     element, parameters = 2 if bf16 else 4, decoder.parameter_count()
     share = -(-parameters // ranks)
     weights = element * (share if zero.stage == 3 else parameters)
-    gradients = 4 * (share if zero.stage >= 2 else parameters)
+    accumulates = Split(batch_size, ranks, settings.micro_batch_size).accumulation > 1
+    kept = bf16 and zero.stage < 2  # float32 sums that are there all the time
+    gradients = 4 * (parameters if zero.stage == 0 or kept or (zero.stage == 1 and accumulates) else share)
     states = 12 * (share if zero.stage else parameters) if bf16 or zero.stage else 8 * parameters
     average = 4 * share if settings.averaging.decay else 0
     host = 4 * parameters if cuda else 0
@@ -71,8 +75,7 @@ def footprint(settings: TrainSettings, decoder: DecoderConfig, batch_size: int, 
         host, weights = max(host, weights if zero.offload_param == "cpu" else 0), 0
     activations = _activations(settings, decoder, element)
     logits = _logits(settings, decoder, element)
-    accumulates = Split(batch_size, ranks, settings.micro_batch_size).accumulation > 1 or (bf16 and zero.stage < 2)
-    worst = activations + logits + gradients if accumulates else max(activations + logits, gradients)
+    worst = activations + logits + gradients if accumulates or kept else max(activations + logits, gradients)
     total = weights + states + average + worst
     if not cuda:
         total = max(total, 4 * parameters)  # built in float32, wherever it goes

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -205,66 +206,51 @@ def _train(
     with needing(WEIGHTS):
         fault("engine.weights")
         decoder = build(inputs.decoder, settings.seed, settings.execution)
-    with needing(STATES):
-        engine = Engine(decoder, settings, inputs.order.batch_size, world)
-    try:
-        _train_with(engine, settings, inputs, world, claimed, step, signals, watchdog)
-        engine.destroy()
-    finally:
-        engine.remove_swap_files()
-
-
-def _train_with(
-    engine: Engine,
-    settings: TrainSettings,
-    inputs: Inputs,
-    world: World,
-    claimed: RunFolder | None,
-    step: int,
-    signals: Signals,
-    watchdog: Watchdog,
-) -> None:
     folder = Path(settings.output)
-    with needing(STATES):
-        progress, states = _resume(folder, engine, inputs, world, step)
+    with ExitStack() as leaving:
+        with needing(STATES):
+            engine = Engine(decoder, settings, inputs.order.batch_size, world)
+            leaving.callback(engine.remove_swap_files)
+            progress, states = _resume(folder, engine, inputs, world, step)
 
-    def open_records() -> tuple[MetricsFile, Tracker]:
-        assert claimed is not None
-        write_text(folder / "ds_config.json", json.dumps(engine.config, indent=1) + "\n")
-        forget_consumed(folder, progress.step)
-        shown = {**identity(settings), **claimed.facts["fingerprints"]}
-        return MetricsFile(folder, progress.step), start_tracker(
-            settings.tracker, folder, settings.arm, shown, progress.step
+        def open_records() -> tuple[MetricsFile, Tracker]:
+            assert claimed is not None
+            write_text(folder / "ds_config.json", json.dumps(engine.config, indent=1) + "\n")
+            forget_consumed(folder, progress.step)
+            shown = {**identity(settings), **claimed.facts["fingerprints"]}
+            return MetricsFile(folder, progress.step), start_tracker(
+                settings.tracker, folder, settings.arm, shown, progress.step
+            )
+
+        metrics, tracker = world.first_does(open_records) or (None, NullTracker())
+        width = inputs.order.batch_size // world.size
+        consumed = ConsumedFile(folder, world, width, progress.consumed_hash)
+        hooks = hooks_of(settings)
+        loop = Loop(
+            *(settings, inputs, engine, world, progress, consumed, metrics, tracker, hooks, signals, watchdog),
+            *(_save, _restore, _evaluate),
         )
+        try:
+            loop.load_state(states)
+            _make_up_evaluation(loop)
+            loop.run()
+        finally:
+            for hook in hooks:
+                hook.close(loop)
+            consumed.close()
+            tracker.finish()
+            if metrics is not None:
+                metrics.close()
 
-    metrics, tracker = world.first_does(open_records) or (None, NullTracker())
-    width = inputs.order.batch_size // world.size
-    consumed = ConsumedFile(folder, world, width, progress.consumed_hash)
-    hooks = hooks_of(settings)
-    loop = Loop(
-        *(settings, inputs, engine, world, progress, consumed, metrics, tracker, hooks, signals, watchdog),
-        *(_save, _restore, _evaluate),
-    )
-    try:
-        loop.load_state(states)
-        _make_up_evaluation(loop)
-        loop.run()
-    finally:
-        for hook in hooks:
-            hook.close(loop)
-        consumed.close()
-        tracker.finish()
-        if metrics is not None:
-            metrics.close()
+        def seal() -> None:
+            assert claimed is not None
+            export_checkpoint(folder, folder / EXPORT)
+            claimed.finish(loop.cursor, as_hex(progress.consumed_hash))
+            log.info("run %s is finished: %s tokens in %s steps", folder, progress.tokens, progress.step)
 
-    def seal() -> None:
-        assert claimed is not None
-        export_checkpoint(folder, folder / EXPORT)
-        claimed.finish(loop.cursor, as_hex(progress.consumed_hash))
-        log.info("run %s is finished: %s tokens in %s steps", folder, progress.tokens, progress.step)
-
-    with watchdog.slow("the export"):
-        world.first_does(seal)
+        with watchdog.slow("the export"):
+            world.first_does(seal)
+        engine.destroy()
 
 
 def _resume(folder: Path, engine: Engine, inputs: Inputs, world: World, step: int) -> tuple[Progress, dict[str, Any]]:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from curriculum.artifact import MANIFEST
 from launch.cli import VERBS
+from tests.needed import REQUIRED
 from tests.torture.campaign import Tally
 from tests.torture.ranks import quiet
 from train import compose
@@ -30,21 +31,6 @@ LIMIT_S = 1.0
 """Seconds of processor time: the machine may be busy with something else."""
 SPARE_BYTES = 200 << 20
 EVIL = "os.system"
-NEEDED = {
-    "train": ["output=o", "arm=a", "data.tokens=t", "data.order=o"],
-    "arrange": ["output=o", "tokens=t", "scores=s"],
-    "score": ["output=o", "tokens=t", "models.weak=w", "models.strong=s"],
-    "replan": ["order=o", "from_step=5", "output=p"],
-    "evaluate": ["run=r"],
-    "export": ["run=r", "output=o"],
-    "adopt": ["tokenizer.name=n", "train.web=w"],
-    "megatron": ["tokens=t", "output=o"],
-    "doctor": ["faults=true"],
-    "inspect": ["folder=f"],
-    "report": ["runs.shuffled=a", "runs.pdpc=b"],
-    "prepare": ["input.paths=[x]"],
-}
-"""What a verb needs beside a payload, so that nothing else is wrong."""
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
 )
@@ -234,7 +220,7 @@ def _give_words(work: Path, verb: str, payload: Payload) -> None:
     from launch.flags import as_overrides
 
     schema, _, choices = VERBS[verb].load()
-    given = [*NEEDED.get(verb, []), payload.text]
+    given = [*REQUIRED.get(verb, []), payload.text]
     compose.compose(verb, schema, as_overrides(given, schema, VERBS[verb].first), choices)
 
 

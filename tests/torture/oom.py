@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.torture.campaign import Tally, case_seeds
-from tests.torture.forks import served
-from tests.torture.runs import Ending, Ground, Material, difference, forget, prepared
+from tests.torture.campaign import Tally
+from tests.torture.runs import Ending, Ground, Material, difference, on_each_size
 from train import checkpoint
 from train.checkpoint.find import verified
 from train.evaluation import FAILED as FAILED_PARTS
@@ -49,26 +48,14 @@ LIMITED_CODES = (DONE, OUT_OF_MEMORY, FAILED)
 
 def run(count: int, seed: int, work: Path) -> Tally:
     """Let a rank run out of memory `count` times."""
-    tally, ends = Tally("oom", seed=seed), dict[str, int]()
-    with served():
-        for size in RANKS:
-            cases = [case for case in case_seeds(seed, count) if RANKS[case % len(RANKS)] == size]
-            if not cases:
-                continue
-            folder = work / f"on_{size}"
-            with prepared(folder, size) as ground:
-                for case in cases:
-                    codes, problem = one_run(ground, folder / "run", case, size)
-                    ends[codes] = ends.get(codes, 0) + 1
-                    tally.add(case, problem)
-                    forget(folder / "run")
-    tally.notes.append("ends: " + ", ".join(f"{number} x {codes}" for codes, number in sorted(ends.items())))
+    tally = Tally("oom", seed=seed)
+    on_each_size(tally, RANKS, count, work, one_run, lives=1)
     return tally
 
 
-def one_run(ground: Ground, folder: Path, seed: int, size: int) -> tuple[str, str | None]:
+def one_run(ground: Ground, work: Path, seed: int, size: int) -> tuple[str, str | None]:
     """Strike a run once and let it end; return how the struck life ended and what went wrong."""
-    draw = np.random.default_rng(seed)
+    draw, folder = np.random.default_rng(seed), work / "run"
     place, action = str(draw.choice(list(PLACES))), str(draw.choice(ACTIONS))
     rank = int(draw.integers(size)) if place != "checkpoint.before_manifest" else 0
     fault = f"{place}:rank={rank}:nth={draw.integers(1, PLACES[place] + 1)}:{action}"

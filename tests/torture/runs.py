@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from curriculum.artifact import open_manifest
 from curriculum.consumed import as_hex, order_hash
 from curriculum.order import Order
+from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import Forks, Ranks, served
 from train import checkpoint
 from train.batches import read_consumed
@@ -219,3 +220,31 @@ def _other_metrics(records: list[dict[str, Any]], wanted: list[dict[str, Any]]) 
             told = "; ".join(f"{key} {ours.get(key)} instead of {theirs.get(key)}" for key in keys[:3])
             return f"{len(keys)} metrics differ from step {ours['step']} on: {told}"
     return None
+
+
+def on_each_size(
+    tally: Tally,
+    sizes: Sequence[int],
+    count: int,
+    work: Path,
+    one_run: Callable[..., tuple[str, str | None]],
+    lives: int,
+) -> None:
+    """Call `one_run(ground, folder, seed, size)` for `count` cases, each on one of `sizes` ranks; count its answers.
+
+    It answers how a run ended and what went wrong; `folder` holds the material and is the run's parent.
+    """
+    ends, seeds = dict[str, int](), case_seeds(tally.seed, count)
+    with served():
+        for size in sizes:
+            cases = [case for case in seeds if sizes[case % len(sizes)] == size]
+            if not cases:
+                continue
+            folder = work / f"on_{size}"
+            with prepared(folder, size, lives=lives) as ground:
+                for case in cases:
+                    end, problem = one_run(ground, folder, case, size)
+                    ends[end] = ends.get(end, 0) + 1
+                    tally.add(case, problem)
+                    forget(folder / "run")
+    tally.notes.append("ends: " + ", ".join(f"{number} x {end}" for end, number in sorted(ends.items())))

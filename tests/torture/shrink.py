@@ -17,10 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.torture.campaign import Tally, case_seeds
-from tests.torture.forks import served
+from tests.torture.campaign import Tally
 from tests.torture.oom import failed_stages, other_weights
-from tests.torture.runs import Ground, difference, forget, prepared
+from tests.torture.runs import Ground, difference, on_each_size
 from train.exit_codes import DONE, FAILED, REFUSED, UNREADABLE
 from train.watchdog import STACKS
 
@@ -38,20 +37,8 @@ WAYS = ("cut", "cut", "cut", "replaced", "deleted")
 
 def run(count: int, seed: int, work: Path) -> Tally:
     """Hurt a file `count` times."""
-    tally, ends = Tally("shrink", seed=seed), dict[str, int]()
-    with served():
-        for size in RANKS:
-            cases = [case for case in case_seeds(seed, count) if RANKS[case % len(RANKS)] == size]
-            if not cases:
-                continue
-            folder = work / f"on_{size}"
-            with prepared(folder, size, lives=3) as ground:
-                for case in cases:
-                    end, problem = one_run(ground, folder, case, size)
-                    ends[end] = ends.get(end, 0) + 1
-                    tally.add(case, problem)
-                    forget(folder / "run")
-    tally.notes.append("ends: " + ", ".join(f"{number} x {end}" for end, number in sorted(ends.items())))
+    tally = Tally("shrink", seed=seed)
+    on_each_size(tally, RANKS, count, work, one_run, lives=3)
     return tally
 
 

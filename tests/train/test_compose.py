@@ -4,23 +4,9 @@ import pytest
 
 from curriculum.preference import PREFERENCES
 from launch.cli import VERBS
+from tests.needed import REQUIRED
 from train.compose import CONFIGS, SettingsError, as_yaml, compose
 from train.settings import TrainSettings
-
-REQUIRED = {
-    "train": ["output=o", "arm=a", "data.tokens=t", "data.order=o"],
-    "arrange": ["output=o", "tokens=t", "scores=s"],
-    "score": ["output=o", "tokens=t", "models.weak=w", "models.strong=s"],
-    "replan": ["order=o", "from_step=5", "output=p"],
-    "evaluate": ["run=r"],
-    "export": ["run=r", "output=o"],
-    "adopt": ["tokenizer.name=n", "train.web=w"],
-    "megatron": ["tokens=t", "output=o"],
-    "doctor": ["faults=true"],
-    "inspect": ["folder=f"],
-    "report": ["runs.shuffled=a", "runs.pdpc=b"],
-    "prepare": ["input.paths=[x]"],
-}
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -14,6 +14,7 @@ import torch
 
 from models import DecoderConfig
 from models.decoder import build
+from tests.train.test_engine import steps
 from train import checkpoint
 from train.compose import compose
 from train.engine import Engine, check_swap, config, disk
@@ -44,19 +45,6 @@ def small(monkeypatch):
 
 def make(world, path, *words, seed=0):
     return Engine(build(CONFIG, seed), settings_of(path, *words), 4, world)
-
-
-def steps(engine, first, last):
-    losses = []
-    for step in range(first, last):
-        engine.set_learning_rate(1e-2)
-        ids = torch.randint(0, 64, (4, 17), generator=torch.Generator().manual_seed(step))
-        for part in ids.split(2):
-            out = engine(part)
-            engine.backward(out.total / 64)
-            losses.append(out.total.item())
-        engine.step()
-    return losses
 
 
 def save(engine, world, folder):

@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from train.settings import ZeroSettings
@@ -43,13 +44,10 @@ def remove_abandoned(parent: Path) -> None:
             lock = os.open(folder / LOCK, os.O_RDWR)
         except OSError:
             continue
-        try:
+        with suppress(BlockingIOError):  # its rank lives
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
-        except BlockingIOError:
-            pass  # its rank lives
-        finally:
-            os.close(lock)
+        os.close(lock)
 
 
 def check_swap(zero: ZeroSettings) -> None:

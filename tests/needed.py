@@ -1,0 +1,16 @@
+"""What a verb has to be told, so that nothing else is wrong with the words that a test is about."""
+
+REQUIRED = {
+    "train": ["output=o", "arm=a", "data.tokens=t", "data.order=o"],
+    "arrange": ["output=o", "tokens=t", "scores=s"],
+    "score": ["output=o", "tokens=t", "models.weak=w", "models.strong=s"],
+    "replan": ["order=o", "from_step=5", "output=p"],
+    "evaluate": ["run=r"],
+    "export": ["run=r", "output=o"],
+    "adopt": ["tokenizer.name=n", "train.web=w"],
+    "megatron": ["tokens=t", "output=o"],
+    "doctor": ["faults=true"],
+    "inspect": ["folder=f"],
+    "report": ["runs.shuffled=a", "runs.pdpc=b"],
+    "prepare": ["input.paths=[x]"],
+}

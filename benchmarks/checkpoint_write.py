@@ -58,6 +58,10 @@ class _State:
     def fragments(self) -> Iterator[Fragment]:
         yield from self.made
 
+    def outline(self) -> Iterator[Fragment]:
+        for fragment in self.made:
+            yield Fragment(fragment.name, fragment.start, {k: t.to("meta") for k, t in fragment.tensors.items()})
+
 
 def _timed(settings: Settings, write: Any) -> Facts:
     """Make the state, write it once into an empty folder, and tell seconds and memory beside the state."""

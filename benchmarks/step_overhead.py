@@ -77,7 +77,8 @@ def train_settings(settings: Settings) -> Any:
     sizes = [f"model.{key}={settings[key]}" for key in ("layers", "width", "heads", "kv_heads", "ffn")]
     words = ["arm=benchmark", f"data.tokens={data / 'tokens'}", f"data.order={data / 'order'}", *sizes]
     words += [f"output={data / 'run'}", "tracker=none", f"micro_batch_size={settings['micro_batch_size']}"]
-    words += [f"zero.stage={settings['zero_stage']}", f"threads={settings['threads']}", "heldout.max_samples=4"]
+    words += [f"zero.stage={settings['zero_stage']}", f"precision={settings['precision']}"]
+    words += [f"threads={settings['threads']}", "heldout.max_samples=4"]
     return compose("train", TrainSettings, words)
 
 
@@ -217,6 +218,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
             f"--{name.replace('_', '-')}", type=size, default=default, help=f"{meaning} (default {default})"
         )
     made.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=1, help="ZeRO stage (default 1)")
+    made.add_argument(
+        "--precision", choices=("bf16", "fp32"), default="bf16", help="fp32 for a CPU without bf16 units (default bf16)"
+    )
     return made.parse_args(arguments)
 
 

@@ -13,6 +13,9 @@ from train.world import World
 
 T = TypeVar("T")
 
+LENGTH_BYTES = 8
+FIRST_BYTES = 4096
+
 
 class RankFailed(RuntimeError):
     """The ranks met and at least one of them had failed; every rank raises this with the same message."""
@@ -64,17 +67,29 @@ class Exchange:
 
 
 def _all_gather(text: bytes, world: World) -> list[bytes]:
-    """Return every rank's bytes, by rank; as tensors, since the ranks may not trust or share pickles."""
+    """Return every rank's bytes, by rank; as tensors, since the ranks may not trust or share pickles.
+
+    One collective for what is no longer than FIRST_BYTES everywhere, two for more.
+    """
     if world.size == 1:
         return [text]
+    firsts = _gather_rows(
+        len(text).to_bytes(LENGTH_BYTES, "little") + text[:FIRST_BYTES], LENGTH_BYTES + FIRST_BYTES, world
+    )
+    lengths = [int.from_bytes(row[:LENGTH_BYTES], "little") for row in firsts]
+    whole = [row[LENGTH_BYTES:] for row in firsts]
+    if max(lengths) > FIRST_BYTES:
+        rests = _gather_rows(text[FIRST_BYTES:], max(lengths) - FIRST_BYTES, world)
+        whole = [first + rest for first, rest in zip(whole, rests, strict=True)]
+    return [row[:length] for row, length in zip(whole, lengths, strict=True)]
+
+
+def _gather_rows(text: bytes, size: int, world: World) -> list[bytes]:
+    """Return every rank's bytes, filled up with zeros to `size`, which is the same on all ranks."""
     import torch
     import torch.distributed as dist
 
-    sizes = torch.zeros(world.size, dtype=torch.int64, device=world.device)
-    sizes[world.rank] = len(text)
-    lengths = world.all_sum(sizes).tolist()
-    mine = torch.zeros(max(lengths), dtype=torch.uint8, device=world.device)
-    mine[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(world.device)
-    every = [torch.empty_like(mine) for _ in lengths]
-    dist.all_gather(every, mine)
-    return [bytes(row[:length].cpu().numpy()) for row, length in zip(every, lengths, strict=True)]
+    mine = torch.frombuffer(bytearray(text.ljust(size, b"\0")), dtype=torch.uint8).to(world.device)
+    rows = torch.empty(world.size, size, dtype=torch.uint8, device=world.device)
+    dist.all_gather(list(rows), mine)
+    return [bytes(row) for row in rows.cpu().numpy()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,13 @@ def versions() -> dict[str, str]:
     from curriculum.artifact import code_version
 
     found = {"pdpc": code_version(), "python": platform.python_version()}
-    return found | {name: version(name) for name in RECORDED}
+    return found | {name: _installed(name) for name in RECORDED}
+
+
+@cache
+def _installed(name: str) -> str:
+    """Return a package's version, read once: a file of a thousand lines takes longer than a small checkpoint."""
+    return version(name)
 
 
 def drift(before: Mapping[str, str]) -> Iterator[str]:

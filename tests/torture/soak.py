@@ -2,8 +2,11 @@
 
 Passed: every life ends as its fault explains, and every run consumes each sample once and in order. Goodput is at least
 GOODPUT: the time of the steps that the runs are made of in the end, over the time in which their lives trained. That is
-from the end of a life's first step to its fault, with checkpoints, evaluations and steps that are lost. An attempt is a
+from a life's first record to its fault, with records, checkpoints, evaluations and steps that are lost. An attempt is a
 fault. When it strikes depends on the clock: a replay draws the same.
+
+A checkpoint of C seconds and a fault every M lose 2 C / sqrt(2 C M) of the time at best, at sqrt(2 C M) between two
+checkpoints (Young 1974): with the 40 ms of this small run and a fault every 10 s that is 9 % at 0.9 s.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import re
 import signal
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +36,9 @@ STEPS = 2000
 EVERY_S = (5.0, 15.0)
 GOODPUT = 0.9
 FAULTS = ("kill all", "kill one", "terminate", "stop one", "flip a bit", "point")
-WORDS = ("checkpoints.save_every=20", "hang_timeout_s=3", "slow_timeout_s=30", "checkpoints.keep_last=3")
+WORDS = ("log_every=10", "checkpoints.keep_last=3", "hang_timeout_s=3", "slow_timeout_s=30")
+SAVE_EVERY = (25, 25, 20, 10)
+"""Steps between two checkpoints, by ZeRO stage: about a second (see above)."""
 ENDS = (*EXPLAINED, -signal.SIGABRT)
 """How ranks may end; one that the watchdog ends may need to be aborted."""
 SOON_S = 30.0
@@ -95,7 +101,9 @@ def one_run(
             point, _, action = name.partition(":")
             fault = f"{point}:rank={draw.integers(0, size)}:nth={draw.integers(2, 40)}:{action}"
         said = len(folder.with_suffix(".log").read_text("utf-8", "replace")) if struck else 0
-        ranks = material.start(forks, folder, size, [*WORDS, f"zero.stage={draw.integers(0, 4)}"], fault)
+        stage = int(draw.integers(0, 4))
+        words = [*WORDS, f"zero.stage={stage}", f"checkpoints.save_every={SAVE_EVERY[stage]}"]
+        ranks = material.start(forks, folder, size, words, fault)
         first = _first_step(ranks, said)
         began = time.monotonic()
         codes = ranks.wait(wait_s if fault is None else SOON_S)
@@ -119,13 +127,16 @@ def one_run(
     if problem:
         return struck, problem
     records = [record for record in read_metrics(folder / METRICS) if record["kind"] == "train"]
-    kept = [record for record in records if record["step"] <= last and record["step"] not in firsts]
-    account.useful_s += sum(record["time/step_s"] for record in kept)
+    account.useful_s += sum(
+        (record["step"] - before["step"]) * record["time/step_s"]
+        for before, record in pairwise(records)
+        if record["step"] <= last and record["step"] not in firsts
+    )
     return struck, _not_once(folder, material)
 
 
 def _first_step(ranks: Ranks, said: int) -> int:
-    """Wait for the first step that a life puts on record and return its number; 0 when the life has ended without."""
+    """Wait for the first record of a life and return its step; 0 when the life has ended without."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         ended = None not in ranks.wait(0)

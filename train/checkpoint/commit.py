@@ -86,13 +86,10 @@ def save(
             temporary.mkdir()
             meeting.temporary = temporary
             name = temporary.name
-        return {"name": name, "size": size}
-
-    def room() -> int:
-        return free_bytes(temporary)
+        return {"name": name, "size": size, "free": free_bytes(checkpoints)}
 
     def write() -> dict[str, Any]:
-        check_space(folder, [rank["size"] for rank in begun], free)
+        check_space(folder, [rank["size"] for rank in begun], [rank["free"] for rank in begun])
         entry = write_shard(temporary / rank_file(world.rank), header, size, engine.fragments())
         return asdict(entry)
 
@@ -127,7 +124,6 @@ def save(
 
     begun = meeting.all_do("begin", begin)
     temporary = checkpoints / begun[0]["name"]
-    free = meeting.all_do("room", room)
     written = meeting.all_do("write", write)
     meeting.all_do("commit", commit)
     return folder

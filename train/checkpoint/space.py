@@ -12,8 +12,8 @@ SPARE_BYTES = 1 << 20
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the bytes that this user may still write where `folder` lies."""
-    there = os.statvfs(folder)
+    """Return the bytes that this user may still write where `folder` lies, or will lie."""
+    there = os.statvfs(next(found for found in (folder, *folder.parents) if found.is_dir()))
     return there.f_bavail * there.f_frsize
 
 

@@ -13,7 +13,7 @@ import torch
 from tests.train.harness.room import MAX_LENGTH, make_decoder, random_pairs, requests, sentence, settings_of
 from train.compose import compose
 from train.engine import Engine
-from train.exchange import Exchange, RankFailed
+from train.exchange import FIRST_BYTES, Exchange, RankFailed
 from train.harness import evaluate_benchmarks
 from train.harness_model import harness_model, load_tokenizer
 from train.scorer import Scorer
@@ -76,7 +76,9 @@ def _tasks(world: World, room: Path) -> dict[str, Any]:
             Exchange(world).gather(step, error=error)
         except RankFailed as failure:
             failures.append(str(failure))
-    return {"values": values, "failed": failed, "failures": failures}
+    told = [Exchange(world).gather("told", str(world.rank) * length) for length in (0, 5, FIRST_BYTES, 3 * FIRST_BYTES)]
+    told.append(Exchange(world).gather("uneven", "long" * FIRST_BYTES * world.rank))
+    return {"values": values, "failed": failed, "failures": failures, "told": told}
 
 
 def _no_memory(*_: object) -> None:

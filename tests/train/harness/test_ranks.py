@@ -18,6 +18,7 @@ from tests.train.harness.room import CHOICE, requests, write_misdeeds, write_tas
 from train.answers import answers_path, read_answers
 from train.attempts import ATTEMPTS
 from train.checkpoint import newest
+from train.exchange import FIRST_BYTES
 from train.runfolder import CHECKPOINTS
 from train.tracking import read_metrics
 
@@ -93,6 +94,8 @@ def test_two_ranks_give_the_values_of_one_and_fail_together(found: dict[tuple[in
         assert two["failed"] == {"bench/writing/error": error, "bench/choice/error": error}
         assert two["failures"][0].startswith("the ranks were asked different things (['step 0', 'step 1'])")
         assert two["failures"][1] == "no memory"
+        told = [["0" * length, "1" * length] for length in (0, 5, FIRST_BYTES, 3 * FIRST_BYTES)]
+        assert two["told"] == [*told, ["", "long" * FIRST_BYTES]]
 
 
 def test_a_model_is_evaluated_alike_by_one_process_and_by_ranks(

@@ -44,6 +44,9 @@ PLACES = {
 ACTIONS = ("memory", "device_memory", "no_more")
 LIMITED_CODES = (DONE, OUT_OF_MEMORY, FAILED)
 """How a rank may end that is given no more: it may not need any, and a thread that cannot be started is no memory."""
+C_LIBRARY_CODE = 127
+C_LIBRARY_SAYS = "cannot allocate memory for thread-local data: ABORT"
+"""How the C library ends a process whose thread has no room for its own variables, without asking anybody."""
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
@@ -81,7 +84,8 @@ def ending_problem(codes: list[int | None], told: str, rank: int, place: str, ac
     if None in codes:
         return f"a rank is there after {PATIENCE_S:g} s: {codes}"
     if action == "no_more":
-        fine = all(code in LIMITED_CODES for code in codes)
+        explained = (*LIMITED_CODES, C_LIBRARY_CODE) if C_LIBRARY_SAYS in told else LIMITED_CODES
+        fine = all(code in explained for code in codes)
         return None if fine else f"the ranks ended with {codes}"
     if place == EVALUATION:
         return None if set(codes) == {DONE} else f"an evaluation ended the run: {codes}"

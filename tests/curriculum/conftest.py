@@ -87,7 +87,7 @@ settings.register_profile(
     "curriculum",
     derandomize=True,
     deadline=None,
-    max_examples=int(os.environ.get("PDPC_EXAMPLES", "30")),
+    max_examples=int(os.environ.get("PDPC_EXAMPLES", "20")),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("curriculum")

@@ -36,9 +36,9 @@ STEPS = 2000
 EVERY_S = (5.0, 15.0)
 GOODPUT = 0.9
 FAULTS = ("kill all", "kill one", "terminate", "stop one", "flip a bit", "point")
-WORDS = ("log_every=10", "checkpoints.keep_last=3", "hang_timeout_s=3", "slow_timeout_s=30")
-SAVE_EVERY = (25, 25, 20, 10)
-"""Steps between two checkpoints, by ZeRO stage: about a second (see above)."""
+WORDS = ("checkpoints.keep_last=3", "hang_timeout_s=3", "slow_timeout_s=30")
+SAVE_EVERY = (20, 20, 20, 10)
+"""Steps between two checkpoints, and two records, by ZeRO stage: about a second (see above)."""
 ENDS = (*EXPLAINED, -signal.SIGABRT)
 """How ranks may end; one that the watchdog ends may need to be aborted."""
 SOON_S = 30.0
@@ -102,7 +102,8 @@ def one_run(
             fault = f"{point}:rank={draw.integers(0, size)}:nth={draw.integers(2, 40)}:{action}"
         said = len(folder.with_suffix(".log").read_text("utf-8", "replace")) if struck else 0
         stage = int(draw.integers(0, 4))
-        words = [*WORDS, f"zero.stage={stage}", f"checkpoints.save_every={SAVE_EVERY[stage]}"]
+        words = [*WORDS, f"zero.stage={stage}"]
+        words += [f"{key}={SAVE_EVERY[stage]}" for key in ("checkpoints.save_every", "log_every")]
         ranks = material.start(forks, folder, size, words, fault)
         first = _first_step(ranks, said)
         began = time.monotonic()

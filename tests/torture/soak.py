@@ -107,8 +107,9 @@ def one_run(
         ranks = material.start(forks, folder, size, words, fault)
         first = _first_step(ranks, said)
         began = time.monotonic()
-        codes = ranks.wait(wait_s if fault is None else SOON_S)
+        ended = _one_ended(ranks, wait_s if fault is None else SOON_S)
         account.trained_s += (time.monotonic() - began) * (first > 0)
+        codes = ranks.wait(SOON_S if ended else 0)
         if None in codes:
             name = _strike(ranks, "kill all" if fault else name, draw)
             codes = ranks.wait(PATIENCE_S)
@@ -147,6 +148,16 @@ def _first_step(ranks: Ranks, said: int) -> int:
             break
         time.sleep(0.02)
     return 0
+
+
+def _one_ended(ranks: Ranks, wait_s: float) -> bool:
+    """Wait so long, or until a rank has ended; tell whether one has."""
+    deadline = time.monotonic() + wait_s
+    while not any(code is not None for code in ranks.wait(0)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _strike(ranks: Ranks, name: str, draw: np.random.Generator) -> str:

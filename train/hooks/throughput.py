@@ -65,7 +65,7 @@ class Throughput(Hook):
         self._tokens, self._steps = 0, 0
         self._since: float | None = None
         self._apart_s, self._waited_s = 0.0, 0.0
-        self._stopped = 0.0
+        self._stopped, self._interrupted = 0.0, False
         self._spans: list[tuple[str, Mark, Mark]] = []
         self._timed_steps = 0
         self._last: Mark | None = None
@@ -77,13 +77,13 @@ class Throughput(Hook):
         self._handle = loop.engine.decoder.register_forward_pre_hook(self._forward_begins)
 
     def pre_step(self, loop: Loop, batch: Batch) -> None:
-        """Begin a step: what has passed since the last one beside waiting for data belongs to no step."""
+        """Begin a step. What passed since the last one belongs to it, unless a checkpoint was written meanwhile."""
         now, waited_s = time.perf_counter(), loop.window.waited_s
         if self._since is None:
-            self._since, self._waited_s = now - waited_s, waited_s
-        else:
+            self._since = now - waited_s
+        elif self._interrupted:
             self._apart_s += now - self._stopped - (waited_s - self._waited_s)
-            self._waited_s = waited_s
+        self._waited_s, self._interrupted = waited_s, False
         self._in_step = True
         self._last = None
 
@@ -111,6 +111,10 @@ class Throughput(Hook):
         self._steps += 1
         self._timed_steps += len(self._spans) < MARKS_KEPT
         self._stopped = time.perf_counter()
+
+    def post_checkpoint(self, loop: Loop, folder: Path) -> None:
+        """Mark the time since the step as no step's."""
+        self._interrupted = True
 
     def _next(self, phase: str) -> None:
         mark = self._clock.mark()

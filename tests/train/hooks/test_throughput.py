@@ -1,4 +1,5 @@
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -45,11 +46,12 @@ def step(hook, loop, decoder, tokens=1000, micro_batches=2, wait_s=0.0):
     hook.post_step(loop, batch)
 
 
-def test_the_time_of_a_step_is_split_and_what_lies_between_steps_is_left_out():
+def test_the_time_of_a_step_is_split_and_checkpoints_are_left_out():
     hook, loop, decoder = loop_of()
     for _ in range(3):
         step(hook, loop, decoder, wait_s=0.005)
-        time.sleep(0.2)  # a checkpoint
+        time.sleep(0.2)
+        hook.post_checkpoint(loop, Path("step"))
     began = time.perf_counter()
     step(hook, loop, decoder)
     record = hook.metrics(loop)
@@ -65,6 +67,16 @@ def test_the_time_of_a_step_is_split_and_what_lies_between_steps_is_left_out():
     assert record["throughput/tokens_total"] == 4000
     assert record["memory/peak_gib"] > 0.05
     assert "throughput/mfu" not in record
+
+
+def test_what_the_loop_does_between_two_steps_is_time_of_a_step():
+    hook, loop, decoder = loop_of()
+    step(hook, loop, decoder)
+    time.sleep(0.2)  # ranks ask each other for signals
+    step(hook, loop, decoder)
+    record = hook.metrics(loop)
+    assert record["time/step_s"] > 0.1
+    assert record["time/other_s"] > 0.09
 
 
 def test_the_next_window_begins_anew():

@@ -106,8 +106,8 @@ class Loop:
         upcoming = batches(order, self.inputs.tokens, self.world, settings.micro_batch_size, self.progress.step)
         for hook in self.hooks:
             hook.pre_train(self)
-        for batch in self._timed(ahead(upcoming)):
-            with self.signals.holding():
+        with self.signals.holding():  # between two steps too: there are steps that no checkpoint has yet
+            for batch in self._timed(ahead(upcoming)):
                 self.signals.ask(self.world)
                 with needing(f"step {batch.step + 1}"):
                     self.train_step(batch)
@@ -124,8 +124,8 @@ class Loop:
                     leaves = leaves or self.signals.answer()
                 if leaves:
                     raise Left(leaves, step)
-            if step in stage_ends:
-                self.evaluate(self, stage_ends[step])
+                if step in stage_ends:
+                    self.evaluate(self, stage_ends[step])
 
     def train_step(self, batch: Batch) -> None:
         """Consume one global batch: forward and backward for every micro-batch, one weight update.

@@ -74,6 +74,35 @@ def test_a_signal_in_an_evaluation_leaves_at_once_and_the_evaluation_is_made_up(
     assert stages == material.order.stage_ends
 
 
+def signalled_while_it_waits(words, output):
+    """Be a rank that is sent SIGTERM while it waits for the batch of step 5."""
+    import os
+    import signal
+    import time
+
+    from tests.torture.forks import train
+    from train import loop
+
+    def slow(batches):
+        for batch in batches:
+            if batch.step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.5)
+            yield batch
+
+    loop.ahead = slow
+    return train(words, output)
+
+
+def test_a_signal_between_two_steps_loses_none(material, forks, tmp_path):
+    arguments = {"words": [*material.words, "checkpoints.save_every=99"], "output": str(tmp_path / "run")}
+    ranks = forks.start(f"{__name__}:signalled_while_it_waits", arguments, 2, tmp_path / "log")
+    assert ranks.wait(PATIENCE_S) == [143, 143], ranks.told()
+    newest = checkpoint.newest(tmp_path / "run" / CHECKPOINTS)
+    assert checkpoint.step_of(newest) == 5, ranks.told()
+    assert material.finish(forks, tmp_path / "run", 2, ["checkpoints.save_every=99"]) is None
+
+
 def asked(words, output):
     """Be a rank whose steps are watched: what they ask the device is in the file."""
     from tests.torture.forks import train

@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 LENGTH_BYTES = 8
 FIRST_BYTES = 4096
+"""Most bytes of a message that travel with its length: longer ones need a second collective."""
 
 
 class RankFailed(RuntimeError):

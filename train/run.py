@@ -248,7 +248,7 @@ def _train(
             claimed.finish(loop.cursor, as_hex(progress.consumed_hash))
             log.info("run %s is finished: %s tokens in %s steps", folder, progress.tokens, progress.step)
 
-        with watchdog.slow("the export"):
+        with signals.holding(False), watchdog.slow("the export"):
             world.first_does(seal)
         engine.destroy()
 

@@ -12,7 +12,7 @@ from tests.train.questions import Questions
 from train import checkpoint
 from train.batches import read_consumed
 from train.hooks.guards import SKIPPED
-from train.runfolder import CHECKPOINTS
+from train.runfolder import CHECKPOINTS, EXPORT
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,38 @@ def test_a_signal_between_two_steps_loses_none(material, forks, tmp_path):
     newest = checkpoint.newest(tmp_path / "run" / CHECKPOINTS)
     assert checkpoint.step_of(newest) == 5, ranks.told()
     assert material.finish(forks, tmp_path / "run", 2, ["checkpoints.save_every=99"]) is None
+
+
+def signalled_before_the_export(words, output):
+    """Be a rank that is sent SIGTERM after the last evaluation, when nothing of the run is left but its export."""
+    import os
+    import signal
+    import time
+
+    from tests.torture.forks import train
+    from train.loop import Loop
+
+    run = Loop.run
+
+    def then_signalled(loop):
+        run(loop)
+        loop.signals.holds = True  # as in the loop, of which a moment is left after the last evaluation
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+
+    Loop.run = then_signalled
+    return train(words, output)
+
+
+def test_a_signal_after_the_last_evaluation_does_not_wait_for_the_export(material, forks, tmp_path):
+    folder = tmp_path / "run"
+    arguments = {"words": [*material.words], "output": str(folder)}
+    ranks = forks.start(f"{__name__}:signalled_before_the_export", arguments, 2, tmp_path / "log")
+    assert ranks.wait(PATIENCE_S) == [143, 143], ranks.told()
+    assert "there is nothing to save" in ranks.told()
+    assert not (folder / EXPORT).exists()
+    assert material.finish(forks, folder, 2) is None
+    assert (folder / EXPORT).is_dir()
 
 
 def asked(words, output):

@@ -85,7 +85,7 @@ def _report() -> Any:
 
 
 def _export() -> Any:
-    from train import export
+    from launch import export
 
     return export.ExportSettings, export.run, {}
 

@@ -14,9 +14,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from train.averaging import check_choice
 from train.harness_tasks import BenchmarkSettings
 from train.heldout import HeldoutSettings
+from train.weights import check_choice
 
 FAILED_STAGES = "failed"
 

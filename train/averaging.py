@@ -19,8 +19,6 @@ from train.runfolder import CHECKPOINTS, read_run
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = ("last", "running")
-"""Those that were trained, or their running average."""
 KIND_OF = {"last": "param", "running": "ema"}
 
 
@@ -95,13 +93,3 @@ def choose_weights(run_folder: Path, weights: str = "last", average: int = 1) ->
             "fewer, or train with checkpoints.keep_last set to as many"
         )
     return ChosenWeights(found, weights)
-
-
-def check_choice(weights: str, average: int) -> None:
-    """Raise ValueError for a choice of weights that cannot be."""
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights={weights!r} is unknown: use one of {', '.join(WEIGHTS)}")
-    if average < 1:
-        raise ValueError(f"average={average} must be at least 1 checkpoint")
-    if average > 1 and weights == "running":
-        raise ValueError(f"average={average} is a mean of trained weights: leave out weights=running, or average")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +12,12 @@ from curriculum.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
 from models import huggingface
 from models.config import DecoderConfig
 from train import checkpoint
-from train.averaging import ChosenWeights, check_choice, choose_weights
+from train.averaging import ChosenWeights, choose_weights
 from train.card import run_card
 from train.runfolder import EXPORT, read_run
 
-log = logging.getLogger(__name__)
-
 CARD = "README.md"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """What `pdpc export` is told."""
-
-    run: str
-    """RUN folder."""
-    output: str
-    """Hugging Face folder to write."""
-    dtype: str = "fp32"
-    """fp32 or bf16."""
-    weights: str = "last"
-    """last, or running: the running average that a run with averaging.decay keeps."""
-    average: int = 1
-    """Take the mean of so many newest checkpoints."""
-
-    def __post_init__(self) -> None:
-        check_choice(self.weights, self.average)
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={self.dtype!r} is unknown: use one of {sorted(DTYPES)}")
-
-
-def run(settings: ExportSettings) -> None:
-    """Write the newest checkpoint of a run as a folder that AutoModelForCausalLM loads without this package."""
-    chosen = choose_weights(Path(settings.run), settings.weights, settings.average)
-    written = export_checkpoint(Path(settings.run), Path(settings.output), settings.dtype, chosen)
-    log.info("exported %s to %s" if written else "%s is at %s already: reused", settings.run, settings.output)
 
 
 def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chosen: ChosenWeights | None = None) -> bool:

@@ -8,10 +8,7 @@ from models.config import DecoderConfig
 from models.execution import ExecutionSettings
 from train.harness_tasks import BenchmarkSettings
 from train.heldout import HeldoutSettings
-from train.hooks.averages import AveragingSettings
-from train.hooks.guards import GuardSettings
-from train.hooks.straggler import StragglerSettings
-from train.hooks.throughput import ThroughputSettings
+from train.hooks.settings import AveragingSettings, GuardSettings, StragglerSettings, ThroughputSettings
 from train.schedule import ScheduleSettings
 from train.tracking import TrackerSettings
 

@@ -143,6 +143,21 @@ def test_help_is_light(words):
             assert verb.does in done.stdout
 
 
+def test_the_help_of_a_verb_and_a_refusal_load_no_torch():
+    program = (
+        "import sys, launch.cli\n"
+        "sys.argv = ['pdpc', 'train', 'log_every=soon']\n"
+        "assert launch.cli.main() == 2\n"
+        f"for name in {list(VERBS)!r}:\n"
+        "    sys.argv = ['pdpc', name, '--help']\n"
+        "    assert launch.cli.main() == 0\n"
+        "    assert 'torch' not in sys.modules, name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "log_every" in done.stderr
+
+
 def test_the_module_runs_as_a_program():
     command = [sys.executable, "-m", "launch.cli", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -8,16 +8,18 @@ import torch
 
 from curriculum.artifact import ArtifactError
 from launch.evaluate import EvaluateSettings
+from launch.export import ExportSettings
 from models import DecoderConfig
 from models.decoder import build
 from train import averaging, checkpoint
-from train.averaging import check_choice, choose_weights
+from train.averaging import choose_weights
 from train.compose import compose
 from train.engine import Engine
-from train.export import ExportSettings
-from train.hooks.averages import AveragingSettings, RunningAverage, decay_of
+from train.hooks.averages import RunningAverage, decay_of
+from train.hooks.settings import AveragingSettings
 from train.runfolder import WRITTEN
 from train.settings import TrainSettings
+from train.weights import WEIGHTS, check_choice
 
 CONFIG = DecoderConfig(vocab_size=64, layers=2, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16, end_of_text=0)
 WORDS = ["output=o", "arm=a", "data.tokens=t", "data.order=o", "micro_batch_size=4"]
@@ -174,4 +176,4 @@ def test_impossible_averages_are_named(key, value):
 
 
 def test_kinds_are_those_of_the_choices():
-    assert set(averaging.KIND_OF) == set(averaging.WEIGHTS)
+    assert set(averaging.KIND_OF) == set(WEIGHTS)

@@ -9,7 +9,8 @@ import torch
 
 from models.loss import TokenLosses
 from train.hooks.choice import hooks_of
-from train.hooks.guards import SKIPPED, Guard, GuardSettings, GuardStopped
+from train.hooks.guards import SKIPPED, Guard, GuardStopped
+from train.hooks.settings import GuardSettings
 from train.world import World
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from train.hooks.hook import Hook
+from train.hooks.settings import AveragingSettings
 
 if TYPE_CHECKING:
     from train.batches import Batch
     from train.loop import Loop
-
-
-@dataclass(frozen=True)
-class AveragingSettings:
-    """The running average of the weights, off by default."""
-
-    decay: float = 0.0
-    """What the average keeps of itself at an update, for example 0.999; 0: no average is kept."""
-    every: int = 10
-    """Steps between two updates."""
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.decay < 1.0:
-            raise ValueError(f"averaging.decay={self.decay} must lie in [0, 1): 0 switches the running average off")
-        if self.every < 1:
-            raise ValueError(f"averaging.every={self.every} must be at least 1 step")
 
 
 def decay_of(settings: AveragingSettings, updates: int) -> float:

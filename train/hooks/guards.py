@@ -25,6 +25,7 @@ from curriculum.split import cursor_after
 from train.exit_codes import GUARD_STOPPED
 from train.hooks.hook import Hook
 from train.hooks.later import Later
+from train.hooks.settings import GuardSettings
 from train.hooks.spikes import SpikeDetector
 
 if TYPE_CHECKING:
@@ -37,38 +38,8 @@ log = logging.getLogger(__name__)
 
 SKIPPED = "skipped.jsonl"
 """File of a run with one JSON object for every step that was left out of the weights."""
-SPIKE_ACTIONS = ("off", "skip", "rollback")
 SHOWN = 16
 """Most samples that a message names; the file has all of them."""
-
-
-@dataclass(frozen=True)
-class GuardSettings:
-    """What is done about a loss or a gradient that is not finite, or leaps."""
-
-    finite: bool = True
-    """Leave out a step whose loss or gradient is not finite on any rank."""
-    stop_after: int = 5
-    """Stop the run (exit code 70) when so many steps in a row were left out."""
-    spike: str = "off"
-    """A loss far above the last ones: off (let it be), skip (leave the step out) or rollback (leave the step out, take
-    the weights of the last checkpoint and go on after it)."""
-    spike_sigma: float = 6.0
-    """Standard deviations above the mean of the last losses from which on a loss is a spike."""
-    spike_window: int = 128
-    """Losses, of as many steps, that mean and deviation are taken over."""
-
-    def __post_init__(self) -> None:
-        if self.spike not in SPIKE_ACTIONS:
-            raise ValueError(f"guards.spike={self.spike!r} is unknown: use one of {', '.join(SPIKE_ACTIONS)}")
-        if self.stop_after < 1:
-            raise ValueError(f"guards.stop_after={self.stop_after} must be at least 1")
-        if not self.spike_sigma > 0:
-            raise ValueError(f"guards.spike_sigma={self.spike_sigma} must be above 0")
-        if self.spike_window < 2:
-            raise ValueError(
-                f"guards.spike_window={self.spike_window} must be at least 2: a deviation needs two losses"
-            )
 
 
 class GuardStopped(RuntimeError):

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from train.exchange import Exchange
 from train.hooks.clock import Clock, Mark
 from train.hooks.hook import Hook
+from train.hooks.settings import StragglerSettings
 
 if TYPE_CHECKING:
     from models.loss import TokenLosses
@@ -41,18 +42,6 @@ LEAST_SHARE = 0.05
 """A rank that costs a smaller part of a step than this is not worth a word, whatever its factor."""
 LEAST_S, CLEAR_SHARE = 10.0, 0.5
 """It has to last so long, unless it costs such a part of a step or more: a busy machine holds a rank up for moments."""
-
-
-@dataclass(frozen=True)
-class StragglerSettings:
-    """When a rank is called slow."""
-
-    factor: float | None = 2.0
-    """Its own work takes so many times as long as the other ranks' (their median); null: nothing is measured."""
-
-    def __post_init__(self) -> None:
-        if self.factor is not None and not self.factor > 1:
-            raise ValueError(f"straggler.factor={self.factor} must be above 1, or null")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,18 +32,6 @@ PEAK_TFLOPS = {"A100": 312.0, "A800": 312.0, "H100": 989.0}
 PHASES = ("forward", "backward", "optimizer")
 MARKS_KEPT = 4096
 """Most phases whose marks a window keeps; a window with more steps is split by its first ones."""
-
-
-@dataclass(frozen=True)
-class ThroughputSettings:
-    """What the speed of a run is held against."""
-
-    peak_tflops: float | None = None
-    """Peak of one device in TFLOP/s; null: known for A100, A800 and H100 in bf16, else there is no MFU."""
-
-    def __post_init__(self) -> None:
-        if self.peak_tflops is not None and not self.peak_tflops > 0:
-            raise ValueError(f"throughput.peak_tflops={self.peak_tflops} must be above 0, or null")
 
 
 class Throughput(Hook):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from models.config import DecoderConfig
-from train.hooks.throughput import Throughput, ThroughputSettings, peak_gib, peak_of, peak_tflops
+from train.hooks.settings import ThroughputSettings
+from train.hooks.throughput import Throughput, peak_gib, peak_of, peak_tflops
 from train.world import World
 
 CPU = torch.device("cpu")

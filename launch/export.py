@@ -1,0 +1,44 @@
+"""`pdpc export`: a run's newest checkpoint, or an average of its weights, as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.weights import check_choice
+
+log = logging.getLogger(__name__)
+
+DTYPES = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What `pdpc export` is told."""
+
+    run: str
+    """RUN folder."""
+    output: str
+    """Hugging Face folder to write."""
+    dtype: str = "fp32"
+    """fp32 or bf16."""
+    weights: str = "last"
+    """last, or running: the running average that a run with averaging.decay keeps."""
+    average: int = 1
+    """Take the mean of so many newest checkpoints."""
+
+    def __post_init__(self) -> None:
+        check_choice(self.weights, self.average)
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r} is unknown: use one of {', '.join(DTYPES)}")
+
+
+def run(settings: ExportSettings) -> None:
+    """Write the newest checkpoint of a run as a folder that AutoModelForCausalLM loads without this package."""
+    from train.averaging import choose_weights
+    from train.export import export_checkpoint
+
+    chosen = choose_weights(Path(settings.run), settings.weights, settings.average)
+    written = export_checkpoint(Path(settings.run), Path(settings.output), settings.dtype, chosen)
+    log.info("exported %s to %s" if written else "%s is at %s already: reused", settings.run, settings.output)

@@ -1,0 +1,76 @@
+"""What the hooks are told, apart from them: the command line reads it without loading torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SPIKE_ACTIONS = ("off", "skip", "rollback")
+
+
+@dataclass(frozen=True)
+class AveragingSettings:
+    """The running average of the weights, off by default."""
+
+    decay: float = 0.0
+    """What the average keeps of itself at an update, for example 0.999; 0: no average is kept."""
+    every: int = 10
+    """Steps between two updates."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"averaging.decay={self.decay} must lie in [0, 1): 0 switches the running average off")
+        if self.every < 1:
+            raise ValueError(f"averaging.every={self.every} must be at least 1 step")
+
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """What is done about a loss or a gradient that is not finite, or leaps."""
+
+    finite: bool = True
+    """Leave out a step whose loss or gradient is not finite on any rank."""
+    stop_after: int = 5
+    """Stop the run (exit code 70) when so many steps in a row were left out."""
+    spike: str = "off"
+    """A loss far above the last ones: off (let it be), skip (leave the step out) or rollback (leave the step out, take
+    the weights of the last checkpoint and go on after it)."""
+    spike_sigma: float = 6.0
+    """Standard deviations above the mean of the last losses from which on a loss is a spike."""
+    spike_window: int = 128
+    """Losses, of as many steps, that mean and deviation are taken over."""
+
+    def __post_init__(self) -> None:
+        if self.spike not in SPIKE_ACTIONS:
+            raise ValueError(f"guards.spike={self.spike!r} is unknown: use one of {', '.join(SPIKE_ACTIONS)}")
+        if self.stop_after < 1:
+            raise ValueError(f"guards.stop_after={self.stop_after} must be at least 1")
+        if not self.spike_sigma > 0:
+            raise ValueError(f"guards.spike_sigma={self.spike_sigma} must be above 0")
+        if self.spike_window < 2:
+            raise ValueError(
+                f"guards.spike_window={self.spike_window} must be at least 2: a deviation needs two losses"
+            )
+
+
+@dataclass(frozen=True)
+class StragglerSettings:
+    """When a rank is called slow."""
+
+    factor: float | None = 2.0
+    """Its own work takes so many times as long as the other ranks' (their median); null: nothing is measured."""
+
+    def __post_init__(self) -> None:
+        if self.factor is not None and not self.factor > 1:
+            raise ValueError(f"straggler.factor={self.factor} must be above 1, or null")
+
+
+@dataclass(frozen=True)
+class ThroughputSettings:
+    """What the speed of a run is held against."""
+
+    peak_tflops: float | None = None
+    """Peak of one device in TFLOP/s; null: known for A100, A800 and H100 in bf16, else there is no MFU."""
+
+    def __post_init__(self) -> None:
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            raise ValueError(f"throughput.peak_tflops={self.peak_tflops} must be above 0, or null")

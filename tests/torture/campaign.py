@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,8 @@ import numpy as np
 
 KEPT = 20
 """Most failures that a tally tells in words."""
+LINE_EVERY_S = 60.0
+"""How often a long campaign says how far it has come."""
 
 
 @dataclass
@@ -33,14 +37,23 @@ class Tally:
     """One line a failed attempt, with the seed that replays it."""
     notes: list[str] = field(default_factory=list)
     """What is worth a line although nothing failed."""
+    _told_at: float = field(default_factory=time.monotonic, repr=False)
 
     def add(self, seed: int, problem: str | None) -> None:
-        """Count an attempt; `problem` says what went wrong with it, None that nothing did."""
+        """Count an attempt; `problem` says what went wrong with it, None that nothing did. Says both now and then."""
         self.attempts += 1
         if problem is None:
             self.passed += 1
         elif len(self.failures) < KEPT:
             self.failures.append(f"seed {seed}: {problem}")
+            self._tell(f"failed: {self.failures[-1]}")
+        if time.monotonic() - self._told_at >= LINE_EVERY_S:
+            self._tell(f"{self.passed:,} of {self.attempts:,} passed so far")
+
+    def _tell(self, what: str) -> None:
+        """Print a line beside the table, which comes at the end."""
+        self._told_at = time.monotonic()
+        print(f"{self.name}: {what}", file=sys.stderr, flush=True)
 
     @property
     def good(self) -> bool:

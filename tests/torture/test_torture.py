@@ -163,6 +163,17 @@ def test_seeds_replay():
     assert case_seeds(seeds[2], 1) == [seeds[2]]
 
 
+def test_a_long_campaign_says_how_far_it_has_come(capsys, monkeypatch):
+    tally = Tally("kills")
+    tally.add(1, None)
+    assert capsys.readouterr().err == ""
+    tally.add(2, "lost a sample")
+    assert capsys.readouterr().err == "kills: failed: seed 2: lost a sample\n"
+    monkeypatch.setattr("tests.torture.campaign.LINE_EVERY_S", 0.0)
+    tally.add(3, None)
+    assert capsys.readouterr().err == "kills: 2 of 3 passed so far\n"
+
+
 def test_the_campaigns_are_listed():
     words = [sys.executable, "-m", "tests.torture", "--list"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)

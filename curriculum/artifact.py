@@ -35,6 +35,10 @@ class ArtifactError(ValueError):
     """An artifact is missing, torn, foreign or stale; the message names the file and the mend."""
 
 
+class OtherVersion(ArtifactError):
+    """An artifact is whole, but another version of PDPC wrote it."""
+
+
 @dataclass(frozen=True)
 class FileEntry:
     """Size and checksum of one file of an artifact."""
@@ -327,7 +331,7 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
     if manifest.kind != kind:
         raise ArtifactError(f"{folder} is a {manifest.kind!r} artifact, not {kind!r}: give the right folder")
     if manifest.format_version != FORMAT_VERSION:
-        raise ArtifactError(
+        raise OtherVersion(
             f"{folder} has format version {manifest.format_version}, this PDPC reads {FORMAT_VERSION}: "
             "make it again or use the PDPC that wrote it"
         )

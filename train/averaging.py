@@ -6,7 +6,6 @@ Averaging does for the end of a run what a decay of the learning rate does, with
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from curriculum.artifact import ArtifactError
 from models.config import DecoderConfig
 from train import checkpoint
 from train.runfolder import CHECKPOINTS, read_run
-
-log = logging.getLogger(__name__)
 
 KIND_OF = {"last": "param", "running": "ema"}
 
@@ -71,20 +68,15 @@ def choose_weights(run_folder: Path, weights: str = "last", average: int = 1) ->
     """
     read_run(run_folder)
     found: list[Path] = []
-    for folder in checkpoint.candidates(run_folder / CHECKPOINTS):
-        if len(found) == average:
-            break
-        try:
-            manifest = checkpoint.verified(folder)
-        except (ArtifactError, OSError) as error:
-            log.warning("checkpoint passed over: %s", error)
-            continue
+    for folder, manifest in checkpoint.whole(run_folder / CHECKPOINTS):
         if weights == "running" and "averages" not in manifest.facts.get("hooks", {}):
             raise ArtifactError(
                 f"weights=running: {folder} holds no running average: train the run with averaging.decay above 0, for "
                 "example 0.999, or take the mean of its last checkpoints with average=3"
             )
         found.append(folder)
+        if len(found) == average:
+            break
     if not found:
         raise ArtifactError(f"run {run_folder} has no whole checkpoint yet: let it reach the end of its first stage")
     if len(found) < average:

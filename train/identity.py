@@ -132,6 +132,11 @@ def unrecorded(found: Iterable[Change], lives: Sequence[Mapping[str, Any]]) -> l
     return left
 
 
+def is_accepted(change: Change, accept: Sequence[str], lives: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether a change is accepted, now or on record."""
+    return change.field in accept or not unrecorded([change], lives)
+
+
 def judge(where: str, found: Sequence[Change], accept: Sequence[str], trained: bool) -> None:
     """Raise ChangedRun for what is not accepted, or cannot be: all of the fields by name, each with both values.
 

@@ -88,6 +88,8 @@ class Loop:
     """What the next record will tell."""
     left_out: torch.Tensor = field(init=False)
     """Not zero: the last step was left out of the weights. On the device, and read there: the host need not know."""
+    save_due: bool = field(init=False, default=False)
+    """Set by a hook, on every rank: this step ends with a checkpoint."""
 
     def __post_init__(self) -> None:
         self.left_out = torch.zeros((), dtype=torch.float32, device=self.world.device)
@@ -117,9 +119,9 @@ class Loop:
                 if step % settings.log_every == 0 or step in stage_ends:
                     self.record(self.summarise())
                     self.window = self._window()
-                due = settings.checkpoints.due(step)
-                if due or leaves or step in stage_ends:
+                if self.save_due or settings.checkpoints.due(step) or leaves or step in stage_ends:
                     self.checkpoint()
+                    self.save_due = False
                     self.signals.ask(self.world)  # one may have come while the checkpoint was written
                     leaves = leaves or self.signals.answer()
                 if leaves:
@@ -157,9 +159,10 @@ class Loop:
         if poisoned("guard.gradient"):
             poison_gradient(self.engine)
         answers = [hook.pre_optim_step(self) for hook in self.hooks]  # every hook is asked, whatever the first says
-        self.left_out = sum((answer for answer in answers if answer is not None), torch.zeros_like(loss))
+        refused = sum((answer for answer in answers if answer is not None), torch.zeros_like(loss))
         with needing("the update: gradients and optimizer"):
-            self.engine.step(self.left_out)
+            self.engine.step(refused)
+        self.left_out = self.engine.stayed
         moved = self.left_out == 0
         self.window.loss += torch.where(moved, loss, 0.0)
         self.window.tokens += moved * batch.global_tokens

@@ -22,6 +22,7 @@ from models.kernels import check as check_kernels
 from train import checkpoint
 from train.answers import Evaluated, answers_path, write_answers
 from train.attempts import Attempts
+from train.averaging import ChosenWeights, choose_weights
 from train.batches import ConsumedFile, check_consumed, forget_consumed
 from train.engine import Engine, check_swap, deepspeed_config
 from train.evaluation import FAILED, Questions, evaluate
@@ -31,7 +32,7 @@ from train.faults import arm, fault
 from train.footprint import advice, check_fits
 from train.harness_tasks import data_fingerprint
 from train.hooks.choice import hooks_of
-from train.identity import check_acceptable, identity
+from train.identity import Change, check_acceptable, identity, is_accepted
 from train.inputs import Inputs, open_inputs, verify_inputs
 from train.lineage import check_resume, conversion, work_split
 from train.loop import Loop, Progress
@@ -171,6 +172,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
     }
     try:
         claimed = RunFolder.claim(folder)
+        lives = claimed.facts.get("lives", [])
         found = None if claimed.finished else checkpoint.newest(folder / CHECKPOINTS)
         accepted = claimed.admit(settings, inputs, found)
         if claimed.finished:
@@ -178,15 +180,18 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         verify_inputs(settings)
         manifest = None
         if found is not None:
-            check_resume(found, inputs.order, "fingerprints.order" in settings.accept_change)
             manifest = open_manifest(found, checkpoint.KIND)
+            order = Change("fingerprints.order", manifest.inputs.get("order"), inputs.order.fingerprint)
+            check_resume(found, inputs.order, is_accepted(order, settings.accept_change, lives))
         step = checkpoint.step_of(found) if found else 0
-        checkpoint.set_aside(folder, checkpoint.damaged_records(folder, manifest))
+        begun_anew = {name for life in lives if life["step"] == step for name in life.get("set_aside", [])}
+        damaged = checkpoint.damaged_records(folder, manifest, begun_anew)
+        checkpoint.set_aside(folder, damaged)
         recorded = claimed.facts.get("versions") or (manifest.facts.get("versions", {}) if manifest else {})
         for line in drift(recorded):
             log.warning("%s", line)
-        converted = conversion(claimed.facts.get("lives", []), step, split)
-        claimed.describe(settings, inputs, step, accepted, extra)
+        converted = conversion(lives, step, split)
+        claimed.describe(settings, inputs, step, accepted, damaged, extra)
     except ValueError as error:
         raise Refused(str(error), getattr(error, "exit_code", REFUSED)) from error
     if converted:
@@ -244,13 +249,24 @@ def _train(
 
         def seal() -> None:
             assert claimed is not None
-            export_checkpoint(folder, folder / EXPORT)
+            export_checkpoint(folder, folder / EXPORT, chosen=_of_the_end(folder, progress.step))
             claimed.finish(loop.cursor, as_hex(progress.consumed_hash))
             log.info("run %s is finished: %s tokens in %s steps", folder, progress.tokens, progress.step)
 
         with signals.holding(False), watchdog.slow("the export"):
             world.first_does(seal)
         engine.destroy()
+
+
+def _of_the_end(folder: Path, step: int) -> ChosenWeights:
+    """Return the weights of the last step. Raises UnreadableCheckpoint when its checkpoint is no longer whole."""
+    chosen = choose_weights(folder)
+    if checkpoint.step_of(chosen.sources[0]) != step:
+        raise checkpoint.UnreadableCheckpoint(
+            f"the checkpoint of the last step, {checkpoint.folder_of(folder / CHECKPOINTS, step)}, is damaged: the run "
+            f"is not finished; run the same command again to go on from {chosen.sources[0]}"
+        )
+    return chosen
 
 
 def _resume(folder: Path, engine: Engine, inputs: Inputs, world: World, step: int) -> tuple[Progress, dict[str, Any]]:

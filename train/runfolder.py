@@ -83,9 +83,18 @@ class RunFolder:
         return admit(self.path, self.facts, settings, inputs, manifest)
 
     def describe(
-        self, settings: TrainSettings, inputs: Inputs, step: int, accepted: Sequence[Change], extra: Mapping[str, Any]
+        self,
+        settings: TrainSettings,
+        inputs: Inputs,
+        step: int,
+        accepted: Sequence[Change],
+        set_aside: Sequence[str],
+        extra: Mapping[str, Any],
     ) -> None:
-        """Write what the run is made of; every life of a run, and the step that it goes on from, is kept in `lives`."""
+        """Write what the run is made of; every life of a run, and the step that it goes on from, is kept in `lives`.
+
+        `set_aside`: records that this life found damaged and begins anew.
+        """
         asked, made_by = identity(settings), versions()
         for change in accepted:
             log.warning("accepted on record: %s", change)
@@ -96,6 +105,7 @@ class RunFolder:
             "order": prints["order"],
             "versions": made_by,
             **({"accepted": [asdict(change) for change in accepted]} if accepted else {}),
+            **({"set_aside": list(set_aside)} if set_aside else {}),
             **extra,
         }
         self.facts = {

@@ -1,12 +1,14 @@
 """An engine in this process: what it saves is what it had, and damage is found before it is used."""
 
+import errno
 import json
+import os
 from dataclasses import replace
 
 import pytest
 import torch
 
-from curriculum.artifact import ArtifactError
+from curriculum.artifact import ArtifactError, OtherVersion
 from models import DecoderConfig
 from models.decoder import build
 from train import checkpoint
@@ -151,10 +153,40 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(world, tmp_path,
     (tmp_path / "step_00000003.tmp-0a1b2c3d").mkdir()
     checkpoint.clean(tmp_path, 1)
     checkpoint.prune(tmp_path, CheckpointSettings(keep_last=1))
-    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+    assert {path.name for path in tmp_path.iterdir()} == {"step_00000001", "step_00000002.damaged"}
     steps(engine, 2, 3)
     save(engine, world, tmp_path, 2)
     assert checkpoint.newest(tmp_path).name == "step_00000002"
+    checkpoint.prune(tmp_path, CheckpointSettings(keep_last=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000002"]
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_damaged(world, tmp_path, monkeypatch):
+    engine = make(world, "fp32")
+    for step in (1, 2):
+        steps(engine, step - 1, step)
+        save(engine, world, tmp_path, step)
+
+    def stale(path):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("train.checkpoint.find.hash_file", stale)
+        with pytest.raises(
+            checkpoint.UnreadableCheckpoint, match=r"step_00000002 cannot be read .*Stale file"
+        ) as caught:
+            checkpoint.newest(tmp_path)
+    assert caught.value.exit_code == 74
+    assert checkpoint.newest(tmp_path).name == "step_00000002"
+
+
+def test_a_checkpoint_of_another_version_is_not_damaged(world, tmp_path, monkeypatch):
+    engine = make(world, "fp32")
+    steps(engine, 0, 1)
+    save(engine, world, tmp_path, 1)
+    monkeypatch.setattr("curriculum.artifact.FORMAT_VERSION", 2)
+    with pytest.raises(OtherVersion, match="has format version 1, this PDPC reads 2"):
+        checkpoint.newest(tmp_path)
 
 
 def test_a_checkpoint_of_another_model_is_refused(world, tmp_path):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from curriculum.artifact import open_manifest
 from tests.torture import hang, nan, preempt
@@ -29,7 +30,8 @@ def forks():
 def test_a_rollback_takes_the_weights_of_the_last_checkpoint_and_loses_no_sample(material, forks, tmp_path):
     folder = tmp_path / "run"
     words = ("guards.spike=rollback", "guards.spike_window=3", "guards.spike_sigma=0.01", "guards.stop_after=99")
-    ranks = material.start(forks, folder, 2, [*words, "checkpoints.keep_last=99", "optimizer.lr=1e-6"])
+    more = ("checkpoints.keep_last=99", "optimizer.lr=1e-6", "log_every=1", "averaging.decay=0.9", "averaging.every=1")
+    ranks = material.start(forks, folder, 2, [*words, *more])
     assert ranks.wait(PATIENCE_S) == [0, 0], ranks.told()
     entries = [json.loads(line) for line in (folder / SKIPPED).read_text().splitlines()]
     rollbacks = [entry for entry in entries if entry["reason"] == "rollback"]
@@ -39,8 +41,16 @@ def test_a_rollback_takes_the_weights_of_the_last_checkpoint_and_loses_no_sample
             open_manifest(checkpoint.folder_of(folder / CHECKPOINTS, step), checkpoint.KIND)
             for step in (entry["step"], entry["weights_of_step"])
         )
-        assert now.files == back.files  # the bytes of weights and moments
         assert now.facts["updates"] == back.facts["updates"]
+        # Written when all hooks have seen the step and it is on record: nothing of it is told or averaged twice.
+        hooks = now.facts["hooks"]
+        assert (hooks["loop"]["tokens"], hooks["loop"]["first_step"]) == (0, entry["step"])
+        assert hooks["averages"]["updates"] == entry["step"]
+    weights, before = (
+        checkpoint.read_weights(checkpoint.folder_of(folder / CHECKPOINTS, rollbacks[0][key]))[1]
+        for key in ("step", "weights_of_step")
+    )
+    assert all(torch.equal(weights[name], before[name]) for name in before)
     order = material.order
     assert read_consumed(folder).tolist() == order[0 : len(order)].tolist()
     assert {entry["step"] for entry in rollbacks} <= {entry["step"] for entry in entries if entry["reason"] == "spike"}
@@ -72,6 +82,47 @@ def test_a_signal_in_an_evaluation_leaves_at_once_and_the_evaluation_is_made_up(
     assert material.finish(forks, folder, 2) is None
     stages = [record["step"] for record in Ending.of(folder).records if record["kind"] == "stage"]
     assert stages == material.order.stage_ends
+
+
+def test_a_loss_that_is_not_finite_does_not_keep_a_checkpoint_from_being_written(material, forks, tmp_path):
+    folder = tmp_path / "run"
+    words = ["guards.finite=false", "checkpoints.save_every=1", "log_every=99"]
+    ranks = material.start(forks, folder, 2, words, "guard.loss:rank=1:nth=2:nan")
+    assert ranks.wait(PATIENCE_S) == [0, 0], ranks.told()
+    facts = open_manifest(checkpoint.newest(folder / CHECKPOINTS), checkpoint.KIND).facts
+    assert facts["updates"] == facts["step"] - 1
+
+
+def damaged_at_the_end(words, output):
+    """Be a rank whose last checkpoint is damaged before the export."""
+    from pathlib import Path
+
+    from tests.torture.forks import train
+    from train.loop import Loop
+
+    run = Loop.run
+
+    def then_damaged(loop):
+        run(loop)
+        if loop.world.first:
+            file = checkpoint.newest(Path(output) / CHECKPOINTS) / "rank_00000.safetensors"
+            data = bytearray(file.read_bytes())
+            data[-1] ^= 1
+            file.write_bytes(data)
+
+    Loop.run = then_damaged
+    return train(words, output)
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_is_not_finished(material, forks, tmp_path):
+    folder = tmp_path / "run"
+    arguments = {"words": list(material.words), "output": str(folder)}
+    ranks = forks.start(f"{__name__}:damaged_at_the_end", arguments, 2, tmp_path / "log")
+    assert ranks.wait(PATIENCE_S) == [74, 74], ranks.told()
+    assert "is damaged: the run is not finished; run the same command again to go on from" in ranks.told()
+    assert not (folder / EXPORT).exists()
+    assert material.finish(forks, folder, 2) is None
+    assert Ending.of(folder).consumed == material.order[0 : len(material.order)].tolist()
 
 
 def signalled_while_it_waits(words, output):

@@ -110,9 +110,26 @@ def test_an_accepted_order_must_begin_with_what_was_read(forks, material, folder
     codes, told = life(forks, material, folder, f"data.order={other}", *accepting, ranks=1)
     assert codes == [CHANGED]
     assert "step_00000004 has read other samples than the first 48 of order" in told
-    codes, told = life(forks, material, folder, f"data.order={same}", *accepting, ranks=1)
+    cut = material.start(forks, folder, 1, [f"data.order={same}", *accepting], "loop.before_step:kill")
+    assert cut.wait(PATIENCE_S) == [-9]
+    assert "accepted for order" in cut.told()
+    codes, told = life(forks, material, folder, f"data.order={same}", "verify_mb=0", ranks=1)  # it is on record
     assert codes == [0], told
     assert "accepted for order" in told
+
+
+def test_a_damaged_record_is_begun_anew_once(forks, material, folder):
+    record = next((folder / "consumed").glob("world_*.bin"))
+    data = bytearray(record.read_bytes())
+    data[0] ^= 1
+    record.write_bytes(data)
+    for said in (1, 0):
+        ranks = material.start(forks, folder, 2, fault="loop.before_step:kill")
+        assert ranks.wait(PATIENCE_S) == [-9, -9]
+        assert ranks.told().count("is not what the checkpoint vouches for") == said
+        ranks.log.unlink()
+    assert (folder / "consumed" / f"{record.name}.damaged").read_bytes() == bytes(data)
+    assert [path.name for path in (folder / "consumed").glob("*.damaged*")] == [f"{record.name}.damaged"]
 
 
 def test_other_versions_are_a_warning(forks, material, folder):

@@ -6,7 +6,7 @@ newest: the newest folder whose manifest and files verify wins, older ones are w
 """
 
 from train.checkpoint.commit import CheckpointError, save
-from train.checkpoint.find import KIND, candidates, folder_of, newest, step_of, verified
+from train.checkpoint.find import KIND, UnreadableCheckpoint, candidates, folder_of, newest, step_of, verified, whole
 from train.checkpoint.read import load, read_weights
 from train.checkpoint.records import damaged_records, set_aside
 from train.checkpoint.retention import clean, prune
@@ -16,6 +16,7 @@ __all__ = [
     "KIND",
     "CheckpointError",
     "NotFiniteError",
+    "UnreadableCheckpoint",
     "candidates",
     "clean",
     "damaged_records",
@@ -28,4 +29,5 @@ __all__ = [
     "set_aside",
     "step_of",
     "verified",
+    "whole",
 ]

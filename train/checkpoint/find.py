@@ -1,17 +1,30 @@
-"""Which checkpoint is the newest that can be trusted? The newest whose manifest and files all match their checksums."""
+"""Which checkpoint is the newest that can be trusted? The newest whose manifest and files all match their checksums.
+
+What cannot be read is not damaged: a start that took an older checkpoint instead would train again what is there.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from curriculum.artifact import ArtifactError, FileEntry, Manifest, hash_file, open_manifest
+from curriculum.artifact import ArtifactError, FileEntry, Manifest, OtherVersion, hash_file, open_manifest
+from train.exit_codes import UNREADABLE
 
 log = logging.getLogger(__name__)
 
 KIND = "checkpoint"
 NAME = re.compile(r"step_(\d{8,})")
+DAMAGED = ".damaged"
+"""Follows the name of what was found damaged and is kept."""
+
+
+class UnreadableCheckpoint(ArtifactError):
+    """A checkpoint that is needed is not to be had, or nobody can tell: the disk, or the network, does not give it."""
+
+    exit_code = UNREADABLE
 
 
 def folder_of(checkpoints: Path, step: int) -> Path:
@@ -34,20 +47,42 @@ def candidates(checkpoints: Path) -> list[Path]:
     return sorted(there, key=step_of, reverse=True)
 
 
-def newest(checkpoints: Path) -> Path | None:
-    """Return the newest checkpoint whose files all match their checksums; damaged ones are named in the log.
+def aside_of(path: Path) -> Path:
+    """Return the first name under which what is damaged can be kept in its place: NAME.damaged, NAME.damaged-2 ..."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}{DAMAGED}{f'-{number}' if number > 1 else ''}")).exists():
+        number += 1
+    return aside
 
-    Reads every byte of it, O(its size).
+
+def newest(checkpoints: Path) -> Path | None:
+    """Return the newest whole checkpoint; None when there is none. Reads every byte of it. Raises as `whole`."""
+    return next((folder for folder, _ in whole(checkpoints)), None)
+
+
+def whole(checkpoints: Path) -> Iterator[tuple[Path, Manifest]]:
+    """Yield the checkpoints whose files all match their checksums, newest first; damaged ones are named in the log.
+
+    Reads every byte, O(its size) for each. Raises UnreadableCheckpoint for one that cannot be read, OtherVersion for
+    one that another version of PDPC wrote.
     """
     for folder in candidates(checkpoints):
         try:
-            step = verified(folder).facts.get("step")
+            manifest = verified(folder)
+            step = manifest.facts.get("step")
             if folder != folder_of(checkpoints, step_of(folder)) or step != step_of(folder):
                 raise ArtifactError(f"{folder} holds the checkpoint of step {step}: give it its own name back")
-            return folder
-        except (ArtifactError, OSError) as error:
+        except OtherVersion:
+            raise
+        except (ArtifactError, FileNotFoundError) as error:  # a run that goes on may have removed it just now
             log.warning("checkpoint passed over: %s", error)
-    return None
+            continue
+        except OSError as error:
+            raise UnreadableCheckpoint(
+                f"checkpoint {folder} cannot be read ({error}): when its disk answers again, run the same command; is "
+                "it lost for good, move it away, and the one before it is taken"
+            ) from error
+        yield folder, manifest
 
 
 def verified(folder: Path) -> Manifest:

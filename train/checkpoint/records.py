@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from curriculum.artifact import Manifest, hash_file, write_text
+from curriculum.artifact import Manifest, hash_file, sync, write_text
+from train.checkpoint.find import aside_of
 from train.consumption import CONSUMED
 from train.tracking import METRICS
 
@@ -35,13 +37,15 @@ def seal_records(run: Path) -> dict[str, dict[str, int | str]]:
     return found
 
 
-def damaged_records(run: Path, manifest: Manifest | None) -> list[str]:
+def damaged_records(run: Path, manifest: Manifest | None, begun_anew: Collection[str] = ()) -> list[str]:
     """Return the records of a RUN folder that are not what the checkpoint it goes on from vouches for, by path.
 
-    Beyond that (None: all of it) only lines that cannot be read count.
+    Beyond that (None: all of it) only lines that cannot be read count, as in those that an earlier start has set aside
+    and `begun_anew` since the checkpoint.
     """
     sealed: Mapping[str, Any] = manifest.facts.get("records", {}) if manifest is not None else {}
-    damaged = [name for name, entry in sealed.items() if not _begins_with(run / name, entry)]
+    vouched = {name: entry for name, entry in sealed.items() if name not in begun_anew}
+    damaged = [name for name, entry in vouched.items() if not _begins_with(run / name, entry)]
     return damaged + [
         name
         for name in LINES
@@ -50,15 +54,20 @@ def damaged_records(run: Path, manifest: Manifest | None) -> list[str]:
 
 
 def set_aside(run: Path, names: list[str]) -> None:
-    """Keep damaged records as `NAME.damaged`; of those with a record a line, the lines that can be read stay."""
+    """Keep damaged records as `NAME.damaged`; of those with a record a line, the lines that can be read stay.
+
+    A kill at any time loses nothing: what is there is replaced when a copy of it is.
+    """
     for name in names:
         path = run / name
-        aside = path.with_name(f"{path.name}.damaged")
+        aside = aside_of(path)
         lines = list(_whole_lines(path)) if name in LINES and path.is_file() else []
-        if path.exists():
-            os.replace(path, aside)
         if lines:
+            shutil.copyfile(path, aside)
+            sync(aside)
             write_text(path, "".join(f"{line}\n" for line in lines))
+        elif path.exists():
+            os.replace(path, aside)
         log.warning(
             "%s is not what the checkpoint vouches for: it is damaged or was changed. It is kept as %s, and the "
             "run goes on%s",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from curriculum.artifact import ArtifactError, open_manifest, sync
-from train.checkpoint.find import KIND, candidates, step_of
+from train.checkpoint.find import DAMAGED, KIND, aside_of, candidates, step_of
 from train.faults import fault
 from train.settings import CheckpointSettings
 
@@ -26,9 +26,9 @@ def temporary_of(folder: Path) -> Path:
 
 
 def clean(checkpoints: Path, step: int) -> None:
-    """Remove what killed saves left, and every checkpoint after `step`: those were found damaged and are made again.
+    """Remove what killed saves left, and set every checkpoint after `step` aside: those were found damaged.
 
-    Needs the run's lock: nobody else writes here.
+    They are kept until the run has made them again (`prune`). Needs the run's lock: nobody else writes here.
     """
     if not checkpoints.is_dir():
         return
@@ -36,12 +36,15 @@ def clean(checkpoints: Path, step: int) -> None:
         shutil.rmtree(left)
     for folder in candidates(checkpoints):
         if step_of(folder) > step:
-            log.warning("checkpoint %s is removed: the run goes on from step %s", folder, step)
-            remove(folder)
+            aside = aside_of(folder)
+            log.warning("checkpoint %s is set aside as %s: the run goes on from step %s", folder, aside.name, step)
+            os.rename(folder, aside)
 
 
 def prune(checkpoints: Path, settings: CheckpointSettings) -> None:
     """Remove what need not stay: all but the newest `keep_last` and every `keep_every`-th checkpoint of the run.
+
+    So do damaged ones of steps that the run has come past again.
 
     Call it after a checkpoint was published: that one is the newest and stays.
     """
@@ -50,6 +53,9 @@ def prune(checkpoints: Path, settings: CheckpointSettings) -> None:
     for folder, kept in zip(found, kept_of([number_of(folder) for folder in found], settings), strict=True):
         if not kept:
             remove(folder)
+    for aside in checkpoints.glob(f"step_*{DAMAGED}*"):
+        if found and step_of(aside.with_name(aside.name.split(".")[0])) <= step_of(found[0]):
+            remove(aside)
 
 
 def kept_of(numbers: Sequence[int], settings: CheckpointSettings) -> list[bool]:

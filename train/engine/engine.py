@@ -90,6 +90,8 @@ class Engine:
             keep_freed_memory()
         self._done = 0
         self._norm: Tensor | None = None
+        self.stayed = torch.zeros((), device=world.device)
+        """Not zero: the last update left weights and moments as they were."""
         self.returned_at = time.perf_counter()
         """When the last call in which ranks may meet came back: what follows, until the next, a rank does alone."""
 
@@ -169,7 +171,8 @@ class Engine:
         if left_out is not None:
             stays |= left_out != 0
         held_at = self._state.masters()[0].device  # an offloaded AdamW runs on the host, which then has to know
-        self._adamw.found_inf = stays.float().to(held_at)  # type: ignore[attr-defined]  # as torch's GradScaler does
+        self.stayed = stays.float()
+        self._adamw.found_inf = self.stayed.to(held_at)  # type: ignore[attr-defined]  # as torch's GradScaler does
         with unasked(self._deepspeed.optimizer):
             self._deepspeed.step()
         self._done = 0

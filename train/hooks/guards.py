@@ -163,7 +163,8 @@ class Guard(Hook):
 
     def _roll_back(self, loop: Loop) -> None:
         """Take the weights of the last checkpoint; what was consumed since stays consumed and is on record."""
-        back = loop.restore(loop)
+        with loop.watchdog.slow("going back to a checkpoint"):
+            back = loop.restore(loop)
         if back is None:
             if loop.world.first:
                 log.warning("there is no checkpoint to go back to yet: the step is left out and nothing else")
@@ -178,7 +179,7 @@ class Guard(Hook):
                 "step %s: back to the weights of step %s; the samples of positions %s to %s are passed over",
                 *(loop.progress.step, back, *positions),
             )
-        loop.checkpoint()
+        loop.save_due = True  # else a run that is killed now would go back again
 
     def _suspects(self, loop: Loop, judged: Judged) -> list[int]:
         """Return the samples whose own loss is not finite, of all ranks. Every rank calls this."""

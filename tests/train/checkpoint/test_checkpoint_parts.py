@@ -253,3 +253,27 @@ def test_damaged_records_are_set_aside_and_what_can_be_read_stays(tmp_path):
     assert (run / "metrics.jsonl").read_text() == "".join(f"{line}\n" for line in (lines[0], lines[2], lines[0]))
     assert (run / "wandb_id.damaged").read_text() == "abd\n"
     assert not (run / "wandb_id").exists()
+    (run / "wandb_id").write_text("new\n")
+    assert checkpoint.damaged_records(run, manifest) == damaged  # what was begun anew is not what was sealed
+    assert checkpoint.damaged_records(run, manifest, begun_anew=damaged) == []
+    checkpoint.set_aside(run, damaged)
+    assert (run / "wandb_id.damaged").read_text() == "abd\n"
+    assert (run / "wandb_id.damaged-2").read_text() == "new\n"
+
+
+def test_a_kill_while_a_record_is_set_aside_loses_no_line(tmp_path, monkeypatch):
+    lines = [json.dumps({"kind": "train", "step": step}) for step in (1, 2)]
+    text = f'{lines[0]}\n{{"kind";\n{lines[1]}\n'
+    (tmp_path / "metrics.jsonl").write_text(text)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("train.checkpoint.records.write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.set_aside(tmp_path, ["metrics.jsonl"])
+    assert (tmp_path / "metrics.jsonl").read_text() == text
+    assert checkpoint.damaged_records(tmp_path, None) == ["metrics.jsonl"]
+    checkpoint.set_aside(tmp_path, ["metrics.jsonl"])
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == lines

@@ -59,9 +59,9 @@ def run(settings: LaunchSettings) -> int:
     """
     from curriculum.artifact import write_text
 
-    check_training(settings.overrides, settings.cluster)
+    overrides = check_training(settings.overrides, settings.cluster)
     folder = Path(settings.scripts).absolute()
-    start = settings.cluster.plan(settings.overrides, folder)
+    start = settings.cluster.plan(overrides, folder)
     for path, text in start.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
@@ -75,14 +75,22 @@ def run(settings: LaunchSettings) -> int:
     return _execute(start)
 
 
-def check_training(overrides: Sequence[str], where: Cluster) -> None:
-    """Compose the run's settings, so that a mistake fails here and not after a day in the queue."""
+def check_training(overrides: Sequence[str], where: Cluster) -> list[str]:
+    """Compose the run's settings, so that a mistake fails here and not after a day in the queue; return its overrides.
+
+    Slurm's say how long a checkpoint may take, unless the overrides or an experiment do.
+    """
     from train.compose import compose
     from train.settings import TrainSettings
 
     training = compose("train", TrainSettings, overrides)
-    if isinstance(where, Slurm):
-        where.check_grace(training.grace_s)
+    if not isinstance(where, Slurm):
+        return list(overrides)
+    where.check_grace(training.grace_s)
+    given = any(word.lstrip("+~").partition("=")[0] == "grace_s" for word in overrides)
+    if given or training.grace_s != TrainSettings.grace_s:
+        return list(overrides)
+    return [*overrides, f"grace_s={where.longest_grace_s}"]
 
 
 def _execute(start: Start) -> int:

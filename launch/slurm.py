@@ -159,9 +159,14 @@ class Slurm(Cluster):
                 raise ValueError(f"cluster.setup: {line!r} must be one line: give a list of lines")
         check_environment(self.environment)
 
+    @property
+    def longest_grace_s(self) -> int:
+        """Seconds that Slurm leaves the ranks for their checkpoint."""
+        return self.signal_s - MARGIN_S
+
     def check_grace(self, grace_s: float) -> None:
         """Raise ValueError when the ranks may take longer to leave than Slurm leaves them."""
-        if grace_s > self.signal_s - MARGIN_S:
+        if grace_s > self.longest_grace_s:
             raise ValueError(
                 f"cluster.signal_s={self.signal_s} is too short for grace_s={grace_s:g}: the ranks may take so long "
                 f"for their checkpoint, and the script {MARGIN_S} s more; use cluster.signal_s="
@@ -212,5 +217,5 @@ class Slurm(Cluster):
             overrides="\n".join(f"    {shlex.quote(one)}" for one in overrides),
             start=BY_SSH.format(exported=" ".join(exported)) if self.ssh else BY_SRUN,
             signal_s=self.signal_s,
-            wait_s=self.signal_s - MARGIN_S,
+            wait_s=self.longest_grace_s,
         )

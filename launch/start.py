@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import signal
@@ -132,10 +133,12 @@ def supervise(command: Sequence[str], environment: Mapping[str, str], hang_timeo
     from train import roll
     from train.watchdog import end_processes
 
+    # A rank that is silent for longer would have been found out by the other ranks by now.
+    limit_s = math.inf if hang_timeout_s is None else hang_timeout_s + MARGIN_S
     with tempfile.TemporaryDirectory(prefix="pdpc_roll_") as name:
         folder = Path(name)
         launcher = subprocess.Popen(command, env={**environment, roll.ROLL: name}, start_new_session=True)
-        hung = False
+        silence, hung = roll.Silence(folder, 2 * POLL_S), False
 
         def hand_on(number: int, _frame: FrameType | None) -> None:
             ranks = roll.pids(folder)
@@ -148,8 +151,8 @@ def supervise(command: Sequence[str], environment: Mapping[str, str], hang_timeo
         handlers = {number: signal.signal(number, hand_on) for number in HANDED_ON}
         try:
             while (code := _waited(launcher)) is None:
-                silent = [pid for rank, pid in roll.pids(folder).items() if _silent(folder, rank, hang_timeout_s)]
-                if silent:
+                silent_s = silence.poll()
+                if silent := [pid for rank, pid in roll.pids(folder).items() if silent_s.get(rank, 0.0) > limit_s]:
                     hung = True
                     print(f"a rank was silent for {hang_timeout_s:g} s: the run is ended", file=sys.stderr)
                     end_processes(silent)
@@ -172,13 +175,6 @@ def _waited(launcher: subprocess.Popen[bytes]) -> int | None:
         return launcher.wait(timeout=POLL_S)
     except subprocess.TimeoutExpired:
         return None
-
-
-def _silent(folder: Path, rank: int, timeout_s: float | None) -> bool:
-    """Tell whether a rank has not run for so long that the other ranks would have found out by now."""
-    from train import roll
-
-    return timeout_s is not None and roll.silent_s(folder, rank) > timeout_s + MARGIN_S
 
 
 def _signal_group(pid: int, number: int) -> None:

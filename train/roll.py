@@ -56,12 +56,31 @@ def pids(folder: Path) -> dict[int, int]:
     return _read(folder, "pid")
 
 
-def silent_s(folder: Path, rank: int) -> float:
-    """Return the seconds since a rank last said that it is here; 0 for one that never did."""
-    try:
-        return max(0.0, time.time() - (folder / f"{rank:05d}.pid").stat().st_mtime)
-    except OSError:
-        return 0.0
+class Silence:
+    """For how long the ranks have not said that they are here, as time was lived by the process that asks.
+
+    A run that was stopped as a whole and goes on is not silent, nor is one whose clock was set.
+    """
+
+    def __init__(self, folder: Path, most_s: float) -> None:
+        self._folder = folder
+        self._most_s = most_s
+        """What counts at most between two polls: more has passed when this process itself did not run."""
+        self._polled = time.monotonic()
+        self._said: dict[int, int] = {}
+        self._silent_s: dict[int, float] = {}
+
+    def poll(self) -> dict[int, float]:
+        """Return the seconds of silence of every rank that has started, by rank. Call it again and again."""
+        now = time.monotonic()
+        passed_s = min(now - self._polled, self._most_s)
+        self._polled = now
+        said = {int(path.stem): path.stat().st_mtime_ns for path in self._folder.glob("*.pid")}
+        self._silent_s = {
+            rank: self._silent_s[rank] + passed_s if self._said.get(rank) == at else 0.0 for rank, at in said.items()
+        }
+        self._said = said
+        return self._silent_s
 
 
 def code(folder: Path) -> int | None:

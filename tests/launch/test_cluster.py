@@ -18,12 +18,13 @@ from train.world import SUPERVISOR
 
 HARD = "data.tokens=/a b/'$HOME'/`x`"
 """An override that a careless script would let the shell read."""
+CHECK_TRAINING = cluster.check_training
 
 
 @pytest.fixture(autouse=True)
 def no_training_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests are about starting, not about what is started."""
-    monkeypatch.setattr(cluster, "check_training", lambda overrides, where: None)
+    monkeypatch.setattr(cluster, "check_training", lambda overrides, where: overrides)
 
 
 def dry(where: Cluster, folder: Path, *overrides: str) -> None:
@@ -293,13 +294,44 @@ def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_run_that_would_not_compose_is_not_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(overrides: list[str], where: Cluster) -> None:
+    def refuse(overrides: list[str], where: Cluster) -> list[str]:
         raise ValueError("train: unknown key 'optimizer.lrr'")
 
     monkeypatch.setattr(cluster, "check_training", refuse)
     with pytest.raises(ValueError, match="unknown key"):
         dry(Slurm(), tmp_path / "s", "optimizer.lrr=1")
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "given", "handed_on"),
+    [
+        (Slurm(), [], ["grace_s=90"]),
+        (Slurm(signal_s=600), [], ["grace_s=570"]),
+        (Slurm(signal_s=60), [], ["grace_s=30"]),
+        (Slurm(), ["grace_s=45"], []),
+        (Slurm(), ["++grace_s=30"], []),
+        (Slurm(), ["experiment=patient"], []),
+        (Hostfile(hosts=["a"]), [], []),
+        (Local(), [], []),
+    ],
+)
+def test_a_slurm_job_is_told_its_grace(
+    where: Cluster, given: list[str], handed_on: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from train import compose
+
+    shutil.copytree(compose.CONFIGS, tmp_path / "configs")
+    (tmp_path / "configs" / "experiment" / "patient.yaml").write_text("# @package _global_\ngrace_s: 60\n")
+    monkeypatch.setattr(compose, "CONFIGS", tmp_path / "configs")
+    words = ["arm=a", "data.tokens=t", "data.order=o", "output=r", *given]
+    assert CHECK_TRAINING(words, where) == [*words, *handed_on]
+
+
+def test_a_slurm_script_has_the_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "check_training", CHECK_TRAINING)
+    dry(Slurm(signal_s=600), tmp_path, "arm=a", "data.tokens=t", "data.order=o", "output=r")
+    assert "    output=r\n    grace_s=570\n)\n" in (tmp_path / "train.sbatch").read_text()
 
 
 def test_run_starts_the_command_and_returns_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ from train.settings import TrainSettings
 
 GPT2_VOCABULARY = 50_257
 PARAMETERS = {"1.3b": 1_420_396_544, "3b": 2_795_276_800}
+NODE_TOKENS_S = {"1.3b": 176_898, "3b": 92_643}
+"""What llm-foundry published for MPT 1b and 3b on 8 A100 of 80 GB, in samples of 1024 tokens."""
 
 
 def settings_of(experiment):
@@ -34,6 +36,12 @@ def test_the_arms_differ_in_name_and_folder_alone(size):
 
     one, other = (asdict(settings_of(f"{arm}_{size}")) for arm in ("pdpc", "shuffled"))
     assert {key for key in one if one[key] != other[key]} == {"arm", "output"}
+
+
+@pytest.mark.parametrize("size", PARAMETERS)
+def test_one_node_saves_every_20_to_30_minutes(size):
+    minutes = settings_of(f"pdpc_{size}").checkpoints.save_every * 1024 * 1024 / NODE_TOKENS_S[size] / 60
+    assert 20 < minutes < 30
 
 
 @pytest.mark.parametrize("size", PARAMETERS)

@@ -1,5 +1,6 @@
 """The supervisor of `pdpc train`: signals and exit codes between it and its ranks, and no process left."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -45,6 +46,29 @@ def test_one_code_speaks_for_all_ranks(left, speaks, tmp_path, monkeypatch):
     assert set(roll.pids(tmp_path)) == set(left)
 
 
+def test_silence_is_counted_in_time_that_was_lived(tmp_path, monkeypatch):
+    monkeypatch.setenv(roll.ROLL, str(tmp_path))
+    now = 100.0
+    monkeypatch.setattr(roll.time, "monotonic", lambda: now)
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        roll.report_in()
+    silence = roll.Silence(tmp_path, 1.0)
+    assert silence.poll() == {0: 0.0, 1: 0.0}
+    for beat in range(1, 4):  # rank 0 goes on, by a clock that is set back an hour; rank 1 is stopped
+        now += 0.5
+        os.utime(tmp_path / "00000.pid", (beat, 3600 - beat))
+        assert silence.poll() == {0: 0.0, 1: 0.5 * beat}
+    now += 1000.0  # all of them were stopped, the supervisor too
+    assert silence.poll() == {0: 1.0, 1: 2.5}
+    now += 0.5
+    for rank in (0, 1):
+        os.utime(tmp_path / f"{rank:05d}.pid")
+    assert silence.poll() == {0: 0.0, 1: 0.0}
+    (tmp_path / "00001.pid").unlink()
+    assert silence.poll() == {0: 0.0}
+
+
 SUPERVISED = (
     "import os, sys; from launch.start import supervise; sys.exit(supervise({command!r}, os.environ, {timeout}))"
 )
@@ -70,6 +94,29 @@ def test_a_stopped_rank_is_ended_by_its_supervisor():
     process.communicate(timeout=60)
     assert process.returncode == 79
     assert time.monotonic() - began < 1.0 + 5
+
+
+def test_a_run_that_was_stopped_as_a_whole_goes_on():
+    body = """
+print(os.getpid(), flush=True)
+for _ in range(30):
+    roll.still_here()
+    time.sleep(0.1)
+roll.report_code(0)
+"""
+    process = supervised(body, 1.0)
+    assert "started" in process.stdout.readline()
+    rank = int(process.stdout.readline())
+    time.sleep(1.0)
+    for pid in (rank, process.pid):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(4.0)
+    os.kill(process.pid, signal.SIGCONT)
+    time.sleep(0.3)  # the supervisor is the first to run again, and looks at the ranks
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(rank, signal.SIGCONT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -22,22 +22,24 @@ VARINT, DOUBLE, BYTES, FLOAT = 0, 1, 2, 5
 
 
 class EventFile:
-    """One event file a life of a run, in RUN/tensorboard; a destination of records."""
+    """One event file a life of a run, in RUN/tensorboard, and another after each failure; a destination of records."""
 
     title = "TensorBoard"
 
     def __init__(self, folder: Path, resume_step: int) -> None:
-        self.folder, self.resume_step = folder / FOLDER, resume_step
+        self.folder = folder / FOLDER
+        self._shown = resume_step
+        """The last step of which readers are to keep what is shown, by an earlier life or by this one."""
         self._file: IO[bytes] | None = None
 
     def connect(self) -> None:
-        """Open a new file; tell readers to forget what a life that was cut off had shown beyond `resume_step`."""
+        """Open a new file; tell readers to forget what was shown beyond the step resumed from, or sent since then."""
         self.folder.mkdir(exist_ok=True)
         stamp = f"{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self._file = open(self.folder / f"events.out.tfevents.{stamp}", "xb")  # noqa: SIM115  # held until finish()
         self._write(_field(3, BYTES, b"brain.Event:2"))
         started = _field(1, VARINT, 1)  # SessionLog.status = START
-        self._write(_field(2, VARINT, self.resume_step + 1) + _field(7, BYTES, started))
+        self._write(_field(2, VARINT, self._shown + 1) + _field(7, BYTES, started))
 
     def send(self, record: Record) -> None:
         """Write a record's numbers as scalars at its step, and the tokens as one of them."""
@@ -50,6 +52,7 @@ class EventFile:
             for key, value in numbers.items()
         )
         self._write(_field(2, VARINT, step) + _field(5, BYTES, summary))
+        self._shown = max(self._shown, step)
 
     def finish(self) -> None:
         """Close the file."""

@@ -2,6 +2,8 @@
 
 import struct
 
+from tests.torture.wandb_server import wait_for
+from train import faults
 from train.tracking import start_tracker
 from train.tracking.settings import TrackerSettings
 from train.tracking.tensorboard import _checksum
@@ -68,3 +70,23 @@ def test_every_number_of_a_record_is_a_scalar_at_its_step(tmp_path):
     assert scalars == {b"train/loss": 2.5, b"trainer/tokens": 5000.0}
     values = [dict(fields(value)) for _, value in fields(second[5])]
     assert [str(value[2]) for value in values if value[1] == b"train/loss"] == ["nan"]
+
+
+def test_a_failure_takes_back_nothing_of_what_was_sent(tmp_path):
+    steps = (250, 300, 310, 320)  # the first: an evaluation that an earlier life left to this one
+    faults.arm("tracker.log:nth=2:raise,tracker.log:nth=4:raise")
+    try:
+        tracker = start_tracker(TrackerSettings(name="tensorboard", retry_s=0.01), tmp_path, "arm", {}, resume_step=299)
+        for step in steps:
+            tracker.log({"kind": "train", "step": step, "tokens": 10 * step, "train/loss": 2.5})
+        assert wait_for(lambda: tracker.parts[0].sent == len(steps), 10.0)
+        tracker.finish()
+    finally:
+        faults.arm("")
+    starts, shown = [], []
+    for path in sorted((tmp_path / "tensorboard").glob("events.out.tfevents.*")):
+        _, start, *records = events(path)
+        starts.append(start[2])
+        shown = [step for step in shown if step < start[2]] + [record[2] for record in records]
+    assert starts == [300, 300, 311]
+    assert shown == list(steps)

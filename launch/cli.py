@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = without_secrets(
             " ".join(str(error).split())
         )  # one paragraph, also when a library's own message is part of it
-        print(message if message.startswith(f"{name}:") else f"pdpc {name}: {message}", file=sys.stderr)
+        print(f"pdpc {message}" if message.startswith(f"{name}:") else f"pdpc {name}: {message}", file=sys.stderr)
         return int(getattr(error, "exit_code", 2))
     except OSError as error:
         if os.environ.get("PDPC_TRACEBACK"):
@@ -192,7 +192,7 @@ def _run(name: str, verb: Verb, words: list[str]) -> int:
         print(
             f"pdpc {name}: {verb.does}\n\nDefaults and keys ({CONFIGS.name}/{name}.yaml); change any with KEY=VALUE:\n"
         )
-        print(_described(verb))
+        print(_described(name, verb))
         return 0
     settings_class, run, choices = verb.load()
     overrides = as_overrides(words, settings_class, verb.first)
@@ -207,12 +207,13 @@ def _run(name: str, verb: Verb, words: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _described(verb: Verb) -> str:
+def _described(name: str, verb: Verb) -> str:
     """Return every key of a verb with its default and its docstring."""
     from launch.keys import describe
+    from train.compose import defaults_of, groups_of
 
     settings_class, _, choices = verb.load()
-    return "\n".join(describe(settings_class, choices))
+    return "\n".join(describe(settings_class, choices, defaults_of(name, settings_class, choices), groups_of(name)))
 
 
 def _overview() -> str:

@@ -10,16 +10,26 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, get_type_hints
 
 
-def describe(settings: type, choices: Mapping[str, Mapping[str, type]]) -> Iterator[str]:
-    """Yield a line a key of a settings dataclass, and the keys of every choice of a group."""
-    yield from _lines(settings, "", skip=set(choices))
+def describe(
+    settings: type,
+    choices: Mapping[str, Mapping[str, type]],
+    defaults: Mapping[str, Any],
+    groups: Mapping[str, tuple[str, list[str]]],
+) -> Iterator[str]:
+    """Yield a line a group of files (its default and all there are), a line a key, and the keys of every choice.
+
+    `defaults` go over those of the dataclasses, by dotted key.
+    """
+    for group, (default, files) in groups.items():
+        yield f"  {group}={default}\n      One of {', '.join(files)}."
+    yield from _lines(settings, "", skip=set(choices), defaults=defaults)
     for group, options in choices.items():
         for name, option in options.items():
             yield f"{group}={name}"
-            yield from _lines(option, f"{group}.", skip={"name"})
+            yield from _lines(option, f"{group}.", skip={"name"}, defaults={})
 
 
-def _lines(settings: type, prefix: str, skip: set[str]) -> Iterator[str]:
+def _lines(settings: type, prefix: str, skip: set[str], defaults: Mapping[str, Any]) -> Iterator[str]:
     hints = get_type_hints(settings)
     texts = field_docstrings(settings)
     for field in fields(settings):
@@ -27,14 +37,16 @@ def _lines(settings: type, prefix: str, skip: set[str]) -> Iterator[str]:
             continue
         kind = hints[field.name]
         if is_dataclass(kind) and isinstance(kind, type):
-            yield from _lines(kind, f"{prefix}{field.name}.", skip=set())
+            yield from _lines(kind, f"{prefix}{field.name}.", skip=set(), defaults=defaults)
             continue
-        default: Any = "(required)"
+        default: Any = "???"
         if field.default is not MISSING:
-            default = "null" if field.default is None else field.default
+            default = field.default
         elif field.default_factory is not MISSING:
             default = field.default_factory()
-        yield f"  {prefix}{field.name} = {default}\n      {texts.get(field.name, '')}"
+        default = defaults.get(f"{prefix}{field.name}", default)
+        told = "null" if default is None else "(required)" if default == "???" else default
+        yield f"  {prefix}{field.name} = {told}\n      {texts.get(field.name, '')}"
 
 
 def field_docstrings(settings: type) -> dict[str, str]:

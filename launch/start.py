@@ -44,6 +44,7 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
         return 0
     threads = settings.threads or max(1, (os.cpu_count() or 1) // processes)
     kills = oom_kills()
+    print(f"starting {processes} rank{'s' if processes > 1 else ''}: {inputs.order.steps} steps into {settings.output}")
     code = start_ranks("train", processes, overrides, threads, settings.hang_timeout_s)
     if code == FAILED:
         code = _explained(settings, killed=oom_kills() > kills)
@@ -119,7 +120,7 @@ def launcher_environment(threads: int) -> dict[str, str]:
         SUPERVISOR: str(os.getpid()),
         "OMP_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
-        "DEEPSPEED_LOG_LEVEL": "warning",
+        "DEEPSPEED_LOG_LEVEL": "critical",  # of its launcher, which calls every end but 0 an error
         **({} if _gpus() else {"DS_ACCELERATOR": "cpu"}),
     }
 
@@ -138,15 +139,17 @@ def supervise(command: Sequence[str], environment: Mapping[str, str], hang_timeo
     with tempfile.TemporaryDirectory(prefix="pdpc_roll_") as name:
         folder = Path(name)
         launcher = subprocess.Popen(command, env={**environment, roll.ROLL: name}, start_new_session=True)
-        silence, hung = roll.Silence(folder, 2 * POLL_S), False
+        silence, hung, ended_by = roll.Silence(folder, 2 * POLL_S), False, 0
 
         def hand_on(number: int, _frame: FrameType | None) -> None:
+            nonlocal ended_by
             ranks = roll.pids(folder)
             for pid in ranks.values():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
             if not ranks:
-                _signal_group(launcher.pid, number)
+                ended_by = number
+                _signal_group(launcher.pid, signal.SIGKILL)
 
         handlers = {number: signal.signal(number, hand_on) for number in HANDED_ON}
         try:
@@ -161,8 +164,15 @@ def supervise(command: Sequence[str], environment: Mapping[str, str], hang_timeo
             _signal_group(launcher.pid, signal.SIGKILL)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+        if ended_by:
+            name = signal.Signals(ended_by).name
+            print(f"{name} before the ranks had started: run the same command again", file=sys.stderr)
+            return 128 + ended_by
         if hung:
             return HUNG
+        if mute := roll.mute(folder):
+            told = f"rank {mute[0]}" if len(mute) == 1 else f"ranks {', '.join(map(str, mute))}"
+            print(f"{told} ended without a word, as by SIGKILL: run the same command again to go on", file=sys.stderr)
         spoken = roll.code(folder)
     if spoken is not None:
         return spoken

@@ -17,17 +17,20 @@ from train.compose import SettingsError, compose
 from train.exit_codes import DONE, FAILED, REFUSED
 from train.packages import check_packages
 
+LOG_LEVEL = "DEEPSPEED_LOG_LEVEL"
+
 
 def main(arguments: list[str]) -> int:
     """Compose the settings from Hydra overrides and train; return the exit code (train/exit_codes.py)."""
     if not faulthandler.is_enabled():
         faulthandler.enable()
-    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+    if os.environ.get(LOG_LEVEL, "critical") == "critical":  # which `pdpc train` chose for DeepSpeed's launcher
+        os.environ[LOG_LEVEL] = "warning"
     overrides = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]
     from train.run import Refused, quiet_ranks, train
     from train.settings import TrainSettings
     from train.signals import Left, Signals, post, posted
-    from train.world import OtherRankFailed, code_of
+    from train.world import OtherRankFailed, code_of, connection_lost
 
     quiet_ranks()
     log = logging.getLogger(__name__)
@@ -56,7 +59,9 @@ def main(arguments: list[str]) -> int:
             log.warning("pdpc train: rank %s leaves, for another rank left with code %s", rank, code)
             return code
         code = code_of(error)
-        if code == FAILED:
+        if code == FAILED and connection_lost(error):
+            log.error("pdpc train: rank %s lost its connection to another rank: that one ended first", rank)
+        elif code == FAILED:
             log.exception("pdpc train: rank %s failed", rank)
         elif not isinstance(error, OtherRankFailed):
             log.error("pdpc train: %s (rank %s)", error, rank)

@@ -11,10 +11,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_origin
 
 from train.config_check import check_files, check_settings, check_words
 from train.secrets import without_secrets
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 T = TypeVar("T")
 
@@ -36,10 +39,6 @@ def compose(
     `choices` names the groups whose type depends on the choice: {"preference": {"pdpc": Pdpc, ...}}; their YAML files
     begin with `defaults: [<name>_schema]`. Raises SettingsError; no secret that can be told stands in its message.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -51,16 +50,8 @@ def compose(
     except ValueError as error:
         raise SettingsError(_short(f"{verb}: {error}")) from None
     choices = choices or {}
-    store = ConfigStore.instance()
-    store.store(name=f"{verb}_schema", node=_schema(schema, missing=list(choices)))
-    for group, options in choices.items():
-        for name, option in options.items():
-            store.store(group=group, name=f"{name}_schema", node=_schema(option, missing=[]))
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-            config = hydra_compose(verb, overrides=list(overrides))
-        settings = cast(T, OmegaConf.to_object(config))
+        settings = cast(T, OmegaConf.to_object(_composed(verb, schema, overrides, choices)))
         check_settings(settings)
         return settings
     except (HydraException, OmegaConfBaseException, FrozenInstanceError) as error:
@@ -72,6 +63,60 @@ def compose(
         raise SettingsError(_short(f"{verb}: not YAML: {' '.join(str(error).split())}: mend that file")) from None
     except ValueError as error:
         raise SettingsError(_short(f"{verb}: {error}")) from None
+
+
+def _composed(
+    verb: str, schema: type, overrides: Sequence[str], choices: Mapping[str, Mapping[str, type]]
+) -> DictConfig:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+
+    store = ConfigStore.instance()
+    store.store(name=f"{verb}_schema", node=_schema(schema, missing=list(choices)))
+    for group, options in choices.items():
+        for name, option in options.items():
+            store.store(group=group, name=f"{name}_schema", node=_schema(option, missing=[]))
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        return hydra_compose(verb, overrides=list(overrides))
+
+
+def defaults_of(verb: str, schema: type, choices: Mapping[str, Mapping[str, type]]) -> dict[str, Any]:
+    """Return what a verb's settings are without overrides, by dotted key: `configs/<verb>.yaml` over the dataclasses.
+
+    A value that has to be given is "???", as Hydra writes it.
+    """
+    from omegaconf import OmegaConf
+
+    def leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in node.items():
+            yield f"{prefix}{key}", value
+            if isinstance(value, dict):
+                yield from leaves(value, f"{prefix}{key}.")
+
+    found = OmegaConf.to_container(_composed(verb, schema, (), choices))
+    return dict(leaves(cast(dict[str, Any], found), ""))
+
+
+def groups_of(verb: str) -> dict[str, tuple[str, list[str]]]:
+    """Return the groups of files of `configs/` that a verb takes one of: the default, and all there are, by name."""
+    from yaml import safe_load
+
+    listed = safe_load((CONFIGS / f"{verb}.yaml").read_text("utf-8")).get("defaults", [])
+    return {
+        group: (str(option or "null"), options_of(group))
+        for entry in listed
+        if isinstance(entry, dict)
+        for group, option in entry.items()
+        if options_of(group)
+    }
+
+
+def options_of(group: str) -> list[str]:
+    """Return the names of a group's files in `configs/`; [] for what is no group."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
 def as_yaml(settings: Any) -> str:
@@ -158,6 +203,16 @@ def _explain(verb: str, error: Exception, known: list[str]) -> str:
         file = re.match(r"In '([^']+)': ", first)
         if file:  # a YAML file and not an override: Hydra puts the file's name first
             first = f"{rest[0]} in {file.group(1)}.yaml"
+        if "is not a ListConfig" in first:
+            return f"{verb}: {wrong.group(1)} is a list: write {wrong.group(1)}=[...], with commas between its entries"
         return f"{verb}: {wrong.group(1)}: {first}: give a value of the right type"
+    unread = re.search(r"LexerNoViableAltException: ([^=\s]+)=(.*)", text)
+    if unread:
+        key, value = unread.group(1), unread.group(2).strip()
+        return f"{verb}: {key}: {value} has letters that need quotes: write '{key}=\"{value}\"'"
+    group = re.search(r"Could not find '([^']+)/([^']+)'", text)
+    if group:
+        name, option = group.groups()
+        return f"{verb}: {name}={option} is unknown: use one of {', '.join(options_of(name))}"
     lines = [line.strip() for line in text.splitlines() if "provider=" not in line and "search path" not in line]
     return f"{verb}: {' '.join(line for line in lines if line and not line.endswith('_schema'))}"

@@ -163,8 +163,9 @@ def check_acceptable(accept: Sequence[str]) -> None:
         if name in HARMLESS:
             raise ValueError(f"accept_change={name}: {name} may change at any time, leave it out")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3) or known
-            raise ValueError(f"accept_change={name} is no field of a run: use {' or '.join(near)}")
+            near = difflib.get_close_matches(name, known, n=3)
+            mend = f"use {' or '.join(near)}" if near else "give the name that the refusal told"
+            raise ValueError(f"accept_change={name} is no field of a run: {mend}")
 
 
 def leaves() -> list[str]:

@@ -96,6 +96,11 @@ def code(folder: Path) -> int | None:
     return next((known for known in TELLING if known in codes), max(codes - {DONE}, default=DONE))
 
 
+def mute(folder: Path) -> list[int]:
+    """Return the ranks that started and left without saying with which code."""
+    return sorted(set(_read(folder, "pid")) - set(_read(folder, "code")))
+
+
 def _path(kind: str) -> Path | None:
     folder = os.environ.get(ROLL)
     return Path(folder) / f"{int(os.environ.get('RANK', '0')):05d}.{kind}" if folder else None

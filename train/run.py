@@ -81,6 +81,8 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         tight = _check_memory(settings, inputs)
     except ValueError as error:
         raise Refused(str(error)) from error
+    except FileNotFoundError as error:
+        raise Refused(f"{error.filename} went just after it had been found: put it back") from error
     world = start(settings.threads)
     watchdog = Watchdog(Path(settings.output), world, settings.hang_timeout_s, settings.slow_timeout_s)
     claimed, step = _claim_first(Path(settings.output), settings, inputs, world)
@@ -117,7 +119,10 @@ def _attention(settings: TrainSettings) -> Backend:
     """Return the backend that will train on this machine. Raises ValueError when the one asked for cannot."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    return choose(settings.model.attention, settings.model.width // settings.model.heads, dtype, device)
+    try:
+        return choose(settings.model.attention, settings.model.width // settings.model.heads, dtype, device)
+    except ValueError as error:
+        raise ValueError(f"model.{error}") from error
 
 
 def _check_memory(settings: TrainSettings, inputs: Inputs) -> str | None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.artifact import (
+    DISK_FULL,
+    MANIFEST,
     ArtifactError,
     Manifest,
     fingerprint_of,
@@ -31,6 +33,7 @@ from train.inputs import Inputs
 from train.lineage import ChangedRun
 from train.packages import versions
 from train.settings import TrainSettings
+from train.tracking import METRICS
 from train.watchdog import STACKS
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,8 @@ FORMAT = 2
 """Of run.json; before 2 it had no checksum."""
 CHECKPOINTS = "checkpoints"
 EXPORT = "export"
+FILES = ("config.json", "config.yaml", "ds_config.json", METRICS)
+"""What a run writes beside run.json."""
 FOLDERS = (CHECKPOINTS, CONSUMED, EVALUATIONS, STACKS)
 """Folders of a RUN in which files are written."""
 WRITTEN = ("arm", "fingerprints", "identity", "parameters", "paths", "seed", "status", "versions")
@@ -57,10 +62,22 @@ class RunFolder:
 
     @classmethod
     def claim(cls, path: Path, wait_s: float = 15.0) -> RunFolder:
-        """Create or open a RUN folder and lock it. Raises ValueError when another process goes on writing there."""
-        path.mkdir(parents=True, exist_ok=True)
-        refuse_links(path)
-        lock = open(path / ".lock", "a")  # noqa: SIM115  # held until release()
+        """Create or open a RUN folder and lock it.
+
+        Raises ValueError when it cannot be made, holds something else, or another process goes on writing there.
+        """
+        check_output(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            refuse_links(path)
+            lock = open(path / ".lock", "a")  # noqa: SIM115  # held until release()
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            raise ValueError(
+                f"output={path} cannot be written ({error}): name a folder that you may write to"
+            ) from error
+        waiting = False
         deadline = time.monotonic() + wait_s
         while True:
             try:
@@ -71,6 +88,9 @@ class RunFolder:
                     raise ValueError(
                         f"run {path} is being written by another process: wait for it, or choose another output"
                     ) from error
+                if not waiting:
+                    waiting = True
+                    log.warning("run %s is being written by another process: waiting for up to %g s", path, wait_s)
                 time.sleep(0.2)
         return cls(path, read_run(path) if (path / RUN).exists() else {}, lock)
 
@@ -177,8 +197,7 @@ def finished(path: Path, settings: TrainSettings, inputs: Inputs) -> bool:
 
     Raises ChangedRun when it holds another, by what run.json and the newest readable checkpoint say.
     """
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"output={path} is a file: name the folder of the run")
+    check_output(path)
     facts = read_run(path) if (path / RUN).is_file() else {}
     over = facts.get("status") == "finished"
     admit(path, facts, settings, inputs, None if over else _readable(path / CHECKPOINTS))
@@ -191,6 +210,21 @@ def _readable(checkpoints: Path) -> Manifest | None:
         with suppress(ArtifactError):
             return open_manifest(folder, checkpoint.KIND)
     return None
+
+
+def check_output(path: Path) -> None:
+    """Raise ValueError when a folder cannot become a RUN, or holds something else whose files a run would replace."""
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        what = "is a file" if nearest == path else f"lies under {nearest}, which is a file"
+        raise ValueError(f"output={path} {what}: name the folder of the run")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"output={path} cannot be written ({nearest} is read-only): name a folder that you may write to"
+        )
+    there = {entry.name for entry in os.scandir(path)} if path.is_dir() else set()
+    if not there & {RUN, ".lock", CHECKPOINTS} and (replaced := sorted(there & {MANIFEST, *FILES, EXPORT})):
+        raise ValueError(f"output={path} holds something else ({', '.join(replaced)}): name a new folder")
 
 
 def refuse_links(path: Path) -> None:

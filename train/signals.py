@@ -152,7 +152,12 @@ class Signals:
             if not self.holds:
                 self._leave_now(number, "there is nothing to save")
             else:
-                log.warning("%s: a checkpoint after this step, then the run leaves", signal.Signals(number).name)
+                rank = os.environ.get("RANK", "0")
+                log.warning(
+                    "%s to rank %s: a checkpoint after this step, then the run leaves",
+                    signal.Signals(number).name,
+                    rank,
+                )
 
     def _leave_now(self, number: int, why: str) -> None:
         log.warning("%s: rank %s leaves at once (%s)", signal.Signals(number).name, os.environ.get("RANK", "0"), why)

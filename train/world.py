@@ -45,6 +45,10 @@ class OtherRankFailed(RuntimeError):
         self.exit_code = exit_code
 
 
+CONNECTION_LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+"""What gloo, and NCCL, say of it."""
+
+
 def code_of(error: BaseException) -> int:
     """Return the exit code of a run that ends with an error (train/exit_codes.py)."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
@@ -52,6 +56,11 @@ def code_of(error: BaseException) -> int:
     if says_no_memory(error):
         return OUT_OF_MEMORY
     return int(getattr(error, "exit_code", FAILED))
+
+
+def connection_lost(error: BaseException) -> bool:
+    """Tell whether an error says that another rank is gone: gloo and NCCL have no class for it."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in CONNECTION_LOST)
 
 
 @dataclass(frozen=True)

@@ -488,7 +488,7 @@ def test_train_refuses_an_output_that_is_a_file(capsys, train, tmp_path):
         ("micro_batch_size", "[1,2]", "micro_batch_size: Value '[1, 2]' of type 'list'"),
         ("optimizer__lr", -1, "optimizer.lr=-1.0 must be above 0"),
         ("model__width", 65, "model.width=65 must be an even multiple of model.heads=2"),
-        ("model", "40b", "Could not find 'model/40b' Available options in 'model': 1.3b"),
+        ("model", "40b", "model=40b is unknown: use one of 1.3b"),
         ("model__heads", 3, "model.width=64 must be an even multiple of model.heads=3"),
     ],
 )
@@ -529,7 +529,7 @@ def test_an_unknown_key_and_a_wrong_type_in_a_preference_are_refused(capsys, tmp
     assert "preference.steepness: Value 'ten' of type 'str'" in refused(capsys, "arrange", *words)
     message = refused(capsys, "arrange", "preference=nope", *words)
     names = sorted(path.stem for path in (configs / "preference").glob("*.yaml"))
-    assert message.endswith(f"Could not find 'preference/nope' Available options in 'preference': {' '.join(names)}")
+    assert message.endswith(f"preference=nope is unknown: use one of {', '.join(names)}")
 
 
 # evaluate, export, report, inspect

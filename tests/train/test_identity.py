@@ -1,6 +1,7 @@
 """What binds the lives of a run: every setting has its place, and changes are judged by name."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -109,7 +110,11 @@ def test_a_change_is_on_record_in_one_step_or_in_several():
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("optimizer.rate", "use optimizer"), ("log_every", "may change at any time"), ("x", "use arm or")],
+    [
+        ("optimizer.rate", "use optimizer"),
+        ("log_every", "may change at any time"),
+        ("x", "give the name that the refusal"),
+    ],
 )
 def test_a_name_that_is_no_field_is_refused(name, told):
     with pytest.raises(ValueError, match=told):
@@ -141,6 +146,31 @@ def claimed(tmp_path):
     run.finish(5, "0" * 16)
     yield run
     run.release()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.json", "metrics.jsonl", "export"])
+def test_a_folder_that_holds_something_else_is_no_output(tmp_path, name):
+    (tmp_path / name).write_text("not of a run")
+    (tmp_path / "notes.txt").write_text("does no harm")
+    with pytest.raises(ValueError, match=rf"holds something else \({name}\): name a new folder"):
+        RunFolder.claim(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {name, "notes.txt"}
+
+
+def test_a_folder_that_cannot_be_made_is_no_output(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"output=.*/file is a file"):
+        RunFolder.claim(tmp_path / "file")
+    with pytest.raises(ValueError, match=r"output=.*/file/run lies under .*/file, which is a file"):
+        RunFolder.claim(tmp_path / "file" / "run")
+    with pytest.raises(ValueError, match=r"output=/proc/run cannot be written .*: name a folder that you may write to"):
+        RunFolder.claim(Path("/proc/run"))
+
+
+def test_who_waits_for_a_run_says_so(claimed, caplog):
+    with pytest.raises(ValueError, match="is being written by another process: wait for it"):
+        RunFolder.claim(claimed.path, wait_s=0.5)
+    assert caplog.text.count("is being written by another process: waiting for up to 0.5 s") == 1
 
 
 def test_a_flipped_bit_of_run_json_is_found(claimed):

@@ -118,6 +118,26 @@ def test_an_accepted_order_must_begin_with_what_was_read(forks, material, folder
     assert "accepted for order" in told
 
 
+def without_a_file(words, output):
+    """Be a rank from which a file of its tokens goes when the manifest has been read."""
+    from curriculum import token_ids
+    from tests.torture.forks import train
+
+    def gone(*_):
+        raise FileNotFoundError(2, "No such file or directory", "tokens/train.bin")
+
+    token_ids.OpenFile = gone
+    return train(words, output)
+
+
+def test_a_file_that_goes_at_the_door_is_refused(forks, material, folder):
+    arguments = {"words": list(material.words), "output": str(folder)}
+    ranks = forks.start(f"{__name__}:without_a_file", arguments, 2, folder.with_suffix(".log"))
+    assert ranks.wait(PATIENCE_S) == [REFUSED, REFUSED], ranks.told()
+    assert "tokens/train.bin went just after it had been found: put it back" in ranks.told()
+    assert "Traceback" not in ranks.told()
+
+
 def test_a_damaged_record_is_begun_anew_once(forks, material, folder):
     record = next((folder / "consumed").glob("world_*.bin"))
     data = bytearray(record.read_bytes())

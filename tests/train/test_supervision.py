@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.start import supervise
 from tests.torture.runs import Material
 from tests.train.descendants import descendants
 from train import roll
@@ -189,6 +190,31 @@ for _ in range(int(sys.argv[1])):
     codes += [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
 print(codes)
 """
+
+
+def test_a_signal_before_the_ranks_have_started_leaves_quietly():
+    program = (
+        "import sys; from launch.start import supervise\n"
+        "sys.exit(supervise([sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(60)'], {}, 30.0))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as supervisor:
+        assert supervisor.stdout.readline() == "1\n"  # what was started is there, and no rank of it
+        supervisor.send_signal(signal.SIGINT)
+        _, said = supervisor.communicate(timeout=30)
+    assert supervisor.returncode == 130
+    assert said == "SIGINT before the ranks had started: run the same command again\n"
+
+
+def test_a_rank_that_was_killed_is_named(capfd):
+    ranks = (
+        "import os, signal; from train import roll\n"
+        "for rank in (0, 1):\n    os.environ['RANK'] = str(rank); roll.report_in()\n"
+        "os.environ['RANK'] = '0'; roll.report_code(1)"
+    )
+    assert supervise([sys.executable, "-c", ranks], os.environ) == 1
+    assert capfd.readouterr().err == "rank 1 ended without a word, as by SIGKILL: run the same command again to go on\n"
 
 
 def test_ranks_that_leave_are_not_aborted_by_threads_that_are_still_there():

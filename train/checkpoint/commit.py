@@ -44,6 +44,13 @@ from train.world import World
 
 log = logging.getLogger(__name__)
 
+MENDS = {
+    errno.ENOSPC: "free space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+}
+"""What helps, by the error that the disk gives."""
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be made, for a reason that is neither the disk's nor a value that is not finite."""
@@ -159,7 +166,8 @@ class _Meeting:
         said = f"{problem['text']}, on rank {rank}"
         if problem["kind"] == "os":
             number = problem["errno"] or errno.EIO
-            return OSError(number, f"{start} ({said}): free space and run again; the checkpoint before it stays")
+            mend = MENDS.get(number, "see to the disk")
+            return OSError(number, f"{start} ({said}): {mend} and run again; the checkpoint before it stays")
         if problem["kind"] == "finite":
             return NotFiniteError(
                 f"{start}: {said}; the checkpoint before it stays. The weights are spoiled: find the step that did it "

@@ -52,7 +52,12 @@ class OpenFile:
 
     def __init__(self, path: Path, size: int) -> None:
         self.path, self.size = path, size
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (as long as this object)
+        try:
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (as long as this object)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise UnreadableError.failed(path, error) from error
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Return the bytes from `start` up to `stop`. Raises UnreadableError when they are not there."""

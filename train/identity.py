@@ -34,7 +34,7 @@ HARMLESS = (
     *("output", "processes", "threads", "micro_batch_size", "accept_change"),
     *("log_every", "verify_mb", "grace_s", "hang_timeout_s", "slow_timeout_s", "guards.stop_after"),
     *("data.tokens", "data.order", "data.scores"),
-    *("checkpoints.keep_last", "checkpoints.keep_every", "checkpoints.save_every"),
+    *("checkpoints.keep_last", "checkpoints.keep_every", "checkpoints.keep_stages", "checkpoints.save_every"),
     *("zero.stage", "zero.overlap_comm", "zero.bucket_mb", "zero.pin_memory"),
     *("zero.offload_optimizer", "zero.offload_param", "zero.nvme_path", "zero.nvme_requests", "zero.sub_group_size"),
     *("execution.kernels", "execution.checkpointing", "execution.checkpoint_every", "execution.compile"),

@@ -305,7 +305,8 @@ def _save(loop: Loop) -> Path:
         inputs=fingerprints,
         hooks=loop.state(),
     )
-    loop.world.first_does(lambda: checkpoint.prune(folder / CHECKPOINTS, loop.settings.checkpoints))
+    kept = loop.settings.checkpoints
+    loop.world.first_does(lambda: checkpoint.prune(folder / CHECKPOINTS, kept, loop.inputs.order.stage_ends))
     return saved
 
 

@@ -166,6 +166,8 @@ class CheckpointSettings:
     """Newest checkpoints that are kept."""
     keep_every: int | None = None
     """Every so-manieth checkpoint of the run is kept for good as well; null: none."""
+    keep_stages: bool = False
+    """The checkpoint of every stage's end is kept for good as well."""
     save_every: int | None = None
     """Steps between two checkpoints within a stage; null: at stage ends alone."""
 
@@ -255,6 +257,8 @@ class TrainSettings:
                 f"benchmarks.task_timeout_s={self.benchmarks.task_timeout_s} must be below slow_timeout_s="
                 f"{self.slow_timeout_s}, after which the whole run is taken to hang"
             )
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must not be negative")
         if self.verify_mb < 0:
             raise ValueError(f"verify_mb={self.verify_mb} must not be negative")
         if not self.output:

@@ -167,7 +167,7 @@ def _chosen(run: Path, stages: str) -> list[Record]:
     if gone and not there:
         raise ValueError(
             f"the checkpoint of stage {told} of run {run} is gone, and its weights with it: train with "
-            "checkpoints.keep_last large enough to keep those of stages that fail"
+            "checkpoints.keep_stages=true to keep those of all stages"
         )
     if gone:
         log.warning("the checkpoint of stage %s is gone: it stays as it is", told)

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from curriculum.artifact import ArtifactError, open_manifest, sync
@@ -41,17 +41,18 @@ def clean(checkpoints: Path, step: int) -> None:
             os.rename(folder, aside)
 
 
-def prune(checkpoints: Path, settings: CheckpointSettings) -> None:
-    """Remove what need not stay: all but the newest `keep_last` and every `keep_every`-th checkpoint of the run.
+def prune(checkpoints: Path, settings: CheckpointSettings, stage_ends: Collection[int] = ()) -> None:
+    """Remove what need not stay: all but the newest `keep_last`, and those that the settings keep for good.
 
-    So do damaged ones of steps that the run has come past again.
+    Damaged ones go when the run has come past their step again.
 
     Call it after a checkpoint was published: that one is the newest and stays.
     """
     fault("checkpoint.before_prune")
     found = candidates(checkpoints)
+    stages = stage_ends if settings.keep_stages else ()
     for folder, kept in zip(found, kept_of([number_of(folder) for folder in found], settings), strict=True):
-        if not kept:
+        if not kept and step_of(folder) not in stages:
             remove(folder)
     for aside in checkpoints.glob(f"step_*{DAMAGED}*"):
         if found and step_of(aside.with_name(aside.name.split(".")[0])) <= step_of(found[0]):

@@ -146,6 +146,14 @@ def test_the_newest_few_and_every_so_manieth_stay(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_0000000{step}" for step in (3, 6, 7)]
 
 
+@pytest.mark.parametrize(("keep_stages", "kept"), [(False, [5]), (True, [2, 4, 5])])
+def test_the_ends_of_stages_stay_where_the_settings_say_so(tmp_path, keep_stages, kept):
+    for step in range(1, 6):
+        save_step(tmp_path, ALONE, step)
+        checkpoint.prune(tmp_path, CheckpointSettings(keep_last=1, keep_stages=keep_stages), stage_ends=[2, 4])
+    assert [checkpoint.step_of(folder) for folder in reversed(checkpoint.candidates(tmp_path))] == kept
+
+
 @pytest.mark.parametrize("key", ["keep_last", "keep_every", "save_every"])
 def test_settings_below_one_are_refused(key):
     with pytest.raises(ValueError, match=f"checkpoints.{key}=0 must be at least 1"):

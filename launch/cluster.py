@@ -114,6 +114,6 @@ def _execute(start: Start) -> int:
 
     environment = {**os.environ, **start.environment}
     if "--hostfile" in start.command:
-        return supervise(start.command, environment)
+        return supervise(start.command, environment, elsewhere=True)
     environment[SUPERVISOR] = str(os.getpid())  # a process id, and a free port, mean nothing on other machines
     return on_free_port(lambda port: [program, "--master_port", str(port), *start.command[1:]], environment)

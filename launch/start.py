@@ -44,8 +44,11 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
         return 0
     threads = settings.threads or max(1, (os.cpu_count() or 1) // processes)
     kills = oom_kills()
-    print(f"starting {processes} rank{'s' if processes > 1 else ''}: {inputs.order.steps} steps into {settings.output}")
-    code = start_ranks("train", processes, overrides, threads, settings.hang_timeout_s)
+    print(
+        f"starting {processes} rank{'s' if processes > 1 else ''}: {inputs.order.steps} steps into {settings.output}",
+        flush=True,
+    )
+    code = start_ranks("train", processes, overrides, threads, settings.hang_timeout_s, speaking=True)
     if code == FAILED:
         code = _explained(settings, killed=oom_kills() > kills)
     if code == 0 and not finished(Path(settings.output), settings, inputs):
@@ -79,20 +82,34 @@ def _explained(settings: TrainSettings, *, killed: bool) -> int:
 
 
 def start_ranks(
-    module: str, processes: int, words: Sequence[str], threads: int, hang_timeout_s: float | None = None
+    module: str,
+    processes: int,
+    words: Sequence[str],
+    threads: int,
+    hang_timeout_s: float | None = None,
+    *,
+    speaking: bool = False,
 ) -> int:
-    """Start `python -m MODULE WORDS` as ranks on this machine with DeepSpeed's launcher; return their exit code."""
+    """Start `python -m MODULE WORDS` as ranks on this machine with DeepSpeed's launcher; return their exit code.
+
+    `speaking`: its ranks say with which code they leave, whatever signal comes, but for SIGKILL.
+    """
 
     def command(port: int) -> list[str]:
-        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "-q", "--hostfile", "none"]
+        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", "none"]
+        launcher += ["--log_level", "critical"]  # every end but 0 is an error to it
         launcher += ["--num_gpus", str(processes), "--master_addr", "127.0.0.1", "--master_port", str(port)]
         return [*launcher, "--no_local_rank", "--module", module, *words]
 
-    return on_free_port(command, launcher_environment(threads), hang_timeout_s)
+    return on_free_port(command, launcher_environment(threads), hang_timeout_s, speaking=speaking)
 
 
 def on_free_port(
-    command: Callable[[int], Sequence[str]], environment: Mapping[str, str], hang_timeout_s: float | None = None
+    command: Callable[[int], Sequence[str]],
+    environment: Mapping[str, str],
+    hang_timeout_s: float | None = None,
+    *,
+    speaking: bool = False,
 ) -> int:
     """Run the launcher that `command` gives for a free port of this machine; on another port when it was taken since.
 
@@ -103,7 +120,7 @@ def on_free_port(
 
     for left in reversed(range(MOST_PORTS)):
         port = free_port()
-        code = supervise(command(port), {**environment, LIFE: secrets.token_hex(8)}, hang_timeout_s)
+        code = supervise(command(port), {**environment, LIFE: secrets.token_hex(8)}, hang_timeout_s, speaking=speaking)
         if code != PORT_TAKEN:
             break
         if left:
@@ -120,16 +137,24 @@ def launcher_environment(threads: int) -> dict[str, str]:
         SUPERVISOR: str(os.getpid()),
         "OMP_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
-        "DEEPSPEED_LOG_LEVEL": "critical",  # of its launcher, which calls every end but 0 an error
+        "DEEPSPEED_LOG_LEVEL": "warning",
         **({} if _gpus() else {"DS_ACCELERATOR": "cpu"}),
     }
 
 
-def supervise(command: Sequence[str], environment: Mapping[str, str], hang_timeout_s: float | None = None) -> int:
+def supervise(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    hang_timeout_s: float | None = None,
+    *,
+    speaking: bool = False,
+    elsewhere: bool = False,
+) -> int:
     """Run a launcher in a session of its own and leave no process behind; return the code that speaks for its ranks.
 
     Signals go to the ranks alone, once they have started: DeepSpeed's launcher would end them itself, and orphans them
     when it is ended. A rank that is stopped (SIGSTOP) for longer than `hang_timeout_s` is ended with all others.
+    `speaking` as in `start_ranks`; `elsewhere`: ranks are on other machines too, and the launcher ends them.
     """
     from train import roll
     from train.watchdog import end_processes
@@ -147,7 +172,9 @@ def supervise(command: Sequence[str], environment: Mapping[str, str], hang_timeo
             for pid in ranks.values():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-            if not ranks:
+            if elsewhere and not ranks:
+                _signal_group(launcher.pid, number)
+            elif not ranks:
                 ended_by = number
                 _signal_group(launcher.pid, signal.SIGKILL)
 
@@ -170,7 +197,7 @@ def supervise(command: Sequence[str], environment: Mapping[str, str], hang_timeo
             return 128 + ended_by
         if hung:
             return HUNG
-        if mute := roll.mute(folder):
+        if speaking and (mute := roll.mute(folder)):
             told = f"rank {mute[0]}" if len(mute) == 1 else f"ranks {', '.join(map(str, mute))}"
             print(f"{told} ended without a word, as by SIGKILL: run the same command again to go on", file=sys.stderr)
         spoken = roll.code(folder)

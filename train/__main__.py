@@ -17,15 +17,12 @@ from train.compose import SettingsError, compose
 from train.exit_codes import DONE, FAILED, REFUSED
 from train.packages import check_packages
 
-LOG_LEVEL = "DEEPSPEED_LOG_LEVEL"
-
 
 def main(arguments: list[str]) -> int:
     """Compose the settings from Hydra overrides and train; return the exit code (train/exit_codes.py)."""
     if not faulthandler.is_enabled():
         faulthandler.enable()
-    if os.environ.get(LOG_LEVEL, "critical") == "critical":  # which `pdpc train` chose for DeepSpeed's launcher
-        os.environ[LOG_LEVEL] = "warning"
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
     overrides = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]
     from train.run import Refused, quiet_ranks, train
     from train.settings import TrainSettings

@@ -80,7 +80,7 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         attention = _attention(settings)
         tight = _check_memory(settings, inputs)
     except ValueError as error:
-        raise Refused(str(error)) from error
+        raise Refused(str(error), getattr(error, "exit_code", REFUSED)) from error
     except FileNotFoundError as error:
         raise Refused(f"{error.filename} went just after it had been found: put it back") from error
     world = start(settings.threads)

@@ -8,7 +8,6 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -197,24 +196,38 @@ def finished(path: Path, settings: TrainSettings, inputs: Inputs) -> bool:
 
     Raises ChangedRun when it holds another, by what run.json and the newest readable checkpoint say.
     """
-    check_output(path)
     facts = read_run(path) if (path / RUN).is_file() else {}
     over = facts.get("status") == "finished"
+    if not over:
+        check_output(path)
     admit(path, facts, settings, inputs, None if over else _readable(path / CHECKPOINTS))
     return over
 
 
 def _readable(checkpoints: Path) -> Manifest | None:
-    """Return the manifest of the newest checkpoint that has one; its files are not read."""
+    """Return the manifest of the newest checkpoint that has one; its files are not read.
+
+    Raises UnreadableCheckpoint.
+    """
     for folder in checkpoint.candidates(checkpoints):
-        with suppress(ArtifactError):
+        try:
             return open_manifest(folder, checkpoint.KIND)
+        except (ArtifactError, FileNotFoundError):
+            continue  # a start names it and passes it over
+        except OSError as error:
+            raise checkpoint.UnreadableCheckpoint.of(folder, error) from error
     return None
 
 
 def check_output(path: Path) -> None:
     """Raise ValueError when a folder cannot become a RUN, or holds something else whose files a run would replace."""
-    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    try:
+        nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+        there = {entry.name for entry in os.scandir(path)} if path.is_dir() else set()
+    except OSError as error:
+        raise ValueError(
+            f"output={path} cannot be read ({error}): name a folder that you may read and write"
+        ) from error
     if not nearest.is_dir():
         what = "is a file" if nearest == path else f"lies under {nearest}, which is a file"
         raise ValueError(f"output={path} {what}: name the folder of the run")
@@ -222,7 +235,6 @@ def check_output(path: Path) -> None:
         raise ValueError(
             f"output={path} cannot be written ({nearest} is read-only): name a folder that you may write to"
         )
-    there = {entry.name for entry in os.scandir(path)} if path.is_dir() else set()
     if not there & {RUN, ".lock", CHECKPOINTS} and (replaced := sorted(there & {MANIFEST, *FILES, EXPORT})):
         raise ValueError(f"output={path} holds something else ({', '.join(replaced)}): name a new folder")
 

@@ -349,7 +349,7 @@ def test_ranks_of_this_machine_watch_their_launcher(
 ) -> None:
     seen: dict[str, str] = {}
 
-    def supervise(command: list[str], environment: dict[str, str], hang_timeout_s: float | None = None) -> int:
+    def supervise(command: list[str], environment: dict[str, str], *_: object, **__: object) -> int:
         seen.update(environment)
         return 0
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from curriculum.artifact import ArtifactError
+from train.checkpoint import UnreadableCheckpoint
 from train.compose import compose
 from train.exit_codes import CHANGED
 from train.identity import (
@@ -25,7 +26,7 @@ from train.identity import (
     unrecorded,
 )
 from train.lineage import ChangedRun, conversion
-from train.runfolder import RUN, RunFolder, read_run
+from train.runfolder import RUN, RunFolder, finished, read_run
 from train.settings import TrainSettings
 
 WORDS = ["output=o", "arm=a", "data.tokens=t", "data.order=o"]
@@ -165,6 +166,32 @@ def test_a_folder_that_cannot_be_made_is_no_output(tmp_path):
         RunFolder.claim(tmp_path / "file" / "run")
     with pytest.raises(ValueError, match=r"output=/proc/run cannot be written .*: name a folder that you may write to"):
         RunFolder.claim(Path("/proc/run"))
+
+
+def test_a_finished_run_that_is_read_only_is_finished(claimed, monkeypatch):
+    claimed.release()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("train.runfolder.admit", lambda *_: [])
+    assert finished(claimed.path, None, None)
+    claimed.facts["status"] = "running"
+    claimed._write()
+    with pytest.raises(ValueError, match="is read-only"):
+        finished(claimed.path, None, None)
+
+
+def test_a_checkpoint_that_cannot_be_read_ends_at_the_door(claimed, monkeypatch):
+    claimed.facts["status"] = "running"
+    claimed._write()
+    folder = claimed.path / "checkpoints" / "step_00000004"
+    folder.mkdir(parents=True)
+
+    def failed(*_):
+        raise OSError(5, "Input/output error", str(folder))
+
+    monkeypatch.setattr("train.runfolder.open_manifest", failed)
+    with pytest.raises(UnreadableCheckpoint, match=r"step_00000004 cannot be read .*Input/output error") as caught:
+        finished(claimed.path, None, None)
+    assert caught.value.exit_code == 74
 
 
 def test_who_waits_for_a_run_says_so(claimed, caplog):

@@ -207,13 +207,28 @@ def test_a_signal_before_the_ranks_have_started_leaves_quietly():
     assert said == "SIGINT before the ranks had started: run the same command again\n"
 
 
+def test_a_launcher_of_other_machines_ends_their_ranks_itself():
+    launcher = (
+        "import os, signal, sys, time\n"
+        "def end(*_):\n    os.write(1, b'ranks ended\\n')\n    sys.exit(7)\n"
+        "signal.signal(signal.SIGINT, end)\nos.write(1, b'1\\n')\ntime.sleep(60)"
+    )
+    command = [sys.executable, "-c", launcher]
+    program = f"from launch.start import supervise; print(supervise({command!r}, {{}}, elsewhere=True))"
+    with subprocess.Popen([sys.executable, "-c", program], text=True, stdout=subprocess.PIPE) as supervisor:
+        assert supervisor.stdout.readline() == "1\n"
+        supervisor.send_signal(signal.SIGINT)
+        said, _ = supervisor.communicate(timeout=30)
+    assert said == "ranks ended\n7\n"
+
+
 def test_a_rank_that_was_killed_is_named(capfd):
     ranks = (
         "import os, signal; from train import roll\n"
         "for rank in (0, 1):\n    os.environ['RANK'] = str(rank); roll.report_in()\n"
         "os.environ['RANK'] = '0'; roll.report_code(1)"
     )
-    assert supervise([sys.executable, "-c", ranks], os.environ) == 1
+    assert supervise([sys.executable, "-c", ranks], os.environ, speaking=True) == 1
     assert capfd.readouterr().err == "rank 1 ended without a word, as by SIGKILL: run the same command again to go on\n"
 
 

@@ -26,6 +26,14 @@ class UnreadableCheckpoint(ArtifactError):
 
     exit_code = UNREADABLE
 
+    @classmethod
+    def of(cls, folder: Path, error: OSError) -> UnreadableCheckpoint:
+        """Say that the system gave an error instead of the folder of a checkpoint, or of all."""
+        return cls(
+            f"{folder} cannot be read ({error}): when its disk answers again, run the same command; is the checkpoint "
+            "lost for good, move it away, and the one before it is taken"
+        )
+
 
 def folder_of(checkpoints: Path, step: int) -> Path:
     """Return the folder of the checkpoint after `step` steps."""
@@ -40,10 +48,16 @@ def step_of(folder: Path) -> int:
 
 
 def candidates(checkpoints: Path) -> list[Path]:
-    """Return the checkpoint folders, newest first, unchecked; a link is none, nor is what is being written."""
-    if not checkpoints.is_dir():
-        return []
-    there = [path for path in checkpoints.iterdir() if NAME.fullmatch(path.name) and not path.is_symlink()]
+    """Return the checkpoint folders, newest first, unchecked; a link is none, nor is what is being written.
+
+    Raises UnreadableCheckpoint.
+    """
+    try:
+        if not checkpoints.is_dir():
+            return []
+        there = [path for path in checkpoints.iterdir() if NAME.fullmatch(path.name) and not path.is_symlink()]
+    except OSError as error:
+        raise UnreadableCheckpoint.of(checkpoints, error) from error
     return sorted(there, key=step_of, reverse=True)
 
 
@@ -78,10 +92,7 @@ def whole(checkpoints: Path) -> Iterator[tuple[Path, Manifest]]:
             log.warning("checkpoint passed over: %s", error)
             continue
         except OSError as error:
-            raise UnreadableCheckpoint(
-                f"checkpoint {folder} cannot be read ({error}): when its disk answers again, run the same command; is "
-                "it lost for good, move it away, and the one before it is taken"
-            ) from error
+            raise UnreadableCheckpoint.of(folder, error) from error
         yield folder, manifest
 
 

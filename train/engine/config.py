@@ -63,15 +63,17 @@ def _aio(zero: ZeroSettings) -> dict[str, Any]:
     return {"block_size": BLOCK_BYTES, "queue_depth": zero.nvme_requests}
 
 
-def on_disk(config: dict[str, Any], folder: Path, largest: int) -> dict[str, Any]:
+def on_disk(config: dict[str, Any], folder: Path, largest: int, parameters: int) -> dict[str, Any]:
     """Return DeepSpeed's JSON for a rank that swaps to a folder of its own; `largest`: elements of a parameter's part.
 
-    DeepSpeed's buffers for parameters hold 1e8 elements each, too many for a small model and too few for a large one.
+    DeepSpeed's buffers for parameters hold 1e8 elements each, too many for a small model and too few for a large one,
+    and there are five: too few where the weights of near modules stay, or an evaluation gathers all of them. So there
+    are as many as `parameters`.
     """
     made = deepcopy(config)
     for section in (made["zero_optimization"].get(key, {}) for key in ("offload_optimizer", "offload_param")):
         if section.get("device") == "nvme":
             section["nvme_path"] = str(folder)
             if "max_in_cpu" in section:
-                section["buffer_size"] = largest
+                section |= {"buffer_size": largest, "buffer_count": parameters}
     return made

@@ -102,8 +102,8 @@ class Engine:
             return replicated_engine(self.decoder, self._adamw, self.config, self.world)
         config = self.config
         if self._swap is not None:
-            largest = max(-(-parameter.numel() // self.world.size) for parameter in self.decoder.parameters())
-            config = on_disk(config, self._swap.path, largest)
+            parts = [-(-parameter.numel() // self.world.size) for parameter in self.decoder.parameters()]
+            config = on_disk(config, self._swap.path, max(parts), len(parts))
         with own_handles() if self._swap is not None else nullcontext():
             made, *_ = deepspeed.initialize(
                 model=self.decoder, optimizer=self._adamw, config=config, dist_init_required=False

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from curriculum.artifact import ArtifactError, open_manifest, sync
-from train.checkpoint.find import DAMAGED, KIND, aside_of, candidates, step_of
+from train.checkpoint.find import DAMAGED, KIND, NAME, aside_of, candidates, step_of
 from train.faults import fault
 from train.settings import CheckpointSettings
 
@@ -55,7 +55,8 @@ def prune(checkpoints: Path, settings: CheckpointSettings, stage_ends: Collectio
         if not kept and step_of(folder) not in stages:
             remove(folder)
     for aside in checkpoints.glob(f"step_*{DAMAGED}*"):
-        if found and step_of(aside.with_name(aside.name.split(".")[0])) <= step_of(found[0]):
+        before = aside.with_name(aside.name.partition(DAMAGED)[0])
+        if found and NAME.fullmatch(before.name) and step_of(before) <= step_of(found[0]):
             remove(aside)
 
 

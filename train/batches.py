@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,20 +20,36 @@ from curriculum.order import Order
 from curriculum.sampler import CurriculumSampler
 from curriculum.split import cursor_after
 from curriculum.tokens import IGNORED, Tokens
+from models.attention import Documents
 from train.consumption import CONSUMED, NO_SAMPLE
 from train.world import World
 
 
+class MicroBatch(NamedTuple):
+    """What one forward pass reads."""
+
+    ids_BS: Tensor
+    """int64 [micro_batch_size, seq_len + 1]; a step's last samples are filled up with rows that cost nothing."""
+    documents: Documents
+    """Of its inputs."""
+
+
 @dataclass(frozen=True)
 class Batch:
-    """One step's data on one rank."""
+    """One step's data on one rank, on the host."""
 
     step: int
     """Number of the step, from 0."""
     ids: list[int]
     """This rank's sample ids, in order."""
-    micro_batches: list[Tensor]
-    """int64 [micro_batch_size, seq_len + 1] each; a step's last samples are filled up with rows that cost nothing."""
+    source_N: Tensor
+    """Source of each of this rank's samples, int64."""
+    bucket_N: Tensor
+    """Bucket of each, int64."""
+    tokens_N: Tensor
+    """Real labels of each, int64."""
+    micro_batches: list[MicroBatch]
+    """The samples, in order."""
     global_tokens: int
     """Real labels of the whole global batch, on all ranks."""
     own_hash: int
@@ -41,32 +58,46 @@ class Batch:
     """Consumed hash of the whole global batch, from this rank's copy of the order."""
 
 
-def batches(order: Order, tokens: Tokens, world: World, micro_batch_size: int, step: int) -> Iterator[Batch]:
-    """Yield this rank's batches from `step` on. Every rank knows the global batch without asking the others."""
+def batches(
+    order: Order, tokens: Tokens, world: World, micro_batch_size: int, step: int, end_of_text: int | None
+) -> Iterator[Batch]:
+    """Yield this rank's batches from `step` on. Every rank knows the global batch without asking the others.
+
+    `end_of_text` begins a document (`Documents.of`). All that a step can know of its data before it computes is made
+    here, while the step before computes (train/prefetch.py).
+    """
     cursor = cursor_after(step, order.batch_size, len(order))
     sampler = CurriculumSampler(order, order.batch_size, world.rank, world.size, cursor, micro_batch_size)
     lists = iter(sampler)
     while micro_ids := list(islice(lists, sampler.split.accumulation)):
         position = int(sampler.split.edges(cursor, sampler.cursor, world.rank)[0])
         ids = [sample for part in micro_ids for sample in part]
-        global_ids = order[cursor : sampler.cursor]
+        ids_N, global_ids = np.array(ids, dtype=np.int64), order[cursor : sampler.cursor]
         yield Batch(
             step,
             ids,
-            [_filled(tokens, part, micro_batch_size) for part in micro_ids],
+            _int64(tokens.source_of(ids_N)),
+            _int64(order.bucket[position : position + len(ids)]),
+            _int64(tokens.real_tokens(ids_N)),
+            [_micro_batch(tokens, part, micro_batch_size, end_of_text) for part in micro_ids],
             int(tokens.real_tokens(global_ids).sum()),
-            stretch_hash(np.array(ids, dtype=np.int64), position),
+            stretch_hash(ids_N, position),
             stretch_hash(global_ids, cursor),
         )
         step, cursor = step + 1, sampler.cursor
 
 
-def _filled(tokens: Tokens, ids: list[int], size: int) -> Tensor:
-    """Return samples as int64 [size, seq_len + 1]; rows without a sample are IGNORED."""
+def _int64(values: NDArray[np.generic]) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def _micro_batch(tokens: Tokens, ids: list[int], size: int, end_of_text: int | None) -> MicroBatch:
+    """Return samples as a micro-batch; rows without a sample are IGNORED."""
     rows = np.full((size, tokens.seq_len + 1), IGNORED, dtype=np.int64)
     if ids:
         rows[: len(ids)] = tokens.sample(ids)
-    return torch.from_numpy(rows)
+    ids_BS = torch.from_numpy(rows)
+    return MicroBatch(ids_BS, Documents.of(ids_BS[:, :-1], end_of_text))
 
 
 def check_consumed(world: World, own: int, expected: int, order: Order) -> None:

@@ -17,7 +17,6 @@ import torch
 
 from curriculum.consumed import as_hex, joined
 from curriculum.split import cursor_after
-from models.attention import Documents
 from train.batches import Batch, ConsumedFile, batches
 from train.engine import Engine
 from train.faults import fault, poisoned
@@ -53,7 +52,7 @@ class Window:
     """What has been seen since the last record."""
 
     loss: torch.Tensor
-    """Sum of this rank's token losses over the steps that moved the weights, in nats, on the device."""
+    """Sum of this rank's token losses over the steps that moved the weights, in nats: float64, on the device."""
     tokens: torch.Tensor
     """Labels of these steps, of all ranks; on the device."""
     first_step: int
@@ -86,6 +85,8 @@ class Loop:
     """Called with the stage's number after the checkpoint of its last step."""
     window: Window = field(init=False)
     """What the next record will tell."""
+    losses_N: torch.Tensor = field(init=False)
+    """Loss of each of this rank's samples in this step, in nats: float64, on the device; after the last backward."""
     left_out: torch.Tensor = field(init=False)
     """Not zero: the last step was left out of the weights. On the device, and read there: the host need not know."""
     save_due: bool = field(init=False, default=False)
@@ -105,7 +106,8 @@ class Loop:
         """Train until every sample of the order has been consumed. Raises Left when a signal ends the run before."""
         order, settings = self.inputs.order, self.settings
         stage_ends = {step: stage for stage, step in enumerate(order.stage_ends, start=1)}
-        upcoming = batches(order, self.inputs.tokens, self.world, settings.micro_batch_size, self.progress.step)
+        end_of_text, micro, step = self.inputs.decoder.end_of_text, settings.micro_batch_size, self.progress.step
+        upcoming = batches(order, self.inputs.tokens, self.world, micro, step, end_of_text)
         for hook in self.hooks:
             hook.pre_train(self)
         with self.signals.holding():  # between two steps too: there are steps that no checkpoint has yet
@@ -140,13 +142,12 @@ class Loop:
             hook.pre_step(self, batch)
         fault("loop.before_step")
         self.engine.set_learning_rate(self.inputs.schedule(batch.step))
-        loss = torch.zeros((), dtype=torch.float32, device=self.world.device)
-        for index, ids_BS in enumerate(batch.micro_batches):
+        losses_N: list[torch.Tensor] = []
+        for index, micro in enumerate(batch.micro_batches):
             if index > 0:
                 self.engine.step()  # counts the micro-batch before: the weights move after the last one
-            documents = Documents.of(ids_BS[:, :-1], self.inputs.decoder.end_of_text)
             with needing("the forward pass: activations and logits"):
-                losses = self.engine(ids_BS.to(self.world.device, non_blocking=True), documents)
+                losses = self.engine(micro.ids_BS.to(self.world.device, non_blocking=True), micro.documents)
                 fault("loop.after_forward")
             if poisoned("guard.loss"):
                 losses = poison_loss(losses)
@@ -154,17 +155,17 @@ class Loop:
                 hook.post_forward(self, batch, index, losses)
             with needing("the backward pass: activations and gradients"):
                 self.engine.backward(losses.total / batch.global_tokens)
-            loss += losses.losses_BT.sum()
+            losses_N.append(losses.losses_BT.sum(dim=1, dtype=torch.float64))
+        self.losses_N = torch.cat(losses_N)[: len(batch.ids)]  # rows that fill up come last, and cost nothing
         fault("loop.after_backward")
         if poisoned("guard.gradient"):
             poison_gradient(self.engine)
         answers = [hook.pre_optim_step(self) for hook in self.hooks]  # every hook is asked, whatever the first says
-        refused = sum((answer for answer in answers if answer is not None), torch.zeros_like(loss))
         with needing("the update: gradients and optimizer"):
-            self.engine.step(refused)
+            self.engine.step(*(answer for answer in answers if answer is not None))
         self.left_out = self.engine.stayed
         moved = self.left_out == 0
-        self.window.loss += torch.where(moved, loss, 0.0)
+        self.window.loss += torch.where(moved, self.losses_N.sum(), 0.0)
         self.window.tokens += moved * batch.global_tokens
         fault("loop.after_step")
         self.consumed.append(batch)
@@ -210,7 +211,7 @@ class Loop:
     def summarise(self) -> Record:
         """Return the record of the steps since the last one; on a normal step ranks and host meet only here."""
         order, step, window = self.inputs.order, self.progress.step, self.window
-        total = float(self.world.all_sum(window.loss.double()).item())
+        total = float(self.world.all_sum(window.loss.clone()).item())
         tokens = int(window.tokens)
         loss = total / tokens if tokens else float("nan")  # every step of the window was left out
         taken = slice(window.first_step, step)
@@ -257,5 +258,5 @@ class Loop:
             yield batch
 
     def _window(self) -> Window:
-        loss = torch.zeros((), dtype=torch.float32, device=self.world.device)
+        loss = torch.zeros((), dtype=torch.float64, device=self.world.device)
         return Window(loss, torch.zeros_like(loss, dtype=torch.int64), self.progress.step)

@@ -8,6 +8,7 @@ from curriculum import arrange
 from curriculum.consumed import joined, order_hash
 from curriculum.split import Split, cursor_after
 from curriculum.tokens import IGNORED, Tokens
+from models.attention import Documents
 from train.batches import batches, check_consumed
 from train.world import World
 
@@ -30,21 +31,28 @@ def order(tokens_folder, tmp_path_factory):
 @pytest.mark.parametrize(("world", "micro", "step"), [(1, 24, 0), (1, 4, 2), (2, 3, 0), (3, 2, 1), (24, 1, 0)])
 def test_ranks_together_are_given_every_global_batch(order, tokens, world, micro, step):
     assert len(order) % 24, "the last batch should not be full"
-    given = [list(batches(order, tokens, rank_of(rank, world), micro, step)) for rank in range(world)]
+    ranks = [rank_of(rank, world) for rank in range(world)]
+    given = [list(batches(order, tokens, one, micro, step, tokens.end_of_text)) for one in ranks]
     whole = own = order_hash(order, cursor_after(step, 24, len(order)))
     for number, parts in enumerate(zip(*given, strict=True), start=step):
         ids = order[number * 24 : number * 24 + 24]
         assert [sample for part in parts for sample in part.ids] == ids.tolist()
         for part in parts:
             assert part.step == number
-            assert [tuple(rows.shape) for rows in part.micro_batches] == [(micro, 33)] * Split(
+            assert [tuple(rows.shape) for rows, _ in part.micro_batches] == [(micro, 33)] * Split(
                 24, world, micro
             ).accumulation
             assert part.global_tokens == tokens.real_tokens(ids).sum()
-            rows = torch.cat(part.micro_batches)
+            assert part.source_N.tolist() == tokens.source_of(np.array(part.ids)).tolist()
+            assert part.tokens_N.tolist() == tokens.real_tokens(np.array(part.ids)).tolist()
+            for rows, documents in part.micro_batches:
+                assert documents.lengths == Documents.of(rows[:, :-1], tokens.end_of_text).lengths
+            rows = torch.cat([rows for rows, _ in part.micro_batches])
             assert np.array_equal(rows[: len(part.ids)], tokens.sample(part.ids))
             assert (rows[len(part.ids) :] == IGNORED).all()
             assert part.global_hash == parts[0].global_hash
+        buckets = torch.cat([part.bucket_N for part in parts])
+        assert buckets.tolist() == order.bucket[number * 24 : number * 24 + 24].tolist()
         whole = joined(whole, parts[0].global_hash)
         own = joined(own, *(part.own_hash for part in parts))
         assert whole == own == order_hash(order, cursor_after(number + 1, 24, len(order)))
@@ -53,9 +61,9 @@ def test_ranks_together_are_given_every_global_batch(order, tokens, world, micro
 
 def test_ranks_that_read_other_samples_are_found(order, tmp_path, forged, tokens):
     other = forged(order, tmp_path / "other", 3, 100)
-    batch = next(batches(order, tokens, rank_of(0, 1), 24, 0))
+    batch = next(batches(order, tokens, rank_of(0, 1), 24, 0, None))
     check_consumed(rank_of(0, 1), batch.own_hash, batch.global_hash, order)
-    theirs = next(batches(other, tokens, rank_of(0, 1), 24, 0))
+    theirs = next(batches(other, tokens, rank_of(0, 1), 24, 0, None))
     with pytest.raises(
         ValueError, match="they read different copies of it, or a damaged one; give every node the same"
     ):

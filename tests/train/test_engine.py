@@ -104,7 +104,7 @@ def test_an_offloaded_optimizer_trains_skips_and_goes_on_as_one_on_the_device(wo
     for part in torch.randint(0, 64, (4, 17)).split(2):
         offloaded.backward(offloaded(part).total / 64)
     assert offloaded.gradient_norm() > 0
-    offloaded.step(left_out=torch.ones(()))
+    offloaded.step(torch.ones(()))
     assert steps(offloaded, 3, 5) == pytest.approx(steps(plain, 3, 5), rel=1e-3)
     assert offloaded.updates() == 5
 
@@ -152,6 +152,25 @@ def test_the_gradient_norm_is_that_of_plain_torch(world, stage):
     (plain(torch.randint(0, 64, (4, 17), generator=torch.Generator().manual_seed(0))).total / 64).backward()
     expected = torch.nn.utils.get_total_norm([p.grad for p in plain.parameters()])
     assert engine.gradient_norm() == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("stage", "offload"), [*((stage, "none") for stage in range(4)), *((stage, "cpu") for stage in (1, 2, 3))]
+)
+@PRECISIONS
+def test_the_update_clips_by_the_norm_that_the_guards_saw(world, stage, precision, offload):
+    """DeepSpeed passes over no gradient for a norm of its own: one that is said to be twice as long is halved."""
+    made = [f"zero.stage={stage}", f"precision={precision}", f"zero.offload_optimizer={offload}"]
+    first_moments = []
+    for factor in (1.0, 2.0):
+        engine = make(world, *made, "optimizer.clip_norm=0.01")
+        for part in torch.randint(0, 64, (4, 17), generator=torch.Generator().manual_seed(0)).split(2):
+            engine.backward(engine(part).total / 64)
+        engine._norm = factor * engine.gradient_norm()
+        engine.step()
+        first_moments.append(torch.cat([fragment.tensors["exp_avg"].clone() for fragment in engine.fragments()]))
+    assert first_moments[0].norm() == pytest.approx(0.1 * 0.01, rel=1e-3)  # 1 - beta1 of a gradient as long as allowed
+    assert torch.allclose(first_moments[1], first_moments[0] / 2, rtol=1e-3, atol=0)
 
 
 @STAGES

@@ -132,7 +132,7 @@ def one_case(world: World, stage: str, precision: str, folder) -> dict[str, obje
     straight.step()
     untouched = same(state(straight), ended) and straight.updates() == 2 * STEPS
     forward_and_backward(straight, 98)
-    straight.step(left_out=torch.ones(()))
+    straight.step(torch.ones(()))
     untouched = untouched and same(state(straight), ended) and straight.updates() == 2 * STEPS
     more, expected = steps(straight, 100, 102), steps(resumed, 100, 102)
     forward_and_backward(straight, 102)
@@ -167,7 +167,7 @@ def questions(engine: Engine) -> list[str]:
     with Questions() as asked:
         for part, known in zip(parts, documents, strict=True):
             engine.backward(engine(part, known).total / (BATCH * 16))
-        engine.step(left_out=torch.zeros(()))
+        engine.step(torch.zeros(()))
     return asked.found
 
 

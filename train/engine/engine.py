@@ -158,22 +158,23 @@ class Engine:
         self._deepspeed.backward(loss * self.world.size, scale_wrt_gas=False)
         self.returned_at = time.perf_counter()
 
-    def step(self, left_out: Tensor | None = None) -> None:
+    def step(self, *left_out: Tensor) -> None:
         """Move the weights, if the step's last micro-batch has gone backward.
 
-        Where `left_out`, a scalar on the device, is not zero, or the gradient norm is not finite, weights, moments and
-        the update count stay as they are, to the bit. It is the device that decides: the host does not wait for it.
-        Every rank must bring the same.
+        Where one of `left_out`, scalars on the device, is not zero, or the gradient norm is not finite, weights,
+        moments and the update count stay as they are, to the bit. It is the device that decides: the host does not wait
+        for it. Every rank must bring the same.
         """
         if self._done < self.micro_batches:
             return
-        stays = ~torch.isfinite(self.gradient_norm())
-        if left_out is not None:
-            stays |= left_out != 0
+        norm = self.gradient_norm()
+        stays = ~torch.isfinite(norm)
+        for refused in left_out:
+            stays |= refused != 0
         held_at = self._state.masters()[0].device  # an offloaded AdamW runs on the host, which then has to know
         self.stayed = stays.float()
         self._adamw.found_inf = self.stayed.to(held_at)  # type: ignore[attr-defined]  # as torch's GradScaler does
-        with unasked(self._deepspeed.optimizer):
+        with unasked(self._deepspeed, norm.to(held_at)):
             self._deepspeed.step()
         self._done = 0
         self.returned_at = time.perf_counter()

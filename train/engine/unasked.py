@@ -1,16 +1,17 @@
-"""DeepSpeed's update of the weights without a question to the device.
+"""DeepSpeed's update of the weights without a question to the device, and without a norm of its own.
 
 In every update DeepSpeed 0.19.8 asks whether the gradient's norm is finite and, in bf16, whether it is to be clipped.
 The host then waits until the device has gone through the whole step, and the device for the host's next kernels.
 Neither answer is needed there: AdamW leaves out a step that must not move the weights by itself (`Engine.step`), and
-clipping by a factor of 1 changes nothing.
+clipping by a factor of 1 changes nothing. The norm itself is known by then, the guards have looked at it: DeepSpeed
+takes it over, in place of a second pass over all gradients and a second sum over the ranks.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -18,18 +19,44 @@ from torch import Tensor
 
 
 @contextmanager
-def unasked(optimizer: Any) -> Iterator[None]:
-    """Let a DeepSpeed optimizer take everything for finite inside, and clip on the device."""
+def unasked(engine: Any, norm: Tensor) -> Iterator[None]:
+    """Let a DeepSpeedEngine take everything for finite inside, and clip by this `norm`, where its gradients are."""
+    optimizer = engine.optimizer
     module = sys.modules[type(optimizer).__module__]
-    instead = {"is_invalid_grad_norm": _never, "clip_tensors_by_global_norm": _clip}
-    theirs = {name: getattr(module, name) for name in instead if hasattr(module, name)}
-    for name in theirs:
-        setattr(module, name, instead[name])
+
+    def known(*_: object, **__: object) -> Tensor:
+        return norm
+
+    def clip_parameters() -> None:
+        gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+        _clip(gradients, engine.gradient_clipping(), norm)
+
+    with ExitStack() as stack:
+        for owner, name, instead in (
+            (module, "is_invalid_grad_norm", _never),
+            (module, "clip_tensors_by_global_norm", _clip),  # BF16_Optimizer
+            (module, "get_global_norm_of_tensors", known),  # BF16_Optimizer
+            (optimizer, "scaled_global_norm", known),  # ZeRO 1 and 2
+            (optimizer, "_get_norm_groups", lambda: [norm]),  # ZeRO 3
+            (engine, "clip_fp32_gradients", clip_parameters),  # stage 0 in fp32
+        ):
+            if hasattr(owner, name):
+                stack.enter_context(_replaced(owner, name, instead))
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, instead: Callable[..., Any]) -> Iterator[None]:
+    """Let `owner` have another function by this name inside: a module, or an object with a method of its class."""
+    before = vars(owner).get(name)
+    setattr(owner, name, instead)
     try:
         yield
     finally:
-        for name, function in theirs.items():
-            setattr(module, name, function)
+        if before is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
 
 
 def _never(_norm: object) -> bool:

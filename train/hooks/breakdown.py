@@ -1,6 +1,7 @@
 """Loss by source and by bucket, live: which of the samples that a step reads cost how much.
 
-Shapes: B samples of a micro-batch, G groups (the sources, then the buckets), R ranks; 2 for nats and labels.
+Shapes: N samples of this rank's part of a step, G groups (the sources, then the buckets), R ranks; 2 for nats and
+labels.
 """
 
 from __future__ import annotations
@@ -9,13 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from curriculum.split import Split
 from train.hooks.hook import Hook
 
 if TYPE_CHECKING:
-    from models.loss import TokenLosses
     from train.batches import Batch
     from train.loop import Loop
     from train.tracking import Record
@@ -33,8 +31,6 @@ class Breakdown(Hook):
     def __init__(self) -> None:
         self._names: list[str] = []
         self._sums_2G = torch.zeros(2, 0)
-        self._step_2G = torch.zeros(2, 0)
-        self._groups: list[Tensor] = []
         self._kept: dict[str, Any] = {}
         self._loop: Loop | None = None
 
@@ -44,7 +40,6 @@ class Breakdown(Hook):
         self._loop = loop
         self._names = [f"source/{name}" for name in tokens.sources] + [f"bucket/{b.name}" for b in order.buckets]
         self._sums_2G = torch.zeros(2, len(self._names), dtype=torch.float64, device=world.device)  # exact up to 2^53
-        self._step_2G = torch.zeros_like(self._sums_2G)
         if self._kept.get("names") == self._names:
             kept_R2G = np.stack([self._kept["sums"], self._kept["tokens"]], axis=1).astype(np.float64)
             if len(kept_R2G) == world.size:
@@ -52,35 +47,13 @@ class Breakdown(Hook):
             elif world.first:  # another world: rank 0 has them all
                 self._sums_2G += torch.from_numpy(kept_R2G.sum(axis=0)).to(world.device)
 
-    def pre_step(self, loop: Loop, batch: Batch) -> None:
-        """Find source and bucket of every sample of the step, and begin its sums."""
-        order, tokens, world = loop.inputs.order, loop.inputs.tokens, loop.world
-        start = batch.step * order.batch_size
-        stop = min(start + order.batch_size, len(order))
-        split = Split(order.batch_size, world.size, loop.settings.micro_batch_size)
-        edges = split.edges(start, stop, world.rank)
-        ids_N = np.array(batch.ids, dtype=np.int64)
-        source_N = tokens.source_of(ids_N)
-        bucket_N = len(tokens.sources) + order.bucket[int(edges[0]) : int(edges[-1])]
-        real_N = tokens.real_tokens(ids_N)
-        step_2G = np.zeros((2, len(self._names)))
-        np.add.at(step_2G[1], source_N, real_N)
-        np.add.at(step_2G[1], bucket_N, real_N)
-        self._step_2G = torch.from_numpy(step_2G).to(world.device, non_blocking=True)
-        self._groups = []
-        for first, last in zip(edges[:-1] - edges[0], edges[1:] - edges[0], strict=True):
-            groups = np.stack([source_N[first:last], bucket_N[first:last]])
-            self._groups.append(torch.from_numpy(groups).to(world.device, non_blocking=True))
-
-    def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> None:
-        """Add each sample's loss to its source and to its bucket: two small kernels, nobody waits."""
-        groups_2B = self._groups[index]
-        losses_B = losses.losses_BT.sum(dim=1, dtype=torch.float64)[: groups_2B.shape[1]]  # rows that fill up cost 0
-        self._step_2G[0].index_add_(0, groups_2B.flatten(), losses_B.repeat(2))
-
     def post_step(self, loop: Loop, batch: Batch) -> None:
-        """Count the step, unless a guard left it out of the weights."""
-        self._sums_2G += torch.where(loop.left_out == 0, self._step_2G, 0.0)
+        """Add each sample's loss and labels to its source and its bucket, unless a guard left out the step."""
+        groups_2N = torch.stack([batch.source_N, batch.bucket_N + len(loop.inputs.tokens.sources)])
+        groups_M = groups_2N.flatten().to(loop.world.device, non_blocking=True)
+        tokens_N = batch.tokens_N.to(loop.world.device, non_blocking=True)
+        step_2N = torch.where(loop.left_out == 0, torch.stack([loop.losses_N, tokens_N.double()]), 0.0)
+        self._sums_2G.index_add_(1, groups_M, step_2N.repeat(1, 2))
 
     def metrics(self, loop: Loop) -> Record:
         """Return loss and tokens of every source and bucket since the last record, of all ranks; begin anew."""

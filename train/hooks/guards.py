@@ -29,7 +29,6 @@ from train.hooks.settings import GuardSettings
 from train.hooks.spikes import SpikeDetector
 
 if TYPE_CHECKING:
-    from models.loss import TokenLosses
     from train.batches import Batch
     from train.loop import Loop
     from train.tracking import Record
@@ -72,7 +71,6 @@ class Guard(Hook):
         self._spikes = SpikeDetector(settings.spike_sigma, settings.spike_window)
         self._counts = {"not_finite": 0, "spike": 0}
         self._in_row = 0
-        self._losses: list[Tensor] = []
         self._verdict = torch.zeros(3)
         self._unread: deque[Judged] = deque()
         self._loop: Loop | None = None
@@ -86,18 +84,14 @@ class Guard(Hook):
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def pre_step(self, loop: Loop, batch: Batch) -> None:
-        """Begin a step's losses."""
-        self._losses, self._batch = [], batch
-
-    def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> None:
-        """Keep the loss of every sample, on the device."""
-        self._losses.append(losses.losses_BT.sum(dim=1))
+        """Learn how many labels the step has."""
+        self._batch = batch
 
     def pre_optim_step(self, loop: Loop) -> Tensor:
         """Judge the step, on the device and the same on every rank; a spike is found by the host."""
         own = loop.engine.gradient_norm().double()
         # Where every rank has the whole gradient, one of them may yet be spoiled on its own: the norms are summed too.
-        total, norm = loop.world.all_sum(torch.stack([torch.cat(self._losses).double().sum(), own / loop.world.size]))
+        total, norm = loop.world.all_sum(torch.stack([loop.losses_N.sum(), own / loop.world.size]))
         loss = total / self._batch.global_tokens
         left_out = ~(torch.isfinite(loss) & torch.isfinite(norm)) & self._settings.finite
         if self._settings.spike != "off" and math.isfinite(float(loss)) and math.isfinite(float(norm)):
@@ -107,7 +101,7 @@ class Guard(Hook):
 
     def post_step(self, loop: Loop, batch: Batch) -> None:
         """Read the verdict of the step before, which the device has come to by now; a spike's at once."""
-        self._unread.append(Judged(loop.progress.step, batch, torch.cat(self._losses), Later(self._verdict)))
+        self._unread.append(Judged(loop.progress.step, batch, loop.losses_N, Later(self._verdict)))
         self._read(loop, unread=1 if self._settings.spike == "off" else 0)
 
     def _read(self, loop: Loop, unread: int = 0) -> None:
@@ -184,7 +178,7 @@ class Guard(Hook):
     def _suspects(self, loop: Loop, judged: Judged) -> list[int]:
         """Return the samples whose own loss is not finite, of all ranks. Every rank calls this."""
         bad, ids = (~torch.isfinite(judged.losses_N)).nonzero().flatten().tolist(), judged.batch.ids
-        mine = [ids[row] for row in bad if row < len(ids)]
+        mine = [ids[row] for row in bad]
         from train.exchange import Exchange
 
         return [sample for part in Exchange(loop.world).gather("suspects", mine) for sample in part]

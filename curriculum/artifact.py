@@ -317,7 +317,7 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
     if not folder.is_dir():
         raise ArtifactError(f"{kind} folder {folder} does not exist: check the path or make it first")
     if not path.is_file():
-        raise ArtifactError(f"{folder} has no {MANIFEST}: it is not a {kind} artifact, or not a whole one")
+        raise ArtifactError(f"{folder} has no {MANIFEST}: it is no {kind}, or not a whole one")
     if path.is_symlink():
         raise ArtifactError(f"{path} is a link: copy the file itself into {folder}")
     with reading(path, f"make {folder} again"):

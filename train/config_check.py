@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,12 @@ def check_files(verb: str, words: Iterable[str], groups: Path) -> None:
 
 
 def check_settings(settings: Any, prefix: str = "") -> None:
-    """Raise ValueError for a number that is not finite and for a secret, naming the key and never the secret."""
+    """Raise ValueError for an empty value where one is needed, a number that is not finite, and a secret.
+
+    The message names the key, and never the secret.
+    """
+    for key in _empty(settings, prefix):
+        raise ValueError(f"{key}= is empty: give a value")
     for key, value in _values(settings, prefix):
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{key}={value} is not a finite number: give one")
@@ -205,6 +210,15 @@ def _depth(text: str) -> int:
         elif character in CLOSING:
             level = max(0, level - 1)
     return deepest
+
+
+def _empty(settings: Any, prefix: str) -> Iterator[str]:
+    """Yield the dotted names of fields without a default whose text is empty."""
+    for item in fields(settings) if is_dataclass(settings) else ():
+        value, key = getattr(settings, item.name), f"{prefix}.{item.name}".lstrip(".")
+        yield from _empty(value, key)
+        if value == "" and item.default is MISSING and item.default_factory is MISSING:
+            yield key
 
 
 def _values(value: Any, key: str) -> Iterator[tuple[str, Any]]:

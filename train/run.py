@@ -316,7 +316,10 @@ def _restore(loop: Loop) -> int | None:
     step = loop.world.same(checkpoint.step_of(found) if found else 0)
     if step == 0:
         return None
-    checkpoint.load(checkpoint.folder_of(Path(loop.settings.output) / CHECKPOINTS, step), loop.engine)
+    facts = checkpoint.load(checkpoint.folder_of(Path(loop.settings.output) / CHECKPOINTS, step), loop.engine).facts
+    for hook in loop.hooks:
+        if hook.name in facts.get("hooks", {}):
+            hook.post_restore(loop, facts["hooks"][hook.name])
     return step
 
 

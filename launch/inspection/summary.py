@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from curriculum.order import Order
 from curriculum.overview import NO_SOURCE, Overview, shares
+from launch.inspection.lives import lines_of
 from launch.inspection.subject import Subject
 
 PARTS = 10
@@ -37,8 +38,8 @@ def _lines(subject: Subject) -> Iterator[str]:
     manifest = order.manifest
     facts, config = manifest.facts, manifest.config
     if subject.run is not None:
-        run = subject.run
-        yield f"RUN {run.folder}: arm {run.fact('arm')}, seed {run.fact('seed')}, {run.fact('status')}"
+        yield from lines_of(subject.run)
+        yield ""
     yield f"ORDER {order.folder}"
     yield f"fingerprint   {manifest.fingerprint}"
     yield f"made          {manifest.created_at} by PDPC {manifest.code_version}, seed {config['seed']}"

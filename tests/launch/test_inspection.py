@@ -237,6 +237,27 @@ def test_a_run_knows_its_order_and_what_it_consumed(capsys, trained, order):
     assert "mean pd" in whole
 
 
+def test_a_run_tells_its_lives_its_checkpoints_and_what_it_left_out(capsys, trained):
+    facts = json.loads((trained / "run.json").read_text())
+    begun = {"started_at": "2026-11-01T08:00:00+00:00", "world_size": 1, "zero_stage": 1, "versions": {"pdpc": "0.1.0"}}
+    changed = {"field": "optimizer.lr", "old": 0.001, "new": 0.002}
+    second = {**begun, "step": 8, "world_size": 2, "accepted": [changed], "set_aside": ["metrics.jsonl"]}
+    facts["lives"] = [{**begun, "step": 0}] * 9 + [second]
+    (trained / "run.json").write_text(json.dumps(facts))
+    skipped = [{"step": 3, "reason": "not_finite", "samples": [7]}, {"step": 10, "reason": "spike", "samples": [8]}]
+    skipped.append({"step": 10, "reason": "rollback", "weights_of_step": 8, "positions": [128, 160]})
+    (trained / "skipped.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in skipped) + '{"step": 11')
+    lines = inspect(capsys, trained).splitlines()
+    assert "lives         10, of which the last 8:" in lines
+    assert "life 3        2026-11-01T08:00:00+00:00 from step 0, 1 rank at ZeRO 1, PDPC 0.1.0" in lines
+    assert "life 10       2026-11-01T08:00:00+00:00 from step 8, 2 ranks at ZeRO 1, PDPC 0.1.0" in lines
+    assert "              accepted optimizer.lr: 0.001 before, 0.002 since" in lines
+    assert "              found damaged and set aside: metrics.jsonl" in lines
+    assert any(line.startswith("checkpoints   after steps 4, 8; the newest was written 20") for line in lines)
+    assert "left out      2 steps: 3 (not finite), 10 (spike); skipped.jsonl names the samples" in lines
+    assert "went back     from the weights of step 10 to those of 8" in lines
+
+
 def test_a_run_that_consumed_something_else_is_told(capsys, trained, order):
     path = trained / "consumed" / "world_00002_rank_00001_width_8.bin"
     rows = np.fromfile(path, dtype=np.int64).reshape(-1, 9)

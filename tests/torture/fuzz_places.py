@@ -36,11 +36,11 @@ from train.answers import Items, read_answers, write_answers
 from train.attempts import Attempts
 from train.batches import forget_consumed, read_consumed
 from train.consumption import consumed_at
-from train.hooks.guards import skipped_until
 from train.lineage import ChangedRun, check_resume
 from train.report.records import read_run as read_report
 from train.runfolder import read_run
 from train.settings import TrainSettings
+from train.skipped import skipped_until
 from train.tracking import read_metrics
 from train.tracking.replay import wandb_settings
 

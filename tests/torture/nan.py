@@ -20,8 +20,8 @@ from tests.torture.forks import Forks, served
 from tests.torture.forks import train as rank_of
 from tests.torture.runs import PATIENCE_S, Material, forget
 from train.exit_codes import GUARD_STOPPED
-from train.hooks.guards import SKIPPED
 from train.hooks.hook import Hook
+from train.skipped import SKIPPED
 
 FULL = 200
 INJECTIONS = 6

@@ -98,6 +98,7 @@ def test_a_preference_that_needs_to_be_told_more_says_so(name, message):
         ("schedule.name=warp", r"schedule\.name='warp' is unknown"),
         ("log_every", r"log_every.*EQUAL"),
         ("micro_batch_size=0", r"micro_batch_size=0 must be at least 1"),
+        ("data.order=", r"data\.order= is empty: give a value"),
         ("tracker.name=carrier_pigeon", r"tracker\.name='carrier_pigeon'"),
     ],
 )

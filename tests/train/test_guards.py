@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from train.hooks.choice import hooks_of
-from train.hooks.guards import SKIPPED, Guard, GuardStopped
+from train.hooks.guards import Guard, GuardStopped
 from train.hooks.settings import GuardSettings
+from train.skipped import SKIPPED
 from train.world import World
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))

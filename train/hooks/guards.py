@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from curriculum.artifact import reading, write_text
+from curriculum.artifact import write_text
 from curriculum.split import cursor_after
 from train.exit_codes import GUARD_STOPPED
 from train.hooks.hook import Hook
 from train.hooks.later import Later
 from train.hooks.settings import GuardSettings
 from train.hooks.spikes import SpikeDetector
+from train.skipped import SKIPPED, skipped_until
 
 if TYPE_CHECKING:
     from train.batches import Batch
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SKIPPED = "skipped.jsonl"
-"""File of a run with one JSON object for every step that was left out of the weights."""
 SHOWN = 16
 """Most samples that a message names; the file has all of them."""
 
@@ -191,16 +190,6 @@ class Guard(Hook):
                 os.fsync(file.fileno())
 
         loop.world.first_does(append)
-
-
-def skipped_until(path: Path, step: int) -> list[str]:
-    """Return the lines of skipped.jsonl of steps up to `step`; a torn last line, of a killed writer, is left out.
-
-    Raises ArtifactError naming the file when one is not a record.
-    """
-    with reading(path, "restore it, or remove it to forget what was left out"):
-        lines = [line for line in path.read_text("utf-8").split("\n")[:-1] if line]
-        return [line for line in lines if json.loads(line)["step"] <= step]
 
 
 def listed(ids: list[int]) -> str:

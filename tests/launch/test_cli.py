@@ -166,6 +166,15 @@ def test_the_module_runs_as_a_program():
     assert not done.stderr
 
 
+def test_a_reader_that_has_left_is_no_failure():
+    reads, writes = os.pipe()
+    os.close(reads)  # as `| head` does when it has seen enough
+    command = [sys.executable, "-m", "launch.cli", "doctor", "--faults"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writes, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_curriculum_imports_neither_torch_nor_deepspeed():
     program = "import sys, curriculum; print([name for name in ('torch', 'deepspeed') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)

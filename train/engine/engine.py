@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from models.attention import Documents
 from models.decoder import Decoder
 from train.engine.config import deepspeed_config, on_disk
 from train.engine.disk import own_handles
+from train.engine.replaced import swift_start
 from train.engine.replicated import replicated_engine
 from train.engine.state import (
     MOMENTS,
@@ -72,7 +72,7 @@ class Engine:
         )
         self._swap = SwapFolder(Path(str(settings.zero.nvme_path))) if settings.zero.uses_nvme else None
         try:
-            with redirect_stdout(io.StringIO()):  # it prints memory figures that nobody asked for
+            with swift_start():
                 self._deepspeed = self._initialize(settings)
             self._bound_reduction()
             self._state = self._state_of(settings)

@@ -10,12 +10,14 @@ takes it over, in place of a second pass over all gradients and a second sum ove
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from train.engine.replaced import replaced
 
 
 @contextmanager
@@ -41,22 +43,8 @@ def unasked(engine: Any, norm: Tensor) -> Iterator[None]:
             (engine, "clip_fp32_gradients", clip_parameters),  # stage 0 in fp32
         ):
             if hasattr(owner, name):
-                stack.enter_context(_replaced(owner, name, instead))
+                stack.enter_context(replaced(owner, name, instead))
         yield
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, instead: Callable[..., Any]) -> Iterator[None]:
-    """Let `owner` have another function by this name inside: a module, or an object with a method of its class."""
-    before = vars(owner).get(name)
-    setattr(owner, name, instead)
-    try:
-        yield
-    finally:
-        if before is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)
 
 
 def _never(_norm: object) -> bool:

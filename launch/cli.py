@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import select
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -149,11 +148,13 @@ VERBS: dict[str, Verb] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code: 0 done, 2 refused at the door, 130 interrupted, else the failure's.
 
-    141, and no word, when nobody reads standard output any more (`pdpc inspect order | head`).
+    As a program, what only prints ends silently by SIGPIPE when nobody reads it any more (`pdpc inspect order | head`).
     """
     if not faulthandler.is_enabled():
         faulthandler.enable()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and _only_prints(words):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -171,9 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_packages()
         arm()
-        code = _run(name, verb, overrides)
-        sys.stdout.flush()
-        return code
+        return _run(name, verb, overrides)
     except ValueError as error:
         if os.environ.get("PDPC_TRACEBACK"):
             raise
@@ -183,8 +182,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pdpc {message}" if message.startswith(f"{name}:") else f"pdpc {name}: {message}", file=sys.stderr)
         return int(getattr(error, "exit_code", 2))
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            return 128 + signal.SIGPIPE
         if os.environ.get("PDPC_TRACEBACK"):
             raise
         print(without_secrets(f"pdpc {name}: {error}"), file=sys.stderr)
@@ -194,15 +191,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _nobody_reads() -> bool:
-    """Tell whether standard output is a pipe without a reader; then what is left for it goes nowhere."""
-    asked = select.poll()
-    asked.register(sys.stdout.fileno(), 0)
-    if not any(event & select.POLLERR for _, event in asked.poll(0)):
-        return False
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())  # else Python complains when it flushes at its end
-    return True
+def _only_prints(words: Sequence[str]) -> bool:
+    """Tell whether a command does nothing but print: no socket, and no file that it would leave half written."""
+    asks = {"-h", "--help", "help", "--version"}
+    return not words or words[0] == "inspect" or list(words) == ["doctor", "--faults"] or not asks.isdisjoint(words)
 
 
 def _run(name: str, verb: Verb, words: list[str]) -> int:

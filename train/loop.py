@@ -17,6 +17,7 @@ import torch
 
 from curriculum.consumed import as_hex, joined
 from curriculum.split import cursor_after
+from models.attention import on_device
 from train.batches import Batch, ConsumedFile, batches
 from train.engine import Engine
 from train.faults import fault, poisoned
@@ -147,7 +148,7 @@ class Loop:
             if index > 0:
                 self.engine.step()  # counts the micro-batch before: the weights move after the last one
             with needing("the forward pass: activations and logits"):
-                losses = self.engine(micro.ids_BS.to(self.world.device, non_blocking=True), micro.documents)
+                losses = self.engine(on_device(micro.ids_BS, self.world.device), micro.documents)
                 fault("loop.after_forward")
             if poisoned("guard.loss"):
                 losses = poison_loss(losses)

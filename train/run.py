@@ -318,8 +318,7 @@ def _restore(loop: Loop) -> int | None:
         return None
     facts = checkpoint.load(checkpoint.folder_of(Path(loop.settings.output) / CHECKPOINTS, step), loop.engine).facts
     for hook in loop.hooks:
-        if hook.name in facts.get("hooks", {}):
-            hook.post_restore(loop, facts["hooks"][hook.name])
+        hook.post_restore(loop, facts.get("hooks", {}).get(hook.name))
     return step
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curriculum.artifact import ArtifactError, open_manifest
-from train.skipped import SKIPPED, skipped_until
+from train.skipped import SKIPPED, read_skipped
 
 if TYPE_CHECKING:
     from train.report.records import Run
@@ -63,14 +62,13 @@ def _checkpoints(folder: Path) -> Iterator[str]:
 
 def _left_out(path: Path) -> Iterator[str]:
     """Yield what a guard's record says."""
-    steps: list[str] = []
-    back: list[str] = []
-    for line in skipped_until(path) if path.exists() else ():
-        entry = json.loads(line)
-        if entry["reason"] == "rollback":
-            back.append(f"{entry['step']:,} to those of {entry['weights_of_step']:,}")
-        else:
-            steps.append(f"{entry['step']:,} ({entry['reason'].replace('_', ' ')})")
+    if not path.exists():
+        return
+    try:
+        steps, back = read_skipped(path)
+    except ArtifactError as error:
+        yield f"left out      ? {error}"
+        return
     if steps:
         yield f"left out      {len(steps):,} step{'s' * (len(steps) != 1)}: {_some(steps)}; {SKIPPED} names the samples"
     if back:

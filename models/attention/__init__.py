@@ -7,6 +7,6 @@ compiles: the CPU's backends go by the documents' lengths, which are others in e
 
 from models.attention.backend import Backend, Packed
 from models.attention.choice import BACKENDS, choose, pack
-from models.attention.documents import Documents
+from models.attention.documents import Documents, on_device
 
-__all__ = ["BACKENDS", "Backend", "Documents", "Packed", "choose", "pack"]
+__all__ = ["BACKENDS", "Backend", "Documents", "Packed", "choose", "on_device", "pack"]

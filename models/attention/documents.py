@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,11 +30,10 @@ class Documents:
         rows, tokens = ids_BT.shape
         if end_of_text is None:
             return cls((tokens,) * rows, rows)
-        starts_BT = ids_BT == end_of_text
+        starts_BT = ids_BT.cpu().numpy() == end_of_text  # numpy: no second team of threads beside that of the step
         starts_BT[:, 0] = True
-        bounds_D = torch.nonzero(starts_BT.flatten()).flatten()
-        ends_D = torch.cat([bounds_D[1:], bounds_D.new_tensor([rows * tokens])])
-        return cls(tuple((ends_D - bounds_D).tolist()), rows)
+        lengths_D = np.diff(np.flatnonzero(starts_BT), append=rows * tokens)
+        return cls(tuple(lengths_D.tolist()), rows)
 
     @property
     def tokens(self) -> int:

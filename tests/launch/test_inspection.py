@@ -256,6 +256,11 @@ def test_a_run_tells_its_lives_its_checkpoints_and_what_it_left_out(capsys, trai
     assert any(line.startswith("checkpoints   after steps 4, 8; the newest was written 20") for line in lines)
     assert "left out      2 steps: 3 (not finite), 10 (spike); skipped.jsonl names the samples" in lines
     assert "went back     from the weights of step 10 to those of 8" in lines
+    for damage in ("garbage{", '{"step": 3}', '{"step": "3", "reason": "spike"}', "[3]"):
+        (trained / "skipped.jsonl").write_text(damage + "\n")
+        text = inspect(capsys, trained)
+        assert re.search(r"^left out +\? .*skipped\.jsonl.*: restore it, or remove it", text, re.MULTILINE), damage
+        assert "PLAN" in text
 
 
 def test_a_run_that_consumed_something_else_is_told(capsys, trained, order):

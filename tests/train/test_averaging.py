@@ -126,6 +126,24 @@ def test_a_run_may_begin_to_average_from_a_checkpoint_without_one(world, run_fol
         choose_weights(run_folder, "running")
 
 
+def test_the_average_goes_back_with_the_weights(world, run_folder):
+    loop, hook = make(world, "precision=fp32", *AVERAGED)
+    hook.pre_train(loop)
+    train(loop, hook, 4)
+    folder, then = save(run_folder, loop, world, averages=hook.state()), vectors(loop.engine, "ema")
+    state = checkpoint.load(folder, loop.engine).facts["hooks"]["averages"]
+    train(loop, hook, 4)
+    checkpoint.load(folder, loop.engine)
+    hook.post_restore(loop, state)
+    assert hook.state() == state
+    assert all(torch.equal(average, then[name]) for name, average in vectors(loop.engine, "ema").items())
+    train(loop, hook, 4)
+    hook.post_restore(loop, None)  # a checkpoint of before the average began
+    assert hook.state() == {"updates": 0}
+    weights = vectors(loop.engine, "param")
+    assert all(torch.equal(average, weights[name]) for name, average in vectors(loop.engine, "ema").items())
+
+
 def test_the_mean_of_the_last_checkpoints(world, run_folder, caplog):
     loop, hook = make(world, "precision=fp32")
     hook.post_step = lambda *_: None

@@ -1,5 +1,9 @@
 """The engine on one rank: its JSON, the traps of DeepSpeed that it avoids, and what it refuses."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,6 +13,7 @@ from train.compose import compose
 from train.engine import MOMENTS, Engine, deepspeed_config
 from train.settings import TrainSettings, ZeroSettings
 
+ROOT = Path(__file__).parents[2]
 CONFIG = DecoderConfig(vocab_size=64, layers=2, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16, end_of_text=0)
 WORDS = ["output=o", "arm=a", "data.tokens=t", "data.order=o", "micro_batch_size=2"]
 STAGES = pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -152,6 +157,18 @@ def test_the_gradient_norm_is_that_of_plain_torch(world, stage):
     (plain(torch.randint(0, 64, (4, 17), generator=torch.Generator().manual_seed(0))).total / 64).backward()
     expected = torch.nn.utils.get_total_norm([p.grad for p in plain.parameters()])
     assert engine.gradient_norm() == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_start_says_nothing_and_loads_no_compiler():
+    program = (
+        "import sys\n"
+        "from tests.train.test_engine import make, steps\n"
+        "from train.world import start\n"
+        "steps(make(start(threads=1), 'zero.stage=1', 'precision=bf16'), 0, 1)\n"
+        "print('compiler', 'torch._inductor.compile_fx' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.stdout == "compiler False\n", done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

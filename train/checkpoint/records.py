@@ -19,11 +19,12 @@ import xxhash
 from curriculum.artifact import Manifest, hash_file, sync, write_text
 from train.checkpoint.find import aside_of
 from train.consumption import CONSUMED
+from train.skipped import SKIPPED
 from train.tracking import METRICS
 
 log = logging.getLogger(__name__)
 
-LINES = (METRICS, "skipped.jsonl")
+LINES = (METRICS, SKIPPED)
 """Records with a JSON object a line."""
 PATTERNS = (*LINES, "wandb_id", f"{CONSUMED}/world_*.bin")
 

@@ -204,9 +204,9 @@ class Engine:
         squares = torch.zeros((), dtype=torch.float32, device=self.world.device)
         for gradient in self._state.gradients():
             squares += _square_sum(gradient).to(squares.device)
-        if not self._state.shared_gradients:
-            self.world.all_sum(squares)
-        return squares.sqrt()
+        if self._state.shared_gradients:  # every rank has all of them; one rank's may yet be spoiled on their own
+            squares /= self.world.size
+        return self.world.all_sum(squares).sqrt()
 
     def updates(self) -> int:
         """Return how often the weights have moved."""

@@ -25,8 +25,8 @@ def replaced(owner: Any, name: str, instead: Callable[..., Any]) -> Iterator[Non
 def swift_start() -> Iterator[None]:
     """Spare a start of DeepSpeed 0.19.8 what nobody asked for: 2.5 s of a rank's processor time.
 
-    Whatever the optimizer, it imports Muon's, whose decorators load torch's compiler; BF16_Optimizer collects Python's
-    garbage four times to print memory figures.
+    Whatever the optimizer, it imports Muon's, whose decorators load the back end of torch's compiler; BF16_Optimizer
+    collects Python's garbage four times to print memory figures.
     """
     from deepspeed.runtime import bf16_optimizer, compiler
 

@@ -175,6 +175,7 @@ class SplitState(FlatState):
     def gradients(self) -> list[Tensor]:
         """Return the gradients of this rank's part of the flat tensors."""
         if self.optimizer.cpu_offload:
+            self.optimizer._wait_for_offload_copies()
             return [master.grad for master in self.masters() if master.grad is not None]
         return [gradient for group in self.optimizer.averaged_gradients.values() for gradient in group]
 

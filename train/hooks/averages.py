@@ -51,9 +51,10 @@ class RunningAverage(Hook):
                 fragment.tensors["ema"].lerp_(fragment.tensors["param"], 1.0 - decay)
         self._updates += 1
 
-    def post_restore(self, loop: Loop, state: dict[str, Any]) -> None:
-        """Go back with the weights: the average of that checkpoint has been moved so often."""
-        self.load_state(state)
+    def post_restore(self, loop: Loop, state: dict[str, Any] | None) -> None:
+        """Go back with the weights to the average of that checkpoint; begin anew where it has none."""
+        self._updates = None if state is None else int(state["updates"])
+        self.pre_train(loop)
 
     def state(self) -> dict[str, Any]:
         """Return how often the average was moved."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from models.attention import on_device
 from train.hooks.hook import Hook
 
 if TYPE_CHECKING:
@@ -49,11 +50,10 @@ class Breakdown(Hook):
 
     def post_step(self, loop: Loop, batch: Batch) -> None:
         """Add each sample's loss and labels to its source and its bucket, unless a guard left out the step."""
-        groups_2N = torch.stack([batch.source_N, batch.bucket_N + len(loop.inputs.tokens.sources)])
-        groups_M = groups_2N.flatten().to(loop.world.device, non_blocking=True)
-        tokens_N = batch.tokens_N.to(loop.world.device, non_blocking=True)
-        step_2N = torch.where(loop.left_out == 0, torch.stack([loop.losses_N, tokens_N.double()]), 0.0)
-        self._sums_2G.index_add_(1, groups_M, step_2N.repeat(1, 2))
+        bucket_N = batch.bucket_N + len(loop.inputs.tokens.sources)
+        known_3N = on_device(torch.stack([batch.source_N, bucket_N, batch.tokens_N]), loop.world.device)
+        costs_2N = torch.where(loop.left_out == 0, torch.stack([loop.losses_N, known_3N[2].double()]), 0.0)
+        self._sums_2G.index_add_(1, known_3N[:2].flatten(), costs_2N.repeat(1, 2))
 
     def metrics(self, loop: Loop) -> Record:
         """Return loss and tokens of every source and bucket since the last record, of all ranks; begin anew."""

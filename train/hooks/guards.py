@@ -88,10 +88,8 @@ class Guard(Hook):
 
     def pre_optim_step(self, loop: Loop) -> Tensor:
         """Judge the step, on the device and the same on every rank; a spike is found by the host."""
-        own = loop.engine.gradient_norm().double()
-        # Where every rank has the whole gradient, one of them may yet be spoiled on its own: the norms are summed too.
-        total, norm = loop.world.all_sum(torch.stack([loop.losses_N.sum(), own / loop.world.size]))
-        loss = total / self._batch.global_tokens
+        norm = loop.engine.gradient_norm().double()
+        loss = loop.world.all_sum(loop.losses_N.sum()) / self._batch.global_tokens
         left_out = ~(torch.isfinite(loss) & torch.isfinite(norm)) & self._settings.finite
         if self._settings.spike != "off" and math.isfinite(float(loss)) and math.isfinite(float(norm)):
             left_out |= self._spikes.add(float(loss))

@@ -44,8 +44,8 @@ class Hook:
     def post_checkpoint(self, loop: Loop, folder: Path) -> None:
         """After a checkpoint was published."""
 
-    def post_restore(self, loop: Loop, state: dict[str, Any]) -> None:
-        """After the weights of an earlier checkpoint were taken again, with the hook's state there."""
+    def post_restore(self, loop: Loop, state: dict[str, Any] | None) -> None:
+        """After the weights of an earlier checkpoint were taken again, with the hook's state there, if it had one."""
 
     def close(self, loop: Loop) -> None:
         """At the end, after an error too. Must not wait for other ranks."""

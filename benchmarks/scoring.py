@@ -249,7 +249,8 @@ def _write_models(settings: Settings) -> None:
 
 def _write_tokens(settings: Settings, work: Path) -> Path:
     """Write TOKENS of random bytes' text for `pdpc score`: a byte vocabulary, which both models know."""
-    from curriculum.prepare import PrepareSettings, run
+    from curriculum.prepare import run
+    from curriculum.prepare_settings import PrepareSettings
     from curriculum.text import TextSettings
     from curriculum.tokenizer import TokenizerSettings
 

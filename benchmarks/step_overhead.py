@@ -40,6 +40,7 @@ WARM_UP = 5
 def write_data(folder: Path, settings: Settings) -> None:
     """Write random words as TOKENS, and an ORDER of one stage."""
     from curriculum import arrange, prepare
+    from curriculum.prepare_settings import PrepareSettings
     from curriculum.text import TextSettings
     from curriculum.tokenizer import TokenizerSettings
 
@@ -52,7 +53,7 @@ def write_data(folder: Path, settings: Settings) -> None:
             text = " ".join(draw.choices(words, k=settings["length"]))
             file.write(json.dumps({"text": text, "source": ("a", "b")[index % 2]}) + "\n")
     prepare.run(
-        prepare.PrepareSettings(
+        PrepareSettings(
             input=TextSettings(paths=[str(folder / "text.jsonl")]),
             tokenizer=TokenizerSettings(name=f"train:{settings['vocabulary']}"),
             seq_len=settings["length"],

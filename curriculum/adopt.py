@@ -18,7 +18,7 @@ from curriculum.artifact import Draft, create, reusable
 from curriculum.datatrove import SUFFIX, open_datatrove
 from curriculum.foreign import ForeignFile, scan
 from curriculum.megatron import open_megatron
-from curriculum.prepare import SMALLEST_SEQ_LEN
+from curriculum.prepare_settings import SMALLEST_SEQ_LEN
 from curriculum.progress import TokenProgress
 from curriculum.token_ids import NumberFile
 from curriculum.tokenizer import TextTokenizer, TokenizerSettings, load_tokenizer

@@ -10,12 +10,13 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from curriculum.artifact import create, reusable, sync
 from curriculum.chunks import Chunk, ChunkFolder, Columns, cut_text
+from curriculum.prepare_settings import PrepareSettings
 from curriculum.progress import ChunkProgress, Meter, TextProgress
 from curriculum.text import open_text
 from curriculum.text_blocks import block_of, check_span, groups_of, summary_of, told
@@ -25,9 +26,6 @@ from curriculum.tokenizing import TRAIN, Blocks, Encoder, HeldOut, check_sources
 from curriculum.tokens import KIND, SLICES
 from curriculum.tokens_table import say, show
 from curriculum.work import said_of_done
-
-if TYPE_CHECKING:
-    from curriculum.prepare import PrepareSettings
 
 MEGABYTE = 10**6
 TOKENIZER = "tokenizer"

@@ -48,8 +48,9 @@ def _adopt() -> Any:
 
 def _score() -> Any:
     from launch import score
+    from launch.scoring.settings import ScoreSettings
 
-    return score.ScoreSettings, score.run, {}
+    return ScoreSettings, score.run, {}
 
 
 def _arrange() -> Any:
@@ -75,8 +76,9 @@ def _train() -> Any:
 
 def _evaluate() -> Any:
     from launch import evaluate
+    from launch.evaluation.settings import EvaluateSettings
 
-    return evaluate.EvaluateSettings, evaluate.run, {}
+    return EvaluateSettings, evaluate.run, {}
 
 
 def _report() -> Any:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curriculum.concurrency import cores
-from curriculum.prepare import PrepareSettings
+from curriculum.prepare_settings import PrepareSettings
 from curriculum.text_job import TextJob, TextWorker
 from curriculum.tokenizing import one_thread
-from launch.engines.task import carry_out, check_engine
+from launch.engines.choice import carry_out
+from launch.engines.task import check_engine
 from train.faults import arm, fault
 
 

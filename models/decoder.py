@@ -14,7 +14,7 @@ from models.attention import Documents, pack
 from models.config import DecoderConfig
 from models.execution import ExecutionSettings
 from models.kernels import Kernels, choose
-from models.kernels.choice import Rotary
+from models.kernels.interface import Rotary
 from models.loss import TokenLosses, linear_cross_entropy
 from models.passage import Passage
 from models.rotary import rotary_table

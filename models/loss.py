@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from models.kernels.choice import Kernels, choose
-
-IGNORED = -100
-"""Label of a position that has no loss; the same value marks padding in samples."""
+from models.kernels.choice import choose
+from models.kernels.interface import IGNORED, Kernels
 
 CHUNK_LOGITS = 1 << 25
 """Logits held at once, in elements of four bytes; twice as many in bfloat16. 128 MiB."""

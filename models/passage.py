@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.execution import ExecutionSettings
 from models.kernels import Kernels
-from models.kernels.choice import Rotary
+from models.kernels.interface import Rotary
 
 Triple = tuple[Tensor, Tensor, Tensor]
 

@@ -57,7 +57,8 @@ def edit_manifest():
 @pytest.fixture(scope="session")
 def tokens_folder(tmp_path_factory) -> Path:
     """TOKENS of 600 short documents: seq_len 32, a byte-level vocabulary of 300."""
-    from curriculum.prepare import PrepareSettings, run
+    from curriculum.prepare import run
+    from curriculum.prepare_settings import PrepareSettings
     from curriculum.text import TextSettings
     from curriculum.tokenizer import TokenizerSettings
 

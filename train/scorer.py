@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from models.decoder import Decoder
-from models.loss import CHUNK_LOGITS, IGNORED
+from models.kernels.interface import IGNORED
+from models.loss import CHUNK_LOGITS
 from train.exchange import Exchange
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ def _prepare() -> tuple[type, Callable[[Any], Task]]:
 
 
 def _score() -> tuple[type, Callable[[Any], Task]]:
-    from launch.score import ScoreSettings
+    from launch.scoring.settings import ScoreSettings
     from launch.scoring.work import ScoreTask
 
     return ScoreSettings, ScoreTask

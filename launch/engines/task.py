@@ -1,8 +1,7 @@
-"""What an engine is told of a verb's work, and the choice between the engines."""
+"""What an engine is told of a verb's work."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,24 +40,6 @@ class Task(Protocol):
 
     def usual_processes(self) -> int:
         """Return the workers that this machine is good for."""
-
-
-def carry_out(task: Task, job: Job, engine: str, overrides: Sequence[str]) -> int:
-    """Do what is missing of a job and put it together; return 0, or the ranks' exit code."""
-    if engine == "deepspeed":
-        from launch.engines.ranks import start
-
-        return start(task, overrides)
-    if engine == "ray":
-        from launch.engines import ray_actors
-
-        ray_actors.run(task, job)
-    else:
-        from launch.engines import local
-
-        local.run(task, job)
-    job.finish()
-    return 0
 
 
 def check_engine(engine: str, processes: int | None) -> None:

@@ -17,7 +17,7 @@ from train.packages import check_packages
 def main(arguments: list[str]) -> int:
     """Compose the settings from Hydra overrides and evaluate; return the exit code: 2 refused, 1 something failed."""
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
-    from launch.evaluate import EvaluateSettings
+    from launch.evaluation.settings import EvaluateSettings
     from launch.evaluation.work import evaluate_asked
     from launch.flags import as_overrides
     from train.meeting import NotMet

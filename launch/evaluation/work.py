@@ -18,7 +18,7 @@ from curriculum.artifact import MANIFEST, ArtifactError, reading, write_text
 from curriculum.scores import Scores
 from curriculum.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
 from curriculum.tokens import Tokens
-from launch.evaluate import FAILED_STAGES, EvaluateSettings
+from launch.evaluation.settings import FAILED_STAGES, EvaluateSettings
 from models import huggingface
 from models.decoder import Decoder
 from train import checkpoint

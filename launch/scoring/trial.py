@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,8 @@ from rich.table import Table
 
 from curriculum.cheap_scores import CheapVariant, trial
 from curriculum.scoring_job import ScoringJob
+from launch.scoring.settings import ScoreSettings
 from launch.scoring.work import device_of, load_references, threads
-
-if TYPE_CHECKING:
-    from launch.score import ScoreSettings
 
 FRACTIONS = (0.05, 0.1, 0.25)
 PARTS = (8, 4, 2)

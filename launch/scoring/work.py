@@ -13,13 +13,12 @@ from curriculum.scoring import ChunkScorer, Reference, ScoringOptions
 from curriculum.scoring_job import ScoringJob, ScoringWorker
 from curriculum.tokens import Tokens
 from launch.scoring.references import check_model, identity_of, load_reference
+from launch.scoring.settings import ScoreSettings
 from train.faults import fault
 from train.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
-
-    from launch.score import ScoreSettings
 
 ROOF_ROWS = {"cpu": 256, "cuda": 8192}
 ROOF_TURNS = 3

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.attention import Documents
-from models.loss import IGNORED
+from models.kernels.interface import IGNORED
 
 SLACK = 16
 """A row of a batch has at most so many places of padding, or a quarter of the batch's length."""

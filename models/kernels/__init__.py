@@ -1,5 +1,6 @@
 """The fused functions of the hot path behind one interface: PyTorch's anywhere, Liger's Triton kernels on CUDA."""
 
-from models.kernels.choice import Kernels, check, choose
+from models.kernels.choice import check, choose
+from models.kernels.interface import Kernels
 
 __all__ = ["Kernels", "check", "choose"]

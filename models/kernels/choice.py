@@ -1,40 +1,13 @@
-"""The interface of the fused functions, and which implementation runs.
-
-Shapes: B sequences, T tokens, W width, F inner size, H query heads, K key heads, S head size, C tokens of a chunk, V
-vocabulary.
-"""
+"""Which implementation of the fused functions runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor
 
-Rotary = tuple[Tensor, Tensor]
-"""cos and sin, float32, [T, S] or [B, T, S]."""
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """One implementation of each function. All compute in float32 inside and return the dtype of their input."""
-
-    name: str
-    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
-    """(x [..., W], weight [W], eps) -> [..., W]. Keeps x and 4 bytes a token for the backward pass."""
-    rotate: Callable[[Tensor, Tensor, Rotary], tuple[Tensor, Tensor]]
-    """(q [B, T, H, S], k [B, T, K, S], rotary) -> both turned; the inputs may be overwritten."""
-    swiglu: Callable[[Tensor, Tensor], Tensor]
-    """(gate [..., F], up [..., F]) -> silu(gate) * up. Keeps gate and up for the backward pass."""
-    cross_entropy_: Callable[[Tensor, Tensor, Tensor, Tensor | None, float, bool], None]
-    """(logits [C, V], labels [C], losses [C], squares [C] or None, z_loss, slopes) -> None.
-
-    Writes -log p(label) into `losses` and, if `squares` is given, logsumexp^2 there, both float32 and 0 where the label
-    is IGNORED. If `slopes`, logits become the gradient of the sum of losses + z_loss * squares; rows of ignored labels
-    may hold anything finite. Else what becomes of the logits is undefined."""
+from models.kernels.interface import Kernels
 
 
 def check(name: str, *, cuda: bool) -> None:

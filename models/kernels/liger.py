@@ -1,4 +1,4 @@
-"""Liger's Triton kernels (liger-kernel 0.8, arXiv 2410.10989) behind the interface of choice.py. CUDA alone.
+"""Liger's Triton kernels (liger-kernel 0.8, arXiv 2410.10989) behind one interface. CUDA alone.
 
 The linear cross-entropy is our loop over chunks (models/loss.py) with Liger's cross-entropy kernel inside. Liger's own
 fused function returns losses by token only with reduction="none", and then multiplies hidden states and head a second
@@ -12,8 +12,7 @@ from liger_kernel.ops import LigerRMSNormFunction, LigerRopeFunction, LigerSiLUM
 from liger_kernel.ops.cross_entropy import MAX_FUSED_SIZE, liger_cross_entropy_kernel
 from torch import Tensor
 
-from models.kernels.choice import Kernels, Rotary
-from models.loss import IGNORED
+from models.kernels.interface import IGNORED, Kernels, Rotary
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -1,6 +1,6 @@
 """The fused functions in PyTorch: they keep as little for the backward pass as the formulae allow, on any device.
 
-Shapes: W width, F inner size, C tokens of a chunk, V vocabulary; others as in choice.py.
+Shapes: W width, F inner size, C tokens of a chunk, V vocabulary; others as in interface.py.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.kernels.choice import Kernels, Rotary
-from models.loss import IGNORED
+from models.kernels.interface import IGNORED, Kernels, Rotary
 from models.rotary import rotate
 
 BLOCK_LOGITS = 1 << 19

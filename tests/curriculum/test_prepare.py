@@ -16,7 +16,8 @@ from rich.console import Console
 
 from curriculum.artifact import ArtifactError, verify
 from curriculum.chunks import Chunk
-from curriculum.prepare import PrepareSettings, run
+from curriculum.prepare import run
+from curriculum.prepare_settings import PrepareSettings
 from curriculum.text import TextSettings, documents
 from curriculum.text_job import TextJob, TextWorker
 from curriculum.tokenizer import TextTokenizer, TokenizerSettings, train_tokenizer

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from curriculum import arrange, prepare
 from curriculum.artifact import create, open_manifest, write_manifest
+from curriculum.prepare_settings import PrepareSettings
 from curriculum.text import TextSettings
 from curriculum.tokenizer import TokenizerSettings
 from curriculum.tokens import Tokens
@@ -61,7 +62,7 @@ def prepared(folder, text, **changes):
     settings = {"seq_len": 32, "validation_fraction": 0.1, "reference_fraction": 0.2, "seed": 1}
     tokenizer = TokenizerSettings(name=changes.pop("tokenizer", "train:300"))
     source = TextSettings(paths=[str(text)])
-    prepare.run(prepare.PrepareSettings(input=source, tokenizer=tokenizer, output=str(folder), **settings | changes))
+    prepare.run(PrepareSettings(input=source, tokenizer=tokenizer, output=str(folder), **settings | changes))
     return folder
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from models.huggingface import check_scorer, foreign, load, load_scorer
 from models.huggingface.foreign import load_foreign
 from models.huggingface.rows import document_rows
-from models.loss import IGNORED
+from models.kernels.interface import IGNORED
 
 END = 3
 VOCABULARY = 97

@@ -95,7 +95,8 @@ INTERPRETED = """
 import torch
 from models.config import DecoderConfig
 from models.kernels import liger, plain
-from models.loss import IGNORED, linear_cross_entropy
+from models.kernels.interface import IGNORED
+from models.loss import linear_cross_entropy
 from models.rotary import rotary_table
 
 torch.manual_seed(0)

@@ -11,8 +11,8 @@ import numpy as np
 from curriculum import arrange
 from curriculum.artifact import create, write_text
 from curriculum.preference import Shuffled
-from curriculum.prepare import PrepareSettings
 from curriculum.prepare import run as prepare
+from curriculum.prepare_settings import PrepareSettings
 from curriculum.scores import write_slice
 from curriculum.text import TextSettings
 from curriculum.tokenizer import TokenizerSettings

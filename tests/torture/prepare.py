@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from curriculum.artifact import open_manifest, verify
-from curriculum.prepare import PrepareSettings
+from curriculum.prepare_settings import PrepareSettings
 from curriculum.text import TextSettings
 from curriculum.text_job import TextJob, TextWorker
 from curriculum.tokenizer import TokenizerSettings

@@ -65,8 +65,8 @@ class Material:
     def _make(work: Path, stages: int) -> None:
         from curriculum.arrange import ArrangeSettings
         from curriculum.arrange import run as arrange
-        from curriculum.prepare import PrepareSettings
         from curriculum.prepare import run as prepare
+        from curriculum.prepare_settings import PrepareSettings
         from curriculum.text import TextSettings
         from curriculum.tokenizer import TokenizerSettings
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from curriculum.artifact import ArtifactError
-from launch.evaluate import EvaluateSettings
+from launch.evaluation.settings import EvaluateSettings
 from launch.export import ExportSettings
 from models import DecoderConfig
 from models.decoder import build

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from curriculum.tokens import Tokens
-from launch.evaluate import EvaluateSettings
+from launch.evaluation.settings import EvaluateSettings
 from models.config import DecoderConfig
 from models.decoder import build
 from train.checkpoint.records import damaged_records, seal_records

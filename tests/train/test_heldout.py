@@ -16,7 +16,8 @@ import torch.multiprocessing as mp
 from curriculum.tokens import Tokens
 from models.config import DecoderConfig
 from models.decoder import build
-from models.loss import IGNORED, TokenLosses
+from models.kernels.interface import IGNORED
+from models.loss import TokenLosses
 from train.exchange import RankFailed
 from train.heldout import HeldoutSettings, evaluate_heldout
 from train.world import World, free_port

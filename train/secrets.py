@@ -1,7 +1,8 @@
 """Secrets: what a key looks like, so that none is written down, neither in settings nor in messages.
 
-Known are the values of environment variables that are named like a secret, keys of a known shape, and passwords in
-addresses. A key of no shape that stands in no variable cannot be told from other text.
+Known are the values of environment variables that are named like a secret, passwords of addresses in any variable
+(HTTPS_PROXY) and in the text itself, and keys of a known shape. A key of no shape that stands in no variable cannot be
+told from other text.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import re
 import sys
 from types import TracebackType
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 NAMES = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(?:_|$)", re.I)
 """Names of variables that hold secrets: WANDB_API_KEY, HF_TOKEN, AWS_SECRET_ACCESS_KEY."""
@@ -32,19 +33,23 @@ WANDB_KEY = re.compile(r"(?<![\w/.-])[0-9a-f]{40}(?![\w/-]|\.\w)")
 
 
 def variables() -> dict[str, str]:
-    """Return the environment variables that hold secrets. A path to a file with a secret is none."""
-    return {
-        name: value
+    """Return the secrets that stand in the environment, by what they are. A path to a file with a secret is none."""
+    found = {
+        f"the value of {name}": value
         for name, value in os.environ.items()
-        if NAMES.search(name) and len(value) >= SHORTEST and not os.path.exists(value)
+        if NAMES.search(name) and not os.path.exists(value)
     }
+    for name, value in os.environ.items():
+        for number, (_, password) in enumerate(ADDRESS.findall(value)):
+            found[f"the password in {name}{f' ({number + 1})' if number else ''}"] = unquote(password)
+    return {what: value for what, value in found.items() if len(value) >= SHORTEST}
 
 
 def secret_in(text: str) -> str | None:
     """Tell what secret a text holds, without showing it; None when it holds none that can be told."""
-    for name, value in variables().items():
+    for what, value in variables().items():
         if any(form in text for form in _forms(value)):
-            return f"the value of {name}"
+            return what
     if ADDRESS.search(text):
         return "an address with a password"
     if SHAPES.search(text) or WANDB_KEY.search(text):

@@ -125,7 +125,7 @@ class Round:
     def words(self) -> list[str]:
         """The overrides of the run."""
         asked = ["benchmarks.tasks=[leaky]", f"benchmarks.task_paths=[{self.tasks}]", "benchmarks.limit=2"]
-        return [*self.material.words, "tracker=wandb", "tracker.finish_s=5", *asked]
+        return [*self.material.words, "tracker=wandb", "tracker.retry_s=0.2", "tracker.finish_s=5", *asked]
 
     def refused(self) -> str | None:
         """Give overrides that hold a secret; return what went wrong."""

@@ -42,6 +42,13 @@ def test_the_password_of_an_address_is_struck_out_and_the_rest_stays():
     assert secret_in("https://me:pa55@host") == "an address with a password"
 
 
+def test_the_password_of_an_address_in_the_environment_is_a_secret_by_itself(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:long%2Fpa55word@host:1/")
+    monkeypatch.setenv("SHORT_PROXY", "http://me:short@host:1/")
+    assert secret_in("tag long/pa55word") == "the password in HTTPS_PROXY"
+    assert without_secrets("seed: Value 'long/pa55word' or long%2Fpa55word, short") == "seed: Value '***' or ***, short"
+
+
 @pytest.mark.parametrize(
     "text", ["runs/pdpc_3b", "f" * 32, "models--x/snapshots/" + "a1" * 20, "https://host/x@y", "me@host:path"]
 )

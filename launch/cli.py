@@ -195,8 +195,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _only_prints(words: Sequence[str]) -> bool:
     """Tell whether a command does nothing but print: no socket, and no file that it would leave half written."""
-    asks = {"-h", "--help", "help", "--version"}
-    return not words or words[0] == "inspect" or list(words) == ["doctor", "--faults"] or not asks.isdisjoint(words)
+    if not words or words[0] in ("inspect", "help", "--version") or list(words) == ["doctor", "--faults"]:
+        return True
+    return "-h" in words or "--help" in words
 
 
 def _run(name: str, verb: Verb, words: list[str]) -> int:

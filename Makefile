@@ -37,7 +37,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --durations 10
 
 elastic: setup
-	OMP_NUM_THREADS=1 PDPC_ELASTIC_SCHEDULES=$(COUNT) $(BIN)/python -m pytest -s tests/curriculum/test_elastic.py
+	OMP_NUM_THREADS=1 PDPC_ELASTIC_SCHEDULES=$(COUNT) $(BIN)/python -m pytest -s tests/curriculum/order/test_elastic.py
 
 # TORTURE='--only kills --seed 7' hands words on; TMPDIR=/dev/shm keeps the work in memory
 torture: setup

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.arrange import ArrangeSettings, arranged_ids, run
+from curriculum.arrange.arrange import ArrangeSettings, arranged_ids, run
 from curriculum.preference import Pdpc, Preference, Shuffled, Sorted, Tilt
 
 PREFERENCES: dict[str, Preference] = {

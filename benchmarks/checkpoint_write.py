@@ -27,8 +27,8 @@ from models.config import DecoderConfig
 from models.decoder import Decoder
 from train import checkpoint
 from train.checkpoint.layout import KINDS
+from train.distributed.world import World
 from train.engine import Engine, Fragment
-from train.world import World
 
 BLOCK_BYTES = 8 << 20
 TARGET = 0.8

@@ -1,6 +1,6 @@
 """python -m benchmarks.evaluation [--questions FOLDER]
 
-Multiple-choice requests answered by the same model: ours (train/harness_model.py over train/scorer.py) beside
+Multiple-choice requests answered by the same model: ours (train/evaluation/harness/model.py over train/evaluation/harness/scorer.py) beside
 lm-evaluation-harness's own HFLM on the exported folder, at the same batch size. The clock covers what the harness asks
 for: encoding, forward passes and log-likelihoods of all requests. Requests are arc_easy's and hellaswag's in turn from
 FOLDER/arc_easy/*.parquet and FOLDER/hellaswag/*.parquet, or made-up questions of four answers each.
@@ -129,10 +129,10 @@ def ours(settings: Settings) -> Facts:
     import torch
 
     from models.huggingface import load
-    from train.exchange import Exchange
-    from train.harness_model import harness_model, load_tokenizer
-    from train.scorer import Scorer
-    from train.world import World
+    from train.distributed.collectives import Exchange
+    from train.distributed.world import World
+    from train.evaluation.harness.model import harness_model, load_tokenizer
+    from train.evaluation.harness.scorer import Scorer
 
     decoder = load(Path(settings["model"]), torch.float32, end_of_text=END_OF_TEXT).eval()
     exchange = Exchange(World(0, 1, 0, 1, torch.device("cpu")))
@@ -146,7 +146,7 @@ def hflm(settings: Settings) -> Facts:
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM
 
-    from train.harness_model import load_tokenizer
+    from train.evaluation.harness.model import load_tokenizer
 
     model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32)
     made = HFLM(

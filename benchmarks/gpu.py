@@ -31,8 +31,8 @@ from rich.table import Table
 from benchmarks.gpu_published import beside, mfu, peak_of
 from benchmarks.options import say, size
 from benchmarks.report import KEPT, RESULTS, machine, versions
-from curriculum.artifact import write_text
-from train.world import SUPERVISOR
+from curriculum.artifact.manifest import write_text
+from train.distributed.world import SUPERVISOR
 
 NAME = "gpu"
 Row = dict[str, Any]

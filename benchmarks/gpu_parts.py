@@ -17,7 +17,7 @@ from torch import Tensor
 from models.attention import BACKENDS, Documents, pack
 from models.config import DecoderConfig
 from models.kernels import choose
-from models.loss import linear_cross_entropy
+from models.losses.cross_entropy import linear_cross_entropy
 from models.rotary import rotary_table
 
 Row = dict[str, Any]

@@ -18,10 +18,10 @@ import torch
 
 from models.attention import Documents
 from models.decoder import build
-from train.compose import compose
+from train.config.compose import compose
+from train.distributed.world import finish, leave, start
 from train.engine import Engine
 from train.settings import TrainSettings
-from train.world import finish, leave, start
 
 VOCABULARY = 50_257
 """GPT-2's, rounded up by the model's settings as in training."""

@@ -23,7 +23,7 @@ from benchmarks.processes import forget_peak, peak_bytes
 from models.config import DecoderConfig
 from models.decoder import build
 from models.execution import ExecutionSettings
-from models.loss import linear_cross_entropy
+from models.losses.cross_entropy import linear_cross_entropy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MODES = ("none", "selective", "every", "full")

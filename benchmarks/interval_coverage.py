@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from train.answers import Items
+from train.evaluation.answers import Items
 from train.report.intervals import Side, interval, side_of
 
 Values = NDArray[np.float64]

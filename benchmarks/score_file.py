@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from curriculum.parquet import open_parquet
+from curriculum.artifact.parquet import open_parquet
 
 ROWS = 1 << 20
 MEAN, DEVIATION = 0.35, 0.1

@@ -31,8 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     from benchmarks.hf_parity import _converted
-    from curriculum.text_scoring import TextScorer
-    from launch.scoring.references import _first_token
+    from curriculum.scores.text_scorer import TextScorer
+    from launch.score.references import _first_token
     from models.huggingface import load_scorer
     from models.huggingface.admission import position_limit
 

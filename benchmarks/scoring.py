@@ -123,7 +123,7 @@ def roof(settings: Settings) -> Facts:
     import torch
 
     from models.attention import Documents
-    from models.loss import CHUNK_LOGITS
+    from models.losses.cross_entropy import CHUNK_LOGITS
 
     decoder = _ours(settings)
     vocabulary = settings["vocabulary"]
@@ -250,9 +250,9 @@ def _write_models(settings: Settings) -> None:
 def _write_tokens(settings: Settings, work: Path) -> Path:
     """Write TOKENS of random bytes' text for `pdpc score`: a byte vocabulary, which both models know."""
     from curriculum.prepare import run
-    from curriculum.prepare_settings import PrepareSettings
-    from curriculum.text import TextSettings
-    from curriculum.tokenizer import TokenizerSettings
+    from curriculum.text.text import TextSettings
+    from curriculum.tokens.settings import PrepareSettings
+    from curriculum.tokens.tokenizer import TokenizerSettings
 
     folder, text = work / "tokens", work / "text.jsonl"
     if not folder.exists():

@@ -96,7 +96,7 @@ def litgpt_with_losses(settings: Settings) -> Any:
     from litgpt.model import GPT
     from litgpt.utils import chunked_cross_entropy
 
-    from models.loss import TokenLosses
+    from models.losses.cross_entropy import TokenLosses
 
     config = Config(
         name="Llama-benchmark",

@@ -39,10 +39,11 @@ WARM_UP = 5
 
 def write_data(folder: Path, settings: Settings) -> None:
     """Write random words as TOKENS, and an ORDER of one stage."""
-    from curriculum import arrange, prepare
-    from curriculum.prepare_settings import PrepareSettings
-    from curriculum.text import TextSettings
-    from curriculum.tokenizer import TokenizerSettings
+    from curriculum import prepare
+    from curriculum.arrange import arrange
+    from curriculum.text.text import TextSettings
+    from curriculum.tokens.settings import PrepareSettings
+    from curriculum.tokens.tokenizer import TokenizerSettings
 
     draw = Random(settings["seed"])
     words = ["".join(draw.choices(ascii_lowercase, k=4)) for _ in range(2000)]
@@ -73,7 +74,7 @@ def write_data(folder: Path, settings: Settings) -> None:
 
 def train_settings(settings: Settings) -> Any:
     """Return the settings of `pdpc train`."""
-    from train.compose import compose
+    from train.config.compose import compose
     from train.settings import TrainSettings
 
     data = Path(settings["data"])
@@ -138,12 +139,12 @@ def _run(settings: Settings) -> Facts:
 
 def _bare(settings: Settings) -> Facts:
     """Call DeepSpeed alone."""
-    from curriculum.order import Order
-    from curriculum.tokens import Tokens
+    from curriculum.order.order import Order
+    from curriculum.tokens.tokens import Tokens
     from models.decoder import build
     from train.batches import batches
+    from train.distributed.world import start
     from train.engine import Engine
-    from train.world import start
 
     made = train_settings(settings)
     world = start(settings["threads"])

@@ -58,11 +58,11 @@ def write_all(folder: Path, samples: int, length: int, seed: int) -> dict[str, P
 
 def _write_tokens(folder: Path, pieces: Documents, length: int) -> None:
     """Write TOKENS of one source, and a shuffled ORDER of them beside it."""
-    from curriculum.arrange import ArrangeSettings, run
-    from curriculum.artifact import create
-    from curriculum.token_writer import TokenWriter
-    from curriculum.tokenizing import TRAIN, Group
-    from curriculum.tokens import KIND
+    from curriculum.arrange.arrange import ArrangeSettings, run
+    from curriculum.artifact.manifest import create
+    from curriculum.tokens.encode import TRAIN, Group
+    from curriculum.tokens.tokens import KIND
+    from curriculum.tokens.writer import TokenWriter
 
     folder.mkdir()
     with create(folder / "tokens", KIND, config={}, inputs={}) as draft:

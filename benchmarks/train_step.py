@@ -96,9 +96,9 @@ def _in_our_engine(make: Callable[[], Any], settings: Settings, *, packed: bool)
     import torch
 
     from models.attention import Documents
+    from train.distributed.world import start
     from train.engine import Engine
     from train.settings import DataSettings, ModelSettings, TrainSettings
-    from train.world import start
 
     world = start(settings["threads"])  # first: DeepSpeed's import is not a step's memory
     meter = Meter(settings)

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from curriculum.prepare_settings import PrepareSettings
-from curriculum.text_job import TextJob, TextWorker
-from curriculum.tokenizing import one_thread
-from curriculum.work import work_here
+from curriculum.tokens.encode import one_thread
+from curriculum.tokens.job import TextJob, TextWorker
+from curriculum.tokens.settings import PrepareSettings
+from curriculum.work.job import work_here
 
 
 def run(settings: PrepareSettings, console: Console | None = None) -> Path:
     """Make TOKENS, or reuse them when they are whole and made of the same; return their folder.
 
-    In this process alone (launch/engines has the others). Prints a table of documents, tokens and samples by source and
+    In this process alone (launch/executors has the others). Prints a table of documents, tokens and samples by source and
     slice. Raises ValueError for what the input or the settings have wrong, ArtifactError when something else stands at
     `output`.
     """

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from launch.flags import as_overrides
+from train.config.flags import as_overrides
+from train.config.packages import check_packages
+from train.config.secrets import log_without_secrets, without_secrets
 from train.faults import arm
-from train.packages import check_packages
-from train.secrets import log_without_secrets, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -41,42 +41,42 @@ def _prepare() -> Any:
 
 
 def _adopt() -> Any:
-    from curriculum import adopt
+    from curriculum.tokens.foreign import adopt
 
     return adopt.AdoptSettings, adopt.run, {}
 
 
 def _score() -> Any:
-    from launch import score
-    from launch.scoring.settings import ScoreSettings
+    from launch.score import score
+    from launch.score.settings import ScoreSettings
 
     return ScoreSettings, score.run, {}
 
 
 def _arrange() -> Any:
-    from curriculum import arrange
+    from curriculum.arrange import arrange
     from curriculum.preference import PREFERENCES
 
     return arrange.ArrangeSettings, arrange.run, {"preference": PREFERENCES}
 
 
 def _replan() -> Any:
-    from curriculum import replan
+    from curriculum.arrange import replan
     from curriculum.preference import PREFERENCES
 
     return replan.ReplanSettings, replan.run, {"preference": PREFERENCES}
 
 
 def _train() -> Any:
-    from launch import start
+    from launch import train
     from train.settings import TrainSettings
 
-    return TrainSettings, start.run, {}
+    return TrainSettings, train.run, {}
 
 
 def _evaluate() -> Any:
-    from launch import evaluate
-    from launch.evaluation.settings import EvaluateSettings
+    from launch.evaluate import evaluate
+    from launch.evaluate.settings import EvaluateSettings
 
     return EvaluateSettings, evaluate.run, {}
 
@@ -94,31 +94,31 @@ def _export() -> Any:
 
 
 def _megatron() -> Any:
-    from curriculum import megatron_writer
+    from curriculum.tokens.foreign import megatron_export
 
-    return megatron_writer.MegatronSettings, megatron_writer.run, {}
+    return megatron_export.MegatronSettings, megatron_export.run, {}
 
 
 def _inspect() -> Any:
-    from launch import inspection
+    from launch import inspect
 
-    return inspection.InspectSettings, inspection.run, {}
+    return inspect.InspectSettings, inspect.run, {}
 
 
 def _launch() -> Any:
-    from launch import cluster
+    from launch.cluster import launch
 
-    return cluster.LaunchSettings, cluster.run, {"cluster": cluster.CLUSTERS}
+    return launch.LaunchSettings, launch.run, {"cluster": launch.CLUSTERS}
 
 
 def _doctor() -> Any:
-    from launch import doctor
+    from launch.doctor import doctor
 
     return doctor.DoctorSettings, doctor.run, {}
 
 
 def _demo() -> Any:
-    from launch import demo
+    from launch.demo import demo
 
     return demo.DemoSettings, partial(demo.run, pdpc=main), {}
 
@@ -201,7 +201,7 @@ def _only_prints(words: Sequence[str]) -> bool:
 
 
 def _run(name: str, verb: Verb, words: list[str]) -> int:
-    from train.compose import CONFIGS, compose
+    from train.config.compose import CONFIGS, compose
 
     if any(word in ("-h", "--help") for word in words):
         print(
@@ -212,7 +212,7 @@ def _run(name: str, verb: Verb, words: list[str]) -> int:
     settings_class, run, choices = verb.load()
     overrides = as_overrides(words, settings_class, verb.first)
     if name == "launch":
-        from launch.cluster import split_overrides
+        from launch.cluster.launch import split_overrides
 
         overrides, handed_on = split_overrides(overrides)
         settings: Any = replace(compose(name, settings_class, overrides, choices), overrides=handed_on)
@@ -224,8 +224,8 @@ def _run(name: str, verb: Verb, words: list[str]) -> int:
 
 def _described(name: str, verb: Verb) -> str:
     """Return every key of a verb with its default and its docstring."""
-    from launch.keys import describe
-    from train.compose import defaults_of, groups_of
+    from train.config.compose import defaults_of, groups_of
+    from train.config.keys import describe
 
     settings_class, _, choices = verb.load()
     return "\n".join(describe(settings_class, choices, defaults_of(name, settings_class, choices), groups_of(name)))

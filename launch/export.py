@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.weights import check_choice
+from train.export.choice import check_choice
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ class ExportSettings:
 
 def run(settings: ExportSettings) -> None:
     """Write the newest checkpoint of a run as a folder that AutoModelForCausalLM loads without this package."""
-    from train.averaging import choose_weights
-    from train.export import export_checkpoint
+    from train.export.export import export_checkpoint
+    from train.export.weights import choose_weights
 
     chosen = choose_weights(Path(settings.run), settings.weights, settings.average)
     written = export_checkpoint(Path(settings.run), Path(settings.output), settings.dtype, chosen)

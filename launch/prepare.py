@@ -2,7 +2,7 @@
 
     pdpc prepare 'input.paths=[text]' output=tokens                                      processes of this machine
     pdpc prepare engine=deepspeed processes=2 'input.paths=[text]' ...                   ranks of this machine
-    deepspeed --hostfile hosts --module launch.engines prepare 'input.paths=[text]' ...  ranks of many machines
+    deepspeed --hostfile hosts --module launch.executors prepare 'input.paths=[text]' ...  ranks of many machines
     pdpc prepare engine=ray 'input.paths=[text]' ...                                     actors of a Ray cluster
 
 What is done stays done: run the same command again to go on, with any engine and any number of processes.
@@ -15,12 +15,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from curriculum.concurrency import cores
-from curriculum.prepare_settings import PrepareSettings
-from curriculum.text_job import TextJob, TextWorker
-from curriculum.tokenizing import one_thread
-from launch.engines.choice import carry_out
-from launch.engines.task import check_engine
+from curriculum.tokens.encode import one_thread
+from curriculum.tokens.job import TextJob, TextWorker
+from curriculum.tokens.settings import PrepareSettings
+from curriculum.work.threads import cores
+from launch.executors.choice import carry_out
+from launch.executors.task import check_engine
 from train.faults import arm, fault
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import Documents, pack
+from models.block_runner import Passage
 from models.config import DecoderConfig
 from models.execution import ExecutionSettings
 from models.kernels import Kernels, choose
 from models.kernels.interface import Rotary
-from models.loss import TokenLosses, linear_cross_entropy
-from models.passage import Passage
+from models.losses.cross_entropy import TokenLosses, linear_cross_entropy
 from models.rotary import rotary_table
 
 
@@ -70,7 +70,7 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention, then feed-forward, each on the normalised stream and added to it.
 
-    In two parts, before and after attention proper: what is compiled or recomputed is one or both (models/passage.py).
+    In two parts, before and after attention proper: what is compiled or recomputed is one or both (models/block_runner.py).
     """
 
     def __init__(self, config: DecoderConfig) -> None:

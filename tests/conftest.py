@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curriculum.artifact import MANIFEST, checksum_of, create
-from curriculum.scores import Scores, write_slice
-from curriculum.tokens import Tokens
+from curriculum.artifact.manifest import MANIFEST, checksum_of, create
+from curriculum.scores.scores import Scores, write_slice
+from curriculum.tokens.tokens import Tokens
 
 
 def write_text(folder: Path, documents: int, seed: int = 0) -> None:
@@ -58,9 +58,9 @@ def edit_manifest():
 def tokens_folder(tmp_path_factory) -> Path:
     """TOKENS of 600 short documents: seq_len 32, a byte-level vocabulary of 300."""
     from curriculum.prepare import run
-    from curriculum.prepare_settings import PrepareSettings
-    from curriculum.text import TextSettings
-    from curriculum.tokenizer import TokenizerSettings
+    from curriculum.text.text import TextSettings
+    from curriculum.tokens.settings import PrepareSettings
+    from curriculum.tokens.tokenizer import TokenizerSettings
 
     root = tmp_path_factory.mktemp("artifacts")
     write_text(root / "text", 600)

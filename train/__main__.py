@@ -13,21 +13,21 @@ import os
 import sys
 from contextlib import suppress
 
-from train.compose import SettingsError, compose
-from train.exit_codes import DONE, FAILED, REFUSED
-from train.packages import check_packages
+from train.config.compose import SettingsError, compose
+from train.config.packages import check_packages
+from train.distributed.exit_codes import DONE, FAILED, REFUSED
 
 
 def main(arguments: list[str]) -> int:
-    """Compose the settings from Hydra overrides and train; return the exit code (train/exit_codes.py)."""
+    """Compose the settings from Hydra overrides and train; return the exit code (train/distributed/exit_codes.py)."""
     if not faulthandler.is_enabled():
         faulthandler.enable()
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
     overrides = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]
+    from train.distributed.signals import Left, Signals, post, posted
+    from train.distributed.world import OtherRankFailed, code_of, connection_lost
     from train.run import Refused, quiet_ranks, train
     from train.settings import TrainSettings
-    from train.signals import Left, Signals, post, posted
-    from train.world import OtherRankFailed, code_of, connection_lost
 
     quiet_ranks()
     log = logging.getLogger(__name__)
@@ -71,6 +71,6 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     code = main(sys.argv[1:])
-    from train.world import leave
+    from train.distributed.world import leave
 
     leave(code)

@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curriculum.artifact import sync
-from curriculum.consumed import joined, stretch_hash
-from curriculum.order import Order
-from curriculum.sampler import CurriculumSampler
-from curriculum.split import cursor_after
-from curriculum.tokens import IGNORED, Tokens
+from curriculum.artifact.manifest import sync
+from curriculum.order.consumed import joined, stretch_hash
+from curriculum.order.order import Order
+from curriculum.order.sampler import CurriculumSampler
+from curriculum.order.split import cursor_after
+from curriculum.tokens.tokens import IGNORED, Tokens
 from models.attention import Documents
-from train.consumption import CONSUMED, NO_SAMPLE
-from train.world import World
+from train.distributed.world import World
+from train.records.consumption import CONSUMED, NO_SAMPLE
 
 
 class MicroBatch(NamedTuple):

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact import ArtifactError, verify
-from curriculum.order import Order
-from curriculum.scores import Scores
-from curriculum.tokens import Tokens
+from curriculum.artifact.manifest import ArtifactError, verify
+from curriculum.order.order import Order
+from curriculum.scores.scores import Scores
+from curriculum.tokens.tokens import Tokens
 from models.config import DecoderConfig
-from train.harness_tasks import check_tasks, data_fingerprint, task_files_fingerprint
-from train.lineage import ancestors
+from train.evaluation.harness.tasks import check_tasks, data_fingerprint, task_files_fingerprint
+from train.resume.lineage import ancestors
 from train.schedule import Schedule
 from train.settings import TrainSettings
 

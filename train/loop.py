@@ -15,23 +15,23 @@ from typing import Any
 
 import torch
 
-from curriculum.consumed import as_hex, joined
-from curriculum.split import cursor_after
+from curriculum.order.consumed import as_hex, joined
+from curriculum.order.split import cursor_after
 from models.attention import on_device
 from train.batches import Batch, ConsumedFile, batches
+from train.distributed.out_of_memory import needing
+from train.distributed.signals import Left, Signals
+from train.distributed.watchdog import Watchdog
+from train.distributed.world import World
 from train.engine import Engine
 from train.faults import fault, poisoned
 from train.hooks.hook import Hook
+from train.hooks.poison import poison_gradient, poison_loss, poison_weight
 from train.inputs import Inputs
-from train.line import on_terminal, one_line
-from train.out_of_memory import needing
-from train.poison import poison_gradient, poison_loss, poison_weight
 from train.prefetch import ahead
 from train.settings import TrainSettings
-from train.signals import Left, Signals
 from train.tracking import MetricsFile, Record, Tracker
-from train.watchdog import Watchdog
-from train.world import World
+from train.tracking.console import on_terminal, one_line
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Progress:
     tokens: int = 0
     """Labels of these steps."""
     consumed_hash: int = 0
-    """Of every sample consumed so far, on all ranks (curriculum/consumed.py)."""
+    """Of every sample consumed so far, on all ranks (curriculum/order/consumed.py)."""
 
 
 @dataclass

@@ -14,39 +14,39 @@ from typing import Any
 
 import torch
 
-from curriculum.artifact import open_manifest, write_text
-from curriculum.consumed import as_hex
+from curriculum.artifact.manifest import open_manifest, write_text
+from curriculum.order.consumed import as_hex
 from models.attention import Backend, choose
 from models.decoder import build
 from models.kernels import check as check_kernels
 from train import checkpoint
-from train.answers import Evaluated, answers_path, write_answers
-from train.attempts import Attempts
-from train.averaging import ChosenWeights, choose_weights
 from train.batches import ConsumedFile, check_consumed, forget_consumed
+from train.config.packages import drift
+from train.config.secrets import log_without_secrets
+from train.distributed.exit_codes import REFUSED
+from train.distributed.out_of_memory import OutOfMemory, needing
+from train.distributed.signals import Left, Signals, heed, posted
+from train.distributed.watchdog import Watchdog
+from train.distributed.world import World, finish, local_ranks, start
 from train.engine import Engine, check_swap, deepspeed_config
-from train.evaluation import FAILED, Questions, evaluate
-from train.exit_codes import REFUSED
-from train.export import export_checkpoint
+from train.evaluation.answers import Evaluated, answers_path, write_answers
+from train.evaluation.attempts import Attempts
+from train.evaluation.evaluate import FAILED, Questions, evaluate
+from train.evaluation.harness.tasks import data_fingerprint
+from train.export.export import export_checkpoint
+from train.export.weights import ChosenWeights, choose_weights
 from train.faults import arm, fault
-from train.footprint import advice, check_fits
-from train.harness_tasks import data_fingerprint
 from train.hooks.choice import hooks_of
-from train.identity import Change, check_acceptable, identity, is_accepted
 from train.inputs import Inputs, open_inputs, verify_inputs
-from train.lineage import check_resume, conversion, work_split
 from train.loop import Loop, Progress
-from train.out_of_memory import OutOfMemory, needing
-from train.packages import drift
-from train.room import room_here
-from train.runfolder import CHECKPOINTS, EXPORT, RunFolder
+from train.memory.available import room_here
+from train.memory.footprint import advice, check_fits
+from train.resume.identity import Change, check_acceptable, identity, is_accepted
+from train.resume.lineage import check_resume, conversion, work_split
+from train.resume.runfolder import CHECKPOINTS, EXPORT, RunFolder
 from train.schedule import wasted_rise
-from train.secrets import log_without_secrets
 from train.settings import TrainSettings
-from train.signals import Left, Signals, heed, posted
 from train.tracking import MetricsFile, NullTracker, Tracker, start_tracker
-from train.watchdog import Watchdog
-from train.world import World, finish, local_ranks, start
 
 log = logging.getLogger(__name__)
 

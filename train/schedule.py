@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from curriculum.buckets import UNSCORED
-from curriculum.order import Order
+from curriculum.arrange.cells import UNSCORED
+from curriculum.order.order import Order
 
 Decay = Callable[[float], float]
 """From progress in [0, 1] to the remaining share, 1 falling to 0, of the way to the final value."""

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 
 from models.config import DecoderConfig
 from models.execution import ExecutionSettings
-from train.harness_tasks import BenchmarkSettings
-from train.heldout import HeldoutSettings
+from train.evaluation.harness.tasks import BenchmarkSettings
+from train.evaluation.heldout import HeldoutSettings
 from train.hooks.settings import AveragingSettings, GuardSettings, StragglerSettings, ThroughputSettings
 from train.schedule import ScheduleSettings
 from train.tracking import TrackerSettings

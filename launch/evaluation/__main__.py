@@ -1,7 +1,7 @@
 """The entry of every rank that evaluates.
 
 pdpc evaluate processes=2 run=...                                         (ranks of this machine)
-deepspeed --hostfile hosts --module launch.evaluation run=...             (ranks of many machines)
+deepspeed --hostfile hosts --module launch.evaluate run=...             (ranks of many machines)
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import logging
 import os
 import sys
 
-from train.compose import compose
-from train.packages import check_packages
+from train.config.compose import compose
+from train.config.packages import check_packages
 
 
 def main(arguments: list[str]) -> int:
     """Compose the settings from Hydra overrides and evaluate; return the exit code: 2 refused, 1 something failed."""
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
-    from launch.evaluation.settings import EvaluateSettings
-    from launch.evaluation.work import evaluate_asked
-    from launch.flags import as_overrides
-    from train.meeting import NotMet
+    from launch.evaluate.model import evaluate_asked
+    from launch.evaluate.settings import EvaluateSettings
+    from train.config.flags import as_overrides
+    from train.distributed.rendezvous import NotMet
+    from train.distributed.world import OtherRankFailed, finish, start
     from train.run import quiet_ranks
-    from train.world import OtherRankFailed, finish, start
 
     quiet_ranks()
     log = logging.getLogger(__name__)
@@ -51,6 +51,6 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     code = main(sys.argv[1:])
-    from train.world import leave
+    from train.distributed.world import leave
 
     leave(code)

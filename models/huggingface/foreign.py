@@ -20,7 +20,7 @@ from models.huggingface.admission import position_limit
 from models.huggingface.folder import weight_files
 from models.huggingface.probe import check_causal, plain_head, probe_ids
 from models.huggingface.rows import document_rows
-from models.loss import CHUNK_LOGITS, linear_cross_entropy
+from models.losses.cross_entropy import CHUNK_LOGITS, linear_cross_entropy
 
 TOKENS_AT_ONCE = 1 << 13
 """Tokens in one forward pass, padding included."""

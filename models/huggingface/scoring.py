@@ -10,7 +10,7 @@ from models.huggingface.admission import check_foreign, check_positions
 from models.huggingface.folder import UnlikeDecoderError, weight_files
 from models.huggingface.foreign import load_foreign
 from models.huggingface.read import load, read_config
-from models.loss_model import LossModel
+from models.losses.loss_model import LossModel
 
 
 def check_scorer(folder: Path, end_of_text: int | None, seq_len: int | None) -> bool:

@@ -1,6 +1,6 @@
 """Liger's Triton kernels (liger-kernel 0.8, arXiv 2410.10989) behind one interface. CUDA alone.
 
-The linear cross-entropy is our loop over chunks (models/loss.py) with Liger's cross-entropy kernel inside. Liger's own
+The linear cross-entropy is our loop over chunks (models/losses/cross_entropy.py) with Liger's cross-entropy kernel inside. Liger's own
 fused function returns losses by token only with reduction="none", and then multiplies hidden states and head a second
 time in the backward pass, 4/3 of the work; it adds the z-loss to the losses, and waits for the device to count labels.
 """

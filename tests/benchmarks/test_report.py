@@ -73,7 +73,7 @@ def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monk
     def torn(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("curriculum.artifact.os.fsync", torn)
+    monkeypatch.setattr("curriculum.artifact.manifest.os.fsync", torn)
     with pytest.raises(OSError, match="disk full"):
         shown(result(value=1.0), tmp_path)
     assert path.read_text("utf-8") == before

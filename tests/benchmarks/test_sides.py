@@ -19,7 +19,7 @@ from benchmarks import (
     scoring,
     token_data,
 )
-from curriculum.tokenizer import TextTokenizer, train_tokenizer
+from curriculum.tokens.tokenizer import TextTokenizer, train_tokenizer
 from models.config import DecoderConfig
 from models.decoder import build
 from models.huggingface import export

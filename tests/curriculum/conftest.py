@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 
-from curriculum.artifact import create
-from curriculum.tokenizer import TextTokenizer, train_tokenizer
-from curriculum.tokens import Tokens
+from curriculum.artifact.manifest import create
+from curriculum.tokens.tokenizer import TextTokenizer, train_tokenizer
+from curriculum.tokens.tokens import Tokens
 
 CODES = {"B": 1, "b": 2, "h": 3, "i": 4, "q": 5, "d": 6, "f": 7, "H": 8}
 

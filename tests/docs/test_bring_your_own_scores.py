@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curriculum import arrange
+from curriculum.arrange import arrange
 from launch.cli import VERBS
-from train.compose import compose
+from train.config.compose import compose
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "bring-your-own-scores.md"
 TEXT = PAGE.read_text("utf-8")

@@ -9,9 +9,9 @@ from typing import get_origin, get_type_hints
 import pytest
 
 from launch.cli import VERBS
-from launch.cluster import split_overrides
-from launch.flags import as_overrides
-from train.compose import CONFIGS
+from launch.cluster.launch import split_overrides
+from train.config.compose import CONFIGS
+from train.config.flags import as_overrides
 from train.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,19 +18,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from curriculum import arrange, prepare
-from curriculum.artifact import create, open_manifest, write_manifest
-from curriculum.prepare_settings import PrepareSettings
-from curriculum.text import TextSettings
-from curriculum.tokenizer import TokenizerSettings
-from curriculum.tokens import Tokens
-from launch import start
+from curriculum import prepare
+from curriculum.arrange import arrange
+from curriculum.artifact.manifest import create, open_manifest, write_manifest
+from curriculum.text.text import TextSettings
+from curriculum.tokens.settings import PrepareSettings
+from curriculum.tokens.tokenizer import TokenizerSettings
+from curriculum.tokens.tokens import Tokens
+from launch import train as start
 from launch.cli import VERBS, main
-from launch.keys import field_docstrings
 from models.config import DecoderConfig
 from models.decoder import build
 from models.huggingface import export
-from train import compose
+from train.config import compose
+from train.config.keys import field_docstrings
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "deepspeed", "transformers", "hydra", "datasets", "lm_eval", "wandb", "matplotlib")
@@ -608,7 +609,7 @@ def test_demo_refuses_numbers_that_cannot_be(capsys, tmp_path):
 
 @pytest.mark.parametrize("code", [0, 1, 2, 77])
 def test_the_exit_code_is_handed_on(code, contained):
-    program = f"import os, sys; from launch.start import supervise; sys.exit(supervise({exiting(code)!r}, os.environ))"
+    program = f"import os, sys; from launch.train import supervise; sys.exit(supervise({exiting(code)!r}, os.environ))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=contained, timeout=60, check=False)
     assert done.returncode == code
 
@@ -619,7 +620,7 @@ def exiting(code):
 
 def test_a_killed_launcher_gives_its_signal(contained):
     killed = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
-    program = f"import sys, os; from launch.start import supervise; sys.exit(supervise({killed!r}, os.environ))"
+    program = f"import sys, os; from launch.train import supervise; sys.exit(supervise({killed!r}, os.environ))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=contained, timeout=60, check=False)
     assert done.returncode == 128 + signal.SIGKILL
 
@@ -639,7 +640,7 @@ def supervised(tmp_path, environment, *arguments):
     """Start a supervisor of a launcher that spawns a child and sleeps; return it and the child's process id."""
     (tmp_path / "sleepers.py").write_text(SLEEPERS)
     command = [sys.executable, str(tmp_path / "sleepers.py"), str(tmp_path / "child"), *arguments]
-    program = f"import os, sys; from launch.start import supervise; sys.exit(supervise({command!r}, os.environ))"
+    program = f"import os, sys; from launch.train import supervise; sys.exit(supervise({command!r}, os.environ))"
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment)
     deadline = time.monotonic() + 60
     while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():

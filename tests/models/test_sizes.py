@@ -8,7 +8,7 @@ import torch
 from models import DecoderConfig
 from models.config import ParameterCounts
 from models.decoder import Decoder
-from train.compose import CONFIGS, compose
+from train.config.compose import CONFIGS, compose
 from train.settings import TrainSettings
 
 GPT2_VOCABULARY = 50_257

@@ -18,9 +18,9 @@ import numpy as np
 from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import Forks, served
 from tests.torture.runs import PATIENCE_S, Material, forget
-from train.exit_codes import DONE, REFUSED
+from train.config.secrets import STRUCK
+from train.distributed.exit_codes import DONE, REFUSED
 from train.faults import POINTS
-from train.secrets import STRUCK
 
 FULL = 20
 ACTIONS = ("raise", "kill", "exit")

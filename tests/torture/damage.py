@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from curriculum.artifact import ArtifactError, open_manifest
-from curriculum.order import Order
+from curriculum.artifact.manifest import ArtifactError, open_manifest
+from curriculum.order.order import Order
 from tests.torture.campaign import Tally, case_seeds
 from tests.torture.material import RANKS, STEPS, make_run, settings_of
 from tests.torture.ranks import MadeUpEngine, on_ranks, same_state
 from train import checkpoint
 from train.inputs import open_inputs, verify_inputs
-from train.runfolder import read_run
+from train.resume.runfolder import read_run
 
 FULL = 2500
 FLIPS = 0.8

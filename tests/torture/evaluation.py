@@ -21,7 +21,7 @@ from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import Forks, served
 from tests.torture.forks import train as rank_of
 from tests.torture.runs import MEASURED, PATIENCE_S, Ending, Material, forget
-from train.answers import EVALUATIONS, read_answers
+from train.evaluation.answers import EVALUATIONS, read_answers
 
 FULL = 50
 SOFT = ("raises", "no memory", "leaves", "sleeps", "loops")
@@ -146,7 +146,7 @@ def one_run(
         return name, problem
     write_tasks(work / "tasks")
     again = {"words": [f"run={folder}", "stages=failed"]}
-    ranks = forks.start("tests.train.harness.ranks:evaluate", again, size, folder.with_suffix(".log"))
+    ranks = forks.start("tests.train.evaluation.harness.ranks:evaluate", again, size, folder.with_suffix(".log"))
     codes = ranks.wait(PATIENCE_S)
     ranks.kill()
     if codes != [0] * size:

@@ -12,16 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact import open_manifest
+from curriculum.artifact.manifest import open_manifest
 from tests.torture.campaign import Tally
 from tests.torture.forks import served
 from tests.torture.runs import PATIENCE_S, Material
 from train import checkpoint
-from train.compose import compose
-from train.identity import BINDING, DECODER, FINGERPRINTS, FIXED, HARMLESS, Change
+from train.config.compose import compose
 from train.inputs import Inputs, open_inputs
-from train.lineage import ChangedRun
-from train.runfolder import CHECKPOINTS, RUN, admit, read_run
+from train.resume.identity import BINDING, DECODER, FINGERPRINTS, FIXED, HARMLESS, Change
+from train.resume.lineage import ChangedRun
+from train.resume.runfolder import CHECKPOINTS, RUN, admit, read_run
 from train.settings import TrainSettings
 
 FIELDS = (*BINDING, *(f"fingerprints.{n}" for n in FINGERPRINTS), *(f"decoder.{n}" for n in DECODER), *HARMLESS)

@@ -151,15 +151,15 @@ def train(words: Sequence[str], output: str) -> int:
 
 
 def work(words: Sequence[str]) -> int:
-    """Be a rank of `python -m launch.engines`."""
-    from launch.engines.__main__ import main
+    """Be a rank of `python -m launch.executors`."""
+    from launch.rank import main
 
     return main(list(words))
 
 
 @lru_cache(maxsize=64)
 def _composed(words: tuple[str, ...]) -> Any:
-    from train.compose import compose
+    from train.config.compose import compose
     from train.settings import TrainSettings
 
     return compose("train", TrainSettings, [*words, "output=unnamed"])
@@ -177,7 +177,7 @@ class _Server:
     def start(
         self, target: str, arguments: dict[str, Any], world_size: int, log: str, environment: dict[str, str]
     ) -> list[int]:
-        from train.world import free_port
+        from train.distributed.world import free_port
 
         self._warm_up()
         module, _, name = target.partition(":")
@@ -261,7 +261,7 @@ def serve() -> None:
     import deepspeed
     import torch
 
-    import train.export
+    import train.export.export
     import train.run  # noqa: F401
 
     torch.set_num_threads(1)

@@ -13,36 +13,36 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from curriculum.artifact import kind_of, open_manifest, verify
-from curriculum.chunks import Chunk, ChunkFolder
-from curriculum.datatrove import open_datatrove
-from curriculum.foreign import ForeignFile
-from curriculum.megatron import open_megatron
-from curriculum.order import Order
-from curriculum.own_scores import OwnScores
+from curriculum.artifact.manifest import kind_of, open_manifest, verify
+from curriculum.order.order import Order
 from curriculum.preference import PREFERENCES
-from curriculum.score_sums import sum_up
-from curriculum.scores import Scores
-from curriculum.text_blocks import summary_of, told
-from curriculum.token_bytes import byte_lengths
-from curriculum.tokenizer import TextTokenizer
-from curriculum.tokens import Tokens
-from launch.evaluation.work import own_settings
+from curriculum.scores.own import OwnScores
+from curriculum.scores.scores import Scores
+from curriculum.scores.sums import sum_up
+from curriculum.tokens.bytes import byte_lengths
+from curriculum.tokens.encoded import summary_of, told
+from curriculum.tokens.foreign.datatrove import open_datatrove
+from curriculum.tokens.foreign.files import ForeignFile
+from curriculum.tokens.foreign.megatron import open_megatron
+from curriculum.tokens.tokenizer import TextTokenizer
+from curriculum.tokens.tokens import Tokens
+from curriculum.work.chunks import Chunk, ChunkFolder
+from launch.evaluate.model import own_settings
 from models import huggingface
 from tests.torture import poison
 from tests.torture.material import STEPS
 from train import checkpoint
-from train.answers import Items, read_answers, write_answers
-from train.attempts import Attempts
 from train.batches import forget_consumed, read_consumed
-from train.consumption import consumed_at
-from train.lineage import ChangedRun, check_resume
+from train.evaluation.answers import Items, read_answers, write_answers
+from train.evaluation.attempts import Attempts
+from train.records.consumption import consumed_at
+from train.records.skipped import skipped_until
 from train.report.records import read_run as read_report
-from train.runfolder import read_run
+from train.report.wandb.replay import wandb_settings
+from train.resume.lineage import ChangedRun, check_resume
+from train.resume.runfolder import read_run
 from train.settings import TrainSettings
-from train.skipped import skipped_until
 from train.tracking import read_metrics
-from train.tracking.replay import wandb_settings
 
 CHECKPOINT = f"run/checkpoints/step_{STEPS[-1]:08d}"
 CHUNK = Chunk("text", 0, 0, 8)
@@ -86,7 +86,7 @@ def _as_dict(root: Path) -> dict[str, Any]:
 
 
 def _write_megatron(folder: Path) -> None:
-    from curriculum.megatron import HEADER, MAGIC
+    from curriculum.tokens.foreign.megatron import HEADER, MAGIC
 
     lengths = np.array([4, 6], dtype="<i4")
     np.arange(10, dtype="<i4").tofile(folder / "data.bin")
@@ -172,7 +172,7 @@ def _chunks(root: Path) -> None:
 
 def _tokenizer(root: Path) -> None:
     byte_lengths.cache_clear()
-    from curriculum.token_bytes import token_bytes
+    from curriculum.tokens.bytes import token_bytes
 
     token_bytes.cache_clear()
     TextTokenizer.open(root / "tokens" / "tokenizer")

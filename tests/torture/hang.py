@@ -14,8 +14,8 @@ import numpy as np
 from tests.torture.campaign import Tally
 from tests.torture.forks import Forks
 from tests.torture.runs import PATIENCE_S, Material, difference, forget, prepared
-from train.exit_codes import HUNG
-from train.watchdog import STACKS
+from train.distributed.exit_codes import HUNG
+from train.distributed.watchdog import STACKS
 
 FULL = 50
 HANGS = 3

@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from curriculum.artifact import MANIFEST
+from curriculum.artifact.manifest import MANIFEST
 from launch.cli import VERBS
 from tests.needed import REQUIRED
 from tests.torture.campaign import Tally
 from tests.torture.ranks import quiet
-from train import compose
-from train.harness_tasks import BenchmarkSettings, check_tasks
+from train.config import compose
+from train.evaluation.harness.tasks import BenchmarkSettings, check_tasks
 
 SECRET = "Zq7-hostile-canary-91c4"
 LIMIT_S = 1.0
@@ -217,7 +217,7 @@ def problem_of(work: Path, verb: str, payload: Payload) -> str | None:
 
 
 def _give_words(work: Path, verb: str, payload: Payload) -> None:
-    from launch.flags import as_overrides
+    from train.config.flags import as_overrides
 
     schema, _, choices = VERBS[verb].load()
     given = [*REQUIRED.get(verb, []), payload.text]
@@ -247,9 +247,9 @@ def _configurations(work: Path) -> Iterator[Path]:
 
 
 def _give_record(work: Path, verb: str, payload: Payload) -> None:
-    from curriculum.artifact import open_manifest
-    from launch.evaluation.work import own_settings
-    from train.runfolder import read_run
+    from curriculum.artifact.manifest import open_manifest
+    from launch.evaluate.model import own_settings
+    from train.resume.runfolder import read_run
 
     folder = work / "run"
     shutil.rmtree(folder, ignore_errors=True)

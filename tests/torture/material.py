@@ -8,19 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from curriculum import arrange
-from curriculum.artifact import create, write_text
+from curriculum.arrange import arrange
+from curriculum.artifact.manifest import create, write_text
 from curriculum.preference import Shuffled
 from curriculum.prepare import run as prepare
-from curriculum.prepare_settings import PrepareSettings
-from curriculum.scores import write_slice
-from curriculum.text import TextSettings
-from curriculum.tokenizer import TokenizerSettings
-from curriculum.tokens import Tokens
+from curriculum.scores.scores import write_slice
+from curriculum.text.text import TextSettings
+from curriculum.tokens.settings import PrepareSettings
+from curriculum.tokens.tokenizer import TokenizerSettings
+from curriculum.tokens.tokens import Tokens
 from tests.torture.ranks import on_ranks, save_step
-from train.compose import compose
+from train.config.compose import compose
 from train.inputs import open_inputs
-from train.runfolder import RunFolder
+from train.resume.runfolder import RunFolder
 from train.settings import TrainSettings
 
 STEPS = (2, 4)

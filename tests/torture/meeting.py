@@ -27,9 +27,9 @@ from tests.torture.forks import ROOT, Ranks
 from tests.torture.forks import train as rank_of
 from tests.torture.network import living, nothing_left, wait_for
 from tests.torture.runs import PATIENCE_S, Ground, difference, forget, prepared
-from train.exit_codes import FAILED, PORT_TAKEN
-from train.meeting import LIFE
-from train.world import free_port
+from train.distributed.exit_codes import FAILED, PORT_TAKEN
+from train.distributed.rendezvous import LIFE
+from train.distributed.world import free_port
 
 FULL = 50
 RANKS = 2
@@ -47,8 +47,8 @@ from launch.cli import main
 taken = socket.socket()
 taken.bind(("127.0.0.1", 0))
 taken.listen()
-ports, free_port = [taken.getsockname()[1]], train.world.free_port
-train.world.free_port = lambda: ports.pop() if ports else free_port()
+ports, free_port = [taken.getsockname()[1]], train.distributed.world.free_port
+train.distributed.world.free_port = lambda: ports.pop() if ports else free_port()
 sys.exit(main(sys.argv[1:]))
 """
 """`pdpc train` whose first port is no longer free."""
@@ -173,7 +173,7 @@ def start(
 def rank(words: list[str], output: str, lost: int, when: str) -> int:
     """Be a rank that has MEET_S to meet the others, or is the one that dies."""
     from train import run as entry
-    from train import world
+    from train.distributed import world
 
     tempfile.tempdir = os.environ["TMPDIR"]
     entry.start = partial(world.start, meet_s=MEET_S)

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from curriculum.split import divisors
+from curriculum.order.split import divisors
 from tests.torture.campaign import Tally
 from tests.torture.forks import Forks
 from tests.torture.runs import BATCH, PATIENCE_S, Material, difference, forget, prepared
 from train import checkpoint
-from train.exit_codes import DISK_FULL, DONE, FAILED, HUNG, LEFT_ON_SIGTERM
+from train.distributed.exit_codes import DISK_FULL, DONE, FAILED, HUNG, LEFT_ON_SIGTERM
 from train.faults import POINTS
-from train.runfolder import CHECKPOINTS
+from train.resume.runfolder import CHECKPOINTS
 
 FULL = 200
 FAULTS = 12

@@ -19,9 +19,9 @@ from tests.torture.campaign import Tally
 from tests.torture.forks import Forks, served
 from tests.torture.forks import train as rank_of
 from tests.torture.runs import PATIENCE_S, Material, forget
-from train.exit_codes import GUARD_STOPPED
+from train.distributed.exit_codes import GUARD_STOPPED
 from train.hooks.hook import Hook
-from train.skipped import SKIPPED
+from train.records.skipped import SKIPPED
 
 FULL = 200
 INJECTIONS = 6

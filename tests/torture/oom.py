@@ -17,9 +17,9 @@ from tests.torture.campaign import Tally
 from tests.torture.runs import Ending, Ground, Material, difference, on_each_size
 from train import checkpoint
 from train.checkpoint.find import verified
-from train.evaluation import FAILED as FAILED_PARTS
-from train.exit_codes import DONE, FAILED, OUT_OF_MEMORY
-from train.runfolder import CHECKPOINTS
+from train.distributed.exit_codes import DONE, FAILED, OUT_OF_MEMORY
+from train.evaluation.evaluate import FAILED as FAILED_PARTS
+from train.resume.runfolder import CHECKPOINTS
 from train.tracking import read_metrics
 
 FULL = 50

@@ -21,21 +21,22 @@ from typing import Any
 
 import numpy as np
 
-from curriculum.artifact import MANIFEST, checksum_of, hash_file, open_manifest, verify
-from curriculum.megatron_writer import MegatronSettings
-from curriculum.megatron_writer import run as megatron
-from curriculum.order import Order
-from curriculum.scores import Scores
-from curriculum.tokens import Tokens
+from curriculum.artifact.manifest import MANIFEST, checksum_of, hash_file, open_manifest, verify
+from curriculum.order.order import Order
+from curriculum.scores.scores import Scores
+from curriculum.tokens.foreign.megatron_export import MegatronSettings
+from curriculum.tokens.foreign.megatron_export import run as megatron
+from curriculum.tokens.tokens import Tokens
 from models.huggingface.folder import weight_files
 from tests.torture import poison
 from tests.torture.campaign import Tally
 from tests.torture.material import STEPS, settings_of
 from tests.torture.ranks import quiet
-from train import checkpoint, compose
-from train.harness_pack import write_pack
-from train.harness_tasks import BenchmarkSettings
-from train.runfolder import RunFolder
+from train import checkpoint
+from train.config import compose
+from train.evaluation.harness.pack import write_pack
+from train.evaluation.harness.tasks import BenchmarkSettings
+from train.resume.runfolder import RunFolder
 from train.settings import TrainSettings
 
 CHECKPOINT = f"run/checkpoints/step_{STEPS[-1]:08d}"

@@ -21,21 +21,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from curriculum.artifact import MANIFEST, ArtifactError, checksum_of, hash_file, open_manifest
-from curriculum.order import Order
-from curriculum.scores import Scores
-from curriculum.tokenizer import TextTokenizer
-from curriculum.tokens import Tokens
+from curriculum.artifact.manifest import MANIFEST, ArtifactError, checksum_of, hash_file, open_manifest
+from curriculum.order.order import Order
+from curriculum.scores.scores import Scores
+from curriculum.tokens.tokenizer import TextTokenizer
+from curriculum.tokens.tokens import Tokens
 from models import huggingface
 from models.decoder import build
 from tests.torture.campaign import Tally
 from tests.torture.material import STEPS, make_run, settings_of
 from tests.torture.ranks import CONFIG, quiet
-from train import checkpoint, compose
+from train import checkpoint
 from train.batches import forget_consumed
+from train.config import compose
 from train.inputs import open_inputs, verify_inputs
 from train.report.records import read_run as read_report
-from train.runfolder import read_run
+from train.resume.runfolder import read_run
 from train.settings import TrainSettings
 from train.tracking import read_metrics
 

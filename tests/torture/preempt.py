@@ -17,8 +17,8 @@ from tests.torture.campaign import Tally
 from tests.torture.forks import Forks, Ranks
 from tests.torture.runs import PATIENCE_S, Material, difference, forget, prepared
 from train import checkpoint
-from train.runfolder import CHECKPOINTS
-from train.signals import ASKING, SAME_S
+from train.distributed.signals import ASKING, SAME_S
+from train.resume.runfolder import CHECKPOINTS
 from train.tracking import read_metrics
 
 FULL = 200

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from curriculum.artifact import open_manifest, verify
-from curriculum.prepare_settings import PrepareSettings
-from curriculum.text import TextSettings
-from curriculum.text_job import TextJob, TextWorker
-from curriculum.tokenizer import TokenizerSettings
-from curriculum.tokenizing import one_thread
-from curriculum.tokens import KIND
+from curriculum.artifact.manifest import open_manifest, verify
+from curriculum.text.text import TextSettings
+from curriculum.tokens.encode import one_thread
+from curriculum.tokens.job import TextJob, TextWorker
+from curriculum.tokens.settings import PrepareSettings
+from curriculum.tokens.tokenizer import TokenizerSettings
+from curriculum.tokens.tokens import KIND
 from tests.torture.campaign import Tally, case_seeds
 from tests.torture.scoring import JOINS, POINTS, fork, was_killed
 from train import faults

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from models.config import DecoderConfig
 from models.decoder import Decoder
-from train import exchange
 from train.checkpoint.layout import KINDS
+from train.distributed import collectives
+from train.distributed.world import World
 from train.engine import Fragment
-from train.world import World
 
 CONFIG = DecoderConfig(vocab_size=32, layers=1, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16, end_of_text=0)
 
@@ -71,7 +71,7 @@ def on_ranks(size: int, action: Callable[[World], Any]) -> list[Any]:
         except Exception as error:
             results[number] = error
 
-    before, exchange._all_gather = exchange._all_gather, _gathered
+    before, collectives._all_gather = collectives._all_gather, _gathered
     try:
         threads = [threading.Thread(target=rank, args=(number,)) for number in range(size)]
         for thread in threads:
@@ -79,7 +79,7 @@ def on_ranks(size: int, action: Callable[[World], Any]) -> list[Any]:
         for thread in threads:
             thread.join()
     finally:
-        exchange._all_gather = before
+        collectives._all_gather = before
     return results
 
 

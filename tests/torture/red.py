@@ -67,7 +67,7 @@ def rank(folder: str, held_s: float | None, saves: bool) -> int:
     import deepspeed
     import torch
 
-    from train.world import finish, start
+    from train.distributed.world import finish, start
 
     world = start(threads=1)
     torch.manual_seed(0)

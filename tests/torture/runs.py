@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from curriculum.artifact import open_manifest
-from curriculum.consumed import as_hex, order_hash
-from curriculum.order import Order
+from curriculum.artifact.manifest import open_manifest
+from curriculum.order.consumed import as_hex, order_hash
+from curriculum.order.order import Order
 from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import Forks, Ranks, served
 from train import checkpoint
 from train.batches import read_consumed
-from train.runfolder import CHECKPOINTS, RUN, read_run
+from train.resume.runfolder import CHECKPOINTS, RUN, read_run
 from train.tracking import read_metrics
 
 BATCH = 12
@@ -63,12 +63,12 @@ class Material:
 
     @staticmethod
     def _make(work: Path, stages: int) -> None:
-        from curriculum.arrange import ArrangeSettings
-        from curriculum.arrange import run as arrange
+        from curriculum.arrange.arrange import ArrangeSettings
+        from curriculum.arrange.arrange import run as arrange
         from curriculum.prepare import run as prepare
-        from curriculum.prepare_settings import PrepareSettings
-        from curriculum.text import TextSettings
-        from curriculum.tokenizer import TokenizerSettings
+        from curriculum.text.text import TextSettings
+        from curriculum.tokens.settings import PrepareSettings
+        from curriculum.tokens.tokenizer import TokenizerSettings
 
         prepare(
             PrepareSettings(

@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from curriculum.artifact import verify
-from curriculum.chunks import Chunk
-from curriculum.scoring import ChunkScorer, Reference, ScoringOptions
-from curriculum.scoring_job import NOTES, ScoringJob
-from curriculum.tokens import Tokens
+from curriculum.artifact.manifest import verify
+from curriculum.scores.job import NOTES, ScoringJob
+from curriculum.scores.scorer import ChunkScorer, Reference, ScoringOptions
+from curriculum.tokens.tokens import Tokens
+from curriculum.work.chunks import Chunk
 from tests.torture.campaign import Tally, case_seeds
 from train import faults
 

@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from curriculum.consumed import as_hex, order_hash
+from curriculum.order.consumed import as_hex, order_hash
 from tests.torture.campaign import Tally
 from tests.torture.forks import Forks, Ranks, served
 from tests.torture.mixed import EXPLAINED, STRUCK, flip_a_bit
 from tests.torture.runs import BATCH, PATIENCE_S, Ending, Material, forget
 from train import checkpoint
-from train.exit_codes import DONE
-from train.runfolder import CHECKPOINTS
+from train.distributed.exit_codes import DONE
+from train.resume.runfolder import CHECKPOINTS
 from train.tracking import METRICS, read_metrics
 
 FULL = 100

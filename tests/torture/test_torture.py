@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from curriculum.artifact import open_manifest
+from curriculum.artifact.manifest import open_manifest
 from tests.torture import (
     canaries,
     evaluation,

@@ -16,20 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
-from curriculum.scoring import _check as check_scorer
-from curriculum.tokens import Tokens
-from launch.evaluation.work import _questions as questions
-from launch.inspection.step import _decoder as decoder_of
-from launch.scoring.references import Reference
+from curriculum.scores.scorer import _check as check_scorer
+from curriculum.tokens.tokens import Tokens
+from launch.evaluate.model import _questions as questions
+from launch.inspect.step import _decoder as decoder_of
+from launch.score.references import Reference
 from tests.torture import poison
 from tests.torture.campaign import Tally, case_seeds
 from tests.torture.material import make_run, settings_of
 from tests.torture.ranks import quiet
-from train.export import tokenizer_folder
-from train.harness_tasks import BenchmarkSettings
-from train.heldout import HeldoutSettings
+from train.evaluation.harness.tasks import BenchmarkSettings
+from train.evaluation.heldout import HeldoutSettings
+from train.export.export import tokenizer_folder
 from train.inputs import open_inputs
-from train.runfolder import read_run
+from train.resume.runfolder import read_run
 
 FULL = 20
 FILE = "tokens/tokenizer/tokenizer.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from curriculum.split import divisors
+from curriculum.order.split import divisors
 from tests.torture.campaign import Tally
 from tests.torture.forks import Forks
 from tests.torture.runs import BATCH, PATIENCE_S, Ending, Material, difference, forget, prepared

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from curriculum.artifact import create
-from curriculum.compose import OrderWriter
-from curriculum.order import Order
-from train.world import start
+from curriculum.arrange.interleave import OrderWriter
+from curriculum.artifact.manifest import create
+from curriculum.order.order import Order
+from train.distributed.world import start
 
 
 @pytest.fixture(scope="session")

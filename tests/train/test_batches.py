@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from curriculum import arrange
-from curriculum.consumed import joined, order_hash
-from curriculum.split import Split, cursor_after
-from curriculum.tokens import IGNORED, Tokens
+from curriculum.arrange import arrange
+from curriculum.order.consumed import joined, order_hash
+from curriculum.order.split import Split, cursor_after
+from curriculum.tokens.tokens import IGNORED, Tokens
 from models.attention import Documents
 from train.batches import batches, check_consumed
-from train.world import World
+from train.distributed.world import World
 
 
 def rank_of(rank, size):

@@ -5,9 +5,9 @@ import torch
 
 from models import DecoderConfig
 from models.decoder import build
-from train.compose import compose
+from train.config.compose import compose
 from train.engine import Engine
-from train.identity import identity
+from train.resume.identity import identity
 from train.run import Refused, train
 from train.settings import TrainSettings
 

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from curriculum import arrange
-from curriculum.consumed import as_hex, order_hash
-from curriculum.order import Order
+from curriculum.arrange import arrange
+from curriculum.order.consumed import as_hex, order_hash
+from curriculum.order.order import Order
 from curriculum.preference import Pdpc
-from curriculum.tokens import Tokens
+from curriculum.tokens.tokens import Tokens
 from launch.cli import main
 from tests.train.descendants import descendants
-from train.averaging import choose_weights
 from train.batches import read_consumed
-from train.evaluation import load_decoder
-from train.export import newest_checkpoint
-from train.runfolder import read_run
+from train.evaluation.evaluate import load_decoder
+from train.export.export import newest_checkpoint
+from train.export.weights import choose_weights
+from train.resume.runfolder import read_run
 from train.tracking import read_metrics
 from train.tracking.panels import WITHOUT_PANEL, sections_of
 from train.tracking.wandb_run import shown
@@ -298,7 +298,7 @@ def test_attention_may_change_between_lives_and_is_checked_at_the_door(whole_run
 
 def test_the_deepspeed_launcher_starts_the_same_run(whole_run, words, tmp_path):
     """`deepspeed --module train ...`, as its users type it: --local_rank is passed and does not disturb."""
-    from train.world import free_port
+    from train.distributed.world import free_port
 
     command = [
         sys.executable,

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from curriculum import arrange
+from curriculum.arrange import arrange
 from curriculum.preference import Frame, Pdpc, Shuffled, Sorted
 from train.schedule import Schedule, ScheduleSettings, score_rise, wasted_rise
 

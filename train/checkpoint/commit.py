@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact import (
+from curriculum.artifact.manifest import (
     ArtifactError,
     FileEntry,
     Manifest,
@@ -35,12 +35,12 @@ from train.checkpoint.records import seal_records
 from train.checkpoint.retention import number_of, temporary_of
 from train.checkpoint.space import check_space, free_bytes
 from train.checkpoint.write import NotFiniteError, write_shard
+from train.config.packages import versions
+from train.distributed.collectives import Exchange
+from train.distributed.out_of_memory import OutOfMemory, says_no_memory, told
+from train.distributed.world import World
 from train.engine import Engine
-from train.exchange import Exchange
 from train.faults import fault
-from train.out_of_memory import OutOfMemory, says_no_memory, told
-from train.packages import versions
-from train.world import World
 
 log = logging.getLogger(__name__)
 

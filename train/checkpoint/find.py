@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from curriculum.artifact import ArtifactError, FileEntry, Manifest, OtherVersion, hash_file, open_manifest
-from train.exit_codes import UNREADABLE
+from curriculum.artifact.manifest import ArtifactError, FileEntry, Manifest, OtherVersion, hash_file, open_manifest
+from train.distributed.exit_codes import UNREADABLE
 
 log = logging.getLogger(__name__)
 

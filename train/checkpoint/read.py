@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from curriculum.artifact import MANIFEST, ArtifactError, Manifest, open_manifest, reading
+from curriculum.artifact.manifest import MANIFEST, ArtifactError, Manifest, open_manifest, reading
 from models.config import DecoderConfig
 from train.checkpoint.find import KIND, check_file, verified
 from train.checkpoint.layout import KINDS, WORD, Part, check_complete, read_header
+from train.distributed.collectives import Exchange, RankFailed
+from train.distributed.world import World
 from train.engine import Engine, Fragment
-from train.exchange import Exchange, RankFailed
 from train.faults import fault
-from train.world import World
 
 CHUNK_BYTES = 8 << 20
 """Read at once: all the memory that reading needs beside its target."""

@@ -16,10 +16,10 @@ from typing import Any
 
 import xxhash
 
-from curriculum.artifact import Manifest, hash_file, sync, write_text
+from curriculum.artifact.manifest import Manifest, hash_file, sync, write_text
 from train.checkpoint.find import aside_of
-from train.consumption import CONSUMED
-from train.skipped import SKIPPED
+from train.records.consumption import CONSUMED
+from train.records.skipped import SKIPPED
 from train.tracking import METRICS
 
 log = logging.getLogger(__name__)

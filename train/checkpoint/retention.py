@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from curriculum.artifact import ArtifactError, open_manifest, sync
+from curriculum.artifact.manifest import ArtifactError, open_manifest, sync
 from train.checkpoint.find import DAMAGED, KIND, NAME, aside_of, candidates, step_of
 from train.faults import fault
 from train.settings import CheckpointSettings

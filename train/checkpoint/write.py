@@ -22,10 +22,10 @@ import torch
 import xxhash
 from torch import Tensor
 
-from curriculum.artifact import FileEntry
+from curriculum.artifact.manifest import FileEntry
 from train.checkpoint.layout import BLOCK, WORD, kinds_of
+from train.distributed.exit_codes import GUARD_STOPPED
 from train.engine import Fragment
-from train.exit_codes import GUARD_STOPPED
 from train.faults import fault
 
 CHUNK_BYTES = 8 << 20

@@ -2,7 +2,7 @@
 
 from train.engine.config import deepspeed_config
 from train.engine.engine import Engine, parameter_groups
+from train.engine.nvme.folder import check_swap
 from train.engine.state import MOMENTS, Fragment
-from train.engine.swap import check_swap
 
 __all__ = ["MOMENTS", "Engine", "Fragment", "check_swap", "deepspeed_config", "parameter_groups"]

@@ -6,7 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from curriculum.split import Split
+from curriculum.order.split import Split
 from train.settings import TrainSettings, ZeroSettings
 
 BLOCK_BYTES = 1 << 20

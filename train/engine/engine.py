@@ -14,10 +14,12 @@ from torch import Tensor
 
 from models.attention import Documents
 from models.decoder import Decoder
+from train.distributed.world import World
 from train.engine.config import deepspeed_config, on_disk
-from train.engine.disk import own_handles
+from train.engine.nvme.folder import SwapFolder
+from train.engine.nvme.handle import own_handles
+from train.engine.nvme.state import SwappedState
 from train.engine.replaced import swift_start
-from train.engine.replicated import replicated_engine
 from train.engine.state import (
     MOMENTS,
     FlatState,
@@ -28,13 +30,11 @@ from train.engine.state import (
     State,
     WholeState,
 )
-from train.engine.swap import SwapFolder
-from train.engine.swapped import SwappedState
 from train.engine.unasked import unasked
+from train.engine.zero0 import replicated_engine
 from train.faults import fault
-from train.memory import keep_freed_memory
+from train.memory.heap import keep_freed_memory
 from train.settings import OptimizerSettings, TrainSettings
-from train.world import World
 
 ROW = 1 << 16
 """Elements whose squares are added up in one go."""

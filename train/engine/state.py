@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.world import World
+from train.distributed.world import World
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from curriculum.artifact import write_text
-from curriculum.split import cursor_after
-from train.exit_codes import GUARD_STOPPED
+from curriculum.artifact.manifest import write_text
+from curriculum.order.split import cursor_after
+from train.distributed.exit_codes import GUARD_STOPPED
 from train.hooks.hook import Hook
 from train.hooks.later import Later
 from train.hooks.settings import GuardSettings
 from train.hooks.spikes import SpikeDetector
-from train.skipped import SKIPPED, skipped_until
+from train.records.skipped import SKIPPED, skipped_until
 
 if TYPE_CHECKING:
     from train.batches import Batch
@@ -176,7 +176,7 @@ class Guard(Hook):
         """Return the samples whose own loss is not finite, of all ranks. Every rank calls this."""
         bad, ids = (~torch.isfinite(judged.losses_N)).nonzero().flatten().tolist(), judged.batch.ids
         mine = [ids[row] for row in bad]
-        from train.exchange import Exchange
+        from train.distributed.collectives import Exchange
 
         return [sample for part in Exchange(loop.world).gather("suspects", mine) for sample in part]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.loss import TokenLosses
+    from models.losses.cross_entropy import TokenLosses
     from train.batches import Batch
     from train.loop import Loop
     from train.tracking import Record

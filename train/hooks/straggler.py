@@ -21,13 +21,13 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from train.exchange import Exchange
+from train.distributed.collectives import Exchange
 from train.hooks.clock import Clock, Mark
 from train.hooks.hook import Hook
 from train.hooks.settings import StragglerSettings
 
 if TYPE_CHECKING:
-    from models.loss import TokenLosses
+    from models.losses.cross_entropy import TokenLosses
     from train.batches import Batch
     from train.loop import Loop, Window
     from train.tracking import Record

@@ -20,7 +20,7 @@ from train.hooks.clock import Clock, Mark
 from train.hooks.hook import Hook
 
 if TYPE_CHECKING:
-    from models.loss import TokenLosses
+    from models.losses.cross_entropy import TokenLosses
     from train.batches import Batch
     from train.loop import Loop
     from train.settings import TrainSettings

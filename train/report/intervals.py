@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from train.answers import Items
+from train.evaluation.answers import Items
 
 Values = NDArray[np.float64]
 POWER = 1.5

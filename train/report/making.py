@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from curriculum.artifact import write_text
+from curriculum.artifact.manifest import write_text
 from train.report.arms import Arm, read_arm
 from train.report.contents import Report
 from train.report.fairness import differences, warnings
@@ -62,10 +62,10 @@ def _replayed(settings: ReportSettings) -> Path:
         for number, place in enumerate(places)
     }
     if settings.workspace:
-        from train.tracking.workspace import replay_with_workspace
+        from train.report.wandb.workspace import replay_with_workspace
 
         return replay_with_workspace(folders, settings.baseline).parent
-    from train.tracking.replay import replay
+    from train.report.wandb.replay import replay
 
     for folder in folders.values():
         replay(folder)

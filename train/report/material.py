@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from curriculum.order import Order
-    from curriculum.scores import Scores
-    from curriculum.tokens import Tokens
+    from curriculum.order.order import Order
+    from curriculum.scores.scores import Scores
+    from curriculum.tokens.tokens import Tokens
 
 from train.report.records import Run
 
@@ -66,19 +66,19 @@ def _first(runs: list[Run], opening: Callable[[Run], tuple[Any, str]]) -> tuple[
 
 
 def _open_order(run: Run) -> tuple[Order | None, str]:
-    from curriculum.order import Order
+    from curriculum.order.order import Order
 
     return _open(run, "order", lambda path, slice: Order.open(path))
 
 
 def _open_scores(run: Run) -> tuple[Scores | None, str]:
-    from curriculum.scores import Scores
+    from curriculum.scores.scores import Scores
 
     return _open(run, "scores", lambda path, slice: Scores.open(path, slice))
 
 
 def _open_tokens(run: Run) -> tuple[Tokens | None, str]:
-    from curriculum.tokens import Tokens
+    from curriculum.tokens.tokens import Tokens
 
     return _open(run, "tokens", lambda path, slice: Tokens.open(path, slice))
 

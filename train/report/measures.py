@@ -22,7 +22,7 @@ _LABELS = {
     "bench/avg": "Average of the benchmarks",
 }
 HEADLINES = ("acc_norm", "acc", "exact_match", "em", "f1")
-"""A task enters `bench/avg` by the first of these that it has, as in train/harness.py."""
+"""A task enters `bench/avg` by the first of these that it has, as in train/evaluation/harness/benchmarks.py."""
 _RESOLUTION = {"nats": 5e-5, "bits": 5e-5, "share": 5e-4, "number": 5e-5}
 _WORDS = {"nats": "nats a token", "bits": "bits a byte", "share": "percentage points", "number": ""}
 _LOWER_IS_BETTER = ("loss", "ppl", "perplexity", "bits_per_byte", "brier", "error_rate")

@@ -96,8 +96,8 @@ def read_wandb(name: str, spec: str) -> Run:
 
     Raises ValueError when there is no such run or no key, OSError when W&B is out of reach.
     """
-    from train.identity import FINGERPRINTS
-    from train.tracking.wandb_read import read_wandb_run
+    from train.report.wandb.read import read_wandb_run
+    from train.resume.identity import FINGERPRINTS
 
     found = read_wandb_run(spec)
     prints = {key: found.config[key] for key in FINGERPRINTS if isinstance(found.config.get(key), str)}

@@ -9,7 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
-from train.answers import Items, answers_path, read_answers
+from train.evaluation.answers import Items, answers_path, read_answers
 from train.report.intervals import Side, average, scaled, side_of
 from train.report.measures import HEADLINES
 from train.report.records import Record, Run, finite

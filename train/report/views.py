@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.permutation import mix64
+from curriculum.order.permutation import mix64
 from train.report.records import Run, finite
 
 if TYPE_CHECKING:
-    from curriculum.order import Order
+    from curriculum.order.order import Order
 
 BINS = 60
 """Moments of training that a picture over progress shows."""

@@ -8,8 +8,8 @@ import threading
 import time
 from typing import Protocol
 
+from train.config.secrets import without_secrets
 from train.faults import fault
-from train.secrets import without_secrets
 from train.tracking.metrics import Record
 
 log = logging.getLogger(__name__)

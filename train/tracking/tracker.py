@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from train.secrets import without_secrets
+from train.config.secrets import without_secrets
 from train.tracking.background import Background, Destination, Trackers
 from train.tracking.metrics import Record
 from train.tracking.settings import TrackerSettings

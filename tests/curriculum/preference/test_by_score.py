@@ -6,7 +6,7 @@ Shapes: S steps, K buckets.
 import numpy as np
 import pytest
 
-from curriculum.plan import scaled
+from curriculum.arrange.plan import scaled
 from curriculum.preference import Frame, Linear, Pdpc, Sorted, Tilt, TwoStage
 
 PROGRESS = np.linspace(0, 1, 401)

@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from curriculum.artifact import ArtifactError, hash_file, open_manifest
+from curriculum.artifact.manifest import ArtifactError, hash_file, open_manifest
 from tests.torture.ranks import CONFIG, MadeUpEngine, on_ranks, same_state, save_step
 from train import checkpoint
 from train.checkpoint import commit, layout, read, write
 from train.checkpoint.layout import KINDS
 from train.checkpoint.retention import kept_of
+from train.distributed.world import World
 from train.settings import CheckpointSettings
-from train.world import World
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 

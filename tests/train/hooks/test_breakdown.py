@@ -4,10 +4,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from curriculum import arrange
+from curriculum.arrange import arrange
 from curriculum.preference import Sorted
-from curriculum.tokens import IGNORED, Tokens
-from models.loss import TokenLosses
+from curriculum.tokens.tokens import IGNORED, Tokens
+from models.losses.cross_entropy import TokenLosses
 from tests.torture.ranks import on_ranks
 from train.batches import batches
 from train.hooks.breakdown import Breakdown

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from train.compose import compose
+from train.config.compose import compose
+from train.distributed.world import World
 from train.hooks.choice import hooks_of
 from train.hooks.straggler import (
     EVERY,
@@ -19,7 +20,6 @@ from train.hooks.straggler import (
     told,
 )
 from train.settings import TrainSettings
-from train.world import World
 
 
 def observed(times_NR, ranks, factor=2.0, step_s=1.0):

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curriculum import arrange
-from curriculum.artifact import create
+from curriculum.arrange import arrange
+from curriculum.artifact.manifest import create
 from curriculum.preference import Pdpc, Shuffled
-from curriculum.scores import Scores, write_slice
-from curriculum.tokens import Tokens, samples_in
-from train.answers import Items, answers_path, write_answers
+from curriculum.scores.scores import Scores, write_slice
+from curriculum.tokens.tokens import Tokens, samples_in
+from train.evaluation.answers import Items, answers_path, write_answers
 from train.report.records import Run
 
 SOURCES = {"code": 150, "help": 60, "licences": 90, "prose": 200}

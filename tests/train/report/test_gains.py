@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from train.answers import Items, answers_path, write_answers
+from train.evaluation.answers import Items, answers_path, write_answers
 from train.report.arms import arm_of
 from train.report.gains import TOKEN_TOLERANCE, compute, same_tokens, verdict
 from train.report.intervals import Interval

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.interval_coverage import CASES, SEEDS, Count, bootstrap_interval, simulate
-from train.answers import Items
+from train.evaluation.answers import Items
 from train.report.intervals import Side, average, interval, scaled, side_of, t_quantile
 
 T_975 = {

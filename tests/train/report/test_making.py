@@ -67,7 +67,7 @@ def test_the_plan_rises_and_both_orders_hold_the_same_samples(comparison):
 
 
 def test_orders_of_other_samples_are_a_warning(comparison, tmp_path):
-    from curriculum import arrange
+    from curriculum.arrange import arrange
 
     order = arrange.run(
         arrange.ArrangeSettings(

@@ -77,7 +77,7 @@ def test_intervals_are_written_like_differences():
 
 
 def test_headlines_of_tasks_are_those_of_the_harness():
-    from train.harness import HEADLINES
+    from train.evaluation.harness.benchmarks import HEADLINES
     from train.report import measures
 
     assert measures.HEADLINES == HEADLINES

@@ -39,7 +39,7 @@ def test_the_yaml_holds_the_defaults_of_the_dataclass():
 
 
 def test_the_verb_composes_and_its_usage_line_is_right():
-    from train.compose import SettingsError, compose
+    from train.config.compose import SettingsError, compose
 
     usage = next(line for line in CONFIG.read_text("utf-8").splitlines() if line.startswith("#   pdpc report "))
     settings = compose("report", ReportSettings, usage.removeprefix("#   pdpc report ").split())
@@ -49,7 +49,7 @@ def test_the_verb_composes_and_its_usage_line_is_right():
 
 
 def test_seeds_are_a_list_and_a_run_in_wandb_is_an_address():
-    from train.compose import compose
+    from train.config.compose import compose
 
     words = ["runs.shuffled=wandb:entity/my-project/1a2b3c", "runs.pdpc=[runs/pdpc-0,runs/pdpc-1]"]
     settings = compose("report", ReportSettings, words)

@@ -25,7 +25,7 @@ def wandb_holds(monkeypatch, metrics):
     """Put a run into a W&B that is none: wandb_holds(**config)."""
 
     def build(**config):
-        module = ModuleType("train.tracking.wandb_read")
+        module = ModuleType("train.report.wandb.read")
 
         def read_wandb_run(spec):
             if spec != SPEC:
@@ -34,7 +34,7 @@ def wandb_holds(monkeypatch, metrics):
             return WandbRecords("shuffled", base | config, metrics("shuffled"))
 
         module.read_wandb_run = read_wandb_run
-        monkeypatch.setitem(sys.modules, "train.tracking.wandb_read", module)
+        monkeypatch.setitem(sys.modules, "train.report.wandb.read", module)
 
     return build
 

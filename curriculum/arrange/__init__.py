@@ -1,0 +1,1 @@
+"""ORDER written: from scores and a preference to a plan, and from the plan to sample ids."""

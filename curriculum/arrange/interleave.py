@@ -1,0 +1,129 @@
+"""Compose: the plan and every cell's dealt samples become the files of an ORDER.
+
+Shapes: S steps, C cells.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curriculum.arrange.deal import Deal, Ids
+from curriculum.artifact.blocks import BlockWriter, write_blocks
+from curriculum.artifact.manifest import Draft
+from curriculum.order.order import CELLS, COUNTS, IDS, PLAN
+from curriculum.work.threads import Buffers
+
+POSITIONS_AT_ONCE = 1 << 20
+NO_TURNS = np.zeros(0, dtype=np.int64)
+
+
+def id_dtype(largest: int) -> str:
+    """Return the smallest type that holds every id: uint32 below 2^32, else uint64."""
+    return "<u4" if largest < 1 << 32 else "<u8"
+
+
+def cell_dtype(cells: int) -> str:
+    """Return the smallest type of cells."""
+    return "|u1" if cells <= 1 << 8 else "<u2"
+
+
+class OrderWriter:
+    """Writes the files of an order in turn: `positions` and `steps`; `finish` gives the facts for the manifest."""
+
+    def __init__(self, draft: Draft, largest_id: int, cells: int) -> None:
+        self._draft = draft
+        self._stack = ExitStack()
+        dtypes = {IDS: id_dtype(largest_id), CELLS: cell_dtype(cells), PLAN: "<f4", COUNTS: "<i4"}
+        self._files = {
+            name: self._stack.enter_context(BlockWriter(draft.path / name, dtype)) for name, dtype in dtypes.items()
+        }
+
+    def positions(self, ids: Ids | npt.NDArray[np.int64], cells: npt.NDArray[Any]) -> None:
+        """Append positions: sample ids and their cells."""
+        self._files[IDS].write(ids)
+        self._files[CELLS].write(cells)
+
+    def steps(self, plan_SC: npt.NDArray[Any], counts_SC: npt.NDArray[Any]) -> None:
+        """Append rows of the plan, real and whole."""
+        self._files[PLAN].write(plan_SC)
+        self._files[COUNTS].write(counts_SC)
+
+    def __enter__(self) -> OrderWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def finish(self) -> dict[str, Any]:
+        """Close the files; return the facts that opening needs."""
+        self._stack.close()
+        blocks = write_blocks(self._draft.path, self._files)
+        self._draft.entries.update({name: writer.entry for name, writer in self._files.items()})
+        return {
+            "blocks": blocks,
+            "id_dtype": self._files[IDS].dtype.str,
+            "cell_dtype": self._files[CELLS].dtype.str,
+        }
+
+
+def composed(
+    deal: Deal,
+    counts_SC: npt.NDArray[np.int32],
+    key: int,
+    workers: int,
+    turn_C: npt.NDArray[np.int64] = NO_TURNS,
+    into: Ids | None = None,
+) -> Iterator[tuple[Ids, npt.NDArray[Any]]]:
+    """Yield pieces of (sample ids, cells) in training order, good until the next. They do not change the result.
+
+    `into` is an array for all ids, which then stay.
+
+    Inside a step the cells are shuffled by a key of the step, so that every rank's part holds the same mix on average.
+    In a sort the strata are shuffled so, and each one's cells keep to their turns (`turn_C`, see `compose_steps`).
+    """
+    from curriculum.arrange.kernels import compose_steps
+
+    cells = counts_SC.shape[1]
+    labels, taken, made = Buffers(cell_dtype(cells)), Buffers(deal.id_dtype), Buffers(deal.id_dtype)
+    waiting: deque[Future[tuple[Ids, npt.NDArray[Any]]]] = deque()
+
+    def work(
+        first: int, part_SC: npt.NDArray[np.int32], stream: Ids, start_C: npt.NDArray[np.int64], ids: Ids
+    ) -> tuple[Ids, npt.NDArray[Any]]:
+        label = labels.lend(len(stream))
+        compose_steps(first, part_SC, stream, start_C, turn_C, np.uint64(key), ids, label)
+        taken.give_back(stream)
+        return ids, label
+
+    def finished() -> Iterator[tuple[Ids, npt.NDArray[Any]]]:
+        ids, label = waiting.popleft().result()
+        yield ids, label
+        labels.give_back(label)
+        if into is None:
+            made.give_back(ids)
+
+    place = 0
+    rows = max(1, POSITIONS_AT_ONCE // max(1, int(counts_SC[0].sum())))
+    with ThreadPoolExecutor(workers) as pool:
+        streams = deal.streams(pool)
+        for first in range(0, len(counts_SC), rows):
+            part_SC = counts_SC[first : first + rows]
+            count_C = part_SC.sum(axis=0, dtype=np.int64)
+            start_C, size = np.cumsum(count_C) - count_C, int(count_C.sum())
+            stream = taken.lend(size)
+            for cell in np.flatnonzero(count_C):
+                streams[cell].take(int(count_C[cell]), stream[start_C[cell] : start_C[cell] + count_C[cell]])
+            ids = made.lend(size) if into is None else into[place : place + size]
+            place += size
+            waiting.append(pool.submit(work, first, part_SC, stream, start_C, ids))
+            if len(waiting) > workers:
+                yield from finished()
+        while waiting:
+            yield from finished()

@@ -1,0 +1,208 @@
+"""Replan: a new order for the part of an order that is not read yet; the part that was read stays as it is.
+
+The samples that the parent's tail holds are arranged anew, each as often as the tail holds it (times the new
+preference's uses). The child's manifest names its parent, so that a run of the parent goes on with the child.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curriculum.arrange.arrange import ArrangeSettings, open_columns
+from curriculum.arrange.arrangement import Arrangement
+from curriculum.arrange.cells import Layout
+from curriculum.arrange.interleave import OrderWriter
+from curriculum.artifact.manifest import ArtifactError, create, reusable
+from curriculum.order.order import KIND, Order
+from curriculum.order.permutation import key_of
+from curriculum.preference import Pdpc, Preference
+from curriculum.scores.columns import SampleColumns
+
+log = logging.getLogger(__name__)
+
+POSITIONS_AT_ONCE = 1 << 20
+STEPS_AT_ONCE = 1 << 14
+
+
+@dataclass(frozen=True)
+class ReplanSettings:
+    """What `pdpc replan` is told."""
+
+    order: str
+    """ORDER folder whose tail is arranged anew: the parent. It stays as it is."""
+    from_step: int
+    """First step of the tail: the steps before it are read and stay."""
+    output: str
+    """ORDER folder to write."""
+    tokens: str | None = None
+    """TOKENS folder that the parent arranges; null where it was made of own scores alone."""
+    scores: str | None = None
+    """SCORES folder."""
+    own_scores: str | None = None
+    """Parquet of your own scores."""
+    nonfinite: str = "fail"
+    """What becomes of samples whose score is not a finite number: fail, or bucket (one of their own, spread evenly)."""
+    preference: Preference = field(default_factory=Pdpc)
+    """How much each bucket is wanted at each moment of the tail: its progress runs from 0 to 1 over the tail."""
+    seed: int = 0
+    """Key of every permutation of the tail."""
+    workers: int | None = None
+    """Threads; null: one a core. The order does not depend on it."""
+
+
+def run(settings: ReplanSettings) -> Order:
+    """Write the child ORDER, or open it when it is there already."""
+    parent = Order.open(settings.order)
+    if not 0 < settings.from_step < parent.steps:
+        raise ValueError(
+            f"from_step={settings.from_step} must lie between 0 and the {parent.steps} steps of {settings.order}: "
+            "what is not read yet begins there"
+        )
+    columns = _columns(settings, parent)
+    inputs = {**columns.inputs, **settings.preference.inputs, "parent": parent.fingerprint}
+    places = ("order", "tokens", "scores", "own_scores", "output", "workers")
+    config = {key: value for key, value in asdict(settings).items() if key not in places}
+    config |= {"batch_size": parent.batch_size, "slice": parent.manifest.facts["slice"]}
+    folder = Path(settings.output)
+    if reusable(folder, KIND, config=config, inputs=inputs):
+        log.info("order %s is whole and made of the same: reused", folder)
+        return Order.open(folder)
+    cursor = settings.from_step * parent.batch_size
+    head_N = times_of(parent, 0, cursor, columns.samples)
+    tail_N = times_of(parent, cursor, len(parent), columns.samples)
+    seed = key_of(settings.seed, "replan", settings.from_step)
+    layout = Layout(
+        settings.preference,
+        columns,
+        fold_key=key_of(seed, "fold"),
+        keep_unscored=settings.nonfinite == "bucket",
+        times=lambda first, count: tail_N[first : first + count],
+        most_times=int(tail_N.max()),
+        workers=settings.workers,
+    )
+    before = len(parent.bucket_of_cell)
+    with (
+        create(folder, KIND, config=config, inputs=inputs) as draft,
+        Arrangement(layout, parent.batch_size, seed, draft.path) as tail,
+        OrderWriter(draft, columns.samples, before + layout.cells) as writer,
+    ):
+        for plan_SC, counts_SC in _head_steps(parent, settings.from_step):
+            writer.steps(*(np.pad(table, ((0, 0), (0, layout.cells))) for table in (plan_SC, counts_SC)))
+        writer.steps(*(np.pad(table, ((0, 0), (before, 0))) for table in (tail.plan_SC, tail.counts_SC)))
+        for start in range(0, cursor, POSITIONS_AT_ONCE):
+            part = slice(start, min(start + POSITIONS_AT_ONCE, cursor))
+            writer.positions(parent[part], parent.cell[part])
+        used_N = head_N > 0
+        for ids, cells in tail.pieces():
+            writer.positions(ids, cells.astype(np.int64) + before)
+            used_N[ids] = True
+        different = int(np.count_nonzero(used_N))
+        draft.facts.update(writer.finish(), **_facts(parent, tail, settings.from_step, different, int(tail_N.sum())))
+    child = Order.open(folder)
+    audit = child.manifest.facts["audit"]
+    log.info(
+        "order %s: steps 1 to %s as in %s (%s samples read), %s samples left to read in %s new steps",
+        folder,
+        settings.from_step,
+        settings.order,
+        audit["read"],
+        audit["left"],
+        child.steps - settings.from_step,
+    )
+    return child
+
+
+def times_of(order: Order, start: int, stop: int, samples: int) -> NDArray[np.uint8]:
+    """Return how often each of the samples 0 .. samples - 1 stands between two positions, [samples]."""
+    from curriculum.arrange.kernels import count_ids
+
+    times_N = np.zeros(samples, dtype=np.uint8)
+    for first in range(start, stop, POSITIONS_AT_ONCE):
+        ids = order[first : min(first + POSITIONS_AT_ONCE, stop)]
+        if len(ids) and int(ids.max()) >= samples:
+            raise ArtifactError(
+                f"{order.folder} holds sample {int(ids.max())}, but there are {samples} samples: it arranges others"
+            )
+        count_ids(ids, times_N)
+    return times_N
+
+
+def _columns(settings: ReplanSettings, parent: Order) -> SampleColumns:
+    """Open the columns and check that they are those of the parent's samples."""
+    facts = parent.manifest.facts
+    columns = open_columns(
+        ArrangeSettings(
+            output=settings.output,
+            tokens=settings.tokens,
+            slice=facts["slice"],
+            scores=settings.scores,
+            own_scores=settings.own_scores,
+            nonfinite=settings.nonfinite,
+            preference=settings.preference,
+            workers=settings.workers,
+        )
+    )
+    theirs = parent.manifest.inputs.get("tokens")
+    if theirs != columns.inputs.get("tokens"):
+        raise ArtifactError(
+            f"{settings.order} arranges other tokens ({theirs}) than tokens={settings.tokens} "
+            f"({columns.inputs.get('tokens')}): give the TOKENS that it was made of"
+        )
+    if columns.samples != facts["different_samples"] + facts["left_out"]:
+        raise ArtifactError(
+            f"{settings.order} arranges {facts['different_samples'] + facts['left_out']} samples, but there are "
+            f"{columns.samples}: give the scores of the same samples"
+        )
+    return columns
+
+
+def _head_steps(parent: Order, steps: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    for first in range(0, steps, STEPS_AT_ONCE):
+        rows = slice(first, min(first + STEPS_AT_ONCE, steps))
+        yield parent.cell_plan[rows], parent.cell_counts[rows]
+
+
+def _facts(parent: Order, tail: Arrangement, from_step: int, different: int, tail_before: int) -> dict[str, Any]:
+    """Return the child's facts: the parent's buckets and cells, then the tail's, and what was read and is left.
+
+    `different` counts the samples that the child holds, `tail_before` the positions of the parent's tail.
+    """
+    old, new = parent.manifest.facts, tail.facts()
+    cursor = from_step * parent.batch_size
+    steps = from_step + len(tail.counts_SC)
+    samples = cursor + tail.total
+    buckets = [{**bucket, "name": f"{bucket['name']}@{from_step}"} for bucket in new["buckets"]]
+    shift = {"stratum": len(parent.strata), "bucket": len(parent.buckets)}
+    return {
+        **{key: old[key] for key in ("slice", "seq_len", "batch_size")},
+        "samples": samples,
+        "different_samples": different,
+        "left_out": tail.layout.columns.samples - different,
+        "repeated": samples - different,
+        "steps": steps,
+        "stage_ends": _stage_ends(parent, from_step, steps),
+        "buckets": [*old["buckets"], *buckets],
+        "strata": [*old["strata"], *new["strata"]],
+        "cells": {key: [*old["cells"][key], *(value + shift[key] for value in new["cells"][key])] for key in shift},
+        "edges": new["edges"],
+        "spread_evenly": new["spread_evenly"],
+        "ancestors": [*old.get("ancestors", []), parent.fingerprint],
+        "replanned_at": {"step": from_step, "cursor": cursor},
+        "audit": {"read": cursor, "left": tail.total, "left_before": tail_before},
+    }
+
+
+def _stage_ends(parent: Order, from_step: int, steps: int) -> list[int]:
+    """Keep the parent's stages where the steps are as many; else part what is left in as many stages as were left."""
+    if steps == parent.steps:
+        return parent.stage_ends
+    past = [end for end in parent.stage_ends if end <= from_step]
+    left = len(parent.stage_ends) - len(past)
+    return past + [from_step + round((steps - from_step) * stage / left) for stage in range(1, left + 1)]

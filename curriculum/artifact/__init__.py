@@ -1,0 +1,1 @@
+"""Folders on disk that are whole or absent, and the files in them."""

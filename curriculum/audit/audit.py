@@ -1,0 +1,110 @@
+"""The audit of an ORDER: does it hold what its manifest and its plan say, each sample exactly as often as planned?
+
+    from curriculum.audit import audit
+    result = audit(Order.open("order"))
+    assert result.sound, [check for check in result.checks if check.sound is False]
+
+Memory: a byte a sample (two more where samples are repeated or looked up by their scores), and chunks of the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from curriculum.artifact.blocks import BLOCK_BYTES, blocks_of, open_blocks
+from curriculum.artifact.manifest import FileEntry, Manifest, identity_of
+from curriculum.audit.checks import Check
+from curriculum.audit.origin import check_parent, check_scores
+from curriculum.audit.positions import Walk, check_uses
+from curriculum.order.order import Order
+from curriculum.scores.columns import SampleColumns
+
+READ_BYTES = 32 * BLOCK_BYTES
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found, check by check, and the numbers. The numbers are None where the files are damaged."""
+
+    checks: list[Check]
+    positions: int | None = None
+    different_samples: int | None = None
+    """Samples that stand in the order at least once."""
+    most_uses: int | None = None
+    """How often the most frequent sample stands in it."""
+    deviation: float | None = None
+    """Largest distance of a cell's running count from its plan, in samples."""
+
+    @property
+    def sound(self) -> bool:
+        """Did every check that was made come out well?"""
+        return all(check.sound is not False for check in self.checks)
+
+
+def audit(order: Order, columns: SampleColumns | None = None, parent: Order | None = None) -> Audit:
+    """Read everything of an order and check it: files block by block, then every step and every position.
+
+    `columns` (TOKENS and scores that it was made of) let the buckets be found again from the scores; `parent` is the
+    order that a replanned one began as. O(positions), two or three readings of them.
+    """
+    checks = [_check_manifest(order.manifest), *_check_files(order.folder, order.manifest)]
+    if any(check.sound is False for check in checks[1:]):
+        return Audit([*checks, Check("positions", None, "not read, because files are damaged: make the order again")])
+    walk = Walk(order)
+    checks += walk.checks()
+    if walk.countable:
+        checks += [
+            *check_uses(order, walk.times_N, parent is not None),
+            check_scores(order, columns, walk.times_N),
+            *check_parent(order, parent),
+        ]
+    return Audit(checks, len(order), walk.different, int(walk.times_N.max(initial=0)), walk.deviation)
+
+
+def _check_manifest(manifest: Manifest) -> Check:
+    found = identity_of(manifest.kind, manifest.inputs, manifest.facts, manifest.files, manifest.outside)
+    if found != manifest.fingerprint:
+        return Check("manifest", False, f"it says fingerprint {manifest.fingerprint}, its contents give {found}")
+    return Check("manifest", True, f"fingerprint {manifest.fingerprint}")
+
+
+def _check_files(folder: Path, manifest: Manifest) -> Iterator[Check]:
+    """Compare every file with its checksum, and with its blocks' where it has them; a line a file that differs."""
+    digests = open_blocks(folder, manifest)
+    wrong = 0
+    for name, entry in sorted(manifest.files.items()):
+        first = manifest.facts["blocks"].get(name)
+        blocks = digests[first : first + blocks_of(entry.bytes)].tolist() if first is not None else None
+        problem = _difference(folder / name, entry, blocks)
+        if problem:
+            wrong += 1
+            yield Check("files", False, f"{name} {problem}")
+    if not wrong:
+        total = sum(entry.bytes for entry in manifest.files.values())
+        yield Check(
+            "files", True, f"{total:,} bytes in {len(manifest.files)} files and {len(digests):,} blocks match checksums"
+        )
+
+
+def _difference(path: Path, entry: FileEntry, blocks: list[int] | None) -> str:
+    """Return in which blocks a file differs from its checksums; "" where it does not."""
+    whole = xxhash.xxh3_128()
+    found: list[int] = []
+    with open(path, "rb") as file:
+        while data := file.read(READ_BYTES):
+            whole.update(data)
+            for start in range(0, len(data) if blocks is not None else 0, BLOCK_BYTES):
+                found.append(xxhash.xxh3_64_intdigest(data[start : start + BLOCK_BYTES]))
+    bad = [number for number, (a, b) in enumerate(zip(found, blocks or [], strict=False)) if a != b]
+    if bad:
+        first = bad[0] * BLOCK_BYTES
+        more = f" and {len(bad) - 1} more blocks" if len(bad) > 1 else ""
+        return (
+            f"is damaged in block {bad[0]} of {len(found)} (bytes {first:,} to "
+            f"{min(first + BLOCK_BYTES, entry.bytes) - 1:,}){more}"
+        )
+    return "" if whole.hexdigest() == entry.xxh3_128 else "differs from its checksum in the manifest"

@@ -1,0 +1,148 @@
+"""The audit of where an order comes from: buckets found again from the scores, and the parent of a replanned order.
+
+Shapes: N samples of the slice, P positions of a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curriculum.arrange.cells import Layout
+from curriculum.arrange.quantiles import LEFT_OUT
+from curriculum.artifact.manifest import ArtifactError
+from curriculum.audit.checks import Check
+from curriculum.order.order import Order
+from curriculum.order.permutation import key_of
+from curriculum.preference import PREFERENCES
+from curriculum.scores.columns import SampleColumns
+
+AT_ONCE = 1 << 20
+
+
+def check_scores(order: Order, columns: SampleColumns | None, times_N: NDArray[np.uint8]) -> Check:
+    """Find every sample's bucket again from its scores; check where it stands, and that it stands so often.
+
+    Two bytes a sample, and the passes over the scores that arranging needs.
+    """
+    name = "scores"
+    if columns is None:
+        return Check(name, None, "buckets not compared with the scores: give tokens, scores or own_scores")
+    if columns.samples != len(times_N):
+        return Check(name, False, f"there are {columns.samples:,} samples, the order was made of {len(times_N):,}")
+    if order.manifest.facts.get("ancestors"):
+        return Check(name, None, "buckets of a replanned order depend on what was left: not compared with the scores")
+    try:
+        layout = _layout(order, columns, times_N)
+    except ValueError as error:
+        return Check(name, None, f"buckets not compared with the scores: {error}")
+    uses_K = np.array([bucket.uses for bucket in order.buckets], dtype=np.int64)
+    uses_C = uses_K[order.bucket_of_cell]
+    cell_N = np.full(len(times_N), LEFT_OUT, dtype=np.uint16)
+    for chunk in layout.chunks():
+        part = slice(chunk.first, chunk.first + len(chunk))
+        cell_N[part] = layout.cells_of(chunk)
+        counts_P = cell_N[part] != LEFT_OUT
+        planned_P = np.where(counts_P, uses_C[np.where(counts_P, cell_N[part], 0)], 0)
+        wrong = np.flatnonzero(planned_P != times_N[part])
+        if len(wrong):
+            at = int(wrong[0])
+            return Check(
+                name,
+                False,
+                f"sample {chunk.first + at} stands {times_N[chunk.first + at]} times, by its scores it should "
+                f"{planned_P[at]} times ({len(wrong):,} such samples from {chunk.first} on)",
+            )
+    for start in range(0, len(order), AT_ONCE):
+        ids, cell_P = order[start : start + AT_ONCE], order.cell[start : start + AT_ONCE]
+        wrong = np.flatnonzero(cell_N[ids] != cell_P)
+        if len(wrong):
+            at = int(wrong[0])
+            return Check(name, False, f"position {start + at:,}: sample {ids[at]} is of another bucket by its scores")
+    return Check(name, True, f"each of {len(times_N):,} samples stands in the bucket that its scores say")
+
+
+def check_parent(order: Order, parent: Order | None) -> Iterator[Check]:
+    """Check that a replanned order begins as its parent does, and goes on with just what the parent had left."""
+    facts = order.manifest.facts
+    if not facts.get("ancestors"):
+        if parent is not None:
+            raise ValueError(f"parent={parent.folder}: {order.folder} was not replanned, it has none: leave it out")
+        return
+    if parent is None:
+        yield Check("parent", None, "not compared: give parent=ORDER, the order that this one was replanned from")
+        return
+    if parent.fingerprint != order.manifest.inputs.get("parent"):
+        raise ArtifactError(
+            f"parent={parent.folder} has fingerprint {parent.fingerprint}, {order.folder} was replanned from "
+            f"{order.manifest.inputs.get('parent')}: give that order"
+        )
+    where = facts.get("replanned_at") or {}
+    if not isinstance(where.get("cursor"), int):
+        yield Check("parent", False, "the manifest names ancestors, but not the cursor where it was replanned")
+        return
+    cursor: int = where["cursor"]
+    yield _same_head(order, parent, cursor)
+    yield _same_rest(order, parent, cursor)
+
+
+def _same_head(order: Order, parent: Order, cursor: int) -> Check:
+    for start in range(0, cursor, AT_ONCE):
+        part = slice(start, min(start + AT_ONCE, cursor))
+        wrong = np.flatnonzero((order[part] != parent[part]) | (order.cell[part] != parent.cell[part]))
+        if len(wrong):
+            at = start + int(wrong[0])
+            return Check("read", False, f"position {at:,} holds sample {order[at]}, the parent's holds {parent[at]}")
+    return Check("read", True, f"the first {cursor:,} positions are the parent's")
+
+
+def _same_rest(order: Order, parent: Order, cursor: int) -> Check:
+    samples = int(order.manifest.facts["different_samples"]) + int(order.manifest.facts["left_out"])
+    had_N, has_N = (_times(part, cursor, samples) for part in (parent, order))
+    uses_K = np.array([bucket.uses for bucket in order.buckets], dtype=np.int64)
+    own_K = uses_K[len(parent.buckets) :]
+    uses_C = uses_K[order.bucket_of_cell]
+    for start in range(cursor, len(order), AT_ONCE):
+        ids, cell_P = order[start : start + AT_ONCE], order.cell[start : start + AT_ONCE]
+        planned_P = had_N[ids] * uses_C[cell_P]
+        wrong = np.flatnonzero(has_N[ids] != planned_P)
+        if len(wrong):
+            at = int(wrong[0])
+            return Check(
+                "left", False, f"sample {ids[at]} stands {has_N[ids[at]]} times, {planned_P[at]} were left for it"
+            )
+    lost = np.flatnonzero((had_N > 0) & (has_N == 0))
+    if len(lost) and own_K.min(initial=1) > 0:
+        return Check("left", False, f"sample {lost[0]} was left to read and is gone ({len(lost):,} such samples)")
+    gone = f", {len(lost):,} are left out by the new uses" if len(lost) else ""
+    return Check("left", True, f"{len(order) - cursor:,} positions hold what the parent had left{gone}")
+
+
+def _times(order: Order, cursor: int, samples: int) -> NDArray[np.uint8]:
+    """Return how often each sample stands from `cursor` on, [N]."""
+    times_N = np.zeros(samples, dtype=np.uint8)
+    for start in range(cursor, len(order), AT_ONCE):
+        np.add.at(times_N, order[start : start + AT_ONCE], np.uint8(1))
+    return times_N
+
+
+def _layout(order: Order, columns: SampleColumns, times_N: NDArray[np.uint8]) -> Layout:
+    """Cut the corpus again as arranging did. Raises ValueError where columns are missing, or what to cut is unknown."""
+    config = order.manifest.config
+    settings = config["preference"]
+    preference = PREFERENCES[settings["name"]](**settings)
+    part_alone = config.get("max_tokens") is not None
+    if part_alone and any(bucket.uses == 0 for bucket in order.buckets):
+        raise ValueError("it holds a part of the slice and leaves out a bucket, so that its edges are not known")
+    layout = Layout(
+        preference,
+        columns,
+        fold_key=key_of(config["seed"], "fold"),
+        keep_unscored=config["nonfinite"] == "bucket",
+        times=(lambda first, count: (times_N[first : first + count] > 0).astype(np.uint8)) if part_alone else None,
+    )
+    if layout.cells != len(order.bucket_of_cell):
+        raise ValueError(f"these have {layout.cells} cells, the order has {len(order.bucket_of_cell)}")
+    return layout

@@ -1,0 +1,1 @@
+"""ORDER read: which samples belong to which step, rank and stage."""

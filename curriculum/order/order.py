@@ -1,0 +1,141 @@
+"""ORDER: sample ids in training order, read where they are asked for, with the bucket and stage of every position.
+
+Files, little-endian: ids.bin (uint32, or uint64 where ids need it) and cells.bin (uint8 or uint16) by position,
+plan.bin (float32) and counts.bin (int32) by step and cell, blocks.bin (a checksum a block of the four). A cell is a
+bucket of a stratum; the manifest's facts say which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curriculum.arrange.cells import Bucket
+from curriculum.artifact.blocks import BlockArray, blocks_of, open_blocks
+from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest, reading
+
+KIND = "order"
+IDS, CELLS, PLAN, COUNTS = "ids.bin", "cells.bin", "plan.bin", "counts.bin"
+
+
+class PositionColumn:
+    """A value of every position of an order: `column[i]` or `column[i:j]`."""
+
+    def __init__(self, length: int, read: Callable[[int, int], NDArray[np.int64]]) -> None:
+        self._length = length
+        self._read = read
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, where: int) -> int: ...
+    @overload
+    def __getitem__(self, where: slice) -> NDArray[np.int64]: ...
+    def __getitem__(self, where: int | slice) -> int | NDArray[np.int64]:
+        if isinstance(where, slice):
+            start, stop, stride = where.indices(self._length)
+            return self._read(start, max(start, stop))[::stride] if stride > 0 else self._read(0, self._length)[where]
+        index = where + self._length if where < 0 else where
+        if not 0 <= index < self._length:
+            raise IndexError(f"position {where} is outside an order of {self._length} samples")
+        return int(self._read(index, index + 1)[0])
+
+
+class StepTable:
+    """Samples by step and bucket: `table[i:j]` are the rows of steps i to j, float64 [j - i, buckets]."""
+
+    def __init__(self, cells: BlockArray, bucket_C: NDArray[np.int64], buckets: int) -> None:
+        self._cells, self._bucket_C, self._buckets = cells, bucket_C, buckets
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def __getitem__(self, where: slice) -> NDArray[np.float64]:
+        rows = np.asarray(self._cells[where], dtype=np.float64)
+        result = np.zeros((len(rows), self._buckets))
+        np.add.at(result.T, self._bucket_C, rows.T)
+        return result
+
+
+class Order:
+    """An open ORDER. `order[i:j]` are the sample ids of positions i to j in training order, int64."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        facts = manifest.facts
+        self.folder = folder
+        self.manifest = manifest
+        self.fingerprint: str = manifest.fingerprint
+        self.samples: int = facts["samples"]
+        self.batch_size: int = facts["batch_size"]
+        self.steps: int = facts["steps"]
+        self.stage_ends: list[int] = facts["stage_ends"]
+        self.buckets: list[Bucket] = [Bucket(**bucket) for bucket in facts["buckets"]]
+        self.strata: list[str] = facts["strata"]
+        self.bucket_of_cell: NDArray[np.int64] = np.array(facts["cells"]["bucket"], dtype=np.int64)
+        self.stratum_of_cell: NDArray[np.int64] = np.array(facts["cells"]["stratum"], dtype=np.int64)
+        cells = len(self.bucket_of_cell)
+        self._check_facts()
+        digests = open_blocks(folder, manifest)
+
+        def array(name: str, dtype: str, rows: int, width: int = 0) -> BlockArray:
+            first = facts["blocks"][name]
+            last = first + blocks_of(rows * np.dtype(dtype).itemsize * max(1, width))
+            return BlockArray(folder / name, dtype, rows, digests[first:last], width)
+
+        self._ids = array(IDS, facts["id_dtype"], self.samples)
+        self._cells = array(CELLS, facts["cell_dtype"], self.samples)
+        self.cell_plan = array(PLAN, "<f4", self.steps, cells)
+        self.cell_counts = array(COUNTS, "<i4", self.steps, cells)
+        self.plan = StepTable(self.cell_plan, self.bucket_of_cell, len(self.buckets))
+        """What was wished for, made feasible: samples by step and bucket."""
+        self.counts = StepTable(self.cell_counts, self.bucket_of_cell, len(self.buckets))
+        """What the order holds: whole samples by step and bucket."""
+        self._positions = PositionColumn(self.samples, lambda i, j: self._ids[i:j].astype(np.int64))
+        self.cell = PositionColumn(self.samples, lambda i, j: self._cells[i:j].astype(np.int64))
+        self.bucket = PositionColumn(self.samples, lambda i, j: self.bucket_of_cell[self._cells[i:j]])
+        self.stage = PositionColumn(self.samples, self._stages)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Order:
+        """Open an ORDER folder in O(1). Raises ArtifactError naming what is wrong with it."""
+        folder = Path(folder)
+        manifest = open_manifest(folder, KIND)
+        with reading(folder / MANIFEST, f"it lacks what an ORDER needs; remove {folder} and arrange again"):
+            return cls(folder, manifest)
+
+    def _check_facts(self) -> None:
+        """Raise ValueError when the manifest's numbers do not fit each other."""
+        whole = {"samples": self.samples, "batch_size": self.batch_size, "steps": self.steps}
+        for name, value in whole.items():
+            if type(value) is not int or value < (name == "batch_size"):
+                raise ValueError(f"{name}={value!r} is not a number of samples or steps")
+        ends = self.stage_ends
+        if not isinstance(ends, list) or not all(type(end) is int for end in ends) or ends != sorted(ends):
+            raise ValueError(f"stage_ends={ends!r} are not the steps at which stages end")
+        for name, of_cell, named in (
+            ("bucket", self.bucket_of_cell, self.buckets),
+            ("stratum", self.stratum_of_cell, self.strata),
+        ):
+            if of_cell.ndim != 1 or len(of_cell) != len(self.bucket_of_cell) or not len(of_cell):
+                raise ValueError(f"cells.{name} has the shape {of_cell.shape}")
+            if of_cell.min() < 0 or of_cell.max() >= len(named):
+                raise ValueError(f"cells.{name} names one that is not there: there are {len(named)}")
+
+    def __len__(self) -> int:
+        return self.samples
+
+    @overload
+    def __getitem__(self, where: int) -> int: ...
+    @overload
+    def __getitem__(self, where: slice) -> NDArray[np.int64]: ...
+    def __getitem__(self, where: int | slice) -> int | NDArray[np.int64]:
+        return self._positions[where]
+
+    def _stages(self, start: int, stop: int) -> NDArray[np.int64]:
+        steps = np.arange(start, stop) // self.batch_size
+        return np.searchsorted(self.stage_ends, steps, side="right").astype(np.int64) + 1

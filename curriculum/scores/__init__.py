@@ -1,0 +1,1 @@
+"""SCORES: one row per sample, one loss column per reference model."""

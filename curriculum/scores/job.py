@@ -1,0 +1,173 @@
+"""The work of `pdpc score`: chunks of samples, each scored under every reference model, then put together as SCORES."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from curriculum.artifact.manifest import create, reusable
+from curriculum.scores.checks import warnings_of
+from curriculum.scores.scorer import ChunkScorer, Reference, ScoringOptions
+from curriculum.scores.scores import KIND, DocumentsWriter, Scores, SliceWriter
+from curriculum.scores.table import show
+from curriculum.tokens.tokens import Tokens
+from curriculum.work.chunks import Chunk, ChunkFolder, cut
+from curriculum.work.job import said_of_done, work_here
+from curriculum.work.progress import Meter, ScoreProgress
+
+log = logging.getLogger(__name__)
+
+NOTES = "models"
+"""What the workers note beside the chunks: the models' descriptions and warnings."""
+
+
+class ScoringJob:
+    """One SCORES folder to be made: its chunks, what is missing, and the artifact at the end."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tokens: Mapping[str, Tokens],
+        identities: Mapping[str, str],
+        options: ScoringOptions,
+        *,
+        chunk_tokens: int | None = None,
+        mark: Callable[[str], None] = lambda point: None,
+    ) -> None:
+        self.folder, self.tokens, self.options = folder, tokens, options
+        self.inputs = {f"tokens/{name}": part.fingerprint for name, part in tokens.items()}
+        self.inputs |= {f"model/{name}": identity for name, identity in identities.items()}
+        self.identities = dict(identities)
+        self.models = list(identities)
+        first = next(iter(tokens.values()))
+        self.chunks = cut(
+            {name: len(part) for name, part in tokens.items()}, first.seq_len, options.batch_size, chunk_tokens
+        )
+        made_with = {"batch_size": options.batch_size, "compile": options.compile, "threads": options.threads}
+        ends = {name: len(part) for name, part in tokens.items()}
+        plan = {
+            "inputs": self.inputs,
+            "config": options.config() | made_with,
+            "chunk_samples": self.chunks[0].stop if self.chunks else 0,
+            "samples": ends,
+        }
+        self._mark = mark
+        self.store = ChunkFolder(folder.with_name(f"{folder.name}.chunks"), plan, mark)
+
+    def reused(self) -> Scores | None:
+        """Return the SCORES when they are whole and made of the same; ArtifactError when something else is there."""
+        if not reusable(self.folder, KIND, config=self.options.config(), inputs=self.inputs):
+            return None
+        log.info("scores %s are whole and made of the same: reused", self.folder)
+        shutil.rmtree(self.store.folder, ignore_errors=True)
+        return Scores.open(self.folder, next(iter(self.tokens)))
+
+    def begin(self) -> list[Chunk]:
+        """Make the folder of chunks, or go on with it; return what is missing."""
+        self.store.begin()
+        return self.store.missing(self.chunks)
+
+    def welcome(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
+        """Keep what a worker says of its models, and add its roof to the meter's."""
+        self.store.note(NOTES, introduction["notes"])
+        if isinstance(meter, ScoreProgress):
+            meter.roof = (meter.roof or 0.0) + introduction["roof"]
+
+    def meter(self, missing: Sequence[Chunk]) -> ScoreProgress:
+        """Return a meter of samples and tokens."""
+        if said := said_of_done(self.chunks, missing):
+            log.info(said)
+        total = sum(chunk.stop - chunk.start for chunk in missing)
+        return ScoreProgress(Console(stderr=True), f"score under {', '.join(self.models)}", total)
+
+    def finish(self, *, quiet: bool = False) -> Scores:
+        """Put the chunks together, remove them, and (unless `quiet`) show what they say. All chunks must be done."""
+        self._mark("chunk.before_join")
+        notes = self.store.noted(NOTES)
+        warnings: list[str] = list(notes["warnings"])
+        with create(self.folder, KIND, config=self.options.config(), inputs=self.inputs) as draft:
+            for name in self.tokens:
+                mine = [chunk for chunk in self.chunks if chunk.slice == name]
+                self._write_slice(draft.path, name, mine)
+            draft.facts.update(models=notes["models"])
+            for name, part in self.tokens.items():
+                warnings += warnings_of(draft.path / f"{name}.parquet", part)
+            draft.facts.update(warnings=warnings)
+        self._mark("chunk.after_join")
+        shutil.rmtree(self.store.folder, ignore_errors=True)
+        first = next(iter(self.tokens))
+        scores = Scores.open(self.folder, first)
+        if quiet:
+            return scores
+        for warning in warnings:
+            log.warning("warning: %s", warning)
+        show(scores, self.tokens[first], Console())
+        return scores
+
+    def _write_slice(self, folder: Path, name: str, chunks: Sequence[Chunk]) -> None:
+        predicted = None
+        if self.options.fraction is not None:
+            from curriculum.scores.cheap import predicted_losses
+
+            losses = {m: self._column(chunks, f"loss_{m}") for m in self.models}
+            first = {m: self._column(chunks, f"first_{m}") for m in self.models if self.options.first_tokens}
+            predicted = predicted_losses(self.tokens[name], losses, first)
+        with SliceWriter(folder, name, self.models) as samples, DocumentsWriter(folder, name, self.models) as documents:
+            for chunk in chunks:
+                columns = self.store.read(chunk)
+                if predicted is not None:
+                    part = slice(chunk.start, chunk.stop)
+                    columns = columns | {f"loss_{m}": loss_N[part] for m, loss_N in predicted.items()}
+                samples.add(columns)
+                if self.options.documents:
+                    documents.add(columns, self.tokens[name])
+
+    def _column(self, chunks: Sequence[Chunk], name: str) -> NDArray[np.float32]:
+        return np.concatenate([self.store.read(chunk)[name] for chunk in chunks] or [np.zeros(0, np.float32)])
+
+
+class ScoringWorker:
+    """Scores chunks of a job. `roof`: tokens/s that the matrix products of this process alone would allow, or 0."""
+
+    def __init__(self, job: ScoringJob, scorer: ChunkScorer, roof: float = 0.0) -> None:
+        self._job, self._scorer, self._roof = job, scorer, roof
+
+    def introduction(self) -> dict[str, Any]:
+        """Return what is to be noted of the models, and the roof."""
+        return {"notes": self._scorer.notes(), "roof": self._roof}
+
+    def do(self, chunk: Chunk) -> tuple[int, int]:
+        """Score and write a chunk; return its samples and labels."""
+        self._job.store.write(chunk, self._scorer.score(chunk))
+        labels = self._job.tokens[chunk.slice].real_tokens(np.arange(chunk.start, chunk.stop))
+        return chunk.stop - chunk.start, int(labels.sum())
+
+
+def write_scores(
+    folder: Path,
+    tokens: Mapping[str, Tokens],
+    references: Mapping[str, Callable[[], Reference]],
+    identities: Mapping[str, str],
+    *,
+    batch_size: int,
+    precision: str,
+) -> Scores:
+    """Score every sample of every slice under every model into a SCORES folder, or open it when it is there.
+
+    In this process alone (launch/executors has the others). `references` are loaders and `identities` their
+    fingerprints, so that a whole folder is recognised without loading a model.
+    """
+    options = ScoringOptions(batch_size, precision)
+    job = ScoringJob(folder, tokens, {name: identities.get(name, "") for name in references}, options)
+    if (scores := job.reused()) is not None:
+        return scores
+    scorer = ChunkScorer(tokens, {name: load() for name, load in references.items()}, options)
+    work_here(job, lambda: ScoringWorker(job, scorer))
+    return job.finish()

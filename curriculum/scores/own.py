@@ -1,0 +1,199 @@
+"""Scores of the user's own: Parquet with numbers by sample or by document.
+
+A file, or a folder of files read in the order of their names. Columns: `sample` (ids 0 .. n - 1 in any order) or
+`document` (the document's ordinal in the text that `prepare` read), or neither (row i is sample i); `source` (a name,
+where there are no TOKENS to know it); every other column of numbers is a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from numpy.typing import NDArray
+
+from curriculum.artifact.manifest import fingerprint_of, hash_file, reading
+from curriculum.artifact.parquet import open_parquet
+
+BATCH_ROWS = 1 << 20
+SAMPLE, DOCUMENT, SOURCE = "sample", "document", "source"
+
+
+class OwnScores:
+    """Open Parquet of own scores. `names` are its score columns, `rows` its rows."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        files = sorted(self.path.glob("*.parquet")) if self.path.is_dir() else [self.path]
+        if not files or not all(file.is_file() for file in files):
+            raise ValueError(f"own_scores={self.path}: there is no such Parquet file, nor a folder of them")
+        self._paths = files
+        described = [_described(file) for file in files]
+        schema = described[0][0]
+        for file, (other, _) in zip(files, described, strict=True):
+            if not other.equals(schema):
+                raise ValueError(f"own_scores: {file} has other columns than {files[0]}: write them alike")
+        doubles = [name for name in schema.names if schema.names.count(name) > 1]
+        if doubles:
+            raise ValueError(f"own_scores={self.path}: two columns are called {doubles[0]!r}: rename one")
+        if {SAMPLE, DOCUMENT} <= set(schema.names):
+            raise ValueError(f"own_scores={self.path} has both {SAMPLE!r} and {DOCUMENT!r}: keep what the scores go by")
+        self.rows = sum(rows for _, rows in described)
+        self.names = [field.name for field in schema if _is_score(field)]
+        self.by = next((name for name in (SAMPLE, DOCUMENT) if name in schema.names), None)
+        self.has_sources = SOURCE in schema.names
+        if not self.names:
+            raise ValueError(f"own_scores={self.path} has no column of numbers beside {schema.names}: add the scores")
+        if self.rows == 0:
+            raise ValueError(f"own_scores={self.path} has no rows: write the scores first")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the files' contents. Reads them."""
+        return fingerprint_of([hash_file(path).xxh3_128 for path in self._paths])
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """Names in the column `source`, sorted. Reads the column."""
+        names: set[str] = set()
+        for batch in self._batches([SOURCE]):
+            names.update(pc.unique(batch.column(0).cast(pa.string())).to_pylist())
+        if None in names:
+            raise ValueError(f"own_scores={self.path}: a row has no source: name one in every row")
+        return sorted(names)
+
+    def chunks(self, names: Sequence[str], with_source: bool) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield columns in the order of the samples, in pieces of no particular length: float32, and `source` as codes.
+
+        Raises ValueError for ids that are missing or stand twice.
+        """
+        if self._permutation is not None:
+            whole = self._whole(names, with_source)
+            yield {name: column[self._permutation] for name, column in whole.items()}
+            return
+        yield from self._read(names, with_source)
+
+    def documents(self, names: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]:
+        """Return the document ordinals, rising, and the scores in that order. Raises ValueError for duplicates."""
+        ids = self._ids(DOCUMENT)
+        order = np.argsort(ids, kind="stable")
+        ids = ids[order]
+        twice = np.flatnonzero(ids[1:] == ids[:-1])
+        if len(twice):
+            raise ValueError(
+                f"own_scores={self.path}: document {ids[twice[0]]} stands twice ({len(twice)} repeated rows): keep one"
+            )
+        return ids, {name: column[order] for name, column in self._whole(names, False).items()}
+
+    @cached_property
+    def _permutation(self) -> NDArray[np.int64] | None:
+        """Row of every sample, or None when the rows are in order already. Reads the ids once."""
+        if self.by != SAMPLE:
+            return None
+        start = 0
+        for batch in self._batches([SAMPLE]):
+            ids = _whole_numbers(self.path, SAMPLE, batch.column(0))
+            if not np.array_equal(ids, np.arange(start, start + len(ids))):
+                break
+            start += len(ids)
+        if start == self.rows:
+            return None
+        ids = self._ids(SAMPLE)
+        outside = np.flatnonzero((ids < 0) | (ids >= self.rows))
+        counts = np.bincount(np.delete(ids, outside), minlength=self.rows)
+        missing, twice = np.flatnonzero(counts == 0), np.flatnonzero(counts > 1)
+        if len(missing):
+            found = (
+                f"sample {twice[0]} stands {counts[twice[0]]} times" if len(twice) else f"{ids[outside[0]]} is there"
+            )
+            raise ValueError(
+                f"own_scores={self.path} has {self.rows} rows, but no row for sample {missing[0]} ({len(missing)} are "
+                f"missing; {found}): give the samples 0 to {self.rows - 1} once each"
+            )
+        return np.argsort(ids, kind="stable")
+
+    def _ids(self, name: str) -> NDArray[np.int64]:
+        return np.concatenate([_whole_numbers(self.path, name, batch.column(0)) for batch in self._batches([name])])
+
+    def _whole(self, names: Sequence[str], with_source: bool) -> dict[str, NDArray[Any]]:
+        pieces = list(self._read(names, with_source))
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def _read(self, names: Sequence[str], with_source: bool) -> Iterator[dict[str, NDArray[Any]]]:
+        for batch in self._batches([*names, *([SOURCE] if with_source else [])]):
+            piece: dict[str, NDArray[Any]] = {
+                name: np.asarray(batch.column(name).to_numpy(zero_copy_only=False)).astype(np.float32, copy=False)
+                for name in names
+            }
+            if with_source:
+                codes = pc.index_in(batch.column(SOURCE).cast(pa.string()), pa.array(self.sources))
+                piece[SOURCE] = codes.to_numpy(zero_copy_only=False).astype(np.uint16)
+            yield piece
+
+    def _batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        for path in self._paths:
+            with open_parquet(path) as file:
+                batches = file.iter_batches(batch_size=BATCH_ROWS, columns=list(names))
+                while True:
+                    with reading(path, "write the scores again"):
+                        batch = next(batches, None)
+                    if batch is None:
+                        break
+                    yield batch
+
+
+def _described(path: Path) -> tuple[pa.Schema, int]:
+    """Return columns and number of rows of a file, which is closed again: there may be thousands."""
+    with reading(path, "own_scores takes Parquet; write it again"), open_parquet(path) as file:
+        return file.schema_arrow, file.metadata.num_rows
+
+
+class HeldScores(OwnScores):
+    """Own scores in memory: columns [n] by name, row i is sample i."""
+
+    def __init__(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) != 1 or 0 in lengths.values():
+            raise ValueError(f"own scores: the columns must be of one length above 0, there are {lengths}")
+        self.path = Path("in memory")
+        self._table = pa.table(dict(columns))
+        self.rows = self._table.num_rows
+        self.names = [field.name for field in self._table.schema if _is_score(field)]
+        self.by = None
+        self.has_sources = SOURCE in self._table.column_names
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the columns."""
+        digest = xxhash.xxh3_128(",".join(self._table.column_names).encode())
+        for batch in self._batches(self._table.column_names):
+            for column in batch.columns:
+                digest.update(
+                    str(column.to_pylist()).encode() if pa.types.is_string(column.type) else column.to_numpy()
+                )
+        return digest.hexdigest()
+
+    def _batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        yield from self._table.select(list(names)).to_batches(max_chunksize=BATCH_ROWS)
+
+
+def _is_score(field: pa.Field) -> bool:
+    number = pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
+    return bool(number and field.name not in (SAMPLE, DOCUMENT, SOURCE))
+
+
+def _whole_numbers(path: Path, name: str, column: pa.Array) -> NDArray[np.int64]:
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise ValueError(
+            f"own_scores={path}: column {name!r} is {column.type} with {column.null_count} nulls: give ids"
+        )
+    try:
+        return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"own_scores={path}: column {name!r} holds what is no id: {error}") from error

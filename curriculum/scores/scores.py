@@ -1,0 +1,248 @@
+"""SCORES: one row a sample, one float32 loss column a reference model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from curriculum.artifact.manifest import ArtifactError, Manifest, open_manifest, reading
+from curriculum.artifact.parquet import open_parquet
+from curriculum.tokens.tokens import Tokens
+
+KIND = "scores"
+COUNTS = ("tokens", "bytes")
+"""Columns of whole numbers, which are no scores."""
+BATCH_ROWS = 1 << 20
+"""Rows read at once."""
+
+
+class Scores:
+    """An open SCORES folder, one slice of it. `column(name)` is float32 [n], one value a sample."""
+
+    def __init__(self, folder: Path, slice: str, manifest: Manifest) -> None:
+        self.folder = folder
+        self.slice = slice
+        self.manifest = manifest
+        self.fingerprint = manifest.fingerprint
+        path = folder / f"{slice}.parquet"
+        with reading(path, f"remove {folder} and score again"):
+            self._file = open_parquet(path)
+
+    @classmethod
+    def open(cls, folder: str | Path, slice: str = "train") -> Scores:
+        """Open one slice of a SCORES folder. Raises ArtifactError naming what is wrong with it."""
+        folder = Path(folder)
+        manifest = open_manifest(folder, KIND)
+        if f"{slice}.parquet" not in manifest.files:
+            raise ArtifactError(
+                f"{folder} has no scores of slice {slice!r}, only {sorted(manifest.files)}: score that slice"
+            )
+        return cls(folder, slice, manifest)
+
+    def __len__(self) -> int:
+        return int(self._file.metadata.num_rows)
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the reference models."""
+        return [name.removeprefix("loss_") for name in self._file.schema_arrow.names if name.startswith("loss_")]
+
+    @property
+    def names(self) -> list[str]:
+        """Names that `column` and `chunks` know: the stored losses and what follows from them."""
+        there = self._file.schema_arrow.names
+        stored = [name for name in there if name not in ("sample", *COUNTS)]
+        pd = ["pd"] if {"loss_weak", "loss_strong"} <= set(stored) else []
+        bpb = [f"bpb_{model}" for model in self.models] if "bytes" in there else []
+        return [*stored, *(f"ppl_{model}" for model in self.models), *bpb, *pd]
+
+    def column(self, name: str) -> NDArray[np.float32]:
+        """Return a stored column, `ppl_<model>` = exp(loss), bits a byte `bpb_<model>`, or `pd`, [n].
+
+        PD = (PPL_weak - PPL_strong) / PPL_weak = 1 - exp(loss_strong - loss_weak) (arXiv 2501.13126), from the losses
+        so that nothing overflows. Raises ValueError naming the columns that are there.
+        """
+        if name in COUNTS and name in self._file.schema_arrow.names:
+            return np.asarray(self._file.read([name]).column(name).to_numpy(), dtype=np.float32)
+        return np.concatenate([chunk[name] for chunk in self.chunks([name])] or [np.zeros(0, np.float32)])
+
+    def chunks(self, names: Sequence[str]) -> Iterator[dict[str, NDArray[np.float32]]]:
+        """Yield the columns `names` in pieces of no particular length, in the order of the samples."""
+        unknown = [name for name in names if name not in self.names]
+        if unknown:
+            raise ValueError(
+                f"{self.folder} has no score {unknown[0]!r}, only {self.names}: name one of those, or score with "
+                "the model that it needs"
+            )
+        needed = sorted({stored for name in names for stored in _needs(name, self._file.schema_arrow.names)})
+        batches = self._file.iter_batches(batch_size=BATCH_ROWS, columns=needed)
+        while True:
+            with reading(self.folder / f"{self.slice}.parquet", "score again"):
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                losses = {name: np.asarray(batch.column(name).to_numpy(zero_copy_only=False)) for name in needed}
+                derived = {name: _derived(name, losses) for name in names}
+            yield derived
+
+    def check(self, tokens: Tokens) -> None:
+        """Raise ArtifactError unless these are the scores of `tokens`."""
+        theirs = self.manifest.inputs.get(f"tokens/{self.slice}")
+        if theirs != tokens.fingerprint or len(self) != len(tokens):
+            raise ArtifactError(
+                f"{self.folder} scores other tokens ({theirs}, {len(self)} samples) than {tokens.folder} "
+                f"slice {self.slice!r} ({tokens.fingerprint}, {len(tokens)} samples): run pdpc score on these tokens"
+            )
+
+
+def _needs(name: str, stored: Sequence[str]) -> tuple[str, ...]:
+    if name in stored:
+        return (name,)
+    if name.startswith("bpb_"):
+        return (f"loss_{name.removeprefix('bpb_')}", *COUNTS)
+    return ("loss_weak", "loss_strong") if name == "pd" else (f"loss_{name.removeprefix('ppl_')}",)
+
+
+def _derived(name: str, losses: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    if name in losses:
+        return losses[name]
+    with np.errstate(over="ignore"):
+        if name == "pd":
+            pd: NDArray[np.float32] = -np.expm1(losses["loss_strong"] - losses["loss_weak"])
+            return pd
+        if name.startswith("bpb_"):
+            nats = losses[f"loss_{name.removeprefix('bpb_')}"] * losses["tokens"].astype(np.float64)
+            bpb: NDArray[np.float32] = (nats / (np.maximum(losses["bytes"], 1) * math.log(2))).astype(np.float32)
+            return bpb
+        ppl: NDArray[np.float32] = np.exp(losses[f"loss_{name.removeprefix('ppl_')}"])
+        return ppl
+
+
+class SliceWriter:
+    """Writes `<slice>.parquet` row by row: the sample id, its tokens and bytes, one loss column a model.
+
+    Rows are grouped by their number alone, so that equal columns give equal bytes however they arrive.
+    """
+
+    def __init__(self, folder: Path, slice: str, models: Sequence[str], *, with_bytes: bool = True) -> None:
+        self._slice, self._models = slice, list(models)
+        counts = [("tokens", pa.int32()), *([("bytes", pa.int32())] if with_bytes else [])]
+        losses = [(f"loss_{name}", pa.float32()) for name in models]
+        self._rows = RowGroups(folder / f"{slice}.parquet", pa.schema([("sample", pa.int64()), *counts, *losses]))
+        self._samples = 0
+
+    def __enter__(self) -> SliceWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rows.close()
+
+    def add(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Add the next samples. Raises ValueError naming model and sample when a loss is not finite."""
+        for name in self._models:
+            loss_N = columns[f"loss_{name}"]
+            bad = np.flatnonzero(~np.isfinite(loss_N))
+            if len(bad):
+                raise ValueError(
+                    f"model {name!r} gives sample {self._samples + bad[0]} of slice {self._slice!r} a loss of "
+                    f"{loss_N[bad[0]]} ({len(bad)} such samples): its weights are not sound; train or choose another "
+                    "reference model"
+                )
+        count = len(columns["tokens"])
+        ids = np.arange(self._samples, self._samples + count, dtype=np.int64)
+        self._rows.add({"sample": ids, **columns})
+        self._samples += count
+
+
+class DocumentsWriter:
+    """Writes `<slice>.documents.parquet`, where asked: a row a document, its mean loss by model.
+
+    The column `document` is the document's number in the text that `prepare` read, as `own_scores` expects it. A
+    document has several parts where samples cut it: they come one after the other.
+    """
+
+    def __init__(self, folder: Path, slice: str, models: Sequence[str]) -> None:
+        self._path, self._models = folder / f"{slice}.documents.parquet", list(models)
+        self._rows: RowGroups | None = None
+        self._open: dict[str, NDArray[Any]] = {}
+
+    def __enter__(self) -> DocumentsWriter:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._rows is not None:
+            if kind is None:
+                self._write(self._open)
+            self._rows.close()
+
+    def add(self, columns: Mapping[str, NDArray[Any]], tokens: Tokens) -> None:
+        """Add the documents' parts of the next samples: `document`, `document_tokens`, `document_bytes`, `nats_*`."""
+        if self._rows is None:
+            counts = [("document", pa.int64()), ("tokens", pa.int64()), ("bytes", pa.int64())]
+            self._rows = RowGroups(
+                self._path, pa.schema([*counts, *((f"loss_{name}", pa.float32()) for name in self._models)])
+            )
+        index = np.asarray(columns["document"])
+        if len(index) == 0:
+            return
+        starts = np.flatnonzero(np.diff(index, prepend=-1))
+        values = {"tokens": columns["document_tokens"].astype(np.int64), "bytes": columns["document_bytes"]}
+        values |= {f"nats_{name}": columns[f"nats_{name}"] for name in self._models}
+        summed: dict[str, NDArray[Any]] = {"index": index[starts], "document": tokens.origins[index[starts]]}
+        summed |= {name: np.add.reduceat(value, starts) for name, value in values.items()}
+        if self._open and self._open["index"][-1] == summed["index"][0]:
+            for name in values:
+                summed[name][0] += self._open[name][-1]
+            self._open = {name: value[:-1] for name, value in self._open.items()}
+        if self._open:
+            self._write(self._open)
+        self._write({name: value[:-1] for name, value in summed.items()})
+        self._open = {name: value[-1:] for name, value in summed.items()}
+
+    def _write(self, summed: Mapping[str, NDArray[Any]]) -> None:
+        if summed and len(summed["index"]) and self._rows is not None:
+            kept = {name: summed[name] for name in ("document", "tokens", "bytes")}
+            losses = {f"loss_{name}": summed[f"nats_{name}"] / summed["tokens"] for name in self._models}
+            self._rows.add(kept | losses)
+
+
+class RowGroups:
+    """A Parquet file in row groups of BATCH_ROWS, however its rows arrive."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._waiting: list[pa.Table] = []
+
+    def add(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Add rows."""
+        arrays = [pa.array(np.asarray(columns[field.name])).cast(field.type) for field in self._schema]
+        self._waiting.append(pa.Table.from_arrays(arrays, schema=self._schema))
+        while sum(len(table) for table in self._waiting) >= BATCH_ROWS:
+            table = pa.concat_tables(self._waiting)
+            self._write(table[:BATCH_ROWS])
+            self._waiting = [table[BATCH_ROWS:]]
+
+    def close(self) -> None:
+        """Write what waits, and close the file."""
+        if self._waiting:
+            self._write(pa.concat_tables(self._waiting))
+        self._writer.close()
+
+    def _write(self, table: pa.Table) -> None:
+        self._writer.write_table(table.combine_chunks(), row_group_size=BATCH_ROWS)
+
+
+def write_slice(
+    folder: Path, slice: str, losses: Mapping[str, NDArray[np.float32]], tokens_N: NDArray[np.int64]
+) -> None:
+    """Write `<slice>.parquet` of losses by model and each sample's real tokens; ValueError as in SliceWriter."""
+    with SliceWriter(folder, slice, list(losses), with_bytes=False) as writer:
+        writer.add({"tokens": tokens_N, **{f"loss_{name}": loss_N for name, loss_N in losses.items()}})

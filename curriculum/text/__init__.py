@@ -1,0 +1,1 @@
+"""Documents read from text files, Parquet and Hugging Face datasets."""

@@ -1,0 +1,158 @@
+"""Text files, read one document at a time: .jsonl (plain, .gz, .zst), .parquet and .txt, in bounded memory.
+
+Every document has a place in its file, so that ranges of places cut a file into parts which different processes read.
+"""
+
+from __future__ import annotations
+
+import codecs
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from curriculum.artifact.parquet import open_parquet
+from curriculum.text.document import Columns, Document, decode
+from curriculum.text.lines import PlainLines, gzip_lines, zstd_lines
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PARQUET_ROWS = 256
+
+
+class FileReader(Protocol):
+    """Documents of a file by their places: whole numbers from 0 on, below the file's size in bytes.
+
+    A document's place follows from the file alone, and none is below that of the document before.
+    """
+
+    span: tuple[int, int] | None
+    """First and last + 1 of what the last range held, in bytes, lines or rows; the next range begins where it ends."""
+
+    def documents(self, start: int, stop: int) -> Iterator[tuple[int, Document]]:
+        """Yield (place, document) for the places start .. stop - 1.
+
+        Raises ValueError naming the file, the line or row, and the mend.
+        """
+
+
+def file_format(name: str) -> str | None:
+    """Return the extension this module reads `name` by, or None for an unknown one."""
+    lowered = name.lower()
+    return next((extension for extension in READERS if lowered.endswith(extension)), None)
+
+
+def stem(name: str) -> str:
+    """Return a file's name without its folder and its known extension: "web/en.jsonl.gz" -> "en"."""
+    base = Path(name).name
+    return base[: -len(file_format(base) or "")] or base
+
+
+def open_file(path: Path, columns: Columns) -> FileReader:
+    """Return the reader of a file's format. Raises ValueError for an unknown extension."""
+    extension = file_format(path.name)
+    if extension is None:
+        raise ValueError(f"{path} has an unknown extension: PDPC reads {', '.join(READERS)}")
+    return READERS[extension](path, columns)
+
+
+class WholeText:
+    """A file that is one document, at place 0."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self._path = path
+        self.span: tuple[int, int] | None = None
+
+    def documents(self, start: int, stop: int) -> Iterator[tuple[int, Document]]:
+        """Yield the document where the range begins at 0."""
+        if start == 0:
+            text = decode(self._path.read_bytes().removeprefix(codecs.BOM_UTF8), self._path)
+            yield 0, Document(text, self._path.absolute().parent.name)
+
+
+class ParquetRows:
+    """Rows of a Parquet file, their places spread evenly over its bytes.
+
+    A range is read from the group of its first row on; a reader goes on where it was when that is nearer.
+    """
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self._path, self._columns, self._size = path, columns, path.stat().st_size
+        self._groups: list[int] = []
+        """First row of every group, and the rows of the file."""
+        self._left: Iterator[tuple[int, pa.RecordBatch]] = iter(())
+        self._held: list[tuple[int, pa.RecordBatch]] = []
+        """The batch in which the last range ended."""
+        self._row: int | None = None
+        """The row that is next; None: begin anew."""
+        self.span: tuple[int, int] | None = None
+
+    def documents(self, start: int, stop: int) -> Iterator[tuple[int, Document]]:
+        """Yield the documents of the rows whose places are in a range."""
+        import pyarrow as pa
+
+        row = 0
+        try:
+            self._groups = self._groups or self._look()
+            rows = self._groups[-1]
+            first, last = (min(-(-place * rows // self._size), rows) for place in (start, stop))
+            row = first
+            for record in self._records(first, last):
+                row += 1
+                yield (row - 1) * self._size // rows, self._columns.document(record, f"{self._path}, row {row}")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{self._path}, after row {row}: invalid UTF-8 ({error.reason}): mend that text"
+            ) from error
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(
+                f"{self._path}, after row {row}: cannot be read as Parquet ({error}): it is torn or foreign; get it "
+                "again"
+            ) from error
+        self.span = first, last
+
+    def _look(self) -> list[int]:
+        with open_parquet(self._path) as file:
+            self._columns.check(file.schema_arrow.names, str(self._path))
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+            return [0, *accumulate(sizes)]
+
+    def _records(self, first: int, last: int) -> Iterator[dict[str, Any]]:
+        if first == last:
+            return
+        group = bisect_right(self._groups, first) - 1
+        if self._row is None or not self._groups[group] <= self._row <= first:
+            self._left, self._held = self._batches(group), []
+        self._row = None  # until this range is read to its end
+        batches = chain(self._held, self._left)
+        self._held = []
+        for begin, batch in batches:
+            end = begin + batch.num_rows
+            if end > first:
+                yield from batch.slice(max(first - begin, 0), min(end, last) - max(begin, first)).to_pylist()
+            if end > last:
+                self._held = [(begin, batch)]
+            if end >= last:
+                break
+        self._row = last
+
+    def _batches(self, group: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yield (first row, batch) from a group on."""
+        row = self._groups[group]
+        wanted = list(dict.fromkeys(name for name in (self._columns.text, self._columns.source) if name is not None))
+        with open_parquet(self._path) as file:
+            groups = list(range(group, len(self._groups) - 1))
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS, row_groups=groups, columns=wanted):
+                yield row, batch
+                row += batch.num_rows
+
+
+READERS: dict[str, Callable[[Path, Columns], FileReader]] = {
+    ".jsonl": PlainLines,
+    ".jsonl.gz": gzip_lines,
+    ".jsonl.zst": zstd_lines,
+    ".parquet": ParquetRows,
+    ".txt": WholeText,
+}

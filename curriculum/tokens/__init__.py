@@ -1,0 +1,1 @@
+"""TOKENS: documents as token ids; fixed-length samples are windows of them."""

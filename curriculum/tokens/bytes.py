@@ -1,0 +1,74 @@
+"""What bytes of text each token stands for: byte counts, and the text of a run of tokens.
+
+Read from tokenizer.json alone. Byte-level vocabularies (GPT-2's) spell a byte a character; the others are plain text, a
+space written as U+2581, a lone byte as <0xNN>.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curriculum.artifact.manifest import reading
+from curriculum.tokens.tokenizer import TOKENIZER_FILE, parse
+
+SPACE = "\u2581"
+LONE_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+@lru_cache(maxsize=8)
+def token_bytes(folder: Path) -> tuple[bytes, ...] | None:
+    """Return the bytes of every token by id; none (b"") for special tokens. None where there is no tokenizer.json."""
+    path = folder / TOKENIZER_FILE
+    if not path.is_file():
+        return None
+    with reading(path, "get the tokenizer again"):
+        text = path.read_text("utf-8")
+        data = json.loads(text)
+        vocabulary = parse(text).get_vocab(with_added_tokens=True)
+        added = {entry["content"]: bool(entry.get("special")) for entry in data.get("added_tokens") or []}
+    spelled = _byte_characters() if _byte_level(data) else None
+    found = [b""] * (max(vocabulary.values()) + 1)
+    for token, number in vocabulary.items():
+        if token in added:
+            lone = LONE_BYTE.fullmatch(token)
+            found[number] = bytes([int(lone[1], 16)]) if lone else b"" if added[token] else token.encode()
+        elif spelled is not None:
+            found[number] = bytes(spelled[character] for character in token if character in spelled)
+        elif lone := LONE_BYTE.fullmatch(token):
+            found[number] = bytes([int(lone[1], 16)])
+        else:
+            found[number] = token.replace(SPACE, " ").encode()
+    return tuple(found)
+
+
+@lru_cache(maxsize=8)
+def byte_lengths(folder: Path) -> npt.NDArray[np.int64] | None:
+    """Return the bytes of text that every token stands for, int64 [vocabulary]; None without a tokenizer.json."""
+    spelled = token_bytes(folder)
+    return None if spelled is None else np.array([len(part) for part in spelled], dtype=np.int64)
+
+
+def bytes_of(labels_BT: npt.NDArray[np.int64], lengths_V: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the bytes of every label, of its shape; 0 for an ignored one and one that the tokenizer does not have."""
+    known = (labels_BT >= 0) & (labels_BT < len(lengths_V))
+    return np.where(known, lengths_V[np.where(known, labels_BT, 0)], 0)
+
+
+def _byte_level(data: dict[str, Any]) -> bool:
+    """Tell whether a tokenizer.json spells bytes as characters: ByteLevel stands in its decoder or pre-tokenizer."""
+    text = json.dumps([data.get("decoder"), data.get("pre_tokenizer")])
+    return '"ByteLevel"' in text
+
+
+def _byte_characters() -> dict[str, int]:
+    """Return the byte of each character of the byte-level alphabet (GPT-2's `bytes_to_unicode`, the other way)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + number): byte for number, byte in enumerate(rest)}

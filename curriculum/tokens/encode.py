@@ -1,0 +1,170 @@
+"""Documents to token ids: held out by a hash of their text, encoded in blocks of about a megabyte."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from curriculum.text.document import Document
+from curriculum.tokens.tokenizer import TextTokenizer
+from curriculum.tokens.tokens import SLICES
+
+BLOCK_CHARACTERS = 1 << 20
+BLOCK_DOCUMENTS = 4096
+MOST_SOURCES = 10_000
+HALF = 64
+SHOWN_CHARACTERS = 60
+
+TRAIN, VALIDATION, REFERENCE = range(len(SLICES))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Which documents are held out, decided by a keyed hash of the text alone: equal texts share a slice, and
+    neither the order of the files nor the number of workers matters."""
+
+    validation_fraction: float
+    reference_fraction: float
+    seed: int
+
+    def slice_of(self, text: bytes) -> tuple[int, int]:
+        """Return (index into SLICES, a second, independent 64-bit hash) of a text in UTF-8."""
+        digest = xxhash.xxh3_128_intdigest(text, seed=self.seed)
+        place = (digest >> HALF) / 2**HALF
+        if place < self.validation_fraction:
+            return VALIDATION, digest % 2**HALF
+        if place < self.validation_fraction + self.reference_fraction:
+            return REFERENCE, digest % 2**HALF
+        return TRAIN, digest % 2**HALF
+
+
+@dataclass
+class Block:
+    """About a megabyte of documents: their ordinals in the stream, source indices and texts."""
+
+    origins: list[int] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Encoded documents of one slice and one source, in their order."""
+
+    slice: int
+    source: int
+    ids: npt.NDArray[np.unsignedinteger]
+    """Every document as [end_of_text] + its tokens."""
+    lengths: npt.NDArray[np.int64]
+    """Tokens of each document, end-of-text included."""
+    origins: npt.NDArray[np.int64]
+    text_bytes: int
+
+
+@dataclass(frozen=True)
+class EncodedBlock:
+    """What became of a block."""
+
+    groups: list[Group]
+    documents: int
+    text_bytes: int
+    without_tokens: list[int]
+    """Source index of every document of which the tokenizer left nothing."""
+
+
+class Blocks:
+    """Cuts a stream of documents into blocks, numbers their sources and counts the blank ones."""
+
+    def __init__(self) -> None:
+        self.sources: dict[str, int] = {}
+        self.blank: dict[str, int] = {}
+        self.documents = 0
+
+    def cut(self, documents: Iterable[Document]) -> Iterator[Block]:
+        """Yield blocks in the stream's order. Raises ValueError when there are too many sources to be domains."""
+        block, size = Block(), 0
+        for text, source in documents:
+            origin = self.documents
+            self.documents += 1
+            index = self.sources.setdefault(source, len(self.sources))
+            check_sources(self.sources)
+            if not text or text.isspace():
+                self.blank[source] = self.blank.get(source, 0) + 1
+                continue
+            block.origins.append(origin)
+            block.sources.append(index)
+            block.texts.append(text)
+            size += len(text)
+            if size >= BLOCK_CHARACTERS or len(block.texts) == BLOCK_DOCUMENTS:
+                yield block
+                block, size = Block(), 0
+        if block.texts:
+            yield block
+
+
+def check_sources(sources: dict[str, int]) -> None:
+    """Raise ValueError when there are too many sources to be domains of a text."""
+    if len(sources) > MOST_SOURCES:
+        raise ValueError(
+            f"the input has more than {MOST_SOURCES} sources ({list(sources)[-1]!r} is the last): a source is a domain "
+            "of the text; set input.source_column to the column that names it, or to null"
+        )
+
+
+class Encoder:
+    """Encodes one block after the other."""
+
+    def __init__(self, tokenizer: TextTokenizer, held_out: HeldOut, dtype: str) -> None:
+        self._tokenizer, self._held_out, self._dtype = tokenizer, held_out, np.dtype(dtype)
+
+    def encode(self, block: Block) -> EncodedBlock:
+        """Encode a block. Raises ValueError when the tokenizer breaks what TOKENS rely on."""
+        raw = [text.encode() for text in block.texts]
+        encoded = self._tokenizer.encode(block.texts)
+        members: dict[tuple[int, int], list[int]] = {}
+        without_tokens: list[int] = []
+        for i, (text, source) in enumerate(zip(raw, block.sources, strict=True)):
+            if len(encoded[i]) == 0:
+                without_tokens.append(source)
+                continue
+            members.setdefault((self._held_out.slice_of(text)[0], source), []).append(i)
+        groups = []
+        for (slice_index, source), rows in members.items():
+            lengths = np.array([len(encoded[i]) + 1 for i in rows], dtype=np.int64)
+            origins = np.array([block.origins[i] for i in rows], dtype=np.int64)
+            ids = self._join([encoded[i] for i in rows], [block.texts[i] for i in rows])
+            groups.append(Group(slice_index, source, ids, lengths, origins, sum(len(raw[i]) for i in rows)))
+        return EncodedBlock(groups, len(raw), sum(map(len, raw)), without_tokens)
+
+    def _join(self, documents: list[npt.NDArray[np.uint32]], texts: list[str]) -> npt.NDArray[np.unsignedinteger]:
+        end_of_text = self._tokenizer.end_of_text
+        start = np.array([end_of_text], dtype=np.uint32)
+        ids = np.concatenate([part for document in documents for part in (start, document)])
+        if np.count_nonzero(ids == end_of_text) != len(documents):
+            guilty = next(i for i, document in enumerate(documents) if (document == end_of_text).any())
+            raise ValueError(
+                f"the document that begins {texts[guilty][:SHOWN_CHARACTERS]!r} was encoded to the end-of-text token "
+                f"{self._tokenizer.end_of_text_token!r}: choose another with tokenizer.end_of_text=..."
+            )
+        assert int(ids.max()) < self._tokenizer.vocab_size, "an id outside the tokenizer's own vocabulary"
+        return ids.astype(self._dtype)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep the tokenizer from starting threads inside the block: `processes` says how many cores work."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before

@@ -1,0 +1,245 @@
+"""`pdpc adopt`: Megatron's and datatrove's token files to TOKENS that read them where they lie. No token is copied.
+
+find the files -> check their indexes -> read each once (ids, borders between documents, checksum) -> TOKENS
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from rich.console import Console
+
+from curriculum.artifact.manifest import Draft, create, reusable
+from curriculum.tokens.foreign.datatrove import SUFFIX, open_datatrove
+from curriculum.tokens.foreign.files import ForeignFile, scan
+from curriculum.tokens.foreign.megatron import open_megatron
+from curriculum.tokens.ids import NumberFile
+from curriculum.tokens.settings import SMALLEST_SEQ_LEN
+from curriculum.tokens.table import show
+from curriculum.tokens.tokenizer import TextTokenizer, TokenizerSettings, load_tokenizer
+from curriculum.tokens.tokens import INDEX_DTYPE, KIND, SLICES, part_name, samples_in
+from curriculum.work.progress import TokenProgress
+
+Files = Mapping[str, Mapping[str, Sequence[ForeignFile]]]
+"""The files of each source of each slice."""
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """The tokenizer that made the tokens."""
+
+    name: str
+    """A folder with a tokenizer.json, or the name of a Hugging Face tokenizer (fetched when it is not in the cache)."""
+    end_of_text: str | None = None
+    """The token that stands between documents. null: the tokenizer's own."""
+
+    def __post_init__(self) -> None:
+        if self.settings().trained_vocabulary():
+            raise ValueError(
+                f"tokenizer.name={self.name!r}: name the tokenizer that made the tokens, it exists already"
+            )
+
+    def settings(self) -> TokenizerSettings:
+        """Return the same in the words of `pdpc prepare`."""
+        return TokenizerSettings(name=self.name, end_of_text=self.end_of_text)
+
+
+@dataclass(frozen=True)
+class AdoptSettings:
+    """Everything that `pdpc adopt` can be told."""
+
+    tokenizer: MadeBy
+    """What made the tokens."""
+    train: dict[str, str] = field(default_factory=dict)
+    """Files to train on, by source: the prefix of Megatron's .bin and .idx, a .ds file of datatrove's, or a glob of
+    either (train.web=data/web_text_document train.code='data/code/*.ds')."""
+    validation: dict[str, str] = field(default_factory=dict)
+    """Files to measure losses on, by source. They hold other documents than `train`; that is for the user to see to."""
+    reference: dict[str, str] = field(default_factory=dict)
+    """Files to train the reference models on, by source; they hold other documents than `train` and `validation`."""
+    seq_len: int = 1024
+    """Labels of a sample; a sample is seq_len + 1 tokens of one file."""
+    output: str = "artifacts/tokens"
+    """Folder to write TOKENS to. It names the files by absolute path: they must stay where they are."""
+
+    def __post_init__(self) -> None:
+        if self.seq_len < SMALLEST_SEQ_LEN:
+            raise ValueError(f"seq_len={self.seq_len} must be at least {SMALLEST_SEQ_LEN}")
+        if not self.train:
+            raise ValueError("train names no files: give at least one source, as in train.web=data/web_text_document")
+        if not self.output:
+            raise ValueError("output is empty: name the folder to write TOKENS to")
+
+    def slices(self) -> dict[str, dict[str, str]]:
+        """Return slice -> source -> path."""
+        return {name: getattr(self, name) for name in SLICES}
+
+
+def run(settings: AdoptSettings, console: Console | None = None) -> Path:
+    """Make TOKENS, or reuse them when they are whole and made of the same; return their folder.
+
+    Raises ValueError for what the files or the settings have wrong, ArtifactError when something else stands at
+    `output` or a file of whole TOKENS has moved or changed.
+    """
+    console = console or Console()
+    folder = Path(settings.output).expanduser()
+    tokenizer = load_tokenizer(settings.tokenizer.settings())
+    files = {
+        name: {source: find(f"{name}.{source}", path) for source, path in sorted(paths.items())}
+        for name, paths in settings.slices().items()
+    }
+    _check_apart(files)
+    inputs = {"tokenizer": tokenizer.fingerprint, **_identities(files)}
+    config = {key: value for key, value in asdict(settings).items() if key != "output"}
+    if reusable(folder, KIND, config=config, inputs=inputs):
+        _print(console, f"TOKENS at {folder}: whole, reused")
+    else:
+        _check_train(settings, files["train"])
+        with create(folder, KIND, config=config, inputs=inputs) as draft:
+            _write(settings, files, tokenizer, draft, console)
+            for key, value in _identities(files).items():
+                if inputs[key] != value:
+                    raise ValueError(f"{key} changed while it was being read: run again when it is whole")
+        _print(console, f"TOKENS written to {folder}; the tokens stay where they are")
+    show(folder, console)
+    return folder
+
+
+def find(key: str, path: str) -> list[ForeignFile]:
+    """Open the files that a prefix, a path or a glob names, sorted by path. Raises ValueError naming `key`."""
+    place = Path(path).expanduser().absolute()
+    datatrove = place.suffix == SUFFIX
+    if not datatrove:
+        prefix = place.with_suffix("") if place.suffix in (".bin", ".idx") else place
+        place = prefix.with_name(f"{prefix.name}.bin")
+    beside = place.with_suffix(".idx")  # what is missing of a pair is named when the pair is opened
+    literal = place.is_file() or (not datatrove and beside.is_file())
+    found = [place] if literal else sorted(Path(name) for name in glob.glob(str(place)))
+    if not found:
+        raise ValueError(
+            f"{key}={path!r}: there is no {place}: give the prefix of a .bin and an .idx, a {SUFFIX} file, "
+            "or a glob of either"
+        )
+    return [open_datatrove(file) if datatrove else open_megatron(file.with_suffix("")) for file in found]
+
+
+def _identities(files: Files) -> dict[str, str]:
+    return {
+        f"{slice_name}/{source}/{number}/{file.path.name}": file.identity()
+        for slice_name, sources in files.items()
+        for source, members in sources.items()
+        for number, file in enumerate(members)
+    }
+
+
+def _check_apart(files: Files) -> None:
+    """Raise ValueError when a file is named twice: what is held out must not be trained on."""
+    seen: dict[Path, str] = {}
+    for slice_name, sources in files.items():
+        for source, members in sources.items():
+            for file in members:
+                key = f"{slice_name}.{source}"
+                before = seen.setdefault(file.path.resolve(), key)
+                if before != key:
+                    raise ValueError(f"{file.path} is named by {before} and by {key}: a file belongs to one of them")
+
+
+def _check_train(settings: AdoptSettings, files: Mapping[str, Sequence[ForeignFile]]) -> None:
+    longest = max(file.tokens for members in files.values() for file in members)
+    if longest < settings.seq_len + 1:
+        raise ValueError(
+            f"seq_len={settings.seq_len}: no file of train fills one sample (the largest has {longest} tokens, "
+            f"a sample has {settings.seq_len + 1}): lower seq_len or name larger files"
+        )
+
+
+def _write(settings: AdoptSettings, files: Files, tokenizer: TextTokenizer, draft: Draft, console: Console) -> None:
+    tokenizer.save(draft.path / "tokenizer")
+    sources = sorted({source for slice_files in files.values() for source in slice_files})
+    members = [file for slice_files in files.values() for listed in slice_files.values() for file in listed]
+    empty: dict[str, int] = {}
+    with TokenProgress(console, "tokens", sum(file.tokens for file in members)) as progress:
+        slices = {
+            name: _SliceWriter(draft, name, settings.seq_len, tokenizer, empty, progress).write(sources, files[name])
+            for name in SLICES
+        }
+    draft.facts.update(
+        seq_len=settings.seq_len,
+        vocab_size=tokenizer.vocab_size,
+        dtype=" and ".join(sorted({file.dtype for file in members})),
+        end_of_text=tokenizer.end_of_text,
+        end_of_text_token=tokenizer.end_of_text_token,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        documents_read=sum(slices[name]["documents"] for name in SLICES) + sum(empty.values()),
+        blank_documents={},
+        documents_without_tokens=empty,
+        slices=slices,
+    )
+
+
+class _SliceWriter:
+    """Writes where the documents of a slice begin, and checks the tokens that they are made of."""
+
+    def __init__(
+        self,
+        draft: Draft,
+        name: str,
+        seq_len: int,
+        tokenizer: TextTokenizer,
+        empty: dict[str, int],
+        progress: TokenProgress,
+    ) -> None:
+        self._draft, self._name, self._seq_len = draft, name, seq_len
+        self._tokenizer, self._empty, self._progress = tokenizer, empty, progress
+        self._tokens = self._documents = self._origin = 0
+
+    def write(self, sources: Sequence[str], files: Mapping[str, Sequence[ForeignFile]]) -> dict[str, Any]:
+        """Return the slice's table of the manifest's facts: a row a source, with a row a file inside."""
+        starts_path, origins_path = (self._draft.path / part_name(self._name, part) for part in ("starts", "origins"))
+        rows = []
+        with open(starts_path, "wb") as starts, open(origins_path, "wb") as origins:
+            for source in sources:
+                members = [
+                    self._file(source, number, file, starts, origins)
+                    for number, file in enumerate(files.get(source, []))
+                ]
+                samples = sum(samples_in(member["tokens"], self._seq_len) for member in members)
+                counts = {key: sum(member[key] for member in members) for key in ("documents", "tokens")}
+                rows.append({"name": source, **counts, "samples": samples, "files": members})
+        return {**{key: sum(row[key] for row in rows) for key in ("documents", "tokens", "samples")}, "sources": rows}
+
+    def _file(self, source: str, number: int, file: ForeignFile, starts: BinaryIO, origins: BinaryIO) -> dict[str, Any]:
+        documents = self._index(source, file, starts, origins)
+        starts.flush()
+        offset = self._documents * np.dtype(INDEX_DTYPE).itemsize
+        begins = NumberFile(Path(starts.name), INDEX_DTYPE, documents, offset).map()
+        name = f"{self._name}/{source}/{number}"
+        self._draft.outside[name] = scan(file, begins, self._tokens, self._tokenizer, self._progress.add)
+        self._documents += documents
+        self._tokens += file.tokens
+        return {"name": name, "dtype": file.dtype, "documents": documents, "tokens": file.tokens}
+
+    def _index(self, source: str, file: ForeignFile, starts: BinaryIO, origins: BinaryIO) -> int:
+        """Write where each document begins and its number in the input; count those without a token and leave them
+        out. Return the number of documents written."""
+        written, before = 0, 0
+        for ends in file.ends():
+            begins = np.concatenate((np.array([before], dtype=np.int64), ends[:-1]))
+            real = ends > begins
+            starts.write((self._tokens + begins[real]).astype(INDEX_DTYPE).tobytes())
+            origins.write((self._origin + np.flatnonzero(real)).astype(INDEX_DTYPE).tobytes())
+            written += int(real.sum())
+            if not real.all():
+                self._empty[source] = self._empty.get(source, 0) + int((~real).sum())
+            self._origin += len(ends)
+            before = int(ends[-1])
+        return written
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,114 @@
+"""`pdpc megatron`: a slice of TOKENS as Megatron's .bin and .idx, one pair a source.
+
+A document becomes one sequence: its tokens and one end-of-text, as `--append-eod` leaves it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from curriculum.artifact.manifest import create, open_manifest, reusable
+from curriculum.tokens.foreign.files import INDEX_AT_ONCE, blocks
+from curriculum.tokens.foreign.megatron import HEADER, MAGIC, TYPES, VERSION
+from curriculum.tokens.tokens import FOREIGN_DTYPES, SLICES, Tokens
+from curriculum.work.progress import TokenProgress
+
+KIND = "megatron"
+SMALL_VOCABULARY = 65_500  # below it Megatron chooses uint16, else int32
+
+
+@dataclass(frozen=True)
+class MegatronSettings:
+    """Everything that `pdpc megatron` can be told."""
+
+    tokens: str
+    """TOKENS folder."""
+    output: str
+    """Folder to write; its pairs are named by source: Megatron is told OUTPUT/SOURCE."""
+    slice: str = "train"
+    """Slice to write: train, validation or reference."""
+
+    def __post_init__(self) -> None:
+        if self.slice not in SLICES:
+            raise ValueError(f"slice={self.slice!r} is unknown: choose one of {', '.join(SLICES)}")
+        if not self.output:
+            raise ValueError("output is empty: name the folder to write")
+
+
+def run(settings: MegatronSettings, console: Console | None = None) -> Path:
+    """Write the pairs, or reuse them when they are whole and made of the same; return their folder.
+
+    The folder is there whole or not at all. Raises ValueError when the slice is empty, ArtifactError when the tokens
+    are not whole or something else stands at `output`.
+    """
+    console = console or Console()
+    folder = Path(settings.output).expanduser()
+    tokens = Tokens.open(Path(settings.tokens).expanduser(), settings.slice)
+    if not tokens.documents:
+        raise ValueError(f"slice={settings.slice!r} of {settings.tokens} is empty: choose another")
+    config, inputs = {"slice": settings.slice}, {"tokens": tokens.fingerprint}
+    if reusable(folder, KIND, config=config, inputs=inputs):
+        _print(console, f"Megatron pairs at {folder}: whole, reused")
+    else:
+        with create(folder, KIND, config=config, inputs=inputs) as draft:
+            draft.facts["sources"] = write_pairs(tokens, draft.path, console)
+    for row in open_manifest(folder, KIND).facts["sources"]:
+        there = f"{folder / row['pair']}.bin and .idx" if row["pair"] else "left out, it has no document"
+        _print(console, f"{row['name']}: {row['documents']:,} documents, {row['tokens']:,} tokens: {there}")
+    return folder
+
+
+def write_pairs(tokens: Tokens, folder: Path, console: Console) -> list[dict[str, Any]]:
+    """Write a pair for each source that has documents; return a row a source.
+
+    Memory: 4 bytes a document of the largest source, and the largest document.
+    """
+    dtype = "uint16" if tokens.vocab_size < SMALL_VOCABULARY else "int32"
+    rows: dict[str, dict[str, Any]] = {
+        name: {"name": name, "pair": None, "documents": 0, "tokens": 0} for name in tokens.sources
+    }
+    documents = (tokens.document(index) for index in range(tokens.documents))
+    with TokenProgress(console, "tokens", tokens.tokens) as progress:
+        for name, members in groupby(documents, key=itemgetter(0)):
+            pair = quote(name, safe=" ")  # a source's name can hold what a file's cannot
+            lengths = array("i")  # int32, as the index
+            with open(folder / f"{pair}.bin", "wb") as file:
+                for _, ids in members:
+                    file.write(np.append(ids, tokens.end_of_text).astype(FOREIGN_DTYPES[dtype]).tobytes())
+                    lengths.append(len(ids) + 1)
+                    progress.add(len(ids) + 1)
+            total = _write_index(folder / f"{pair}.idx", dtype, np.frombuffer(lengths, dtype=np.int32))
+            rows[name].update(pair=pair, documents=len(lengths), tokens=total)
+    return list(rows.values())
+
+
+def _write_index(path: Path, dtype: str, lengths_S: npt.NDArray[np.int32]) -> int:
+    """Write the index of sequences that lie end to end, each a document; return their tokens."""
+    code = next(code for code, name in TYPES.items() if name == dtype)
+    size = np.dtype(FOREIGN_DTYPES[dtype]).itemsize
+    tokens = 0
+    with open(path, "wb") as file:
+        file.write(HEADER.pack(MAGIC, VERSION, code, len(lengths_S), len(lengths_S) + 1))
+        file.write(lengths_S.astype("<i4").tobytes())
+        for _, lengths in blocks(lengths_S):
+            ends = tokens + np.cumsum(lengths, dtype=np.int64)
+            file.write(((ends - lengths) * size).astype("<i8").tobytes())
+            tokens = int(ends[-1])
+        for start in range(0, len(lengths_S) + 1, INDEX_AT_ONCE):
+            bounds = np.arange(start, min(start + INDEX_AT_ONCE, len(lengths_S) + 1))
+            file.write(bounds.astype("<i8").tobytes())
+    return tokens
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

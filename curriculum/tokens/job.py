@@ -1,0 +1,265 @@
+"""The work of `pdpc prepare`: ranges of the text's places, each tokenised into a chunk of its own, then joined.
+
+Which documents a chunk holds follows from the text, and what becomes of a document from itself: TOKENS are the same
+bytes whoever does which chunk, and when.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from curriculum.artifact.manifest import create, reusable, sync
+from curriculum.text.text import open_text
+from curriculum.tokens.encode import TRAIN, Blocks, Encoder, HeldOut, check_sources
+from curriculum.tokens.encoded import block_of, check_span, groups_of, summary_of, told
+from curriculum.tokens.settings import PrepareSettings
+from curriculum.tokens.table import say, show
+from curriculum.tokens.tokenizer import TextPick, TextTokenizer, load_tokenizer, train_tokenizer
+from curriculum.tokens.tokens import KIND, SLICES
+from curriculum.tokens.writer import TokenWriter, dtype_for
+from curriculum.work.chunks import Chunk, ChunkFolder, Columns, cut_text
+from curriculum.work.job import said_of_done
+from curriculum.work.progress import ChunkProgress, Meter, TextProgress
+
+MEGABYTE = 10**6
+TOKENIZER = "tokenizer"
+
+
+class TextJob:
+    """One TOKENS folder to be made: its chunks, what is missing, and the artifact at the end.
+
+    `tokenizer` is the fingerprint of an existing tokenizer where it is known; else the tokenizer is loaded. `mark` is
+    called at named points: tests stop it there. Raises ValueError for text or a tokenizer that is not there.
+    """
+
+    def __init__(
+        self,
+        settings: PrepareSettings,
+        console: Console | None = None,
+        *,
+        tokenizer: str | None = None,
+        mark: Callable[[str], None] = lambda point: None,
+    ) -> None:
+        self.settings, self.console = settings, console or Console()
+        self.folder = Path(settings.output).expanduser()
+        self.text = open_text(settings.input)
+        self._loaded: TextTokenizer | None = None
+        if tokenizer is None and settings.tokenizer.trained_vocabulary() is None:
+            self._loaded = load_tokenizer(settings.tokenizer)
+            tokenizer = self._loaded.fingerprint
+        self.tokenizer = tokenizer
+        """Fingerprint of an existing tokenizer; None: it is trained on the text."""
+        self.config = settings.made_of()
+        self.inputs = self.text.identity() | ({} if tokenizer is None else {"tokenizer": tokenizer})
+        self.chunks = cut_text(self.text.places, self.text.place_bytes, settings.chunk_bytes)
+        self.held_out = HeldOut(settings.validation_fraction, settings.reference_fraction, settings.seed)
+        plan = {
+            "inputs": self.inputs,
+            "config": {key: value for key, value in self.config.items() if key != "seq_len"},
+            "chunk_places": self.chunks[0].stop if self.chunks else 0,
+            "places": self.text.places,
+        }
+        self._mark = mark
+        self.store = ChunkFolder(self.folder.with_name(f"{self.folder.name}.chunks"), plan, mark)
+
+    def reused(self) -> Path | None:
+        """Return the folder when it is whole and made of the same; ArtifactError when something else is there."""
+        if not reusable(self.folder, KIND, config=self.config, inputs=self.inputs):
+            return None
+        shutil.rmtree(self.store.folder, ignore_errors=True)
+        say(self.console, f"TOKENS at {self.folder}: whole, reused")
+        show(self.folder, self.console)
+        return self.folder
+
+    def begin(self) -> list[Chunk]:
+        """Look at the text, find or train the tokenizer, and make the folder of chunks or go on with it."""
+        for note in self.text.notes:
+            say(self.console, f"note: {note}")
+        self.text.check()
+        self.store.begin()
+        if not (self.store.folder / TOKENIZER).is_dir():
+            self._keep(self._loaded or self._train())
+        self.open_tokenizer()
+        return self.store.missing(self.chunks)
+
+    def open_tokenizer(self) -> TextTokenizer:
+        """Return the tokenizer that lies beside the chunks; from then on they are chunks of this tokenizer."""
+        if self._loaded is None:
+            self._loaded = TextTokenizer.open(self.store.folder / TOKENIZER)
+        self.store.also(self._loaded.fingerprint)
+        return self._loaded
+
+    def welcome(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
+        """Keep nothing: these workers have nothing to say of themselves."""
+
+    def meter(self, missing: Sequence[Chunk]) -> ChunkProgress:
+        """Return a meter of documents, text and places."""
+        if said := said_of_done(self.chunks, missing):
+            say(self.console, said)
+        return ChunkProgress(self.console, "tokens", sum(chunk.stop - chunk.start for chunk in missing))
+
+    def finish(self) -> Path:
+        """Join the chunks, remove them, and print a table. Raises ValueError when there is nothing to train on."""
+        self._mark("chunk.before_join")
+        with create(self.folder, KIND, config=self.config, inputs=self.inputs) as draft:
+            self.open_tokenizer().save(draft.path / TOKENIZER)
+            draft.facts.update(self._join(draft.path))
+            try:
+                _check_slices(self.settings, draft.facts, self.console)
+            except ValueError:  # what mends it makes other chunks
+                shutil.rmtree(self.store.folder, ignore_errors=True)
+                raise
+            self._check_unchanged()
+        self._mark("chunk.after_join")
+        shutil.rmtree(self.store.folder, ignore_errors=True)
+        say(self.console, f"TOKENS written to {self.folder}")
+        show(self.folder, self.console)
+        return self.folder
+
+    def _keep(self, tokenizer: TextTokenizer) -> None:
+        """Lay a tokenizer beside the chunks, whole or not at all."""
+        self._loaded = tokenizer
+        temporary = self.store.folder / f"{TOKENIZER}.new"
+        tokenizer.save(temporary)
+        for path in temporary.iterdir():
+            sync(path)
+        temporary.rename(self.store.folder / TOKENIZER)
+        sync(self.store.folder)
+
+    def _train(self) -> TextTokenizer:
+        """Train the tokenizer on documents of the training slice."""
+        wanted = self.settings.tokenizer
+        vocab_size = wanted.trained_vocabulary()
+        assert vocab_size is not None, "called for train:VOCAB alone"
+        pick = TextPick(wanted.train_megabytes * MEGABYTE)
+        with TextProgress(self.console, "text for the tokenizer", lambda: self.text.fraction_read) as progress:
+            for document in self.text.documents():
+                raw = document.text.encode()
+                slice_index, key = self.held_out.slice_of(raw)
+                if slice_index == TRAIN and raw and not document.text.isspace():
+                    pick.add(key, raw)
+                progress.add(1, len(raw))
+        tokenizer = train_tokenizer(pick.texts(), vocab_size, wanted.end_of_text)
+        if tokenizer.vocab_size < vocab_size:
+            say(
+                self.console,
+                f"note: the training slice yields {tokenizer.vocab_size:,} different tokens, not {vocab_size:,}: "
+                "the text is small",
+            )
+        return tokenizer
+
+    def _join(self, folder: Path) -> dict[str, Any]:
+        """Write the slices' files from the chunks in their order, a block at a time; return the artifact's facts."""
+        tokenizer = self.open_tokenizer()
+        dtype = dtype_for(tokenizer.vocab_size)
+        writer = TokenWriter(folder, dtype, tokenizer.end_of_text, self.settings.seq_len)
+        sources: dict[str, int] = {}
+        ends: dict[str, int] = {}
+        blank, without_tokens = Counter[str](), Counter[str]()
+        read = 0
+        for chunk in self.chunks:
+            said: dict[str, Any] = {}
+            for columns in self.store.blocks(chunk):
+                said = told(columns)
+                for name in said["sources"]:
+                    sources.setdefault(name, len(sources))
+                for group in groups_of(columns, sources, read) if "groups" in columns else ():
+                    writer.append(group)
+            check_sources(sources)
+            check_span(said["spans"], ends)
+            blank.update(said["blank"])
+            without_tokens.update(said["without_tokens"])
+            read += said["documents"]
+        return {
+            "seq_len": self.settings.seq_len,
+            "vocab_size": tokenizer.vocab_size,
+            "dtype": dtype,
+            "end_of_text": tokenizer.end_of_text,
+            "end_of_text_token": tokenizer.end_of_text_token,
+            "tokenizer_fingerprint": tokenizer.fingerprint,
+            "documents_read": read,
+            "blank_documents": dict(blank),
+            "documents_without_tokens": dict(without_tokens),
+            "slices": writer.finish(sources),
+        }
+
+    def _check_unchanged(self) -> None:
+        for key, value in self.text.identity().items():
+            if (was := self.inputs.get(key)) != value:
+                raise ValueError(
+                    f"{key} changed while it was being read (was {was}, is {value}): run again when it is whole"
+                )
+
+
+class TextWorker:
+    """Tokenises chunks of a job that has begun. Raises ArtifactError where this process sees another input."""
+
+    def __init__(self, job: TextJob) -> None:
+        job.store.check()
+        tokenizer = job.open_tokenizer()
+        self._job = job
+        self._encoder = Encoder(tokenizer, job.held_out, dtype_for(tokenizer.vocab_size))
+
+    def introduction(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def do(self, chunk: Chunk) -> tuple[int, int, int]:
+        """Tokenise and write a chunk, a block at a time; return its documents, their bytes, and its places."""
+        documents = text_bytes = 0
+
+        def encoded() -> Iterator[Columns]:
+            nonlocal documents, text_bytes
+            text, blocks = self._job.text, Blocks()
+            without_tokens = Counter[int]()
+            for block in map(self._encoder.encode, blocks.cut(text.documents(chunk.start, chunk.stop))):
+                documents += block.documents
+                text_bytes += block.text_bytes
+                without_tokens.update(block.without_tokens)
+                yield block_of(block, list(blocks.sources))
+            sources = list(blocks.sources)
+            yield summary_of(
+                {
+                    "sources": sources,
+                    "documents": blocks.documents,
+                    "blank": blocks.blank,
+                    "without_tokens": {sources[source]: count for source, count in without_tokens.items()},
+                    "spans": text.spans,
+                }
+            )
+
+        self._job.store.write_blocks(chunk, encoded())
+        return documents, text_bytes, chunk.stop - chunk.start
+
+
+def _check_slices(settings: PrepareSettings, facts: Mapping[str, Any], console: Console) -> None:
+    """Raise ValueError when there is nothing to train on; say which held-out slice came out empty."""
+    train, *others = (facts["slices"][name] for name in SLICES)
+    read = facts["documents_read"]
+    blank = sum(facts["blank_documents"].values()) + sum(facts["documents_without_tokens"].values())
+    if train["documents"] == 0:
+        kept = sum(part["documents"] for part in others)
+        raise ValueError(
+            f"the training slice is empty: of {read} documents {blank} are blank and {kept} were held out: "
+            "add text, or lower validation_fraction and reference_fraction"
+        )
+    longest = max(row["tokens"] for row in train["sources"])
+    if longest < settings.seq_len + 1:
+        raise ValueError(
+            f"seq_len={settings.seq_len}: no source of the training slice fills one sample (the largest has {longest} "
+            f"tokens, a sample has {settings.seq_len + 1}): lower seq_len or add text"
+        )
+    fractions = {"validation": settings.validation_fraction, "reference": settings.reference_fraction}
+    for name, fraction in fractions.items():
+        if fraction and not facts["slices"][name]["documents"]:
+            say(
+                console,
+                f"warning: the {name} slice is empty: none of {read:,} documents fell into its {fraction:.1%}; "
+                f"raise {name}_fraction, change seed or add text",
+            )

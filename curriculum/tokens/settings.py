@@ -1,0 +1,58 @@
+"""What `pdpc prepare` is told."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from curriculum.text.text import TextSettings
+from curriculum.tokens.tokenizer import TokenizerSettings
+
+SMALLEST_SEQ_LEN = 2
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What TOKENS are made of, and where."""
+
+    input: TextSettings = field(default_factory=TextSettings)
+    """The text."""
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    """What turns it into tokens."""
+    seq_len: int = 1024
+    """Labels of a sample; a sample is seq_len + 1 tokens of one source."""
+    validation_fraction: float = 0.02
+    """Share of the documents held out to measure losses on."""
+    reference_fraction: float = 0.1
+    """Share of the documents held out to train the reference models on, which must not have seen what they score."""
+    seed: int = 0
+    """Key of the hash that chooses the held-out documents."""
+    output: str = "artifacts/tokens"
+    """Folder to write TOKENS to; what is done lies beside it in OUTPUT.chunks until all is."""
+    chunk_bytes: int | None = None
+    """Bytes of the input (packed, where it is) in a chunk, which is done or not done; null: a 1024th of all, at least
+    2^18 and at most 2^25. The artifact does not depend on it."""
+
+    def __post_init__(self) -> None:
+        if self.seq_len < SMALLEST_SEQ_LEN:
+            raise ValueError(f"seq_len={self.seq_len} must be at least {SMALLEST_SEQ_LEN}")
+        fractions = {"validation_fraction": self.validation_fraction, "reference_fraction": self.reference_fraction}
+        for key, value in fractions.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{key}={value} must be in [0, 1)")
+        if sum(fractions.values()) >= 1:
+            held_out = sum(fractions.values())
+            raise ValueError(
+                f"validation_fraction + reference_fraction = {held_out} leave no text to train on: lower them"
+            )
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed={self.seed} must be in [0, 2^64)")
+        if self.chunk_bytes is not None and self.chunk_bytes < 1:
+            raise ValueError(f"chunk_bytes={self.chunk_bytes} must be at least 1, or null")
+        if not self.output:
+            raise ValueError("output is empty: name the folder to write TOKENS to")
+
+    def made_of(self) -> dict[str, Any]:
+        """Return the settings that decide what TOKENS hold."""
+        names = ("input", "tokenizer", "seq_len", "validation_fraction", "reference_fraction", "seed")
+        return {name: value for name, value in asdict(self).items() if name in names}

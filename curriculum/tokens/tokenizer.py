@@ -1,0 +1,252 @@
+"""The tokenizer: found or trained, made safe for untrusted text, saved so that Hugging Face loads it."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curriculum.artifact.manifest import fingerprint_of, reading
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+TRAIN_PREFIX = "train:"
+SMALLEST_VOCABULARY = 257  # 256 bytes and end-of-text
+KNOWN_END_OF_TEXT = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
+NOT_KEPT = ("auto_map", "model_max_length", "tokenizer_file")  # remote code; another model's limit; a foreign path
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """Which tokenizer turns text into tokens."""
+
+    name: str = "train:8192"
+    """"train:VOCAB" (a byte-level BPE trained on the training slice), a folder with a tokenizer.json, or the name of a
+    Hugging Face tokenizer (fetched when it is not in the cache)."""
+    end_of_text: str | None = None
+    """The token between documents. null: the tokenizer's own ("<|endoftext|>" for a trained one)."""
+    train_megabytes: int = 64
+    """At most so much text (10^6 UTF-8 bytes) trains the tokenizer: documents picked evenly, by a hash of their text,
+    from one pass over the whole input."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("tokenizer.name is empty: use train:8192, a folder with a tokenizer.json, or a name")
+        if self.end_of_text == "":
+            raise ValueError("tokenizer.end_of_text is empty: name a token, or use null for the tokenizer's own")
+        if self.train_megabytes < 1:
+            raise ValueError(f"tokenizer.train_megabytes={self.train_megabytes} must be at least 1")
+        self.trained_vocabulary()
+
+    def trained_vocabulary(self) -> int | None:
+        """Return VOCAB of "train:VOCAB", None for a tokenizer that exists already."""
+        if not self.name.startswith(TRAIN_PREFIX):
+            return None
+        size = self.name.removeprefix(TRAIN_PREFIX)
+        if not size.isascii() or not size.isdigit() or int(size) < SMALLEST_VOCABULARY:
+            raise ValueError(
+                f"tokenizer.name={self.name!r}: after {TRAIN_PREFIX} comes the size of the vocabulary, "
+                f"{SMALLEST_VOCABULARY} or more, as in train:8192"
+            )
+        return int(size)
+
+
+class TextTokenizer:
+    """Encodes documents: no BOS or EOS is added, no text is cut, special tokens written in a text stay plain text."""
+
+    def __init__(self, data: dict[str, Any], config: dict[str, Any], end_of_text: str) -> None:
+        self._data = _canonical(data, end_of_text)
+        self._config = {key: value for key, value in config.items() if key not in NOT_KEPT}
+        self._tokenizer = _build(self._data)
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        if end_of_text not in vocabulary:
+            raise ValueError(
+                f"tokenizer.end_of_text={end_of_text!r} is not in the vocabulary of {len(vocabulary)} tokens: "
+                "name a token that is"
+            )
+        self.end_of_text_token = end_of_text
+        self.end_of_text: int = vocabulary[end_of_text]
+        self.vocab_size: int = max(vocabulary.values()) + 1
+        self.fingerprint: str = fingerprint_of(self._data)
+        if self.end_of_text in self._tokenizer.encode(end_of_text, add_special_tokens=False).ids:
+            raise ValueError(
+                f"tokenizer.end_of_text={end_of_text!r}: this tokenizer also makes it from plain text, so a text could "
+                "forge the end of a document: choose another token with tokenizer.end_of_text=..."
+            )
+
+    @classmethod
+    def open(cls, folder: Path, end_of_text: str | None = None) -> TextTokenizer:
+        """Open a folder with a tokenizer.json. Raises ValueError naming the file and the mend."""
+        data = _read_json(folder / TOKENIZER_FILE)
+        config = _read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+        with reading(folder / TOKENIZER_FILE, "get the tokenizer again"):
+            return cls(data, config, end_of_text or _find_end_of_text(data, config, str(folder)))
+
+    def encode(self, texts: list[str]) -> list[npt.NDArray[np.uint32]]:
+        """Return the token ids of each text, uint32 [length], without end-of-text."""
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of token ids."""
+        text: str = self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+        return text
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, which `AutoTokenizer.from_pretrained(folder)` loads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        own = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": self.end_of_text_token}
+        for name, value in ((TOKENIZER_FILE, self._data), (CONFIG_FILE, {**self._config, **own})):
+            (folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", "utf-8")
+
+
+def load_tokenizer(settings: TokenizerSettings) -> TextTokenizer:
+    """Load the existing tokenizer that `settings.name` names: a folder, else a Hugging Face name.
+
+    Raises ValueError naming what is missing and the mend.
+    """
+    place = Path(settings.name).expanduser()
+    if place.is_dir():
+        return TextTokenizer.open(place, settings.end_of_text)
+    if settings.name.startswith((".", "/", "~")) or place.exists():
+        raise ValueError(f"tokenizer.name={settings.name!r} is no folder: give a folder that holds {TOKENIZER_FILE}")
+    from transformers import AutoTokenizer
+
+    try:
+        found = AutoTokenizer.from_pretrained(settings.name)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ValueError(
+            f"tokenizer.name={settings.name!r} is neither a folder nor a tokenizer that Hugging Face can load "
+            f"({error}): check the name and the network"
+        ) from error
+    backend = getattr(found, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(
+            f"tokenizer.name={settings.name!r} has no fast version ({TOKENIZER_FILE}): choose one that has"
+        )
+    data = json.loads(backend.to_str())
+    config = {"eos_token": found.eos_token} if found.eos_token else {}
+    return TextTokenizer(data, config, settings.end_of_text or _find_end_of_text(data, config, settings.name))
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, end_of_text: str | None = None) -> TextTokenizer:
+    """Train a byte-level BPE on texts; the same texts give the same tokenizer.
+
+    Small texts can yield fewer tokens than `vocab_size`: see the result's `vocab_size`.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    token = end_of_text or KNOWN_END_OF_TEXT[0]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[token],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return TextTokenizer(json.loads(tokenizer.to_str()), {}, token)
+
+
+def tokenizer_fingerprint(folder: Path) -> str:
+    """Return the xxh3-128 digest of a folder's canonical tokenizer.json: equal for tokenizers that encode alike."""
+    return TextTokenizer.open(folder).fingerprint
+
+
+class TextPick:
+    """A bounded, even pick of texts: those with the smallest keys until `limit_bytes` are full.
+
+    The pick depends on the texts and their keys alone, not on the order in which they come.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._heap: list[tuple[int, bytes]] = []
+        self._bytes = 0
+
+    def add(self, key: int, text: bytes) -> None:
+        """Offer a text as UTF-8. O(log n); memory stays below the limit and one text."""
+        if self._bytes >= self._limit and key >= -self._heap[0][0]:
+            return
+        heapq.heappush(self._heap, (-key, text))
+        self._bytes += len(text)
+        while self._bytes - len(self._heap[0][1]) >= self._limit:
+            self._bytes -= len(heapq.heappop(self._heap)[1])
+
+    def texts(self) -> Iterator[str]:
+        """Yield the picked texts by rising key; the last one is cut at the limit."""
+        left = self._limit
+        for _, text in sorted(self._heap, key=lambda item: (-item[0], item[1])):
+            yield text[:left].decode("utf-8", errors="ignore")  # "ignore" drops the character that the cut halves
+            left -= len(text)
+
+
+def _canonical(data: dict[str, Any], end_of_text: str) -> dict[str, Any]:
+    """Return a tokenizer.json that never cuts or pads and knows end-of-text as a special token."""
+    added = [dict(entry) for entry in data.get("added_tokens") or []]
+    entry = next((entry for entry in added if entry.get("content") == end_of_text), None)
+    if entry is not None:
+        entry["special"] = True
+    elif isinstance(vocabulary := data.get("model", {}).get("vocab"), dict) and end_of_text in vocabulary:
+        plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        added.append({"id": vocabulary[end_of_text], "content": end_of_text, **plain, "special": True})
+    return {**data, "truncation": None, "padding": None, "added_tokens": added}
+
+
+def _build(data: dict[str, Any]) -> Tokenizer:
+    tokenizer = parse(json.dumps(data))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def parse(text: str) -> Tokenizer:
+    """Return the tokenizer that a tokenizer.json describes. Raises ValueError when it describes none."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(text)
+    except BaseException as error:  # the Rust side raises bare Exception, and a panic is none
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{TOKENIZER_FILE} cannot be used ({error}): save the tokenizer again") from error
+
+
+def _find_end_of_text(data: dict[str, Any], config: dict[str, Any], place: str) -> str:
+    named = config.get("eos_token")
+    named = named.get("content") if isinstance(named, dict) else named
+    if isinstance(named, str) and named:
+        return named
+    tokens = {entry.get("content") for entry in data.get("added_tokens") or []}
+    vocabulary = data.get("model", {}).get("vocab")
+    if isinstance(vocabulary, dict):
+        tokens.update(vocabulary)
+    for token in KNOWN_END_OF_TEXT:
+        if token in tokens:
+            return token
+    raise ValueError(
+        f"tokenizer {place} names no end-of-text token (eos_token in {CONFIG_FILE}) and has none of "
+        f"{', '.join(KNOWN_END_OF_TEXT)}: say which token ends a document with tokenizer.end_of_text=..."
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        there = ", ".join(sorted(os.listdir(path.parent))[:5]) or "nothing"
+        raise ValueError(f"{path} does not exist (there: {there}): give a folder with a {TOKENIZER_FILE}")
+    with reading(path, "get the tokenizer again"):
+        value = json.loads(path.read_text("utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}, not a JSON object: get the tokenizer again")
+    return value

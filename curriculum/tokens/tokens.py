@@ -1,0 +1,283 @@
+"""TOKENS: token ids on disk, read as fixed-length samples or as documents.
+
+Layout of a slice (`train`, `validation`, `reference`), all numbers little-endian:
+
+    <slice>.ids.bin      uint16 or uint32; source after source (sorted by name): every document as
+                         [end_of_text] + its tokens, and one final end_of_text after the source's last document
+    <slice>.starts.bin   int64 [documents]: where each document's end_of_text stands in <slice>.ids.bin
+    <slice>.origins.bin  int64 [documents]: the document's ordinal in the input text
+
+A sample is a window of seq_len + 1 tokens at stride seq_len inside one source, so every token but the source's first
+is a label exactly once. Opening costs O(sources), reading a sample O(seq_len): ids are memory-mapped, the rest is read
+where it is asked for (curriculum/artifact/mapped.py).
+
+TOKENS of other people's files (`pdpc adopt`) have no <slice>.ids.bin: each source lists its files, which stay where
+they are, and starts count from the first token of the slice's first file. There a sample is a window inside one file,
+and a file's first token is the one that is no label. What tells documents apart is the same token at the same places:
+wherever a document begins, an end_of_text is its first token or stands right before it (the last token of the document
+before). So attention begins anew at that token, as it does in a native slice, whose only difference is the end_of_text
+before the very first document.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curriculum.artifact.manifest import MANIFEST, ArtifactError, Manifest, fingerprint_of, open_manifest, reading
+from curriculum.tokens.ids import IntArray, NumberFile, Numbers, TokenIds
+from curriculum.tokens.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
+
+KIND = "tokens"
+SLICES = ("train", "validation", "reference")
+IGNORED = -100
+DTYPES = {"uint16": "<u2", "uint32": "<u4"}
+FOREIGN_DTYPES = {"uint8": "|u1", "int8": "|i1", "int16": "<i2", "int32": "<i4", "int64": "<i8", **DTYPES}
+INDEX_PARTS = ("starts", "origins")
+PARTS = ("ids", *INDEX_PARTS)
+INDEX_DTYPE = "<i8"
+
+
+def samples_in(tokens: int, seq_len: int) -> int:
+    """Number of samples of a source with `tokens` tokens (end-of-text included): ceil((tokens - 1) / seq_len)."""
+    return -(-max(tokens - 1, 0) // seq_len)
+
+
+def part_name(slice_name: str, part: str) -> str:
+    """File name of one part (`ids`, `starts`, `origins`) of a slice."""
+    return f"{slice_name}.{part}.bin"
+
+
+class Tokens:
+    """One slice of a TOKENS artifact. Make it with `Tokens.open`; it travels between processes as its path."""
+
+    def __init__(self, folder: Path, slice_name: str, manifest: Manifest) -> None:
+        facts = manifest.facts
+        table = facts["slices"][slice_name]["sources"]
+        self.folder = folder
+        self.slice = slice_name
+        self.seq_len: int = int(facts["seq_len"])
+        self.vocab_size: int = int(facts["vocab_size"])
+        self.end_of_text: int = int(facts["end_of_text"])
+        self.tokenizer_fingerprint: str = facts["tokenizer_fingerprint"]
+        self.tokenizer_folder: Path = folder / "tokenizer"
+        self.sources: list[str] = [row["name"] for row in table]
+        runs = [(source, run) for source, row in enumerate(table) for run in row.get("files", [row])]
+        self._run_source = np.array([source for source, _ in runs], dtype=np.int64)
+        self._run_tokens = np.array([int(run["tokens"]) for _, run in runs], dtype=np.int64)
+        self._token_ends = np.cumsum(self._run_tokens)
+        self._document_ends = np.cumsum([int(run["documents"]) for _, run in runs], dtype=np.int64)
+        samples = np.array([samples_in(int(tokens), self.seq_len) for tokens in self._run_tokens], dtype=np.int64)
+        self._sample_ends = np.cumsum(samples)
+        self._first_samples = self._sample_ends - samples
+        self.documents: int = sum(int(run["documents"]) for _, run in runs)
+        self.tokens: int = int(self._run_tokens.sum())
+        self._samples: int = int(samples.sum())
+        self._ids = TokenIds(_id_files(folder, slice_name, manifest), self.seq_len + 1)
+        parts = [_part(folder, slice_name, part, manifest, INDEX_DTYPE, self.documents) for part in INDEX_PARTS]
+        self._starts, self._origins = (Numbers(part) for part in parts)
+        self.fingerprint: str = _fingerprint(manifest, slice_name)
+
+    @classmethod
+    def open(cls, folder: str | Path, slice: str = "train") -> Tokens:
+        """Open one slice of a TOKENS folder without reading it.
+
+        Raises ValueError for an unknown slice, ArtifactError when the folder is missing, torn or foreign.
+        """
+        if slice not in SLICES:
+            raise ValueError(f"slice={slice!r} is unknown: choose one of {', '.join(SLICES)}")
+        folder = Path(folder)
+        manifest = open_manifest(folder, KIND)
+        with reading(folder / MANIFEST, f"it lacks what TOKENS need; remove {folder} and prepare again"):
+            return cls(folder, slice, manifest)
+
+    def check_tokenizer(self) -> None:
+        """Raise ArtifactError unless the tokenizer that lies in the folder is the one that made these tokens.
+
+        It is asked wherever ids are turned into text, or text into ids. TOKENS without a tokenizer.json pass.
+        """
+        path = self.tokenizer_folder / TOKENIZER_FILE
+        if not path.is_file():
+            return
+        found = tokenizer_fingerprint(self.tokenizer_folder)
+        if found != self.tokenizer_fingerprint:
+            raise ArtifactError(
+                f"{path} is another tokenizer ({found}) than the one that made the tokens of {self.folder} "
+                f"({self.tokenizer_fingerprint}): put that one back, or prepare the text again"
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tokens.open, (self.folder, self.slice)
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def sample(self, ids: npt.ArrayLike) -> IntArray:
+        """Return samples as int64 [n, seq_len + 1]; positions past the end of a source are IGNORED.
+
+        ids: int [n], each in [0, len(self)). Raises ValueError for anything else. O(n * seq_len).
+        """
+        starts, lengths, _ = self._windows(ids)
+        out = np.full((len(starts), self.seq_len + 1), IGNORED, dtype=np.int64)
+        full = lengths == self.seq_len + 1
+        if full.any():
+            out[full] = self._ids.rows(starts[full])
+        for row in np.flatnonzero(~full):  # at most one sample of a source, or of a foreign file, is short
+            out[row, : lengths[row]] = self._ids.span(int(starts[row]), int(starts[row] + lengths[row]))
+        return out
+
+    def real_tokens(self, ids: npt.ArrayLike) -> IntArray:
+        """Return the number of labels of each sample that are not IGNORED, int64 [n] in [1, seq_len]."""
+        return self._windows(ids)[1] - 1
+
+    @property
+    def maybe_short(self) -> IntArray:
+        """Return the ids of the samples that may have fewer real tokens than `seq_len`: the last of a run of tokens."""
+        return self._sample_ends[self._sample_ends > self._first_samples] - 1
+
+    def source_of(self, ids: npt.ArrayLike) -> IntArray:
+        """Return each sample's index into `self.sources`, int64 [n]."""
+        return self._windows(ids)[2]
+
+    def samples_of(self, source: int) -> range:
+        """Return the sample ids of one source, given by its index into `self.sources`; empty where it has none."""
+        if not 0 <= source < len(self.sources):
+            raise ValueError(f"source index {source} is not in [0, {len(self.sources)}): {self._place()}")
+        first, stop = np.searchsorted(self._run_source, [source, source + 1])
+        bounds = np.concatenate((np.zeros(1, dtype=np.int64), self._sample_ends))
+        return range(int(bounds[first]), int(bounds[stop]))
+
+    def document(self, index: int) -> tuple[str, IntArray]:
+        """Return (source, token ids int64 [length]) of a document, without the end-of-text at its start and end."""
+        self._check_document(index)
+        run = int(np.searchsorted(self._document_ends, index, side="right"))
+        last = index + 1 == int(self._document_ends[run])
+        stop = int(self._token_ends[run]) if last else self._starts[index + 1]
+        ids = self._ids.span(self._starts[index], stop)
+        ids = ids[1:] if len(ids) and ids[0] == self.end_of_text else ids
+        ids = ids[:-1] if len(ids) and ids[-1] == self.end_of_text else ids
+        return self.sources[self._run_source[run]], ids
+
+    def origin(self, index: int) -> int:
+        """Return a document's ordinal in the input text, as `prepare` read it (blank documents counted)."""
+        self._check_document(index)
+        return self._origins[index]
+
+    @property
+    def origins(self) -> IntArray:
+        """Return the ordinal in the input text of every document of this slice, int64 [documents]."""
+        return self._origins[:]
+
+    def documents_in(self, sample: int) -> IntArray:
+        """Return the documents that a sample's inputs come from, int64 [documents, 2]: index, and tokens in the sample.
+
+        A document's end-of-text stands before it and counts as its token.
+        """
+        begin, length, _ = (int(part[0]) for part in self._windows([sample]))
+        end = begin + length - 1
+        first, stop = bisect_right(self._starts, begin) - 1, bisect_left(self._starts, end)
+        edges = np.array([begin, *self._starts[first + 1 : stop], end], dtype=np.int64)
+        return np.stack([np.arange(first, stop), np.diff(edges)], axis=1)
+
+    def document_means(self, values: npt.NDArray[np.float32], ids: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Return the mean over each sample's documents, weighted by their tokens in it, float32 [n].
+
+        values: one number a document, float32 [documents]; nan where a document of the sample has a number that is not
+        finite. O(n log documents + the documents between the samples' first and last).
+        """
+        begin, length, _ = self._windows(ids)
+        if not len(begin):
+            return np.zeros(0, dtype=np.float32)
+        least = bisect_right(self._starts, begin.min()) - 1  # the samples' documents are among these
+        most = bisect_left(self._starts, (begin + length).max())
+        starts = self._starts[least:most]
+        first = np.searchsorted(starts, begin, side="right") - 1
+        number = np.searchsorted(starts, begin + length, side="left") - first  # documents of each sample
+        sample = np.repeat(np.arange(len(number)), number)
+        document = np.arange(len(sample)) - np.repeat(np.cumsum(number) - number, number) + np.repeat(first, number)
+        ends = np.append(starts[1:], self._starts[most] if most < self.documents else self.tokens)
+        inside = np.minimum(ends[document], (begin + length)[sample]) - np.maximum(starts[document], begin[sample])
+        with np.errstate(invalid="ignore"):
+            weighted = np.asarray(values[least:most], dtype=np.float64)[document] * inside
+            means = np.bincount(sample, weights=weighted, minlength=len(number)) / length
+        return np.where(np.isfinite(means), means, np.nan).astype(np.float32)
+
+    def _windows(self, ids: npt.ArrayLike) -> tuple[IntArray, IntArray, IntArray]:
+        """Return place of the first token, length in tokens and source of each sample, all int64 [n]."""
+        wanted = self._checked(ids)
+        run = np.searchsorted(self._sample_ends, wanted, side="right")
+        ends = self._token_ends[run]
+        starts = ends - self._run_tokens[run] + (wanted - self._first_samples[run]) * self.seq_len
+        return starts, np.minimum(ends - starts, self.seq_len + 1), self._run_source[run]
+
+    def _checked(self, ids: npt.ArrayLike) -> IntArray:
+        array = np.asarray(ids)
+        if array.size == 0 and array.ndim == 1:
+            return np.zeros(0, dtype=np.int64)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise ValueError(f"sample ids must be integers in one dimension, got {array.dtype} {array.shape}")
+        outside = (array < 0) | (array >= self._samples)
+        if outside.any():
+            raise ValueError(
+                f"sample id {array[outside][0]} is not in [0, {self._samples}): {self._place()}; "
+                "were these ids made for another artifact or slice?"
+            )
+        return array.astype(np.int64)
+
+    def _check_document(self, index: int) -> None:
+        if not 0 <= index < self.documents:
+            raise ValueError(f"document {index} is not in [0, {self.documents}): {self._place()}")
+
+    def _place(self) -> str:
+        return f"slice {self.slice!r} of {self.folder}"
+
+
+def _id_files(folder: Path, slice_name: str, manifest: Manifest) -> list[NumberFile]:
+    """Return the files that hold a slice's ids: one of the artifact's own, or those that the sources list."""
+    table = manifest.facts["slices"][slice_name]["sources"]
+    if not any("files" in row for row in table):
+        dtype = DTYPES[manifest.facts["dtype"]]
+        return [_part(folder, slice_name, "ids", manifest, dtype, sum(int(row["tokens"]) for row in table))]
+    files = []
+    for row in (row for source in table for row in source["files"]):
+        dtype, outside = FOREIGN_DTYPES[row["dtype"]], manifest.outside[row["name"]]
+        if outside.bytes != int(row["tokens"]) * np.dtype(dtype).itemsize:
+            raise ArtifactError(
+                f"{outside.path} has {outside.bytes} bytes, {row['tokens']} tokens of type {row['dtype']} were "
+                f"expected: remove {folder} and make it again"
+            )
+        files.append(NumberFile(Path(outside.path), dtype, int(row["tokens"])))
+    return files
+
+
+def _part(folder: Path, slice_name: str, part: str, manifest: Manifest, dtype: str, count: int) -> NumberFile:
+    """Return one part of a slice after checking that its size is what the facts say."""
+    name, size = part_name(slice_name, part), np.dtype(dtype).itemsize
+    entry = manifest.files.get(name)
+    if entry is None or entry.bytes != count * size:
+        there = "is not listed in the manifest" if entry is None else f"has {entry.bytes} bytes"
+        raise ArtifactError(
+            f"{folder / name} {there}, {count} numbers of {size} bytes were expected: remove {folder} and prepare again"
+        )
+    return NumberFile(folder / name, dtype, count)
+
+
+def _fingerprint(manifest: Manifest, slice_name: str) -> str:
+    """Identity of what this slice yields: its bytes, how they are cut, and the tokenizer that made them."""
+    facts = manifest.facts
+    sources = facts["slices"][slice_name]["sources"]
+    checksums = {part_name(slice_name, part): part for part in PARTS}
+    value = {
+        "slice": slice_name,
+        "seq_len": facts["seq_len"],
+        "end_of_text": facts["end_of_text"],
+        "tokenizer": facts["tokenizer_fingerprint"],
+        "sources": sources,
+        "files": {part: manifest.files[name].xxh3_128 for name, part in checksums.items() if name in manifest.files},
+    }
+    outside = [manifest.outside[file["name"]].xxh3_128 for row in sources for file in row.get("files", [])]
+    return fingerprint_of({**value, "outside": outside} if outside else value)

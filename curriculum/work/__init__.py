@@ -1,0 +1,1 @@
+"""Work in chunks that stays done: jobs, progress, threads."""

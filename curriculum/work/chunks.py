@@ -1,0 +1,266 @@
+"""Chunks: a long piece of work, cut so that what is done stays done.
+
+A chunk is a run of samples of one slice, or of places of a text. What became of it is one file in a folder beside the
+artifact to be made, in one block or several, so that its writer and its reader need the memory of a block alone:
+
+    <header: one line of JSON> <column after column, little-endian> <header> <columns> ...
+
+A header says which plan and chunk the block belongs to, its number, whether it is the last, and the xxh3-128 of its
+columns. A file is written beside its place, flushed and renamed, so it is whole or not there; one that does not match
+its checksums counts as not there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from curriculum.artifact.manifest import MISREAD, ArtifactError, differing, fingerprint_of, reading, sync, write_text
+
+PLAN, LOCK, SUFFIX = "plan.json", ".lock", ".chunk"
+TEXT = "text"
+SMALLEST_TOKENS, LARGEST_TOKENS, USUAL_CHUNKS = 1 << 16, 1 << 24, 4096
+"""A chunk's tokens where nothing else is said: a 4096th of all, within these bounds."""
+SMALLEST_BYTES, LARGEST_BYTES, USUAL_TEXT_CHUNKS = 1 << 18, 1 << 25, 1024
+"""The same for the bytes of a text: a 1024th."""
+
+Columns = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Samples start .. stop - 1 of a slice, or places of a text."""
+
+    slice: str
+    """Name of the slice; TEXT for a text."""
+    number: int
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return f"{self.slice}.{self.number:07d}{SUFFIX}"
+
+
+def cut(samples: Mapping[str, int], seq_len: int, batch_size: int, tokens: int | None = None) -> list[Chunk]:
+    """Return the chunks of slices with so many samples: about `tokens` tokens each, whole batches but for the last."""
+    if tokens is None:
+        tokens = min(max(sum(samples.values()) * seq_len // USUAL_CHUNKS, SMALLEST_TOKENS), LARGEST_TOKENS)
+    length = max(1, tokens // (seq_len * batch_size)) * batch_size
+    return [
+        Chunk(name, number, start, min(start + length, count))
+        for name, count in samples.items()
+        for number, start in enumerate(range(0, count, length))
+    ]
+
+
+def cut_text(places: int, place_bytes: int, size: int | None = None) -> list[Chunk]:
+    """Return the chunks of a text with so many places of about `place_bytes` bytes: about `size` bytes each."""
+    if size is None:
+        size = min(max(places * place_bytes // USUAL_TEXT_CHUNKS, SMALLEST_BYTES), LARGEST_BYTES)
+    length = max(1, size // place_bytes)
+    return [
+        Chunk(TEXT, number, start, min(start + length, places)) for number, start in enumerate(range(0, places, length))
+    ]
+
+
+class ChunkFolder:
+    """The chunks of one plan that are done. `mark` is called at named points of a write: tests stop it there."""
+
+    def __init__(self, folder: Path, plan: Mapping[str, Any], mark: Callable[[str], None] = lambda point: None) -> None:
+        self.folder = folder
+        self.plan = json.loads(json.dumps(plan))
+        self.fingerprint = fingerprint_of(self.plan)
+        """What every block names: that of the plan, and of what `also` added."""
+        self._mark = mark
+
+    def also(self, made_of: str) -> None:
+        """Let the chunks depend on something that becomes known after the plan."""
+        self.fingerprint = fingerprint_of([fingerprint_of(self.plan), made_of])
+
+    def begin(self) -> None:
+        """Make the folder, or go on with it. Raises ArtifactError, naming the keys, where another plan has chunks."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return self.check()
+        except ArtifactError:
+            if self._has_chunks():
+                raise
+        for path in self.folder.iterdir():  # of a beginning that came to nothing
+            if path.name not in (LOCK, PLAN):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        write_text(self.folder / PLAN, json.dumps(self.plan, indent=1, sort_keys=True) + "\n")
+        sync(self.folder.parent)
+
+    def check(self) -> None:
+        """Raise ArtifactError, naming the keys, where the folder has another plan."""
+        path = self.folder / PLAN
+        try:
+            with reading(path, f"remove {self.folder} and start again"):
+                there = json.loads(path.read_text("utf-8"))
+                changes = [f"{key}: {old!r} there, {new!r} now" for key, old, new in differing(there, self.plan)]
+        except OSError as error:
+            raise ArtifactError(f"{path} is damaged ({error}): remove {self.folder} and start again") from error
+        if changes:
+            raise ArtifactError(
+                f"{self.folder} holds the beginning of other work ({'; '.join(changes[:5])}): go on with the same "
+                "settings, or remove that folder to start again"
+            )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder alone, by a lock that dies with the process. Raises ArtifactError when another holds it.
+
+        A mistake of the user's (ValueError) before the first chunk is done leaves no folder.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / LOCK, "a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ArtifactError(
+                    f"another process is writing {self.folder}: wait for it, or choose another output"
+                ) from error
+            try:
+                yield
+            except ValueError:
+                if not self._has_chunks():
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                raise
+
+    def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
+        """Return the chunks that are not done; a file that is damaged, or of another plan, is removed."""
+        there = {entry.name for entry in os.scandir(self.folder)}
+        for name in there:  # left by writers that were killed; one that still writes fails, and is done again
+            if ".tmp-" in name:
+                (self.folder / name).unlink(missing_ok=True)
+        left = []
+        for chunk in chunks:
+            if chunk.name in there:
+                if self._sound(chunk):
+                    continue
+                (self.folder / chunk.name).unlink()
+            left.append(chunk)
+        return left
+
+    def write(self, chunk: Chunk, columns: Columns) -> None:
+        """Write what became of a chunk in one block, whole or not at all."""
+        self.write_blocks(chunk, [columns])
+
+    def write_blocks(self, chunk: Chunk, blocks: Iterable[Columns]) -> None:
+        """Write what became of a chunk as the blocks come, one at least: whole or not at all."""
+        path = self.folder / chunk.name
+        temporary = path.with_name(f"{path.name}.tmp-{socket.gethostname()}-{os.getpid()}")
+        self._mark("chunk.before_write")
+        try:
+            with open(temporary, "wb") as file:
+                for number, (columns, last) in enumerate(_with_last(blocks)):
+                    self._write_block(file, {"chunk": chunk.name, "block": number, "last": last}, columns)
+                file.flush()
+                os.fsync(file.fileno())
+        except Exception:
+            temporary.unlink(missing_ok=True)
+            raise
+        self._mark("chunk.before_rename")
+        os.replace(temporary, path)
+        sync(self.folder)
+        self._mark("chunk.after_write")
+
+    def _write_block(self, file: BinaryIO, header: dict[str, Any], columns: Columns) -> None:
+        parts = [np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")) for column in columns.values()]
+        digest = xxhash.xxh3_128()
+        for part in parts:
+            digest.update(part.data)
+        described = [[name, part.dtype.str, len(part)] for name, part in zip(columns, parts, strict=True)]
+        header = {"plan": self.fingerprint, **header, "columns": described, "xxh3_128": digest.hexdigest()}
+        file.write(json.dumps(header).encode() + b"\n")
+        self._mark("chunk.half_written")
+        for part in parts:
+            file.write(part.data)
+
+    def read(self, chunk: Chunk) -> Columns:
+        """Return the columns of a chunk of one block. Raises ArtifactError as `blocks` does."""
+        (columns,) = self.blocks(chunk)
+        return columns
+
+    def blocks(self, chunk: Chunk) -> Iterator[Columns]:
+        """Yield a chunk's blocks. Raises ArtifactError when it is not there, not whole or of another plan."""
+        path = self.folder / chunk.name
+        mend = "run again to do it again"
+        try:
+            with open(path, "rb") as file:
+                for number in count():
+                    header = json.loads(file.readline())
+                    described = [(str(name), np.dtype(dtype), int(size)) for name, dtype, size in header["columns"]]
+                    body = file.read(sum(dtype.itemsize * size for _, dtype, size in described))
+                    expected = (self.fingerprint, chunk.name, number, xxhash.xxh3_128_hexdigest(body))
+                    last = bool(header["last"])
+                    if tuple(header[key] for key in ("plan", "chunk", "block", "xxh3_128")) != expected or (
+                        last and file.read(1)
+                    ):
+                        raise ArtifactError(f"{path} does not match its checksum, or belongs to other work: {mend}")
+                    yield _columns(described, body)
+                    if last:
+                        return
+        except ArtifactError:
+            raise
+        except (OSError, *MISREAD) as error:
+            raise ArtifactError(f"{path} cannot be read ({error}): {mend}") from error
+
+    def note(self, name: str, value: Mapping[str, Any]) -> None:
+        """Keep a JSON value beside the chunks; whoever writes it last writes the same."""
+        write_text(self.folder / f"{name}.json", json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+    def noted(self, name: str) -> dict[str, Any]:
+        """Return what was noted. Raises ArtifactError when it is not there."""
+        path = self.folder / f"{name}.json"
+        try:
+            value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            if not isinstance(value, dict):
+                raise TypeError(f"a {type(value).__name__}, not an object")
+        except (OSError, *MISREAD) as error:
+            raise ArtifactError(f"{path} cannot be read ({error}): remove {self.folder} and start again") from error
+        return value
+
+    def _has_chunks(self) -> bool:
+        return any(entry.name.endswith(SUFFIX) for entry in os.scandir(self.folder))
+
+    def _sound(self, chunk: Chunk) -> bool:
+        try:
+            deque(self.blocks(chunk), maxlen=0)
+        except ArtifactError:
+            return False
+        return True
+
+
+def _columns(described: list[tuple[str, np.dtype[Any], int]], body: bytes) -> Columns:
+    columns, at = {}, 0
+    for name, dtype, size in described:
+        columns[name] = np.frombuffer(body, dtype=dtype, count=size, offset=at)
+        at += columns[name].nbytes
+    return columns
+
+
+def _with_last(blocks: Iterable[Columns]) -> Iterator[tuple[Columns, bool]]:
+    """Yield (block, is it the last?)."""
+    left = iter(blocks)
+    block = next(left)
+    for following in left:
+        yield block, False
+        block = following
+    yield block, True

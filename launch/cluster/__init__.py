@@ -1,0 +1,1 @@
+"""Hostfiles, Slurm, and the supervisor of a machine's ranks."""

@@ -1,0 +1,119 @@
+"""`pdpc launch`: start a training run on one machine, on a list of nodes, or through Slurm.
+
+    pdpc launch experiment=pdpc_1.3b                                                   every GPU of this machine
+    pdpc launch cluster=hostfile 'cluster.hosts=["gpu[01-04]"]' experiment=pdpc_1.3b   nodes with ssh between them
+    pdpc launch cluster=slurm cluster.nodes=4 experiment=pdpc_1.3b --dry-run           write the script, start nothing
+
+What is not a key of `launch` is an override of `train`; it is checked here, before anything is queued, and handed on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from launch.cluster.machines import Cluster, Hostfile, Local, Start
+from launch.cluster.slurm import Slurm
+
+OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*(=.*)?")
+
+CLUSTERS: dict[str, type[Cluster]] = {"local": Local, "hostfile": Hostfile, "slurm": Slurm}
+
+
+@dataclass(frozen=True)
+class LaunchSettings:
+    """What `pdpc launch` is told."""
+
+    cluster: Cluster = field(default_factory=Local)
+    """Where the run goes: local, hostfile or slurm."""
+    scripts: str = "runs/launch"
+    """Folder for the hostfile, the batch script and its logs; every node must see it."""
+    dry_run: bool = False
+    """Write the files and print the command, start nothing."""
+    overrides: list[str] = field(default_factory=list)
+    """Overrides of `train`; on the command line everything that is not a key of `launch`."""
+
+    def __post_init__(self) -> None:
+        for one in self.overrides:
+            if not one.isprintable() or not OVERRIDE.fullmatch(one):
+                raise ValueError(f"{one!r} is not an override of train: write key=value")
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into the overrides of `launch` and those of `train`."""
+    own = {one.name for one in fields(LaunchSettings)}
+    mine = [word for word in words if re.split(r"[.=]", word.lstrip("+~"), maxsplit=1)[0] in own]
+    return mine, [word for word in words if word not in mine]
+
+
+def run(settings: LaunchSettings) -> int:
+    """Write what the cluster needs, print it, and start the run unless it is dry; return the exit code.
+
+    Raises ValueError when the run's own settings are wrong or a program is missing, before anything is started.
+    """
+    from curriculum.artifact.manifest import write_text
+
+    overrides = check_training(settings.overrides, settings.cluster)
+    folder = Path(settings.scripts).absolute()
+    start = settings.cluster.plan(overrides, folder)
+    for path, text in start.files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+        print(f"wrote {path}")
+    variables = [f"{name}={shlex.quote(value)}" for name, value in start.environment.items()]
+    print("start it with:")
+    for line in start.by_hand or [" ".join([*variables, shlex.join(start.command)])]:
+        print(f"  {line}")
+    if settings.dry_run:
+        return 0
+    return _execute(start)
+
+
+def check_training(overrides: Sequence[str], where: Cluster) -> list[str]:
+    """Compose the run's settings, so that a mistake fails here and not after a day in the queue; return its overrides.
+
+    Slurm's say how long a checkpoint may take, unless the overrides or an experiment do.
+    """
+    from train.config.compose import compose
+    from train.settings import TrainSettings
+
+    training = compose("train", TrainSettings, overrides)
+    if not isinstance(where, Slurm):
+        return list(overrides)
+    where.check_grace(training.grace_s)
+    given = any(word.lstrip("+~").partition("=")[0] == "grace_s" for word in overrides)
+    if given or training.grace_s != TrainSettings.grace_s:
+        return list(overrides)
+    return [*overrides, f"grace_s={where.longest_grace_s}"]
+
+
+def _execute(start: Start) -> int:
+    if start.by_hand:
+        raise ValueError(
+            "cluster.ssh=false starts nothing by itself: type the command above on every node, or add --dry-run"
+        )
+    program = start.command[0]
+    if shutil.which(program) is None:
+        raise ValueError(
+            f"{program} is not on this machine: run this where it is, or add --dry-run to write the files alone"
+        )
+    if "--hostfile" in start.command and shutil.which("pdsh") is None:
+        raise ValueError(
+            "DeepSpeed starts the other nodes by pdsh, which is not installed: install pdsh or use cluster.ssh=false"
+        )
+    if program == "sbatch":
+        return subprocess.run(start.command, check=False).returncode
+    from launch.train import on_free_port, supervise
+    from train.distributed.world import SUPERVISOR
+
+    environment = {**os.environ, **start.environment}
+    if "--hostfile" in start.command:
+        return supervise(start.command, environment, elsewhere=True)
+    environment[SUPERVISOR] = str(os.getpid())  # a process id, and a free port, mean nothing on other machines
+    return on_free_port(lambda port: [program, "--master_port", str(port), *start.command[1:]], environment)

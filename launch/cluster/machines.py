@@ -1,0 +1,170 @@
+"""Where a run can be started without a queue: this machine, or a list of nodes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launch.cluster.hosts import expand, hostfile
+
+PLAIN = re.compile(r"[\w@%+=:,./~-]*")
+"""What a second shell, as pdsh puts one between the nodes, leaves as it is."""
+VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What starts a run: files to write first, and one command, or commands for a person to type on each node."""
+
+    command: list[str] = field(default_factory=list)
+    files: dict[Path, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    by_hand: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Cluster(ABC):
+    """Where a run goes. Choose one with `cluster=NAME`."""
+
+    @abstractmethod
+    def plan(self, overrides: Sequence[str], folder: Path) -> Start:
+        """Return what starts `train` with these overrides; files go into `folder` (absolute)."""
+
+
+@dataclass(frozen=True)
+class Local(Cluster):
+    """This machine."""
+
+    gpus_per_node: int | None = None
+    """Processes; null: one a GPU."""
+
+    def __post_init__(self) -> None:
+        if self.gpus_per_node is not None:
+            check_least("gpus_per_node", self.gpus_per_node)
+
+    def plan(self, overrides: Sequence[str], folder: Path) -> Start:
+        """Return DeepSpeed's launcher on this machine."""
+        processes = [] if self.gpus_per_node is None else ["--num_gpus", str(self.gpus_per_node)]
+        return Start([deepspeed(), *processes, *training(overrides)])
+
+
+@dataclass(frozen=True)
+class Hostfile(Cluster):
+    """A list of nodes with the same file system and the same Python environment."""
+
+    hosts: list[str] = field(default_factory=list)
+    """Names or ranges: gpu[01-04]; empty: the nodes of the Slurm job that this shell is in."""
+    gpus_per_node: int = 8
+    """Processes on each node."""
+    ssh: bool = True
+    """Start the other nodes by pdsh over ssh; false: one command is to be typed on each node."""
+    master_port: int = 29500
+    """Free port of the first node."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Environment variables of the ranks, beside NCCL_* and PYTHON*, which DeepSpeed hands on by itself."""
+
+    def __post_init__(self) -> None:
+        check_least("gpus_per_node", self.gpus_per_node)
+        if not 1024 <= self.master_port <= 65535:
+            raise ValueError(f"cluster.master_port={self.master_port} must lie in [1024, 65535]")
+        check_environment(self.environment)
+        self._expanded(self.hosts)
+
+    def plan(self, overrides: Sequence[str], folder: Path) -> Start:
+        """Return the hostfile and DeepSpeed's launcher over it, by pdsh or by a script for each node."""
+        hosts = (
+            self.hosts or [os.environ[key] for key in ("SLURM_JOB_NODELIST", "SLURM_NODELIST") if key in os.environ][:1]
+        )
+        names = self._expanded(hosts)
+        if not names:
+            raise ValueError(
+                "cluster.hosts is empty and this shell is in no Slurm job: give 'cluster.hosts=[\"gpu[01-04]\"]'"
+            )
+        nodes = folder / "hostfile"
+        files = {nodes: hostfile(names, self.gpus_per_node)}
+        rendezvous = ["--hostfile", str(nodes), "--master_addr", names[0], "--master_port", str(self.master_port)]
+        if not self.ssh:
+            return self._by_hand(rendezvous, names, overrides, folder, files)
+        check_plain([*overrides, *self.environment.values()])
+        environment = {}
+        if self.environment:
+            exports = folder / "deepspeed_env"
+            files[exports] = "".join(f"{name}={value}\n" for name, value in self.environment.items())
+            environment["DS_ENV_FILE"] = str(exports)
+        return Start([deepspeed(), *rendezvous, *training(overrides)], files, environment)
+
+    def _by_hand(
+        self, rendezvous: list[str], names: list[str], overrides: Sequence[str], folder: Path, files: dict[Path, str]
+    ) -> Start:
+        script = folder / "node.sh"
+        launcher = shlex.join(["deepspeed", *rendezvous, "--no_ssh", "--node_rank"])
+        files[script] = "\n".join(
+            [
+                "#!/usr/bin/env bash",
+                "# Written by `pdpc launch cluster=hostfile cluster.ssh=false`. NOT YET RUN ON A GPU CLUSTER.",
+                "# On every node: bash node.sh RANK   (the node's line in the hostfile, from 0)",
+                "set -eu",
+                f"cd {shlex.quote(str(Path.cwd()))}",
+                f'export PATH={shlex.quote(str(programs()))}:"$PATH"',
+                *(f"export {name}={shlex.quote(value)}" for name, value in self.environment.items()),
+                "# shellcheck disable=SC2016  # nothing in the overrides is for this shell to expand",
+                f'exec {launcher} "${{1:?rank of this node}}" {shlex.join(training(overrides))}',
+                "",
+            ]
+        )
+        commands = [f"{name}:  {shlex.join(['bash', str(script), str(rank)])}" for rank, name in enumerate(names)]
+        return Start(files=files, by_hand=commands)
+
+    @staticmethod
+    def _expanded(hosts: Sequence[str]) -> list[str]:
+        names = [name for text in hosts for name in expand(text)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"cluster.hosts names {', '.join(twice)} more than once: leave one of each")
+        return names
+
+
+def deepspeed() -> str:
+    """Return DeepSpeed's launcher: by name where the shell would find it, else by its path beside this Python."""
+    beside = programs() / "deepspeed"
+    return str(beside) if shutil.which("deepspeed") is None and beside.exists() else "deepspeed"
+
+
+def programs() -> Path:
+    """Return the folder of this Python, where its `deepspeed` is."""
+    return Path(sys.executable).absolute().parent
+
+
+def training(overrides: Sequence[str]) -> list[str]:
+    """Return the launcher's last words: the module `train` and its overrides."""
+    return ["--no_local_rank", "--module", "train", *overrides]
+
+
+def check_plain(words: Sequence[str]) -> None:
+    """Raise ValueError for a word that would not survive the shell that pdsh puts between two nodes."""
+    for word in words:
+        if not PLAIN.fullmatch(word):
+            raise ValueError(
+                f"{word!r} would be read by a second shell on its way through pdsh: put it into an experiment file, "
+                "or start the nodes without ssh (cluster.ssh=false)"
+            )
+
+
+def check_least(key: str, value: int) -> None:
+    """Raise ValueError for a count below 1."""
+    if value < 1:
+        raise ValueError(f"cluster.{key}={value} must be at least 1")
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Raise ValueError for what is no variable or takes more than a line."""
+    for name, value in environment.items():
+        if not VARIABLE.fullmatch(name) or not value.isprintable():
+            raise ValueError(f"cluster.environment: {name!r}={value!r} is no name of a variable with one line of text")

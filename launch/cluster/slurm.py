@@ -1,0 +1,221 @@
+"""Where a run waits in a queue: a Slurm cluster, and the batch script that goes there."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launch.cluster.hosts import NAME
+from launch.cluster.machines import Cluster, Start, check_environment, check_least, check_plain, programs
+
+TIME_LIMIT = re.compile(r"(\d+-)?\d+(:[0-5]\d){1,2}|\d+-\d+")
+DIRECTIVE = re.compile(r"(--[a-z][a-z-]*)(=[\w.,:/%@&|*()\[\]+-]+)?")
+RESERVED = {
+    "--job-name", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--time", "--output", "--signal", "--open-mode",
+    "--requeue", "--exclusive", "--wait-all-nodes", "--partition", "--account", "--qos",
+}  # fmt: skip
+"""Options that the script writes from settings of their own."""
+
+MARGIN_S = 30
+"""Seconds that the script keeps for itself between the ranks' leaving and the time limit."""
+
+SCRIPT = """\
+#!/usr/bin/env bash
+# Written by `pdpc launch cluster=slurm`. NOT YET RUN ON A GPU CLUSTER: try it on two nodes first.
+# Start it with: sbatch {path}
+{directives}
+
+set -eo pipefail
+cd {workdir}
+export PATH={programs}:"$PATH"
+{environment}set -u  # not before: `module` and `conda` read variables that are not set
+
+# Network: uncomment what `ibstat` and `nvidia-smi topo -m` on a node confirm. A800 nodes are A100 nodes with NVLink
+# at 400 GB/s; they need no setting of their own.
+# export NCCL_SOCKET_IFNAME=bond0         # interface over which the ranks find each other
+# export NCCL_IB_HCA=mlx5_0,mlx5_1        # InfiniBand or RoCE cards, as `ibstat` names them
+# export NCCL_IB_GID_INDEX=3              # RoCE v2 only
+# export NCCL_IB_TIMEOUT=22               # large fabrics
+# export NCCL_IB_DISABLE=1                # no InfiniBand: TCP
+# export NCCL_DEBUG=INFO                  # shows in the log which network was taken
+
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+if (( ${{#nodes[@]}} != {nodes} )); then
+    echo "expected {nodes} nodes, Slurm gave ${{#nodes[@]}}: ${{nodes[*]}}" >&2
+    exit 1
+fi
+hostfile={folder}/hostfile.$SLURM_JOB_ID
+printf '%s slots={slots}\\n' "${{nodes[@]}}" > "$hostfile"
+head_node=${{nodes[0]}}
+export PDPC_ROLL={folder}/roll.$SLURM_JOB_ID  # where every rank leaves its process id and its exit code
+rm -rf "$PDPC_ROLL" && mkdir "$PDPC_ROLL"
+restart=${{SLURM_RESTART_COUNT:-0}}
+export PDPC_LIFE=$SLURM_JOB_ID.$restart  # what is left of an earlier life is not taken for one of this life's ranks
+master_port=$(( 12000 + (SLURM_JOB_ID + 101 * restart) % 16000 ))  # below those that the system gives out by itself
+echo "job $SLURM_JOB_ID, restart $restart, nodes ${{nodes[*]}}, port $master_port"
+
+# shellcheck disable=SC2016  # nothing in them is for this shell to expand
+overrides=(
+{overrides}
+)
+
+train() {{
+{start}
+}}
+
+# {signal_s} s before the time limit Slurm signals this shell alone, which tells rank 0, on this node: all ranks write a
+# checkpoint and leave, and the job goes back to the queue. The launcher is not told: it would leave the ranks behind.
+# shellcheck disable=SC2329  # the trap calls it
+nearly_over() {{
+    echo "time is nearly up: a checkpoint, then back to the queue"
+    if kill -USR1 "$(cat "$PDPC_ROLL/00000.pid")"; then
+        for (( waited = 0; waited < {wait_s}; waited++ )); do
+            kill -0 "$run" 2> /dev/null || break
+            sleep 1
+        done
+    fi
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 0
+}}
+trap nearly_over USR1
+
+train &  # in the background: a shell that waits for a program in front of it heeds no signal
+run=$!
+wait "$run"
+"""
+
+BY_SRUN = """\
+    # one launcher a node
+    # shellcheck disable=SC2016  # the inner shell expands these
+    srun --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=1 bash -c '
+        exec deepspeed --hostfile "$1" --no_ssh --node_rank "$SLURM_NODEID" --master_addr "$2" --master_port "$3" \\
+            --no_local_rank --module train "${@:4}"
+    ' launch "$hostfile" "$head_node" "$master_port" "${overrides[@]}\""""
+
+BY_SSH = """\
+    # the head node starts the others by pdsh, which hands on what this file names
+    export DS_ENV_FILE="$PDPC_ROLL/environment"
+    printf '%s\\n' {exported} > "$DS_ENV_FILE"
+    deepspeed --hostfile "$hostfile" --master_addr "$head_node" --master_port "$master_port" \\
+        --no_local_rank --module train "${{overrides[@]}}\""""
+
+
+@dataclass(frozen=True)
+class Slurm(Cluster):
+    """A Slurm cluster whose nodes share the file system and the Python environment."""
+
+    nodes: int = 1
+    """Nodes of the job."""
+    gpus_per_node: int = 8
+    """GPUs asked for, and processes, on each node."""
+    time_limit: str = "24:00:00"
+    """hours:minutes:seconds or days-hours:minutes:seconds; before it the run writes a checkpoint and is requeued."""
+    signal_s: int = 120
+    """Seconds before the time limit at which the run is told; Slurm may do so up to a minute earlier."""
+    job_name: str = "pdpc"
+    """Name in the queue and of the log."""
+    partition: str | None = None
+    """Partition; null: the cluster's default."""
+    account: str | None = None
+    """Account that pays; null: the user's default."""
+    qos: str | None = None
+    """Quality of service; null: the user's default."""
+    options: list[str] = field(default_factory=list)
+    """More options for sbatch: --constraint=a100, --mem=0."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines before the run: module load cuda/13.0."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Environment variables of the ranks."""
+    ssh: bool = False
+    """Start the nodes from the first one by pdsh over ssh instead of by srun."""
+
+    def __post_init__(self) -> None:
+        check_least("nodes", self.nodes)
+        check_least("gpus_per_node", self.gpus_per_node)
+        if self.signal_s <= MARGIN_S:
+            raise ValueError(f"cluster.signal_s={self.signal_s} must be above {MARGIN_S} seconds")
+        if not TIME_LIMIT.fullmatch(self.time_limit):
+            raise ValueError(
+                f"cluster.time_limit={self.time_limit!r} must be hours:minutes:seconds or days-hours:minutes:seconds "
+                '(in YAML in quotes: "24:00:00")'
+            )
+        for key in ("job_name", "partition", "account", "qos"):
+            value = getattr(self, key)
+            if value is not None and not NAME.fullmatch(value):
+                raise ValueError(f"cluster.{key}={value!r} must be of letters, digits, dots, - and _")
+        for option in self.options:
+            match = DIRECTIVE.fullmatch(option)
+            if not match or match.group(1) in RESERVED:
+                raise ValueError(
+                    f"cluster.options: {option!r} is not of the form --name=value, or is written already from a key of "
+                    "cluster=slurm: see pdpc launch --help"
+                )
+        for line in self.setup:
+            if not line.isprintable():
+                raise ValueError(f"cluster.setup: {line!r} must be one line: give a list of lines")
+        check_environment(self.environment)
+
+    @property
+    def longest_grace_s(self) -> int:
+        """Seconds that Slurm leaves the ranks for their checkpoint."""
+        return self.signal_s - MARGIN_S
+
+    def check_grace(self, grace_s: float) -> None:
+        """Raise ValueError when the ranks may take longer to leave than Slurm leaves them."""
+        if grace_s > self.longest_grace_s:
+            raise ValueError(
+                f"cluster.signal_s={self.signal_s} is too short for grace_s={grace_s:g}: the ranks may take so long "
+                f"for their checkpoint, and the script {MARGIN_S} s more; use cluster.signal_s="
+                f"{math.ceil(grace_s) + MARGIN_S} or more"
+            )
+
+    def plan(self, overrides: Sequence[str], folder: Path) -> Start:
+        """Return the batch script and the sbatch that queues it."""
+        if not re.fullmatch(r"[\w./@+-]+", str(folder)):
+            raise ValueError(
+                f"scripts={str(folder)!r}: Slurm reads this path out of a comment: use one without spaces or % signs"
+            )
+        if self.ssh:
+            check_plain([*overrides, *self.environment.values()])
+        path = folder / "train.sbatch"
+        return Start(["sbatch", str(path)], {path: self.script(overrides, path)})
+
+    def script(self, overrides: Sequence[str], path: Path) -> str:
+        """Return the text of the batch script that will stand at `path`."""
+        named = {"partition": self.partition, "account": self.account, "qos": self.qos}
+        directives = [
+            f"--job-name={self.job_name}",
+            f"--nodes={self.nodes}",
+            "--ntasks-per-node=1",
+            f"--gpus-per-node={self.gpus_per_node}",
+            "--exclusive",
+            "--wait-all-nodes=1",
+            f"--time={self.time_limit}",
+            "--open-mode=append",
+            f"--output={path.parent}/%x-%j.log",
+            f"--signal=B:USR1@{self.signal_s}",
+            "--requeue",
+            *(f"--{key}={value}" for key, value in named.items() if value is not None),
+            *self.options,
+        ]
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        exported = ['"PDPC_ROLL=$PDPC_ROLL"', '"PDPC_LIFE=$PDPC_LIFE"']
+        exported += [shlex.quote(f"{name}={value}") for name, value in self.environment.items()]
+        return SCRIPT.format(
+            path=shlex.quote(str(path)),
+            directives="\n".join(f"#SBATCH {one}" for one in directives),
+            workdir=shlex.quote(str(Path.cwd())),
+            programs=shlex.quote(str(programs())),
+            environment="".join(f"{line}\n" for line in [*self.setup, *exports]),
+            nodes=self.nodes,
+            slots=self.gpus_per_node,
+            folder=shlex.quote(str(path.parent)),
+            overrides="\n".join(f"    {shlex.quote(one)}" for one in overrides),
+            start=BY_SSH.format(exported=" ".join(exported)) if self.ssh else BY_SRUN,
+            signal_s=self.signal_s,
+            wait_s=self.longest_grace_s,
+        )

@@ -1,0 +1,1 @@
+"""The full pipeline on the text of this machine."""

@@ -1,0 +1,195 @@
+"""`pdpc demo`: the whole road on the text of this machine, in one command.
+
+Every step is a verb that works alone; its command line is printed before it runs. What is whole is reused, so a demo
+that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ARMS = ("shuffled", "pdpc")
+BENCHMARK = "continuation"
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What `pdpc demo` is told."""
+
+    output: str = "demo"
+    """Folder for everything."""
+    processes: int = 2
+    """Ranks of every training run."""
+    threads: int | None = None
+    """CPU threads of a rank; null: the machine's cores shared out."""
+    seed: int = 0
+    """Seed of split, permutations and weights."""
+    vocabulary: int = 4096
+    """Size of the tokenizer that is trained on the text."""
+    seq_len: int = 256
+    """Labels in a sample; it holds one token more."""
+    batch_size: int = 16
+    """Samples in a global batch."""
+    stages: int = 4
+    """Stages of the arms."""
+    reference_fraction: float = 0.2
+    """Part of the documents that the reference models learn from."""
+    validation_fraction: float = 0.04
+    """Part of the documents that nothing learns from."""
+    questions: int = 200
+    """Questions in the benchmark."""
+    text: str | None = None
+    """Read this folder of .jsonl files (columns text, source) instead of the text of this machine."""
+
+    def __post_init__(self) -> None:
+        for key in ("processes", "vocabulary", "seq_len", "batch_size", "stages", "questions"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads={self.threads} must be at least 1, or null for the machine's cores shared out")
+
+
+def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:
+    """Go the whole road with `pdpc`, the command line; return 0, or the code of the step that failed."""
+    began = time.monotonic()
+    root = Path(settings.output)
+    text = Path(settings.text) if settings.text else root / "text"
+    if settings.text is None:
+        from launch.demo.text import collect
+
+        _announce("the text of this machine")
+        collect(text)
+    steps = _steps(settings, root, text)
+    for words in steps["tokens"]:
+        if code := _verb(pdpc, words):
+            return code
+    _benchmark(settings, root)
+    for words in steps["runs"]:
+        if code := _verb(pdpc, words):
+            return code
+    minutes = (time.monotonic() - began) / 60
+    print(f"\nDone in {minutes:.1f} minutes. Look at {root / 'report.html'}")
+    return 0
+
+
+def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[list[str]]]:
+    """Return the command lines of the road, before and after the benchmark is built."""
+    tokens, scores, seed = quoted(f"{root}/tokens"), quoted(f"{root}/scores"), f"seed={settings.seed}"
+    shape = [f"batch_size={settings.batch_size}", seed]
+    train = [
+        "train",
+        "experiment=demo",
+        f"processes={settings.processes}",
+        seed,
+        f"data.tokens={tokens}",
+        "tracker.group=demo",
+    ]
+    if settings.threads is not None:
+        train.append(f"threads={settings.threads}")
+    tasks = [f"benchmarks.task_paths=[{quoted((root / 'benchmark').absolute())}]", f"benchmarks.tasks=[{BENCHMARK}]"]
+    prepare = [
+        "prepare",
+        f"input.paths=[{quoted(text)}]",
+        f"tokenizer.name=train:{settings.vocabulary}",
+        f"seq_len={settings.seq_len}",
+        seed,
+        f"reference_fraction={settings.reference_fraction}",
+        f"validation_fraction={settings.validation_fraction}",
+        f"output={tokens}",
+    ]
+    reference = [
+        "arrange",
+        f"tokens={tokens}",
+        "slice=reference",
+        "preference=shuffled",
+        "stages=1",
+        *shape,
+        f"output={quoted(root / 'order_reference')}",
+    ]
+    models = [
+        [
+            *train,
+            f"arm={name}",
+            f"model=demo_{name}",
+            f"data.order={quoted(root / 'order_reference')}",
+            f"output={quoted(root / f'reference_{name}')}",
+        ]
+        for name in ("weak", "strong")
+    ]
+    score = [
+        "score",
+        f"tokens={tokens}",
+        f"models.weak={quoted(root / 'reference_weak')}",
+        f"models.strong={quoted(root / 'reference_strong')}",
+        f"output={scores}",
+    ]
+    orders = [
+        [
+            "arrange",
+            f"tokens={tokens}",
+            f"scores={scores}",
+            f"preference={arm}",
+            f"stages={settings.stages}",
+            *shape,
+            f"output={quoted(root / f'order_{arm}')}",
+        ]
+        for arm in ARMS
+    ]
+    arms = [
+        [
+            *train,
+            f"arm={arm}",
+            f"data.order={quoted(root / f'order_{arm}')}",
+            f"data.scores={scores}",
+            *tasks,
+            f"output={quoted(root / f'run_{arm}')}",
+        ]
+        for arm in ARMS
+    ]
+    report = [
+        "report",
+        *(f"runs.{arm}={quoted(root / f'run_{arm}')}" for arm in ARMS),
+        "baseline=shuffled",
+        f"output={quoted(root / 'report.html')}",
+    ]
+    export = ["export", f"run={quoted(root / 'run_pdpc')}", f"output={quoted(root / 'export_pdpc')}"]
+    return {"tokens": [prepare], "runs": [reference, *models, score, *orders, *arms, report, export]}
+
+
+def quoted(path: object) -> str:
+    """Return a path as a value of a Hydra override: as it is when it is plain, else quoted, so that it means itself."""
+    text = str(path)
+    if "/" in text and re.fullmatch(r"[\w./-]+", text, flags=re.ASCII):
+        return text
+    # A backslash escapes a quote and an interpolation; only backslashes in front of those (or of the end) are doubled.
+    text = re.sub(r"(\\*)('|\$\{)", r"\1\1\\\2", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", text) + "'"
+
+
+def _benchmark(settings: DemoSettings, root: Path) -> None:
+    from curriculum.tokens.tokens import Tokens
+    from launch.demo.benchmark import build
+
+    _announce("a benchmark from held-out documents: which of four continuations is the real one?")
+    build(
+        Tokens.open(root / "tokens", "validation"),
+        root / "benchmark",
+        questions=settings.questions,
+        seed=settings.seed,
+        context_tokens=64,
+        continuation_tokens=24,
+    )
+
+
+def _verb(pdpc: Callable[[list[str]], int], words: list[str]) -> int:
+    _announce(shlex.join(["pdpc", *words]))
+    return pdpc(words)
+
+
+def _announce(line: str) -> None:
+    print(f"\n$ {line}" if line.startswith("pdpc") else f"\n# {line}", flush=True)

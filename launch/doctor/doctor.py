@@ -1,0 +1,79 @@
+"""`pdpc doctor`: what can be looked into on this machine before a run needs it.
+
+    pdpc doctor benchmarks.tasks=[arc_easy] benchmarks.task_paths=[packs/arc]     will these benchmarks run?
+    pdpc doctor --faults                                                          the fault points of a drill
+
+The exit code is 1 when a benchmark would fail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from train.evaluation.harness.tasks import BenchmarkSettings
+from train.faults import listed
+
+
+@dataclass(frozen=True)
+class DoctorSettings:
+    """What `pdpc doctor` is told."""
+
+    faults: bool = False
+    """List the points at which PDPC_FAULT can let a run fail, for a drill."""
+    benchmarks: BenchmarkSettings = field(default_factory=BenchmarkSettings)
+    """Tasks to try: each is loaded with its data, and its first question is built."""
+
+    def __post_init__(self) -> None:
+        if not self.faults and not self.benchmarks.tasks:
+            raise ValueError("there is nothing to look into: name benchmarks.tasks=[...], or use pdpc doctor --faults")
+
+
+def run(settings: DoctorSettings) -> int:
+    """Print what was asked for, a line a finding; return 1 when a benchmark would fail, else 0."""
+    if settings.faults:
+        print("\n".join(listed()))
+    return int(not all([*_packs(settings.benchmarks), *_tasks(settings.benchmarks)]))
+
+
+def _packs(settings: BenchmarkSettings) -> list[bool]:
+    """Compare every byte of the folders in `task_paths` that have checksums; tell which are sound."""
+    from curriculum.artifact.manifest import MANIFEST, verify
+
+    sound = []
+    for folder in map(Path, settings.task_paths):
+        if not (folder / MANIFEST).is_file():
+            continue
+        try:
+            verify(folder)
+        except (ValueError, OSError) as error:
+            sound.append(_told(str(folder), error))
+        else:
+            sound.append(_told(str(folder), "every file matches its checksum"))
+    return sound
+
+
+def _tasks(settings: BenchmarkSettings) -> list[bool]:
+    """Try every task within the time that it would have; tell which can run."""
+    from train.distributed.deadline import Deadline, TooLate
+    from train.evaluation.harness.tasks import try_task
+
+    able = []
+    for name in settings.tasks:
+        try:
+            with Deadline().within(settings.task_timeout_s):
+                found = try_task(name, settings)
+        except (Exception, SystemExit, TooLate) as error:  # a task is other people's code and data
+            able.append(_told(name, error))
+        else:
+            able.append(_told(name, found))
+    return able
+
+
+def _told(name: str, finding: str | BaseException) -> bool:
+    if isinstance(finding, str):
+        print(f"ok      {name}: {finding}")
+        return True
+    kind = "" if isinstance(finding, ValueError) else f"{type(finding).__name__}: "
+    print(f"FAILED  {name}: {kind}{' '.join(str(finding).split())}")
+    return False

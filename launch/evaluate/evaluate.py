@@ -1,0 +1,39 @@
+"""`pdpc evaluate`: held-out loss and benchmarks of a run's checkpoints or of a model, and tasks packed for later.
+
+    pdpc evaluate run=runs/pdpc benchmarks.tasks=[arc_easy]     the newest checkpoint; the run's records stay
+    pdpc evaluate run=runs/pdpc stages=failed                   failed stages once more, into the run's records
+    pdpc evaluate folder=export tokens=tokens processes=8 ...   a Hugging Face folder, by eight ranks
+    pdpc evaluate --pack packs/arc benchmarks.tasks=[arc_easy]  tasks with their data, for a machine without internet
+
+The exit code is 1 when a part of what was asked failed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from launch.evaluate.settings import EvaluateSettings
+
+
+def run(settings: EvaluateSettings, overrides: Sequence[str] = ()) -> int:
+    """Do what is asked, here or with ranks of this machine; return the exit code: 1 when a part of it failed."""
+    if settings.pack is not None:
+        from pathlib import Path
+
+        from train.evaluation.harness.pack import write_pack
+
+        write_pack(Path(settings.pack), settings.benchmarks)
+        return 0
+    if settings.processes == 1:
+        import torch
+
+        from launch.evaluate.model import evaluate_asked
+        from train.distributed.world import World
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return evaluate_asked(settings, overrides, World(0, 1, 0, 1, device))
+    from launch.train import start_ranks
+
+    threads = max(1, (os.cpu_count() or 1) // settings.processes)
+    return start_ranks("launch.evaluate", settings.processes, overrides, threads)

@@ -1,0 +1,59 @@
+"""`pdpc inspect` of an ORDER or a RUN: checks where they are asked for, then a summary with the plan, or a step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from curriculum.order.order import Order
+from launch.inspect.settings import RUN, InspectSettings
+from launch.inspect.subject import Subject, open_order, open_run
+
+
+def inspect_order(settings: InspectSettings, console: Any) -> int:
+    """Print what the settings ask for; return 1 when a check fails."""
+    folder = Path(settings.folder)
+    opening = open_run if (folder / RUN).is_file() else open_order
+    subject = opening(folder, settings.tokens, settings.scores, settings.own_scores)
+    for note in subject.notes:
+        console.print(f"! {note}", style="yellow", markup=False)
+    sound = True
+    if settings.verify:
+        sound = _checked(subject, settings, console)
+    if not sound:
+        return 1
+    if settings.step is not None:
+        from launch.inspect.step import show_step
+
+        sound = show_step(subject, settings, console)
+    else:
+        _summarise(subject, settings, console)
+    return 0 if sound else 1
+
+
+def _summarise(subject: Subject, settings: InspectSettings, console: Any) -> None:
+    from curriculum.audit.overview import overview
+    from launch.inspect import summary
+
+    view = overview(subject.order, subject.columns)
+    summary.show(subject, view, console)
+    if settings.picture is not None:
+        from launch.inspect.picture import draw
+
+        draw(view, Path(settings.picture))
+        console.print(f"picture: {settings.picture}", markup=False)
+    if not settings.verify:
+        console.print("sizes match; verify=true reads everything", markup=False)
+
+
+def _checked(subject: Subject, settings: InspectSettings, console: Any) -> bool:
+    """Print a line a check; return whether none failed."""
+    from curriculum.audit.audit import audit
+
+    result = audit(subject.order, subject.columns, Order.open(settings.parent) if settings.parent else None)
+    console.print(f"CHECKS of {subject.order.folder}", style="bold", markup=False)
+    for check in result.checks:
+        mark, style = {True: ("ok", "green"), False: ("WRONG", "bold red"), None: ("--", "dim")}[check.sound]
+        console.print(f"  {mark:<6}{check.name:<13}{check.said}", style=style, markup=False)
+    console.print()
+    return result.sound

@@ -1,0 +1,1 @@
+"""Token losses from hidden states, and what scoring asks of a model."""

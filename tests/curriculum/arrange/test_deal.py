@@ -1,0 +1,101 @@
+"""A deal is a uniform permutation of each cell's samples, and a stable sort where it sorts."""
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from curriculum.arrange import deal as module
+from curriculum.arrange.deal import Deal, item_dtype
+from curriculum.artifact.spool import Spool
+
+NO_TIMES, NO_KEYS = np.zeros(0, np.uint8), np.zeros(0, np.uint32)
+
+
+@pytest.fixture
+def dealt(tmp_path, monkeypatch):
+    """Deal the samples of some cells; return every cell's ids in their order."""
+    monkeypatch.setattr(module, "GROUP", 8)
+    monkeypatch.setattr(module, "LEAF", 3)
+
+    def make(cell_N, seed=0, uses=(1,), sorts=0, key_N=NO_KEYS, times_N=NO_TIMES, chunk=7, held=1 << 20):
+        cell_N, uses_C = np.asarray(cell_N, np.uint8), np.array(uses, np.int64)
+        most = max(1, uses_C.max()) * (times_N.max() if len(times_N) else 1)
+        with Spool(tmp_path, "deal", item_dtype(sorts), len(cell_N) * most, held) as spool:
+            deal = Deal(uses_C, len(cell_N), most, seed=seed, sorts=sorts, spool=spool)
+            for first in range(0, len(cell_N), chunk):
+                here = slice(first, first + chunk)
+                deal.add(deal.deal(first, cell_N[here], times_N[here], key_N[here]))
+            with ThreadPoolExecutor(1) as pool:
+                result = []
+                for stream, count in zip(deal.streams(pool), deal.counts_CU.sum(axis=1), strict=True):
+                    out = np.empty(count, np.uint32)
+                    stream.take(int(count) // 2, out[: count // 2])
+                    stream.take(int(count) - int(count) // 2, out[count // 2 :])
+                    result.append(out.tolist())
+            return result
+
+    return make
+
+
+def chi_square(counts):
+    mean = counts.sum() / counts.size
+    return ((counts - mean) ** 2 / mean).sum()
+
+
+def test_every_sample_is_as_likely_at_every_position(dealt):
+    samples, tries = 24, 1500
+    counts = np.zeros((samples, samples))
+    for seed in range(tries):
+        counts[np.arange(samples), dealt([0] * samples, seed)[0]] += 1
+    freedom = (samples - 1) ** 2
+    # Four groups of two or four leaves each. Six standard deviations on either side.
+    assert abs(chi_square(counts) - freedom) < 6 * np.sqrt(2 * freedom)
+
+
+def test_neighbours_are_parted_as_chance_would(dealt):
+    samples, tries = 24, 1500
+    follows = np.zeros((samples, samples))
+    for seed in range(tries):
+        order = dealt([0] * samples, seed)[0]
+        follows[order[:-1], order[1:]] += 1
+    pairs = follows[~np.eye(samples, dtype=bool)]
+    assert abs(chi_square(pairs) - len(pairs)) < 6 * np.sqrt(2 * len(pairs))
+
+
+@pytest.mark.parametrize("leaf", [1, 2, 100])
+def test_all_orders_of_a_few_samples_come_up_alike(dealt, monkeypatch, leaf):
+    monkeypatch.setattr(module, "LEAF", leaf)
+    counts = dict.fromkeys(permutations(range(4)), 0)
+    for seed in range(2400):
+        counts[tuple(dealt([0] * 4, seed)[0])] += 1
+    assert min(counts.values()) > 0
+    assert chi_square(np.array(list(counts.values()))) < 23 + 6 * np.sqrt(46)
+
+
+def test_cells_uses_chunks_and_spools_keep_every_sample(dealt):
+    cell_N = np.random.default_rng(0).choice([0, 1, 2, 255], 200, p=[0.6, 0.2, 0.1, 0.1])
+    first = dealt(cell_N, uses=(1, 3, 0))
+    assert first == dealt(cell_N, uses=(1, 3, 0), chunk=64, held=0)
+    assert sorted(first[0]) == np.flatnonzero(cell_N == 0).tolist()
+    once = np.flatnonzero(cell_N == 1).tolist()
+    passes = [first[1][start : start + len(once)] for start in range(0, 3 * len(once), len(once))]
+    assert [sorted(part) for part in passes] == [once] * 3
+    assert passes[0] != passes[1] != passes[2] != passes[0]
+    assert first[2] == []
+
+
+def test_times_multiply_uses(dealt):
+    times_N = np.array([1, 2, 1, 3], np.uint8)
+    assert sorted(dealt([0, 0, 1, 1], uses=(2, 1), times_N=times_N)[0]) == [0, 0, 1, 1, 1, 1]
+    assert sorted(dealt([0, 0, 1, 1], uses=(2, 1), times_N=times_N)[1]) == [2, 3, 3, 3]
+
+
+@pytest.mark.parametrize("sorts", [1, -1])
+def test_a_sorted_deal_is_a_stable_sort(dealt, sorts):
+    rng = np.random.default_rng(1)
+    key_N, cell_N = rng.integers(0, 20, 150).astype(np.uint32), rng.integers(0, 2, 150)
+    for cell, ids in enumerate(dealt(cell_N, uses=(1, 1), sorts=sorts, key_N=key_N)):
+        mine = np.flatnonzero(cell_N == cell)
+        assert ids == mine[np.argsort(sorts * key_N[mine].astype(np.int64), kind="stable")].tolist()

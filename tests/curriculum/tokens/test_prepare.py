@@ -1,0 +1,277 @@
+"""Text to TOKENS: nothing lost, held out by document, the same bits at any number of workers."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from curriculum.artifact.manifest import ArtifactError, verify
+from curriculum.prepare import run
+from curriculum.text.text import TextSettings, documents
+from curriculum.tokens.encode import HeldOut
+from curriculum.tokens.job import TextJob, TextWorker
+from curriculum.tokens.settings import PrepareSettings
+from curriculum.tokens.tokenizer import TextTokenizer, TokenizerSettings, train_tokenizer
+from curriculum.tokens.tokens import SLICES, Tokens, part_name
+from curriculum.work.chunks import Chunk
+
+WORDS = ["the", "cat", "sat", "\u4e2d\u6587", "return", "x\n", "<|endoftext|>", "\u00e9t\u00e9", "1234"]
+
+
+def corpus(folder: Path, documents: int = 240) -> Path:
+    """Two files, three sources, some blank documents and exact duplicates."""
+    rng = random.Random(1)
+    folder.mkdir()
+    rows = []
+    for i in range(documents):
+        text = f"{i} " + " ".join(rng.choices(WORDS, k=rng.randrange(1, 60)))
+        rows.append({"text": " \n" if i % 40 == 0 else text, "source": ("web", "code", "books")[i % 3]})
+    rows += rows[:60]
+    for name, part in (("a.jsonl", rows[:150]), ("b.jsonl", rows[150:])):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in part))
+    return folder
+
+
+def settings(text: Path, output: Path, tokenizer: str = "train:400", **changes: Any) -> PrepareSettings:
+    given = {"seq_len": 32, "validation_fraction": 0.1, "reference_fraction": 0.2, **changes}
+    given.setdefault("input", TextSettings(paths=[str(text)]))
+    return PrepareSettings(tokenizer=TokenizerSettings(name=tokenizer), output=str(output), **given)
+
+
+def prepare(made: PrepareSettings) -> str:
+    """Run quietly and return what was printed."""
+    console = Console(file=io.StringIO(), width=100)
+    run(made, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def texts(folder: Path, name: str) -> list[tuple[str, str]]:
+    tokens, tokenizer = Tokens.open(folder, name), TextTokenizer.open(folder / "tokenizer")
+    found = [tokens.document(i) for i in range(tokens.documents)]
+    return [(source, tokenizer.decode(ids)) for source, ids in found]
+
+
+def bits(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.suffix == ".bin"}
+
+
+def test_every_document_arrives_once_with_its_text_and_source(tmp_path: Path) -> None:
+    text = corpus(tmp_path / "text")
+    printed = prepare(settings(text, tmp_path / "tokens"))
+    rows = [json.loads(line) for name in ("a", "b") for line in (text / f"{name}.jsonl").open()]
+    written = [row for name in SLICES for row in texts(tmp_path / "tokens", name)]
+    assert sorted(written) == sorted((row["source"], row["text"]) for row in rows if row["text"].strip())
+    assert "documents left out, blank: 8" in printed
+    for word in ("source", "books", "reference", "vocabulary: 400"):
+        assert word in printed
+    verify(tmp_path / "tokens")
+    assert {p.name for p in tmp_path.iterdir()} == {"text", "tokens"}
+    assert not list((tmp_path / "tokens").glob("*.tmp"))
+
+
+def test_slices_are_held_out_by_text_alone(tmp_path: Path) -> None:
+    text = corpus(tmp_path / "text")
+    prepare(settings(text, tmp_path / "one"))
+    first = {name: texts(tmp_path / "one", name) for name in SLICES}
+    shares = [len(first[name]) for name in SLICES]
+    assert min(shares) > 0
+    assert shares[0] > shares[2] > shares[1]
+    for name in SLICES:  # exact duplicates land together
+        others = {text for other in SLICES if other != name for _, text in first[other]}
+        assert not others & {text for _, text in first[name]}
+    os.rename(text / "a.jsonl", text / "z.jsonl")  # now read last
+    prepare(settings(text, tmp_path / "two"))
+    assert {name: sorted(texts(tmp_path / "two", name)) for name in SLICES} == {n: sorted(t) for n, t in first.items()}
+    assert Tokens.open(tmp_path / "two").tokenizer_fingerprint == Tokens.open(tmp_path / "one").tokenizer_fingerprint
+    prepare(settings(text, tmp_path / "three", seed=1))
+    assert sorted(texts(tmp_path / "three", "validation")) != sorted(first["validation"])
+
+
+def test_held_out_text_does_not_train_the_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "tokenizers").mkdir()
+    text = corpus(tmp_path / "text")
+    prepare(settings(text, tmp_path / "tokens"))
+    seen = sorted({document for _, document in texts(tmp_path / "tokens", "train")})
+    duplicated = [document for _, document in texts(tmp_path / "tokens", "train")]
+    fingerprint = Tokens.open(tmp_path / "tokens").tokenizer_fingerprint
+    assert train_tokenizer(duplicated, 400).fingerprint == fingerprint
+    assert train_tokenizer([*seen, "unheard " * 500], 400).fingerprint != fingerprint
+
+
+@pytest.mark.parametrize("chunk_bytes", [700, 9000])
+def test_chunks_of_any_size_give_the_bits_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    text = corpus(tmp_path / "text")
+    prepare(settings(text, tmp_path / "one"))
+    monkeypatch.setattr("curriculum.tokens.encode.BLOCK_DOCUMENTS", 17)  # several blocks a chunk
+    prepare(settings(text, tmp_path / "many", chunk_bytes=chunk_bytes))
+    one, many = bits(tmp_path / "one"), bits(tmp_path / "many")
+    assert one == many
+    assert len(one) == 9
+    assert Tokens.open(tmp_path / "one").fingerprint == Tokens.open(tmp_path / "many").fingerprint
+
+
+def test_the_bits_are_those_of_one_pass_over_the_documents(tmp_path: Path) -> None:
+    """Against the layout written out: source after source, each document behind an end-of-text, one more at the end."""
+    text, folder = corpus(tmp_path / "text"), tmp_path / "tokens"
+    made = settings(text, folder, chunk_bytes=500)
+    prepare(made)
+    tokenizer, held_out = TextTokenizer.open(folder / "tokenizer"), HeldOut(0.1, 0.2, 0)
+    kept = [(i, text, source) for i, (text, source) in enumerate(documents(made.input)) if text.strip()]
+    for index, name in enumerate(SLICES):
+        ids: list[int] = []
+        starts, origins = [], []
+        for source in ("books", "code", "web"):
+            mine = [(i, t) for i, t, s in kept if s == source and held_out.slice_of(t.encode())[0] == index]
+            for origin, document in mine:
+                starts.append(len(ids))
+                origins.append(origin)
+                ids += [tokenizer.end_of_text, *tokenizer.encode([document])[0].tolist()]
+            ids += [tokenizer.end_of_text] * bool(mine)
+        for part, expected, dtype in (("ids", ids, "<u2"), ("starts", starts, "<i8"), ("origins", origins, "<i8")):
+            assert np.fromfile(folder / part_name(name, part), dtype).tolist() == expected
+
+
+def test_what_is_done_stays_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, output = corpus(tmp_path / "text"), tmp_path / "tokens"
+    prepare(settings(text, tmp_path / "whole"))
+    honest = TextWorker.do
+    done: list[int] = []
+
+    def interrupted(self: TextWorker, chunk: Chunk) -> tuple[int, int, int]:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(chunk.number)
+        return honest(self, chunk)
+
+    monkeypatch.setattr(TextWorker, "do", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings(text, output, chunk_bytes=2000))
+    done.clear()
+    damaged = tmp_path / "tokens.chunks" / "text.0000001.chunk"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    (tmp_path / "tokens.chunks" / "text.0000002.chunk.tmp-host-1").write_bytes(b"half")
+    with pytest.raises(ArtifactError, match=r"config\.seed: 0 there, 1 now.*remove that folder"):
+        prepare(settings(text, output, chunk_bytes=2000, seed=1))
+    with pytest.raises(ArtifactError, match=r"chunk_places: 2000 there"):
+        prepare(settings(text, output, chunk_bytes=3000))
+    monkeypatch.setattr(TextWorker, "do", lambda self, chunk: done.append(chunk.number) or honest(self, chunk))
+    printed = prepare(settings(text, output, chunk_bytes=2000, seq_len=32))
+    assert re.search(r"2 of \d+ chunks are done already", printed)
+    assert done[:2] == [1, 3]
+    assert bits(output) == bits(tmp_path / "whole")
+    assert not (tmp_path / "tokens.chunks").exists()
+
+
+def test_a_worker_that_sees_another_text_does_nothing(tmp_path: Path) -> None:
+    text = corpus(tmp_path / "text")
+    made = settings(text, tmp_path / "tokens", chunk_bytes=2000)
+    job = TextJob(made, Console(file=io.StringIO()))
+    job.begin()
+    os.utime(text / "a.jsonl", ns=(0, 0))
+    with pytest.raises(ArtifactError, match=r"inputs\.text/0/a\.jsonl"):
+        TextWorker(TextJob(made, Console(file=io.StringIO())))
+
+
+def test_whole_is_reused_and_stale_is_refused(tmp_path: Path) -> None:
+    text, output = corpus(tmp_path / "text"), tmp_path / "tokens"
+    prepare(settings(text, output))
+    before = (output / "manifest.json").stat().st_mtime_ns
+    printed = prepare(settings(text, output, chunk_bytes=999))  # the size of a chunk does not matter
+    assert "whole, reused" in printed
+    assert "books" in printed
+    assert (output / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(ArtifactError, match="seq_len"):
+        prepare(settings(text, output, seq_len=16))
+    with (text / "a.jsonl").open("a") as file:
+        file.write('{"text": "one more", "source": "web"}\n')
+    with pytest.raises(ArtifactError, match=r"text/0/a\.jsonl"):
+        prepare(settings(text, output))
+
+
+def test_an_existing_tokenizer_is_used_and_kept(tmp_path: Path) -> None:
+    text = corpus(tmp_path / "text")
+    train_tokenizer(["abc " * 50], 260).save(tmp_path / "tokenizer")
+    prepare(settings(text, tmp_path / "tokens", str(tmp_path / "tokenizer")))
+    tokens = Tokens.open(tmp_path / "tokens")
+    assert tokens.tokenizer_fingerprint == TextTokenizer.open(tmp_path / "tokenizer").fingerprint
+    assert TextTokenizer.open(tokens.tokenizer_folder).fingerprint == tokens.tokenizer_fingerprint
+    train_tokenizer(["xyz " * 50], 260).save(tmp_path / "tokenizer")
+    with pytest.raises(ArtifactError, match="tokenizer"):
+        prepare(settings(text, tmp_path / "tokens", str(tmp_path / "tokenizer")))
+
+
+def test_nothing_to_train_on_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": " ", "source": "s"}\n{"text": "short", "source": "s"}\n')
+    for changes, message in (
+        (
+            {"reference_fraction": 0.8999, "validation_fraction": 0.1},
+            "training slice is empty: of 2 documents 1 are blank",
+        ),
+        ({"reference_fraction": 0.0, "validation_fraction": 0.0}, r"no source of the training slice fills one sample"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prepare(settings(tmp_path / "a.jsonl", tmp_path / "tokens", **changes))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_an_empty_held_out_slice_is_said(tmp_path: Path) -> None:
+    row = {"text": "a text that is long enough to fill one sample of the training slice", "source": "s"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    printed = prepare(settings(tmp_path / "a.jsonl", tmp_path / "tokens", seq_len=8, reference_fraction=0.0))
+    assert "warning: the validation slice is empty: none of 1 documents" in printed
+    assert "reference slice" not in printed
+
+
+@pytest.mark.parametrize("chunk_bytes", [None, 2000])
+def test_a_broken_last_line_is_named_and_makes_no_tokens(tmp_path: Path, chunk_bytes: int | None) -> None:
+    text = corpus(tmp_path / "text")
+    with (text / "b.jsonl").open("a") as file:
+        file.write("{")
+    train_tokenizer(["abc"], 300).save(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match=r"b\.jsonl, line 151: broken JSON"):
+        prepare(settings(text, tmp_path / "tokens", str(tmp_path / "tokenizer"), chunk_bytes=chunk_bytes))
+    done = {"tokens.chunks"} if chunk_bytes else set()
+    assert {p.name for p in tmp_path.iterdir()} == {"text", "tokenizer"} | done
+
+
+def test_text_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = corpus(tmp_path / "text")
+    honest = train_tokenizer
+
+    def slow(*args: Any) -> TextTokenizer:
+        os.utime(text / "a.jsonl", ns=(0, 0))
+        return honest(*args)
+
+    monkeypatch.setattr("curriculum.tokens.job.train_tokenizer", slow)
+    with pytest.raises(ValueError, match=r"a\.jsonl changed while it was being read"):
+        prepare(settings(text, tmp_path / "tokens"))
+    assert not (tmp_path / "tokens").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seq_len": 1}, "seq_len=1 "),
+        ({"validation_fraction": 1.0}, "validation_fraction=1.0"),
+        ({"reference_fraction": -0.1}, "reference_fraction=-0.1"),
+        ({"validation_fraction": 0.5, "reference_fraction": 0.5}, "leave no text"),
+        ({"seed": -1}, "seed=-1"),
+        ({"chunk_bytes": 0}, "chunk_bytes=0"),
+        ({"output": ""}, "output is empty"),
+    ],
+)
+def test_settings_are_checked(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PrepareSettings(**changes)

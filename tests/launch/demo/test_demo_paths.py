@@ -1,0 +1,48 @@
+"""The demo's folder may have any name: its paths reach the verbs as they are."""
+
+from pathlib import Path
+
+import pytest
+
+from launch.cli import VERBS
+from launch.demo.demo import DemoSettings, _steps, quoted
+from train.config.compose import compose
+
+NAMES = [
+    "/x/pdpc (copy),b=1/demo",
+    "/a b/it's",
+    "c\\d\\",
+    "a\\'b",
+    "{x}[y]",
+    "$HOME",
+    "${oc.env:HOME}",
+    "a\\${b}",
+    "~/x",
+    "null",
+    "1e5",
+    ' a#b:c%d*"q" ',
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_quoted_path_means_itself(name):
+    schema, _, choices = VERBS["prepare"].load()
+    settings = compose("prepare", schema, [f"input.paths=[{quoted(name)}]", f"output={quoted(name)}"], choices)
+    assert settings.input.paths == [name]
+    assert settings.output == name
+
+
+def test_a_plain_path_is_not_quoted():
+    assert quoted(Path("runs/demo_1.5")) == "runs/demo_1.5"
+
+
+def test_every_step_composes_in_a_folder_with_a_hard_name():
+    root = Path(NAMES[0])
+    for verb, *overrides in [
+        step for steps in _steps(DemoSettings(output=str(root)), root, root / "t").values() for step in steps
+    ]:
+        schema, _, choices = VERBS[verb].load()
+        settings = compose(verb, schema, overrides, choices)
+        assert Path(settings.output).parent == root
+        if verb == "report":
+            assert settings.runs == {arm: str(root / f"run_{arm}") for arm in ("shuffled", "pdpc")}

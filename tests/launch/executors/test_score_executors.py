@@ -1,0 +1,105 @@
+"""`pdpc score` by processes, ranks and actors: whatever shares the chunks out, and whoever dies, the same bytes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from curriculum.tokens.tokens import Tokens
+from launch.cli import main
+from models.config import DecoderConfig
+from models.decoder import build
+from models.huggingface import export
+from tests.launch.executors.ray_cluster import losing_an_actor
+
+BATCH = 64
+CHUNK = BATCH * 32 * 14
+"""Two chunks of the training slice and one of validation."""
+
+
+@pytest.fixture(scope="module")
+def words(tokens_folder, tmp_path_factory):
+    """What every command says but for output and engine."""
+    tokens = Tokens.open(tokens_folder)
+    said = [f"tokens={tokens_folder}", f"batch_size={BATCH}", f"chunk_tokens={CHUNK}"]
+    for seed, name in enumerate(("weak", "strong")):
+        folder = tmp_path_factory.mktemp("models") / name
+        config = DecoderConfig(320, 1, 16, 2, 2, 16, tokens.seq_len, end_of_text=tokens.end_of_text)
+        state = build(config, seed).state_dict()
+        export(folder, config, state, dtype=torch.float32, tokenizer_folder=tokens.tokenizer_folder, card=None)
+        said.append(f"models.{name}={folder}")
+    return said
+
+
+@pytest.fixture(scope="module")
+def expected(words, tmp_path_factory):
+    """The files of an uninterrupted go in one process."""
+    folder = tmp_path_factory.mktemp("plain") / "scores"
+    assert main(["score", *words, "processes=1", f"output={folder}"]) == 0
+    return files(folder)
+
+
+def files(folder: Path) -> dict[str, object]:
+    found = {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+    return {**found, "fingerprint": json.loads((folder / "manifest.json").read_text())["fingerprint"]}
+
+
+def test_two_processes_one_of_which_dies(words, expected, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("PDPC_FAULT", "chunk.before_rename:nth=2")
+    assert main(["score", *words, "processes=2", f"output={tmp_path / 'scores'}"]) == 0
+    assert "died with code -9: another takes its place" in caplog.text
+    assert files(tmp_path / "scores") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["scores"]
+
+
+def test_two_ranks_cut_off_and_run_again(words, expected, tmp_path, contained):
+    command = [sys.executable, "-m", "launch.cli", "score", *words, f"output={tmp_path / 'scores'}"]
+    command += ["engine=deepspeed", "processes=2"]
+    cut = subprocess.run(command, env={**contained, "PDPC_FAULT": "chunk.before_rename:nth=2"}, capture_output=True)
+    assert cut.returncode != 0
+    done = sorted(path.name for path in (tmp_path / "scores.chunks").glob("*.chunk"))
+    assert 1 <= len(done) <= 2
+    again = subprocess.run(command, env=contained, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert f"{len(done)} of 3 chunks are done already" in again.stderr
+    assert files(tmp_path / "scores") == expected
+
+
+def test_other_settings_do_not_go_on_with_the_same_chunks(words, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "scores"
+    monkeypatch.setenv("PDPC_FAULT", "chunk.after_write:raise")
+    with pytest.raises(RuntimeError, match="fault"):
+        main(["score", *words, "processes=1", f"output={output}"])
+    monkeypatch.delenv("PDPC_FAULT")
+    assert main(["score", *words, "processes=1", "precision=bf16", f"output={output}"]) == 2
+    assert "config.precision: 'fp32' there, 'bf16' now" in capsys.readouterr().err
+
+
+def test_a_worker_says_what_is_wrong(words, tmp_path, capsys):
+    broken = [word for word in words if not word.startswith("models.weak")]
+    (tmp_path / "weak").mkdir()
+    source = Path(next(word for word in words if word.startswith("models.strong")).split("=")[1])
+    for path in source.iterdir():
+        (tmp_path / "weak" / path.name).write_bytes(path.read_bytes())
+    weights = tmp_path / "weak" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5] + b"\xff\xff\xff\x7f\x7f")
+    data = bytearray(weights.read_bytes())
+    data[-64:] = b"\xff" * 64  # not a number
+    weights.write_bytes(bytes(data))
+    code = main(["score", *broken, f"models.weak={tmp_path / 'weak'}", "processes=2", f"output={tmp_path / 'scores'}"])
+    assert code == 2
+    assert "model 'weak' gives sample" in capsys.readouterr().err
+    assert not (tmp_path / "scores").exists()
+
+
+def test_actors_of_a_ray_cluster_one_of_which_is_killed(words, expected, tmp_path):
+    small = [word for word in words if not word.startswith("chunk_tokens")]
+    with losing_an_actor(tmp_path, "scores.chunks/*.chunk") as killed:
+        assert main(["score", *small, f"chunk_tokens={BATCH * 32}", "engine=ray", f"output={tmp_path / 'scores'}"]) == 0
+    assert killed
+    assert files(tmp_path / "scores") == expected

@@ -1,0 +1,137 @@
+import re
+
+import pytest
+
+from curriculum.preference import PREFERENCES
+from launch.cli import VERBS
+from tests.needed import REQUIRED
+from train.config.compose import CONFIGS, SettingsError, as_yaml, compose
+from train.settings import TrainSettings
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_composes(verb):
+    schema, _, choices = VERBS[verb].load()
+    settings = compose(verb, schema, REQUIRED.get(verb, []), choices)
+    assert isinstance(settings, schema)
+    assert as_yaml(settings)
+
+
+@pytest.mark.parametrize("group", ["model", "schedule", "tracker", "experiment"])
+def test_every_choice_of_a_train_group_composes(group):
+    names = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    assert names
+    for name in names:
+        settings = compose("train", TrainSettings, [f"{group}={name}", *REQUIRED["train"]])
+        assert settings.output == "o"
+
+
+PREFERENCE_FILES = sorted(path.stem for path in (CONFIGS / "preference").glob("*.yaml"))
+VARIANTS = {"folded": "tilt", "pdpc_plain": "pdpc"}
+"""Files that are another preference with settings of their own."""
+
+
+@pytest.mark.parametrize("name", PREFERENCE_FILES)
+def test_every_preference_composes(name, tmp_path):
+    schema, _, choices = VERBS["arrange"].load()
+    table = tmp_path / "table.csv"
+    table.write_text("progress,low,high\n0,1,1\n")
+    needed = {
+        "mixture": ["preference.shares={0.0: {web: 0.5}, 1.0: {web: 0.1}}"],
+        "table": [f"preference.file={table}"],
+    }
+    words = [f"preference={name}", *needed.get(name, []), *REQUIRED["arrange"]]
+    preference = compose("arrange", schema, words, choices).preference
+    kind = PREFERENCES[VARIANTS.get(name, name)]
+    assert type(preference) is kind
+    # The files repeat the dataclass's defaults for the reader: they must not drift apart.
+    if name not in VARIANTS and name not in needed:
+        assert preference == kind()
+
+
+def test_the_variants_of_a_preference_are_what_they_say():
+    schema, _, choices = VERBS["arrange"].load()
+    plain, folded = (
+        compose("arrange", schema, [f"preference={name}", *REQUIRED["arrange"]], choices).preference
+        for name in ("pdpc_plain", "folded")
+    )
+    assert (plain.stratify_by, plain.floor, plain.ceiling) == (None, 0.0, 1.0)
+    assert (folded.folds, folded.buckets, folded.steepness) == (4, 2, 10.0)
+
+
+def test_every_preference_has_a_file():
+    assert set(PREFERENCES) | set(VARIANTS) == set(PREFERENCE_FILES)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mixture", r"preference\.shares is empty: give"),
+        ("table", r"preference\.file='' is not a file: give a CSV"),
+    ],
+)
+def test_a_preference_that_needs_to_be_told_more_says_so(name, message):
+    schema, _, choices = VERBS["arrange"].load()
+    with pytest.raises(ValueError, match=message):
+        compose("arrange", schema, [f"preference={name}", *REQUIRED["arrange"]], choices)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lrr=1", r"unknown key 'optimizer\.lrr': did you mean optimizer\.lr"),
+        ("+optimizer.lrr=1", r"unknown key '(optimizer\.)?lrr': did you mean optimizer\.lr"),
+        ("optimiser.lr=1", r"unknown key .*optimi"),
+        ("log_every=often", r"log_every: Value 'often' of type 'str' could not be converted to Integer"),
+        ("optimizer.lr=-1", r"optimizer\.lr=-1"),
+        ("optimizer=fast", r"optimizer"),
+        ("model=40b", r"model=40b is unknown: use one of 1\.3b, "),
+        ("schedule=cosin", r"schedule=cosin is unknown: use one of constant, cosine, "),
+        ("tracker.tags=abc", r"tracker\.tags is a list: write tracker\.tags=\[\.\.\.\]"),
+        (
+            "data.tokens=tök ens",
+            r"tokens: tök ens has letters that need quotes: write 'data\.tokens=\"tök ens\"'",
+        ),
+        ("seed=-1", r"seed=-1 must not be negative"),
+        ("precision=fp8", r"precision='fp8' is unknown: use one of \['bf16', 'fp32'\]"),
+        ("zero.stage=5", r"zero\.stage=5"),
+        ("schedule.name=warp", r"schedule\.name='warp' is unknown"),
+        ("log_every", r"log_every.*EQUAL"),
+        ("micro_batch_size=0", r"micro_batch_size=0 must be at least 1"),
+        ("data.order=", r"data\.order= is empty: give a value"),
+        ("tracker.name=carrier_pigeon", r"tracker\.name='carrier_pigeon'"),
+    ],
+)
+def test_mistakes_are_named(override, message):
+    overrides = [*REQUIRED["train"], override]
+    with pytest.raises(SettingsError, match=message) as caught:
+        compose("train", TrainSettings, overrides)
+    assert str(caught.value).startswith("train: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_value_is_asked_for():
+    with pytest.raises(SettingsError, match=r"data\.order has no value: give data\.order=\.\.\."):
+        compose("train", TrainSettings, ["output=o", "arm=a", "data.tokens=t"])
+
+
+def test_no_config_names_an_import_path():
+    for path in CONFIGS.rglob("*.yaml"):
+        assert not re.search(r"_target_|_partial_|!!python", path.read_text()), path
+
+
+@pytest.mark.parametrize("backslashes", range(6))
+@pytest.mark.parametrize(
+    "form", ["{}", "'{}'", '"{}"', "[{}]", "['{}']", "['a',{}]", "a'{}'", "'a\\'{}'", "'{}", "{{a:{}}}"]
+)
+def test_no_number_of_backslashes_opens_the_environment(monkeypatch, backslashes, form):
+
+    monkeypatch.setenv("CANARY", "found out")
+    schema, _, choices = VERBS["prepare"].load()
+    value = form.format("\\" * backslashes + "${oc.env:CANARY}")
+    for key in ("output", "input.paths"):
+        try:
+            said = str(compose("prepare", schema, ["input.paths=[x]", "output=o", f"{key}={value}"], choices))
+        except SettingsError as error:
+            said = str(error)
+        assert "found out" not in said

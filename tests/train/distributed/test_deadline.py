@@ -1,0 +1,116 @@
+"""A deadline strikes in sleeps and loops, never in what is held, and leaves the process as it was."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from train.distributed import deadline
+from train.distributed.collectives import Exchange, RankFailed
+from train.distributed.deadline import Deadline, TooLate
+from train.distributed.world import World
+
+ALONE = World(0, 1, 0, 1, torch.device("cpu"))
+
+
+def endless() -> None:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize("work", [lambda: time.sleep(60), endless, lambda: threading.Event().wait(60)])
+def test_what_takes_too_long_is_ended(work) -> None:
+    before = signal.getsignal(deadline.SIGNAL)
+    began = time.monotonic()
+    with pytest.raises(TooLate, match=r"not done after 0\.1 s"), Deadline().within(0.1):
+        work()
+    assert time.monotonic() - began < 30
+    assert signal.getsignal(deadline.SIGNAL) is before
+    assert not [thread for thread in threading.enumerate() if thread.name == "deadline"]
+
+
+def test_code_that_catches_every_exception_is_ended(monkeypatch) -> None:
+    monkeypatch.setattr(deadline, "AGAIN_S", 0.05)
+    caught = []
+
+    def work() -> None:
+        while len(caught) < 2:
+            try:
+                time.sleep(60)
+            except Exception:
+                caught.append("hidden")
+            except BaseException:  # as a bare except does
+                caught.append("base")
+        time.sleep(60)
+
+    with pytest.raises(TooLate), Deadline().within(0.1):
+        work()
+    assert caught == ["base", "base"]
+
+
+def test_what_is_held_goes_to_its_end() -> None:
+    limit, seen = Deadline(), []
+
+    def work() -> None:
+        with limit.held():
+            with limit.held():
+                time.sleep(0.3)
+            seen.append("inner")
+        seen.append("outer")
+
+    with pytest.raises(TooLate), limit.within(0.05):
+        work()
+    assert seen == ["inner"]
+
+
+def test_what_ended_a_held_part_goes_first_and_a_failure_of_all_ranks_lifts_the_deadline() -> None:
+    exchange = Exchange(ALONE)
+
+    def work() -> None:
+        try:
+            with exchange.deadline.held():
+                time.sleep(0.2)
+                exchange.gather("step", error="no memory")
+        finally:
+            time.sleep(0.2)  # nobody is told twice
+
+    with pytest.raises(RankFailed, match="no memory"), exchange.deadline.within(0.05):
+        work()
+
+
+def test_work_in_time_is_left_alone_also_afterwards() -> None:
+    limit = Deadline()
+    with limit.within(0.1):
+        pass
+    with limit.held():
+        time.sleep(0.15)
+    with limit.within(60), limit.held():
+        pass
+
+
+def test_another_thread_has_no_deadline() -> None:
+    ended = []
+
+    def work() -> None:
+        with Deadline().within(0.01):
+            time.sleep(0.1)
+        ended.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert ended == [True]
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), SystemExit(0), TooLate("late")])
+def test_whatever_ends_the_work_is_a_failure_of_all_ranks(error) -> None:
+    def work() -> None:
+        raise error
+
+    with pytest.raises(RankFailed, match=f"{type(error).__name__}: {error}"):
+        Exchange(ALONE).run("work", work)
+    assert Exchange(ALONE).run("work", lambda: 3) == 3

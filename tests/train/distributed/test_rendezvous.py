@@ -1,0 +1,135 @@
+"""The ranks meet within a time limit, and name those that did not come."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from train.distributed.exit_codes import FAILED, PORT_TAKEN
+from train.distributed.world import free_port
+
+ROOT = Path(__file__).parents[3]
+RANKS = """
+import json, os, sys
+from datetime import timedelta
+import torch.distributed as dist
+from train import meeting as meetings
+from train.meeting import NotMet, meeting
+
+def be(rank, size, limit_s, lost):
+    try:
+        with meeting(rank, size, limit_s, os._exit):
+            print("met", flush=True)
+            if rank == lost:
+                os._exit(9)
+            dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(minutes=30))
+        dist.barrier()
+        print("connected", flush=True)
+        os._exit(0)
+    except NotMet as error:
+        print(error, flush=True)
+        os._exit(error.exit_code)
+
+asked, pids = json.loads(sys.argv[1]), {}
+for rank in asked["who"]:
+    pids[rank] = os.fork()
+    if pids[rank] == 0:
+        os.environ["PDPC_LIFE"] = asked["lives"].get(str(rank), "")
+        out = os.open(f"{asked['folder']}/{rank}", os.O_WRONLY | os.O_CREAT)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        meetings.LATE_S = asked["late_s"]
+        be(asked["named"].get(str(rank), rank), asked["size"], asked["limit_s"], asked["lost"])
+codes = {rank: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for rank, pid in pids.items()}
+print(json.dumps(codes))
+"""
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """Let some ranks of a world meet; return what each said, and its exit code."""
+
+    def run(who, size, limit_s, lost=None, port=None, lives=(), named=(), late_s=5.0):
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port()), "PYTHONPATH": str(ROOT)}
+        asked = {"who": who, "size": size, "limit_s": limit_s, "lost": lost, "folder": str(tmp_path)}
+        asked |= {"lives": dict(lives), "named": dict(named), "late_s": late_s}
+        done = subprocess.run(
+            [sys.executable, "-c", RANKS, json.dumps(asked)],
+            env={**os.environ, **place},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        codes = json.loads(done.stdout)
+        return {rank: ((tmp_path / str(rank)).read_text(), codes[str(rank)]) for rank in who}
+
+    return run
+
+
+def test_ranks_that_come_are_connected(ended):
+    for told, code in ended([0, 1, 2], 3, 60.0).values():
+        assert told.split() == ["met", "connected"]
+        assert code == 0
+
+
+def test_who_does_not_come_is_named(ended):
+    began = time.monotonic()
+    ranks = ended([0, 2], 4, 2.0)
+    assert time.monotonic() - began < 30
+    assert {code for _, code in ranks.values()} == {FAILED}
+    assert "of 4 ranks, 1, 3 did not come within 2 s" in " ".join(told for told, _ in ranks.values())
+    assert all("run the same command again" in told for told, _ in ranks.values())
+
+
+def test_a_world_without_its_first_rank_is_not_waited_for(ended):
+    ((told, code),) = ended([1], 2, 1.0).values()
+    assert code == FAILED
+    assert "rank 0 was not found at 127.0.0.1:" in told
+
+
+def test_a_rank_that_is_lost_while_they_are_connected_is_not_waited_for(ended):
+    ranks = ended([0, 1], 2, 3.0, lost=1)
+    assert ranks[1] == ("met\n", 9)
+    assert ranks[0][1] == FAILED
+    assert "one was lost meanwhile" in ranks[0][0]
+
+
+def test_a_port_that_is_taken_is_named(ended):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ((told, code),) = ended([0], 2, 5.0, port=taken.getsockname()[1]).values()
+    assert code == PORT_TAKEN
+    assert "rank 0 cannot listen at 127.0.0.1:" in told
+    assert f"process {os.getpid()} has it" in told
+    assert "start the run with another port" in told
+
+
+def test_a_listener_that_never_answers_is_not_waited_for(ended):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        ((told, code),) = ended([1], 2, 1.0, port=other.getsockname()[1], late_s=0.5).values()
+    assert code == FAILED
+    assert "has not answered within 1 s: is it rank 0 of this run?" in told
+
+
+def test_a_rank_of_another_life_is_not_counted(ended):
+    ranks = ended([0, 1], 2, 2.0, lives={0: "this", 1: "earlier"})
+    assert {code for _, code in ranks.values()} == {FAILED}
+    assert "of 2 ranks, 1 did not come" in ranks[0][0]
+
+
+def test_a_second_process_of_one_rank_is_refused_by_name(ended):
+    ranks = ended([0, 1, 2], 3, 3.0, named={2: 1})
+    told = ranks[1][0] + ranks[2][0]
+    assert re.search(r"process \d+ on \S+ is rank 1, and so is process \d+ on \S+, which was at 127", told)
+    assert "end what is left of an earlier life" in told
+    assert {code for _, code in ranks.values()} == {FAILED}

@@ -1,0 +1,39 @@
+"""Answers come back as they were written; a broken file is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.evaluation.answers import Items, answers_path, read_answers, write_answers
+
+ANSWERS = {
+    "bench/quiz/acc": Items(np.arange(3), np.asarray([1.0, 0.0, 1.0]), np.ones(3)),
+    "val/loss": Items(np.asarray([2, 5]), np.asarray([1.25, 3.5]), np.asarray([3.0, 1.0])),
+}
+
+
+def test_answers_come_back(tmp_path: Path) -> None:
+    path = answers_path(tmp_path, 40)
+    write_answers(path, ANSWERS)
+    found = read_answers(path)
+    assert found.keys() == ANSWERS.keys()
+    for key, items in ANSWERS.items():
+        for name in ("ids", "values", "weights"):
+            np.testing.assert_array_equal(getattr(found[key], name), getattr(items, name))
+    assert found["val/loss"].mean() == pytest.approx((1.25 * 3 + 3.5) / 4)
+    assert [file.name for file in path.parent.iterdir()] == ["step_00000040.parquet"]
+
+
+def test_no_file_holds_no_answers(tmp_path: Path) -> None:
+    assert read_answers(answers_path(tmp_path, 1)) == {}
+    write_answers(answers_path(tmp_path, 1), {})
+    assert read_answers(answers_path(tmp_path, 1)) == {}
+
+
+def test_a_torn_file_is_named(tmp_path: Path) -> None:
+    path = answers_path(tmp_path, 7)
+    write_answers(path, ANSWERS)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"step_00000007\.parquet cannot be read.*pdpc evaluate"):
+        read_answers(path)

@@ -1,0 +1,79 @@
+"""A held-out loss that fails costs itself alone; settings that contradict each other are refused."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from curriculum.tokens.tokens import Tokens
+from launch.evaluate.settings import EvaluateSettings
+from models.config import DecoderConfig
+from models.decoder import build
+from train.checkpoint.records import damaged_records, seal_records
+from train.distributed.world import World
+from train.evaluation.evaluate import FAILED, Questions, evaluate
+from train.evaluation.harness.tasks import BenchmarkSettings
+from train.evaluation.heldout import HeldoutSettings
+from train.tracking import MetricsFile, read_metrics
+from train.tracking.metrics import make_again
+
+ALONE = World(0, 1, 0, 1, torch.device("cpu"))
+
+
+def test_a_held_out_loss_that_fails_is_told(tokens_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokens = Tokens.open(tokens_folder, "validation")
+    config = DecoderConfig(vocab_size=8, layers=1, width=8, heads=2, kv_heads=1, ffn=8, max_seq_len=tokens.seq_len)
+    asked = Questions(tokens.tokenizer_folder, tokens, None, HeldoutSettings(max_samples=4), BenchmarkSettings())
+    with caplog.at_level(logging.WARNING):
+        found = evaluate(build(config, seed=0), asked, ALONE)
+    assert found.values.keys() == {"val/error", FAILED}
+    assert "IndexError" in str(found.values["val/error"])
+    assert found.values[FAILED] == "heldout"
+    assert "held-out loss failed" in caplog.text
+    assert found.answers == {}
+
+
+def test_what_is_not_asked_gives_nothing(tokens_folder: Path) -> None:
+    config = DecoderConfig(vocab_size=8, layers=1, width=8, heads=2, kv_heads=1, ffn=8, max_seq_len=8)
+    asked = Questions(tokens_folder, None, None, HeldoutSettings(), BenchmarkSettings())
+    assert evaluate(build(config, seed=0), asked, ALONE).values == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "neither run, folder nor pack is given"),
+        ({"run": "r", "folder": "m"}, "both run and folder are given: give one"),
+        ({"folder": "m", "stages": "failed"}, "stages=failed are those of a run"),
+        ({"run": "r", "stages": "last"}, "stages='last' must be failed, or the number of a stage"),
+        ({"run": "r", "stages": "0"}, "stages='0' must be failed"),
+        ({"run": "r", "stages": "failed", "average": 3}, "give run=RUN without stages"),
+        ({"folder": "m", "weights": "running"}, "choose among a run's newest checkpoints"),
+        ({"run": "r", "tokens": "t"}, "tokens goes with folder=FOLDER"),
+        ({"pack": "p"}, r"benchmarks\.tasks is empty: name what is to be packed"),
+        ({"run": "r", "processes": 0}, "processes=0 must be at least 1"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EvaluateSettings(**given)
+
+
+def test_a_record_made_again_stands_at_the_end_and_a_torn_line_goes(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    whole = '{"kind": "stage", "step": 2}\n{"kind": "train", "step": 3}\n'
+    path.write_text(whole)
+    vouched = SimpleNamespace(facts={"records": seal_records(tmp_path)})
+    path.write_text(whole + '{"kind": "tra')
+    make_again(path, {"kind": "stage", "step": 2, "val/loss": 1.0})
+    assert path.read_text().startswith(whole)
+    assert [record["step"] for record in read_metrics(path)] == [2, 3, 2]
+    assert read_metrics(path)[-1]["val/loss"] == 1.0
+    assert damaged_records(tmp_path, vouched) == []  # what a checkpoint vouches for is still there
+    MetricsFile(tmp_path, 2).close()
+    assert [record["step"] for record in read_metrics(path)] == [2, 2]

@@ -1,0 +1,212 @@
+"""Held-out loss against sums done by hand, and the same figures at any number of ranks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from curriculum.tokens.tokens import Tokens
+from models.config import DecoderConfig
+from models.decoder import build
+from models.kernels.interface import IGNORED
+from models.losses.cross_entropy import TokenLosses
+from train.distributed.collectives import RankFailed
+from train.distributed.world import World, free_port
+from train.evaluation.heldout import HeldoutSettings, evaluate_heldout
+
+SEQ_LEN = 8
+ALONE = World(0, 1, 0, 1, torch.device("cpu"))
+
+
+class Slice:
+    """A validation slice in memory: sources "a" (8 samples), "b" (4) and "c" (1); the last of each is short."""
+
+    sources = ("a", "b", "c")
+    folder, slice, tokenizer_folder = Path("tokens"), "validation", Path("tokens/tokenizer")
+
+    def __init__(self) -> None:
+        self.source = np.repeat([0, 1, 2], [8, 4, 1])
+        rows = np.random.default_rng(0).integers(1, 50, size=(13, SEQ_LEN + 1))
+        for last, length in ((7, 5), (11, 2), (12, 9)):
+            rows[last, length:] = IGNORED
+        self.rows = rows.astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sample(self, ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        return self.rows[np.asarray(ids)]
+
+    def real_tokens(self, ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        return (self.sample(ids)[:, 1:] != IGNORED).sum(axis=1)
+
+    def source_of(self, ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        return self.source[np.asarray(ids)]
+
+
+SLICE = cast(Tokens, Slice())
+PD = np.random.default_rng(1).normal(size=13).astype(np.float32)
+
+
+def priced(ids_BS: torch.Tensor) -> TokenLosses:
+    """A model that charges as many nats for a token as its id says."""
+    labels = ids_BS[:, 1:]
+    losses = torch.where(labels == IGNORED, 0, labels).float()
+    return TokenLosses(losses.sum(), losses)
+
+
+def price(rows: npt.NDArray[Any]) -> float:
+    labels = rows[:, 1:]
+    return float(labels[labels != IGNORED].mean())
+
+
+def test_losses_are_means_over_real_labels() -> None:
+    rows = Slice().rows
+    values = evaluate_heldout(priced, SLICE, None, HeldoutSettings(batch_size=3), ALONE).values
+    assert values == pytest.approx(
+        {
+            "val/loss": price(rows),
+            "val/source/a/loss": price(rows[:8]),
+            "val/source/b/loss": price(rows[8:12]),
+            "val/source/c/loss": price(rows[12:]),
+        }
+    )
+
+
+def test_halves_are_cut_at_the_median_by_tokens() -> None:
+    values = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(), ALONE).values
+    rows, order = Slice().rows, np.argsort(PD)
+    labels = (rows[order, 1:] != IGNORED).sum(axis=1)
+    cut = int(np.argmin(np.abs(np.cumsum(labels) - labels.sum() / 2))) + 1
+    assert values["val/low_pd/loss"] == pytest.approx(price(rows[order[:cut]]))
+    assert values["val/high_pd/loss"] == pytest.approx(price(rows[order[cut:]]))
+
+
+def test_equal_scores_still_make_two_halves() -> None:
+    values = evaluate_heldout(priced, SLICE, np.zeros(13, dtype=np.float32), HeldoutSettings(), ALONE).values
+    assert {"val/low_pd/loss", "val/high_pd/loss"} <= set(values)
+
+
+def test_max_samples_spreads_evenly_and_drops_absent_keys() -> None:
+    values = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=3), ALONE).values
+    rows = Slice().rows[[0, 4, 8]]
+    assert values["val/loss"] == pytest.approx(price(rows))
+    assert "val/source/c/loss" not in values
+    everything = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=99), ALONE).values
+    assert everything == evaluate_heldout(priced, SLICE, PD, HeldoutSettings(), ALONE).values
+
+
+def test_answers_are_the_items_of_the_means() -> None:
+    found = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=7), ALONE)
+    assert found.answers.keys() == found.values.keys()
+    for key, items in found.answers.items():
+        assert items.mean() == pytest.approx(found.values[key])
+        assert (np.diff(items.ids) > 0).all()
+    assert found.answers["val/loss"].ids.tolist() == [0, 1, 3, 5, 7, 9, 11]
+    assert found.answers["val/source/b/loss"].ids.tolist() == [9, 11]
+    assert found.answers["val/source/b/loss"].weights.tolist() == [8, 1]
+    assert found.answers["val/source/b/loss"].values[1] == Slice().rows[11, 1]
+
+
+def test_bits_per_byte_are_nats_by_the_bytes_of_the_labels(tokens_folder: Path) -> None:
+    """Bytes counted by decoding the labels; a uniform model pays ln(vocabulary) for each."""
+    from tokenizers import Tokenizer
+
+    tokens = Tokens.open(tokens_folder, "validation")
+    tokenizer = Tokenizer.from_file(str(tokens.tokenizer_folder / "tokenizer.json"))
+
+    def uniform(ids_BS: torch.Tensor) -> TokenLosses:
+        losses = torch.where(ids_BS[:, 1:] == IGNORED, 0.0, np.log(300.0)).float()
+        return TokenLosses(losses.sum(), losses)
+
+    values = evaluate_heldout(uniform, tokens, None, HeldoutSettings(max_samples=40), ALONE).values
+    ids = np.arange(40) * len(tokens) // 40
+    groups = {"val": ids} | {
+        f"val/source/{name}": ids[tokens.source_of(ids) == index] for index, name in enumerate(tokens.sources)
+    }
+    for name, rows in groups.items():
+        real = [[token for token in row[1:] if token != IGNORED] for row in tokens.sample(rows).tolist()]
+        text = "".join(tokenizer.decode([token]) for row in real for token in row if token != tokens.end_of_text)
+        bits = sum(map(len, real)) * np.log2(300)
+        assert values[f"{name}/bits_per_byte"] == pytest.approx(bits / len(text.encode()), rel=1e-6)
+        assert values[f"{name}/loss"] == pytest.approx(np.log(300.0))
+
+
+def test_a_model_that_fails_is_a_failure_of_all_ranks() -> None:
+    def broken(ids_BS: torch.Tensor) -> TokenLosses:
+        raise IndexError("no such token")
+
+    with pytest.raises(RankFailed, match="IndexError: no such token"):
+        evaluate_heldout(broken, SLICE, None, HeldoutSettings(), ALONE)
+
+
+def test_the_model_is_left_in_training_mode_without_gradients() -> None:
+    decoder = build(DecoderConfig(vocab_size=50, layers=1, width=8, heads=2, kv_heads=1, ffn=8, max_seq_len=8), seed=0)
+    decoder.train()
+    seen = []
+    decoder.register_forward_pre_hook(lambda module, _: seen.append((module.training, torch.is_grad_enabled())))
+    evaluate_heldout(decoder, SLICE, PD, HeldoutSettings(), ALONE)
+    assert seen == [(False, False)]
+    assert decoder.training
+    assert all(parameter.grad is None for parameter in decoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("pd", "message"),
+    [
+        (PD[:5], r"pd has shape \(5,\), the validation slice has 13 samples: score this slice again"),
+        (np.where(np.arange(13) == 4, np.nan, PD).astype(np.float32), "pd of validation sample 4 is nan"),
+    ],
+)
+def test_scores_that_do_not_fit_are_refused(pd: npt.NDArray[np.float32], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate_heldout(priced, SLICE, pd, HeldoutSettings(), ALONE)
+
+
+def test_an_empty_slice_is_refused() -> None:
+    empty = type("Empty", (), {"folder": "tokens", "slice": "validation", "__len__": lambda self: 0})()
+    with pytest.raises(ValueError, match="the validation slice is empty: prepare with a share for it"):
+        evaluate_heldout(priced, cast(Tokens, empty), None, HeldoutSettings(), ALONE)
+
+
+@pytest.mark.parametrize(("key", "value"), [("max_samples", 0), ("batch_size", 0)])
+def test_settings_are_checked(key: str, value: int) -> None:
+    with pytest.raises(ValueError, match=rf"heldout\.{key}=0 must be at least 1"):
+        HeldoutSettings(**{key: value})
+
+
+def evaluate_decoder(world: World) -> tuple[dict[str, float], int]:
+    """Return the values of a small decoder, and how many forward passes this rank made."""
+    config = DecoderConfig(vocab_size=50, layers=1, width=16, heads=2, kv_heads=1, ffn=16, max_seq_len=8)
+    decoder = build(config, seed=0)
+    calls: list[int] = []
+    decoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    return evaluate_heldout(decoder, SLICE, PD, HeldoutSettings(batch_size=3), world).values, len(calls)
+
+
+def run_rank(rank: int, size: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    values = evaluate_decoder(World(rank, size, rank, size, torch.device("cpu")))
+    (folder / f"{rank}.json").write_text(json.dumps(values))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_ranks_return_what_one_returns(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    alone, calls = evaluate_decoder(ALONE)
+    assert calls == 5
+    mp.spawn(run_rank, args=(2, free_port(), tmp_path), nprocs=2)
+    for rank in range(2):
+        values, calls = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert values == alone  # to the last bit: the batches are the same
+        assert calls == 3  # in step, though rank 1 has only two batches of its own

@@ -1,0 +1,84 @@
+"""The card of an export: what the model is, and which data in which order made it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from curriculum.artifact.manifest import Manifest, fingerprint_of
+from models import DecoderConfig
+from models.huggingface import model_card
+from train.export.card import run_card
+
+CONFIG = DecoderConfig(vocab_size=97, layers=2, width=32, heads=4, kv_heads=2, ffn=48, max_seq_len=64)
+PREFERENCE = {"name": "pdpc", "steepness": 10.0, "by": "weak|strong"}
+
+
+@pytest.fixture
+def facts():
+    return {
+        "arm": "pdpc",
+        "seed": 3,
+        "versions": {"torch": "2.13.0", "pdpc": "0.1.0"},
+        "fingerprints": {"tokens": "aa11", "order": "bb22", "tokenizer": "cc33", "scores": "dd44", "benchmarks": None},
+        "arranged": {"preference": PREFERENCE, "inputs": {"tokens": "aa11", "scores": "ee55"}},
+    }
+
+
+def checkpoint():
+    return Manifest(
+        kind="checkpoint",
+        format_version=1,
+        created_at="2026-01-01T00:00:00+00:00",
+        code_version="0",
+        config={},
+        inputs={},
+        facts={"step": 12_000, "tokens": 1_234_567, "cursor": 9_000, "consumed_hash": "00ff"},
+        files={},
+        fingerprint="ff66",
+    )
+
+
+def rows(card):
+    """Return the card's two-column tables as one mapping."""
+    cells = [line.strip("|").split(" | ") for line in card.splitlines() if line.startswith("| ")]
+    return {name.strip(): value.strip() for name, value in cells}
+
+
+def test_the_card_names_what_made_the_model(facts):
+    card = run_card(facts, checkpoint(), CONFIG, "bf16")
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert (front["library_name"], front["pipeline_tag"]) == ("transformers", "text-generation")
+    found = rows(card)
+    for name, value in {
+        "tokens": "`aa11`", "order": "`bb22`", "tokenizer": "`cc33`", "scores": "`ee55`", "checkpoint": "`ff66`",
+        "scores of held-out samples": "`dd44`", "preference": f"`{fingerprint_of(PREFERENCE)}`", "weights": "bf16",
+        "tokens seen": "1,234,567", "step": "12,000", "samples seen": "9,000", "arm": "pdpc",
+        "hash of what was seen, in order": "00ff", "parameters": "21,728 (15,520 without embedding and head)",
+    }.items():  # fmt: skip
+        assert found[name] == value, name
+    assert "benchmarks" not in found
+    assert json.loads(next(line for line in card.splitlines() if line.startswith('    {"by"'))) == PREFERENCE
+    assert "torch 2.13.0" in card
+
+
+def test_a_replanned_order_names_its_parent(facts):
+    facts["arranged"]["inputs"]["parent"] = "0077"
+    card = run_card(facts, checkpoint(), CONFIG, "fp32")
+    assert rows(card)["parent of the order"] == "`0077`"
+    assert "its later part was made by this preference" in card
+
+
+def test_a_run_that_does_not_know_its_preference_says_so(facts):
+    for arranged in (None, {"preference": None, "inputs": {}}):
+        facts["arranged"] = arranged
+        card = run_card(facts, checkpoint(), CONFIG, "fp32")
+        assert "does not say by which preference" in card
+        assert "preference" not in rows(card)
+
+
+def test_a_card_without_a_run_tells_the_shape():
+    tied = rows(model_card(replace(CONFIG, tie_embeddings=True), "float32"))
+    assert tied["embedding, attention, ffn, norm, head"].endswith("the embedding itself")
+    assert tied["heads, for keys and values, their size"] == "4, 2, 8"

@@ -1,0 +1,221 @@
+"""Guards, signals, hangs and a full disk in runs of real ranks, and small doses of their campaigns."""
+
+import json
+
+import pytest
+import torch
+
+from curriculum.artifact.manifest import open_manifest
+from tests.torture import hang, nan, preempt
+from tests.torture.forks import served
+from tests.torture.runs import PATIENCE_S, Ending, Material
+from tests.train.evaluation.questions import Questions
+from train import checkpoint
+from train.batches import read_consumed
+from train.records.skipped import SKIPPED
+from train.resume.runfolder import CHECKPOINTS, EXPORT
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    return Material.make(tmp_path_factory.mktemp("guards") / "material")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forks():
+    with served() as server:
+        yield server
+
+
+def test_a_rollback_takes_the_weights_of_the_last_checkpoint_and_loses_no_sample(material, forks, tmp_path):
+    folder = tmp_path / "run"
+    words = ("guards.spike=rollback", "guards.spike_window=3", "guards.spike_sigma=0.01", "guards.stop_after=99")
+    more = ("checkpoints.keep_last=99", "optimizer.lr=1e-6", "log_every=1", "averaging.decay=0.9", "averaging.every=1")
+    ranks = material.start(forks, folder, 2, [*words, *more])
+    assert ranks.wait(PATIENCE_S) == [0, 0], ranks.told()
+    entries = [json.loads(line) for line in (folder / SKIPPED).read_text().splitlines()]
+    rollbacks = [entry for entry in entries if entry["reason"] == "rollback"]
+    assert rollbacks
+    for entry in rollbacks:
+        now, back = (
+            open_manifest(checkpoint.folder_of(folder / CHECKPOINTS, step), checkpoint.KIND)
+            for step in (entry["step"], entry["weights_of_step"])
+        )
+        assert now.facts["updates"] == back.facts["updates"]
+        # Written when all hooks have seen the step and it is on record: nothing of it is told or averaged twice.
+        hooks = now.facts["hooks"]
+        assert (hooks["loop"]["tokens"], hooks["loop"]["first_step"]) == (0, entry["step"])
+        assert hooks["averages"]["updates"] == back.facts["hooks"]["averages"]["updates"] + 1
+    weights, before = (
+        checkpoint.read_weights(checkpoint.folder_of(folder / CHECKPOINTS, rollbacks[0][key]))[1]
+        for key in ("step", "weights_of_step")
+    )
+    assert all(torch.equal(weights[name], before[name]) for name in before)
+    order = material.order
+    assert read_consumed(folder).tolist() == order[0 : len(order)].tolist()
+    assert {entry["step"] for entry in rollbacks} <= {entry["step"] for entry in entries if entry["reason"] == "spike"}
+
+
+def test_a_full_disk_on_one_rank_ends_all_with_75_and_the_checkpoint_before_stays(material, forks, tmp_path):
+    folder = tmp_path / "run"
+    ranks = material.start(forks, folder, 2, fault="checkpoint.after_shard:rank=1:nth=2:raise")
+    assert ranks.wait(PATIENCE_S) == [75, 75], ranks.told()
+    told = ranks.told()
+    assert "free space and run again" in told
+    assert "Traceback" not in told
+    assert [path.name for path in (folder / CHECKPOINTS).iterdir()] == ["step_00000003"]
+    assert material.finish(forks, folder, 2) is None
+    assert Ending.of(folder).consumed == material.order[0 : len(material.order)].tolist()
+
+
+def test_a_signal_in_an_evaluation_leaves_at_once_and_the_evaluation_is_made_up(material, forks, tmp_path):
+    import signal
+    import time
+
+    folder = tmp_path / "run"
+    ranks = material.start(forks, folder, 2, ["slow_timeout_s=60"], "loop.in_evaluation:rank=0:hang")
+    deadline = time.monotonic() + PATIENCE_S
+    while "fault loop.in_evaluation" not in ranks.told() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    ranks.kill(signal.SIGUSR1)
+    assert ranks.wait(15) == [138, 138], ranks.told()
+    assert material.finish(forks, folder, 2) is None
+    stages = [record["step"] for record in Ending.of(folder).records if record["kind"] == "stage"]
+    assert stages == material.order.stage_ends
+
+
+def test_a_loss_that_is_not_finite_does_not_keep_a_checkpoint_from_being_written(material, forks, tmp_path):
+    folder = tmp_path / "run"
+    words = ["guards.finite=false", "checkpoints.save_every=1", "log_every=99"]
+    ranks = material.start(forks, folder, 2, words, "guard.loss:rank=1:nth=2:nan")
+    assert ranks.wait(PATIENCE_S) == [0, 0], ranks.told()
+    facts = open_manifest(checkpoint.newest(folder / CHECKPOINTS), checkpoint.KIND).facts
+    assert facts["updates"] == facts["step"] - 1
+
+
+def damaged_at_the_end(words, output):
+    """Be a rank whose last checkpoint is damaged before the export."""
+    from pathlib import Path
+
+    from tests.torture.forks import train
+    from train.loop import Loop
+
+    run = Loop.run
+
+    def then_damaged(loop):
+        run(loop)
+        if loop.world.first:
+            file = checkpoint.newest(Path(output) / CHECKPOINTS) / "rank_00000.safetensors"
+            data = bytearray(file.read_bytes())
+            data[-1] ^= 1
+            file.write_bytes(data)
+
+    Loop.run = then_damaged
+    return train(words, output)
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_is_not_finished(material, forks, tmp_path):
+    folder = tmp_path / "run"
+    arguments = {"words": list(material.words), "output": str(folder)}
+    ranks = forks.start(f"{__name__}:damaged_at_the_end", arguments, 2, tmp_path / "log")
+    assert ranks.wait(PATIENCE_S) == [74, 74], ranks.told()
+    assert "is damaged: the run is not finished; run the same command again to go on from" in ranks.told()
+    assert not (folder / EXPORT).exists()
+    assert material.finish(forks, folder, 2) is None
+    assert Ending.of(folder).consumed == material.order[0 : len(material.order)].tolist()
+
+
+def signalled_while_it_waits(words, output):
+    """Be a rank that is sent SIGTERM while it waits for the batch of step 5."""
+    import os
+    import signal
+    import time
+
+    from tests.torture.forks import train
+    from train import loop
+
+    def slow(batches):
+        for batch in batches:
+            if batch.step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.5)
+            yield batch
+
+    loop.ahead = slow
+    return train(words, output)
+
+
+def test_a_signal_between_two_steps_loses_none(material, forks, tmp_path):
+    arguments = {"words": [*material.words, "checkpoints.save_every=99"], "output": str(tmp_path / "run")}
+    ranks = forks.start(f"{__name__}:signalled_while_it_waits", arguments, 2, tmp_path / "log")
+    assert ranks.wait(PATIENCE_S) == [143, 143], ranks.told()
+    newest = checkpoint.newest(tmp_path / "run" / CHECKPOINTS)
+    assert checkpoint.step_of(newest) == 5, ranks.told()
+    assert material.finish(forks, tmp_path / "run", 2, ["checkpoints.save_every=99"]) is None
+
+
+def signalled_before_the_export(words, output):
+    """Be a rank that is sent SIGTERM after the last evaluation, when nothing of the run is left but its export."""
+    import os
+    import signal
+    import time
+
+    from tests.torture.forks import train
+    from train.loop import Loop
+
+    run = Loop.run
+
+    def then_signalled(loop):
+        run(loop)
+        loop.signals.holds = True  # as in the loop, of which a moment is left after the last evaluation
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+
+    Loop.run = then_signalled
+    return train(words, output)
+
+
+def test_a_signal_after_the_last_evaluation_does_not_wait_for_the_export(material, forks, tmp_path):
+    folder = tmp_path / "run"
+    arguments = {"words": [*material.words], "output": str(folder)}
+    ranks = forks.start(f"{__name__}:signalled_before_the_export", arguments, 2, tmp_path / "log")
+    assert ranks.wait(PATIENCE_S) == [143, 143], ranks.told()
+    assert "there is nothing to save" in ranks.told()
+    assert not (folder / EXPORT).exists()
+    assert material.finish(forks, folder, 2) is None
+    assert (folder / EXPORT).is_dir()
+
+
+def asked(words, output):
+    """Be a rank whose steps are watched: what they ask the device is in the file."""
+    from tests.torture.forks import train
+    from train.loop import Loop
+
+    step = Loop.train_step
+    found = open(f"{output}.asked", "a")  # noqa: SIM115  # until the process ends
+
+    def watched(loop, batch):
+        with Questions() as questions:
+            step(loop, batch)
+        of_the_device = [line for line in questions.found if "documents.py" not in line]  # from ids that the host has
+        print(*of_the_device, sep="\n", file=found, flush=True)
+
+    Loop.train_step = watched
+    return train(words, output)
+
+
+@pytest.mark.parametrize(("words", "asks"), [([], False), (["guards.spike=skip", "guards.spike_window=4"], True)])
+def test_a_step_that_does_not_log_asks_the_device_nothing(material, forks, tmp_path, words, asks):
+    words = [*material.words, "zero.stage=1", "precision=bf16", "log_every=1000", "averaging.decay=0.9", *words]
+    arguments = {"words": words, "output": str(tmp_path / "run")}
+    ranks = forks.start(f"{__name__}:asked", arguments, 2, tmp_path / "log")
+    assert ranks.wait(PATIENCE_S) == [0, 0], ranks.told()
+    lines = (tmp_path / "run.asked").read_text().split("\n")
+    assert len(lines) >= 2 * material.order.steps
+    assert any(lines) is asks, set(lines)
+
+
+@pytest.mark.parametrize(("campaign", "count"), [(nan, 3), (hang, 1), (preempt, 3)])
+def test_a_small_dose_of_the_campaign(campaign, count, tmp_path):
+    tally = campaign.run(count, 3, tmp_path)
+    assert tally.good, tally.failures

@@ -1,0 +1,162 @@
+"""Lives of one run, in real ranks: a change is refused by all of them, or goes on record."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.torture.forks import served
+from tests.torture.runs import PATIENCE_S, Material
+from train import checkpoint
+from train.distributed.exit_codes import CHANGED, REFUSED
+from train.resume.runfolder import CHECKPOINTS, RUN, read_run
+
+
+@pytest.fixture(scope="module")
+def forks():
+    with served() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    return Material.make(tmp_path_factory.mktemp("lives"))
+
+
+@pytest.fixture(scope="module")
+def begun(forks, material, tmp_path_factory):
+    """A run of two ranks, cut off after its checkpoint of step 4."""
+    folder = tmp_path_factory.mktemp("runs") / "begun"
+    ranks = material.start(forks, folder, fault="loop.before_evaluation:kill")
+    assert ranks.wait(PATIENCE_S) == [-9, -9], ranks.told()
+    assert checkpoint.newest(folder / CHECKPOINTS).name == "step_00000004"
+    return folder
+
+
+@pytest.fixture
+def folder(begun, tmp_path):
+    shutil.copytree(begun, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def life(forks, material, folder, *words, ranks=2):
+    started = material.start(forks, folder, ranks, words)
+    codes = started.wait(PATIENCE_S)
+    started.kill()
+    text = started.told()
+    started.log.unlink()
+    return codes, text
+
+
+def test_a_change_is_refused_by_all_ranks_with_one_voice_and_accepted_on_record(forks, material, folder):
+    before = (folder / RUN).read_bytes()
+    codes, told = life(forks, material, folder, "optimizer.lr=1e-3")
+    assert codes == [CHANGED, CHANGED], told
+    assert told.count("optimizer.lr: 0.003 there, 0.001 now") == 1
+    assert "--accept-change optimizer.lr" in told
+    assert "Traceback" not in told
+    assert (folder / RUN).read_bytes() == before
+
+    words = ["optimizer.lr=1e-3", "accept_change=[optimizer.lr]"]
+    cut = material.start(forks, folder, 2, words, fault="loop.after_step:kill")
+    assert cut.wait(PATIENCE_S) == [-9, -9]
+    assert "accepted on record: optimizer.lr: 0.003 there, 0.001 now" in cut.told()
+    cut.log.unlink()
+    assert read_run(folder)["lives"][-1]["accepted"] == [{"field": "optimizer.lr", "old": 0.003, "new": 0.001}]
+
+    codes, told = life(forks, material, folder)
+    assert codes == [CHANGED, CHANGED], told
+    assert "optimizer.lr: 0.001 there, 0.003 now" in told
+
+    codes, told = life(forks, material, folder, "optimizer.lr=1e-3")  # the checkpoint still says the old value
+    assert codes == [0, 0], told
+    assert "accepted on record" not in told
+    assert "accepted" not in read_run(folder)["lives"][-1]
+
+
+def test_the_checkpoint_tells_when_run_json_is_gone(forks, material, folder):
+    (folder / RUN).unlink()
+    codes, told = life(forks, material, folder, "optimizer.lr=1e-3", ranks=1)
+    assert codes == [CHANGED]
+    assert "the checkpoint of step 4" in told
+    assert "optimizer.lr: 0.003 there, 0.001 now" in told
+    codes, told = life(forks, material, folder, ranks=1)
+    assert codes == [0], told
+    assert "resumed from step 4" in told
+
+
+def test_a_model_of_another_shape_is_never_accepted(forks, material, folder):
+    codes, told = life(forks, material, folder, "model.layers=2", "accept_change=[model.layers]", ranks=1)
+    assert codes == [CHANGED]
+    assert "model.layers: 1 there, 2 now (the checkpoint's weights do not fit a model of another shape)" in told
+
+
+def test_a_misspelled_field_is_refused_at_the_door(forks, material, folder):
+    codes, told = life(forks, material, folder, "accept_change=[optimiser.lr]", ranks=1)
+    assert codes == [REFUSED]
+    assert "accept_change=optimiser.lr is no field of a run: use optimizer.lr" in told
+
+
+def test_an_accepted_order_must_begin_with_what_was_read(forks, material, folder, tmp_path, edit_manifest, forged):
+    same, other = tmp_path / "same", tmp_path / "other"
+    shutil.copytree(material.order.folder, same)
+    forged(material.order, other, 1, 2)
+    for place in (same, other):
+        edit_manifest(place, lambda fields: fields.update(fingerprint="f" * 32))
+    codes, told = life(forks, material, folder, f"data.order={same}", ranks=1)
+    assert codes == [CHANGED]
+    assert f"fingerprints.order: '{material.order.fingerprint}' there" in told
+    accepting = ["accept_change=[fingerprints.order]", "verify_mb=0"]
+    codes, told = life(forks, material, folder, f"data.order={other}", *accepting, ranks=1)
+    assert codes == [CHANGED]
+    assert "step_00000004 has read other samples than the first 48 of order" in told
+    cut = material.start(forks, folder, 1, [f"data.order={same}", *accepting], "loop.before_step:kill")
+    assert cut.wait(PATIENCE_S) == [-9]
+    assert "accepted for order" in cut.told()
+    codes, told = life(forks, material, folder, f"data.order={same}", "verify_mb=0", ranks=1)  # it is on record
+    assert codes == [0], told
+    assert "accepted for order" in told
+
+
+def without_a_file(words, output):
+    """Be a rank from which a file of its tokens goes when the manifest has been read."""
+    from curriculum.tokens import ids
+    from tests.torture.forks import train
+
+    def gone(*_):
+        raise FileNotFoundError(2, "No such file or directory", "tokens/train.bin")
+
+    ids.OpenFile = gone
+    return train(words, output)
+
+
+def test_a_file_that_goes_at_the_door_is_refused(forks, material, folder):
+    arguments = {"words": list(material.words), "output": str(folder)}
+    ranks = forks.start(f"{__name__}:without_a_file", arguments, 2, folder.with_suffix(".log"))
+    assert ranks.wait(PATIENCE_S) == [REFUSED, REFUSED], ranks.told()
+    assert "tokens/train.bin went just after it had been found: put it back" in ranks.told()
+    assert "Traceback" not in ranks.told()
+
+
+def test_a_damaged_record_is_begun_anew_once(forks, material, folder):
+    record = next((folder / "consumed").glob("world_*.bin"))
+    data = bytearray(record.read_bytes())
+    data[0] ^= 1
+    record.write_bytes(data)
+    for said in (1, 0):
+        ranks = material.start(forks, folder, 2, fault="loop.before_step:kill")
+        assert ranks.wait(PATIENCE_S) == [-9, -9]
+        assert ranks.told().count("is not what the checkpoint vouches for") == said
+        ranks.log.unlink()
+    assert (folder / "consumed" / f"{record.name}.damaged").read_bytes() == bytes(data)
+    assert [path.name for path in (folder / "consumed").glob("*.damaged*")] == [f"{record.name}.damaged"]
+
+
+def test_other_versions_are_a_warning(forks, material, folder):
+    facts = read_run(folder)
+    facts["versions"]["torch"] = "1.0"
+    del facts["format"]
+    (folder / RUN).write_text(json.dumps(facts))
+    codes, told = life(forks, material, folder, ranks=1)
+    assert codes == [0], told
+    assert told.count("torch was 1.0 and is ") == 1

@@ -1,0 +1,219 @@
+"""What binds the lives of a run: every setting has its place, and changes are judged by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from curriculum.artifact.manifest import ArtifactError
+from train.checkpoint import UnreadableCheckpoint
+from train.config.compose import compose
+from train.distributed.exit_codes import CHANGED
+from train.resume.identity import (
+    BINDING,
+    DECODER,
+    FINGERPRINTS,
+    FIXED,
+    HARMLESS,
+    Change,
+    changes,
+    check_acceptable,
+    defaults,
+    flat,
+    identity,
+    judge,
+    leaves,
+    unrecorded,
+)
+from train.resume.lineage import ChangedRun, conversion
+from train.resume.runfolder import RUN, RunFolder, finished, read_run
+from train.settings import TrainSettings
+
+WORDS = ["output=o", "arm=a", "data.tokens=t", "data.order=o"]
+SETTINGS = compose("train", TrainSettings, WORDS)
+NO_DATA = dict.fromkeys(FINGERPRINTS)
+
+
+def test_every_setting_is_in_one_of_the_two_lists():
+    names = leaves()
+    assert sorted([*BINDING, *HARMLESS]) == sorted(names), (
+        "a new setting binds a run's lives, or is harmless: say which"
+    )
+    known = {*names, *(f"fingerprints.{name}" for name in FINGERPRINTS), *(f"decoder.{name}" for name in DECODER)}
+    assert set(FIXED) <= known - set(HARMLESS)
+
+
+def test_the_identity_holds_what_binds_and_nothing_else():
+    made = flat(identity(SETTINGS), NO_DATA, {})
+    assert {name for name in made if not name.startswith("fingerprints.")} == set(BINDING)
+
+
+@pytest.mark.parametrize("name", [name for name in BINDING if name in defaults()])
+def test_what_an_older_identity_lacks_had_its_default(name):
+    now = flat(identity(SETTINGS), NO_DATA, {})
+    older = json.loads(json.dumps(identity(SETTINGS)))
+    branch, _, leaf = name.rpartition(".")
+    removed = (older[branch] if branch else older).pop(leaf)
+    found = changes(flat(older, NO_DATA, {}), now)
+    default = json.loads(json.dumps(defaults()[name]))
+    assert found == ([] if removed == default else [Change(name, default, removed)])
+
+
+def test_a_whole_group_that_is_new_had_its_defaults():
+    older = identity(SETTINGS)
+    del older["guards"]
+    assert changes(flat(older, NO_DATA, {}), flat(identity(SETTINGS), NO_DATA, {})) == []
+    other = compose("train", TrainSettings, [*WORDS, "guards.finite=false"])
+    found = changes(flat(older, NO_DATA, {}), flat(identity(other), NO_DATA, {}))
+    assert [change.field for change in found] == ["guards.finite"]
+
+
+def test_a_setting_that_is_no_more_is_named():
+    older = {**identity(SETTINGS), "gone": {"key": 1}}
+    found = changes(flat(older, NO_DATA, {}), flat(identity(SETTINGS), NO_DATA, {}))
+    assert found == [Change("gone.key", 1, None)]
+
+
+def test_what_an_older_run_does_not_say_of_its_decoder_is_no_change():
+    now = {"vocab_size": 64, "max_seq_len": 16}
+    assert changes(flat({}, {}, {}), flat({}, {}, now)) == []
+    assert changes(flat({}, {}, {"vocab_size": 128}), flat({}, {}, now)) == [Change("decoder.vocab_size", 128, 64)]
+
+
+def test_all_changes_are_named_with_the_words_that_accept_them():
+    found = [Change("optimizer.lr", 0.1, 0.2), Change("seed", 1, 2), Change("arm", "a", "b")]
+    with pytest.raises(ChangedRun) as refusal:
+        judge("run r", found, ["arm"], trained=True)
+    told = str(refusal.value)
+    assert "optimizer.lr: 0.1 there, 0.2 now; seed: 1 there, 2 now" in told
+    assert told.endswith("add --accept-change optimizer.lr --accept-change seed")
+    assert refusal.value.exit_code == CHANGED == 78
+    judge("run r", found, ["arm", "optimizer.lr", "seed"], trained=True)
+
+
+def test_what_can_never_be_accepted_says_why_once_something_was_trained():
+    found = [Change("model.layers", 2, 3)]
+    with pytest.raises(ChangedRun, match=r"model.layers: 2 there, 3 now \(the checkpoint's weights do not fit"):
+        judge("run r", found, ["model.layers"], trained=True)
+    judge("run r", found, ["model.layers"], trained=False)
+
+
+def test_a_change_is_on_record_in_one_step_or_in_several():
+    lives = [
+        {},
+        {"accepted": [{"field": "seed", "old": 1, "new": 2}]},
+        {"accepted": [{"field": "seed", "old": 2, "new": 3}, {"field": "arm", "old": "a", "new": "b"}]},
+    ]
+    assert unrecorded([Change("seed", 1, 3), Change("seed", 2, 3), Change("arm", "a", "b")], lives) == []
+    left = [Change("seed", 1, 4), Change("seed", 3, 2), Change("precision", "bf16", "fp32")]
+    assert unrecorded(left, lives) == left
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("optimizer.rate", "use optimizer"),
+        ("log_every", "may change at any time"),
+        ("x", "give the name that the refusal"),
+    ],
+)
+def test_a_name_that_is_no_field_is_refused(name, told):
+    with pytest.raises(ValueError, match=told):
+        check_acceptable([name])
+
+
+def test_every_field_can_be_named():
+    check_acceptable([*BINDING, "decoder.vocab_size", "fingerprints.order"])
+
+
+def test_the_line_of_a_conversion():
+    two = {"world_size": 2, "zero_stage": 1, "micro_batch_size": 3, "accumulation": 2}
+    lives = [{"step": 0, **two}, {"step": 4, **two, "world_size": 3}]
+    assert conversion(lives, 8, {**two, "world_size": 3}) is None
+    assert conversion(lives, 4, two) is None
+    assert conversion([], 0, two) is None
+    assert conversion([{"step": 0, "world_size": 3}], 4, two) is None
+    assert conversion(lives, 8, {**two, "world_size": 1, "accumulation": 1}) == (
+        "the checkpoint of step 8 was written by 3 ranks (ZeRO 1, 2 micro-batches of 3) and goes on with 1 rank "
+        "(ZeRO 1, 1 micro-batch of 3): converted"
+    )
+
+
+@pytest.fixture
+def claimed(tmp_path):
+    facts = {"arm": "a", "seed": 0, "parameters": 1, "paths": {}, "identity": {}, "fingerprints": {}, "versions": {}}
+    run = RunFolder.claim(tmp_path)
+    run.facts = {**facts, "format": 2, "status": "running", "lr": 1e-05}
+    run.finish(5, "0" * 16)
+    yield run
+    run.release()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.json", "metrics.jsonl", "export"])
+def test_a_folder_that_holds_something_else_is_no_output(tmp_path, name):
+    (tmp_path / name).write_text("not of a run")
+    (tmp_path / "notes.txt").write_text("does no harm")
+    with pytest.raises(ValueError, match=rf"holds something else \({name}\): name a new folder"):
+        RunFolder.claim(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {name, "notes.txt"}
+
+
+def test_a_folder_that_cannot_be_made_is_no_output(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"output=.*/file is a file"):
+        RunFolder.claim(tmp_path / "file")
+    with pytest.raises(ValueError, match=r"output=.*/file/run lies under .*/file, which is a file"):
+        RunFolder.claim(tmp_path / "file" / "run")
+    with pytest.raises(ValueError, match=r"output=/proc/run cannot be written .*: name a folder that you may write to"):
+        RunFolder.claim(Path("/proc/run"))
+
+
+def test_a_finished_run_that_is_read_only_is_finished(claimed, monkeypatch):
+    claimed.release()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("train.resume.runfolder.admit", lambda *_: [])
+    assert finished(claimed.path, None, None)
+    claimed.facts["status"] = "running"
+    claimed._write()
+    with pytest.raises(ValueError, match="is read-only"):
+        finished(claimed.path, None, None)
+
+
+def test_a_checkpoint_that_cannot_be_read_ends_at_the_door(claimed, monkeypatch):
+    claimed.facts["status"] = "running"
+    claimed._write()
+    folder = claimed.path / "checkpoints" / "step_00000004"
+    folder.mkdir(parents=True)
+
+    def failed(*_):
+        raise OSError(5, "Input/output error", str(folder))
+
+    monkeypatch.setattr("train.resume.runfolder.open_manifest", failed)
+    with pytest.raises(UnreadableCheckpoint, match=r"step_00000004 cannot be read .*Input/output error") as caught:
+        finished(claimed.path, None, None)
+    assert caught.value.exit_code == 74
+
+
+def test_who_waits_for_a_run_says_so(claimed, caplog):
+    with pytest.raises(ValueError, match="is being written by another process: wait for it"):
+        RunFolder.claim(claimed.path, wait_s=0.5)
+    assert caplog.text.count("is being written by another process: waiting for up to 0.5 s") == 1
+
+
+def test_a_flipped_bit_of_run_json_is_found(claimed):
+    path = claimed.path / RUN
+    assert read_run(claimed.path) == claimed.facts
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 2):
+        for bit in range(8):
+            data = bytearray(whole)
+            data[place] ^= 1 << bit
+            path.write_bytes(data)
+            with pytest.raises(ArtifactError, match=RUN):
+                read_run(claimed.path)
+
+
+def test_a_run_json_without_a_checksum_is_an_older_one(claimed):
+    facts = {key: value for key, value in claimed.facts.items() if key != "format"}
+    (claimed.path / RUN).write_text(json.dumps(facts))
+    assert read_run(claimed.path) == facts

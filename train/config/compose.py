@@ -1,0 +1,218 @@
+"""Compose a verb's settings: YAML groups and overrides by Hydra, types and keys from the dataclasses.
+
+Every mistake (unknown key, wrong type, missing value, impossible combination) is a SettingsError of one paragraph that
+names the key, the value and the mend, before anything starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import FrozenInstanceError, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_origin
+
+from train.config.check import check_files, check_settings, check_words
+from train.config.secrets import without_secrets
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+T = TypeVar("T")
+
+CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
+"""The folder of YAML groups in the checkout."""
+LONGEST_MESSAGE = 2000
+"""Characters."""
+
+
+class SettingsError(ValueError):
+    """The configuration or an override is wrong."""
+
+
+def compose(
+    verb: str, schema: type[T], overrides: Sequence[str], choices: Mapping[str, Mapping[str, type]] | None = None
+) -> T:
+    """Return the settings of a verb: `configs/<verb>.yaml` under the dataclass `schema`, with Hydra overrides.
+
+    `choices` names the groups whose type depends on the choice: {"preference": {"pdpc": Pdpc, ...}}; their YAML files
+    begin with `defaults: [<name>_schema]`. Raises SettingsError; no secret that can be told stands in its message.
+    """
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        check_words(overrides, CONFIGS)
+        check_files(verb, overrides, CONFIGS)
+    except ValueError as error:
+        raise SettingsError(_short(f"{verb}: {error}")) from None
+    choices = choices or {}
+    try:
+        settings = cast(T, OmegaConf.to_object(_composed(verb, schema, overrides, choices)))
+        check_settings(settings)
+        return settings
+    except (HydraException, OmegaConfBaseException, FrozenInstanceError) as error:
+        known = sorted(
+            {*_keys(schema), *(f"{g}.{k}" for g, o in choices.items() for t in o.values() for k in _keys(t))}
+        )
+        raise SettingsError(_short(_explain(verb, error, known))) from None
+    except YAMLError as error:
+        raise SettingsError(_short(f"{verb}: not YAML: {' '.join(str(error).split())}: mend that file")) from None
+    except ValueError as error:
+        raise SettingsError(_short(f"{verb}: {error}")) from None
+
+
+def _composed(
+    verb: str, schema: type, overrides: Sequence[str], choices: Mapping[str, Mapping[str, type]]
+) -> DictConfig:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+
+    store = ConfigStore.instance()
+    store.store(name=f"{verb}_schema", node=_schema(schema, missing=list(choices)))
+    for group, options in choices.items():
+        for name, option in options.items():
+            store.store(group=group, name=f"{name}_schema", node=_schema(option, missing=[]))
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        return hydra_compose(verb, overrides=list(overrides))
+
+
+def defaults_of(verb: str, schema: type, choices: Mapping[str, Mapping[str, type]]) -> dict[str, Any]:
+    """Return what a verb's settings are without overrides, by dotted key: `configs/<verb>.yaml` over the dataclasses.
+
+    A value that has to be given is "???", as Hydra writes it.
+    """
+    from omegaconf import OmegaConf
+
+    def leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in node.items():
+            yield f"{prefix}{key}", value
+            if isinstance(value, dict):
+                yield from leaves(value, f"{prefix}{key}.")
+
+    found = OmegaConf.to_container(_composed(verb, schema, (), choices))
+    return dict(leaves(cast(dict[str, Any], found), ""))
+
+
+def groups_of(verb: str) -> dict[str, tuple[str, list[str]]]:
+    """Return the groups of files of `configs/` that a verb takes one of: the default, and all there are, by name."""
+    from yaml import safe_load
+
+    listed = safe_load((CONFIGS / f"{verb}.yaml").read_text("utf-8")).get("defaults", [])
+    return {
+        group: (str(option or "null"), options_of(group))
+        for entry in listed
+        if isinstance(entry, dict)
+        for group, option in entry.items()
+        if options_of(group)
+    }
+
+
+def options_of(group: str) -> list[str]:
+    """Return the names of a group's files in `configs/`; [] for what is no group."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def as_yaml(settings: Any) -> str:
+    """Return composed settings as YAML."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(settings))
+
+
+def _short(message: str) -> str:
+    """Return a message without secrets and without the middle of a very long value."""
+    text = without_secrets(message)
+    return (
+        text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE // 2]} ... {text[-LONGEST_MESSAGE // 2 :]}"
+    )
+
+
+def _schema(schema: type, missing: list[str]) -> Any:
+    """Return the dataclass as an OmegaConf node that merges accept (frozen dataclasses come read-only)."""
+    from omegaconf import DictConfig, OmegaConf
+
+    node = OmegaConf.structured(schema)
+
+    def thaw(part: DictConfig) -> None:
+        OmegaConf.set_readonly(part, None)
+        for key in part:
+            child = part._get_node(key)
+            if not isinstance(child, DictConfig) or child._is_none():
+                continue
+            if child._is_missing() and is_dataclass(child._metadata.ref_type):
+                part[key] = OmegaConf.structured(child._metadata.ref_type)
+                child = part._get_node(key)
+                assert isinstance(child, DictConfig)
+            if get_origin(child._metadata.ref_type) is dict:
+                OmegaConf.set_struct(child, False)  # names of its own: models.weak=... needs no plus sign
+            elif not child._is_missing():
+                thaw(child)
+
+    thaw(node)
+    for key in missing:
+        node[key] = "???"
+    return node
+
+
+def _keys(schema: type, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a settings dataclass."""
+    from typing import get_type_hints
+
+    hints = get_type_hints(schema)
+    for field in fields(schema):
+        kind = hints[field.name]
+        if is_dataclass(kind):
+            yield from _keys(cast(type, kind), f"{prefix}{field.name}.")
+        yield f"{prefix}{field.name}"
+
+
+def _near_leaves(leaf: str, known: list[str]) -> list[str]:
+    """Return the known keys whose last word is nearest to `leaf`."""
+    leaves = difflib.get_close_matches(leaf, {key.split(".")[-1] for key in known}, n=2)
+    return [key for key in known if key.split(".")[-1] in leaves]
+
+
+def _explain(verb: str, error: Exception, known: list[str]) -> str:
+    cause = error.__cause__ if error.__cause__ is not None else error
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' not in|cannot assign to field '([^']+)'", text)
+    if unknown is None:
+        unknown = re.search(r"Key '([^']+)' not in", str(cause))
+    if unknown:
+        key = next(group for group in unknown.groups() if group)
+        full = re.search(r"full_key: (\S+)", str(cause))
+        key = full.group(1) if full and full.group(1).endswith(key) else key
+        near = difflib.get_close_matches(key, known, n=3) or _near_leaves(key.split(".")[-1], known)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"pdpc {verb} --help lists them"
+        return f"{verb}: unknown key {key!r}: {hint}"
+    missing = re.search(r"missing mandatory value: (\S+)", text)
+    if missing:
+        key = re.search(r"full_key: (\S+)", text)
+        name = key.group(1) if key else missing.group(1)
+        return f"{verb}: {name} has no value: give {name}=..."
+    wrong = re.search(r"full_key: (\S+)", str(cause))
+    if wrong:
+        first, *rest = str(cause).splitlines()
+        file = re.match(r"In '([^']+)': ", first)
+        if file:  # a YAML file and not an override: Hydra puts the file's name first
+            first = f"{rest[0]} in {file.group(1)}.yaml"
+        if "is not a ListConfig" in first:
+            return f"{verb}: {wrong.group(1)} is a list: write {wrong.group(1)}=[...], with commas between its entries"
+        return f"{verb}: {wrong.group(1)}: {first}: give a value of the right type"
+    unread = re.search(r"LexerNoViableAltException: ([^=\s]+)=(.*)", text)
+    if unread:
+        key, value = unread.group(1), unread.group(2).strip()
+        return f"{verb}: {key}: {value} has letters that need quotes: write '{key}=\"{value}\"'"
+    group = re.search(r"Could not find '([^']+)/([^']+)'", text)
+    if group:
+        name, option = group.groups()
+        return f"{verb}: {name}={option} is unknown: use one of {', '.join(options_of(name))}"
+    lines = [line.strip() for line in text.splitlines() if "provider=" not in line and "search path" not in line]
+    return f"{verb}: {' '.join(line for line in lines if line and not line.endswith('_schema'))}"

@@ -1,0 +1,1 @@
+"""Ranks: how they meet, agree, watch each other and leave."""

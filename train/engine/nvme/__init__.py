@@ -1,0 +1,1 @@
+"""Optimizer state and parameters offloaded to NVMe."""

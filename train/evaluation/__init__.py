@@ -1,0 +1,1 @@
+"""Held-out loss and benchmarks of one model."""

@@ -1,0 +1,102 @@
+"""Answers: what every question of a benchmark and every held-out sample gave at a stage end, item by item.
+
+Two arms that were asked the same items are compared pair by pair (train/report), which tells a small gain from chance
+far better than two means with their errors do. `RUN/evaluations/step_XXXXXXXX.parquet` holds them, one row an item.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curriculum.artifact.manifest import reading
+
+EVALUATIONS = "evaluations"
+
+
+@dataclass(frozen=True)
+class Items:
+    """The items of one measure; the measure is their weighted mean, sum(weight * value) / sum(weight)."""
+
+    ids: NDArray[np.int64]
+    """[n] number of the question in its task, or of the sample in the validation slice: increasing."""
+    values: NDArray[np.float64]
+    """[n] what the item gave: 1 or 0, or nats a token."""
+    weights: NDArray[np.float64]
+    """[n] 1, or the labels of the sample."""
+
+    def mean(self) -> float:
+        """Return the measure."""
+        return float((self.values * self.weights).sum() / self.weights.sum())
+
+
+@dataclass
+class Evaluated:
+    """What an evaluation, or a part of one, has found."""
+
+    values: dict[str, float | str] = field(default_factory=dict)
+    """Measures and messages of failures, by the keys of metrics.jsonl."""
+    answers: dict[str, Items] = field(default_factory=dict)
+    """Items of the measures that are means over items."""
+    failed: list[str] = field(default_factory=list)
+    """Names of the parts that failed: tasks, or `heldout`."""
+
+    def add(self, other: Evaluated) -> None:
+        """Take in what another part has found."""
+        self.values |= other.values
+        self.answers |= other.answers
+        self.failed += other.failed
+
+
+def answers_path(run: Path, step: int) -> Path:
+    """Return the file of a RUN folder that holds the answers of a step."""
+    return run / EVALUATIONS / f"step_{step:08d}.parquet"
+
+
+def write_answers(path: Path, answers: Mapping[str, Items]) -> None:
+    """Write the items of every measure, all or nothing; keys as in metrics.jsonl (`val/loss`, `bench/<task>/acc`)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = [np.repeat(np.asarray([key], dtype=object), len(items.ids)) for key, items in answers.items()]
+    columns = {
+        "measure": pa.array(np.concatenate(names) if names else [], pa.string()).dictionary_encode(),
+        "item": pa.array(_joined([items.ids for items in answers.values()], np.int64)),
+        "value": pa.array(_joined([items.values for items in answers.values()], np.float64)),
+        "weight": pa.array(_joined([items.weights for items in answers.values()], np.float64)),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(pa.table(columns), beside, compression="zstd")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_answers(path: Path) -> dict[str, Items]:
+    """Return the items by measure; {} when there is no such file. Raises ValueError naming a file that is broken."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return {}
+    with reading(path, "evaluate the stage again (pdpc evaluate)"):
+        table = pq.read_table(path, columns=["measure", "item", "value", "weight"]).combine_chunks()
+        names = table["measure"].cast(pa.string()).dictionary_encode().combine_chunks()
+        if not len(names):
+            return {}
+        numbers = names.indices.to_numpy()
+        rows = np.argsort(numbers, kind="stable")
+        ends = np.cumsum(np.bincount(numbers, minlength=len(names.dictionary)))[:-1]
+        columns = [np.split(table[name].to_numpy()[rows], ends) for name in ("item", "value", "weight")]
+        return {key: Items(*parts) for key, *parts in zip(names.dictionary.to_pylist(), *columns, strict=True)}
+
+
+def _joined(parts: list[NDArray[np.generic]], dtype: type) -> NDArray[np.generic]:
+    return np.concatenate(parts).astype(dtype) if parts else np.empty(0, dtype)

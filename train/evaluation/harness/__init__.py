@@ -1,0 +1,1 @@
+"""Benchmark tasks of lm-evaluation-harness, scored by our model."""

@@ -1,0 +1,189 @@
+"""Benchmarks at a stage end, by lm-evaluation-harness, on the decoder as it is in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from train.distributed.collectives import Exchange, RankFailed
+from train.evaluation.answers import Evaluated, Items
+from train.evaluation.attempts import Attempts
+from train.evaluation.harness.sandbox import shelter
+from train.evaluation.harness.tasks import BenchmarkSettings, load_tasks
+from train.evaluation.heldout import evaluating
+
+if TYPE_CHECKING:
+    from models.decoder import Decoder
+    from train.distributed.world import World
+
+log = logging.getLogger(__name__)
+
+HEADLINES = ("acc_norm", "acc", "exact_match", "em", "f1")
+"""A task enters `bench/avg` by the first of these that it has; one with none of them (a perplexity) stays out."""
+
+
+def evaluate_benchmarks(
+    decoder: Decoder,
+    tokenizer_folder: Path,
+    settings: BenchmarkSettings,
+    world: World,
+    max_length: int | None = None,
+    *,
+    attempts: Attempts | None = None,
+    watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> Evaluated:
+    """Return `bench/<task>/<metric>`, its `..._stderr`, and `bench/avg`, the mean of the tasks' headline metrics.
+
+    Metrics of a filter other than "none" are called `<metric>.<filter>`. Those that are a mean over documents have a
+    standard error (sample deviation / sqrt(n)) and answers, one a document. A task that cannot be loaded or run, or is
+    not done after `task_timeout_s`, gives `bench/<task>/error`, a message, and does not enter the average; the others
+    still run. So does one that `attempts` (on rank 0) refuses. All ranks call this together and get the same values.
+    `max_length`: longest input in tokens; None: the decoder's `max_seq_len`. `watch` is entered around every task.
+    """
+    found = Evaluated()
+    if not settings.tasks:
+        return found
+    exchange = Exchange(world)
+    headlines: list[float] = []
+    with ExitStack() as stack:
+        try:
+            open_model = _opened(stack, decoder, tokenizer_folder, settings, exchange, max_length)
+            model = exchange.run("the harness", open_model)
+        except RankFailed as failure:
+            for name in settings.tasks:
+                found.add(_failed(name, failure))
+            return found
+        for name in settings.tasks:
+            with watch(f"benchmark {name}"):
+                try:
+                    part, values = _run_together(name, model, settings, exchange, attempts)
+                except RankFailed as failure:
+                    part, values = _failed(name, failure), []
+            found.add(part)
+            headlines += values
+    if headlines:
+        found.values["bench/avg"] = fmean(headlines)
+    return found
+
+
+def _opened(
+    stack: ExitStack,
+    decoder: Decoder,
+    tokenizer_folder: Path,
+    settings: BenchmarkSettings,
+    exchange: Exchange,
+    max_length: int | None,
+) -> Callable[[], Any]:
+    def opened() -> Any:
+        stack.enter_context(shelter(settings.offline, settings.task_paths))
+        stack.enter_context(evaluating(decoder))
+        from train.evaluation.harness.model import harness_model, load_tokenizer
+        from train.evaluation.harness.scorer import Scorer
+
+        scorer = Scorer(decoder, exchange, max_length or decoder.config.max_seq_len, settings.batch_size)
+        return harness_model(scorer, load_tokenizer(tokenizer_folder))
+
+    return opened
+
+
+def _failed(name: str, failure: RankFailed) -> Evaluated:
+    log.warning("benchmark %s failed: %s", name, failure)
+    return Evaluated({f"bench/{name}/error": str(failure)}, failed=[name])
+
+
+Results = dict[str, dict[str, float]]
+"""Metrics by task."""
+
+
+def _run_together(
+    name: str, model: Any, settings: BenchmarkSettings, exchange: Exchange, attempts: Attempts | None
+) -> tuple[Evaluated, list[float]]:
+    """Run one task on all ranks; return what it gave, and its part of the average.
+
+    Raises RankFailed on all of them if one cannot, whatever the reason: a task is other people's code and data, and
+    none of its errors may end the training. The deadline is over before the ranks agree that the task has ended well,
+    so that no rank can fail after that.
+    """
+
+    def begin() -> str | None:
+        return attempts.begin(name) if attempts else None
+
+    def end() -> None:
+        if attempts:
+            attempts.end()
+
+    def work() -> tuple[Results, dict[str, Items]]:
+        with exchange.deadline.within(settings.task_timeout_s):
+            return _run_task(name, model, settings)
+
+    refusal = exchange.gather(f"whether {name}", exchange.run(f"before {name}", begin))[0]
+    if refusal is not None:
+        raise RankFailed(refusal)
+    failure: RankFailed | None = None
+    results: Results = {}
+    answers: dict[str, Items] = {}
+    try:
+        results, answers = exchange.run(name, work)
+    except RankFailed as error:
+        failure = error
+    exchange.run(f"after {name}", end)
+    if failure is not None:
+        raise failure
+    first: Results = exchange.gather(f"results of {name}", results)[0]
+    values: dict[str, float | str] = {
+        f"bench/{task}/{metric}": value for task, metrics in first.items() for metric, value in metrics.items()
+    }
+    return Evaluated(values, answers), _headlines(name, first)
+
+
+def _run_task(name: str, model: Any, settings: BenchmarkSettings) -> tuple[Results, dict[str, Items]]:
+    """Return the metrics of a task and, if it is a group or a tag, of its members; and the answers by measure."""
+    from lm_eval.api.metrics import mean, mean_stderr
+    from lm_eval.evaluator import evaluate
+
+    loaded = load_tasks(name, settings)
+    found = evaluate(model, loaded, limit=settings.limit, bootstrap_iters=0, log_samples=True)
+    results: Results = {}
+    answers: dict[str, Items] = {}
+    for task, metrics in found["results"].items():
+        results[task] = {}
+        means = loaded["tasks"][task].aggregation() if task in loaded["tasks"] else {}
+        for key, value in metrics.items():
+            metric, comma, filtered = key.partition(",")
+            if not comma or isinstance(value, str) or metric.endswith("_stderr"):
+                continue
+            label = metric if filtered == "none" else f"{metric}.{filtered}"
+            results[task][label] = float(value)
+            if means.get(metric) is not mean:
+                continue
+            items = _items(found["samples"][task], metric, filtered)
+            answers[f"bench/{task}/{label}"] = items
+            if len(items.ids) > 1:
+                # The harness gives it only together with its bootstrap, which forks a pool: not in a training rank.
+                results[task][f"{label}_stderr"] = float(mean_stderr(items.values.tolist()))
+    return results, answers
+
+
+def _items(samples: list[dict[str, Any]], metric: str, filtered: str) -> Items:
+    """Return what every document gave for a metric, by the number of the document in its task."""
+    rows = {int(s["doc_id"]): float(s[metric]) for s in samples if s["filter"] == filtered and metric in s}
+    ids = sorted(rows)
+    return Items(np.asarray(ids, np.int64), np.asarray([rows[number] for number in ids], np.float64), np.ones(len(ids)))
+
+
+def _headlines(name: str, results: Results) -> list[float]:
+    """Return what a named task, group or tag adds to the average: at most one number, as a plain mean over a tag."""
+    members = [results[name]] if results.get(name) else list(results.values())
+    found = []
+    for metrics in members:
+        plain = {
+            label.split(".")[0]: value for label, value in reversed(metrics.items()) if not label.endswith("_stderr")
+        }
+        found += [plain[label] for label in HEADLINES if label in plain][:1]
+    return [fmean(found)] if found else []

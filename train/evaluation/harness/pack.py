@@ -1,0 +1,235 @@
+"""Task packs: tasks of lm-evaluation-harness with their data and code in one folder, for machines without internet.
+
+    FOLDER/manifest.json                      kind "task_pack"; size and xxh3-128 of every file
+    FOLDER/tasks/<task>/<task>.yaml           the task, its includes resolved; a group as the harness describes it
+    FOLDER/tasks/<task>/<module>.py           the code that it names with !function, as it was
+    FOLDER/tasks/<task>/<split>-<hash>.parquet    its data, named relative to FOLDER, so that a pack may be moved
+
+`benchmarks.task_paths=[FOLDER]` uses it. A pack is published only after every task in it was loaded offline and gave
+the same documents and the same first requests as the original: results are the same. What cannot be packed is refused
+by name: tasks that are Python classes, and groups that define or change members in place. A module is copied alone, so
+one that needs files beside it fails that test.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from curriculum.artifact.manifest import Draft, create, fingerprint_of, hash_file
+from train.evaluation.harness.sandbox import shelter
+from train.evaluation.harness.tasks import BenchmarkSettings, check_known, load_tasks, task_manager
+
+log = logging.getLogger(__name__)
+
+KIND = "task_pack"
+TASKS = "tasks"
+FIRST = 5
+"""Questions whose requests are compared with those of the original."""
+REPLACED = ("include", "dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset", "tag")
+"""Keys of a task file that a pack says anew."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """What stands after `!function` in a task file."""
+
+    name: str
+    """`module.function`"""
+    base: Path
+    """Folder of the task file."""
+
+
+def write_pack(folder: Path, settings: BenchmarkSettings) -> None:
+    """Write the tasks that the settings name, with their data, into `folder`.
+
+    Raises ValueError naming a task that cannot be packed and why, ArtifactError when `folder` exists.
+    """
+    from importlib.metadata import version
+
+    settings = replace(settings, limit=None, num_fewshot=None)
+    manager = task_manager(settings)
+    for name in settings.tasks:
+        check_known(name, manager)
+        _check_name(name)
+    config = {"tasks": sorted(settings.tasks)}
+    with create(folder, KIND, config=config) as draft:
+        (draft.path / TASKS).mkdir()
+        groups, tags = _write_groups(draft.path / TASKS, settings.tasks, manager)
+        documents: dict[str, int] = {}
+        prints: dict[str, str] = {}
+        with shelter(settings.offline, settings.task_paths):
+            for name in settings.tasks:
+                for label, task in _loaded(name, settings).items():
+                    if label not in documents:
+                        documents[label] = len(task.eval_docs)
+                        prints[label] = _fingerprint(task)
+                        _write_task(draft, label, task, manager, tags)
+                        log.info("%-40s %d questions", label, documents[label])
+        packed = BenchmarkSettings(tasks=settings.tasks, task_paths=[str(draft.path)])
+        _compare(packed, prints)
+        for compiled in list(draft.path.rglob("__pycache__")):
+            shutil.rmtree(compiled)
+        draft.facts |= {"documents": documents, "groups": groups, "lm_eval": version("lm_eval")}
+    log.info("%d tasks are in %s: use them with benchmarks.task_paths=[%s]", len(documents), folder, folder)
+
+
+def _loaded(name: str, settings: BenchmarkSettings) -> dict[str, Any]:
+    try:
+        tasks: dict[str, Any] = load_tasks(name, settings)["tasks"]
+    except Exception as error:  # of other people's code and data: it is named and not packed
+        raise ValueError(f"{name} cannot be packed: it cannot be loaded ({type(error).__name__}: {error})") from error
+    return tasks
+
+
+def _write_groups(place: Path, names: list[str], manager: Any) -> tuple[list[str], set[str]]:
+    """Write the groups among the names, and those in them; return their names, and the tags that are packed whole."""
+    groups: list[str] = []
+    tags: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop()
+        entry = manager.task_index.get(name)
+        if entry is None:
+            raise ValueError(f"{name} is a member of a group and no task file has it: it cannot be packed")
+        if entry.kind.name == "TAG":
+            tags.add(name)
+        if entry.kind.name != "GROUP" or name in groups:
+            continue
+        config = _read(entry.yaml_path)
+        inline = [member for member in config["task"] if not isinstance(member, str)]
+        if inline:
+            raise ValueError(f"group {name} defines or changes members in place ({inline[0]}): name its tasks instead")
+        _check_name(name)
+        groups.append(name)
+        left += config["task"]
+        (place / name).mkdir()
+        _write_yaml(place / name / f"{name}.yaml", _with_code(config, place / name, {}))
+    return sorted(groups), tags
+
+
+def _check_name(name: str) -> None:
+    """Raise ValueError for a name that is no name of a folder: it would be written elsewhere."""
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} cannot be packed: a pack has a folder for it, and that is no name of one")
+
+
+def _write_task(draft: Draft, name: str, task: Any, manager: Any, tags: set[str]) -> None:
+    """Write one task's yaml, code and data."""
+    entry = manager.task_index.get(name)
+    if entry is None or entry.kind.name != "TASK":
+        raise ValueError(f"{name} is not a task file but Python code, or defined inside a group: it cannot be packed")
+    _check_name(name)
+    place = draft.path / TASKS / name
+    place.mkdir(exist_ok=True)
+    config = _read(entry.yaml_path)
+    own = config.get("tag") or []
+    kept = [tag for tag in ([own] if isinstance(own, str) else own) if tag in tags]
+    plain = {key: value for key, value in config.items() if key not in REPLACED}
+    files = {split: _write_split(draft.path, place, name, task, split) for split in _splits(task)}
+    plain |= {"dataset_path": "parquet", "dataset_kwargs": {"data_files": files}, **({"tag": kept} if kept else {})}
+    _write_yaml(place / f"{name}.yaml", _with_code(plain, place, {}))
+
+
+def _write_split(folder: Path, place: Path, name: str, task: Any, split: str) -> str:
+    """Write a split as Parquet under a name that no other contents have; return it relative to the pack."""
+    data = task.dataset[split]
+    if not hasattr(data, "to_parquet"):
+        raise ValueError(f"{name} makes its data in code ({type(data).__name__}): it cannot be packed")
+    draft = place / f"{split}.parquet"
+    data.to_parquet(str(draft))
+    path = draft.rename(place / f"{split}-{hash_file(draft).xxh3_128[:12]}.parquet")
+    return path.relative_to(folder).as_posix()
+
+
+def _splits(task: Any) -> list[str]:
+    """Return the splits of its data that a task reads."""
+    config = task.config
+    named = [config.training_split, config.validation_split, config.test_split, config.fewshot_split]
+    named.append(getattr(config.fewshot_config, "split", None))
+    return list(dict.fromkeys(split for split in named if split is not None))
+
+
+def _with_code(value: Any, place: Path, modules: dict[Path, str]) -> Any:
+    """Return a value of a task file in which every function is named by a module that lies beside it now."""
+    if isinstance(value, dict):
+        return {key: _with_code(part, place, modules) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_code(part, place, modules) for part in value]
+    if not isinstance(value, Function):
+        return value
+    module, _, function = value.name.rpartition(".")
+    source = (value.base / f"{module.replace('.', '/')}.py").resolve()
+    if not source.is_file():
+        return value  # of an installed package: the harness imports it by name
+    if source not in modules:
+        modules[source] = source.stem if source.stem not in modules.values() else f"{source.stem}_{len(modules)}"
+        (place / f"{modules[source]}.py").write_bytes(source.read_bytes())
+    return Function(f"{modules[source]}.{function}", place)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a task file with what it includes; its functions are named and not imported."""
+
+    class Loader(yaml.SafeLoader):
+        """Knows !function."""
+
+    def function(loader: yaml.SafeLoader, node: yaml.Node) -> Function:
+        assert isinstance(node, yaml.ScalarNode)
+        return Function(str(loader.construct_scalar(node)), path.parent)
+
+    Loader.add_constructor("!function", function)
+    reader = Loader(path.read_text("utf-8"))
+    try:
+        config: dict[str, Any] = reader.get_single_data()
+    finally:
+        reader.dispose()
+    included = config.pop("include", None) or []
+    merged: dict[str, Any] = {}
+    for one in [included] if isinstance(included, str) else included:
+        merged |= _read((path.parent / one).resolve())
+    return merged | config
+
+
+def _write_yaml(path: Path, value: dict[str, Any]) -> None:
+    class Dumper(yaml.SafeDumper):
+        """Knows !function."""
+
+    def function(dumper: yaml.SafeDumper, data: Function) -> yaml.Node:
+        return dumper.represent_scalar("!function", data.name)
+
+    Dumper.add_representer(Function, function)
+    path.write_text(yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True), "utf-8")
+
+
+def _compare(settings: BenchmarkSettings, prints: dict[str, str]) -> None:
+    """Load every task from the pack, offline; raise ValueError for one that is not what was packed."""
+    with shelter(offline=True, folders=settings.task_paths):
+        for name in settings.tasks:
+            for label, task in _loaded(name, settings).items():
+                if _fingerprint(task) != prints.get(label):
+                    raise ValueError(f"{label} cannot be packed: from the pack it asks other questions than before")
+
+
+def _fingerprint(task: Any) -> str:
+    """Return a fingerprint of all of a task's documents, and of the requests of the first ones."""
+    return fingerprint_of([list(_documents(task)), list(_requests(task))])
+
+
+def _documents(task: Any) -> Iterator[str]:
+    for documents in (task.eval_docs, *(task.dataset[split] for split in _splits(task))):
+        for document in documents:
+            yield json.dumps(document, sort_keys=True, default=str)
+
+
+def _requests(task: Any) -> Iterator[str]:
+    task.build_all_requests(limit=FIRST, rank=0, world_size=1)
+    for instance in task.instances:
+        yield json.dumps([instance.request_type, instance.args], default=str)

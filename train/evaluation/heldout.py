@@ -1,0 +1,171 @@
+"""Held-out loss: what the model pays for text that it never trains on, by source and by preference difference.
+
+Every rank scores its share of one fixed list of batches; the sums per sample meet in float64, so the figures do not
+depend on the number of ranks. Bits per byte compare models across tokenizers: nats / ln 2 / the bytes of text that the
+labels stand for, which tokenizer.json tells; where TOKENS have no such file there are none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from curriculum.tokens.bytes import byte_lengths, bytes_of
+from train.evaluation.answers import Evaluated, Items
+from train.faults import fault
+
+if TYPE_CHECKING:
+    import torch
+
+    from curriculum.tokens.tokens import Tokens
+    from models.losses.cross_entropy import TokenLosses
+    from train.distributed.world import World
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HeldoutSettings:
+    """How much of the validation slice is scored at the end of a stage."""
+
+    max_samples: int | None = None
+    """Samples scored, spread evenly over the slice and always the same ones. None: all of them."""
+    batch_size: int = 16
+    """Samples a forward pass, per rank."""
+
+    def __post_init__(self) -> None:
+        if self.max_samples is not None and self.max_samples < 1:
+            raise ValueError(f"heldout.max_samples={self.max_samples} must be at least 1, or null for all samples")
+        if self.batch_size < 1:
+            raise ValueError(f"heldout.batch_size={self.batch_size} must be at least 1")
+
+
+def evaluate_heldout(
+    model: Callable[[torch.Tensor], TokenLosses],
+    tokens: Tokens,
+    pd: npt.NDArray[np.float32] | None,
+    settings: HeldoutSettings,
+    world: World,
+) -> Evaluated:
+    """Return held-out losses in nats a token, averaged over all real labels, and bits per byte.
+
+    Keys: `val/loss`, `val/source/<name>/loss`, and with `pd` (float32 [len(tokens)], preference difference of the
+    slice's samples) `val/low_pd/loss` and `val/high_pd/loss`: the halves of the slice at its median PD by tokens. A
+    source or a half of which `max_samples` leaves no sample has no key. Each has its answers, one a sample.
+    `val/bits_per_byte` and `val/source/<name>/bits_per_byte`: see above. `model` is a Decoder or an engine around one:
+    ids int64 [B, T + 1] to TokenLosses. All ranks call this together; each makes the same number of forward passes and
+    returns the same values, at any number of ranks. ValueError if the slice is empty or `pd` does not fit it; what
+    fails on one rank while it scores is RankFailed on all.
+    """
+    if len(tokens) == 0:
+        raise ValueError(f"{tokens.folder}: the {tokens.slice} slice is empty: prepare with a share for it")
+    high = None if pd is None else _high_half(pd, tokens)
+    ids = _spread(len(tokens), settings.max_samples)
+    lengths = byte_lengths(tokens.tokenizer_folder)
+    if lengths is None:
+        log.info("no bits per byte: %s has no tokenizer.json to tell the bytes of a token", tokens.tokenizer_folder)
+    nats, bytes_ = _sample_sums(model, tokens, ids, lengths, settings.batch_size, world)
+    labels, sources = tokens.real_tokens(ids), tokens.source_of(ids)
+
+    groups: dict[str, npt.NDArray[np.bool_]] = {"val": np.ones(len(ids), dtype=bool)}
+    for index, name in enumerate(tokens.sources):
+        groups[f"val/source/{name}"] = sources == index
+    if high is not None:
+        groups |= {"val/low_pd": ~high[ids], "val/high_pd": high[ids]}
+    found = Evaluated()
+    for group, rows in groups.items():
+        if not rows.any():
+            continue
+        found.values[f"{group}/loss"] = float(nats[rows].sum() / labels[rows].sum())
+        asked = rows & (labels > 0)
+        weights = labels[asked].astype(np.float64)
+        found.answers[f"{group}/loss"] = Items(ids[asked], nats[asked] / weights, weights)
+        if not group.endswith("_pd") and bytes_[rows].sum() > 0:
+            found.values[f"{group}/bits_per_byte"] = float(nats[rows].sum() / np.log(2) / bytes_[rows].sum())
+    return found
+
+
+def _spread(samples: int, limit: int | None) -> npt.NDArray[np.int64]:
+    """Return at most `limit` of the ids 0 .. samples - 1, evenly spaced; samples are numbered source by source."""
+    if limit is None or limit >= samples:
+        return np.arange(samples, dtype=np.int64)
+    return np.arange(limit, dtype=np.int64) * samples // limit
+
+
+def _high_half(pd: npt.NDArray[np.float32], tokens: Tokens) -> npt.NDArray[np.bool_]:
+    """Return for every sample whether it lies above the median PD by tokens; ties are parted by sample id."""
+    if pd.shape != (len(tokens),):
+        raise ValueError(
+            f"pd has shape {pd.shape}, the {tokens.slice} slice has {len(tokens)} samples: score this slice again"
+        )
+    if not np.isfinite(pd).all():
+        bad = int(np.flatnonzero(~np.isfinite(pd))[0])
+        raise ValueError(f"pd of {tokens.slice} sample {bad} is {pd[bad]}: score this slice again")
+    order = np.argsort(pd, kind="stable")
+    labels = tokens.real_tokens(np.arange(len(tokens)))[order]
+    middle = np.cumsum(labels) - labels / 2
+    high = np.empty(len(tokens), dtype=bool)
+    high[order] = middle > labels.sum() / 2
+    return high
+
+
+def _sample_sums(
+    model: Callable[[torch.Tensor], TokenLosses],
+    tokens: Tokens,
+    ids: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64] | None,
+    batch_size: int,
+    world: World,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the loss of each sample of `ids` in nats and the bytes of its labels, float64 [n], the same on all ranks.
+
+    `lengths`: bytes of every token; None: no bytes. Batches are cut before they are dealt to ranks, so a sample meets
+    the same neighbours, and rounds the same, at any world size. A rank without a batch in the last round repeats its
+    first one and drops the result: sharded weights need every rank in every forward pass.
+    """
+    import torch
+
+    from train.distributed.collectives import Exchange
+    from train.distributed.out_of_memory import needing
+
+    batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
+    sums = torch.zeros(2, len(ids), dtype=torch.float64, device=world.device)
+
+    def score() -> None:
+        for first in range(0, len(batches), world.size):
+            mine = first + world.rank
+            batch = tokens.sample(batches[mine if mine < len(batches) else 0])
+            with needing(f"a held-out batch: lower heldout.batch_size={batch_size}"):
+                fault("heldout.batch")
+                losses = model(torch.from_numpy(batch).to(world.device)).losses_BT
+            if mine < len(batches):
+                place = slice(mine * batch_size, mine * batch_size + len(batch))
+                sums[0, place] = losses.double().sum(dim=1)
+                if lengths is not None:
+                    sums[1, place] = torch.from_numpy(bytes_of(batch[:, 1:], lengths).sum(axis=1)).double()
+
+    with torch.no_grad(), evaluating(model):
+        Exchange(world).run("held-out samples", score)
+    nats, bytes_ = world.all_sum(sums).cpu().numpy()  # an entry is zero on all ranks but one: the sum is exact
+    return nats, bytes_
+
+
+@contextmanager
+def evaluating(model: object) -> Iterator[None]:
+    """Put a module into evaluation mode and back; leave a plain function alone."""
+    from torch.nn import Module
+
+    if not isinstance(model, Module) or not model.training:
+        yield
+        return
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()

@@ -1,0 +1,1 @@
+"""Memory a run needs and memory there is."""

@@ -1,0 +1,206 @@
+"""What a run needs in memory, at least: counted before anything is built, and refused where it surely cannot fit.
+
+Bytes a parameter of a rank (ZeRO: Rajbhandari et al., arXiv 1910.02054, section 3; here with float32 sums of gradients,
+and DeepSpeed's float32 master weights at stages 1 to 3 in fp32 too), N ranks, in bf16 / fp32:
+
+    stage   weights      gradients     master weights and moments
+    0       2 / 4        4 / 4         12 / 8
+    1       2 / 4        4 / 4         12/N
+    2       2 / 4        4/N           12/N
+    3       2/N / 4/N    4/N           12/N
+
+(Stage 1 in fp32 hands gradients on as they come when nothing is accumulated: 4/N then.)
+
+Bytes of activations a token and layer (as in Korthikanti et al., arXiv 2205.05198, section 4.1, for this decoder;
+docs/hot-path.md counts them): e * (4W + 2Q + 2K + 3F), e bytes an element, W width, Q and K width of queries and of
+keys, F inner size. Blocks that are recomputed keep e * W, and `selective` keeps what attention needs.
+
+Everything is a lower bound: neither the libraries and their heaps (0.4 GB a process on the CPU), nor communication
+buffers, nor what an allocator wastes is in it. tests/train/memory/test_footprint.py measures by how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from curriculum.order.split import Split, divisors
+from models.config import DecoderConfig
+from train.memory.available import Room
+from train.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Least bytes of one rank, by what they hold, where the model computes; `host` where that is another place."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    """Master weights and moments, and the running average where one is kept."""
+    activations: int
+    logits: int
+    """One chunk of logits, and the gradients of the head and of its input."""
+    total: int
+    """At the worst moment: what is freed before is not in it."""
+    host: int
+    """Bytes of this rank in host memory when it computes on a GPU: building the weights, and what is offloaded."""
+
+    def told(self) -> str:
+        """Return the parts in words."""
+        names = ("weights", "gradients", "optimizer", "activations", "logits")
+        parts = ", ".join(f"{name} {size_of(getattr(self, name))}" for name in names)
+        return f"a rank needs at least {size_of(self.total)} ({parts})"
+
+
+def footprint(settings: TrainSettings, decoder: DecoderConfig, batch_size: int, ranks: int, *, cuda: bool) -> Footprint:
+    """Return what a rank of a run needs at least."""
+    zero, bf16 = settings.zero, settings.precision == "bf16"
+    element, parameters = 2 if bf16 else 4, decoder.parameter_count()
+    share = -(-parameters // ranks)
+    weights = element * (share if zero.stage == 3 else parameters)
+    accumulates = Split(batch_size, ranks, settings.micro_batch_size).accumulation > 1
+    kept = bf16 and zero.stage < 2  # float32 sums that are there all the time
+    gradients = 4 * (parameters if zero.stage == 0 or kept or (zero.stage == 1 and accumulates) else share)
+    states = 12 * (share if zero.stage else parameters) if bf16 or zero.stage else 8 * parameters
+    average = 4 * share if settings.averaging.decay else 0
+    host = 4 * parameters if cuda else 0
+    if cuda and zero.offload_optimizer == "cpu":
+        host, states, gradients = max(host, states), 0, 0
+    if zero.offload_optimizer == "nvme":
+        states = 0
+        if cuda:
+            host, gradients = max(host, gradients), 0  # which wait for AdamW in host memory
+    if cuda and zero.offload_param != "none":
+        host, weights = max(host, weights if zero.offload_param == "cpu" else 0), 0
+    activations = _activations(settings, decoder, element)
+    logits = _logits(settings, decoder, element)
+    worst = activations + logits + gradients if accumulates or kept else max(activations + logits, gradients)
+    total = weights + states + average + worst
+    if not cuda:
+        total = max(total, 4 * parameters)  # built in float32, wherever it goes
+    return Footprint(weights, gradients, states + average, activations, logits, total, host)
+
+
+def _activations(settings: TrainSettings, decoder: DecoderConfig, element: int) -> int:
+    """Return the bytes that a micro-batch's forward pass keeps for the backward pass."""
+    width, queries, keys = decoder.width, decoder.heads * decoder.head_size, decoder.kv_heads * decoder.head_size
+    whole = 4 * width + 2 * queries + 2 * keys + 3 * decoder.ffn
+    attention = width + 2 * queries + 2 * keys
+    mode = settings.execution.checkpointing
+    recomputed = 0
+    if mode == "full":
+        recomputed = decoder.layers
+    elif mode == "every":
+        recomputed = -(-decoder.layers // settings.execution.checkpoint_every)
+    kept = attention if mode == "selective" or settings.execution.compile else whole  # a compiler may recompute
+    elements = recomputed * width + (decoder.layers - recomputed) * kept
+    if mode in ("full", "selective"):  # the block that goes backward is whole again
+        elements += whole - (width if mode == "full" else attention)
+    return element * settings.micro_batch_size * decoder.max_seq_len * (elements + width)
+
+
+def _logits(settings: TrainSettings, decoder: DecoderConfig, element: int) -> int:
+    """Return the bytes of the loss: see models/losses/cross_entropy.py."""
+    from models.losses.cross_entropy import CHUNK_LOGITS
+
+    tokens, vocabulary = settings.micro_batch_size * decoder.max_seq_len, decoder.vocab_size
+    chunk = min(tokens, max(1, CHUNK_LOGITS * 4 // element // vocabulary))
+    head = vocabulary * decoder.width * (element if chunk == tokens else 4)
+    return chunk * vocabulary * element + head + tokens * decoder.width * element
+
+
+def lacking(need: Footprint, room: Room, local_ranks: int) -> str | None:
+    """Tell in words where a run surely cannot fit; None when it may."""
+    on_host = need.host if room.device is not None else need.total
+    if room.device is not None and need.total > room.device:
+        return f"its GPU has {size_of(room.device)}"
+    if room.process is not None and on_host > room.process:
+        return f"a process may have {size_of(room.process)} of {size_of(on_host)} in host memory (ulimit -v, -d)"
+    if room.host is not None and local_ranks * on_host > room.host:
+        there = f"this machine, or its control group, has {size_of(room.host)}"
+        return f"{there} for {local_ranks} ranks of {size_of(on_host)} in host memory"
+    return None
+
+
+def check_fits(
+    settings: TrainSettings, decoder: DecoderConfig, batch_size: int, ranks: int, local_ranks: int, room: Room
+) -> str | None:
+    """Raise ValueError with the estimate by part when a run surely cannot fit, naming the nearest setting that may.
+
+    Returns a warning when it cannot with what is free now: that may change, so nothing is refused for it.
+    """
+    cuda = room.device is not None
+    need = footprint(settings, decoder, batch_size, ranks, cuda=cuda)
+    lack = lacking(need, room, local_ranks)
+    if lack is None:
+        of_all = need.total * (1 if cuda else local_ranks)
+        if room.free is None or of_all <= room.free:
+            return None
+        return f"{need.told()}, and {size_of(room.free)} are free now{'' if cuda else ' on this machine'}"
+    for words, changed in mends(settings, batch_size, ranks, cuda=cuda):
+        if lacking(footprint(changed, decoder, batch_size, ranks, cuda=cuda), room, local_ranks) is None:
+            raise ValueError(f"the run cannot fit: {need.told()}, but {lack}. The nearest that may fit: {words}")
+    raise ValueError(f"the run cannot fit: {need.told()}, but {lack}. {NOTHING_LEFT}")
+
+
+NOTHING_LEFT = "No setting of these ranks needs less: take more machines (zero.stage=3), or a smaller model"
+
+
+def mends(settings: TrainSettings, batch_size: int, ranks: int, *, cuda: bool) -> Iterator[tuple[str, TrainSettings]]:
+    """Yield settings that need less and less, each with the words that ask for it; the global batch stays.
+
+    First smaller micro-batches, then, with one sample in each, recomputation, ZeRO's stages, and offloading on a GPU.
+    """
+    for size in reversed(divisors(batch_size // ranks)):
+        if size < settings.micro_batch_size:
+            settings = replace(settings, micro_batch_size=size)
+            yield f"micro_batch_size={size}", settings
+    words = [f"micro_batch_size={settings.micro_batch_size}"]
+    modes = ("none", "every", "selective", "full")
+    for mode in modes[modes.index(settings.execution.checkpointing) + 1 :]:
+        if mode != "every":
+            settings = replace(settings, execution=replace(settings.execution, checkpointing=mode))
+            yield " ".join([*words, f"execution.checkpointing={mode}"]), settings
+    words.append(f"execution.checkpointing={settings.execution.checkpointing}")
+    for change in state_mends(settings, ranks, cuda=cuda):
+        yield " ".join([*words, change[0]]), change[1]
+
+
+def state_mends(settings: TrainSettings, ranks: int, *, cuda: bool) -> Iterator[tuple[str, TrainSettings]]:
+    """Yield settings whose weights, gradients and optimizer take less and less of a rank's own memory."""
+    zero = settings.zero
+    for stage in range(zero.stage + 1, 4 if ranks > 1 else 0):
+        zero = replace(zero, stage=stage)
+        yield f"zero.stage={stage}", replace(settings, zero=zero)
+    if not cuda:
+        return
+    if zero.offload_optimizer == "none":
+        zero = replace(zero, stage=max(1, zero.stage), offload_optimizer="cpu")
+        yield f"zero.stage={zero.stage} zero.offload_optimizer=cpu", replace(settings, zero=zero)
+    if zero.offload_param == "none":
+        zero = replace(zero, stage=3, offload_param="cpu")
+        yield "zero.stage=3 zero.offload_optimizer=cpu zero.offload_param=cpu", replace(settings, zero=zero)
+
+
+def advice(
+    settings: TrainSettings, decoder: DecoderConfig, batch_size: int, ranks: int, room: Room, *, states: bool
+) -> str:
+    """Return what a rank that ran out of memory needs at least, and the nearest setting that needs less.
+
+    `states`: it happened before the first step, so that a smaller micro-batch changes nothing.
+    """
+    cuda = room.device is not None
+    there = f"; its GPU has {size_of(room.device)}" if room.device is not None else ""
+    if room.free is not None:
+        there += f"{',' if there else ';'} {size_of(room.free)} are free now"
+    less = state_mends(settings, ranks, cuda=cuda) if states else mends(settings, batch_size, ranks, cuda=cuda)
+    words = next((words for words, _ in less), None)
+    need = footprint(settings, decoder, batch_size, ranks, cuda=cuda).told()
+    mend = NOTHING_LEFT if words is None else f"Run again with {words}: the global batch stays"
+    return f"{need[0].upper()}{need[1:]}{there}. {mend}, and the run goes on from its newest checkpoint"
+
+
+def size_of(size: int) -> str:
+    """Return bytes in words."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"

@@ -1,0 +1,42 @@
+"""The record of the steps that a guard left out of the weights: which, why, and of which samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from curriculum.artifact.manifest import reading
+
+SKIPPED = "skipped.jsonl"
+"""File of a run with one JSON object for every step that was left out of the weights, and for every way back."""
+MEND = "restore it, or remove it to forget what was left out"
+
+
+def skipped_until(path: Path, step: int) -> list[str]:
+    """Return the lines of skipped.jsonl of steps up to `step`; a torn last line, of a killed writer, is left out.
+
+    Raises ArtifactError naming the file when one is not a record.
+    """
+    return [line for line, entry in _records(path) if entry["step"] <= step]
+
+
+def read_skipped(path: Path) -> tuple[list[str], list[str]]:
+    """Return what was left out, `12 (not finite)`, and the ways back, `12 to those of 8`. Raises as `skipped_until`."""
+    steps, back = [], []
+    with reading(path, MEND):
+        for _, entry in _records(path):
+            if entry["reason"] == "rollback":
+                back.append(f"{entry['step']:,} to those of {entry['weights_of_step']:,}")
+            else:
+                steps.append(f"{entry['step']:,} ({entry['reason'].replace('_', ' ')})")
+    return steps, back
+
+
+def _records(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    with reading(path, MEND):
+        lines = [line for line in path.read_text("utf-8").split("\n")[:-1] if line]
+        entries = [json.loads(line) for line in lines]
+        if not all(type(entry["step"]) is int for entry in entries):
+            raise ValueError(f"{path} has a record whose step is no number: {MEND}")
+        return list(zip(lines, entries, strict=True))

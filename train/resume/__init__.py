@@ -1,0 +1,1 @@
+"""May this run resume here, from where, and with which changes?"""

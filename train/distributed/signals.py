@@ -25,7 +25,8 @@ import torch
 import torch.distributed as dist
 
 from train.distributed.exit_codes import DISK_FULL, FAILED, GUARD_STOPPED, HUNG, OUT_OF_MEMORY, UNREADABLE
-from train.distributed.world import World, leave
+from train.distributed.heartbeat import leave
+from train.distributed.world import World
 
 log = logging.getLogger(__name__)
 

@@ -56,9 +56,11 @@ def _score(settings: ScoreSettings, _overrides: list[str]) -> None:
 
 def _chunks(task: Task) -> None:
     from launch.executors.ranks import work
+    from train.distributed.signals import heed
     from train.distributed.world import finish, start
 
     world = start(task.threads)
+    heed()
     work(task, world)
     finish(world)
 
@@ -67,9 +69,11 @@ def _evaluate(settings: EvaluateSettings, overrides: list[str]) -> int:
     if settings.pack is not None:
         raise ValueError(f"pack={settings.pack} is written by one process: use pdpc evaluate --pack {settings.pack}")
     from launch.evaluate.model import evaluate_asked
+    from train.distributed.signals import heed
     from train.distributed.world import finish, start
 
     world = start()
+    heed()
     code = evaluate_asked(settings, overrides, world)
     finish(world)
     return code

@@ -52,10 +52,11 @@ def run_rank(verb: RankVerb, arguments: Sequence[str]) -> int:
             print(help_of(verb.name, verb.does, verb.settings, verb.choices))
         return DONE
     _quiet_ranks()
+    refusals: tuple[type[ValueError], ...] = (SettingsError, *verb.refusals)
     try:
         settings, overrides = _composed(verb, words)
         return verb.work(settings, overrides) or DONE
-    except (SettingsError, *verb.refusals) as error:
+    except refusals as error:
         if speaks():
             log.error("%s", refusal(verb.name, error))
         return _posted(int(getattr(error, "exit_code", REFUSED)))

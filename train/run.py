@@ -45,7 +45,7 @@ from train.resume.lineage import check_resume, conversion, work_split
 from train.resume.runfolder import CHECKPOINTS, EXPORT, RunFolder
 from train.schedule import wasted_rise
 from train.settings import TrainSettings
-from train.tracking import MetricsFile, NullTracker, Tracker, start_tracker
+from train.tracking import MetricsFile, NullTracker, Tracker, check_tracker, start_tracker
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         inputs = open_inputs(settings)
         deepspeed_config(settings, inputs.order.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
         check_swap(settings.zero)
+        check_tracker(settings.tracker)
         attention = _attention(settings)
         tight = _check_memory(settings, inputs)
     except ValueError as error:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.artifact.lock import Lock
-
 from curriculum.artifact.manifest import (
     DISK_FULL,
     MANIFEST,

@@ -249,8 +249,8 @@ def _write_models(settings: Settings) -> None:
 
 def _write_tokens(settings: Settings, work: Path) -> Path:
     """Write TOKENS of random bytes' text for `pdpc score`: a byte vocabulary, which both models know."""
-    from curriculum.prepare import run
     from curriculum.text.text import TextSettings
+    from curriculum.tokens.job import run
     from curriculum.tokens.settings import PrepareSettings
     from curriculum.tokens.tokenizer import TokenizerSettings
 

@@ -39,9 +39,9 @@ WARM_UP = 5
 
 def write_data(folder: Path, settings: Settings) -> None:
     """Write random words as TOKENS, and an ORDER of one stage."""
-    from curriculum import prepare
     from curriculum.arrange import arrange
     from curriculum.text.text import TextSettings
+    from curriculum.tokens import job
     from curriculum.tokens.settings import PrepareSettings
     from curriculum.tokens.tokenizer import TokenizerSettings
 
@@ -53,7 +53,7 @@ def write_data(folder: Path, settings: Settings) -> None:
         for index in range(samples):  # a word is two tokens: more than enough
             text = " ".join(draw.choices(words, k=settings["length"]))
             file.write(json.dumps({"text": text, "source": ("a", "b")[index % 2]}) + "\n")
-    prepare.run(
+    job.run(
         PrepareSettings(
             input=TextSettings(paths=[str(folder / "text.jsonl")]),
             tokenizer=TokenizerSettings(name=f"train:{settings['vocabulary']}"),

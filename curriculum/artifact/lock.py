@@ -30,9 +30,9 @@ class Held(ArtifactError):
 class Lock:
     """An exclusive lock (flock) on a file, held until `release` or the end of the process, however it ends.
 
-    The file names its holder. Programs started with subprocess do not inherit the lock, forked children do: it is free
-    once they have ended too. Network file systems: NFS passes flock on to its server (Linux, where locks are not mounted
-    `local_lock`); one that cannot lock raises OSError, nobody goes on without.
+    The file names its holder. Programs started with subprocess do not inherit the lock; forked children do, and it is
+    free once they have ended too. NFS passes flock on to its server (unless mounted with `local_lock`); a file system
+    that cannot lock raises OSError.
     """
 
     def __init__(self, path: Path, what: str, wait_s: float = 0.0) -> None:

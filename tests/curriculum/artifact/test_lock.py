@@ -79,8 +79,7 @@ def test_a_folder_removed_by_its_holder_is_made_again(tmp_path):
     folder = tmp_path / "deep" / "folder"
     first = Lock(folder / "lock", "folder")
     shutil.rmtree(folder)
-    with Lock(folder / "lock", "folder") as second, pytest.raises(Held):
-        assert second
+    with Lock(folder / "lock", "folder"), pytest.raises(Held):
         Lock(folder / "lock", "folder")
     first.release()
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.options import chosen, parser, say, size, work_folder
+from benchmarks.options import add_sizes, chosen, parser, say, work_folder
 from benchmarks.processes import Facts, Settings, Side, measure
 from benchmarks.report import Result, finish
 from benchmarks.rounds import Check, column, interleave, ratios, spread
@@ -218,10 +218,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "steps": (30, "steps that are measured"),
         "threads": (1, "threads of each side"),
     }
-    for name, (default, meaning) in sizes.items():
-        made.add_argument(
-            f"--{name.replace('_', '-')}", type=size, default=default, help=f"{meaning} (default {default})"
-        )
+    add_sizes(made, sizes)
     made.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=1, help="ZeRO stage (default 1)")
     made.add_argument(
         "--precision", choices=("bf16", "fp32"), default="bf16", help="fp32 for a CPU without bf16 units (default bf16)"

@@ -16,8 +16,8 @@ from typing import Any
 
 from train.settings import TrainSettings
 
-TESTED = ">=0.19.8,<0.20"
-"""Versions of DeepSpeed with which the tests pass; pyproject.toml asks for the same."""
+TESTED = ">=0.19.8,<0.19.9"
+"""Versions of DeepSpeed with which the tests pass; pyproject.toml asks for the same. In 0.19.7 six rows are missing."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ TABLE: tuple[Row, ...] = (
     _called(ENGINE, "gradient_clipping", "", BARE, "the longest norm that is let through"),
     # Gradients are added up (state.py).
     _called(OPTIMIZER3, "clear_backward_seen_flag", "", ZERO3, "only a forward pass starts a new sum: see State.open"),
+    *_held(OPTIMIZER3, "micro_step_id", ZERO3, "counts the backward passes of a step, for that"),
     # State by parameter name (state.py).
     *_held(PARAMETER, "_hp_mapping", SHARDS, "which elements of a parameter this rank owns"),
     _called(FRAGMENTS, "tensor_fragment", FRAGMENT_FIELDS, SHARDS, "what _hp_mapping holds"),
@@ -188,9 +189,16 @@ def check(rows: Iterable[Row]) -> None:
             raise UnknownDeepSpeed(row, "is not there") from error
         if row.parameters is None:
             continue
-        there = tuple(name for name in inspect.signature(found).parameters if name != "self")
+        there = _parameters(found)
         if there != row.parameters if row.replaced else not set(row.parameters) <= set(there):
             raise UnknownDeepSpeed(row, f"takes ({', '.join(there)}), not ({', '.join(row.parameters)})")
+
+
+def _parameters(function: Any) -> tuple[str, ...]:
+    """Return names; DeepSpeed wraps functions for profilers in others that take anything."""
+    if inspect.isfunction(function):
+        function = inspect.getclosurevars(function).nonlocals.get("func", function)
+    return tuple(name for name in inspect.signature(function).parameters if name != "self")
 
 
 def check_held(rows: Iterable[Row], instances: Iterable[object]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from train.settings import TrainSettings
 
 TESTED = ">=0.19.8,<0.19.9"
-"""Versions of DeepSpeed with which the tests pass; pyproject.toml asks for the same. In 0.19.7 six rows are missing."""
+"""Versions of DeepSpeed with which the tests pass; pyproject.toml asks for the same. Six rows fail in 0.19.7."""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 What the loop costs a step. One side is `pdpc train` itself - reading, hooks, guards, records - with a clock around
 DeepSpeed's forward, backward and step: what a step takes outside them is the overhead, free of the noise between two
-processes. The gradient's norm counts as DeepSpeed's: its step takes ours in place of its own (train/engine/unasked.py),
-and the other side's step computes it. The other side is those three calls alone, in the same engine on the same
-samples; the ratio of the two sides' steps also shows what threads beside the loop take, with the noise of two
-processes.
+processes. The gradient's norm counts as DeepSpeed's: its step takes ours in place of its own
+(train/engine/stand_ins.py), and the other side's step computes it. The other side is those three calls alone, in the
+same engine on the same samples; the ratio of the two sides' steps also shows what threads beside the loop take, with
+the noise of two processes.
 
 Decides: at most 1 % of a step, or 2 ms where that is more.
 """

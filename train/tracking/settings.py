@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from models.setting import FREE
+
 NAMES = ("none", "wandb", "tensorboard", "wandb+tensorboard")
 """Names that a config may choose."""
 
@@ -12,23 +14,23 @@ NAMES = ("none", "wandb", "tensorboard", "wandb+tensorboard")
 class TrackerSettings:
     """Where metrics go beside metrics.jsonl."""
 
-    name: str = "none"
+    name: str = field(default="none", metadata=FREE)
     """wandb, tensorboard, wandb+tensorboard or none."""
-    project: str = "pdpc"
+    project: str = field(default="pdpc", metadata=FREE)
     """W&B project."""
-    entity: str | None = None
+    entity: str | None = field(default=None, metadata=FREE)
     """W&B user or team; null: the key's own."""
-    group: str | None = None
+    group: str | None = field(default=None, metadata=FREE)
     """W&B group: the arms of one comparison share it."""
-    tags: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list, metadata=FREE)
     """W&B tags."""
-    queue: int = 4096
+    queue: int = field(default=4096, metadata=FREE)
     """Records that wait for a tracker that is out of reach; later ones are dropped, counted, and in metrics.jsonl."""
-    start_s: float = 30.0
+    start_s: float = field(default=30.0, metadata=FREE)
     """Longest time of one attempt to reach W&B, in its own thread."""
-    retry_s: float = 60.0
+    retry_s: float = field(default=60.0, metadata=FREE)
     """Pause after an attempt that failed; it doubles up to ten times itself."""
-    finish_s: float = 10.0
+    finish_s: float = field(default=10.0, metadata=FREE)
     """Longest time that the end of a run waits for what is still to be sent."""
 
     def __post_init__(self) -> None:

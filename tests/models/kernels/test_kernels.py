@@ -106,7 +106,7 @@ def same(ours, theirs, tolerance=1e-5):
         torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance)
 
 # RoPE, grouped heads, forward and backward
-shape = DecoderConfig(50, layers=1, width=32, heads=4, kv_heads=2, ffn=8, max_seq_len=6, rope_theta=100.0)
+shape = DecoderConfig(vocab_size=50, layers=1, width=32, heads=4, kv_heads=2, ffn=8, max_seq_len=6, rope_theta=100.0)
 rotary = rotary_table(shape, 6, torch.device("cpu"))
 results = []
 for kernels in (plain, liger):

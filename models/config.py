@@ -6,8 +6,15 @@ from dataclasses import dataclass, field, fields
 
 from models.setting import BINDS, FREE, fixed
 
-ATTENTION = ("auto", "flash", "varlen", "flex", "blocks", "sdpa", "reference")
-"""Names of attention backends (models/attention); auto: the fastest that the device, dtype and head size allow."""
+ATTENTION_BACKENDS = (
+    "flash",
+    "varlen",
+    "flex",
+    "blocks",
+    "sdpa",
+    "reference",
+)
+"""The attention backends, each in `models/attention/NAME.py`; `auto` tries them in this order."""
 
 ROPE_SCALINGS = ("none", "linear", "ntk", "llama3")
 """Ways to stretch rotary positions (models/rotary.py)."""
@@ -105,8 +112,9 @@ class DecoderConfig(DecoderSettings):
             raise ValueError(f"model.kv_heads={self.kv_heads} must divide model.heads={self.heads}")
         if self.end_of_text is not None and not 0 <= self.end_of_text < self.vocab_size:
             raise ValueError(f"model.end_of_text={self.end_of_text} is outside the vocabulary of {self.vocab_size}")
-        if self.attention not in ATTENTION:
-            raise ValueError(f"model.attention={self.attention!r} is unknown: use one of {', '.join(ATTENTION)}")
+        known = ("auto", *ATTENTION_BACKENDS)
+        if self.attention not in known:
+            raise ValueError(f"model.attention={self.attention!r} is unknown: use one of {', '.join(known)}")
         if not 0.0 <= self.z_loss < 1.0:
             raise ValueError(f"model.z_loss={self.z_loss} must lie in [0, 1): 0 switches it off, 1e-4 is PaLM's")
         self._check_rope()

@@ -49,7 +49,7 @@ def with_own(
         if key == "preference" and (FILE.fullmatch(named) or (named not in {*known, *files} and _entry(named))):
             kind = load(named)
             choices[kind.__name__] = kind
-            word = f"preference={kind.__name__}_schema"
+            word = f"preference={kind.__name__}"
         made.append(word)
     return made, choices
 

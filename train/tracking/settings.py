@@ -6,8 +6,15 @@ from dataclasses import dataclass, field
 
 from models.setting import FREE
 
-NAMES = ("none", "wandb", "tensorboard", "wandb+tensorboard")
-"""Names that a config may choose."""
+TRACKERS = {
+    "wandb": "train.tracking.wandb_run:WandbRun",
+    "tensorboard": "train.tracking.tensorboard:EventFile",
+}
+"""Module and class of every tracker by name, imported when a run needs it.
+
+The class is a `Destination` with a class method `of(settings, folder, name, config, resume_step)`: the RUN, its arm,
+its config without secrets, and the step that it resumes from.
+"""
 
 
 @dataclass(frozen=True)
@@ -15,7 +22,7 @@ class TrackerSettings:
     """Where metrics go beside metrics.jsonl."""
 
     name: str = field(default="none", metadata=FREE)
-    """wandb, tensorboard, wandb+tensorboard or none."""
+    """wandb, tensorboard, several joined by "+" (wandb+tensorboard), or none."""
     project: str = field(default="pdpc", metadata=FREE)
     """W&B project."""
     entity: str | None = field(default=None, metadata=FREE)
@@ -34,8 +41,9 @@ class TrackerSettings:
     """Longest time that the end of a run waits for what is still to be sent."""
 
     def __post_init__(self) -> None:
-        if self.name not in NAMES:
-            raise ValueError(f"tracker.name={self.name!r} is unknown: use one of {list(NAMES)}")
+        if not set(self.names) <= set(TRACKERS) or len(set(self.names)) < len(self.names):
+            known = ", ".join(TRACKERS)
+            raise ValueError(f"tracker.name={self.name!r} is unknown: use one of none, {known}, or several joined by +")
         if self.queue < 1:
             raise ValueError(f"tracker.queue={self.queue} must be at least 1")
         for key in ("start_s", "retry_s"):
@@ -43,3 +51,8 @@ class TrackerSettings:
                 raise ValueError(f"tracker.{key}={getattr(self, key)} must be above 0 seconds")
         if self.finish_s < 0:
             raise ValueError(f"tracker.finish_s={self.finish_s} must not be negative")
+
+    @property
+    def names(self) -> list[str]:
+        """The trackers that are wanted, by name."""
+        return [] if self.name == "none" else self.name.split("+")

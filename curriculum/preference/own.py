@@ -48,6 +48,8 @@ def with_own(
         named = _unquoted(value)
         if key == "preference" and (FILE.fullmatch(named) or (named not in {*known, *files} and _entry(named))):
             kind = load(named)
+            if kind.__name__ in {*known, *files}:
+                raise ValueError(f"preference {named} has the name of one that PDPC has: rename the class")
             choices[kind.__name__] = kind
             word = f"preference={kind.__name__}"
         made.append(word)
@@ -112,7 +114,9 @@ def _record(kind: type) -> dict[str, Any]:
 
 
 def _compare(named: str, found: Mapping[str, Any], expected: Mapping[str, Any] | None) -> None:
-    for key in ("class", "xxh3_128") if expected is not None else ():
+    if expected is None:
+        return
+    for key in ("class", "xxh3_128"):
         if found.get(key) != expected.get(key):
             raise ValueError(
                 f"preference {named} is not what the order was arranged by: {key} {found.get(key)}, the order's "

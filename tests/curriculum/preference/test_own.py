@@ -222,6 +222,12 @@ def test_words_that_name_no_code_stay_as_they_are():
     assert with_own(words, PREFERENCES) == (words, PREFERENCES)
 
 
+def test_a_class_with_the_name_of_a_preference_is_rejected(here):
+    Path("my_preference.py").write_text(CODE.replace("class Ramp", "class folded"))
+    with pytest.raises(ValueError, match="has the name of one that PDPC has: rename the class"):
+        with_own(["preference=./my_preference.py:folded"], PREFERENCES, ["folded"])
+
+
 def test_a_path_in_quotes_is_the_same_path(here):
     folder = here / "it's mine"
     folder.mkdir()

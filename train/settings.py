@@ -10,6 +10,7 @@ from models.setting import BINDS, FREE
 from train.evaluation.harness.tasks import BenchmarkSettings
 from train.evaluation.heldout import HeldoutSettings
 from train.hooks.settings import AveragingSettings, GuardSettings, StragglerSettings, ThroughputSettings
+from train.objectives import OBJECTIVES
 from train.schedule import ScheduleSettings
 from train.tracking import TrackerSettings
 
@@ -165,6 +166,8 @@ class TrainSettings:
     """What the run reads."""
     model: ModelSettings
     """Size of the decoder."""
+    objective: str = "language_model"
+    """What training minimises: language_model (the next token)."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     """AdamW and clipping."""
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
@@ -214,6 +217,8 @@ class TrainSettings:
     """Fields in which this life may differ from what the run was begun with, such as optimizer.lr; kept on record."""
 
     def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective={self.objective!r} is unknown: use one of {list(OBJECTIVES)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is unknown: use one of {list(PRECISIONS)}")
         for key in ("micro_batch_size", "log_every", "processes", "threads"):

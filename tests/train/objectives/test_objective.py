@@ -27,6 +27,7 @@ from train.tracking import read_metrics
 TOYS = {name: f"tests.train.objectives.toys:{name.title()}" for name in ("weighted", "unlearned", "simpo")}
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 CONFIG = DecoderConfig(vocab_size=64, layers=2, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16, end_of_text=0)
+DRAWN = np.random.default_rng(0).integers(1, 64, (3, 17))
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +58,11 @@ def trained(forks, material, folder, *words, ranks=2, fault=None):
     return codes, records, started.told()
 
 
-def by_hand(material, loss_of, steps, **optimizer):
-    """Return the mean loss of each step of plain PyTorch: one process, no micro-batches. No clipping."""
-    inputs = open_inputs(compose("train", TrainSettings, [*material.words, "output=none"]))
-    decoder, order = build(inputs.decoder, inputs_seed(material)), inputs.order
+def by_hand(material, loss_of, steps):
+    """Return the mean loss of each step of plain PyTorch: one process, no micro-batches, no clipping."""
+    settings = compose("train", TrainSettings, [*material.words, "output=none"])
+    inputs = open_inputs(settings)
+    decoder, order = build(inputs.decoder, settings.seed), inputs.order
     adamw = torch.optim.AdamW(decoder.parameters(), betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
     found = []
     for step in range(steps):
@@ -72,10 +74,6 @@ def by_hand(material, loss_of, steps, **optimizer):
         adamw.step()
         found.append(loss.item())
     return found
-
-
-def inputs_seed(material):
-    return compose("train", TrainSettings, [*material.words, "output=none"]).seed
 
 
 PLAIN = ("precision=fp32", "optimizer.weight_decay=0", "optimizer.clip_norm=0", f"micro_batch_size={BATCH // 4}")
@@ -95,7 +93,7 @@ def test_importance_weights_train_like_a_weighted_mean_of_cross_entropies(forks,
 
     expected = by_hand(material, weighted_mean, 4)
     assert [record["train/loss"] for record in records[:4]] == pytest.approx(expected, rel=1e-4)
-    assert read_run(tmp_path / "run")["objective"] == "weighted"
+    assert read_run(tmp_path / "run")["identity"]["objective"] == "weighted"
 
 
 def test_a_preference_loss_of_two_passes_trains_like_one_through_all_logits(forks, material, tmp_path):
@@ -133,9 +131,6 @@ def test_two_passes_leave_the_gradient_of_one_at_every_stage(world, stage):
     (by_autograd.losses(decoder, by_autograd.micro_batch([0, 1, 2], 4)) / 3).backward()
     exact = torch.stack([parameter.grad.norm() for parameter in decoder.parameters()]).norm().item()
     assert norm == pytest.approx(exact, rel=1e-4)
-
-
-DRAWN = np.random.default_rng(0).integers(1, 64, (3, 17))
 
 
 def test_an_objective_that_is_reached_ends_the_run_before_its_order(forks, material, tmp_path):

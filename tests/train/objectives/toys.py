@@ -102,6 +102,9 @@ class Simpo(LanguageModel):
     def count(self, samples, labels):
         return samples
 
+    def summary(self, loss):
+        return {"train/loss": loss}
+
     def losses(self, engine, micro_batch):
         ids_BS, real_P = (on_device(part, engine.world.device) for part in (micro_batch.ids_BS, micro_batch.real_P))
         with torch.no_grad():

@@ -39,6 +39,7 @@ class Inputs:
     ancestors: list[str]
     """Fingerprints of the orders that the order was replanned from, oldest first."""
     objective: Objective
+    """What is minimised, on these tokens."""
     task_data: dict[str, str]
     """Fingerprints of the benchmarks' data files on this machine, by task."""
 

@@ -47,10 +47,11 @@ def linear_cross_entropy(
     Losses are float32 nats, 0 where the label is IGNORED. A `z_loss` above 0 adds z_loss * logsumexp(logits)^2 of every
     token that has a loss to the sum, not to the losses (PaLM, arXiv 2204.02311, section 5). `weights_N`, float32,
     multiplies each token's terms of the sum, z-loss included, and so its gradients; any finite number, 1 if None. The
-    losses stay unweighted, and no gradient flows into the weights. Gradients are computed in
-    the forward pass, chunk by chunk, so that neither all logits nor a second matrix product are needed; they are
-    handed out once, and a second backward pass raises RuntimeError. O(N * V * W) time; beside the gradients,
-    4 * CHUNK_LOGITS bytes and, on CUDA with plain kernels, twice that again.
+    losses stay unweighted, and no gradient flows into the weights.
+
+    Gradients are computed in the forward pass, chunk by chunk, so that neither all logits nor a second matrix product
+    are needed; they are handed out once, and a second backward pass raises RuntimeError. O(N * V * W) time; beside the
+    gradients, 4 * CHUNK_LOGITS bytes and, on CUDA with plain kernels, twice that again.
     """
     if kernels is None:
         kernels = choose("auto", hidden_NW.device.type)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ OBJECTIVES = {"language_model": "train.objectives.language_model:LanguageModel"}
 """Module and class by name (`objective=NAME`), imported when the run needs it: settings are read without torch."""
 
 
-class Objective(Hook):
+class Objective(Hook, ABC):
     """Decides what a forward pass reads and what it costs.
 
     A hook as well, the last to be called: what it needs before training, its state in checkpoints and what it adds to
@@ -50,13 +50,14 @@ class Objective(Hook):
     def losses(self, engine: Engine, micro_batch: Any) -> TokenLosses:
         """Run a micro-batch forward, without a host sync.
 
-        `total` goes backward, divided by `count`; `losses_BT` has a row for each of its samples, whose sum is the loss
-        that is reported. The engine may be called more than once: only its last call may build a graph.
+        `total` goes backward, divided by `count`; `losses_BT` has one row per sample, those that fill up included, and
+        a row's sum is the loss that is reported. The engine may be called more than once, with positions and weights as
+        in `Decoder.forward`: all calls but the last under torch.no_grad().
         """
 
     def reached(self, loop: Loop) -> bool:
-        """Tell whether the run ends here, before its order does. Asked several times a step, and before the first step
-        of a resumed run; every rank must answer alike."""
+        """Tell whether the run ends here, before its order does. Asked more than once per step, and of a resumed run,
+        after `load_state`, before its first; every rank must give the same answer."""
         return False
 
     def summary(self, loss: float) -> Record:

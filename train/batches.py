@@ -57,7 +57,7 @@ def batches(
     """Yield this rank's batches from `step` on. Every rank knows the global batch without asking the others.
 
     All that a step can know of its data before it computes is made here, while the step before computes
-    (train/prefetch.py).
+    (curriculum/work/threads.py).
     """
     cursor = cursor_after(step, order.batch_size, len(order))
     sampler = CurriculumSampler(order, order.batch_size, world.rank, world.size, cursor, micro_batch_size)

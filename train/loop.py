@@ -18,6 +18,7 @@ import torch
 
 from curriculum.order.consumed import as_hex, joined
 from curriculum.order.split import cursor_after
+from curriculum.work.threads import prefetched
 from train.batches import Batch, ConsumedFile, batches
 from train.distributed.out_of_memory import needing
 from train.distributed.signals import Left, Signals
@@ -27,7 +28,6 @@ from train.engine import Engine
 from train.faults import fault
 from train.hooks.hook import Hook
 from train.inputs import Inputs
-from train.prefetch import ahead
 from train.settings import TrainSettings
 from train.tracking import MetricsFile, Record, Tracker
 from train.tracking.console import on_terminal, one_line
@@ -114,7 +114,7 @@ class Loop:
         if objective.reached(self):  # and ended before it was sealed
             return
         with self.signals.holding():  # between two steps too: there are steps that no checkpoint has yet
-            for batch in self._timed(ahead(upcoming)):
+            for batch in self._timed(prefetched(upcoming)):
                 self.signals.ask(self.world)
                 with needing(f"step {batch.step + 1}"):
                     self.train_step(batch)

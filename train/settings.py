@@ -166,7 +166,7 @@ class TrainSettings:
     """What the run reads."""
     model: ModelSettings
     """Size of the decoder."""
-    objective: str = "language_model"
+    objective: str = field(default="language_model", metadata=BINDS)
     """What training minimises: language_model (the next token)."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     """AdamW and clipping."""

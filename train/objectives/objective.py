@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from train.settings import TrainSettings
     from train.tracking import Record
 
-OBJECTIVES = {"language_model": "train.objectives.language_model:LanguageModel"}
+OBJECTIVES = {
+    "language_model": "train.objectives.language_model:LanguageModel",
+}
 """Module and class by name (`objective=NAME`), imported when the run needs it: settings are read without torch."""
 
 

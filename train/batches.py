@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +21,17 @@ from curriculum.order.sampler import CurriculumSampler
 from curriculum.order.split import cursor_after
 from curriculum.tokens.tokens import Tokens
 from train.distributed.world import World
-from train.objectives import Objective
 from train.records.consumption import CONSUMED, NO_SAMPLE
+
+
+class MicroBatches(Protocol):
+    """What batches need of an objective (train/objectives/objective.py)."""
+
+    def micro_batch(self, ids: Sequence[int], size: int) -> Any:
+        """Return `size` samples as a forward pass takes them."""
+
+    def count(self, samples: int, labels: int) -> int:
+        """Return what the loss of a global batch is divided by."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class Batch:
 
 
 def batches(
-    order: Order, tokens: Tokens, world: World, micro_batch_size: int, step: int, objective: Objective
+    order: Order, tokens: Tokens, world: World, micro_batch_size: int, step: int, objective: MicroBatches
 ) -> Iterator[Batch]:
     """Yield this rank's batches from `step` on. Every rank knows the global batch without asking the others.
 

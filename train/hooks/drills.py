@@ -11,7 +11,7 @@ from train.hooks.poison import poison_gradient, poison_loss, poison_weight
 if TYPE_CHECKING:
     from models.losses.cross_entropy import TokenLosses
     from train.batches import Batch
-    from train.loop import Loop
+    from train.loop_state import LoopState
 
 
 class Drills(Hook):
@@ -19,23 +19,23 @@ class Drills(Hook):
 
     name = "drills"
 
-    def pre_step(self, loop: Loop, batch: Batch) -> None:
+    def pre_step(self, loop: LoopState, batch: Batch) -> None:
         """Spoil a weight."""
         if poisoned("guard.weight"):
             poison_weight(loop.engine)
 
-    def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> TokenLosses | None:
+    def post_forward(self, loop: LoopState, batch: Batch, index: int, losses: TokenLosses) -> TokenLosses | None:
         """Strike after a forward pass, or spoil its losses."""
         fault("loop.after_forward")
         return poison_loss(losses) if poisoned("guard.loss") else None
 
-    def pre_optim_step(self, loop: Loop) -> None:
+    def pre_optim_step(self, loop: LoopState) -> None:
         """Strike after the last backward pass, or spoil a gradient."""
         fault("loop.after_backward")
         if poisoned("guard.gradient"):
             poison_gradient(loop.engine)
 
-    def post_optim_step(self, loop: Loop) -> None:
+    def post_optim_step(self, loop: LoopState) -> None:
         """Strike when the weights have moved and the step is not on record."""
         fault("loop.after_step")
 
@@ -45,6 +45,6 @@ class LateDrills(Hook):
 
     name = "late_drills"
 
-    def pre_step(self, loop: Loop, batch: Batch) -> None:
+    def pre_step(self, loop: LoopState, batch: Batch) -> None:
         """Strike when a batch is there and nothing of the step is computed."""
         fault("loop.before_step")

@@ -1,4 +1,4 @@
-"""The interface of objectives, and which there are. The loop and the engine know no other."""
+"""The interface of objectives, and how one is chosen. The loop and the engine know no other."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from train.hooks.hook import Hook
+from train.settings import OBJECTIVES, TrainSettings
 
 if TYPE_CHECKING:
     from typing import Self
@@ -15,14 +16,8 @@ if TYPE_CHECKING:
     from curriculum.tokens.tokens import Tokens
     from models.losses.cross_entropy import TokenLosses
     from train.engine import Engine
-    from train.loop import Loop
-    from train.settings import TrainSettings
+    from train.loop_state import LoopState
     from train.tracking import Record
-
-OBJECTIVES = {
-    "language_model": "train.objectives.language_model:LanguageModel",
-}
-"""Module and class by name (`objective=NAME`), imported when the run needs it: settings are read without torch."""
 
 
 class Objective(Hook, ABC):
@@ -57,7 +52,7 @@ class Objective(Hook, ABC):
         in `Decoder.forward`: all calls but the last under torch.no_grad().
         """
 
-    def reached(self, loop: Loop) -> bool:
+    def reached(self, loop: LoopState) -> bool:
         """Tell whether the run ends here, before its order does. Asked more than once per step, and of a resumed run,
         after `load_state`, before its first; every rank must give the same answer."""
         return False

@@ -11,8 +11,8 @@ import torch
 from train.distributed.world import World
 from train.hooks.choice import hooks_of
 from train.hooks.guards import Guard, GuardStopped
-from train.hooks.settings import GuardSettings
 from train.records.skipped import SKIPPED
+from train.settings import GuardSettings
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 BATCH = 4
@@ -45,7 +45,7 @@ class FakeLoop:
     def cursor(self):
         return self.progress.step * BATCH
 
-    def restore(self, _loop):
+    def restore(self):
         return self.back
 
     def step(self, losses=(1.0, 1.0, 1.0, 1.0), norm=1.0):

@@ -7,8 +7,8 @@ import torch
 
 from models.config import DecoderConfig
 from train.distributed.world import World
-from train.hooks.settings import ThroughputSettings
 from train.hooks.throughput import Throughput, peak_gib, peak_of, peak_tflops
+from train.settings import ThroughputSettings
 
 CPU = torch.device("cpu")
 CONFIG = DecoderConfig(vocab_size=64, layers=2, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16)

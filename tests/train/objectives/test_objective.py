@@ -18,10 +18,10 @@ from train.config.compose import compose
 from train.distributed.world import World
 from train.engine import Engine
 from train.inputs import open_inputs
-from train.objectives import OBJECTIVES, objective_of
+from train.objectives import objective_of
 from train.objectives.language_model import LanguageModel
 from train.resume.runfolder import read_run
-from train.settings import TrainSettings
+from train.settings import OBJECTIVES, TrainSettings
 from train.tracking import read_metrics
 
 TOYS = {name: f"tests.train.objectives.toys:{name.title()}" for name in ("weighted", "unlearned", "simpo")}

@@ -133,7 +133,7 @@ class Background:
             log.warning(
                 "%s is out of reach (%s): the run goes on, metrics.jsonl has every record; it is tried again",
                 self.destination.title,
-                in_a_line(error),
+                error_line(error),
             )
 
 
@@ -158,6 +158,6 @@ class Trackers:
             part.finish(max(0.0, deadline - time.monotonic()))
 
 
-def in_a_line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """Return an error in one line of at most 300 characters, without secrets."""
     return without_secrets(" ".join(f"{type(error).__name__}: {error}".split()))[:300]

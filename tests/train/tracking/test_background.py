@@ -7,7 +7,7 @@ import pytest
 
 from tests.torture.wandb_server import wait_for
 from train import faults
-from train.tracking.background import Background, Trackers, in_a_line
+from train.tracking.background import Background, Trackers, error_line
 from train.tracking.settings import TrackerSettings
 from train.tracking.tracker import NullTracker, start_tracker, without_keys
 
@@ -116,7 +116,7 @@ def test_faults_strike_in_the_thread(point, caplog):
 
 def test_the_key_is_in_no_message_and_in_no_config(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "canary123")
-    assert in_a_line(ValueError("bad key\ncanary123 !")) == "ValueError: bad key *** !"
+    assert error_line(ValueError("bad key\ncanary123 !")) == "ValueError: bad key *** !"
     config = {"a": {"b": ["x canary123"]}, "c": 3, "d": "canary123"}
     assert without_keys(config) == {"a": {"b": ["x ***"]}, "c": 3, "d": "***"}
 

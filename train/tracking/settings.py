@@ -5,31 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 NAMES = ("none", "wandb", "tensorboard", "wandb+tensorboard")
-"""Names that a config may choose."""
+"""Valid values of `tracker.name`."""
 
 
 @dataclass(frozen=True)
 class TrackerSettings:
-    """Where metrics go beside metrics.jsonl."""
+    """Where metrics are logged in addition to metrics.jsonl."""
 
     name: str = "none"
     """wandb, tensorboard, wandb+tensorboard or none."""
     project: str = "pdpc"
     """W&B project."""
     entity: str | None = None
-    """W&B user or team; null: the key's own."""
+    """W&B user or team; null: the default entity of the API key."""
     group: str | None = None
-    """W&B group: the arms of one comparison share it."""
+    """W&B group, shared by the arms of a comparison."""
     tags: list[str] = field(default_factory=list)
     """W&B tags."""
     queue: int = 4096
-    """Records that wait for a tracker that is out of reach; later ones are dropped, counted, and in metrics.jsonl."""
+    """Records queued while a tracker is unreachable; further ones are dropped and counted (metrics.jsonl has them)."""
     start_s: float = 30.0
-    """Longest time of one attempt to reach W&B, in its own thread."""
+    """Timeout of one attempt to reach W&B (in a background thread), seconds."""
     retry_s: float = 60.0
-    """Pause after an attempt that failed; it doubles up to ten times itself."""
+    """Pause after a failed attempt, seconds; it doubles up to ten times this value."""
     finish_s: float = 10.0
-    """Longest time that the end of a run waits for what is still to be sent."""
+    """How long the end of a run waits for unsent records, seconds."""
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:

@@ -20,7 +20,7 @@ from train.evaluation.evaluate import FAILED, Questions, evaluate
 from train.evaluation.harness.tasks import BenchmarkSettings
 from train.evaluation.heldout import HeldoutSettings
 from train.tracking import MetricsFile, read_metrics
-from train.tracking.metrics import make_again
+from train.tracking.metrics import supersede_record
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
@@ -70,7 +70,7 @@ def test_a_record_made_again_stands_at_the_end_and_a_torn_line_goes(tmp_path: Pa
     path.write_text(whole)
     vouched = SimpleNamespace(facts={"records": seal_records(tmp_path)})
     path.write_text(whole + '{"kind": "tra')
-    make_again(path, {"kind": "stage", "step": 2, "val/loss": 1.0})
+    supersede_record(path, {"kind": "stage", "step": 2, "val/loss": 1.0})
     assert path.read_text().startswith(whole)
     assert [record["step"] for record in read_metrics(path)] == [2, 3, 2]
     assert read_metrics(path)[-1]["val/loss"] == 1.0

@@ -76,11 +76,11 @@ def curves(
     words = f"Lines over tokens, {unit}: {'; '.join(parts) or 'nothing recorded'}."
     for arm, _, view in mixtures:
         first, last = view.realised[0], view.realised[-1]
-        said = [
+        entries = [
             f"{b} from {100 * f:.0f} to {100 * e:.0f} percent"
             for b, f, e in zip(view.buckets, first, last, strict=True)
         ]
-        words += f" Below, the batches of {arm}: {some(said)}."
+        words += f" Below, the batches of {arm}: {some(entries)}."
     return picture(figure, name, title, words)
 
 
@@ -91,7 +91,7 @@ def gains_by_stage(name: str, measure: Measure, gains: Gains) -> Picture | None:
     figure, axes = canvas(2.3 + 0.15 * rows, top_in=0.3 + 0.15 * rows, left_in=0.72)
     scale = 100.0 if measure.unit == "share" else 1.0
     end = max(point.tokens for point in gains.points)
-    said = []
+    entries = []
     for index, arm in enumerate(others):
         found = [
             (point.tokens + (index - (len(others) - 1) / 2) * end / 90, cells[arm].gain)
@@ -106,8 +106,8 @@ def gains_by_stage(name: str, measure: Measure, gains: Gains) -> Picture | None:
                 ends = [scale * gain.low, scale * gain.high]
                 axes.plot([tokens, tokens], ends, color=style["color"], alpha=0.45, linewidth=2)
             text = measure.write_difference(gain.value).replace(MINUS, "-")
-            said.append(f"{arm} at {tick(tokens)} {text} ({gain.verdict})")
-    if not said:
+            entries.append(f"{arm} at {tick(tokens)} {text} ({gain.verdict})")
+    if not entries:
         return None
     axes.axhline(0, color=arm_colour(0), linewidth=1.2, dashes=(4, 2.5))
     axes.xaxis.set_major_formatter(lambda value, _: tick(value))
@@ -116,7 +116,7 @@ def gains_by_stage(name: str, measure: Measure, gains: Gains) -> Picture | None:
     axes.set_ylabel(measure.words or "difference")
     better = "negative" if measure.lower_is_better else "positive"
     legend(figure, axes)
-    words = f"Differences from {gains.baseline} over tokens, {better} is better: {some(said)}."
+    words = f"Differences from {gains.baseline} over tokens, {better} is better: {some(entries)}."
     return picture(figure, name, f"{measure.label}, difference from {gains.baseline}", words)
 
 
@@ -130,12 +130,12 @@ def plan(arm: str, number: int, view: Plan) -> Picture:
         handles=kinds, loc="upper left", bbox_to_anchor=(0.105, 1.01), ncols=2, handlelength=1.6, columnspacing=1.4
     )
     first, last = view.realised[0], view.realised[-1]
-    said = [
+    entries = [
         f"{b} from {100 * f:.0f} to {100 * e:.0f} percent" for b, f, e in zip(view.buckets, first, last, strict=True)
     ]
     gap = float(np.abs(view.realised - view.planned).max())
     words = (
-        f"Realised share of each bucket: {some(said)}. "
+        f"Realised share of each bucket: {some(entries)}. "
         f"Planned and realised shares differ by at most {100 * gap:.1f} percentage points."
     )
     return picture(figure, f"plan-{number}", f"Plan of {arm}", words)
@@ -164,10 +164,10 @@ def source_mix(arm: str, number: int, view: Exposure, sources: list[str], ranks:
     names, table = largest_sources(sources, view.sources, ranks)
     figure, axes = canvas(2.35, right_in=1.35, top_in=0.16)
     source_shares(axes, view.progress, names, table)
-    said = [
+    entries = [
         f"{n} from {100 * a:.0f} to {100 * b:.0f} percent" for n, a, b in zip(names, table[0], table[-1], strict=True)
     ]
-    return picture(figure, f"mix-{number}", f"Source mix of {arm}", f"Stacked shares over progress: {some(said)}.")
+    return picture(figure, f"mix-{number}", f"Source mix of {arm}", f"Stacked shares over progress: {some(entries)}.")
 
 
 def preferences(view: Preferences, order: Sequence[int]) -> Picture:
@@ -191,8 +191,8 @@ def preferences(view: Preferences, order: Sequence[int]) -> Picture:
     axes.set_xlabel("PD")
     above = 1.0 + 0.1 / (height - 0.9)
     axes.text(1.0, above, "above the median", transform=axes.transAxes, ha="right", fontsize=8, color=colour("muted"))
-    said = [f"{view.sources[index]} {100 * view.above[index]:.0f} percent" for index in order]
-    words = f"Histograms of PD by source; corpus median {view.median:.3f}. Share of samples above it: {some(said)}."
+    entries = [f"{view.sources[index]} {100 * view.above[index]:.0f} percent" for index in order]
+    words = f"Histograms of PD by source; corpus median {view.median:.3f}. Share of samples above it: {some(entries)}."
     return picture(figure, "pd-by-source", "PD by source", words)
 
 
@@ -205,7 +205,7 @@ def forest(
     figure, axes = canvas(height, left_in=min(2.0, 0.25 + 0.073 * longest), right_in=0.3)
     scale = 100.0 if rows[0][0].unit == "share" else 1.0
     step = 0.5 / max(1, len(arms) - 1)
-    said, reach = [], 0.0
+    entries, reach = [], 0.0
     for place, (measure, cells) in enumerate(rows):
         for index, arm in enumerate(arms[1:]):
             cell = cells.get(arm)
@@ -221,7 +221,7 @@ def forest(
             axes.plot([difference], [y], color=face, marker="o", markersize=5, markeredgewidth=0)
             reach = max(reach, abs(low), abs(high))
             text = measure.write_difference(cell.difference).replace(MINUS, "-")
-            said.append(f"{measure.label}, {arm}: {text} ({cell.verdict})")
+            entries.append(f"{measure.label}, {arm}: {text} ({cell.verdict})")
     axes.axvline(0, color=arm_colour(0), linewidth=1.2, dashes=(4, 2.5))
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), [shortened(measure.label, 26) for measure, _ in rows])
@@ -234,7 +234,7 @@ def forest(
         axes.text(
             x, 1 + 0.12 / (height - 0.92), text, transform=axes.transAxes, ha=side, fontsize=8.5, color=colour("muted")
         )
-    return picture(figure, name, title, f"Differences from {arms[0]}: {'; '.join(said) or 'none'}.")
+    return picture(figure, name, title, f"Differences from {arms[0]}: {'; '.join(entries) or 'none'}.")
 
 
 def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -149,10 +149,12 @@ def compute(arms: Sequence[Arm], baseline: str) -> Gains:
         )
     cells: dict[str, list[dict[str, Cell]]] = {measure.key: [] for measure in measures}
     answers = Answers()
-    before: dict[tuple[str, str], Known] = {}
+    before: dict[tuple[str, str], SeedValues] = {}
     for point in points:
         for measure in measures:
-            known = {arm: _known(measure, point.evaluated[arm], answers) for arm in names if arm in point.evaluated}
+            known = {
+                arm: _seed_values(measure, point.evaluated[arm], answers) for arm in names if arm in point.evaluated
+            }
             earlier = {arm: before.get((measure.key, arm)) for arm in known}
             row = {arm: _cell(measure, known[arm], earlier[arm], known.get(baseline), arm, baseline) for arm in known}
             cells[measure.key].append(row)
@@ -179,7 +181,7 @@ def verdict(measure: Measure, difference: float, found: Interval | None) -> str:
 
 
 @dataclass(frozen=True)
-class Known:
+class SeedValues:
     """A measure of an arm at a point: the seeds that have a value, and what is known about its variance."""
 
     evaluated: list[Evaluated]
@@ -193,14 +195,16 @@ class Known:
         return [run for run, _ in self.evaluated]
 
 
-def _known(measure: Measure, evaluated: Sequence[Evaluated], answers: Answers) -> Known:
+def _seed_values(measure: Measure, evaluated: Sequence[Evaluated], answers: Answers) -> SeedValues:
     with_value = [seed for seed in evaluated if finite(seed.record, measure.key) is not None]
     side = read_side(measure.key, with_value, answers) if with_value else None
     failed = f"{measure.key.rsplit('/', 1)[0]}/error"
-    return Known(with_value, side, [str(record[failed]) for _, record in evaluated if failed in record])
+    return SeedValues(with_value, side, [str(record[failed]) for _, record in evaluated if failed in record])
 
 
-def _cell(measure: Measure, known: Known, before: Known | None, base: Known | None, arm: str, baseline: str) -> Cell:
+def _cell(
+    measure: Measure, known: SeedValues, before: SeedValues | None, base: SeedValues | None, arm: str, baseline: str
+) -> Cell:
     side = known.side
     if side is None:
         return Cell(None, [], None, None, None, known.errors[0] if known.errors else "")

@@ -19,7 +19,7 @@ _LABELS = {
     "val/bits_per_byte": "All held-out text, bits per byte",
     "val/low_pd/bits_per_byte": "Low-PD half, bits per byte",
     "val/high_pd/bits_per_byte": "High-PD half, bits per byte",
-    "bench/avg": "Average of the benchmarks",
+    "bench/avg": "Benchmark average",
 }
 HEADLINES = ("acc_norm", "acc", "exact_match", "em", "f1")
 """`bench/avg` uses the first of these metrics that a task has, as in train/evaluation/harness/benchmarks.py."""

@@ -13,7 +13,7 @@ RECORD = {
 def test_measures_come_in_the_order_of_the_table_with_names_and_units():
     found = measures_of([RECORD])
     assert [measure.label for measure in found] == [
-        "All held-out text", "Low-PD half", "High-PD half", "a/b", "Average of the benchmarks",
+        "All held-out text", "Low-PD half", "High-PD half", "a/b", "Benchmark average",
         "boolq (acc)", "echo (acc)", "lambada (perplexity)", "mcc (mcc)",
     ]  # fmt: skip
     by_key = {measure.key: measure for measure in found}

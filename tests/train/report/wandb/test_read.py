@@ -72,13 +72,13 @@ def test_a_run_is_read_with_its_name_and_its_config(tmp_path):
     assert other.startswith("ValueError wandb:us/p/nowhere is not in W&B")
 
 
-@pytest.mark.parametrize(("mode", "said"), [(BLACK_HOLE, "cannot reach"), (REFUSE, "cannot reach"), (DENIED, "key")])
-def test_a_dead_network_times_out_with_a_message(mode, said, tmp_path):
+@pytest.mark.parametrize(("mode", "part"), [(BLACK_HOLE, "cannot reach"), (REFUSE, "cannot reach"), (DENIED, "key")])
+def test_a_dead_network_times_out_with_a_message(mode, part, tmp_path):
     with WandbServer(mode) as server:
         (message,), took_s = read(tmp_path, server, "wandb:us/p/r1", read_s=2.0)
     assert took_s < 30
     assert message.startswith("ValueError W&B rejected" if mode == DENIED else "OSError cannot reach W&B")
-    assert said in message
+    assert part in message
 
 
 def test_a_malformed_spec_and_a_missing_key_are_rejected(monkeypatch, tmp_path):

@@ -101,7 +101,7 @@ def test_two_ranks_give_the_values_of_one_and_fail_together(found: dict[tuple[in
         assert two["gathered"] == [*gathered, ["", "long" * FIRST_BYTES]]
 
 
-def test_a_model_is_evaluated_alike_by_one_process_and_by_ranks(
+def test_one_process_and_several_ranks_give_the_same_evaluation(
     assets: Path, forks: Forks, tokens_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = [f"folder={assets / 'hf'}", f"benchmarks.task_paths=[{assets / 'tasks'}]", "benchmarks.batch_size=4"]

@@ -19,26 +19,26 @@ its config without secrets, and the step that it resumes from.
 
 @dataclass(frozen=True)
 class TrackerSettings:
-    """Where metrics go beside metrics.jsonl."""
+    """Where metrics are logged in addition to metrics.jsonl."""
 
     name: str = field(default="none", metadata=FREE)
     """wandb, tensorboard, several joined by "+" (wandb+tensorboard), or none."""
     project: str = field(default="pdpc", metadata=FREE)
     """W&B project."""
     entity: str | None = field(default=None, metadata=FREE)
-    """W&B user or team; null: the key's own."""
+    """W&B user or team; null: the default entity of the API key."""
     group: str | None = field(default=None, metadata=FREE)
-    """W&B group: the arms of one comparison share it."""
+    """W&B group, shared by the arms of a comparison."""
     tags: list[str] = field(default_factory=list, metadata=FREE)
     """W&B tags."""
     queue: int = field(default=4096, metadata=FREE)
-    """Records that wait for a tracker that is out of reach; later ones are dropped, counted, and in metrics.jsonl."""
+    """Records queued while a tracker is unreachable; further ones are dropped and counted (metrics.jsonl has them)."""
     start_s: float = field(default=30.0, metadata=FREE)
-    """Longest time of one attempt to reach W&B, in its own thread."""
+    """Timeout of one attempt to reach W&B (in a background thread), seconds."""
     retry_s: float = field(default=60.0, metadata=FREE)
-    """Pause after an attempt that failed; it doubles up to ten times itself."""
+    """Pause after a failed attempt, seconds; it doubles up to ten times this value."""
     finish_s: float = field(default=10.0, metadata=FREE)
-    """Longest time that the end of a run waits for what is still to be sent."""
+    """How long the end of a run waits for unsent records, seconds."""
 
     def __post_init__(self) -> None:
         if not set(self.names) <= set(TRACKERS) or len(set(self.names)) < len(self.names):

@@ -1,4 +1,4 @@
-"""What the loop knows of trackers: a place to log records to, or the null one."""
+"""The tracker interface used by the training loop, and the null tracker."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from train.tracking.settings import TRACKERS, TrackerSettings
 
 
 class Tracker(Protocol):
-    """Somewhere that metrics are shown."""
+    """A place to log metrics to."""
 
     def log(self, record: Record) -> None:
-        """Take one record of metrics.jsonl; never waits."""
+        """Log one record of metrics.jsonl; never waits."""
 
     def finish(self) -> None:
         """Flush and close, within a time limit."""
 
 
 class NullTracker:
-    """Shows nothing."""
+    """Logs nothing."""
 
     def log(self, record: Record) -> None:
         """Drop the record: metrics.jsonl has it."""
@@ -46,9 +46,10 @@ def check_tracker(settings: TrackerSettings) -> None:
 def start_tracker(
     settings: TrackerSettings, folder: Path, name: str, config: Mapping[str, Any], resume_step: int = 0
 ) -> Tracker:
-    """Return the tracker that the settings name; nothing has been reached yet when this returns.
+    """Return the tracker for the settings; it returns before any connection is made.
 
-    `folder` is the RUN, `name` its arm; what is shown of steps after `resume_step` belongs to a life that was cut off.
+    `folder` is the RUN, `name` its arm; anything already shown for steps after `resume_step` is from an earlier
+    attempt that was cut off.
     """
     destinations: list[Destination] = []
     for wanted in settings.names:
@@ -61,7 +62,7 @@ def start_tracker(
 
 
 def without_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config without the secrets that its values may hold."""
+    """Return a config with any secrets in its values masked."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, Mapping):

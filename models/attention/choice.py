@@ -1,4 +1,4 @@
-"""Which backend attends: by name, or the fastest that can."""
+"""Choose the attention backend: by name, or the fastest that can run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from models.attention.documents import Documents
 BACKENDS: dict[str, Backend] = {
     module.BACKEND.name: module.BACKEND for module in (flash, varlen, flex, blocks, sdpa, reference)
 }
-"""Every backend by its name."""
+"""Every backend by name."""
 
 
 def choose(name: str, head_size: int, dtype: torch.dtype, device: torch.device, *, gradients: bool = True) -> Backend:
-    """Return the backend called `name`; for "auto" the fastest that can do this.
+    """Return the backend called `name`; for "auto" the fastest that can run.
 
-    ValueError for a name that does not exist, and for a head size, dtype, device or backward pass that the backend
-    cannot do: it names the value and a backend that can.
+    Raises ValueError for an unknown name, and for a head size, dtype, device or backward pass that the backend does
+    not support; the message gives the value and a backend that supports it.
     """
     if name == "auto":
         name = _fastest(head_size, dtype, device, gradients)
@@ -46,9 +46,9 @@ def pack(
 
 
 def _fastest(head_size: int, dtype: torch.dtype, device: torch.device, gradients: bool) -> str:
-    """Return the first backend that can, of those worth having for a device and a dtype.
+    """Return the first backend that can run, in order of speed on this device and dtype.
 
-    The flash kernels know 16 bits alone; above them sdpa needs no compilation, as flex does.
+    The flash kernels support only 16-bit dtypes; for wider ones sdpa, unlike flex, needs no compilation.
     """
     if dtype not in HALF:
         order = ["sdpa"]

@@ -1,6 +1,6 @@
-"""Write a decoder as a Hugging Face folder: a plain LlamaForCausalLM that loads without this package.
+"""Export a decoder as a Hugging Face folder: a plain LlamaForCausalLM that loads without this package.
 
-`load` (read.py) is the way back; the table of names that both use is in names.py.
+`load` in read.py is the inverse; names.py has the table of names that both use.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from models.huggingface.names import ARCHITECTURE, INDEX, WEIGHTS, compare_names
 from models.huggingface.rope import write_rope
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Weight types of an export, by the names that configs and config.json use."""
+"""Weight dtypes of an export, by their names in configs and config.json."""
 
 MAX_SHARD_BYTES = 5_000_000_000
-"""Largest model file; above it the weights are split over several, as `save_pretrained` does."""
+"""Largest model file; larger models are sharded, as by `save_pretrained`."""
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model",
 )  # fmt: skip
-"""What is copied from a tokenizer's folder; anything else there (weights, code) stays behind."""
+"""Files copied from a tokenizer's folder; anything else there (weights, code) is not."""
 
 
 def export(
@@ -47,11 +47,12 @@ def export(
 ) -> None:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads without this package.
 
-    `state` holds a Decoder's tensors by name (any dtype and device); they are stored as `dtype`. Written beside
-    `folder` and renamed into it, so it is there whole or not at all; an earlier export in `folder` is replaced. `card`
-    is the text of README.md (None: a short one is written). ValueError if a tensor is missing, unexpected or of the
-    wrong shape, if `folder` holds something else, or if `tokenizer_folder` has no tokenizer. What a killed export to
-    `folder` left beside it is removed, so two exports to one folder must not run at the same time.
+    `state` maps names to a Decoder's tensors (any dtype and device); they are stored as `dtype`. The export is written
+    to a temporary sibling and renamed to `folder`, so it is complete or absent; an earlier export in `folder` is
+    replaced. `card` is the text of README.md (None: a short one is written). Raises ValueError if a tensor is missing,
+    unexpected or of the wrong shape, if `folder` contains something else, or if `tokenizer_folder` has no tokenizer.
+    Temporary siblings left by a killed export to `folder` are removed, so two exports to one folder must not run at the
+    same time.
     """
     if dtype not in DTYPES.values():
         raise ValueError(f"export dtype {dtype} cannot be written: choose one of {', '.join(DTYPES)}")
@@ -74,7 +75,7 @@ def export(
         for path in draft.iterdir():
             _sync(path)
         _replace(draft, folder)
-        _remove_left_over(folder, "old")  # not before: it may be the only whole export
+        _remove_left_over(folder, "old")  # not earlier: it may be the only complete export
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -84,7 +85,7 @@ def _checked_state(config: DecoderConfig, state: Mapping[str, Tensor]) -> dict[s
     names = tensor_names(config)
     given = dict(state)
     if config.tie_embeddings and "head.weight" in given and "embedding.weight" in given:
-        # A tied module lists the one matrix under both names; of two different ones the head would be lost.
+        # A tied module lists one matrix under both names; if they differed, the head would be lost.
         head = given.pop("head.weight")
         if not torch.equal(head, given["embedding.weight"]):
             raise ValueError("head.weight differs from embedding.weight: set model.tie_embeddings to false")
@@ -127,7 +128,7 @@ def _write_weights(folder: Path, weights: Mapping[str, Tensor], dtype: torch.dty
     from safetensors.torch import save_file
 
     def stored(names: list[str]) -> dict[str, Tensor]:
-        # A fresh copy of each: safetensors refuses tensors that share memory, as slices of a flat buffer do.
+        # Copy each tensor: safetensors rejects tensors that share memory, such as slices of a flat buffer.
         return {name: weights[name].detach().to("cpu", dtype, copy=True).contiguous() for name in names}
 
     shards = _shards({name: tensor.numel() * dtype.itemsize for name, tensor in weights.items()}, max_shard_bytes)
@@ -145,7 +146,7 @@ def _write_weights(folder: Path, weights: Mapping[str, Tensor], dtype: torch.dty
 
 
 def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Split names into runs of at most `limit` bytes; a larger tensor stands alone."""
+    """Split names into shards of at most `limit` bytes; a larger tensor gets its own shard."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
@@ -160,13 +161,13 @@ def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
 def _copy_tokenizer(source: Path, folder: Path) -> None:
     present = [name for name in TOKENIZER_FILES if (source / name).is_file()]
     if "tokenizer.json" not in present and "tokenizer.model" not in present:
-        raise ValueError(f"{source} holds no tokenizer.json or tokenizer.model: name a saved tokenizer's folder")
+        raise ValueError(f"{source} contains no tokenizer.json or tokenizer.model: name a saved tokenizer's folder")
     for name in present:
         shutil.copyfile(source / name, folder / name)
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Let an export replace nothing but an empty folder or an earlier export."""
+    """Raise ValueError unless `folder` is absent, empty or an earlier export."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not ((folder / "config.json").is_file() and ((folder / WEIGHTS).is_file() or (folder / INDEX).is_file())):
@@ -174,7 +175,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _replace(draft: Path, folder: Path) -> None:
-    """Move `draft` to `folder`; an older folder is set aside first and removed last."""
+    """Move `draft` to `folder`; an existing folder is moved aside first and removed last."""
     aside = draft.with_suffix(".old")
     if folder.exists():
         os.replace(folder, aside)
@@ -189,7 +190,7 @@ def _replace(draft: Path, folder: Path) -> None:
 
 
 def _remove_left_over(folder: Path, suffix: str) -> None:
-    """Remove the siblings `.<name>.<8 hex digits>.<suffix>` that a killed export to `folder` left."""
+    """Remove the siblings `.<name>.<8 hex digits>.<suffix>` left by a killed export to `folder`."""
     pattern = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.{suffix}")
     if not folder.parent.is_dir():
         return
@@ -203,7 +204,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file or a folder's entries are on the disk."""
+    """fsync a file or a folder's entries."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -38,5 +38,5 @@ def load_scorer(
     if check_scorer(folder, end_of_text, seq_len):
         return load(folder, dtype, end_of_text=end_of_text).to(device), "the decoder"
     foreign = load_foreign(folder, dtype, device, end_of_text=end_of_text)
-    head = "chunked head" if foreign.plain else "full logits of small batches"
+    head = "the head by chunks" if foreign.plain else "whole logits of small batches"
     return foreign, f"{type(foreign.model).__name__} of transformers ({head})"

@@ -189,7 +189,7 @@ def test_whole_is_reused_and_stale_is_refused(tmp_path: Path) -> None:
     prepare(settings(text, output))
     before = (output / "manifest.json").stat().st_mtime_ns
     printed = prepare(settings(text, output, chunk_bytes=999))  # the size of a chunk does not matter
-    assert "whole, reused" in printed
+    assert "complete, reused" in printed
     assert "books" in printed
     assert (output / "manifest.json").stat().st_mtime_ns == before
     with pytest.raises(ArtifactError, match="seq_len"):
@@ -217,9 +217,9 @@ def test_nothing_to_train_on_is_an_error_and_leaves_nothing(tmp_path: Path) -> N
     for changes, message in (
         (
             {"reference_fraction": 0.8999, "validation_fraction": 0.1},
-            "training slice is empty: of 2 documents 1 are blank",
+            "training slice is empty: of 2 documents, 1 are blank",
         ),
-        ({"reference_fraction": 0.0, "validation_fraction": 0.0}, r"no source of the training slice fills one sample"),
+        ({"reference_fraction": 0.0, "validation_fraction": 0.0}, r"no source of the training slice fills a sample"),
     ):
         with pytest.raises(ValueError, match=message):
             prepare(settings(tmp_path / "a.jsonl", tmp_path / "tokens", **changes))
@@ -240,7 +240,7 @@ def test_a_broken_last_line_is_named_and_makes_no_tokens(tmp_path: Path, chunk_b
     with (text / "b.jsonl").open("a") as file:
         file.write("{")
     train_tokenizer(["abc"], 300).save(tmp_path / "tokenizer")
-    with pytest.raises(ValueError, match=r"b\.jsonl, line 151: broken JSON"):
+    with pytest.raises(ValueError, match=r"b\.jsonl, line 151: invalid JSON"):
         prepare(settings(text, tmp_path / "tokens", str(tmp_path / "tokenizer"), chunk_bytes=chunk_bytes))
     done = {"tokens.chunks"} if chunk_bytes else set()
     assert {p.name for p in tmp_path.iterdir()} == {"text", "tokenizer"} | done
@@ -266,7 +266,7 @@ def test_text_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypat
         ({"seq_len": 1}, "seq_len=1 "),
         ({"validation_fraction": 1.0}, "validation_fraction=1.0"),
         ({"reference_fraction": -0.1}, "reference_fraction=-0.1"),
-        ({"validation_fraction": 0.5, "reference_fraction": 0.5}, "leave no text"),
+        ({"validation_fraction": 0.5, "reference_fraction": 0.5}, "leaves no text"),
         ({"seed": -1}, "seed=-1"),
         ({"chunk_bytes": 0}, "chunk_bytes=0"),
         ({"output": ""}, "output is empty"),

@@ -108,11 +108,11 @@ def test_end_of_text_is_found_named_or_asked_for(tmp_path: Path, eos: object) ->
     assert TextTokenizer.open(tmp_path).end_of_text_token == "</s>"
     with pytest.raises(ValueError, match=r"end_of_text='<none>' is not in the vocabulary"):
         TextTokenizer.open(tmp_path, "<none>")
-    with pytest.raises(ValueError, match="also makes it from plain text"):
+    with pytest.raises(ValueError, match="also encodes plain text to it"):
         TextTokenizer.open(_with_unigram(tmp_path / "unigram"))
     train_tokenizer(TEXTS, 300, "<stop>").save(tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
-    with pytest.raises(ValueError, match=r"names no end-of-text token.*tokenizer\.end_of_text="):
+    with pytest.raises(ValueError, match=r"has no end-of-text token.*tokenizer\.end_of_text="):
         TextTokenizer.open(tmp_path)
     assert TextTokenizer.open(tmp_path, "<stop>").end_of_text_token == "<stop>"
 
@@ -131,7 +131,7 @@ def _with_unigram(folder: Path) -> Path:
 def test_missing_and_broken_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tokenizer\.json does not exist"):
         load_tokenizer(TokenizerSettings(name=str(tmp_path)))
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         load_tokenizer(TokenizerSettings(name=str(tmp_path / "missing")))
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match=r"tokenizer\.json cannot be read"):

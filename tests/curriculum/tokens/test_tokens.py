@@ -148,7 +148,7 @@ def test_facts_that_do_not_fit_the_files_are_refused(tokens: Tokens, edit_manife
     with pytest.raises(ArtifactError, match=r"train\.ids\.bin has .* bytes, .* remove .* prepare again"):
         Tokens.open(tokens.folder)
     edit_manifest(tokens.folder, lambda fields: fields["facts"].pop("end_of_text"))
-    with pytest.raises(ArtifactError, match="lacks what TOKENS need"):
+    with pytest.raises(ArtifactError, match="lacks fields of TOKENS"):
         Tokens.open(tokens.folder)
     with pytest.raises(ArtifactError, match="does not exist"):
         Tokens.open(tokens.folder / "missing")

@@ -67,7 +67,7 @@ def test_gpt2_beside_a_llama(tmp_path, tokens_folder, llama, caplog):
     model = gpt2(tmp_path / "gpt2", tokens)
     with caplog.at_level(logging.INFO):
         assert score(tokens_folder, tmp_path / "gpt2", llama, tmp_path / "scores") == 0
-    assert "model 'weak' is scored by GPT2LMHeadModel of transformers (chunked head)" in caplog.text
+    assert "model 'weak' is scored by GPT2LMHeadModel of transformers (the head by chunks)" in caplog.text
     assert "model 'strong' is scored by the decoder" in caplog.text
     scores = Scores.open(tmp_path / "scores", "validation")
     scores.check(tokens)
@@ -86,7 +86,7 @@ def test_gpt2_beside_a_llama(tmp_path, tokens_folder, llama, caplog):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_positions": 31}, "positions end at 31 tokens (max_position_embeddings), samples have seq_len=32"),
+        ({"n_positions": 31}, "positions end at 31 tokens (max_position_embeddings), but samples have seq_len=32"),
         ({"vocab_size": 290}, "model 'weak' knows 290 tokens"),
     ],
 )

@@ -84,7 +84,7 @@ def test_a_document_costs_what_transformers_says_of_it_alone(
     theirs = saved(tmp_path, kind)
     model, way = load_scorer(tmp_path, torch.float32, CPU, end_of_text=END, seq_len=40)
     assert type(theirs).__name__ in way
-    assert ("full logits" in way) == (kind == "cohere")
+    assert ("whole logits" in way) == (kind == "cohere")
     assert model.vocab_size == VOCABULARY
     assert model.parameter_count() == theirs.num_parameters()
     losses_BT = model.losses(samples())

@@ -1,4 +1,4 @@
-"""Are these scores fit to make an order of? What is odd about them, and what it would do to the curriculum."""
+"""Plausibility checks of scores, and what an anomaly would do to the curriculum."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from curriculum.scores.sums import SourceSums, sum_up
 from curriculum.tokens.tokens import Tokens
 
 FEW_SAMPLES = 20
-"""A source with fewer says little: nothing is concluded from it."""
+"""Sources with fewer samples are not checked."""
 ALIKE_PD = 0.005
-"""A deviation of PD below this is hardly more than rounding and the chance of a few tokens; real text has about 0.1."""
+"""A deviation of PD below this is little more than rounding and the noise of a few tokens; real text has about 0.1."""
 ALIKE_LOSS = 1e-3
 """The same for losses, relative to their mean."""
 
 
 def warnings_of(path: Path, tokens: Tokens) -> list[str]:
-    """Return what is odd about the scores of a slice, each with what it means for an order made from them."""
+    """Return warnings about the scores of a slice, each with its consequence for an order."""
     sums = sum_up(path, tokens)
     if int(sums.samples[-1]) < FEW_SAMPLES:
         return []

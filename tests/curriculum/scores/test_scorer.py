@@ -98,7 +98,7 @@ def test_another_tokenizer_and_a_small_vocabulary_are_refused(tokens, tmp_path):
             precision="fp32",
         )
     small = Reference(build(DecoderConfig(64, 1, 16, 2, 1, 24, 32), 0), "x", None, None)
-    with pytest.raises(ValueError, match="model 'weak' knows 64 tokens"):
+    with pytest.raises(ValueError, match="model 'weak' has a vocabulary of 64 tokens"):
         write_scores(
             tmp_path / "b",
             {"validation": tokens},

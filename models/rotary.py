@@ -66,26 +66,26 @@ def rotate(x_BTHS: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     The backward pass rotates gradients back, so only the table is kept for it.
     """
-    turned: Tensor = _Rotate.apply(x_BTHS, cos, sin)
-    return turned
+    rotated: Tensor = _Rotate.apply(x_BTHS, cos, sin)
+    return rotated
 
 
 class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BTHS: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(x_BTHS, cos, sin)
+        return _rotated(x_BTHS, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turn(grads[0], cos, -sin), None, None
+        return _rotated(grads[0], cos, -sin), None, None
 
 
-def _turn(x_BTHS: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotated(x_BTHS: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x_BTHS.shape[-1] // 2
     signed = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
     x = x_BTHS.float()
     # Rolling by half swaps each coordinate with its partner: two passes, faster on the CPU than working on halves.
-    turned = (x * cos[..., :, None, :]).addcmul_(x.roll(half, dims=-1), signed[..., :, None, :])
-    return turned.to(x_BTHS.dtype)
+    rotated = (x * cos[..., :, None, :]).addcmul_(x.roll(half, dims=-1), signed[..., :, None, :])
+    return rotated.to(x_BTHS.dtype)

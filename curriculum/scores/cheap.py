@@ -170,11 +170,11 @@ def trial(
                 columns += [_first_means(x, k, part_N)[:, None] for x in losses.values()]
                 cost += (1 - fraction) * int(part_N.sum()) / total
             whole = np.concatenate(columns, axis=1)
-            guessed = {
+            predicted = {
                 n: predict(whole, np.where(hidden, np.nan, loss).astype(np.float32)) for n, loss in exact.items()
             }
             name = f"fraction={fraction:g}" + (f" first_tokens={with_first}" if with_first is not None else "")
-            found.append(compare(name, cost, score, score_of(guessed), buckets))
+            found.append(compare(name, cost, score, score_of(predicted), buckets))
     return found
 
 

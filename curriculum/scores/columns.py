@@ -61,9 +61,9 @@ class SampleColumns:
                 f"own_scores={own.path} has {own.rows} rows, but slice {tokens.slice!r} of {tokens.folder} has "
                 f"{self.samples} samples: give scores of these tokens"
             )
-        doubles = sorted(set(scores.names if scores else []) & set(own.names if own else []))
-        if doubles:
-            raise ValueError(f"own_scores has a column {doubles[0]!r}, which the scores also have: rename it")
+        duplicates = sorted(set(scores.names if scores else []) & set(own.names if own else []))
+        if duplicates:
+            raise ValueError(f"own_scores has a column {duplicates[0]!r}, which the scores also have: rename it")
 
     @property
     def names(self) -> list[str]:

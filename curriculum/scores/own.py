@@ -41,9 +41,9 @@ class OwnScores:
                 raise ValueError(
                     f"own_scores: the columns of {file} differ from those of {files[0]}: write the same columns to both"
                 )
-        doubles = [name for name in schema.names if schema.names.count(name) > 1]
-        if doubles:
-            raise ValueError(f"own_scores={self.path}: two columns are named {doubles[0]!r}: rename one")
+        duplicates = [name for name in schema.names if schema.names.count(name) > 1]
+        if duplicates:
+            raise ValueError(f"own_scores={self.path}: two columns are named {duplicates[0]!r}: rename one")
         if {SAMPLE, DOCUMENT} <= set(schema.names):
             raise ValueError(f"own_scores={self.path} has both {SAMPLE!r} and {DOCUMENT!r} columns: keep only one")
         self.rows = sum(rows for _, rows in described)

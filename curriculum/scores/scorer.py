@@ -116,7 +116,7 @@ class ChunkScorer:
             first = self._losses(part, ids_N, self.options.first_tokens)
             columns |= {f"first_{name}": loss for name, loss in first.items()}
         for name in self.references:
-            _refuse_bad(name, chunk, columns[f"loss_{name}"], chosen_N)
+            _check_finite(name, chunk, columns[f"loss_{name}"], chosen_N)
         if self.options.documents:
             columns |= self._documents(part, ids_N)
         return columns
@@ -179,7 +179,7 @@ class ChunkScorer:
             yield slice(start, start + self.options.batch_size)
 
 
-def _refuse_bad(name: str, chunk: Chunk, loss_N: NDArray[np.float32], scored: NDArray[np.int64]) -> None:
+def _check_finite(name: str, chunk: Chunk, loss_N: NDArray[np.float32], scored: NDArray[np.int64]) -> None:
     bad = scored[~np.isfinite(loss_N[scored - chunk.start])]
     if len(bad):
         raise ValueError(

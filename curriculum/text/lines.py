@@ -78,9 +78,9 @@ class Packing:
                     if data:
                         yield place, data
         except self.error as error:
-            raise ValueError(_torn(path, self.name, error)) from error
+            raise ValueError(_damaged(path, self.name, error)) from error
         if frame is not None:
-            raise ValueError(_torn(path, self.name, "the last frame ends early"))
+            raise ValueError(_damaged(path, self.name, "the last frame ends early"))
 
 
 class PackedLines:
@@ -161,5 +161,5 @@ def _lines(blocks: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
     yield place, b"".join(pieces)
 
 
-def _torn(path: Path, kind: str, error: object) -> str:
+def _damaged(path: Path, kind: str, error: object) -> str:
     return f"{path}: cannot be read as {kind} to its end ({error}): it is truncated or corrupt; download it again"

@@ -159,10 +159,10 @@ class _Blocks(torch.autograd.Function):
                 weights = piece.hide_(weights.sub_(logsumexp[:, :, queries]), queries).exp_()
                 q_block, grad_block = _flat(q[:, :, queries]), _flat(grad[:, :, queries])
                 dv[:, keys] += torch.bmm(_flat(weights.to(q.dtype)).mT, grad_block)
-                slope = _rows(torch.bmm(grad_block, v[:, keys].mT), q) - delta[:, :, queries]
-                slope = _flat(slope.mul_(weights).to(q.dtype))
-                dq[:, :, queries] = _rows(torch.bmm(slope, k[:, keys]), q) * scale
-                dk[:, keys] += torch.bmm(slope.mT, q_block)
+                score_grad = _rows(torch.bmm(grad_block, v[:, keys].mT), q) - delta[:, :, queries]
+                score_grad = _flat(score_grad.mul_(weights).to(q.dtype))
+                dq[:, :, queries] = _rows(torch.bmm(score_grad, k[:, keys]), q) * scale
+                dk[:, keys] += torch.bmm(score_grad.mT, q_block)
             piece.unfold_(dq_NHS, dq)
             piece.unfold_(dk_NKS, dk.mul_(scale)[:, None])
             piece.unfold_(dv_NKS, dv[:, None])

@@ -47,7 +47,9 @@ def compare_names(given: Iterable[str], wanted: Iterable[str], where: str, fix: 
     have, need = set(given), set(wanted)
     missing, unexpected = sorted(need - have), sorted(have - need)
     if missing or unexpected:
-        raise ValueError(f"{where}: missing tensors {_few(missing)}, unexpected tensors {_few(unexpected)}: {fix}")
+        raise ValueError(
+            f"{where}: missing tensors {_abbreviated(missing)}, unexpected tensors {_abbreviated(unexpected)}: {fix}"
+        )
 
 
 def compare_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...], where: str) -> None:
@@ -58,5 +60,5 @@ def compare_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...], wh
         )
 
 
-def _few(names: list[str]) -> str:
+def _abbreviated(names: list[str]) -> str:
     return (", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")) or "none"

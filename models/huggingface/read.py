@@ -48,7 +48,7 @@ def read_config(folder: Path, end_of_text: int | None) -> DecoderConfig:
     """Return the config from config.json. Raises UnlikeDecoderError for another architecture, otherwise as `load`."""
     path = folder / "config.json"
     raw = read_json(path, "name a folder written by save_pretrained or by pdpc export")
-    _refuse_unsupported(path, raw)
+    _check_supported(path, raw)
     try:
         return DecoderConfig(**_shape(path, raw, end_of_text))
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
@@ -77,7 +77,7 @@ def _shape(path: Path, raw: Mapping[str, Any], end_of_text: int | None) -> dict[
     }
 
 
-def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
+def _check_supported(path: Path, raw: Mapping[str, Any]) -> None:
     """Raise for anything the decoder computes differently, which would silently give wrong numbers."""
     if raw.get("quantization_config"):
         raise ValueError(f"{path}: quantised weights are not supported: save the model in float32 or bfloat16")

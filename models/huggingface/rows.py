@@ -35,8 +35,8 @@ def document_rows(
     first = 0
     while first < number:
         longest = int(length_D[first])
-        alike = int((length_D[first:number] >= min(longest - SLACK, longest * 3 // 4)).sum())
-        last = first + max(1, min(alike, tokens_at_once // longest))
+        similar = int((length_D[first:number] >= min(longest - SLACK, longest * 3 // 4)).sum())
+        last = first + max(1, min(similar, tokens_at_once // longest))
         offset_L = torch.arange(longest)
         real_RL = offset_L < length_D[first:last, None]
         yield torch.where(real_RL, start_D[first:last, None] + offset_L, 0), real_RL

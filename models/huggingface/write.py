@@ -58,7 +58,7 @@ def export(
         raise ValueError(f"export dtype {dtype} cannot be written: choose one of {', '.join(DTYPES)}")
     weights = _checked_state(config, state)
     folder = folder.absolute()
-    _refuse_foreign(folder)
+    _check_replaceable(folder)
     _remove_left_over(folder, "partial")
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     draft.mkdir(parents=True)
@@ -166,7 +166,7 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
         shutil.copyfile(source / name, folder / name)
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _check_replaceable(folder: Path) -> None:
     """Raise ValueError unless `folder` is absent, empty or an earlier export."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return

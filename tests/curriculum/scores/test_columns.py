@@ -1,4 +1,4 @@
-"""What is known of every sample comes together from TOKENS, SCORES and own scores, and what does not fit is named."""
+"""Sample columns are joined from TOKENS, SCORES and own scores, and mismatches are reported."""
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +69,7 @@ def test_a_sample_has_the_mean_of_its_documents_by_tokens(tokens, parquet, tmp_p
         patch.setattr(module, "CHUNK_SAMPLES", chunk)
         _, _, means = whole(SampleColumns(tokens, None, OwnScores(path)), "quality")
     of_document = dict(zip(origins.tolist(), values.astype(np.float32).tolist(), strict=True))
-    of_token = []  # position in the slice's stream of tokens: the value of the document it belongs to
+    of_token = []  # by position in the slice's token stream: the value of its document
     for document, origin in enumerate(tokens.origins.tolist()):
         of_token += [of_document[origin]] * (len(tokens.document(document)[1]) + 1)
         last_of_source = (
@@ -139,6 +139,6 @@ def test_documents_without_a_row_are_named(tokens, own):
     missing = SampleColumns(tokens, None, own(quality=np.zeros(len(documents) - 2), document=documents[2:]))
     with pytest.raises(ValueError, match=rf"no row for document [01] \(2 of {len(documents)} are missing\)"):
         whole(missing, "quality")
-    others = [*documents, 10**6]  # of another slice: they are passed over
+    others = [*documents, 10**6]  # of another slice: they are ignored
     _, _, values = whole(SampleColumns(tokens, None, own(quality=np.ones(len(others)), document=others)), "quality")
     assert (values == 1).all()

@@ -1,4 +1,4 @@
-"""Score expressions: what the grammar takes is what numpy computes; everything else is refused and never run."""
+"""Score expressions: accepted text evaluates as in numpy; everything else is rejected and never executed."""
 
 import time
 

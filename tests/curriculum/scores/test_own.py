@@ -1,4 +1,4 @@
-"""Parquet of own scores: by sample or by document, in any order, in one file or many, and all that can be wrong."""
+"""Own scores in Parquet: by sample or by document, in any order, in one file or many, and every error."""
 
 import decimal
 

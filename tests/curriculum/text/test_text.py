@@ -1,4 +1,4 @@
-"""Text in: every format gives the same documents, and everything broken is named with its place and mend."""
+"""Input text: every format gives the same documents, and errors give the location and a fix."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def test_every_format_gives_the_same_documents(tmp_path: Path, name: str) -> Non
     text = open_text(TextSettings(paths=[str(write(tmp_path / name))]))
     assert list(text.documents()) == ROWS
     assert text.fraction_read == pytest.approx(1.0, abs=0.02)
-    assert list(text.documents()) == ROWS  # a second pass sees the same
+    assert list(text.documents()) == ROWS  # a second pass yields the same
 
 
 def test_compressed_files_of_several_parts_are_read_to_the_end(tmp_path: Path) -> None:
-    middle = LINES.index(b"\n", len(LINES) // 2) - 7  # inside a line: parts need not end where lines do
+    middle = LINES.index(b"\n", len(LINES) // 2) - 7  # inside a line: parts may end anywhere
     for name, compress in (("a.jsonl.gz", gzip.compress), ("a.jsonl.zst", zstandard.compress)):
         (tmp_path / name).write_bytes(compress(LINES[:middle]) + compress(LINES[middle:]))
         assert read(tmp_path / name) == ROWS
@@ -243,7 +243,7 @@ def test_hugging_face_datasets_offline(tmp_path: Path) -> None:
     plain, streamed, again, unnamed, parts, errors, (mapped, stream) = json.loads(done.stdout.splitlines()[-1])
     assert [tuple(row) for row in plain] == ROWS
     assert plain == streamed == again
-    assert [len(part) for part in parts[1]] == [400, 300]  # the shards of a stream are its files
+    assert [len(part) for part in parts[1]] == [400, 300]  # a stream's shards are its files
     for two in parts:
         assert len(two) == 2
         assert two[0] + two[1] == plain
@@ -284,16 +284,16 @@ def test_ranges_of_places_cut_the_text_into_parts(tmp_path: Path, monkeypatch: p
             ends[name] = last
     assert [document for part in parts for document in part] == whole
     assert len([part for part in parts if part]) > 3
-    jumping = open_text(settings)  # in no order, and a part broken off: nothing remembered may show
+    jumping = open_text(settings)  # out of order, with one part interrupted: no state may leak
     for index in sorted(range(len(ranges)), key=lambda i: i * 7919 % 13):
         next(jumping.documents(*ranges[(index * 5) % len(ranges)]), None)
         assert list(jumping.documents(*ranges[index])) == parts[index]
-    every_other = open_text(settings)  # as one of two workers reads
+    every_other = open_text(settings)  # as read by one of two workers
     assert [list(every_other.documents(*part)) for part in ranges[1::2]] == parts[1::2]
 
 
 def test_a_part_is_read_without_what_is_before_it(tmp_path: Path) -> None:
-    """A broken line is the business of its own part, and named by its number in the file."""
+    """A broken line fails only in its own part, and is reported by its line number in the file."""
     rows = [json.dumps({"text": f"text {i}", "source": "s"}) for i in range(200)]
     (tmp_path / "a.jsonl").write_text("\n".join([*rows[:150], "{", *rows[150:]]))
     text = open_text(TextSettings(paths=[str(tmp_path / "a.jsonl")]))

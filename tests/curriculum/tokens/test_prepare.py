@@ -1,4 +1,4 @@
-"""Text to TOKENS: nothing lost, held out by document, the same bits at any number of workers."""
+"""Text to TOKENS: nothing is lost, documents are held out as a whole, any number of workers gives the same bits."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_slices_are_held_out_by_text_alone(tmp_path: Path) -> None:
     shares = [len(first[name]) for name in SLICES]
     assert min(shares) > 0
     assert shares[0] > shares[2] > shares[1]
-    for name in SLICES:  # exact duplicates land together
+    for name in SLICES:  # exact duplicates share a slice
         others = {text for other in SLICES if other != name for _, text in first[other]}
         assert not others & {text for _, text in first[name]}
     os.rename(text / "a.jsonl", text / "z.jsonl")  # now read last
@@ -114,7 +114,7 @@ def test_chunks_of_any_size_give_the_bits_of_one(
 ) -> None:
     text = corpus(tmp_path / "text")
     prepare(settings(text, tmp_path / "one"))
-    monkeypatch.setattr("curriculum.tokens.encode.BLOCK_DOCUMENTS", 17)  # several blocks a chunk
+    monkeypatch.setattr("curriculum.tokens.encode.BLOCK_DOCUMENTS", 17)  # several blocks per chunk
     prepare(settings(text, tmp_path / "many", chunk_bytes=chunk_bytes))
     one, many = bits(tmp_path / "one"), bits(tmp_path / "many")
     assert one == many
@@ -123,7 +123,7 @@ def test_chunks_of_any_size_give_the_bits_of_one(
 
 
 def test_the_bits_are_those_of_one_pass_over_the_documents(tmp_path: Path) -> None:
-    """Against the layout written out: source after source, each document behind an end-of-text, one more at the end."""
+    """Compare with the documented layout: source by source, an end-of-text before each document and one at the end."""
     text, folder = corpus(tmp_path / "text"), tmp_path / "tokens"
     made = settings(text, folder, chunk_bytes=500)
     prepare(made)
@@ -188,7 +188,7 @@ def test_whole_is_reused_and_stale_is_refused(tmp_path: Path) -> None:
     text, output = corpus(tmp_path / "text"), tmp_path / "tokens"
     prepare(settings(text, output))
     before = (output / "manifest.json").stat().st_mtime_ns
-    printed = prepare(settings(text, output, chunk_bytes=999))  # the size of a chunk does not matter
+    printed = prepare(settings(text, output, chunk_bytes=999))  # the chunk size does not matter
     assert "complete, reused" in printed
     assert "books" in printed
     assert (output / "manifest.json").stat().st_mtime_ns == before

@@ -1,4 +1,4 @@
-"""The tokenizer: deterministic, fair to every text, loadable by Hugging Face, and deaf to special tokens in a text."""
+"""The tokenizer: deterministic, unbiased in its training text, loadable by Hugging Face, safe from special tokens."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_trained_tokenizer_brings_every_text_back(trained: TextTokenizer) -> Non
     for text, ids in zip(TEXTS + HARD, trained.encode(TEXTS + HARD), strict=True):
         assert trained.decode(ids) == text
         assert trained.end_of_text not in ids
-    assert len(trained.encode([CHINESE])[0]) < 0.6 * len(CHINESE.encode())  # it learnt some Chinese
+    assert len(trained.encode([CHINESE])[0]) < 0.6 * len(CHINESE.encode())  # it learned some Chinese
 
 
 def test_training_is_deterministic(trained: TextTokenizer) -> None:
@@ -118,7 +118,7 @@ def test_end_of_text_is_found_named_or_asked_for(tmp_path: Path, eos: object) ->
 
 
 def _with_unigram(folder: Path) -> Path:
-    """A tokenizer whose model itself makes "</s>" out of text."""
+    """A tokenizer whose model encodes plain text to "</s>"."""
     from tokenizers import Tokenizer, models
 
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""TOKENS: every token is a label once, documents come back whole, and what is wrong is refused."""
+"""TOKENS: every token is a label once, documents are read back whole, and invalid folders are rejected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DOCUMENTS = {  # source -> token ids of its documents, in the training slice
 
 
 def write(folder: Path, dtype: str = "uint32", documents: dict[str, list[list[int]]] = DOCUMENTS) -> Path:
-    """TOKENS of the documents above, given to the writer one at a time; the other slices are empty."""
+    """TOKENS of the documents above, passed to the writer one at a time; the other slices are empty."""
     with create(folder, "tokens", config={}, inputs={}) as draft:
         writer = TokenWriter(draft.path, dtype, EOT, SEQ_LEN)
         sources = {name: index for index, name in enumerate(documents)}

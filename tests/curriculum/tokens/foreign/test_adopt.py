@@ -1,4 +1,4 @@
-"""Other people's tokens: read where they lie, every token a label once, and what does not fit is refused."""
+"""Adopted tokens: read in place, every token a label once, and mismatches are rejected."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_no_token_is_lost(
 ) -> None:
     end = [tokenizer.end_of_text]
     before, after = (end if place in wanted else [] for wanted in (("start", "both"), ("end", "both")))
-    files = [*files, [[1] * (seq_len + 1)]]  # one that fills a sample
+    files = [*files, [[1] * (seq_len + 1)]]  # a file that fills a sample
     raw = [[[*before, *word, *after] for word in words] for words in files]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -86,7 +86,7 @@ def test_no_token_is_lost(
             if letter.startswith("ds"):
                 write_datatrove(folder / f"{number}.ds", documents, letter[-1])
             else:
-                cut = [[document[:2], document[2:]] for document in documents]  # two sequences a document
+                cut = [[document[:2], document[2:]] for document in documents]  # two sequences per document
                 write_megatron(folder / str(number), cut, letter)
         pattern = str(folder / ("*.ds" if letter.startswith("ds") else "*"))
         tokens = Tokens.open(adopt(folder / "tokens", tokenizer_folder, seq_len, train={"web": pattern}))
@@ -110,7 +110,7 @@ def test_attention_begins_anew_at_every_document(web: Path, tokenizer_folder: Pa
     tokens = Tokens.open(adopt(tmp_path / "tokens", tokenizer_folder, 16, train={"web": str(web)}))
     sample = torch.from_numpy(tokens.sample([0]))
     documents = Documents.of(sample[:, :-1], tokens.end_of_text)
-    assert documents.lengths == (4, 2, 10)  # each but the first with the end before
+    assert documents.lengths == (4, 2, 10)  # each except the first with the end-of-text before it
 
 
 def test_documents_without_a_token_are_left_out_and_counted(
@@ -165,7 +165,7 @@ def test_the_command_line_adopts_and_inspects(
     assert "train is empty" in capsys.readouterr().err
 
 
-# what changes after
+# changes after adoption
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ def test_a_file_that_changes_under_the_reader_is_named(
     assert not (tmp_path / "tokens").exists()
 
 
-# refused
+# rejected
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -305,8 +305,8 @@ def test_a_path_without_files_is_refused(path: str, tmp_path: Path, tokenizer_fo
 def test_settings_that_cannot_be_meant_are_refused() -> None:
     with pytest.raises(ValueError, match=r"tokenizer\.name='train:300': name the existing tokenizer"):
         ForeignTokenizer("train:300")
-    made_by = ForeignTokenizer("gpt2")
+    tokenizer = ForeignTokenizer("gpt2")
     with pytest.raises(ValueError, match="seq_len=1 must be at least 2"):
-        AdoptSettings(made_by, train={"web": "x"}, seq_len=1)
+        AdoptSettings(tokenizer, train={"web": "x"}, seq_len=1)
     with pytest.raises(ValueError, match="output is empty"):
-        AdoptSettings(made_by, train={"web": "x"}, output="")
+        AdoptSettings(tokenizer, train={"web": "x"}, output="")

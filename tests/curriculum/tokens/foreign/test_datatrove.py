@@ -1,4 +1,4 @@
-"""datatrove's .ds files: the width of a token follows from the index, and what does not fit is refused."""
+"""datatrove's .ds files: the index determines the width of a token, and mismatches are rejected."""
 
 from __future__ import annotations
 

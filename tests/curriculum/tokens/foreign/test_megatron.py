@@ -1,4 +1,4 @@
-"""Megatron's index: what it says is read, and what does not fit its .bin is refused with the place."""
+"""Megatron's index is read correctly, and mismatches with its .bin are rejected with their position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from curriculum.tokens.foreign import files
 from curriculum.tokens.foreign.megatron import open_megatron
 
 Write = Callable[..., Path]
-DOCUMENTS = [[[1, 2, 3], [4, 0]], [[5, 0]], [], [[6, 7, 8, 0]]]  # 4 sequences, 11 tokens, one document without any
+DOCUMENTS = [[[1, 2, 3], [4, 0]], [[5, 0]], [], [[6, 7, 8, 0]]]  # 4 sequences, 11 tokens, one empty document
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_indexes_longer_than_memory(
     assert np.concatenate(list(file.ends())).tolist() == [5, 7, 7, 11]
 
 
-# Byte places in the index of DOCUMENTS: header to 34, lengths to 50, places to 82, bounds to 122.
+# Byte offsets in the index of DOCUMENTS: header to 34, lengths to 50, places to 82, bounds to 122.
 
 
 @pytest.mark.parametrize(

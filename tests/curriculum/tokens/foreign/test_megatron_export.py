@@ -1,4 +1,4 @@
-"""TOKENS written as Megatron's pairs: its layout byte by byte, and the way back."""
+"""TOKENS exported as Megatron pairs: the layout byte by byte, and the round trip."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def native(folder: Path, vocab_size: int = 257) -> Path:
 
 
 def parse(prefix: Path, letter: str) -> list[list[int]]:
-    """Read a pair by its layout alone; every document is one sequence."""
+    """Read a pair independently, by its layout; every document is one sequence."""
     raw, data = Path(f"{prefix}.idx").read_bytes(), Path(f"{prefix}.bin").read_bytes()
     code = {"H": 8, "i": 4}[letter]
     assert raw[:18] == b"MMIDIDX\x00\x00" + struct.pack("<QB", 1, code)

@@ -128,7 +128,7 @@ def _read_weights(folder: Path, config: DecoderConfig, dtype: torch.dtype) -> di
             tied = ("lm_head.weight", names["embedding.weight"][0])
             if set(tied) <= given and not torch.equal(*(holder[name].get_tensor(name) for name in tied)):
                 raise ValueError(
-                    f"{folder}: lm_head.weight differs from the embedding, set tie_word_embeddings to false"
+                    f"{folder}: lm_head.weight differs from the embedding: set tie_word_embeddings to false"
                 )
             given.remove("lm_head.weight")
         compare_names(given, (theirs for theirs, _ in names.values()), str(folder), fix)

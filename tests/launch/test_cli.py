@@ -344,7 +344,7 @@ def test_a_hugging_face_model_without_a_tokenizer_needs_a_word_for_it(capsys, tm
     bare = hugging_face_model(tmp_path / "strong", tokens_folder, tokens_folder / "tokenizer")
     (bare / "tokenizer.json").unlink()
     words = score_words(tokens_folder, fits, bare, tmp_path / "scores")
-    assert "contains no tokenizer.json" in refused(capsys, *words)
+    assert "holds no tokenizer.json" in refused(capsys, *words)
     assert main([*words, "same_tokens=[strong]"]) == 0
 
 

@@ -1,4 +1,4 @@
-"""A short run of the fault-injection campaign that kills tokenising workers (python -m tests.torture --only prepare)."""
+"""A short run of the fault-injection campaign on tokenising workers (python -m tests.torture --only prepare)."""
 
 from tests.torture.prepare import run
 

@@ -316,7 +316,7 @@ def test_export_refuses_wrong_tensors(tmp_path: Path) -> None:
         ({"num_hidden_layers": 1}, r"unexpected tensors model\.layers\.1\.input_layernorm\.weight"),
         ({"intermediate_size": 64}, r"mlp\.gate_proj\.weight has shape \(48, 32\), the config says \(64, 32\)"),
         ({"hidden_size": "32"}, "hidden_size='32' is not an integer"),
-        ({"tie_word_embeddings": True}, "lm_head.weight is not the embedding"),
+        ({"tie_word_embeddings": True}, "lm_head.weight differs from the embedding"),
     ],
 )  # fmt: skip
 def test_load_refuses_what_it_would_compute_differently(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -2,7 +2,7 @@
 
 The linear cross-entropy is our loop over chunks (models/losses/cross_entropy.py) around Liger's cross-entropy kernel.
 Liger's own fused function returns per-token losses only with reduction="none", and then multiplies hidden states and
-head again in the backward pass (4/3 of the work), adds the z-loss to the losses, and counts labels by a host sync.
+head again in the backward pass (4/3 of the work), adds the z-loss to the losses, and syncs with the host to count.
 """
 
 from __future__ import annotations

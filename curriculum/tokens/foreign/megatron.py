@@ -60,7 +60,9 @@ def _header(index: Path, index_bytes: int) -> tuple[str, int, int]:
     with open(index, "rb") as file:
         raw = file.read(HEADER.size)
     if raw[: len(MAGIC)] != MAGIC:
-        raise ValueError(f"{index} starts with {raw[: len(MAGIC)]!r}, not {MAGIC!r}: it is not a Megatron index")
+        raise ValueError(
+            f"{index} starts with {raw[: len(MAGIC)]!r}, not {MAGIC!r}: not a Megatron index, name another file"
+        )
     if len(raw) < HEADER.size:
         raise ValueError(f"{index} is truncated to {len(raw)} bytes, its header has {HEADER.size}: copy it again")
     _, version, code, sequences, bounds = HEADER.unpack(raw)
@@ -72,7 +74,7 @@ def _header(index: Path, index_bytes: int) -> tuple[str, int, int]:
         raise ValueError(f"{index} {what}: {AGAIN} with an integer dtype")
     expected = HEADER.size + 12 * sequences + 8 * bounds
     if index_bytes == expected + sequences and sequences:
-        raise ValueError(f"{index} is multimodal (modes of {sequences} sequences): only text datasets can be read")
+        raise ValueError(f"{index} is multimodal (modes of {sequences} sequences): build a text-only dataset")
     if index_bytes != expected:
         raise ValueError(
             f"{index} has {index_bytes} bytes, but {sequences} sequences and {bounds} document bounds take {expected}: "

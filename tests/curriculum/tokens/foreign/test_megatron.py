@@ -46,7 +46,7 @@ def test_indexes_longer_than_memory(
 @pytest.mark.parametrize(
     ("place", "raw", "message"),
     [
-        (0, b"TNTIDX\0\0\0", r"a\.idx starts with b'TNTIDX.*, not b'MMIDIDX.*: it is not a Megatron index"),
+        (0, b"TNTIDX\0\0\0", r"a\.idx starts with b'TNTIDX.*, not b'MMIDIDX.*: not a Megatron index"),
         (9, struct.pack("<Q", 2), r"a\.idx has version 2, only 1 is supported: build the dataset again"),
         (17, b"\x09", r"a\.idx has dtype code 9, which Megatron does not define"),
         (17, b"\x07", r"a\.idx contains float32, not token ids: build the dataset again with an integer dtype"),

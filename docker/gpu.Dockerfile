@@ -61,7 +61,7 @@ ENV HF_ENDPOINT=${HF_ENDPOINT}
 
 COPY . .
 COPY --from=flash /wheels /tmp/wheels
-RUN pip install --no-cache-dir --constraint constraints.txt --editable . \
+RUN pip install --no-cache-dir --constraint constraints.txt --editable '.[tensorboard]' \
     && find /tmp/wheels -name '*.whl' -exec pip install --no-cache-dir --constraint constraints.txt {} + \
     && rm -rf /tmp/wheels \
     && useradd --no-log-init --create-home --uid 1000 pdpc \

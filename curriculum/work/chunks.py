@@ -12,7 +12,6 @@ its checksums counts as not there.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -29,6 +28,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from curriculum.artifact.lock import Lock
 from curriculum.artifact.manifest import MISREAD, ArtifactError, differing, fingerprint_of, reading, sync, write_text
 
 PLAN, LOCK, SUFFIX = "plan.json", ".lock", ".chunk"
@@ -124,18 +124,11 @@ class ChunkFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the folder alone, by a lock that dies with the process. Raises ArtifactError when another holds it.
+        """Hold the folder as its sole writer. Raises ArtifactError when another process does.
 
         A mistake of the user's (ValueError) before the first chunk is done leaves no folder.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / LOCK, "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ArtifactError(
-                    f"another process is writing {self.folder}: wait for it, or choose another output"
-                ) from error
+        with Lock(self.folder / LOCK, str(self.folder)):
             try:
                 yield
             except ValueError:

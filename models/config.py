@@ -1,4 +1,4 @@
-"""The decoder's shape, and the number of parameters and operations that follow from it."""
+"""The decoder's shape, with its parameter and FLOP counts in closed form."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ATTENTION_BACKENDS = (
 """The attention backends, each in `models/attention/NAME.py`; `auto` tries them in this order."""
 
 ROPE_SCALINGS = ("none", "linear", "ntk", "llama3")
-"""Ways to stretch rotary positions (models/rotary.py)."""
+"""RoPE scaling methods (models/rotary.py)."""
 
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Parameters of a decoder by what they do; they add up to `total`."""
+    """Parameters of a decoder by role; they sum to `total`."""
 
     embedding: int
     attention: int
@@ -30,13 +30,13 @@ class ParameterCounts:
     ffn: int
     """The three matrices of every block."""
     norm: int
-    """Two norms a block and the last one."""
+    """Two norms per block and the final norm."""
     head: int
-    """0 where the embedding is the head."""
+    """0 with tied embeddings."""
 
     @property
     def body(self) -> int:
-        """All but embedding and head: the blocks and the last norm."""
+        """Everything but embedding and head: the blocks and the final norm."""
         return self.attention + self.ffn + self.norm
 
     @property
@@ -57,7 +57,7 @@ class DecoderSettings:
     width: int = field(metadata=SHAPE)
     """Size of the residual stream."""
     heads: int = field(metadata=SHAPE)
-    """Query heads; `width / heads` is the head size. It must be even."""
+    """Query heads. The head size is `width / heads` unless `explicit_head_size` sets it, and must be even."""
     kv_heads: int = field(metadata=SHAPE)
     """Key and value heads; divides `heads`."""
     ffn: int = field(metadata=SHAPE)
@@ -65,23 +65,23 @@ class DecoderSettings:
     rope_theta: float = field(default=10000.0, metadata=BINDS)
     """Base of the rotary frequencies."""
     rope_scaling: str = field(default="none", metadata=BINDS)
-    """How positions are stretched to read longer texts: none, linear, ntk or llama3."""
+    """RoPE scaling for longer contexts: none, linear, ntk or llama3."""
     rope_factor: float = field(default=1.0, metadata=BINDS)
-    """By how much they are stretched, above 1 unless `rope_scaling` is none."""
+    """RoPE scaling factor, above 1 unless `rope_scaling` is none."""
     rope_original_seq_len: int | None = field(default=None, metadata=BINDS)
-    """llama3 only: sequence length in tokens before stretching (8192 in Llama 3)."""
+    """llama3 only: sequence length in tokens before scaling (8192 in Llama 3)."""
     rope_low_factor: float | None = field(default=None, metadata=BINDS)
-    """llama3 only: waves longer than `rope_original_seq_len` over this are stretched in full (1 in Llama 3)."""
+    """llama3 only: wavelengths above `rope_original_seq_len` over this are scaled in full (1 in Llama 3)."""
     rope_high_factor: float | None = field(default=None, metadata=BINDS)
-    """llama3 only: waves shorter than `rope_original_seq_len` over this are not stretched (4 in Llama 3)."""
+    """llama3 only: wavelengths below `rope_original_seq_len` over this are not scaled (4 in Llama 3)."""
     norm_eps: float = field(default=1e-5, metadata=BINDS)
     """Added to the mean square in RMSNorm."""
     tie_embeddings: bool = field(default=False, metadata=SHAPE)
     """Use the embedding matrix as the head."""
     attention: str = field(default="auto", metadata=FREE)
-    """Attention backend, auto or one by name (docs/attention.md): it changes speed, and losses by rounding only."""
+    """Attention backend by name. It changes speed, and losses only by rounding."""
     z_loss: float = field(default=0.0, metadata=BINDS)
-    """Weight of logsumexp(logits)^2 added to the cross-entropy, keeping logits small (PaLM, arXiv 2204.02311: 1e-4)."""
+    """Weight of logsumexp(logits)^2 added to the cross-entropy to keep logits small (PaLM, arXiv 2204.02311: 1e-4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +91,17 @@ class DecoderConfig(DecoderSettings):
     vocab_size: int
     """Rows of the embedding and of the head."""
     max_seq_len: int
-    """Longest sequence in tokens that the model is trained for (written into exports)."""
+    """Longest sequence, in tokens, that the model is trained for (written to exports)."""
     end_of_text: int | None = None
-    """Token that starts a document: attention never looks behind it. None: one document a sequence."""
+    """Token that starts a document: attention never looks back past it. None: one document per sequence."""
     explicit_head_size: int | None = None
-    """Size of a head where it is not `width / heads` (Hugging Face: head_dim)."""
+    """Head size if it is not `width / heads` (Hugging Face: head_dim)."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
             if item.type == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"model.{item.name} must be a whole number of at least 1, not {value!r}")
+                raise ValueError(f"model.{item.name} must be an integer of at least 1, not {value!r}")
         if self.explicit_head_size is None and (self.width % self.heads or self.head_size % 2):
             raise ValueError(
                 f"model.width={self.width} must be an even multiple of model.heads={self.heads} (even head size)"
@@ -127,7 +127,7 @@ class DecoderConfig(DecoderSettings):
                 f"model.rope_scaling={self.rope_scaling!r} is unknown: use one of {', '.join(ROPE_SCALINGS)}"
             )
         if self.rope_scaling == "none" and self.rope_factor != 1:
-            raise ValueError(f"model.rope_factor={self.rope_factor} has no effect: choose model.rope_scaling")
+            raise ValueError(f"model.rope_factor={self.rope_factor} has no effect: set model.rope_scaling too")
         if self.rope_scaling != "none" and not self.rope_factor > 1:
             raise ValueError(f"model.rope_factor={self.rope_factor} must be above 1 with {self.rope_scaling} scaling")
         if self.rope_scaling == "ntk" and self.head_size < 4:
@@ -140,7 +140,7 @@ class DecoderConfig(DecoderSettings):
             for key in extra:
                 if getattr(self, key) is not None:
                     raise ValueError(
-                        f"model.{key}={getattr(self, key)} has no effect: it belongs to rope_scaling=llama3"
+                        f"model.{key}={getattr(self, key)} has no effect: it needs model.rope_scaling=llama3"
                     )
         elif original is None or low is None or high is None or not (original >= 1 and 0 < low < high):
             raise ValueError(
@@ -154,7 +154,7 @@ class DecoderConfig(DecoderSettings):
         return self.width // self.heads if self.explicit_head_size is None else self.explicit_head_size
 
     def parameters(self) -> ParameterCounts:
-        """Return the number of parameters by what they do, in closed form."""
+        """Return the number of parameters by role, in closed form."""
         query_width, kv_width = self.heads * self.head_size, self.kv_heads * self.head_size
         matrix = self.vocab_size * self.width
         return ParameterCounts(
@@ -171,12 +171,12 @@ class DecoderConfig(DecoderSettings):
         return counts.total if embeddings else counts.body
 
     def operations_per_token(self, seq_len: int, *, causal: bool = False) -> int:
-        """Return the floating-point operations of one token's forward and backward pass in a sample of `seq_len`.
+        """Return the FLOPs of one token's forward and backward pass in a sample of `seq_len` tokens.
 
-        6 a parameter in a matrix product (all but the embedding and the norms; a tied head counts), and 12 * layers *
-        query width * seq_len for attention over the whole sample: the convention of llm-foundry, torchtitan and
-        the flash-attention papers. `causal` halves attention, as Megatron-core does since 2025: no token looks
-        ahead. Nothing is added for recomputed activations, nothing taken off for short documents.
+        6 per parameter in a matrix product (all but the embedding and the norms; a tied head counts), plus 12 * layers
+        * query width * seq_len for attention over the whole sample: the convention of llm-foundry, torchtitan and
+        the flash-attention papers. `causal` halves attention, as Megatron-core has done since 2025: no token attends
+        ahead. Recomputed activations are not added, and short documents are not subtracted.
         """
         counts = self.parameters()
         products = counts.attention + counts.ffn + self.vocab_size * self.width

@@ -1,4 +1,4 @@
-"""SCORES: one row a sample, one float32 loss column a reference model."""
+"""SCORES: one row per sample, one float32 loss column per reference model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from curriculum.tokens.tokens import Tokens
 
 KIND = "scores"
 COUNTS = ("tokens", "bytes")
-"""Columns of whole numbers, which are no scores."""
+"""Integer columns that are not scores."""
 BATCH_ROWS = 1 << 20
-"""Rows read at once."""
+"""Rows read at a time."""
 
 
 Floats = NDArray[np.float32]
@@ -52,7 +52,7 @@ DERIVED: dict[str, tuple[tuple[str, ...], Callable[..., Floats]]] = {
 
 
 class Scores:
-    """An open SCORES folder, one slice of it. `column(name)` is float32 [n], one value a sample."""
+    """One slice of an open SCORES folder. `column(name)` is float32 [n], one value per sample."""
 
     def __init__(self, folder: Path, slice: str, manifest: Manifest) -> None:
         self.folder = folder
@@ -65,7 +65,7 @@ class Scores:
 
     @classmethod
     def open(cls, folder: str | Path, slice: str = "train") -> Scores:
-        """Open one slice of a SCORES folder. Raises ArtifactError naming what is wrong with it."""
+        """Open one slice of a SCORES folder. Raises ArtifactError with what is wrong with it."""
         folder = Path(folder)
         manifest = open_manifest(folder, KIND)
         if f"{slice}.parquet" not in manifest.files:
@@ -84,26 +84,26 @@ class Scores:
 
     @property
     def names(self) -> list[str]:
-        """Names that `column` and `chunks` know: the stored losses and what follows from them."""
+        """Names that `column` and `chunks` accept: the stored losses and the scores derived from them."""
         there = self._file.schema_arrow.names
         return [*(name for name in there if name not in ("sample", *COUNTS)), *_derived(there, self.models)]
 
     def column(self, name: str) -> NDArray[np.float32]:
         """Return a stored column or one of `DERIVED`, [n]: perplexities, bits per byte, PD.
 
-        Raises ValueError naming the columns that are there.
+        Raises ValueError with the available columns.
         """
         if name in COUNTS and name in self._file.schema_arrow.names:
             return np.asarray(self._file.read([name]).column(name).to_numpy(), dtype=np.float32)
         return np.concatenate([chunk[name] for chunk in self.chunks([name])] or [np.zeros(0, np.float32)])
 
     def chunks(self, names: Sequence[str]) -> Iterator[dict[str, NDArray[np.float32]]]:
-        """Yield the columns `names` in pieces of no particular length, in the order of the samples."""
+        """Yield the columns `names` in pieces of arbitrary length, in sample order."""
         unknown = [name for name in names if name not in self.names]
         if unknown:
             raise ValueError(
                 f"{self.folder} has no score {unknown[0]!r}, only {self.names}: name one of those, or score with "
-                "the model that it needs"
+                "the model it needs"
             )
         there = self._file.schema_arrow.names
         found = _derived(there, self.models) | {name: _Found((name,), lambda column: column) for name in there}
@@ -149,9 +149,9 @@ def _derived(stored: Sequence[str], models: Sequence[str]) -> dict[str, _Found]:
 
 
 class SliceWriter:
-    """Writes `<slice>.parquet` row by row: the sample id, its tokens and bytes, one loss column a model.
+    """Writes `<slice>.parquet`: one row per sample with its id, tokens and bytes, and one loss column per model.
 
-    Rows are grouped by their number alone, so that equal columns give equal bytes however they arrive.
+    Row groups depend only on the number of rows, so that equal columns give equal bytes however they arrive.
     """
 
     def __init__(self, folder: Path, slice: str, models: Sequence[str]) -> None:
@@ -168,14 +168,14 @@ class SliceWriter:
         self._rows.close()
 
     def add(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Add the next samples. Raises ValueError naming model and sample when a loss is not finite."""
+        """Add the next samples. Raises ValueError, with model and sample, if a loss is not finite."""
         for name in self._models:
             loss_N = columns[f"loss_{name}"]
             bad = np.flatnonzero(~np.isfinite(loss_N))
             if len(bad):
                 raise ValueError(
                     f"model {name!r} gives sample {self._samples + bad[0]} of slice {self._slice!r} a loss of "
-                    f"{loss_N[bad[0]]} ({len(bad)} such samples): its weights are not sound; train or choose another "
+                    f"{loss_N[bad[0]]} ({len(bad)} such samples): its weights are corrupt; train or choose another "
                     "reference model"
                 )
         count = len(columns["tokens"])
@@ -185,10 +185,10 @@ class SliceWriter:
 
 
 class DocumentsWriter:
-    """Writes `<slice>.documents.parquet`, where asked: a row a document, its mean loss by model.
+    """Writes `<slice>.documents.parquet`, if requested: one row per document, with its mean loss by model.
 
-    The column `document` is the document's number in the text that `prepare` read, as `own_scores` expects it. A
-    document has several parts where samples cut it: they come one after the other.
+    The column `document` is the document's ordinal in the text that `prepare` read, as in `own_scores`. A document
+    that samples split has several parts, which arrive consecutively.
     """
 
     def __init__(self, folder: Path, slice: str, models: Sequence[str]) -> None:
@@ -237,7 +237,7 @@ class DocumentsWriter:
 
 
 class RowGroups:
-    """A Parquet file in row groups of BATCH_ROWS, however its rows arrive."""
+    """Writes a Parquet file in row groups of BATCH_ROWS, however its rows arrive."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
@@ -254,7 +254,7 @@ class RowGroups:
             self._waiting = [table[BATCH_ROWS:]]
 
     def close(self) -> None:
-        """Write what waits, and close the file."""
+        """Write the remaining rows, and close the file."""
         if self._waiting:
             self._write(pa.concat_tables(self._waiting))
         self._writer.close()

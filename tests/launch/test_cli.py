@@ -227,7 +227,7 @@ def test_an_unknown_verb_is_refused(capsys):
 
 def test_no_text_is_refused(capsys, tmp_path):
     message = refused(capsys, "prepare", f"output={tmp_path / 'tokens'}")
-    assert "there is no input: set input.paths" in message
+    assert "no input given: set input.paths" in message
 
 
 def test_a_folder_without_text_is_refused(capsys, tmp_path):
@@ -238,12 +238,15 @@ def test_a_folder_without_text_is_refused(capsys, tmp_path):
 
 BAD_TEXTS = {
     "empty file": ([], "text.jsonl is empty (0 bytes): remove it"),
-    "blank lines": (["", " "], "text.jsonl holds no document: remove it"),
-    "no text column": (['{"body": "x", "source": "a"}'], "column 'text' is missing; there are body, source: set input"),
-    "no source column": (['{"text": "x"}'], "column 'source' is missing; there are text: set input.source_column"),
-    "broken line": ([record(), record(), '{"text": "torn'], "text.jsonl, line 3: broken JSON"),
-    "a null text": ([record(), '{"text": null, "source": "a"}'], "line 2: column 'text' holds null, not text"),
-    "not an object": ([record(), "[1]"], "line 2: holds a list, every line must be one JSON object"),
+    "blank lines": (["", " "], "text.jsonl contains no documents: remove it"),
+    "no text column": (
+        ['{"body": "x", "source": "a"}'],
+        "column 'text' is missing; columns are body, source: set input",
+    ),
+    "no source column": (['{"text": "x"}'], "column 'source' is missing; columns are text: set input.source_column"),
+    "broken line": ([record(), record(), '{"text": "torn'], "text.jsonl, line 3: invalid JSON"),
+    "a null text": ([record(), '{"text": null, "source": "a"}'], "line 2: column 'text' contains null, not text"),
+    "not an object": ([record(), "[1]"], "line 2: contains a list, but every line must be a JSON object"),
 }
 
 
@@ -269,7 +272,7 @@ def test_a_tokenizer_that_is_not_there_is_refused(name, capsys, tmp_path):
         capsys, "prepare", f"input.paths=[{text}]", f"tokenizer.name={name}", f"output={tmp_path / 'out'}"
     )
     assert f"tokenizer.name={name!r}" in message
-    assert "give a folder that holds tokenizer.json" in message or "check the name and the network" in message
+    assert "give a folder with a tokenizer.json" in message or "check the name and the network" in message
 
 
 def test_a_folder_without_a_tokenizer_is_refused(capsys, tmp_path):

@@ -145,7 +145,7 @@ def test_a_score_that_is_not_finite_is_named(settings, tokens_folder, tmp_path):
     ("changes", "message"),
     [
         ({"scores": None}, "preference=pdpc cuts by 'pd': give scores=FOLDER"),
-        ({"scores": None, "preference": Pdpc(score="length +")}, r"score 'length \+' cannot be read"),
+        ({"scores": None, "preference": Pdpc(score="length +")}, r"score 'length \+' cannot be parsed"),
         ({"preference": Pdpc(uses={"hihg": 2})}, "uses names hihg, but the buckets are low, high"),
         ({"preference": Pdpc(uses={"unscored": 2})}, "uses names unscored, but the buckets are low, high"),
         ({"preference": Pdpc(uses={"low": 0, "high": 0})}, "uses leaves out every sample"),

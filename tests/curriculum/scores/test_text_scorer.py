@@ -32,7 +32,7 @@ def test_windows_score_every_token_once_within_the_limit():
 
 
 def test_with_the_same_tokenizer_text_costs_what_tokens_cost(tokens):
-    """But for the ends of documents, which text does not have."""
+    """Equal except for the ends of documents, which text does not have."""
     config = DecoderConfig(
         vocab_size=tokens.vocab_size,
         layers=1,

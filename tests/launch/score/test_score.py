@@ -95,8 +95,8 @@ def test_gpt2_beside_a_llama(tmp_path, tokens_folder, llama, caplog):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_positions": 31}, "positions end at 31 tokens (max_position_embeddings), samples have seq_len=32"),
-        ({"vocab_size": 290}, "model 'weak' knows 290 tokens"),
+        ({"n_positions": 31}, "positions end at 31 tokens (max_position_embeddings), but samples have seq_len=32"),
+        ({"vocab_size": 290}, "model 'weak' has a vocabulary of 290 tokens"),
     ],
 )
 def test_a_gpt2_that_cannot_read_the_samples_is_refused(tmp_path, tokens_folder, llama, capsys, changes, message):

@@ -1,4 +1,4 @@
-"""Which backend attends, and what each refuses: by name and value, with a backend that can."""
+"""Which backend is chosen, and what each rejects: the message names the value and a backend that supports it."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ def test_auto_and_the_backend_that_a_refusal_names_always_can(monkeypatch, dtype
 @pytest.mark.parametrize(
     ("name", "head_size", "dtype", "device", "message"),
     [
-        ("flash", 64, torch.bfloat16, CPU, "attention=flash runs on cuda alone, not on cpu: use attention=blocks"),
-        ("varlen", 64, torch.float32, CPU, "attention=varlen runs on cuda alone, not on cpu: use attention=sdpa"),
+        ("flash", 64, torch.bfloat16, CPU, "attention=flash runs only on cuda, not on cpu: use attention=blocks"),
+        ("varlen", 64, torch.float32, CPU, "attention=varlen runs only on cuda, not on cpu: use attention=sdpa"),
         ("flash", 64, torch.float32, CUDA, "attention=flash cannot compute in float32: use attention=sdpa"),
         ("varlen", 64, torch.float32, CUDA, "attention=varlen cannot compute in float32: use attention=sdpa"),
         ("flash", 320, torch.bfloat16, CUDA, "a multiple of 8 of at most 256, not 320: use attention=flex"),
         ("varlen", 20, torch.float16, CUDA, "a multiple of 8 of at most 256, not 20: use attention=flex"),
         ("flex", 64, torch.float32, CPU, "attention=flex has no backward pass on cpu: use attention=sdpa"),
         ("flex", 64, torch.float64, CUDA, "attention=flex cannot compute in float64: use attention=sdpa"),
-        ("blocks", 64, torch.bfloat16, CUDA, "attention=blocks runs on cpu alone, not on cuda: use attention=varlen"),
+        ("blocks", 64, torch.bfloat16, CUDA, "attention=blocks runs only on cpu, not on cuda: use attention=varlen"),
         ("blocks", 64, torch.float64, CPU, "attention=blocks cannot compute in float64: use attention=sdpa"),
         ("flash", 64, torch.bfloat16, CUDA, "flash-attn, which is not installed: use attention=varlen"),
         ("paged", 64, torch.bfloat16, CPU, "attention='paged' is unknown: use auto or one of flash, varlen"),
@@ -100,7 +100,7 @@ def test_an_old_varlen_is_no_varlen(monkeypatch):
 
 def test_a_decoder_refuses_at_its_door():
     ids_BT = torch.ones(1, 4, dtype=torch.int64)
-    with pytest.raises(ValueError, match="attention=flash runs on cuda alone"):
+    with pytest.raises(ValueError, match="attention=flash runs only on cuda"):
         build(replace(TINY, attention="flash"), 0).hidden(ids_BT)
     with pytest.raises(ValueError, match="attention=flex has no backward pass on cpu"):
         build(replace(TINY, attention="flex"), 0).hidden(ids_BT)

@@ -1,4 +1,4 @@
-"""Plain kernels against the formulae; Liger's against plain, in Triton's interpreter where it can."""
+"""Plain kernels against the formulas; Liger's against plain, in Triton's interpreter where possible."""
 
 import inspect
 import os
@@ -150,7 +150,7 @@ for z_loss, weights in ((0.0, None), (0.01, None), (0.01, torch.linspace(-1, 1, 
         )
     same((total, losses), results[0][:2])
 
-# Liger's own fused linear cross-entropy, by token: the same losses and gradients
+# Liger's own fused linear cross-entropy, per token: the same losses and gradients
 from liger_kernel.ops import LigerFusedLinearCrossEntropyFunction
 hidden.grad = weight.grad = None
 losses, *_ = LigerFusedLinearCrossEntropyFunction.apply(hidden, weight, labels, None, None, IGNORED, 0.0, 0.0, "none")

@@ -92,7 +92,7 @@ def test_damaged_checksums_are_found_at_the_door(folder):
 
 
 def test_files_of_another_length_or_place_are_named(folder):
-    with pytest.raises(ArtifactError, match=r"a\.bin has 4000 bytes and 63 checksums, 3996 bytes were expected"):
+    with pytest.raises(ArtifactError, match=r"a\.bin has 4000 bytes and 63 checksums, expected 3996 bytes"):
         opened(folder, rows=999)
     (folder / "a.bin").write_bytes(bytes(4000))
     with pytest.raises(ArtifactError, match="is damaged between bytes 0 and 64"):
@@ -101,7 +101,7 @@ def test_files_of_another_length_or_place_are_named(folder):
     with pytest.raises(ArtifactError, match="is damaged between bytes 0 and 64"):
         opened(folder)[0:1]
     (folder / "a.bin").write_bytes(VALUES.tobytes()[:-1])
-    with pytest.raises(ArtifactError, match="has 3999 bytes instead of 4000: it is torn"):
+    with pytest.raises(ArtifactError, match="has 3999 bytes instead of 4000: it is incomplete"):
         opened(folder)
 
 

@@ -181,7 +181,7 @@ def test_a_moved_file_is_named_and_its_tokens_stay_the_same_ones(adopted: Path, 
     for part in ("bin", "idx"):
         (adopted.parent / f"web.{part}").rename(place / f"web.{part}")
     with pytest.raises(
-        ArtifactError, match=r"web\.bin is missing, though .*tokens reads it where it lies: put it back"
+        ArtifactError, match=r"web\.bin is missing, but .*tokens reads it in place: restore it"
     ):
         Tokens.open(adopted)
     again = adopt(adopted.parent / "again", tokenizer_folder, train={"web": str(place / "web")})
@@ -208,10 +208,10 @@ def test_a_flipped_bit_is_found(adopted: Path) -> None:
 
 def test_running_again_names_what_differs(adopted: Path, tokenizer_folder: Path) -> None:
     path = adopted.parent / "web.bin"
-    with pytest.raises(ArtifactError, match="seq_len: there 5, asked for 6"):
+    with pytest.raises(ArtifactError, match="seq_len: found 5, requested 6"):
         adopt(adopted, tokenizer_folder, 6, train={"web": str(adopted.parent / "web")})
     path.write_bytes(path.read_bytes())
-    with pytest.raises(ArtifactError, match=r"train/web/0/web\.bin: there 'bytes=68 mtime_ns="):
+    with pytest.raises(ArtifactError, match=r"train/web/0/web\.bin: found 'bytes=68 mtime_ns="):
         adopt(adopted, tokenizer_folder, train={"web": str(adopted.parent / "web")})
 
 

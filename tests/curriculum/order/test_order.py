@@ -151,5 +151,5 @@ def test_ids_are_as_wide_as_they_must_be(tmp_path, folder, largest, dtype):
 def test_an_order_of_another_build_is_named(tmp_path):
     with create(tmp_path / "order", KIND, config={}, inputs={}) as draft:
         draft.facts.update(samples=3)
-    with pytest.raises(ArtifactError, match=r"batch_size.*lacks what an ORDER needs; remove .* and arrange again"):
+    with pytest.raises(ArtifactError, match=r"batch_size.*lacks facts of an ORDER; remove .* and arrange again"):
         Order.open(tmp_path / "order")

@@ -130,7 +130,7 @@ def test_any_wish_above_zero_can_be_met_however_steep(steepness, counts, batch_s
             np.array([[1, 0], [1, 0], [1, 1.0]]),
             4,
             [4, 8],
-            r"bucket 1 has 8 samples, but the 1 steps that want it \(from step 2 to 2 of 3\) take 4 at most",
+            r"bucket 1 has 8 samples, but the 1 steps that want it \(from step 2 to 2 of 3\) can take at most 4",
         ),
     ],
 )

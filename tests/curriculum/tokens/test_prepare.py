@@ -168,7 +168,7 @@ def test_what_is_done_stays_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         prepare(settings(text, output, chunk_bytes=3000))
     monkeypatch.setattr(TextWorker, "do", lambda self, chunk: done.append(chunk.number) or honest(self, chunk))
     printed = prepare(settings(text, output, chunk_bytes=2000, seq_len=32))
-    assert re.search(r"2 of \d+ chunks are done already", printed)
+    assert re.search(r"2 of \d+ chunks are already done", printed)
     assert done[:2] == [1, 3]
     assert bits(output) == bits(tmp_path / "whole")
     assert not (tmp_path / "tokens.chunks").exists()

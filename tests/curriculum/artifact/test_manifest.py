@@ -205,7 +205,5 @@ def test_files_outside_are_named_checked_and_free_of_their_place(tmp_path):
     ):
         open_manifest(tmp_path / "there" / "thing", "tokens")
     path.unlink()
-    with pytest.raises(
-        ArtifactError, match=r"data\.bin is missing, but .*thing reads it in place: restore it"
-    ):
+    with pytest.raises(ArtifactError, match=r"data\.bin is missing, but .*thing reads it in place: restore it"):
         open_manifest(tmp_path / "there" / "thing", "tokens")

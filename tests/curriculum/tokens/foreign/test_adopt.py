@@ -180,9 +180,7 @@ def test_a_moved_file_is_named_and_its_tokens_stay_the_same_ones(adopted: Path, 
     place.mkdir()
     for part in ("bin", "idx"):
         (adopted.parent / f"web.{part}").rename(place / f"web.{part}")
-    with pytest.raises(
-        ArtifactError, match=r"web\.bin is missing, but .*tokens reads it in place: restore it"
-    ):
+    with pytest.raises(ArtifactError, match=r"web\.bin is missing, but .*tokens reads it in place: restore it"):
         Tokens.open(adopted)
     again = adopt(adopted.parent / "again", tokenizer_folder, train={"web": str(place / "web")})
     assert Tokens.open(again).fingerprint == fingerprint

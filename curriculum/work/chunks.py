@@ -86,10 +86,10 @@ class ChunkFolder:
         self.folder = folder
         self.plan = json.loads(json.dumps(plan))
         self.fingerprint = fingerprint_of(self.plan)
-        """Fingerprint that every block names: of the plan, and of anything that `also` added."""
+        """Fingerprint that every block names: of the plan, and of anything that `add_dependency` added."""
         self._mark = mark
 
-    def also(self, dependency: str) -> None:
+    def add_dependency(self, dependency: str) -> None:
         """Make the chunks depend on something that becomes known only after the plan."""
         self.fingerprint = fingerprint_of([fingerprint_of(self.plan), dependency])
 

@@ -31,7 +31,7 @@ class Job(Protocol):
         Raises ArtifactError if the folder holds other work.
         """
 
-    def welcome(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
+    def on_worker_ready(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
         """Store what a worker reports about itself."""
 
     def meter(self, missing: Sequence[Chunk]) -> Meter:
@@ -52,12 +52,12 @@ def work_here(job: Job, load: Callable[[], Worker]) -> None:
             return
         worker = load()
         with job.meter(missing) as meter:
-            job.welcome(worker.introduction(), meter)
+            job.on_worker_ready(worker.introduction(), meter)
             for chunk in missing:
                 meter.count(worker.do(chunk))
 
 
-def said_of_done(chunks: Sequence[Chunk], missing: Sequence[Chunk]) -> str | None:
+def done_note(chunks: Sequence[Chunk], missing: Sequence[Chunk]) -> str | None:
     """Return a note about chunks that are already done; None if there are none."""
     done = len(chunks) - len(missing)
     return f"{done} of {len(chunks)} chunks are already done" if done else None

@@ -44,7 +44,7 @@ def test_a_chunk_of_several_blocks_comes_back_block_by_block(tmp_path):
         assert folder.missing([chunk]) == [chunk]
     path.write_bytes(data)
     assert folder.missing([chunk]) == []
-    folder.also("another tokenizer")
+    folder.add_dependency("another tokenizer")
     assert folder.missing([chunk]) == [chunk]
 
 

@@ -32,7 +32,7 @@ from curriculum.tokens.tokens import Tokens
 log = logging.getLogger(__name__)
 
 NONFINITE = ("fail", "bucket")
-MOST_TOLD = 8
+MOST_LISTED = 8
 """Maximum number of buckets listed in the summary line."""
 
 
@@ -131,7 +131,7 @@ def run(settings: ArrangeSettings) -> Order:
                 seq_len=columns.tokens.seq_len if columns.tokens is not None else None,
             )
     order = Order.open(folder)
-    _tell(order, layout)
+    _log_summary(order, layout)
     return order
 
 
@@ -218,7 +218,7 @@ def _check_size(settings: ArrangeSettings, arrangement: Arrangement) -> None:
         )
 
 
-def _tell(order: Order, layout: Layout) -> None:
+def _log_summary(order: Order, layout: Layout) -> None:
     facts = order.manifest.facts
     log.info(
         "order %s: %s samples in %s steps of %s, %s stages, buckets %s%s, left out %s, repeated %s",
@@ -227,8 +227,8 @@ def _tell(order: Order, layout: Layout) -> None:
         order.steps,
         order.batch_size,
         len(order.stage_ends),
-        ", ".join(f"{bucket.name}={bucket.samples}" for bucket in order.buckets[:MOST_TOLD])
-        + (f" and {len(order.buckets) - MOST_TOLD} more" if len(order.buckets) > MOST_TOLD else ""),
+        ", ".join(f"{bucket.name}={bucket.samples}" for bucket in order.buckets[:MOST_LISTED])
+        + (f" and {len(order.buckets) - MOST_LISTED} more" if len(order.buckets) > MOST_LISTED else ""),
         f" in each of {len(layout.sources)} sources" if layout.stratified else "",
         facts["left_out"],
         facts["repeated"],

@@ -25,7 +25,7 @@ import xxhash
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-MAY_STAND_OUTSIDE = ("tokens",)
+MAY_USE_OUTSIDE_FILES = ("tokens",)
 """Kinds of artifacts that may read files in place; any other manifest that lists outside files is rejected."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a write that finds no space left."""
@@ -242,11 +242,11 @@ def identity_of(
     checkpoint's identity.
     """
     facts = {key: value for key, value in facts.items() if key != "records"}
-    made_of: dict[str, Any] = {"kind": kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs)}
+    identity: dict[str, Any] = {"kind": kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs)}
     if outside:
-        made_of["outside"] = {name: entry.xxh3_128 for name, entry in outside.items()}
+        identity["outside"] = {name: entry.xxh3_128 for name, entry in outside.items()}
     contents = {name: entry.xxh3_128 for name, entry in files.items()}
-    return fingerprint_of({**made_of, "facts": dict(facts), "files": contents})
+    return fingerprint_of({**identity, "facts": dict(facts), "files": contents})
 
 
 def checksum_of(fields: Mapping[str, Any]) -> str:
@@ -281,7 +281,7 @@ def open_manifest(folder: Path, kind: str) -> Manifest:
     """
     folder = Path(folder)
     manifest = _read_manifest(folder, kind)
-    if manifest.outside and kind not in MAY_STAND_OUTSIDE:
+    if manifest.outside and kind not in MAY_USE_OUTSIDE_FILES:
         raise ArtifactError(f"{folder} lists files outside itself, which no {kind} does: do not trust this artifact")
     home = os.path.realpath(folder)
     for name, entry in manifest.files.items():

@@ -133,15 +133,15 @@ def _layout(order: Order, columns: SampleColumns, times_N: NDArray[np.uint8]) ->
     config = order.manifest.config
     settings = config["preference"]
     preference = PREFERENCES[settings["name"]](**settings)
-    part_alone = config.get("max_tokens") is not None
-    if part_alone and any(bucket.uses == 0 for bucket in order.buckets):
+    partial = config.get("max_tokens") is not None
+    if partial and any(bucket.uses == 0 for bucket in order.buckets):
         raise ValueError("the order covers part of the slice and leaves out a bucket, so its edges are not known")
     layout = Layout(
         preference,
         columns,
         fold_key=key_of(config["seed"], "fold"),
         keep_unscored=config["nonfinite"] == "bucket",
-        times=(lambda first, count: (times_N[first : first + count] > 0).astype(np.uint8)) if part_alone else None,
+        times=(lambda first, count: (times_N[first : first + count] > 0).astype(np.uint8)) if partial else None,
     )
     if layout.cells != len(order.bucket_of_cell):
         raise ValueError(f"they give {layout.cells} cells, but the order has {len(order.bucket_of_cell)}")

@@ -185,7 +185,7 @@ class Frame(Preference):
     width: float = 0.1
     """Standard deviation of a quadrant's window, in progress: the smoothness of the transitions."""
     nested: bool = True
-    """Take the inner median within each half of the outer one: four equal quadrants. False: over the whole."""
+    """Take the inner median within each half of the outer one: four equal quadrants. False: over the stratum."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -249,7 +249,7 @@ except (ArtifactError, OSError) as error:
 
 
 def builder(own, output, before=""):
-    """Start a process that arranges once it is given a line."""
+    """Start a process that arranges once it reads a line."""
     process = subprocess.Popen(
         [sys.executable, "-c", before + BUILD, own, str(output)],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""A layout cuts the corpus as its preference says: equal in tokens, at fixed edges, in quadrants, inside every source.
+"""A layout cuts the corpus as its preference says: into equal tokens, at fixed edges, in quadrants, per source.
 
 Shapes: N samples, K buckets.
 """

@@ -1,4 +1,4 @@
-"""Stages end where they were wished: after tokens, at quantiles of the mean score, as in another order."""
+"""Stages end where requested: after token counts, at quantiles of the mean score, or as in another order."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_a_stage_ends_where_the_mean_score_crosses_a_quantile(arranged, preferen
     quantiles = [0.4, 0.5, 0.6]
     order = arranged(preference=preference, stage_quantiles=quantiles)
     parts = len(order.buckets)
-    middles = (np.arange(parts) + 0.5) / parts  # buckets are equal in tokens, about so in samples
+    middles = (np.arange(parts) + 0.5) / parts  # buckets are equal in tokens, and roughly in samples
     mean = order.plan[:] @ middles / order.plan[:].sum(axis=1)
     for quantile, end in zip(quantiles, order.stage_ends[:-1], strict=True):
         assert mean[end - 1] <= quantile + 0.02

@@ -1,4 +1,4 @@
-"""Array files with a checksum a block: damage is found where it is read, and only there is it looked for."""
+"""Array files with one checksum per block: damage is found in the blocks that are read, and only those are checked."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def small_blocks(monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """An artifact of two arrays, written in pieces that do not fit the blocks."""
+    """An artifact of two arrays, written in pieces that do not align with the blocks."""
     with create(tmp_path / "thing", "thing", config={}, inputs={}) as draft:
         writers = {}
         for name, pieces in (("a.bin", (1, 16, 0, 15, 100, 333, 535)), ("b.bin", (7,))):

@@ -145,7 +145,7 @@ def test_reuse_names_what_differs(artifact):
 
 
 def _edit(artifact, **changes):
-    """Change a manifest as one who means it would: its checksum follows."""
+    """Change a manifest deliberately: its checksum is updated too."""
     path = artifact / "manifest.json"
     fields = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({**fields, "checksum": checksum_of(fields)}))

@@ -1,4 +1,4 @@
-"""Files that are cut, replaced, deleted or unreadable while they are open: an error that names them, or no harm."""
+"""Files truncated, replaced, deleted or unreadable while open: an error that names them, or no harm."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_exit_code_is_that_of_an_input_error(path: Path) -> None:
 
 
 def test_what_touches_a_page_that_is_gone_leaves_its_stack(path: Path) -> None:
-    """The case between two looks: the kernel ends the process, and the stack says where."""
+    """Truncation between two size checks: the kernel kills the process, and the stack shows where."""
     program = (
         "import faulthandler, os, sys; faulthandler.enable(); from pathlib import Path\n"
         "from curriculum.artifact.mapped import MappedFile\n"

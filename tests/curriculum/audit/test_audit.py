@@ -53,7 +53,7 @@ def arranged(tokens_folder, scores_folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """An order of several blocks, made of own scores alone."""
+    """An order of several blocks, arranged from own scores only."""
     root = tmp_path_factory.mktemp("large")
     scores = np.random.default_rng(0).normal(size=400_000).astype(np.float32)
     pq.write_table(pa.table({"quality": scores}), root / "own.parquet")
@@ -262,7 +262,7 @@ def test_an_id_that_is_not_there_and_wrong_facts_are_found(arranged, tmp_path):
 
 @pytest.fixture
 def replanned(arranged, tmp_path):
-    """A parent and a child whose part from step 10 on is in another order, in the parent's last cell's bucket."""
+    """A parent and a child whose part from step 10 on is reordered, in the bucket of the parent's last cell."""
     parent = arranged()
     cursor = 160
 

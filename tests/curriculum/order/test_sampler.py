@@ -82,7 +82,7 @@ def test_a_step_that_was_begun_is_read_again():
 
 
 def loaded(sampler, workers, lists=None):
-    """The ids that a DataLoader with this batch_sampler gives, list by list."""
+    """The ids that a DataLoader with this batch_sampler yields, list by list."""
     from torch.utils.data import DataLoader
 
     loader = DataLoader(range(1000), batch_sampler=sampler, num_workers=workers, collate_fn=list)

@@ -1,4 +1,4 @@
-"""What every preference has: names of buckets, folds, uses."""
+"""What all preferences share: bucket names, folds, uses."""
 
 import numpy as np
 import pytest

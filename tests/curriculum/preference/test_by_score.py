@@ -1,4 +1,4 @@
-"""What each preference along a score wishes for: shares by step, from `log_wish`.
+"""What each preference along a score wants: shares by step, from `log_wish`.
 
 Shapes: S steps, K buckets.
 """
@@ -16,7 +16,7 @@ NAMES = ["low", "high"]
 
 
 def shares(preference, counts=HALVES, progress=PROGRESS):
-    """The wish as shares of a step, [S, K]."""
+    """The wish as shares per step, [S, K]."""
     wish = preference.log_wish(progress, np.array(counts), NAMES)
     assert wish.shape == (len(progress) - 1, len(counts))
     shares = np.exp(wish - wish.max(axis=1, keepdims=True))
@@ -24,7 +24,7 @@ def shares(preference, counts=HALVES, progress=PROGRESS):
 
 
 def planned(preference, counts=HALVES):
-    """The share of every bucket in every step of the real plan, [S, K]."""
+    """The share of every bucket in every step of the real-valued plan, [S, K]."""
     counts = np.array(counts)
     sizes = np.full(len(MIDDLE), counts.sum() / len(MIDDLE))
     return scaled(preference.log_wish(PROGRESS, counts, NAMES), sizes, counts) / sizes[:, None]

@@ -1,4 +1,4 @@
-"""Preferences that are told as shares: of sources, or of buckets in a table."""
+"""Preferences given as shares: of sources, or of buckets in a table."""
 
 import numpy as np
 import pytest

@@ -189,7 +189,7 @@ def test_a_moved_file_is_named_and_its_tokens_stay_the_same_ones(adopted: Path, 
 def test_a_file_of_another_size_is_named(adopted: Path) -> None:
     with open(adopted.parent / "web.bin", "ab") as file:
         file.write(b"\0\0\0\0")
-    with pytest.raises(ArtifactError, match=r"web\.bin has 72 bytes instead of 68: it changed after .* was made"):
+    with pytest.raises(ArtifactError, match=r"web\.bin has 72 bytes instead of 68: it changed after .* was written"):
         Tokens.open(adopted)
 
 

@@ -162,7 +162,7 @@ def test_what_is_done_stays_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     damaged = tmp_path / "tokens.chunks" / "text.0000001.chunk"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     (tmp_path / "tokens.chunks" / "text.0000002.chunk.tmp-host-1").write_bytes(b"half")
-    with pytest.raises(ArtifactError, match=r"config\.seed: 0 there, 1 now.*remove that folder"):
+    with pytest.raises(ArtifactError, match=r"config\.seed: was 0, now 1.*remove that folder"):
         prepare(settings(text, output, chunk_bytes=2000, seed=1))
     with pytest.raises(ArtifactError, match=r"chunk_places: 2000 there"):
         prepare(settings(text, output, chunk_bytes=3000))

@@ -293,7 +293,7 @@ def open_manifest(folder: Path, kind: str) -> Manifest:
         size = path.stat().st_size
         if size != entry.bytes:
             raise ArtifactError(
-                f"{path} has {size} bytes instead of {entry.bytes}: it is incomplete; remove {folder} and recreate it"
+                f"{path} has {size} bytes instead of {entry.bytes}: it is damaged; remove {folder} and recreate it"
             )
     for foreign in manifest.outside.values():
         _check_outside(folder, foreign)

@@ -13,7 +13,8 @@ class KeyedPermutation:
     """A bijection of range(size), selected by a key: a Feistel network over an even number of bits, with cycle walking.
 
     `permutation(indices)` maps uint64 or int64 [n] to int64 [n] in O(n) time; the values do not depend on chunking, so
-    an order can be written in pieces (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Not secure.
+    an order can be written in pieces (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). It is not
+    cryptographically secure.
     """
 
     def __init__(self, size: int, key: int) -> None:

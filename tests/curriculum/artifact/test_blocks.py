@@ -101,7 +101,7 @@ def test_files_of_another_length_or_place_are_named(folder):
     with pytest.raises(ArtifactError, match="is damaged between bytes 0 and 64"):
         opened(folder)[0:1]
     (folder / "a.bin").write_bytes(VALUES.tobytes()[:-1])
-    with pytest.raises(ArtifactError, match="has 3999 bytes instead of 4000: it is incomplete"):
+    with pytest.raises(ArtifactError, match="has 3999 bytes instead of 4000: it is damaged"):
         opened(folder)
 
 

@@ -164,7 +164,7 @@ def test_what_is_done_stays_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "tokens.chunks" / "text.0000002.chunk.tmp-host-1").write_bytes(b"half")
     with pytest.raises(ArtifactError, match=r"config\.seed: was 0, now 1.*remove that folder"):
         prepare(settings(text, output, chunk_bytes=2000, seed=1))
-    with pytest.raises(ArtifactError, match=r"chunk_places: 2000 there"):
+    with pytest.raises(ArtifactError, match=r"chunk_places: was 2000"):
         prepare(settings(text, output, chunk_bytes=3000))
     monkeypatch.setattr(TextWorker, "do", lambda self, chunk: done.append(chunk.number) or honest(self, chunk))
     printed = prepare(settings(text, output, chunk_bytes=2000, seq_len=32))

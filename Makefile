@@ -1,7 +1,8 @@
-# make demo: the whole road on this machine's own text     make test: lint is apart (make lint)
-# make elastic COUNT=10000: that many random elastic schedules read the order as a plain list is read
-# make torture COUNT=100: hurt runs so often in every campaign (docs/torture.md); without COUNT as often as each is meant for
-# All set up .venv first, from constraints.txt: Python 3.11 and make are all they need.
+# make demo                  the full pipeline on local text
+# make test                  the test suite (make lint: ruff and mypy)
+# make elastic COUNT=10000   compare COUNT random elastic schedules with a plain list
+# make torture COUNT=100     fault-injection campaigns, COUNT attempts each (docs/torture.md); without COUNT their defaults
+# Every target first sets up .venv from constraints.txt. You need Python 3.11 and make.
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -39,7 +40,7 @@ test: setup
 elastic: setup
 	OMP_NUM_THREADS=1 PDPC_ELASTIC_SCHEDULES=$(COUNT) $(BIN)/python -m pytest -s tests/curriculum/order/test_elastic.py
 
-# TORTURE='--only kills --seed 7' hands words on; TMPDIR=/dev/shm keeps the work in memory
+# TORTURE='--only kills --seed 7' passes arguments; TMPDIR=/dev/shm keeps the working files in memory
 torture: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture \
 		$(if $(filter command environment,$(firstword $(origin COUNT))),--count $(COUNT)) $(TORTURE)
@@ -49,7 +50,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# make bench-peers: what the benchmarks compare with, in an environment of its own (benchmarks/README.md)
+# make bench-peers: a separate environment with the peers that the benchmarks compare with (benchmarks/README.md)
 bench-peers: $(PEERS)/.ready
 
 $(PEERS)/.ready: pyproject.toml constraints.txt benchmarks/peers.txt
@@ -65,12 +66,12 @@ bench-data: bench-peers
 	$(PEERS)/bin/python -m benchmarks.reading --samples $(BENCH_SAMPLES) $(BENCH)
 	$(PEERS)/bin/python -m benchmarks.deepspeed_curriculum --samples $(BENCH_CURRICULUM) $(BENCH)
 
-# training steps on the CPU beside Hugging Face's Trainer and litgpt; BENCH_STEP='--layers 2 --steps 2' makes it smaller
+# training steps on the CPU compared with Hugging Face's Trainer and litgpt; BENCH_STEP='--layers 2 --steps 2' makes it smaller
 bench-step: bench-peers
 	$(PEERS)/bin/python -m benchmarks.train_step $(BENCH) $(BENCH_STEP)
 	$(PEERS)/bin/python -m benchmarks.step_memory $(BENCH) $(BENCH_STEP)
 
-# on a node with GPUs: attention, kernels and steps of 1.3b and 3b beside published figures; without one it measures nothing
+# needs GPUs, else measures nothing: attention, kernels and steps of 1.3b and 3b compared with published figures
 bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu $(BENCH_GPU)
 

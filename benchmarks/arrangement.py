@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from curriculum.arrange.arrange import ArrangeSettings, arranged_ids, run
+from curriculum.arrange.arrange import ArrangeSettings, run
+from curriculum.arrange.arrangement import Arrangement
+from curriculum.arrange.cells import Layout
+from curriculum.arrange.interleave import id_dtype
+from curriculum.order.permutation import key_of
 from curriculum.preference import Pdpc, Preference, Shuffled, Sorted, Tilt
+from curriculum.scores.columns import SampleColumns
+from curriculum.scores.own import BATCH_ROWS, OwnScores
 
 PREFERENCES: dict[str, Preference] = {
     "shuffled": Shuffled(),
@@ -21,7 +29,7 @@ PREFERENCES: dict[str, Preference] = {
 
 def load() -> None:
     """Load the compiled loops, as a peer's import loads its own, before a clock starts."""
-    arranged_ids({"score": np.arange(1000, dtype=np.float32)}, PREFERENCES["pdpc"], 8)
+    arrange_in_memory(np.arange(1000, dtype=np.float32), "pdpc", 8, 0)
 
 
 def arrange_scores(*, scores: Path, preference: str, batch_size: int, seed: int, output: Path) -> None:
@@ -40,5 +48,22 @@ def arrange_scores(*, scores: Path, preference: str, batch_size: int, seed: int,
 
 def arrange_in_memory(score_N: NDArray[np.float32], preference: str, batch_size: int, seed: int) -> NDArray[np.uint32]:
     """Return the sample ids of scores in training order, [N], without touching the disk."""
-    ids_N = arranged_ids({"score": score_N}, PREFERENCES[preference], batch_size, seed=seed)
+    columns = SampleColumns(None, None, HeldScores(score_N))
+    layout = Layout(PREFERENCES[preference], columns, fold_key=key_of(seed, "fold"), keep_unscored=False, workers=None)
+    with Arrangement(layout, batch_size, seed, None) as arrangement:
+        ids_N = np.empty(arrangement.total, dtype=id_dtype(columns.samples))
+        for _ in arrangement.pieces(into=ids_N):
+            pass
     return ids_N.astype(np.uint32, copy=False)
+
+
+class HeldScores(OwnScores):
+    """One column `score` [N] in memory: row i is sample i."""
+
+    def __init__(self, score_N: NDArray[np.float32]) -> None:
+        self.path = Path("in memory")
+        self._table = pa.table({"score": score_N})
+        self.rows, self.names, self.by, self.has_sources = self._table.num_rows, ["score"], None, False
+
+    def _batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        yield from self._table.select(list(names)).to_batches(max_chunksize=BATCH_ROWS)

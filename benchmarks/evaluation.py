@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.options import chosen, parser, say, size, work_folder
+from benchmarks.options import add_sizes, chosen, parser, say, work_folder
 from benchmarks.processes import Facts, Settings, Side, forget_peak, measure, peak_bytes, resident_bytes
 from benchmarks.report import Result, finish
 from benchmarks.rounds import Check, column, interleave, ratios, spread
@@ -225,8 +225,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "batch-size": (16, "rows of a forward pass"),
         "threads": (1, "CPU threads of every side"),
     }
-    for name, (value, about) in sizes.items():
-        made.add_argument(f"--{name}", type=size, default=value, help=f"{about} (default {value})")
+    add_sizes(made, sizes)
     made.add_argument("--questions", type=Path, help="folder with arc_easy/ and hellaswag/ as Parquet (default: none)")
     return made.parse_args(arguments)
 

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.gpu_published import beside, mfu, peak_of
-from benchmarks.options import say, size
+from benchmarks.options import add_sizes, say, size
 from benchmarks.report import KEPT, RESULTS, machine, versions
 from curriculum.artifact.manifest import write_text
 from train.distributed.world import SUPERVISOR
@@ -184,10 +184,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "tokens": (16_384, "tokens in attention and kernels, whole samples"),
         "repeats": (10, "calls of attention and kernels"),
     }
-    for name, (default, meaning) in sizes.items():
-        made.add_argument(
-            f"--{name.replace('_', '-')}", type=size, default=default, help=f"{meaning} (default {default})"
-        )
+    add_sizes(made, sizes)
     made.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of pdpc train")
     made.add_argument("--peak-tflops", type=float, help="the card's dense bf16 peak, where it is no A100 or A800")
     made.add_argument("--threads", type=size, help="CPU threads of a rank")

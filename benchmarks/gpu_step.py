@@ -19,7 +19,8 @@ import torch
 from models.attention import Documents
 from models.decoder import build
 from train.config.compose import compose
-from train.distributed.world import finish, leave, start
+from train.distributed.heartbeat import leave
+from train.distributed.world import finish, start
 from train.engine import Engine
 from train.settings import TrainSettings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,13 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     made.add_argument("--keep", action="store_true", help="write the result where git keeps it")
     made.add_argument("--work", type=Path, help="folder for data, which stay for another run (default: temporary)")
     return made
+
+
+def add_sizes(made: argparse.ArgumentParser, sizes: Mapping[str, tuple[int, str]]) -> None:
+    """Add an option for each size: its name in the settings, its default, and what it means."""
+    for name, (default, meaning) in sizes.items():
+        option = f"--{name.replace('_', '-')}"
+        made.add_argument(option, type=size, default=default, help=f"{meaning} (default {default})")
 
 
 def size(text: str) -> int:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.options import chosen, parser, say, size, work_folder
+from benchmarks.options import add_sizes, chosen, parser, say, work_folder
 from benchmarks.processes import Facts, Settings, Side, forget_peak, measure, peak_bytes, resident_bytes
 from benchmarks.report import Result, finish
 from benchmarks.rounds import Check, column, interleave, ratios, spread
@@ -249,8 +249,8 @@ def _write_models(settings: Settings) -> None:
 
 def _write_tokens(settings: Settings, work: Path) -> Path:
     """Write TOKENS of random bytes' text for `pdpc score`: a byte vocabulary, which both models know."""
-    from curriculum.prepare import run
     from curriculum.text.text import TextSettings
+    from curriculum.tokens.job import run
     from curriculum.tokens.settings import PrepareSettings
     from curriculum.tokens.tokenizer import TokenizerSettings
 
@@ -301,8 +301,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "batch-size": (16, "documents of a padded batch"),
         "threads": (1, "CPU threads of every side"),
     }
-    for name, (value, about) in sizes.items():
-        made.add_argument(f"--{name}", type=size, default=value, help=f"{about} (default {value})")
+    add_sizes(made, sizes)
     made.add_argument("--samples", type=int, default=48, help="samples of one run and two (default 48; 0: leave out)")
     return made.parse_args(arguments)
 

@@ -65,7 +65,7 @@ def _one_side(settings: dict[str, Any], work: Path, side: str) -> Facts:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     made = parser(__doc__)
-    train_step.add_sizes(made, steps=1)
+    train_step.add_model_sizes(made, steps=1)
     return made.parse_args(arguments)
 
 

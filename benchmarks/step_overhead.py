@@ -2,10 +2,10 @@
 
 What the loop costs a step. One side is `pdpc train` itself - reading, hooks, guards, records - with a clock around
 DeepSpeed's forward, backward and step: what a step takes outside them is the overhead, free of the noise between two
-processes. The gradient's norm counts as DeepSpeed's: its step takes ours in place of its own (train/engine/unasked.py),
-and the other side's step computes it. The other side is those three calls alone, in the same engine on the same
-samples; the ratio of the two sides' steps also shows what threads beside the loop take, with the noise of two
-processes.
+processes. The gradient's norm counts as DeepSpeed's: its step takes ours in place of its own
+(train/engine/stand_ins.py), and the other side's step computes it. The other side is those three calls alone, in the
+same engine on the same samples; the ratio of the two sides' steps also shows what threads beside the loop take, with
+the noise of two processes.
 
 Decides: at most 1 % of a step, or 2 ms where that is more.
 """
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.options import chosen, parser, say, size, work_folder
+from benchmarks.options import add_sizes, chosen, parser, say, work_folder
 from benchmarks.processes import Facts, Settings, Side, measure
 from benchmarks.report import Result, finish
 from benchmarks.rounds import Check, column, interleave, ratios, spread
@@ -39,9 +39,9 @@ WARM_UP = 5
 
 def write_data(folder: Path, settings: Settings) -> None:
     """Write random words as TOKENS, and an ORDER of one stage."""
-    from curriculum import prepare
     from curriculum.arrange import arrange
     from curriculum.text.text import TextSettings
+    from curriculum.tokens import job
     from curriculum.tokens.settings import PrepareSettings
     from curriculum.tokens.tokenizer import TokenizerSettings
 
@@ -53,7 +53,7 @@ def write_data(folder: Path, settings: Settings) -> None:
         for index in range(samples):  # a word is two tokens: more than enough
             text = " ".join(draw.choices(words, k=settings["length"]))
             file.write(json.dumps({"text": text, "source": ("a", "b")[index % 2]}) + "\n")
-    prepare.run(
+    job.run(
         PrepareSettings(
             input=TextSettings(paths=[str(folder / "text.jsonl")]),
             tokenizer=TokenizerSettings(name=f"train:{settings['vocabulary']}"),
@@ -218,10 +218,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "steps": (30, "steps that are measured"),
         "threads": (1, "threads of each side"),
     }
-    for name, (default, meaning) in sizes.items():
-        made.add_argument(
-            f"--{name.replace('_', '-')}", type=size, default=default, help=f"{meaning} (default {default})"
-        )
+    add_sizes(made, sizes)
     made.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=1, help="ZeRO stage (default 1)")
     made.add_argument(
         "--precision", choices=("bf16", "fp32"), default="bf16", help="fp32 for a CPU without bf16 units (default bf16)"

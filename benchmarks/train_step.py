@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import step_models
-from benchmarks.options import chosen, parser, say, size, work_folder
+from benchmarks.options import add_sizes, chosen, parser, say, size, work_folder
 from benchmarks.processes import Facts, Settings, Side, forget_peak, measure, peak_bytes, resident_bytes
 from benchmarks.report import Result, finish
 from benchmarks.rounds import Check, column, interleave, ratios, spread
@@ -261,12 +261,12 @@ def _one_side(settings: dict[str, Any], work: Path, environment: Mapping[str, st
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     made = parser(__doc__)
-    add_sizes(made, steps=3)
+    add_model_sizes(made, steps=3)
     made.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="sides to measure (default: all)")
     return made.parse_args(arguments)
 
 
-def add_sizes(made: argparse.ArgumentParser, *, steps: int) -> None:
+def add_model_sizes(made: argparse.ArgumentParser, *, steps: int) -> None:
     """Add the options that give the model's shape, the samples and the steps."""
     sizes = {
         "length": (1024, "tokens of a sample"),
@@ -281,10 +281,7 @@ def add_sizes(made: argparse.ArgumentParser, *, steps: int) -> None:
         "steps": (steps, "steps that are measured"),
         "warm_up": (1, "steps before them"),
     }
-    for name, (default, meaning) in sizes.items():
-        made.add_argument(
-            f"--{name.replace('_', '-')}", type=size, default=default, help=f"{meaning} (default {default})"
-        )
+    add_sizes(made, sizes)
     made.add_argument("--threads", type=size, help="threads of each side (default: every core)")
 
 

@@ -1,21 +1,21 @@
-# PDPC's tests without a GPU, as CI runs them. NOT YET BUILT: written where no Docker engine was at hand.
+# PDPC's tests without a GPU, as CI runs them. NOT YET BUILT: written without a Docker engine.
 #
 #   docker build -f docker/cpu.Dockerfile -t pdpc:cpu .
 #   docker run --rm pdpc:cpu                 the tests
-#   docker run --rm pdpc:cpu make demo       the whole road
+#   docker run --rm pdpc:cpu make demo       the full pipeline
 #
-# The packages are installed while the image is built, so that a container needs no network.
+# Packages are installed at build time, so that a container needs no network.
 
 ARG REGISTRY=docker.io
 FROM ${REGISTRY}/library/python:3.11.14-slim-bookworm
 
 ARG PIP_INDEX_URL
-# give the index of the CPU wheels of torch: the wheel on PyPI brings several GB of CUDA
+# the index of torch's CPU wheels: the wheel on PyPI includes several GB of CUDA
 ARG PIP_EXTRA_INDEX_URL
 
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
-# versions of Debian's packages are those of the base image's release: older ones leave the mirrors
+# Debian packages are not pinned: mirrors drop older versions within a release
 # hadolint ignore=DL3008
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++ git make \

@@ -1,13 +1,13 @@
-# PDPC for A100 and A800 nodes (sm_80). NOT YET BUILT: written from package metadata where no Docker engine was at hand.
+# PDPC for A100 and A800 nodes (sm_80). NOT YET BUILT: written from package metadata, without a Docker engine.
 #
 #   docker build -f docker/gpu.Dockerfile -t pdpc:gpu .
 #   docker run --rm --gpus all --ipc host --ulimit memlock=-1 -v /data:/data pdpc:gpu pdpc train experiment=...
 #
-# Why CUDA 13.0: torch 2.13.0 on PyPI is built for it, and an extension such as flash-attn has to be compiled by the
-# same major version. The driver must be 580 or newer, or a data-centre driver that its forward compatibility covers.
-# Why flash-attn: nothing imports it yet, attention runs through torch's scaled_dot_product_attention; it is here for the
-# attention that comes next. It is built because no official wheel fits torch >= 2.10. FLASH_ATTN="" leaves it out.
-# Behind mirrors, see docker/README.md for REGISTRY, PIP_INDEX_URL, PYTHON_MIRROR and HF_ENDPOINT.
+# CUDA 13.0: torch 2.13.0 on PyPI is built for it, and an extension such as flash-attn must be compiled with the same
+# major version. The driver must be 580 or newer, or a data-centre driver covered by forward compatibility.
+# flash-attn: the attention backend that model.attention=auto prefers on CUDA in 16 bits. It is compiled here because no
+# official wheel fits torch >= 2.10. FLASH_ATTN="" leaves it out.
+# For mirrors see REGISTRY, PIP_INDEX_URL, PYTHON_MIRROR and HF_ENDPOINT in docker/README.md.
 
 ARG REGISTRY=docker.io
 ARG CUDA_VERSION=13.0.2
@@ -20,14 +20,14 @@ ARG PYTHON_VERSION=3.11.14
 
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
-# versions of Ubuntu's packages are those of the base image's release: older ones leave the mirrors
+# Ubuntu packages are not pinned: mirrors drop older versions within a release
 # hadolint ignore=DL3008
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
         build-essential ca-certificates git ibverbs-providers libaio-dev libibverbs1 numactl openssh-client pdsh python3-pip \
     && rm -rf /var/lib/apt/lists/*
 
-# Ubuntu 22.04 has Python 3.10 and a release candidate of 3.11: uv brings a finished 3.11 with its headers
+# Ubuntu 22.04 has Python 3.10 and a release candidate of 3.11: uv installs a final 3.11 with its headers
 RUN python3 -m pip install --no-cache-dir "uv==${UV_VERSION}" \
     && UV_PYTHON_INSTALL_MIRROR="${PYTHON_MIRROR}" uv python install --no-bin --install-dir /opt/python "${PYTHON_VERSION}" \
     && UV_PYTHON_INSTALL_DIR=/opt/python uv venv --seed --managed-python --python "${PYTHON_VERSION}" /opt/venv
@@ -61,7 +61,7 @@ ENV HF_ENDPOINT=${HF_ENDPOINT}
 
 COPY . .
 COPY --from=flash /wheels /tmp/wheels
-RUN pip install --no-cache-dir --constraint constraints.txt --editable . \
+RUN pip install --no-cache-dir --constraint constraints.txt --editable '.[tensorboard]' \
     && find /tmp/wheels -name '*.whl' -exec pip install --no-cache-dir --constraint constraints.txt {} + \
     && rm -rf /tmp/wheels \
     && useradd --no-log-init --create-home --uid 1000 pdpc \

@@ -13,8 +13,10 @@ from functools import partial
 from typing import Any
 
 from train.config.flags import as_overrides
+from train.config.help import TRAIN, asks_help, help_of
 from train.config.packages import check_packages
 from train.config.secrets import log_without_secrets, without_secrets
+from train.distributed.entry import refusal
 from train.faults import arm
 
 log = logging.getLogger(__name__)
@@ -129,7 +131,7 @@ VERBS: dict[str, Verb] = {
     "score": Verb("TOKENS to SCORES: every sample's loss under the reference models", _score, hands_on=True),
     "arrange": Verb("SCORES and a preference to an ORDER that uses every sample once", _arrange),
     "replan": Verb("a new order for what an ORDER has not been read of yet", _replan, first="order"),
-    "train": Verb("an ORDER to a RUN, by DeepSpeed; run it again to go on", _train, hands_on=True),
+    "train": Verb(TRAIN, _train, hands_on=True),
     "evaluate": Verb(
         "held-out loss and benchmarks of a run or a model; a failed stage again; with --pack, tasks for offline use",
         _evaluate,
@@ -178,10 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         if os.environ.get("PDPC_TRACEBACK"):
             raise
-        message = without_secrets(
-            " ".join(str(error).split())
-        )  # one paragraph, also when a library's own message is part of it
-        print(f"pdpc {message}" if message.startswith(f"{name}:") else f"pdpc {name}: {message}", file=sys.stderr)
+        print(refusal(name, error), file=sys.stderr)
         return int(getattr(error, "exit_code", 2))
     except OSError as error:
         if os.environ.get("PDPC_TRACEBACK"):
@@ -197,38 +196,27 @@ def _only_prints(words: Sequence[str]) -> bool:
     """Tell whether a command does nothing but print: no socket, and no file that it would leave half written."""
     if not words or words[0] in ("inspect", "help", "--version") or list(words) == ["doctor", "--faults"]:
         return True
-    return "-h" in words or "--help" in words
+    return asks_help(words)
 
 
 def _run(name: str, verb: Verb, words: list[str]) -> int:
-    from train.config.compose import CONFIGS, compose
+    from train.config.compose import compose
 
-    if any(word in ("-h", "--help") for word in words):
-        print(
-            f"pdpc {name}: {verb.does}\n\nDefaults and keys ({CONFIGS.name}/{name}.yaml); change any with KEY=VALUE:\n"
-        )
-        print(_described(name, verb))
-        return 0
     settings_class, run, choices = verb.load()
-    overrides = as_overrides(words, settings_class, verb.first)
+    if asks_help(words):
+        print(help_of(name, verb.does, settings_class, choices))
+        return 0
     if name == "launch":
         from launch.cluster.launch import split_overrides
+        from train.settings import TrainSettings
 
-        overrides, handed_on = split_overrides(overrides)
+        overrides, handed_on = split_overrides(as_overrides(words, settings_class, TrainSettings, choices=choices))
         settings: Any = replace(compose(name, settings_class, overrides, choices), overrides=handed_on)
     else:
+        overrides = as_overrides(words, settings_class, first=verb.first, choices=choices)
         settings = compose(name, settings_class, overrides, choices)
     result = run(settings, overrides) if verb.hands_on else run(settings)
     return result if isinstance(result, int) else 0
-
-
-def _described(name: str, verb: Verb) -> str:
-    """Return every key of a verb with its default and its docstring."""
-    from train.config.compose import defaults_of, groups_of
-    from train.config.keys import describe
-
-    settings_class, _, choices = verb.load()
-    return "\n".join(describe(settings_class, choices, defaults_of(name, settings_class, choices), groups_of(name)))
 
 
 def _overview() -> str:

@@ -2,7 +2,7 @@
 
     pdpc prepare 'input.paths=[text]' output=tokens                                      processes of this machine
     pdpc prepare engine=deepspeed processes=2 'input.paths=[text]' ...                   ranks of this machine
-    deepspeed --hostfile hosts --module launch.executors prepare 'input.paths=[text]' ...  ranks of many machines
+    deepspeed --hostfile hosts --module launch.rank prepare 'input.paths=[text]' ...     ranks of many machines
     pdpc prepare engine=ray 'input.paths=[text]' ...                                     actors of a Ray cluster
 
 What is done stays done: run the same command again to go on, with any engine and any number of processes.

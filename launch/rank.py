@@ -1,81 +1,89 @@
-"""The entry of every rank that works on chunks.
+"""The entry of every rank that prepares, scores or evaluates; those that train start by `--module train`.
 
-deepspeed --hostfile hosts --module launch.executors prepare 'input.paths=[text]' tokenizer.name=gpt2 output=tokens
-deepspeed --hostfile hosts --module launch.executors score tokens=tokens models.weak=weak models.strong=strong output=...
+deepspeed --hostfile hosts --module launch.rank prepare 'input.paths=[text]' tokenizer.name=gpt2 output=tokens
+deepspeed --hostfile hosts --module launch.rank score tokens=tokens models.weak=weak models.strong=strong output=...
+deepspeed --hostfile hosts --module launch.rank evaluate run=runs/pdpc
 pdpc score engine=deepspeed processes=2 tokens=...          (the same, on this machine)
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from launch.executors.task import Task
-from train.config.compose import compose
-from train.config.packages import check_packages
-from train.config.secrets import log_without_secrets
+from launch.cli import VERBS
+from train.config.help import asks_help
+from train.distributed.entry import RankVerb, run_rank, speaks
+from train.distributed.exit_codes import DONE, REFUSED
+from train.distributed.heartbeat import leave
 
-
-def _prepare() -> tuple[type, Callable[[Any], Task]]:
-    from launch.prepare import PrepareTask, SharedPrepareSettings
-
-    return SharedPrepareSettings, PrepareTask
-
-
-def _score() -> tuple[type, Callable[[Any], Task]]:
+if TYPE_CHECKING:
+    from launch.evaluate.settings import EvaluateSettings
+    from launch.executors.task import Task
+    from launch.prepare import SharedPrepareSettings
     from launch.score.settings import ScoreSettings
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do a verb with the words of `pdpc VERB`, the verb first; return the exit code (train/distributed/exit_codes.py)."""
+    name = next((word for word in arguments if not word.startswith("-")), "")
+    if name in WORK:
+        words = list(arguments)
+        words.remove(name)
+        settings, _, choices = VERBS[name].load()
+        return run_rank(RankVerb(name, VERBS[name].does, settings, WORK[name], choices), words)
+    if not name and asks_help(arguments):
+        if speaks():
+            print(__doc__)
+        return DONE
+    if speaks():
+        print(f"launch.rank: the first word is {name!r}: it must be one of {', '.join(WORK)}", file=sys.stderr)
+    return REFUSED
+
+
+def _prepare(settings: SharedPrepareSettings, _overrides: list[str]) -> None:
+    from launch.prepare import PrepareTask
+
+    _chunks(PrepareTask(settings))
+
+
+def _score(settings: ScoreSettings, _overrides: list[str]) -> None:
     from launch.score.task import ScoreTask
 
-    return ScoreSettings, ScoreTask
+    _chunks(ScoreTask(settings))
 
 
-VERBS = {"prepare": _prepare, "score": _score}
-
-
-def main(arguments: list[str]) -> int:
-    """Compose the settings from Hydra overrides and work; return the exit code: 2 refused at the door, 1 failed."""
-    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
-    words = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]
-    log_without_secrets(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
-    log = logging.getLogger(__name__)
-    verb = words[0] if words else ""
-    if verb not in VERBS:
-        log.error("launch.executors: the first word is %r: it must be one of %s", verb, ", ".join(VERBS))
-        return 2
+def _chunks(task: Task) -> None:
     from launch.executors.ranks import work
-    from train.config.flags import as_overrides
-    from train.distributed.rendezvous import NotMet
-    from train.distributed.world import OtherRankFailed, finish, start
-    from train.faults import arm
+    from train.distributed.signals import heed
+    from train.distributed.world import finish, start
 
-    try:
-        check_packages()
-        arm()
-        settings_class, task_of = VERBS[verb]()
-        task = task_of(compose(verb, settings_class, as_overrides(words[1:], settings_class)))
-        world = start(task.threads)
-        work(task, world)
-        finish(world)
-    except OtherRankFailed:
-        return 1
-    except NotMet as error:
-        log.error("pdpc %s: %s", verb, error)
-        return error.exit_code
-    except ValueError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # one voice a node
-            log.error("pdpc %s: %s", verb, " ".join(str(error).split()))
-        return 2
-    except Exception:
-        log.exception("pdpc %s: rank %s failed", verb, os.environ.get("RANK", "0"))
-        return 1
-    return 0
+    world = start(task.threads)
+    heed()
+    work(task, world)
+    finish(world)
 
+
+def _evaluate(settings: EvaluateSettings, overrides: list[str]) -> int:
+    if settings.pack is not None:
+        raise ValueError(f"pack={settings.pack} is written by one process: use pdpc evaluate --pack {settings.pack}")
+    from launch.evaluate.model import evaluate_asked
+    from train.distributed.signals import heed
+    from train.distributed.world import finish, start
+
+    world = start()
+    heed()
+    code = evaluate_asked(settings, overrides, world)
+    finish(world)
+    return code
+
+
+WORK: dict[str, Callable[[Any, list[str]], int | None]] = {
+    "prepare": _prepare,
+    "score": _score,
+    "evaluate": _evaluate,
+}
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    from train.distributed.world import leave
-
-    leave(code)
+    leave(main(sys.argv[1:]))

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from curriculum.artifact.manifest import MANIFEST, checksum_of, create
-from curriculum.scores.scores import Scores, write_slice
+from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
+from tests.scores import write_slice
 
 
 def write_text(folder: Path, documents: int, seed: int = 0) -> None:
@@ -57,8 +58,8 @@ def edit_manifest():
 @pytest.fixture(scope="session")
 def tokens_folder(tmp_path_factory) -> Path:
     """TOKENS of 600 short documents: seq_len 32, a byte-level vocabulary of 300."""
-    from curriculum.prepare import run
     from curriculum.text.text import TextSettings
+    from curriculum.tokens.job import run
     from curriculum.tokens.settings import PrepareSettings
     from curriculum.tokens.tokenizer import TokenizerSettings
 

@@ -22,8 +22,7 @@ from models.kernels import check as check_kernels
 from train import checkpoint
 from train.batches import ConsumedFile, check_consumed, forget_consumed
 from train.config.packages import drift
-from train.config.secrets import log_without_secrets
-from train.distributed.exit_codes import REFUSED
+from train.distributed.exit_codes import REFUSED, Refused
 from train.distributed.out_of_memory import OutOfMemory, needing
 from train.distributed.signals import Left, Signals, heed, posted
 from train.distributed.watchdog import Watchdog
@@ -46,20 +45,12 @@ from train.resume.lineage import check_resume, conversion, work_split
 from train.resume.runfolder import CHECKPOINTS, EXPORT, RunFolder
 from train.schedule import wasted_rise
 from train.settings import TrainSettings
-from train.tracking import MetricsFile, NullTracker, Tracker, start_tracker
+from train.tracking import MetricsFile, NullTracker, Tracker, check_tracker, start_tracker
 
 log = logging.getLogger(__name__)
 
 WEIGHTS, STATES = "the weights", "weights, gradients and the optimizer's states"
 """What memory is needed for before the first step."""
-
-
-class Refused(ValueError):
-    """The run was refused at the door: nothing was trained and nothing changed."""
-
-    def __init__(self, why: str, exit_code: int = REFUSED) -> None:
-        super().__init__(why)
-        self.exit_code = exit_code
 
 
 def train(settings: TrainSettings, signals: Signals | None = None) -> None:
@@ -77,6 +68,7 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         inputs = open_inputs(settings)
         deepspeed_config(settings, inputs.order.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
         check_swap(settings.zero)
+        check_tracker(settings.tracker)
         attention = _attention(settings)
         tight = _check_memory(settings, inputs)
     except ValueError as error:
@@ -378,11 +370,3 @@ def _ask(loop: Loop, attempts: Attempts | None) -> Evaluated:
         raise
     finally:
         loop.signals.at_leave = before
-
-
-def quiet_ranks() -> None:
-    """Let rank 0 alone speak below the level of warnings."""
-    first = os.environ.get("RANK", "0") == "0"
-    log_without_secrets(logging.INFO if first else logging.WARNING, force=True)
-    for name in ("DeepSpeed", "filelock", "fsspec", "httpx", "datasets", "lm_eval"):
-        logging.getLogger(name).setLevel(logging.WARNING)

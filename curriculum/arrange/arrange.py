@@ -6,18 +6,16 @@ columns -> cut into cells -> plan (steps by cells) -> deal every cell -> compose
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.arrange.arrangement import Arrangement
 from curriculum.arrange.cells import Layout, Times
-from curriculum.arrange.interleave import OrderWriter, id_dtype
+from curriculum.arrange.interleave import OrderWriter
 from curriculum.arrange.stages import StageWish, stage_ends
 from curriculum.artifact.manifest import create, reusable
 from curriculum.order.order import KIND, Order
@@ -25,7 +23,7 @@ from curriculum.order.permutation import KeyedPermutation, key_of
 from curriculum.preference import FOLD, SOURCE, Preference, Shuffled
 from curriculum.scores.columns import LENGTH, SampleColumns
 from curriculum.scores.expression import Expression
-from curriculum.scores.own import HeldScores, OwnScores
+from curriculum.scores.own import OwnScores
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
 
@@ -133,35 +131,6 @@ def run(settings: ArrangeSettings) -> Order:
     order = Order.open(folder)
     _log_summary(order, layout)
     return order
-
-
-def arranged_ids(
-    scores: Mapping[str, NDArray[np.float32]],
-    preference: Preference,
-    batch_size: int,
-    *,
-    seed: int = 0,
-    nonfinite: str = "fail",
-    workers: int | None = None,
-) -> NDArray[np.unsignedinteger[Any]]:
-    """Return sample ids in training order, uint32 or uint64 [positions], from in-memory scores, without writing files.
-
-    `scores` maps names to columns [n], and may include `length` (tokens) and `source` (names). The ids are those that
-    `run` writes for a Parquet of these columns. Raises ValueError like `run`.
-    """
-    columns = SampleColumns(None, None, HeldScores(scores))
-    layout = Layout(
-        preference,
-        columns,
-        fold_key=key_of(seed, "fold"),
-        keep_unscored=nonfinite == "bucket",
-        workers=workers,
-    )
-    with Arrangement(layout, batch_size, seed, None) as arrangement:
-        ids = np.empty(arrangement.total, dtype=id_dtype(columns.samples))
-        for _ in arrangement.pieces(into=ids):
-            pass
-    return ids
 
 
 def open_columns(settings: ArrangeSettings) -> SampleColumns:

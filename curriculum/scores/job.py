@@ -14,12 +14,12 @@ from rich.console import Console
 
 from curriculum.artifact.manifest import create, reusable
 from curriculum.scores.checks import warnings_of
-from curriculum.scores.scorer import ChunkScorer, Reference, ScoringOptions
+from curriculum.scores.scorer import ChunkScorer, ScoringOptions
 from curriculum.scores.scores import KIND, DocumentsWriter, Scores, SliceWriter
 from curriculum.scores.table import show
 from curriculum.tokens.tokens import Tokens
 from curriculum.work.chunks import Chunk, ChunkFolder, cut
-from curriculum.work.job import done_note, work_here
+from curriculum.work.job import done_note
 from curriculum.work.progress import Meter, ScoreProgress
 
 log = logging.getLogger(__name__)
@@ -148,26 +148,3 @@ class ScoringWorker:
         self._job.store.write(chunk, self._scorer.score(chunk))
         labels = self._job.tokens[chunk.slice].real_tokens(np.arange(chunk.start, chunk.stop))
         return chunk.stop - chunk.start, int(labels.sum())
-
-
-def write_scores(
-    folder: Path,
-    tokens: Mapping[str, Tokens],
-    references: Mapping[str, Callable[[], Reference]],
-    identities: Mapping[str, str],
-    *,
-    batch_size: int,
-    precision: str,
-) -> Scores:
-    """Score every sample of every slice under every model into a SCORES folder, or open it when it is there.
-
-    In this process alone (launch/executors has the others). `references` are loaders and `identities` their
-    fingerprints, so that a whole folder is recognised without loading a model.
-    """
-    options = ScoringOptions(batch_size, precision)
-    job = ScoringJob(folder, tokens, {name: identities.get(name, "") for name in references}, options)
-    if (scores := job.reused()) is not None:
-        return scores
-    scorer = ChunkScorer(tokens, {name: load() for name, load in references.items()}, options)
-    work_here(job, lambda: ScoringWorker(job, scorer))
-    return job.finish()

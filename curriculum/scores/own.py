@@ -7,7 +7,7 @@ where there are no TOKENS to know it); every other column of numbers is a score.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 from numpy.typing import NDArray
 
 from curriculum.artifact.manifest import fingerprint_of, hash_file, reading
@@ -152,35 +151,6 @@ def _described(path: Path) -> tuple[pa.Schema, int]:
     """Return columns and number of rows of a file, which is closed again: there may be thousands."""
     with reading(path, "own_scores takes Parquet; write it again"), open_parquet(path) as file:
         return file.schema_arrow, file.metadata.num_rows
-
-
-class HeldScores(OwnScores):
-    """Own scores in memory: columns [n] by name, row i is sample i."""
-
-    def __init__(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        lengths = {name: len(column) for name, column in columns.items()}
-        if len(set(lengths.values())) != 1 or 0 in lengths.values():
-            raise ValueError(f"own scores: the columns must be of one length above 0, there are {lengths}")
-        self.path = Path("in memory")
-        self._table = pa.table(dict(columns))
-        self.rows = self._table.num_rows
-        self.names = [field.name for field in self._table.schema if _is_score(field)]
-        self.by = None
-        self.has_sources = SOURCE in self._table.column_names
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Digest of the columns."""
-        digest = xxhash.xxh3_128(",".join(self._table.column_names).encode())
-        for batch in self._batches(self._table.column_names):
-            for column in batch.columns:
-                digest.update(
-                    str(column.to_pylist()).encode() if pa.types.is_string(column.type) else column.to_numpy()
-                )
-        return digest.hexdigest()
-
-    def _batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        yield from self._table.select(list(names)).to_batches(max_chunksize=BATCH_ROWS)
 
 
 def _is_score(field: pa.Field) -> bool:

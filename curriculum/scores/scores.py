@@ -131,9 +131,9 @@ class SliceWriter:
     Rows are grouped by their number alone, so that equal columns give equal bytes however they arrive.
     """
 
-    def __init__(self, folder: Path, slice: str, models: Sequence[str], *, with_bytes: bool = True) -> None:
+    def __init__(self, folder: Path, slice: str, models: Sequence[str]) -> None:
         self._slice, self._models = slice, list(models)
-        counts = [("tokens", pa.int32()), *([("bytes", pa.int32())] if with_bytes else [])]
+        counts = [("tokens", pa.int32()), ("bytes", pa.int32())]
         losses = [(f"loss_{name}", pa.float32()) for name in models]
         self._rows = RowGroups(folder / f"{slice}.parquet", pa.schema([("sample", pa.int64()), *counts, *losses]))
         self._samples = 0
@@ -238,11 +238,3 @@ class RowGroups:
 
     def _write(self, table: pa.Table) -> None:
         self._writer.write_table(table.combine_chunks(), row_group_size=BATCH_ROWS)
-
-
-def write_slice(
-    folder: Path, slice: str, losses: Mapping[str, NDArray[np.float32]], tokens_N: NDArray[np.int64]
-) -> None:
-    """Write `<slice>.parquet` of losses by model and each sample's real tokens; ValueError as in SliceWriter."""
-    with SliceWriter(folder, slice, list(losses), with_bytes=False) as writer:
-        writer.add({"tokens": tokens_N, **{f"loss_{name}": loss_N for name, loss_N in losses.items()}})

@@ -69,10 +69,6 @@ class TextScorer:
         np.add.at(sums, np.array(owner, dtype=np.int64), self._window_sums(windows))
         return sums
 
-    def token_counts(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return how many tokens of the model's own each text has."""
-        return np.array([len(ids) for ids in self._encode(texts)], dtype=np.int64)
-
     def sample_sums(self, samples_BS: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the nats of each sample's text, float64 [B]; IGNORED fills the right end of a row."""
         texts, contexts, owner = self._pieces(samples_BS)

@@ -208,16 +208,6 @@ def open_text(settings: TextSettings) -> Text:
     return FileText(settings.paths, settings.text_column, settings.source_column)
 
 
-def documents(settings: TextSettings) -> Iterator[Document]:
-    """Yield the documents of an input as (text, source), streamed in bounded memory."""
-    return open_text(settings).documents()
-
-
-def input_identity(settings: TextSettings) -> dict[str, str]:
-    """Describe an input without reading it: it changes when files, sizes, times or the dataset change."""
-    return open_text(settings).identity()
-
-
 def _expand(entry: str, notes: list[str]) -> Iterator[tuple[str, Path]]:
     """Yield (relative name, path) of every file that one item of input.paths stands for, sorted by name."""
     place = Path(entry).expanduser()

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from curriculum.artifact.manifest import create, reusable, sync
 from curriculum.text.text import open_text
-from curriculum.tokens.encode import TRAIN, Blocks, Encoder, HeldOut, check_sources
+from curriculum.tokens.encode import TRAIN, Blocks, Encoder, HeldOut, check_sources, one_thread
 from curriculum.tokens.encoded import block_of, check_span, groups_of, summary_of, told
 from curriculum.tokens.settings import PrepareSettings
 from curriculum.tokens.table import say, show
@@ -24,11 +24,26 @@ from curriculum.tokens.tokenizer import TextPick, TextTokenizer, load_tokenizer,
 from curriculum.tokens.tokens import KIND, SLICES
 from curriculum.tokens.writer import TokenWriter, dtype_for
 from curriculum.work.chunks import Chunk, ChunkFolder, Columns, cut_text
-from curriculum.work.job import done_note
+from curriculum.work.job import done_note, work_here
 from curriculum.work.progress import ChunkProgress, Meter, TextProgress
 
 MEGABYTE = 10**6
 TOKENIZER = "tokenizer"
+
+
+def run(settings: PrepareSettings, console: Console | None = None) -> Path:
+    """Write TOKENS in this process, or reuse them when they are whole and of the same input; return their folder.
+
+    `pdpc prepare` (launch/prepare.py) does the same with several processes or machines. Prints a table of documents,
+    tokens and samples by source and slice. Raises ValueError for what the input or the settings have wrong,
+    ArtifactError when something else is at `output`.
+    """
+    job = TextJob(settings, console)
+    if (folder := job.reused()) is not None:
+        return folder
+    with one_thread():
+        work_here(job, lambda: TextWorker(job))
+    return job.finish()
 
 
 class TextJob:

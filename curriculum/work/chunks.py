@@ -12,7 +12,6 @@ match its checksums counts as absent.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -29,6 +28,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from curriculum.artifact.lock import Lock
 from curriculum.artifact.manifest import MISREAD, ArtifactError, differing, fingerprint_of, reading, sync, write_text
 
 PLAN, LOCK, SUFFIX = "plan.json", ".lock", ".chunk"
@@ -124,18 +124,11 @@ class ChunkFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Lock the folder until the process ends or the block exits. Raises ArtifactError if another process holds it.
+        """Lock the folder for this process. Raises ArtifactError if another process holds it.
 
         A user error (ValueError) before the first chunk is done leaves no folder.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / LOCK, "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ArtifactError(
-                    f"another process is writing {self.folder}: wait for it, or choose another output"
-                ) from error
+        with Lock(self.folder / LOCK, str(self.folder)):
             try:
                 yield
             except ValueError:

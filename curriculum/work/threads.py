@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,41 +23,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def prefetched(items: Iterator[T], ahead: int = 1) -> Iterator[T]:
-    """Yield items that another thread produces, at most `ahead` of them waiting. Its exceptions are raised here."""
-    ready: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=ahead)
-    stopped = threading.Event()
+def prefetched(items: Iterator[T]) -> Iterator[T]:
+    """Yield `items`, each fetched by another thread while the previous one is in use.
 
-    def put(entry: tuple[T | None, BaseException | None, bool]) -> None:
-        while not stopped.is_set():
-            try:
-                return ready.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def make() -> None:
-        try:
-            for item in items:
-                put((item, None, False))
-                if stopped.is_set():
-                    return
-            put((None, None, True))
-        except BaseException as error:
-            put((None, error, True))
-
-    thread = threading.Thread(target=make, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error, last = ready.get()
-            if error is not None:
-                raise error
-            if last:
-                return
-            yield item  # type: ignore[misc]
-    finally:
-        stopped.set()
-        thread.join()
+    Exceptions are raised at the position where they occur. Fetching does not count as consuming: an item that was
+    fetched but never used may be ignored.
+    """
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
+        upcoming: Future[Any] = pool.submit(next, items, end)
+        while (item := upcoming.result()) is not end:
+            upcoming = pool.submit(next, items, end)
+            yield item
 
 
 class Sums:

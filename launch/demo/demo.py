@@ -6,12 +6,13 @@ that was killed goes on where it was.
 
 from __future__ import annotations
 
-import re
 import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from train.config.flags import quoted
 
 ARMS = ("shuffled", "pdpc")
 BENCHMARK = "continuation"
@@ -159,16 +160,6 @@ def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[lis
     ]
     export = ["export", f"run={quoted(root / 'run_pdpc')}", f"output={quoted(root / 'export_pdpc')}"]
     return {"tokens": [prepare], "runs": [reference, *models, score, *orders, *arms, report, export]}
-
-
-def quoted(path: object) -> str:
-    """Return a path as a value of a Hydra override: as it is when it is plain, else quoted, so that it means itself."""
-    text = str(path)
-    if "/" in text and re.fullmatch(r"[\w./-]+", text, flags=re.ASCII):
-        return text
-    # A backslash escapes a quote and an interpolation; only backslashes in front of those (or of the end) are doubled.
-    text = re.sub(r"(\\*)('|\$\{)", r"\1\1\\\2", text)
-    return "'" + re.sub(r"(\\+)$", r"\1\1", text) + "'"
 
 
 def _benchmark(settings: DemoSettings, root: Path) -> None:

@@ -36,4 +36,4 @@ def run(settings: EvaluateSettings, overrides: Sequence[str] = ()) -> int:
     from launch.train import start_ranks
 
     threads = max(1, (os.cpu_count() or 1) // settings.processes)
-    return start_ranks("launch.evaluate", settings.processes, overrides, threads)
+    return start_ranks("launch.rank", settings.processes, ["evaluate", *overrides], threads)

@@ -32,7 +32,7 @@ def start(task: Task, overrides: Sequence[str]) -> int:
     from launch.train import start_ranks
 
     processes = task.processes or task.usual_processes()
-    code = start_ranks("launch.executors", processes, [task.verb, *overrides], task.threads)
+    code = start_ranks("launch.rank", processes, [task.verb, *overrides], task.threads)
     if code == 0 and not (task.output / MANIFEST).is_file():
         # DeepSpeed's launcher also answers 0 when a part of it was killed by a signal.
         print(f"{task.output} was cut off: run the same command again to go on", file=sys.stderr)

@@ -2,7 +2,7 @@
 
     pdpc score tokens=tokens models.weak=weak models.strong=strong output=scores          processes of this machine
     pdpc score engine=deepspeed processes=2 tokens=...                                    ranks of this machine
-    deepspeed --hostfile hosts --module launch.executors score tokens=...                   ranks of many machines
+    deepspeed --hostfile hosts --module launch.rank score tokens=...                      ranks of many machines
     pdpc score engine=ray tokens=...                                                      actors of a Ray cluster
 
 What is done stays done: run the same command again to go on, with any engine and any number of processes.

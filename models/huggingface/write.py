@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,36 +44,27 @@ def export(
 ) -> None:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads without this package.
 
-    `state` holds a Decoder's tensors by name (any dtype and device); they are stored as `dtype`. Written beside
-    `folder` and renamed into it, so it is there whole or not at all; an earlier export in `folder` is replaced. `card`
-    is the text of README.md (None: a short one is written). ValueError if a tensor is missing, unexpected or of the
-    wrong shape, if `folder` holds something else, or if `tokenizer_folder` has no tokenizer. What a killed export to
-    `folder` left beside it is removed, so two exports to one folder must not run at the same time.
+    `state` holds a Decoder's tensors by name (any dtype and device); they are stored as `dtype`. `card` is the text of
+    README.md (None: a short one is written). ValueError if `folder` is there and not empty, if a tensor is missing,
+    unexpected or of the wrong shape, or if `tokenizer_folder` has no tokenizer; nothing is written then. A write that
+    fails leaves what was written (train/export/export.py puts a folder in place whole or not at all).
     """
     if dtype not in DTYPES.values():
         raise ValueError(f"export dtype {dtype} cannot be written: choose one of {', '.join(DTYPES)}")
     weights = _checked_state(config, state)
-    folder = folder.absolute()
-    _refuse_foreign(folder)
-    _remove_left_over(folder, "partial")
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-    draft.mkdir(parents=True)
-    try:
-        _write_weights(draft, weights, dtype, max_shard_bytes)
-        _write_json(draft / "config.json", _llama_config(config, dtype))
-        if config.end_of_text is not None:
-            ids = {"bos_token_id": config.end_of_text, "eos_token_id": config.end_of_text}
-            _write_json(draft / "generation_config.json", ids | {"pad_token_id": config.end_of_text})
-        if tokenizer_folder is not None:
-            _copy_tokenizer(tokenizer_folder, draft)
-        text = card if card is not None else model_card(config, _dtype_name(dtype))
-        (draft / "README.md").write_text(text, encoding="utf-8")
-        for path in draft.iterdir():
-            _sync(path)
-        _replace(draft, folder)
-        _remove_left_over(folder, "old")  # not before: it may be the only whole export
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    copied = _tokenizer_files(tokenizer_folder) if tokenizer_folder is not None else []
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not an empty folder: name a new one")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_weights(folder, weights, dtype, max_shard_bytes)
+    _write_json(folder / "config.json", _llama_config(config, dtype))
+    if config.end_of_text is not None:
+        ids = {"bos_token_id": config.end_of_text, "eos_token_id": config.end_of_text}
+        _write_json(folder / "generation_config.json", ids | {"pad_token_id": config.end_of_text})
+    for path in copied:
+        shutil.copyfile(path, folder / path.name)
+    text = card if card is not None else model_card(config, _dtype_name(dtype))
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _checked_state(config: DecoderConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -157,58 +145,16 @@ def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     return shards
 
 
-def _copy_tokenizer(source: Path, folder: Path) -> None:
-    present = [name for name in TOKENIZER_FILES if (source / name).is_file()]
-    if "tokenizer.json" not in present and "tokenizer.model" not in present:
-        raise ValueError(f"{source} holds no tokenizer.json or tokenizer.model: name a saved tokenizer's folder")
-    for name in present:
-        shutil.copyfile(source / name, folder / name)
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Let an export replace nothing but an empty folder or an earlier export."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not ((folder / "config.json").is_file() and ((folder / WEIGHTS).is_file() or (folder / INDEX).is_file())):
-        raise ValueError(f"{folder} exists and is not an exported model: name a new folder or remove it")
-
-
-def _replace(draft: Path, folder: Path) -> None:
-    """Move `draft` to `folder`; an older folder is set aside first and removed last."""
-    aside = draft.with_suffix(".old")
-    if folder.exists():
-        os.replace(folder, aside)
-    try:
-        os.replace(draft, folder)
-    except OSError:
-        if aside.exists():
-            os.replace(aside, folder)
-        raise
-    _sync(folder.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _remove_left_over(folder: Path, suffix: str) -> None:
-    """Remove the siblings `.<name>.<8 hex digits>.<suffix>` that a killed export to `folder` left."""
-    pattern = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.{suffix}")
-    if not folder.parent.is_dir():
-        return
-    for path in folder.parent.iterdir():
-        if pattern.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
+def _tokenizer_files(folder: Path) -> list[Path]:
+    """Return what is copied from a tokenizer's folder. Raises ValueError when there is no tokenizer."""
+    present = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not {"tokenizer.json", "tokenizer.model"} & {path.name for path in present}:
+        raise ValueError(f"{folder} holds no tokenizer.json or tokenizer.model: name a saved tokenizer's folder")
+    return present
 
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or a folder's entries are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -71,7 +71,7 @@ def keys_of(schema: type, prefix: str = "") -> tuple[set[str], set[str]]:
 def unknown(verb: str, words: list[str]) -> list[str]:
     """The words of a command line whose key the verb does not have, or whose choice is not there."""
     schema, _, choices = VERBS[verb].load()
-    words = as_overrides(words, schema, VERBS[verb].first)
+    words = as_overrides(words, schema, first=VERBS[verb].first)
     if verb == "launch":
         words, handed_on = split_overrides(words)
         wrong = unknown("train", handed_on)

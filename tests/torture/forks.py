@@ -143,15 +143,16 @@ def served() -> Iterator[Forks]:
 
 def train(words: Sequence[str], output: str) -> int:
     """Be a rank of `python -m train` with these overrides and `output`; composed once by the server."""
-    from train import __main__ as entry
+    from train import __main__
+    from train.distributed import entry
 
     settings = replace(_composed(tuple(words)), output=output)
-    entry.compose = lambda *_: settings  # type: ignore[attr-defined]
-    return entry.main([])
+    entry.compose = lambda *_: settings  # type: ignore[assignment]
+    return __main__.main([])
 
 
 def work(words: Sequence[str]) -> int:
-    """Be a rank of `python -m launch.executors`."""
+    """Be a rank of `python -m launch.rank`."""
     from launch.rank import main
 
     return main(list(words))

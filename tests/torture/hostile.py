@@ -221,7 +221,7 @@ def _give_words(work: Path, verb: str, payload: Payload) -> None:
 
     schema, _, choices = VERBS[verb].load()
     given = [*REQUIRED.get(verb, []), payload.text]
-    compose.compose(verb, schema, as_overrides(given, schema, VERBS[verb].first), choices)
+    compose.compose(verb, schema, as_overrides(given, schema, first=VERBS[verb].first, choices=choices), choices)
 
 
 def _give_file(work: Path, verb: str, payload: Payload) -> None:

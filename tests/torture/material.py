@@ -11,12 +11,12 @@ import numpy as np
 from curriculum.arrange import arrange
 from curriculum.artifact.manifest import create, write_text
 from curriculum.preference import Shuffled
-from curriculum.prepare import run as prepare
-from curriculum.scores.scores import write_slice
 from curriculum.text.text import TextSettings
+from curriculum.tokens.job import run as prepare
 from curriculum.tokens.settings import PrepareSettings
 from curriculum.tokens.tokenizer import TokenizerSettings
 from curriculum.tokens.tokens import Tokens
+from tests.scores import write_slice
 from tests.torture.ranks import on_ranks, save_step
 from train.config.compose import compose
 from train.inputs import open_inputs

@@ -65,8 +65,8 @@ class Material:
     def _make(work: Path, stages: int) -> None:
         from curriculum.arrange.arrange import ArrangeSettings
         from curriculum.arrange.arrange import run as arrange
-        from curriculum.prepare import run as prepare
         from curriculum.text.text import TextSettings
+        from curriculum.tokens.job import run as prepare
         from curriculum.tokens.settings import PrepareSettings
         from curriculum.tokens.tokenizer import TokenizerSettings
 

@@ -6,9 +6,10 @@ import torch
 from models import DecoderConfig
 from models.decoder import build
 from train.config.compose import compose
+from train.distributed.exit_codes import Refused
 from train.engine import Engine
 from train.resume.identity import identity
-from train.run import Refused, train
+from train.run import train
 from train.settings import TrainSettings
 
 CONFIG = DecoderConfig(vocab_size=64, layers=3, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16, end_of_text=0)

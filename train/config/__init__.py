@@ -1,1 +1,1 @@
-"""Settings composed by Hydra, checked and typed; secrets and package versions."""
+"""Configuration: how the words of a command line become checked settings."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
@@ -208,8 +209,8 @@ def _explain(verb: str, error: Exception, known: list[str]) -> str:
         return f"{verb}: {wrong.group(1)}: {first}: give a value of the right type"
     unread = re.search(r"LexerNoViableAltException: ([^=\s]+)=(.*)", text)
     if unread:
-        key, value = unread.group(1), unread.group(2).strip()
-        return f"{verb}: {key}: {value} has letters that need quotes: write '{key}=\"{value}\"'"
+        key, value = unread.group(1).lstrip("+"), unread.group(2).strip()
+        return f"{verb}: {key}: {value} has letters that need quotes: write --{key} {shlex.quote(value)}"
     group = re.search(r"Could not find '([^']+)/([^']+)'", text)
     if group:
         name, option = group.groups()

@@ -1,58 +1,97 @@
-"""Words of the command line as overrides: flags, and a first word that needs no key."""
+"""Words of a command line as Hydra overrides: flags, a first word that needs no key, and text in quotes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
-from typing import get_origin, get_type_hints
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from os import PathLike, fspath
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)\Z)[a-z_][\w./-]*|[\w./-]*/[\w./-]*", re.ASCII | re.IGNORECASE)
+"""Text that Hydra's grammar reads as itself without quotes: a name, or a path with a slash."""
 
 
-def as_overrides(words: Sequence[str], settings: type, first: str | None = None) -> list[str]:
+def as_overrides(
+    words: Sequence[str],
+    *schemas: type,
+    first: str | None = None,
+    choices: Mapping[str, Mapping[str, type]] | None = None,
+) -> list[str]:
     """Return words as Hydra overrides.
 
     `--dry-run` stands for `dry_run=true`, `--step 5` and `--step=5` for `step=5`: a flag takes the next word unless
-    that is an override or a flag itself, or the setting is true or false. A setting that is a list takes its flag as
-    often as it is given: `--accept-change a --accept-change b` is `accept_change=[a,b]`. With `first`, the first word
-    that is none of these gives that key its value.
+    that is an override or a flag itself, or the setting is true or false. The types come from the settings dataclasses
+    `schemas` and from the options of `choices` (as in `compose`). Where a setting holds text, the value of its flag is
+    that text, whatever is in it; elsewhere Hydra reads it. A setting that is a list takes its flag any number of times:
+    `--accept-change a --accept-change b` is `accept_change=[a,b]`. With `first`, the first word that is none of these
+    is the text of that key.
     """
-    hints = get_type_hints(settings)
-    lists = {field.name for field in fields(settings) if get_origin(hints[field.name]) is list}
-    switches = {field.name for field in fields(settings) if hints[field.name] is bool}
+
+    def kind_of(key: str) -> Any:
+        group, _, rest = key.partition(".")
+        places = [(schema, key) for schema in schemas]
+        places += [(option, rest) for option in (choices or {}).get(group, {}).values()]
+        return next((kind for schema, name in places if (kind := _kind(schema, name)) is not None), None)
+
     overrides: list[str] = []
     members: dict[str, list[str]] = {}
-    for name, value in _pairs(words, switches, lists, first):
-        if name in lists and not value.startswith("["):
-            members.setdefault(name, []).append(value)
-        else:
-            overrides.append(f"{name}={value}" if name else value)
-    return [*overrides, *(f"{name}=[{','.join(values)}]" for name, values in members.items())]
-
-
-def _pairs(words: Sequence[str], switches: set[str], lists: set[str], first: str | None) -> Iterator[tuple[str, str]]:
-    """Yield (key, value) for flags and a first word, and ("", word) for what is an override already."""
-    index, named = 0, False
+    index = 0
     while index < len(words):
         word = words[index]
         index += 1
         if not word.startswith("--"):
-            if first and not named and _is_value(word):
-                named = True
-                yield first, quoted(word)
+            if first and _is_value(word):
+                overrides.append(f"{first}={quoted(word)}")
+                first = None
             else:
-                yield "", word
+                overrides.append(word)
             continue
-        name, equals, value = word[2:].partition("=")
-        name = name.replace("-", "_") if not equals or name.replace("-", "_") in lists else name
-        if not equals and name not in switches and index < len(words) and _is_value(words[index]):
-            value = quoted(words[index])
+        key, equals, value = word[2:].partition("=")
+        key = key if kind_of(key) is not None else key.replace("-", "_")
+        kind = kind_of(key)
+        if not equals and kind is not bool and index < len(words) and _is_value(words[index]):
+            value = words[index]
             index += 1
-        yield name, value if equals or value else "true"
+        elif not equals:
+            value, kind = "true", bool
+        if get_origin(kind) is list and not value.startswith("["):
+            members.setdefault(key, []).append(quoted(value) if _is_text(get_args(kind)[0]) else value)
+        else:
+            overrides.append(f"{key}={quoted(value) if _is_text(kind) else value}")
+    return [*overrides, *(f"{key}=[{','.join(values)}]" for key, values in members.items())]
 
 
-def quoted(value: str) -> str:
-    """Return a value as Hydra's grammar reads it: in quotes where it is more than a number, a word or a plain path."""
-    plain = value.replace("_", "").replace("-", "").replace(".", "").replace("/", "").isalnum()
-    return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def quoted(text: str | PathLike[str]) -> str:
+    """Return text, or a path, as a value of a Hydra override (`key=VALUE`, `key=[VALUE,...]`) that composes to it.
+
+    In quotes where Hydra or OmegaConf would read something else: a number, `null`, a list, `${...}`. The only text
+    that no override can give is `???`, OmegaConf's mark of a missing value.
+    """
+    text = fspath(text)
+    if PLAIN.fullmatch(text):
+        return text
+    # A backslash escapes a quote (Hydra) or `${` (OmegaConf), so only those before one of the two are doubled, and
+    # those at the end, which is before the closing quote.
+    text = re.sub(r"(\\*)('|\$\{)", r"\1\1\\\2", text)
+    return "'" + re.sub(r"(\\+)\Z", r"\1\1", text) + "'"
+
+
+def _kind(schema: Any, key: str) -> Any:
+    """Return the type of a setting by its dotted key; None for a key that is not in these settings."""
+    for name in key.split("."):
+        if is_dataclass(schema):
+            schema = get_type_hints(schema).get(name)
+        elif get_origin(schema) is dict:
+            schema = get_args(schema)[1]
+        else:
+            return None
+    return schema
+
+
+def _is_text(kind: Any) -> bool:
+    return kind is str or (get_origin(kind) in (Union, UnionType) and str in get_args(kind))
 
 
 def _is_value(word: str) -> bool:

@@ -1,1 +1,1 @@
-"""Ranks: how they meet, agree, watch each other and leave."""
+"""Ranks: how they start, find each other, notice each other's failures and leave."""

@@ -29,3 +29,11 @@ LEFT_ON_SIGTERM = 143
 
 LEFT = (LEFT_ON_SIGINT, LEFT_ON_SIGUSR1, LEFT_ON_SIGTERM)
 """Left as asked, with a checkpoint of the last step: the same command goes on from there."""
+
+
+class Refused(ValueError):
+    """The run was refused at the door: nothing was trained and nothing changed."""
+
+    def __init__(self, why: str, exit_code: int = REFUSED) -> None:
+        super().__init__(why)
+        self.exit_code = exit_code

@@ -8,8 +8,10 @@ with the roll the supervisor (launch/train.py) asks the ranks themselves. Withou
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from train.distributed.exit_codes import (
     CHANGED,
@@ -49,6 +51,14 @@ def still_here() -> None:
 def report_code(code: int) -> None:
     """Say with which code this rank leaves."""
     _write("code", code)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now. Gloo's threads may otherwise abort while the interpreter shuts down."""
+    report_code(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def pids(folder: Path) -> dict[int, int]:

@@ -24,8 +24,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from train.distributed.exit_codes import DISK_FULL, FAILED, GUARD_STOPPED, HUNG, OUT_OF_MEMORY, UNREADABLE
-from train.distributed.world import World, leave
+from train.distributed.exit_codes import DISK_FULL, FAILED, GUARD_STOPPED, HUNG, OUT_OF_MEMORY, REFUSED, UNREADABLE
+from train.distributed.heartbeat import leave
+from train.distributed.world import World
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ POSTED = "pdpc/left"
 """Key in the ranks' store with the exit code with which one of them left without the others."""
 
 
-HEEDED = (FAILED, OUT_OF_MEMORY, UNREADABLE, DISK_FULL, GUARD_STOPPED)
+HEEDED = (FAILED, REFUSED, OUT_OF_MEMORY, UNREADABLE, DISK_FULL, GUARD_STOPPED)
 """Codes of a rank that cannot go on, after which the others need not wait. Who hangs is to dump its stacks before."""
 
 

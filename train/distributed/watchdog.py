@@ -24,8 +24,9 @@ from typing import IO
 from curriculum.artifact.manifest import process_alive
 from train.distributed.collectives import Exchange
 from train.distributed.exit_codes import HUNG
+from train.distributed.heartbeat import leave
 from train.distributed.signals import HANG, post
-from train.distributed.world import World, leave
+from train.distributed.world import World
 
 log = logging.getLogger(__name__)
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
-import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -147,17 +144,12 @@ def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
         os.environ["DS_ACCELERATOR"] = "cpu"
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_size))
         device, backend = torch.device("cpu"), "gloo"
-    import deepspeed
+    from train.engine import communication
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*is deprecated", category=FutureWarning)
-    # On the CPU DeepSpeed would compile an extension of its own (a minute, a C++ compiler) that gloo does without.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    with meeting(rank, size, meet_s, leave):
-        deepspeed.init_distributed(dist_backend=backend, timeout=TIMEOUT, verbose=False, auto_mpi_discovery=False)
+    communication.load()
+    with meeting(rank, size, meet_s, heartbeat.leave):
+        communication.join(backend, TIMEOUT)
         hosts = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
-        # DeepSpeed's engine would make this group later, and wait half an hour for who is lost then.
-        deepspeed.utils.groups._clone_world_group()
     fault("world.joined")
     return World(rank, size, local_rank, local_size, device, hosts)
 
@@ -173,14 +165,6 @@ def finish(world: World) -> None:
     if dist.is_initialized():
         world.barrier()
         dist.destroy_process_group()
-
-
-def leave(code: int) -> NoReturn:
-    """End this process now. Gloo's threads may otherwise abort while the interpreter shuts down."""
-    heartbeat.report_code(code)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def free_port() -> int:

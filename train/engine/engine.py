@@ -19,7 +19,8 @@ from train.engine.config import deepspeed_config, on_disk
 from train.engine.nvme.folder import SwapFolder
 from train.engine.nvme.handle import own_handles
 from train.engine.nvme.state import SwappedState
-from train.engine.replaced import swift_start
+from train.engine.patches import applying, check, check_built
+from train.engine.stand_ins import KnownNorm, light_start
 from train.engine.state import (
     MOMENTS,
     FlatState,
@@ -30,7 +31,6 @@ from train.engine.state import (
     State,
     WholeState,
 )
-from train.engine.unasked import unasked
 from train.engine.zero0 import replicated_engine
 from train.faults import fault
 from train.memory.heap import keep_freed_memory
@@ -72,8 +72,12 @@ class Engine:
         )
         self._swap = SwapFolder(Path(str(settings.zero.nvme_path))) if settings.zero.uses_nvme else None
         try:
-            with swift_start():
+            rows = applying(settings)
+            with light_start():
+                check(rows)
                 self._deepspeed = self._initialize(settings)
+            check_built(rows, self._deepspeed)
+            self._known_norm = KnownNorm(self._deepspeed, rows)
             self._bound_reduction()
             self._state = self._state_of(settings)
             self._state.prepare(0)
@@ -153,6 +157,7 @@ class Engine:
         assert self._done < self.micro_batches, "a step's gradients are complete: step"
         self._done += 1
         self._norm = None
+        self._state.open()
         self._deepspeed.set_gradient_accumulation_boundary(self._done == self.micro_batches)
         # DeepSpeed averages over ranks; the loss is a share of a mean already, so it is scaled to be summed.
         self._deepspeed.backward(loss * self.world.size, scale_wrt_gas=False)
@@ -174,7 +179,7 @@ class Engine:
         held_at = self._state.masters()[0].device  # an offloaded AdamW runs on the host, which then has to know
         self.stayed = stays.float()
         self._adamw.found_inf = self.stayed.to(held_at)  # type: ignore[attr-defined]  # as torch's GradScaler does
-        with unasked(self._deepspeed, norm.to(held_at)):
+        with self._known_norm.inside(norm.to(held_at)):
             self._deepspeed.step()
         self._done = 0
         self.returned_at = time.perf_counter()

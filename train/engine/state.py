@@ -69,6 +69,9 @@ class State(ABC):
     def gradients(self) -> list[Tensor]:
         """Return the gradients that this rank holds after a step's last backward pass, before clipping."""
 
+    def open(self) -> None:  # noqa: B027  # most stages need nothing
+        """Get ready to add the gradient of another backward pass to the step's sum."""
+
     @abstractmethod
     def filled(self) -> None:
         """Bring the working weights in line with the master weights that the owners hold. Every rank calls this."""
@@ -198,6 +201,14 @@ class PartitionedState(State):
             owned = min(length, parameter.ds_numel - start)  # type: ignore[attr-defined]
             if owned > 0:
                 yield Piece(name, start, masters[group], offset, owned)
+
+    def open(self) -> None:
+        """Let DeepSpeed add, not copy.
+
+        DeepSpeed 0.19.8 begins a new sum with each backward pass until a forward pass has counted the one before: after
+        two forward passes, the second of two backward passes would silently take the place of the first.
+        """
+        self.optimizer.clear_backward_seen_flag()
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients of this rank's parts."""

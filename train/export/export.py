@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from curriculum.artifact.manifest import ArtifactError, open_manifest
+from curriculum.artifact.manifest import ArtifactError, open_manifest, sync
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
 from models import huggingface
 from models.config import DecoderConfig
+from models.huggingface.names import INDEX, WEIGHTS
 from train import checkpoint
 from train.export.card import run_card
 from train.export.weights import ChosenWeights, choose_weights
@@ -33,15 +40,71 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chose
     if whole and any(output.glob("*.safetensors")) and (output / CARD).read_text("utf-8") == card:
         return False
     config, state = chosen.read()
-    huggingface.export(
-        output,
-        config,
-        state,
-        dtype=DTYPES[dtype],
-        tokenizer_folder=tokenizer_folder(run_folder, facts),
-        card=card,
-    )
+    with replaced(output) as draft:
+        huggingface.export(
+            draft,
+            config,
+            state,
+            dtype=DTYPES[dtype],
+            tokenizer_folder=tokenizer_folder(run_folder, facts),
+            card=card,
+        )
     return True
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`, which takes its place when the block ends well: whole or not at all.
+
+    An earlier export in `folder` is replaced; ValueError if it holds something else. What a killed export to `folder`
+    left beside it is removed, so two exports to one folder must not run at the same time.
+    """
+    folder = folder.absolute()
+    _refuse_foreign(folder)
+    _remove_left_over(folder, "partial")
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for path in (*draft.iterdir(), draft):
+            sync(path)
+        _replace(draft, folder)
+        _remove_left_over(folder, "old")  # not before: it may be the only whole export
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Let an export replace nothing but an empty folder or an earlier export."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not ((folder / "config.json").is_file() and ((folder / WEIGHTS).is_file() or (folder / INDEX).is_file())):
+        raise ValueError(f"{folder} exists and is not an exported model: name a new folder or remove it")
+
+
+def _replace(draft: Path, folder: Path) -> None:
+    """Move `draft` to `folder`; an older folder is set aside first and removed last."""
+    aside = draft.with_suffix(".old")
+    if folder.exists():
+        os.replace(folder, aside)
+    try:
+        os.replace(draft, folder)
+    except OSError:
+        if aside.exists():
+            os.replace(aside, folder)
+        raise
+    sync(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_left_over(folder: Path, suffix: str) -> None:
+    """Remove the siblings `.<name>.<8 hex digits>.<suffix>` that a killed export to `folder` left."""
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.{suffix}")
+    if not folder.parent.is_dir():
+        return
+    for path in folder.parent.iterdir():
+        if pattern.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def newest_checkpoint(run_folder: Path) -> Path:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from curriculum.artifact.lock import Lock
 from curriculum.artifact.manifest import (
     DISK_FULL,
     MANIFEST,
@@ -52,9 +51,9 @@ MEND = "restore it, or remove it to go on from the newest checkpoint (what it te
 
 
 class RunFolder:
-    """An open RUN folder, held by a lock that dies with the process."""
+    """An open RUN folder, whose sole writer is this process."""
 
-    def __init__(self, path: Path, facts: dict[str, Any], lock: Any) -> None:
+    def __init__(self, path: Path, facts: dict[str, Any], lock: Lock) -> None:
         self.path = path
         self.facts = facts
         self._lock = lock
@@ -69,28 +68,13 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             refuse_links(path)
-            lock = open(path / ".lock", "a")  # noqa: SIM115  # held until release()
+            lock = Lock(path / ".lock", f"run {path}", wait_s)
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise
             raise ValueError(
                 f"output={path} cannot be written ({error}): name a folder that you may write to"
             ) from error
-        waiting = False
-        deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise ValueError(
-                        f"run {path} is being written by another process: wait for it, or choose another output"
-                    ) from error
-                if not waiting:
-                    waiting = True
-                    log.warning("run %s is being written by another process: waiting for up to %g s", path, wait_s)
-                time.sleep(0.2)
         return cls(path, read_run(path) if (path / RUN).exists() else {}, lock)
 
     def admit(self, settings: TrainSettings, inputs: Inputs, found: Path | None) -> list[Change]:
@@ -156,7 +140,7 @@ class RunFolder:
 
     def release(self) -> None:
         """Give up the lock."""
-        self._lock.close()
+        self._lock.release()
 
     def _write(self) -> None:
         write_text(self.path / RUN, _as_text({**self.facts, "checksum": _checksum(self.facts)}))

@@ -2,7 +2,7 @@
 
 from train.tracking.metrics import METRICS, MetricsFile, Record, read_metrics
 from train.tracking.settings import TrackerSettings
-from train.tracking.tracker import NullTracker, Tracker, start_tracker
+from train.tracking.tracker import NullTracker, Tracker, check_tracker, start_tracker
 
 __all__ = [
     "METRICS",
@@ -11,6 +11,7 @@ __all__ = [
     "Record",
     "Tracker",
     "TrackerSettings",
+    "check_tracker",
     "read_metrics",
     "start_tracker",
 ]

@@ -24,8 +24,6 @@ SECTIONS = {
     "data": ("data", STEP),
 }
 """Sections in their order: what a metric's name begins with, the section's title and its x-axis."""
-WITHOUT_PANEL = ("stage", STEP, TOKENS)
-"""What is logged and is no metric: the axes, and the number of a stage."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +31,15 @@ class NullTracker:
 
     def finish(self) -> None:
         """Do nothing."""
+
+
+def check_tracker(settings: TrackerSettings) -> None:
+    """Raise ValueError when a tracker needs a package that is not installed."""
+    if "tensorboard" in settings.name and find_spec("tensorboard") is None:
+        raise ValueError(
+            f"tracker.name={settings.name!r} needs the package tensorboard: pip install 'pdpc[tensorboard]', or use "
+            "tracker=none"
+        )
 
 
 def start_tracker(

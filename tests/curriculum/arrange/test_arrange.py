@@ -13,8 +13,9 @@ from curriculum.artifact import spool
 from curriculum.artifact.manifest import ArtifactError, create, verify
 from curriculum.order.order import Order
 from curriculum.preference import Mixture, Pdpc, Shuffled, Sorted, Table, Tilt, TwoStage
-from curriculum.scores.scores import write_slice
+from curriculum.scores.scores import SliceWriter
 from curriculum.tokens.tokens import Tokens
+from tests.scores import write_slice
 
 ROOT = Path(__file__).resolve().parents[3]
 PLAIN = Pdpc(stratify_by=None, floor=0.0, ceiling=1.0)
@@ -128,8 +129,12 @@ def test_a_score_that_is_not_finite_is_named(settings, tokens_folder, tmp_path):
     tokens = Tokens.open(tokens_folder)
     loss = np.ones(len(tokens), dtype=np.float32)
     loss[7] = np.nan
-    with pytest.raises(ValueError, match="gives sample 7 of slice 'train' a loss of nan"):
-        write_slice(tmp_path, "train", {"weak": loss}, np.full(len(tokens), 32))
+    counts = {"tokens": np.full(len(tokens), 32), "bytes": np.full(len(tokens), 99)}
+    with (
+        SliceWriter(tmp_path, "train", ["weak"]) as writer,
+        pytest.raises(ValueError, match="gives sample 7 of slice 'train' a loss of nan"),
+    ):
+        writer.add(counts | {"loss_weak": loss})
     with create(tmp_path / "bad", "scores", config={}, inputs={"tokens/train": tokens.fingerprint}) as draft:
         pq.write_table(pa.table({"loss_weak": loss, "loss_strong": np.ones_like(loss)}), draft.path / "train.parquet")
     with pytest.raises(ValueError, match=r"not finite for 1 samples of .*bad: sample 7 \(pd=nan\)"):

@@ -3,10 +3,11 @@ import pytest
 import torch
 
 from curriculum.artifact.manifest import open_manifest
-from curriculum.scores.job import write_scores
+from curriculum.scores.job import ScoringJob, ScoringWorker
 from curriculum.scores.scorer import ChunkScorer, Reference, ScoringOptions
 from curriculum.tokens.tokens import Tokens
 from curriculum.work.chunks import Chunk
+from curriculum.work.job import work_here
 from models import DecoderConfig
 from models.decoder import build
 
@@ -55,6 +56,17 @@ def references(tokens, **changes):
         name: lambda seed=seed: Reference(decoder(tokens, seed), str(seed), **defaults)
         for seed, name in enumerate(("weak", "strong"))
     }
+
+
+def write_scores(folder, tokens, references, identities, *, batch_size, precision):
+    """Score every sample of every slice in this process, or open the scores that are there."""
+    options = ScoringOptions(batch_size, precision)
+    job = ScoringJob(folder, tokens, {name: identities.get(name, "") for name in references}, options)
+    if (scores := job.reused()) is not None:
+        return scores
+    scorer = ChunkScorer(tokens, {name: load() for name, load in references.items()}, options)
+    work_here(job, lambda: ScoringWorker(job, scorer))
+    return job.finish()
 
 
 def test_every_sample_has_a_row_and_a_whole_folder_is_reused(tokens, tmp_path, capsys):

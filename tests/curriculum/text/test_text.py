@@ -17,7 +17,7 @@ import zstandard
 from curriculum.text import lines as text_lines
 from curriculum.text.document import Document
 from curriculum.text.formats import stem
-from curriculum.text.text import TextSettings, documents, input_identity, open_text
+from curriculum.text.text import TextSettings, open_text
 
 ROOT = Path(__file__).resolve().parents[3]
 ROWS = [Document(f"text {i}: caf\u00e9 \u4e2d\u6587\nsecond line", "web" if i % 3 else "code") for i in range(700)]
@@ -40,7 +40,7 @@ def write(path: Path, rows: list[Document] = ROWS) -> Path:
 
 
 def read(*paths: Path | str, **settings: object) -> list[Document]:
-    return list(documents(TextSettings(paths=[str(path) for path in paths], **settings)))
+    return list(open_text(TextSettings(paths=[str(path) for path in paths], **settings)).documents())
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "A.PARQUET"])
@@ -178,13 +178,13 @@ def test_check_finds_a_bad_last_file_before_the_first_is_read(tmp_path: Path) ->
 def test_identity_follows_changes_and_not_places(tmp_path: Path) -> None:
     first, second = (write(tmp_path / place / "sub" / "a.jsonl") for place in ("x", "y"))
     os.utime(second, ns=(first.stat().st_atime_ns, first.stat().st_mtime_ns))
-    before = input_identity(TextSettings(paths=[str(tmp_path / "x")]))
+    before = open_text(TextSettings(paths=[str(tmp_path / "x")])).identity()
     assert list(before) == ["text/0/sub/a.jsonl"]
-    assert before == input_identity(TextSettings(paths=[str(tmp_path / "y")]))
+    assert before == open_text(TextSettings(paths=[str(tmp_path / "y")])).identity()
     os.utime(second, ns=(0, 1))
-    assert before != input_identity(TextSettings(paths=[str(tmp_path / "y")]))
+    assert before != open_text(TextSettings(paths=[str(tmp_path / "y")])).identity()
     write(first, ROWS[:5])
-    assert before != input_identity(TextSettings(paths=[str(tmp_path / "x")]))
+    assert before != open_text(TextSettings(paths=[str(tmp_path / "x")])).identity()
 
 
 @pytest.mark.parametrize(
@@ -203,14 +203,14 @@ def test_settings_are_checked(settings: dict[str, object], message: str) -> None
 
 DATASET_SCRIPT = """
 import datasets, json, sys
-from curriculum.text import TextSettings, documents, input_identity, open_text
+from curriculum.text import TextSettings, open_text
 folder, saved = sys.argv[1:]
 datasets.disable_progress_bars()
-plain = list(documents(TextSettings(dataset=folder)))
-streamed = list(documents(TextSettings(dataset=folder, streaming=True)))
+plain = list(open_text(TextSettings(dataset=folder)).documents())
+streamed = list(open_text(TextSettings(dataset=folder, streaming=True)).documents())
 datasets.load_dataset(folder, split="train").save_to_disk(saved)
-again = list(documents(TextSettings(dataset=saved)))
-unnamed = next(documents(TextSettings(dataset=folder, source_column=None)))
+again = list(open_text(TextSettings(dataset=saved)).documents())
+unnamed = next(open_text(TextSettings(dataset=folder, source_column=None)).documents())
 parts = []
 for wanted in (dict(), dict(streaming=True), dict(saved=True)):
     kind = dict(dataset=saved) if wanted.pop("saved", False) else dict(dataset=folder, **wanted)
@@ -227,7 +227,7 @@ try:
     open_text(TextSettings(dataset="nobody/nothing-of-that-name"))
 except ValueError as error:
     errors.append(str(error))
-identity = [input_identity(TextSettings(dataset=folder, streaming=s)) for s in (False, True)]
+identity = [open_text(TextSettings(dataset=folder, streaming=s)).identity() for s in (False, True)]
 print(json.dumps([plain, streamed, again, unnamed, parts, errors, identity]))
 """
 
@@ -274,7 +274,7 @@ def mixed(folder: Path) -> Path:
 def test_ranges_of_places_cut_the_text_into_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr("curriculum.text.lines.PACKED_BYTES", 512)
     settings = TextSettings(paths=[str(mixed(tmp_path / "in"))])
-    whole = list(documents(settings))
+    whole = list(open_text(settings).documents())
     ranges = [(start, start + size) for start in range(0, open_text(settings).places, size)]
     forward, parts, ends = open_text(settings), [], {}
     for start, stop in ranges:

@@ -15,10 +15,9 @@ import pytest
 from rich.console import Console
 
 from curriculum.artifact.manifest import ArtifactError, verify
-from curriculum.prepare import run
-from curriculum.text.text import TextSettings, documents
+from curriculum.text.text import TextSettings, open_text
 from curriculum.tokens.encode import HeldOut
-from curriculum.tokens.job import TextJob, TextWorker
+from curriculum.tokens.job import TextJob, TextWorker, run
 from curriculum.tokens.settings import PrepareSettings
 from curriculum.tokens.tokenizer import TextTokenizer, TokenizerSettings, train_tokenizer
 from curriculum.tokens.tokens import SLICES, Tokens, part_name
@@ -128,7 +127,7 @@ def test_the_bits_are_those_of_one_pass_over_the_documents(tmp_path: Path) -> No
     made = settings(text, folder, chunk_bytes=500)
     prepare(made)
     tokenizer, held_out = TextTokenizer.open(folder / "tokenizer"), HeldOut(0.1, 0.2, 0)
-    kept = [(i, text, source) for i, (text, source) in enumerate(documents(made.input)) if text.strip()]
+    kept = [(i, text, source) for i, (text, source) in enumerate(open_text(made.input).documents()) if text.strip()]
     for index, name in enumerate(SLICES):
         ids: list[int] = []
         starts, origins = [], []

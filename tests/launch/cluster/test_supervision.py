@@ -173,7 +173,8 @@ def environment_of(pid):
 LEAVING = """
 import os, sys
 import torch
-from train.world import free_port, leave, start
+from train.roll import leave
+from train.world import free_port, start
 os.environ["DS_ACCELERATOR"] = "cpu"
 import deepspeed
 deepspeed.ops.__compatible_ops__

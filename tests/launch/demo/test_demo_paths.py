@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from launch.cli import VERBS
-from launch.demo.demo import DemoSettings, _steps, quoted
+from launch.demo.demo import DemoSettings, _steps
 from train.config.compose import compose
+from train.config.flags import quoted
 
 NAMES = [
     "/x/pdpc (copy),b=1/demo",
@@ -30,10 +31,6 @@ def test_a_quoted_path_means_itself(name):
     settings = compose("prepare", schema, [f"input.paths=[{quoted(name)}]", f"output={quoted(name)}"], choices)
     assert settings.input.paths == [name]
     assert settings.output == name
-
-
-def test_a_plain_path_is_not_quoted():
-    assert quoted(Path("runs/demo_1.5")) == "runs/demo_1.5"
 
 
 def test_every_step_composes_in_a_folder_with_a_hard_name():

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,6 @@ from launch.inspect.summary import LEVELS, sketch
 from models.config import DecoderConfig
 from models.decoder import build
 from models.huggingface import export
-from train.config.flags import as_overrides
 
 ROOT = Path(__file__).parents[3]
 STEPS_DONE = 12
@@ -385,43 +384,6 @@ def test_a_replanned_order_shows_its_descent_and_its_parents_buckets(capsys, ord
     assert re.search(r"^low planned .* -$", text, re.MULTILINE)
     assert re.search(r"^all@20 planned +- .*100\.0$", text, re.MULTILINE)
     assert "all@20" in (tmp_path / "child.svg").read_text()
-
-
-# words of the command line
-
-
-@dataclass
-class Flags:
-    folder: str = ""
-    dry_run: bool = False
-    step: int | None = None
-    models: dict[str, str] = field(default_factory=dict)
-    accept_change: list[str] = field(default_factory=list)
-
-
-@pytest.mark.parametrize(
-    ("words", "overrides"),
-    [
-        (["--step", "5"], ["step=5"]),
-        (["--step=5"], ["step=5"]),
-        (["--dry-run", "--step", "5"], ["dry_run=true", "step=5"]),
-        (["order", "--dry-run"], ["folder=order", "dry_run=true"]),
-        (["--dry-run", "order"], ["dry_run=true", "folder=order"]),
-        (["./a/b_1.x", "--step", "-1"], ["folder=./a/b_1.x", "step=-1"]),
-        (["a (b)'s"], ["folder='a (b)\\'s'"]),
-        (["folder=f", "--step", "x=1"], ["folder=f", "step=true", "x=1"]),
-        (["--models.weak", "run"], ["models.weak=run"]),
-        (["--unknown"], ["unknown=true"]),
-        (["--accept-change", "a.b", "--step", "5", "--accept-change=c"], ["step=5", "accept_change=[a.b,c]"]),
-        (["--accept-change=[a,b]"], ["accept_change=[a,b]"]),
-    ],
-)
-def test_flags_are_overrides(words, overrides):
-    assert as_overrides(words, Flags, first="folder") == overrides
-
-
-def test_only_some_verbs_take_a_first_word():
-    assert as_overrides(["order"], Flags) == ["order"]
 
 
 def test_a_folder_with_signs_can_be_named(capsys, tokens_folder, tmp_path):

@@ -227,54 +227,12 @@ def test_tokenizer_and_card_travel_along(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_export_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exported(tmp_path / "hf")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "hf").iterdir()}
-
-    def broken(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("models.huggingface.write._write_weights", broken)
-    with pytest.raises(OSError, match="disk full"):
-        exported(tmp_path / "hf", replace(CONFIG, layers=1))
-    assert {path.name: path.read_bytes() for path in (tmp_path / "hf").iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
-    monkeypatch.undo()
-    exported(tmp_path / "hf", replace(CONFIG, layers=1))  # an earlier export may be replaced
-    assert load(tmp_path / "hf", torch.float32).config.layers == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
-
-
-def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = [".hf.0123abcd.partial", ".hf.ffffffff.old"]
-    others = [
-        ".hf.0123abcd.parting",
-        ".hf.0123abc.partial",
-        ".hf.0123ABCD.old",
-        ".other.0123abcd.partial",
-        "xhf.0123abcd.old",
-    ]
-    for name in [*left, *others]:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text("{}")
-
-    def broken(*_: object) -> None:
-        raise OSError("disk full")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("models.huggingface.write._write_weights", broken)
-        with pytest.raises(OSError, match="disk full"):
-            exported(tmp_path / "hf")
-    assert {path.name for path in tmp_path.iterdir()} == {".hf.ffffffff.old", *others}  # the old one is all there is
-    exported(tmp_path / "hf")
-    assert {path.name for path in tmp_path.iterdir()} == {"hf", *others}
-
-
-def test_export_never_replaces_a_foreign_folder(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is not an exported model: name a new folder"):
+def test_export_writes_into_a_new_or_empty_folder_alone(tmp_path: Path) -> None:
+    exported(tmp_path)
+    with pytest.raises(ValueError, match="exists and is not an empty folder: name a new one"):
         exported(tmp_path)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    with pytest.raises(ValueError, match="exists and is not an empty folder"):
+        exported(tmp_path / "config.json")
 
 
 def test_export_refuses_wrong_tensors(tmp_path: Path) -> None:

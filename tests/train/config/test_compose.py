@@ -90,7 +90,7 @@ def test_a_preference_that_needs_to_be_told_more_says_so(name, message):
         ("tracker.tags=abc", r"tracker\.tags is a list: write tracker\.tags=\[\.\.\.\]"),
         (
             "data.tokens=tök ens",
-            r"tokens: tök ens has letters that need quotes: write 'data\.tokens=\"tök ens\"'",
+            r"tokens: tök ens has letters that need quotes: write --data\.tokens 'tök ens'",
         ),
         ("seed=-1", r"seed=-1 must not be negative"),
         ("precision=fp8", r"precision='fp8' is unknown: use one of \['bf16', 'fp32'\]"),

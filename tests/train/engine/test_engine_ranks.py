@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from models import DecoderConfig
 from models.attention import Documents
 from models.decoder import build
+from tests.train.engine import gradients
 from tests.train.evaluation.questions import Questions
 from train.config.compose import compose
 from train.distributed.world import World, free_port, start
@@ -212,6 +213,9 @@ def _rank(rank, port, folder):
     found = {f"{stage}_{precision}": one_case(world, stage, precision, folder) for stage, precision in CASES}
     found["pairs"] = from_the_other_world(world, folder)
     found["new groups"] = shared_groups() - groups
+    gradients.small_buckets(pytest.MonkeyPatch())
+    for stage, precision in gradients.CASES:
+        found[f"gradients {stage} {precision}"] = gradients.worst_differences(world, stage, precision)
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
     world.barrier()
     dist.destroy_process_group()
@@ -306,3 +310,10 @@ def test_state_moves_to_another_world_stage_and_accumulation(found, size):
     for pair, losses in found[size][0]["pairs"].items():
         straight = found[3 - size][0][f"{pair.split()[0]}_fp32"]["losses"][STEPS:]
         assert losses == pytest.approx(straight, rel=1e-5), pair
+
+
+@pytest.mark.parametrize("way", [way.__name__ for way in gradients.WAYS])
+@pytest.mark.parametrize(("stage", "precision"), gradients.CASES)
+def test_gradients_over_ranks_are_those_of_plain_torch(found, stage, precision, way):
+    for rank in found[2]:
+        assert rank[f"gradients {stage} {precision}"][way] < 1e-6

@@ -11,8 +11,9 @@ import pytest
 from curriculum.arrange import arrange
 from curriculum.artifact.manifest import create
 from curriculum.preference import Pdpc, Shuffled
-from curriculum.scores.scores import Scores, write_slice
+from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens, samples_in
+from tests.scores import write_slice
 from train.evaluation.answers import Items, answers_path, write_answers
 from train.report.records import Run
 

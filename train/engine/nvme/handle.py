@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from train.engine.stand_ins import replaced
+
 DIRECT = getattr(os, "O_DIRECT", 0)
 """Past the page cache: a step moves every byte of the state, which would push all else out of memory."""
 SECTOR = 512
@@ -158,15 +160,11 @@ def own_handles() -> Iterator[None]:
     """Let what DeepSpeed builds inside read and write with `DiskHandle`."""
     from deepspeed.runtime.swap_tensor import partitioned_optimizer_swapper, partitioned_param_swapper
 
-    modules = (partitioned_optimizer_swapper, partitioned_param_swapper)
-    before = [module.AsyncIOBuilder for module in modules]
-    for module in modules:
-        module.AsyncIOBuilder = _Builder
-    try:
+    with (
+        replaced(partitioned_optimizer_swapper, "AsyncIOBuilder", _Builder),
+        replaced(partitioned_param_swapper, "AsyncIOBuilder", _Builder),
+    ):
         yield
-    finally:
-        for module, builder in zip(modules, before, strict=True):
-            module.AsyncIOBuilder = builder
 
 
 class _Builder:

@@ -53,9 +53,9 @@ def answer(room: str, output: str) -> int:
 
 def evaluate(words: list[str]) -> int:
     """Be a rank of `pdpc evaluate`."""
-    from launch.evaluation.__main__ import main
+    from launch.rank import main
 
-    return main(words)
+    return main(["evaluate", *words])
 
 
 def _answers(world: World, room: Path, stage: int) -> dict[str, Any]:

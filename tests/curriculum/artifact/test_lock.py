@@ -1,0 +1,112 @@
+"""One holder at a time, whose name a second one reads; free when its process ends, however it ends."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from curriculum.artifact.lock import Held, Lock
+from curriculum.artifact.manifest import ArtifactError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from curriculum.lock import Lock
+sys.argv = ["/opt/bin/pdpc", "train", "data=secret", "verb"]
+lock = Lock(Path({path!r}), "run r")
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds tmp_path/lock."""
+    command = [sys.executable, "-c", HOLD.format(path=str(tmp_path / "lock"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_holder_is_refused_and_reads_who_has_it(tmp_path, holder):
+    who = f"pid {holder.pid} on {socket.gethostname()}: bin/pdpc train"
+    message = f"run r is being written by another process ({who}): wait for it, or choose another output"
+    with pytest.raises(Held, match=f"^{re.escape(message)}$"):
+        Lock(tmp_path / "lock", "run r")
+    assert issubclass(Held, ArtifactError)
+
+
+def test_a_killed_holder_leaves_it_free(tmp_path, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with Lock(tmp_path / "lock", "run r"):
+        assert f'"pid": {os.getpid()}' in (tmp_path / "lock").read_text()
+
+
+def test_who_waits_gets_it_when_it_is_released(tmp_path, caplog):
+    first = Lock(tmp_path / "lock", "run r")
+    threading.Timer(0.5, first.release).start()
+    with Lock(tmp_path / "lock", "run r", wait_s=30.0):
+        pass
+    assert caplog.text.count("run r is being written by another process (pid ") == 1
+    assert "waiting for up to 30 s" in caplog.text
+    first.release()
+
+
+def test_a_released_lock_names_nobody(tmp_path):
+    with Lock(tmp_path / "lock", "run r"):
+        pass
+    assert (tmp_path / "lock").read_text() == ""
+
+
+def test_a_file_that_names_nobody_is_held_all_the_same(tmp_path):
+    with Lock(tmp_path / "lock", "run r"):
+        for text in ("", "[1]", "{}", "\x00", '{"pid": '):
+            (tmp_path / "lock").write_text(text)
+            with pytest.raises(Held, match="another process: wait"):
+                Lock(tmp_path / "lock", "run r")
+
+
+def test_a_folder_removed_by_its_holder_is_made_again(tmp_path):
+    folder = tmp_path / "deep" / "folder"
+    first = Lock(folder / "lock", "folder")
+    shutil.rmtree(folder)
+    with Lock(folder / "lock", "folder"), pytest.raises(Held):
+        Lock(folder / "lock", "folder")
+    first.release()
+
+
+def test_a_program_that_was_started_does_not_keep_it(tmp_path):
+    lock = Lock(tmp_path / "lock", "run r")
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        lock.release()
+        Lock(tmp_path / "lock", "run r").release()
+        process.kill()
+
+
+def test_a_forked_child_keeps_it(tmp_path):
+    lock = Lock(tmp_path / "lock", "run r")
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    lock.release()
+    with pytest.raises(Held):
+        Lock(tmp_path / "lock", "run r")
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    Lock(tmp_path / "lock", "run r").release()
+
+
+def test_a_file_that_cannot_be_written_is_an_error_of_the_disk(tmp_path):
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(OSError, match="lock"):
+        Lock(tmp_path / "lock", "run r")

@@ -1,0 +1,77 @@
+"""An export takes its place whole or not at all, and nothing of anybody else's."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.config import DecoderConfig
+from models.decoder import build
+from models.huggingface import export, load
+from train.export.export import replaced
+
+
+def write(folder: Path, layers: int = 2) -> None:
+    """Put a model in place at `folder`."""
+    config = DecoderConfig(97, layers, 32, 4, 2, 48, 64)
+    with replaced(folder) as draft:
+        export(draft, config, build(config, 0).state_dict(), dtype=torch.float32, tokenizer_folder=None, card=None)
+
+
+def fail(folder: Path) -> None:
+    """Begin an export to `folder` that the disk ends."""
+
+    def broken() -> None:
+        with replaced(folder) as draft:
+            (draft / "model.safetensors").write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        broken()
+
+
+def test_an_export_is_whole_or_absent_and_may_be_replaced(tmp_path):
+    fail(tmp_path / "hf")
+    assert list(tmp_path.iterdir()) == []
+    write(tmp_path / "hf")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "hf").iterdir()}
+    fail(tmp_path / "hf")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "hf").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+    write(tmp_path / "hf", layers=1)
+    assert load(tmp_path / "hf", torch.float32).config.layers == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_every_file_is_on_the_disk_before_the_folder_takes_its_place(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("train.export.export.sync", lambda path: synced.append((path.name, (tmp_path / "hf").exists())))
+    write(tmp_path / "hf")
+    names = {path.name for path in (tmp_path / "hf").iterdir()}
+    assert {name for name, there in synced if not there} > names
+    assert synced[-1] == (tmp_path.name, True)
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path):
+    left = [".hf.0123abcd.partial", ".hf.ffffffff.old"]
+    others = [
+        ".hf.0123abcd.parting",
+        ".hf.0123abc.partial",
+        ".hf.0123ABCD.old",
+        ".other.0123abcd.partial",
+        "xhf.0123abcd.old",
+    ]
+    for name in [*left, *others]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    fail(tmp_path / "hf")
+    assert {path.name for path in tmp_path.iterdir()} == {".hf.ffffffff.old", *others}  # the old one is all there is
+    write(tmp_path / "hf")
+    assert {path.name for path in tmp_path.iterdir()} == {"hf", *others}
+
+
+def test_an_export_never_replaces_a_foreign_folder(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not an exported model: name a new folder"):
+        write(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -1,0 +1,23 @@
+"""The help of a verb, the same from every program that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from train.config.compose import CONFIGS, defaults_of, groups_of
+from train.config.keys import describe
+
+TRAIN = "an ORDER to a RUN, by DeepSpeed; run it again to go on"
+"""What `train` does, in a line."""
+
+
+def asks_help(words: Sequence[str]) -> bool:
+    """Is help asked for among the words of a command line?"""
+    return "-h" in words or "--help" in words
+
+
+def help_of(verb: str, does: str, settings: type, choices: Mapping[str, Mapping[str, type]]) -> str:
+    """Return what a verb does and every key of it, with its default and its docstring."""
+    keys = describe(settings, choices, defaults_of(verb, settings, choices), groups_of(verb))
+    head = f"pdpc {verb}: {does}\n\nDefaults and keys ({CONFIGS.name}/{verb}.yaml); change any with KEY=VALUE:\n\n"
+    return head + "\n".join(keys)

@@ -1,0 +1,132 @@
+"""What every rank of a verb does around its work: from the words of its command line to its exit code."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from train.config.compose import SettingsError, compose
+from train.config.flags import as_overrides
+from train.config.help import asks_help, help_of
+from train.config.packages import check_packages
+from train.config.secrets import log_without_secrets, without_secrets
+from train.distributed.exit_codes import DONE, FAILED, LEFT_ON_SIGINT, REFUSED
+from train.faults import arm
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RankVerb:
+    """A verb that ranks work on together."""
+
+    name: str
+    does: str
+    """What it does, in a line."""
+    settings: type
+    work: Callable[[Any, list[str]], int | None]
+    """One rank's work, given the settings and the overrides that they were composed from; returns the exit code."""
+    choices: Mapping[str, Mapping[str, type]] = field(default_factory=dict)
+    refusals: tuple[type[ValueError], ...] = (ValueError,)
+    """Errors of `work` that refuse what was asked, in one line; any other is a failure, with its traceback."""
+
+
+def run_rank(verb: RankVerb, arguments: Sequence[str]) -> int:
+    """Be one rank of a verb; return its exit code (train/distributed/exit_codes.py).
+
+    Takes the words of `pdpc VERB`, and the launcher's `--local_rank=N`. Neither help nor a refusal of the words loads
+    torch.
+    """
+    if not faulthandler.is_enabled():
+        faulthandler.enable()
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+    words = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]
+    if asks_help(words):
+        if _rank() == "0":
+            print(help_of(verb.name, verb.does, verb.settings, verb.choices))
+        return DONE
+    _quiet_ranks()
+    refusals: tuple[type[ValueError], ...] = (SettingsError, *verb.refusals)
+    try:
+        settings, overrides = _composed(verb, words)
+        return verb.work(settings, overrides) or DONE
+    except refusals as error:
+        if speaks():
+            log.error("%s", refusal(verb.name, error))
+        return _posted(int(getattr(error, "exit_code", REFUSED)))
+    except KeyboardInterrupt:
+        if speaks():
+            log.error("pdpc %s: interrupted; run the same command again to go on", verb.name)
+        return _posted(LEFT_ON_SIGINT)
+    except Exception as error:
+        return _failed(verb.name, error)
+
+
+def speaks() -> bool:
+    """Does this rank say what all ranks of its node would say?"""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def refusal(verb: str, error: Exception) -> str:
+    """Return the one line that refuses a verb, also when a library's own message of many lines is part of it."""
+    text = without_secrets(" ".join(str(error).split()))
+    return f"pdpc {text}" if text.startswith(f"{verb}:") else f"pdpc {verb}: {text}"
+
+
+def _composed(verb: RankVerb, words: Sequence[str]) -> tuple[Any, list[str]]:
+    try:
+        check_packages()
+        arm()
+        overrides = as_overrides(words, verb.settings, choices=verb.choices)
+        return compose(verb.name, verb.settings, overrides, verb.choices), overrides
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _failed(verb: str, error: Exception) -> int:
+    """Say why this rank leaves, unless another rank does, and tell the others with which code."""
+    from train.distributed.rendezvous import NotMet
+    from train.distributed.signals import Left, posted
+    from train.distributed.world import OtherRankFailed, code_of, connection_lost
+
+    if isinstance(error, Left):
+        log.info("pdpc %s: %s", verb, error)
+        return error.exit_code
+    if (code := posted()) not in (0, FAILED):
+        log.warning("pdpc %s: rank %s leaves, for another rank left with code %s", verb, _rank(), code)
+        return code
+    code = code_of(error)
+    if isinstance(error, OtherRankFailed):
+        return code
+    if code == FAILED and connection_lost(error):
+        log.error("pdpc %s: rank %s lost its connection to another rank: that one ended first", verb, _rank())
+    elif code == FAILED and not isinstance(error, NotMet):
+        log.error("pdpc %s: rank %s failed", verb, _rank(), exc_info=error)
+    else:
+        log.error("pdpc %s: %s (rank %s)", verb, error, _rank())
+    return _posted(code)
+
+
+def _posted(code: int) -> int:
+    """Tell the ranks that this one has met with which code it leaves; return the code."""
+    if "train.distributed.signals" in sys.modules:
+        with suppress(Exception):  # where there is no memory for it, they will see that this one is gone
+            sys.modules["train.distributed.signals"].post(code)
+    return code
+
+
+def _quiet_ranks() -> None:
+    """Let only rank 0 speak below the level of warnings."""
+    log_without_secrets(logging.INFO if _rank() == "0" else logging.WARNING, force=True)
+    for name in ("DeepSpeed", "filelock", "fsspec", "httpx", "datasets", "lm_eval"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _rank() -> str:
+    return os.environ.get("RANK", "0")

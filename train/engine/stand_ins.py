@@ -1,0 +1,86 @@
+"""What stands in for DeepSpeed's functions while it starts, and while it moves the weights: see patches.py for each."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from train.engine.patches import ENGINE, OPTIMIZER3, OPTIMIZER12, START, TABLE, Row, check
+
+
+@contextmanager
+def replaced(owner: Any, name: str, instead: Any) -> Iterator[None]:
+    """Let `owner`, a module or an object with a method of its class, have another function by this name inside."""
+    before = vars(owner).get(name)
+    setattr(owner, name, instead)
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+@contextmanager
+def light_start() -> Iterator[None]:
+    """Spare a start of DeepSpeed what nobody asked for: torch's compiler, and memory figures."""
+    check(row for row in TABLE if row.where is START)
+    from deepspeed.runtime import bf16_optimizer, compiler
+
+    with (
+        replaced(compiler, "compile", lambda: compiler.dummy_decorator),
+        replaced(bf16_optimizer, "see_memory_usage", lambda message, force=False: None),
+    ):
+        yield
+
+
+class KnownNorm:
+    """DeepSpeed's update of the weights without a host-device sync, and without a gradient norm of its own.
+
+    DeepSpeed asks in every update whether the norm is finite and, in bf16, whether to clip. Neither answer is needed:
+    AdamW itself leaves out a step that must not move the weights (`Engine.step`), and clipping by 1 changes nothing.
+    """
+
+    def __init__(self, engine: Any, rows: Iterable[Row]) -> None:
+        self._engine = engine
+        self._norm = torch.ones(())
+        stand_ins = {
+            "is_invalid_grad_norm": lambda norm: False,
+            "clip_tensors_by_global_norm": _clip,
+            "get_global_norm_of_tensors": lambda *_, **__: self._norm,
+            "scaled_global_norm": lambda norm_type=2: self._norm,
+            "_get_norm_groups": lambda: [self._norm],
+            "clip_fp32_gradients": self._clip_parameters,
+        }
+        instances = {ENGINE: engine, OPTIMIZER12: engine.optimizer, OPTIMIZER3: engine.optimizer}
+        self._places = [
+            (instances.get(row.owner) or pkgutil.resolve_name(row.owner), row.name, stand_ins[row.name])
+            for row in rows
+            if row.name in stand_ins
+        ]
+
+    @contextmanager
+    def inside(self, norm: Tensor) -> Iterator[None]:
+        """Let DeepSpeed take everything for finite, and clip by this `norm`, a scalar where its gradients are."""
+        self._norm = norm
+        with ExitStack() as stack:
+            for place in self._places:
+                stack.enter_context(replaced(*place))
+            yield
+
+    def _clip_parameters(self) -> None:
+        gradients = [parameter.grad for parameter in self._engine.module.parameters() if parameter.grad is not None]
+        _clip(gradients, self._engine.gradient_clipping(), self._norm)
+
+
+def _clip(
+    input_tensors: Sequence[Tensor], max_norm: float, global_norm: Tensor, mpu: object = None, eps: float = 1e-6
+) -> Tensor:
+    torch._foreach_mul_(list(input_tensors), (max_norm / (global_norm + eps)).clamp(max=1.0))
+    return global_norm

@@ -105,13 +105,18 @@ class Decoder(nn.Module):
             self.head.weight = self.embedding.weight
 
     def forward(
-        self, ids_BS: Tensor, documents: Documents | None = None, positions_BT: Tensor | None = None
+        self,
+        ids_BS: Tensor,
+        documents: Documents | None = None,
+        positions_BT: Tensor | None = None,
+        weights_BT: Tensor | None = None,
     ) -> TokenLosses:
         """Return the losses of predicting `ids_BS[:, 1:]` from `ids_BS[:, :-1]`.
 
         `ids_BS` is int64 [B, T + 1]; IGNORED may fill the right end of a row: such labels cost nothing. `documents` are
         those of the inputs (`Documents.of`), where the caller knows them already; `positions_BT` are the tokens' places
-        for the rotary positions, whole numbers, 0 .. T - 1 in every row if None.
+        for the rotary positions, whole numbers, 0 .. T - 1 in every row if None. `weights_BT`, float32, is what each
+        label counts in the total (`linear_cross_entropy`), 1 if None.
         """
         ids_BT, labels_BT = ids_BS[:, :-1], ids_BS[:, 1:]
         hidden_BTW = self.hidden(ids_BT, documents, positions_BT)
@@ -119,6 +124,7 @@ class Decoder(nn.Module):
             hidden_BTW.flatten(0, 1),
             self.head.weight,
             labels_BT.flatten(),
+            weights_N=None if weights_BT is None else weights_BT.flatten(),
             z_loss=self.config.z_loss,
             kernels=choose(self.execution.kernels, ids_BS.device.type),
         )

@@ -14,6 +14,7 @@ from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
 from models.config import DecoderConfig
 from train.evaluation.harness.tasks import check_tasks, data_fingerprint, task_files_fingerprint
+from train.objectives import Objective, objective_of
 from train.resume.lineage import ancestors
 from train.schedule import Schedule
 from train.settings import TrainSettings
@@ -37,6 +38,8 @@ class Inputs:
     fingerprints: dict[str, str | None]
     ancestors: list[str]
     """Fingerprints of the orders that the order was replanned from, oldest first."""
+    objective: Objective
+    """What is minimised, on these tokens."""
     task_data: dict[str, str]
     """Fingerprints of the benchmarks' data files on this machine, by task."""
 
@@ -74,8 +77,11 @@ def open_inputs(settings: TrainSettings) -> Inputs:
         "benchmarks": task_files_fingerprint(settings.benchmarks),
     }
     pd = _finite_pd(scores) if scores else None
+    objective = objective_of(settings, tokens)
     task_data = {name: data_fingerprint(name, settings.benchmarks) for name in settings.benchmarks.tasks}
-    return Inputs(order, tokens, validation, pd, decoder, schedule, fingerprints, ancestors(order), task_data)
+    return Inputs(
+        order, tokens, validation, pd, decoder, schedule, fingerprints, ancestors(order), objective, task_data
+    )
 
 
 def verify_inputs(settings: TrainSettings) -> None:

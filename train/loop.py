@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,18 +18,16 @@ import torch
 
 from curriculum.order.consumed import as_hex, joined
 from curriculum.order.split import cursor_after
-from models.attention import on_device
+from curriculum.work.threads import prefetched
 from train.batches import Batch, ConsumedFile, batches
 from train.distributed.out_of_memory import needing
 from train.distributed.signals import Left, Signals
 from train.distributed.watchdog import Watchdog
 from train.distributed.world import World
 from train.engine import Engine
-from train.faults import fault, poisoned
+from train.faults import fault
 from train.hooks.hook import Hook
-from train.hooks.poison import poison_gradient, poison_loss, poison_weight
 from train.inputs import Inputs
-from train.prefetch import ahead
 from train.settings import TrainSettings
 from train.tracking import MetricsFile, Record, Tracker
 from train.tracking.console import on_terminal, one_line
@@ -53,9 +52,9 @@ class Window:
     """What has been seen since the last record."""
 
     loss: torch.Tensor
-    """Sum of this rank's token losses over the steps that moved the weights, in nats: float64, on the device."""
-    tokens: torch.Tensor
-    """Labels of these steps, of all ranks; on the device."""
+    """Sum of this rank's losses over the steps that moved the weights, in nats: float64, on the device."""
+    count: torch.Tensor
+    """What the sum over all ranks is divided by (`Objective.count`), of these steps; on the device."""
     first_step: int
     waited_s: float = 0.0
     """Seconds in which the loop waited for data."""
@@ -104,71 +103,73 @@ class Loop:
         return cursor_after(self.progress.step, order.batch_size, len(order))
 
     def run(self) -> None:
-        """Train until every sample of the order has been consumed. Raises Left when a signal ends the run before."""
-        order, settings = self.inputs.order, self.settings
-        stage_ends = {step: stage for stage, step in enumerate(order.stage_ends, start=1)}
-        end_of_text, micro, step = self.inputs.decoder.end_of_text, settings.micro_batch_size, self.progress.step
-        upcoming = batches(order, self.inputs.tokens, self.world, micro, step, end_of_text)
+        """Train until every sample of the order has been consumed, or the objective is reached.
+
+        Raises Left when a signal ends the run before.
+        """
+        order, settings, objective, step = self.inputs.order, self.settings, self.inputs.objective, self.progress.step
+        upcoming = batches(order, self.inputs.tokens, self.world, settings.micro_batch_size, step, objective)
         for hook in self.hooks:
             hook.pre_train(self)
+        if objective.reached(self):  # and ended before it was sealed
+            return
         with self.signals.holding():  # between two steps too: there are steps that no checkpoint has yet
-            for batch in self._timed(ahead(upcoming)):
+            for batch in self._timed(prefetched(upcoming)):
                 self.signals.ask(self.world)
                 with needing(f"step {batch.step + 1}"):
                     self.train_step(batch)
                 leaves = self.signals.answer()
-                step = self.progress.step
+                step, ended = self.progress.step, self.ended_stage()
                 self.watchdog.beat(f"step {step}")
-                if step % settings.log_every == 0 or step in stage_ends:
+                if step % settings.log_every == 0 or ended:
                     self.record(self.summarise())
                     self.window = self._window()
-                if self.save_due or settings.checkpoints.due(step) or leaves or step in stage_ends:
+                if self.save_due or settings.checkpoints.due(step) or leaves or ended:
                     self.checkpoint()
                     self.save_due = False
                     self.signals.ask(self.world)  # one may have come while the checkpoint was written
                     leaves = leaves or self.signals.answer()
                 if leaves:
                     raise Left(leaves, step)
-                if step in stage_ends:
-                    self.evaluate(self, stage_ends[step])
+                if ended:
+                    self.evaluate(self, ended)
+                    if objective.reached(self):
+                        return
+
+    def ended_stage(self) -> int | None:
+        """Return the number, from 1, of the stage that ends with the last step; the objective may end it early."""
+        ends, step = self.inputs.order.stage_ends, self.progress.step
+        return bisect_left(ends, step) + 1 if step in ends or self.inputs.objective.reached(self) else None
 
     def train_step(self, batch: Batch) -> None:
         """Consume one global batch: forward and backward for every micro-batch, one weight update.
 
         No host sync on a GPU: whether the weights move is decided there. With `guards.spike` the guard has one.
         """
-        if poisoned("guard.weight"):
-            poison_weight(self.engine)
         for hook in self.hooks:
             hook.pre_step(self, batch)
-        fault("loop.before_step")
         self.engine.set_learning_rate(self.inputs.schedule(batch.step))
         losses_N: list[torch.Tensor] = []
         for index, micro in enumerate(batch.micro_batches):
             if index > 0:
                 self.engine.step()  # counts the micro-batch before: the weights move after the last one
             with needing("the forward pass: activations and logits"):
-                losses = self.engine(on_device(micro.ids_BS, self.world.device), micro.documents)
-                fault("loop.after_forward")
-            if poisoned("guard.loss"):
-                losses = poison_loss(losses)
-            for hook in self.hooks:
-                hook.post_forward(self, batch, index, losses)
+                losses = self.inputs.objective.losses(self.engine, micro)
+                for hook in self.hooks:
+                    losses = hook.post_forward(self, batch, index, losses) or losses
             with needing("the backward pass: activations and gradients"):
-                self.engine.backward(losses.total / batch.global_tokens)
+                self.engine.backward(losses.total / batch.global_count)
             losses_N.append(losses.losses_BT.sum(dim=1, dtype=torch.float64))
         self.losses_N = torch.cat(losses_N)[: len(batch.ids)]  # rows that fill up come last, and cost nothing
-        fault("loop.after_backward")
-        if poisoned("guard.gradient"):
-            poison_gradient(self.engine)
         answers = [hook.pre_optim_step(self) for hook in self.hooks]  # every hook is asked, whatever the first says
         with needing("the update: gradients and optimizer"):
             self.engine.step(*(answer for answer in answers if answer is not None))
         self.left_out = self.engine.stayed
         moved = self.left_out == 0
         self.window.loss += torch.where(moved, self.losses_N.sum(), 0.0)
-        self.window.tokens += moved * batch.global_tokens
-        fault("loop.after_step")
+        self.window.count += moved * batch.global_count
+        for hook in self.hooks:
+            hook.post_optim_step(self)
         self.consumed.append(batch)
         self.progress.step += 1
         self.progress.tokens += batch.global_tokens
@@ -190,7 +191,7 @@ class Loop:
         losses[self.world.rank] = self.window.loss
         window = {
             "loss": self.world.all_sum(losses).tolist(),
-            "tokens": int(self.window.tokens),
+            "tokens": int(self.window.count),  # the name that checkpoints have always had
             "first_step": self.window.first_step,
         }
         return {"loop": window} | {hook.name: hook.state() for hook in self.hooks}
@@ -203,7 +204,7 @@ class Loop:
             if len(losses) != self.world.size:
                 losses = [sum(losses), *[0.0] * (self.world.size - 1)]
             self.window.loss += losses[self.world.rank]
-            self.window.tokens += window["tokens"]
+            self.window.count += window["tokens"]
             self.window.first_step = window["first_step"]
         for hook in self.hooks:
             if hook.name in states:
@@ -213,15 +214,14 @@ class Loop:
         """Return the record of the steps since the last one; on a normal step ranks and host meet only here."""
         order, step, window = self.inputs.order, self.progress.step, self.window
         total = float(self.world.all_sum(window.loss.clone()).item())
-        tokens = int(window.tokens)
-        loss = total / tokens if tokens else float("nan")  # every step of the window was left out
+        count = int(window.count)
+        loss = total / count if count else float("nan")  # every step of the window was left out
         taken = slice(window.first_step, step)
         record: Record = {
             "kind": "train",
             "step": step,
             "tokens": self.progress.tokens,
-            "train/loss": loss,
-            "train/ppl": float(torch.tensor(loss).exp()),
+            **self.inputs.objective.summary(loss),
             "optim/lr": self.inputs.schedule(step - 1),
             "optim/grad_norm": float(self.engine.gradient_norm()),
             "data/cursor": self.cursor,

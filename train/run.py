@@ -227,7 +227,7 @@ def _train(
         metrics, tracker = world.first_does(open_records) or (None, NullTracker())
         width = inputs.order.batch_size // world.size
         consumed = ConsumedFile(folder, world, width, progress.consumed_hash)
-        hooks = hooks_of(settings)
+        hooks = [*hooks_of(settings), inputs.objective]
         loop = Loop(
             *(settings, inputs, engine, world, progress, consumed, metrics, tracker, hooks, signals, watchdog),
             *(_save, _restore, _evaluate),
@@ -316,12 +316,11 @@ def _restore(loop: Loop) -> int | None:
 
 def _make_up_evaluation(loop: Loop) -> None:
     """Evaluate a stage whose checkpoint was written but whose evaluation was cut off."""
-    stage_ends = loop.inputs.order.stage_ends
-    missing = (
-        loop.metrics is not None and loop.progress.step in stage_ends and loop.progress.step not in loop.metrics.stages
-    )
+    stage = loop.ended_stage()
+    missing = loop.metrics is not None and stage is not None and loop.progress.step not in loop.metrics.stages
     if loop.world.same(int(missing)):
-        _evaluate(loop, stage_ends.index(loop.progress.step) + 1)
+        assert stage is not None
+        _evaluate(loop, stage)
 
 
 def _evaluate(loop: Loop, stage: int) -> None:

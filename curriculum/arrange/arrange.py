@@ -21,6 +21,7 @@ from curriculum.artifact.manifest import create, reusable
 from curriculum.order.order import KIND, Order
 from curriculum.order.permutation import KeyedPermutation, key_of
 from curriculum.preference import FOLD, SOURCE, Preference, Shuffled
+from curriculum.preference.own import record
 from curriculum.scores.columns import LENGTH, SampleColumns
 from curriculum.scores.expression import Expression
 from curriculum.scores.own import OwnScores
@@ -93,6 +94,7 @@ def run(settings: ArrangeSettings) -> Order:
     folder = Path(settings.output)
     places = ("tokens", "scores", "own_scores", "stages_of", "output", "workers")
     config = {key: value for key, value in asdict(settings).items() if key not in places}
+    config |= record(settings.preference)
     with ThreadPoolExecutor(1) as reader:
         # Fingerprinting reads all scores: do it during the first pass over them, not before.
         inputs = reader.submit(lambda: {**columns.inputs, **settings.preference.inputs, **_stages_of(settings)})

@@ -23,6 +23,7 @@ from curriculum.artifact.manifest import ArtifactError, create, reusable
 from curriculum.order.order import KIND, Order
 from curriculum.order.permutation import key_of
 from curriculum.preference import Pdpc, Preference
+from curriculum.preference.own import record
 from curriculum.scores.columns import SampleColumns
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def run(settings: ReplanSettings) -> Order:
     places = ("order", "tokens", "scores", "own_scores", "output", "workers")
     config = {key: value for key, value in asdict(settings).items() if key not in places}
     config |= {"batch_size": parent.batch_size, "slice": parent.manifest.facts["slice"]}
+    config |= record(settings.preference)
     folder = Path(settings.output)
     if reusable(folder, KIND, config=config, inputs=inputs):
         log.info("order %s is complete and up to date: reused", folder)

@@ -21,6 +21,7 @@ from curriculum.audit.checks import Check
 from curriculum.audit.origin import check_parent, check_scores
 from curriculum.audit.positions import Walk, check_uses
 from curriculum.order.order import Order
+from curriculum.preference import Preference
 from curriculum.scores.columns import SampleColumns
 
 READ_BYTES = 32 * BLOCK_BYTES
@@ -45,11 +46,17 @@ class Audit:
         return all(check.sound is not False for check in self.checks)
 
 
-def audit(order: Order, columns: SampleColumns | None = None, parent: Order | None = None) -> Audit:
+def audit(
+    order: Order,
+    columns: SampleColumns | None = None,
+    parent: Order | None = None,
+    preference: type[Preference] | None = None,
+) -> Audit:
     """Read and check a whole order: files block by block, then every step and every position.
 
     `columns` (the TOKENS and scores that it was arranged from) make it possible to recompute the buckets from the
-    scores; `parent` is the order that a replanned one began as. O(positions), two or three passes over them.
+    scores; `parent` is the order that a replanned one began as, `preference` the class that it was arranged by, if
+    that is code outside PDPC (`curriculum.preference.own.load`). O(positions), two or three passes over them.
     """
     checks = [_check_manifest(order.manifest), *_check_files(order.folder, order.manifest)]
     if any(check.sound is False for check in checks[1:]):
@@ -59,7 +66,7 @@ def audit(order: Order, columns: SampleColumns | None = None, parent: Order | No
     if walk.countable:
         checks += [
             *check_uses(order, walk.times_N, parent is not None),
-            check_scores(order, columns, walk.times_N),
+            check_scores(order, columns, walk.times_N, preference),
             *check_parent(order, parent),
         ]
     return Audit(checks, len(order), walk.different, int(walk.times_N.max(initial=0)), walk.deviation)

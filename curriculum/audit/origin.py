@@ -5,7 +5,8 @@ Shapes: N samples of the slice, P positions of a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +17,23 @@ from curriculum.artifact.manifest import ArtifactError
 from curriculum.audit.checks import Check
 from curriculum.order.order import Order
 from curriculum.order.permutation import key_of
-from curriculum.preference import PREFERENCES
+from curriculum.preference import PREFERENCES, Preference
+from curriculum.preference.own import recorded
 from curriculum.scores.columns import SampleColumns
 
 AT_ONCE = 1 << 20
 
 
-def check_scores(order: Order, columns: SampleColumns | None, times_N: NDArray[np.uint8]) -> Check:
+def check_scores(
+    order: Order,
+    columns: SampleColumns | None,
+    times_N: NDArray[np.uint8],
+    own: type[Preference] | None = None,
+) -> Check:
     """Recompute every sample's bucket from its scores; check where it occurs, and how often.
 
-    Two bytes per sample, and the passes over the scores that arranging needs.
+    `own` is the preference's class if it is code outside PDPC. Two bytes per sample, and the passes over the scores
+    that arranging needs.
     """
     name = "scores"
     if columns is None:
@@ -35,7 +43,7 @@ def check_scores(order: Order, columns: SampleColumns | None, times_N: NDArray[n
     if order.manifest.facts.get("ancestors"):
         return Check(name, None, "buckets of a replanned order depend on what was left: not compared with scores")
     try:
-        layout = _layout(order, columns, times_N)
+        layout = _layout(order, columns, times_N, own)
     except ValueError as error:
         return Check(name, None, f"buckets not compared with the scores: {error}")
     uses_K = np.array([bucket.uses for bucket in order.buckets], dtype=np.int64)
@@ -128,11 +136,10 @@ def _times(order: Order, cursor: int, samples: int) -> NDArray[np.uint8]:
     return times_N
 
 
-def _layout(order: Order, columns: SampleColumns, times_N: NDArray[np.uint8]) -> Layout:
+def _layout(order: Order, columns: SampleColumns, times_N: NDArray[np.uint8], own: type[Preference] | None) -> Layout:
     """Cut the corpus again as arranging did. Raises ValueError if columns are missing or the edges are unknown."""
     config = order.manifest.config
-    settings = config["preference"]
-    preference = PREFERENCES[settings["name"]](**settings)
+    preference = _preference(config, own)
     partial = config.get("max_tokens") is not None
     if partial and any(bucket.uses == 0 for bucket in order.buckets):
         raise ValueError("the order covers part of the slice and leaves out a bucket, so its edges are not known")
@@ -146,3 +153,20 @@ def _layout(order: Order, columns: SampleColumns, times_N: NDArray[np.uint8]) ->
     if layout.cells != len(order.bucket_of_cell):
         raise ValueError(f"they give {layout.cells} cells, but the order has {len(order.bucket_of_cell)}")
     return layout
+
+
+def _preference(config: Mapping[str, Any], own: type[Preference] | None) -> Preference:
+    """Return the preference that an order's config describes. Raises ValueError if its class is not available."""
+    settings, code = config["preference"], recorded(config)
+    if code is not None and own is None:
+        raise ValueError(
+            "the order was arranged by code outside PDPC, which runs only if you name it: add "
+            f"preference_code={code.get('file') or 'FILE.py'}:{code.get('class')}"
+        )
+    kind = own if code is not None else PREFERENCES.get(settings["name"])
+    if kind is None:
+        raise ValueError(f"this PDPC has no preference {settings['name']!r}")
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ValueError(f"its preference has settings that {kind.__name__} does not accept ({error})") from None

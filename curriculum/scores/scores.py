@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,33 @@ COUNTS = ("tokens", "bytes")
 """Columns of whole numbers, which are no scores."""
 BATCH_ROWS = 1 << 20
 """Rows read at once."""
+
+
+Floats = NDArray[np.float32]
+
+
+def _perplexity(loss: Floats) -> Floats:
+    perplexity: Floats = np.exp(loss)
+    return perplexity
+
+
+def _bits_per_byte(loss: Floats, tokens: NDArray[Any], length: NDArray[Any]) -> Floats:
+    bits: Floats = (loss * tokens.astype(np.float64) / (np.maximum(length, 1) * math.log(2))).astype(np.float32)
+    return bits
+
+
+def _pd(weak: Floats, strong: Floats) -> Floats:
+    """Return (PPL_weak - PPL_strong) / PPL_weak (arXiv 2501.13126), from the losses so that nothing overflows."""
+    pd: Floats = -np.expm1(strong - weak)
+    return pd
+
+
+DERIVED: dict[str, tuple[tuple[str, ...], Callable[..., Floats]]] = {
+    "ppl_{model}": (("loss_{model}",), _perplexity),
+    "bpb_{model}": (("loss_{model}", "tokens", "bytes"), _bits_per_byte),
+    "pd": (("loss_weak", "loss_strong"), _pd),
+}
+"""Scores that are computed from stored columns: the columns that each needs, and the function of them."""
 
 
 class Scores:
@@ -58,16 +86,12 @@ class Scores:
     def names(self) -> list[str]:
         """Names that `column` and `chunks` know: the stored losses and what follows from them."""
         there = self._file.schema_arrow.names
-        stored = [name for name in there if name not in ("sample", *COUNTS)]
-        pd = ["pd"] if {"loss_weak", "loss_strong"} <= set(stored) else []
-        bpb = [f"bpb_{model}" for model in self.models] if "bytes" in there else []
-        return [*stored, *(f"ppl_{model}" for model in self.models), *bpb, *pd]
+        return [*(name for name in there if name not in ("sample", *COUNTS)), *_derived(there, self.models)]
 
     def column(self, name: str) -> NDArray[np.float32]:
-        """Return a stored column, `ppl_<model>` = exp(loss), bits a byte `bpb_<model>`, or `pd`, [n].
+        """Return a stored column or one of `DERIVED`, [n]: perplexities, bits per byte, PD.
 
-        PD = (PPL_weak - PPL_strong) / PPL_weak = 1 - exp(loss_strong - loss_weak) (arXiv 2501.13126), from the losses
-        so that nothing overflows. Raises ValueError naming the columns that are there.
+        Raises ValueError naming the columns that are there.
         """
         if name in COUNTS and name in self._file.schema_arrow.names:
             return np.asarray(self._file.read([name]).column(name).to_numpy(), dtype=np.float32)
@@ -81,16 +105,19 @@ class Scores:
                 f"{self.folder} has no score {unknown[0]!r}, only {self.names}: name one of those, or score with "
                 "the model that it needs"
             )
-        needed = sorted({stored for name in names for stored in _needs(name, self._file.schema_arrow.names)})
+        there = self._file.schema_arrow.names
+        found = _derived(there, self.models) | {name: _Found((name,), lambda column: column) for name in there}
+        needed = sorted({column for name in names for column in found[name].needs})
         batches = self._file.iter_batches(batch_size=BATCH_ROWS, columns=needed)
         while True:
             with reading(self.folder / f"{self.slice}.parquet", "score again"):
                 batch = next(batches, None)
                 if batch is None:
                     return
-                losses = {name: np.asarray(batch.column(name).to_numpy(zero_copy_only=False)) for name in needed}
-                derived = {name: _derived(name, losses) for name in names}
-            yield derived
+                stored = {name: np.asarray(batch.column(name).to_numpy(zero_copy_only=False)) for name in needed}
+                with np.errstate(over="ignore"):
+                    chunk = {name: found[name].of(*(stored[column] for column in found[name].needs)) for name in names}
+            yield chunk
 
     def check(self, tokens: Tokens) -> None:
         """Raise ArtifactError unless these are the scores of `tokens`."""
@@ -102,27 +129,23 @@ class Scores:
             )
 
 
-def _needs(name: str, stored: Sequence[str]) -> tuple[str, ...]:
-    if name in stored:
-        return (name,)
-    if name.startswith("bpb_"):
-        return (f"loss_{name.removeprefix('bpb_')}", *COUNTS)
-    return ("loss_weak", "loss_strong") if name == "pd" else (f"loss_{name.removeprefix('ppl_')}",)
+@dataclass(frozen=True)
+class _Found:
+    """A derived score of a file: of one model where the name has one."""
+
+    needs: tuple[str, ...]
+    of: Callable[..., Floats]
 
 
-def _derived(name: str, losses: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    if name in losses:
-        return losses[name]
-    with np.errstate(over="ignore"):
-        if name == "pd":
-            pd: NDArray[np.float32] = -np.expm1(losses["loss_strong"] - losses["loss_weak"])
-            return pd
-        if name.startswith("bpb_"):
-            nats = losses[f"loss_{name.removeprefix('bpb_')}"] * losses["tokens"].astype(np.float64)
-            bpb: NDArray[np.float32] = (nats / (np.maximum(losses["bytes"], 1) * math.log(2))).astype(np.float32)
-            return bpb
-        ppl: NDArray[np.float32] = np.exp(losses[f"loss_{name.removeprefix('ppl_')}"])
-        return ppl
+def _derived(stored: Sequence[str], models: Sequence[str]) -> dict[str, _Found]:
+    """Return the scores that follow from the stored columns, by name."""
+    found = {}
+    for name, (needs, of) in DERIVED.items():
+        for model in models if "{model}" in name else [""]:
+            columns = tuple(column.format(model=model) for column in needs)
+            if set(columns) <= set(stored):
+                found[name.format(model=model)] = _Found(columns, of)
+    return found
 
 
 class SliceWriter:

@@ -39,6 +39,8 @@ class Backend:
     """Device types that it runs on."""
     trains_on: tuple[str, ...] = ("cpu", "cuda")
     """Device types on which it has gradients."""
+    fast_on: tuple[str, ...] = ()
+    """Device types on which `auto` takes it in 16 bits, where it can: none for a yardstick."""
     dtypes: tuple[torch.dtype, ...] = ANY_FLOAT
     head_multiple: int = 1
     """The head size must be a multiple of this."""

@@ -206,4 +206,13 @@ def missing() -> str | None:
     return f"needs a torch with the CPU kernel of scaled_dot_product_attention, not torch {torch.__version__}"
 
 
-BACKEND = Backend("blocks", layout, attend, devices=("cpu",), trains_on=("cpu",), dtypes=ANY_FLOAT[:3], missing=missing)
+BACKEND = Backend(
+    "blocks",
+    layout,
+    attend,
+    devices=("cpu",),
+    trains_on=("cpu",),
+    fast_on=("cpu",),
+    dtypes=ANY_FLOAT[:3],
+    missing=missing,
+)

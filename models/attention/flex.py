@@ -53,4 +53,4 @@ def _compiled(any_size: bool) -> Callable[..., Tensor]:
     return compiled
 
 
-BACKEND = Backend("flex", layout, attend, trains_on=("cuda",), dtypes=ANY_FLOAT[:3])
+BACKEND = Backend("flex", layout, attend, trains_on=("cuda",), fast_on=("cuda",), dtypes=ANY_FLOAT[:3])

@@ -56,6 +56,7 @@ BACKEND = Backend(
     attend,
     devices=("cuda",),
     trains_on=("cuda",),
+    fast_on=("cuda",),
     dtypes=HALF,
     head_multiple=8,
     largest_head=256,

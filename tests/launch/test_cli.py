@@ -293,7 +293,16 @@ def reference_run(folder, tokens):
     """Write a RUN folder with one checkpoint of an untrained decoder, as a run on `tokens` would leave it."""
     part = Tokens.open(tokens, "reference")
     vocabulary = -(-part.vocab_size // 64) * 64
-    config = DecoderConfig(vocabulary, 1, 16, 2, 2, 16, part.seq_len, end_of_text=part.end_of_text)
+    config = DecoderConfig(
+        vocab_size=vocabulary,
+        layers=1,
+        width=16,
+        heads=2,
+        kv_heads=2,
+        ffn=16,
+        max_seq_len=part.seq_len,
+        end_of_text=part.end_of_text,
+    )
     checkpoint = folder / "checkpoints" / "step_00000001"
     checkpoint.mkdir(parents=True)
     state = build(config, 0).state_dict()
@@ -322,7 +331,16 @@ def test_a_reference_run_of_another_tokenizer_is_refused(capsys, tmp_path, token
 
 def hugging_face_model(folder, tokens, tokenizer):
     part = Tokens.open(tokens)
-    config = DecoderConfig(320, 1, 16, 2, 2, 16, part.seq_len, end_of_text=part.end_of_text)
+    config = DecoderConfig(
+        vocab_size=320,
+        layers=1,
+        width=16,
+        heads=2,
+        kv_heads=2,
+        ffn=16,
+        max_seq_len=part.seq_len,
+        end_of_text=part.end_of_text,
+    )
     export(folder, config, build(config, 0).state_dict(), dtype=torch.float32, tokenizer_folder=tokenizer, card=None)
     return folder
 

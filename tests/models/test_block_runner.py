@@ -39,7 +39,9 @@ def test_recomputed_gradients_are_the_same_to_the_bit(execution):
 
 
 def shape(kv_heads, layers):
-    return DecoderConfig(64, layers, 256, 8, kv_heads, 704, 128, end_of_text=0)
+    return DecoderConfig(
+        vocab_size=64, layers=layers, width=256, heads=8, kv_heads=kv_heads, ffn=704, max_seq_len=128, end_of_text=0
+    )
 
 
 def two_samples(*, packed):

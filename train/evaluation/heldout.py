@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from curriculum.tokens.bytes import byte_lengths, bytes_of
+from models.setting import BINDS, FREE
 from train.evaluation.answers import Evaluated, Items
 from train.faults import fault
 
@@ -34,9 +35,9 @@ log = logging.getLogger(__name__)
 class HeldoutSettings:
     """How much of the validation slice is scored at the end of a stage."""
 
-    max_samples: int | None = None
+    max_samples: int | None = field(default=None, metadata=BINDS)
     """Samples scored, spread evenly over the slice and always the same ones. None: all of them."""
-    batch_size: int = 16
+    batch_size: int = field(default=16, metadata=FREE)
     """Samples a forward pass, per rank."""
 
     def __post_init__(self) -> None:

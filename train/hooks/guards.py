@@ -83,13 +83,13 @@ class Guard(Hook):
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def pre_step(self, loop: Loop, batch: Batch) -> None:
-        """Learn how many labels the step has."""
+        """Keep what the step's loss is divided by."""
         self._batch = batch
 
     def pre_optim_step(self, loop: Loop) -> Tensor:
         """Judge the step, on the device and the same on every rank; a spike is found by the host."""
         norm = loop.engine.gradient_norm().double()
-        loss = loop.world.all_sum(loop.losses_N.sum()) / self._batch.global_tokens
+        loss = loop.world.all_sum(loop.losses_N.sum()) / self._batch.global_count
         left_out = ~(torch.isfinite(loss) & torch.isfinite(norm)) & self._settings.finite
         if self._settings.spike != "off" and math.isfinite(float(loss)) and math.isfinite(float(norm)):
             left_out |= self._spikes.add(float(loss))

@@ -26,13 +26,18 @@ class Hook:
     def pre_step(self, loop: Loop, batch: Batch) -> None:
         """Before the first forward pass of a step."""
 
-    def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> None:
-        """After the forward pass of micro-batch `index`. Device tensors: no host sync here."""
+    def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> TokenLosses | None:
+        """After the forward pass of micro-batch `index`: None, or what takes the place of its losses, as in PyTorch's
+        forward hooks. Device tensors: no host sync here."""
+        return None
 
     def pre_optim_step(self, loop: Loop) -> Tensor | None:
         """After the last backward pass of a step: None, or a scalar on the device that is not zero where the step is
         to be left out of the weights. All ranks must answer alike."""
         return None
+
+    def post_optim_step(self, loop: Loop) -> None:
+        """After the update, or after it was left out; the step is not counted yet."""
 
     def post_step(self, loop: Loop, batch: Batch) -> None:
         """After the update, or after it was left out (`loop.left_out`); `loop.progress` counts the step."""

@@ -165,7 +165,7 @@ class Straggler(Hook):
         self._step, self._last = _Step(host_s=waited_s, wall_s=waited_s), None
 
     def _forward_begins(self, *_: object) -> None:
-        if self._step is None or self._loop is None:
+        if self._step is None or self._loop is None or self._in_forward:  # an objective may need several passes
             return
         mark = self._clock.mark()
         if self._last is None:

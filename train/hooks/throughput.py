@@ -45,6 +45,7 @@ class Throughput(Hook):
         self._clock = Clock(torch.device("cpu"))
         self._handle: Any = None
         self._in_step = False
+        self._in_forward = False
         self._begin()
 
     def _begin(self) -> None:
@@ -75,8 +76,9 @@ class Throughput(Hook):
         self._last = None
 
     def _forward_begins(self, *_: object) -> None:
-        if not self._in_step:
+        if not self._in_step or self._in_forward:  # an objective may pass through the model more than once
             return
+        self._in_forward = True
         mark = self._clock.mark()
         if self._last is not None:
             self._span("backward", self._last, mark)
@@ -84,6 +86,7 @@ class Throughput(Hook):
 
     def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> None:
         """End a forward pass; the backward pass lasts until the next one or the update."""
+        self._in_forward = False
         self._next("forward")
 
     def pre_optim_step(self, loop: Loop) -> None:

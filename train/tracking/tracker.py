@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 from train.config.secrets import without_secrets
 from train.tracking.background import Background, Destination, Trackers
 from train.tracking.metrics import Record
-from train.tracking.settings import TrackerSettings
+from train.tracking.settings import TRACKERS, TrackerSettings
 
 
 class Tracker(Protocol):
@@ -50,15 +51,10 @@ def start_tracker(
     `folder` is the RUN, `name` its arm; what is shown of steps after `resume_step` belongs to a life that was cut off.
     """
     destinations: list[Destination] = []
-    if "wandb" in settings.name:
-        from train.tracking.wandb_run import WandbRun, run_id
-
-        config = without_keys(config)
-        destinations.append(WandbRun(settings, folder, name, config, run_id(folder)))
-    if "tensorboard" in settings.name:
-        from train.tracking.tensorboard import EventFile
-
-        destinations.append(EventFile(folder, resume_step))
+    for wanted in settings.names:
+        module, _, kind = TRACKERS[wanted].partition(":")
+        of = getattr(import_module(module), kind).of
+        destinations.append(of(settings, folder, name, without_keys(config), resume_step))
     if not destinations:
         return NullTracker()
     return Trackers([Background(one, settings.queue, settings.retry_s) for one in destinations], settings.finish_s)

@@ -28,6 +28,13 @@ class WandbRun:
 
     title = "W&B"
 
+    @classmethod
+    def of(
+        cls, settings: TrackerSettings, folder: Path, name: str, config: Mapping[str, Any], resume_step: int
+    ) -> WandbRun:
+        """Return the destination of a run, not yet connected."""
+        return cls(settings, folder, name, config, run_id(folder))
+
     def __init__(
         self, settings: TrackerSettings, folder: Path, name: str, config: Mapping[str, Any], run_id: str
     ) -> None:

@@ -109,7 +109,12 @@ def test_another_tokenizer_and_a_small_vocabulary_are_refused(tokens, tmp_path):
             batch_size=8,
             precision="fp32",
         )
-    small = Reference(build(DecoderConfig(64, 1, 16, 2, 1, 24, 32), 0), "x", None, None)
+    small = Reference(
+        build(DecoderConfig(vocab_size=64, layers=1, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=32), 0),
+        "x",
+        None,
+        None,
+    )
     with pytest.raises(ValueError, match="model 'weak' knows 64 tokens"):
         write_scores(
             tmp_path / "b",

@@ -29,7 +29,16 @@ def words(tokens_folder, tmp_path_factory):
     said = [f"tokens={tokens_folder}", f"batch_size={BATCH}", f"chunk_tokens={CHUNK}"]
     for seed, name in enumerate(("weak", "strong")):
         folder = tmp_path_factory.mktemp("models") / name
-        config = DecoderConfig(320, 1, 16, 2, 2, 16, tokens.seq_len, end_of_text=tokens.end_of_text)
+        config = DecoderConfig(
+            vocab_size=320,
+            layers=1,
+            width=16,
+            heads=2,
+            kv_heads=2,
+            ffn=16,
+            max_seq_len=tokens.seq_len,
+            end_of_text=tokens.end_of_text,
+        )
         state = build(config, seed).state_dict()
         export(folder, config, state, dtype=torch.float32, tokenizer_folder=tokens.tokenizer_folder, card=None)
         said.append(f"models.{name}={folder}")

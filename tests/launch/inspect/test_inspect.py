@@ -54,7 +54,19 @@ def inspect(capsys, *words, code=0):
 
 def decoder_of(tokens, seed=0):
     vocabulary = -(-tokens.vocab_size // 64) * 64
-    return build(DecoderConfig(vocabulary, 1, 16, 2, 2, 16, tokens.seq_len, end_of_text=tokens.end_of_text), seed)
+    return build(
+        DecoderConfig(
+            vocab_size=vocabulary,
+            layers=1,
+            width=16,
+            heads=2,
+            kv_heads=2,
+            ffn=16,
+            max_seq_len=tokens.seq_len,
+            end_of_text=tokens.end_of_text,
+        ),
+        seed,
+    )
 
 
 def write_checkpoint(run_folder, step, decoder):

@@ -39,7 +39,16 @@ def gpt2(folder: Path, tokens: Tokens, **changes):
 @pytest.fixture
 def llama(tmp_path, tokens_folder):
     tokens = Tokens.open(tokens_folder)
-    config = DecoderConfig(320, 1, 16, 2, 2, 16, tokens.seq_len, end_of_text=tokens.end_of_text)
+    config = DecoderConfig(
+        vocab_size=320,
+        layers=1,
+        width=16,
+        heads=2,
+        kv_heads=2,
+        ffn=16,
+        max_seq_len=tokens.seq_len,
+        end_of_text=tokens.end_of_text,
+    )
     state = build(config, 0).state_dict()
     export(tmp_path / "llama", config, state, dtype=torch.float32, tokenizer_folder=tokens.tokenizer_folder, card=None)
     return tmp_path / "llama"

@@ -11,7 +11,7 @@ import torch
 
 from models.attention import BACKENDS, choose
 from models.attention.backend import ANY_FLOAT, HALF
-from models.config import ATTENTION, DecoderConfig
+from models.config import ATTENTION_BACKENDS, DecoderConfig
 from models.decoder import build
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -24,8 +24,8 @@ def with_flash(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
     monkeypatch.setattr("models.attention.flash.find_spec", lambda name: spec)
 
 
-def test_settings_know_every_backend():
-    assert ("auto", *BACKENDS) == ATTENTION
+def test_every_backend_is_the_one_of_its_file():
+    assert tuple(BACKENDS) == ATTENTION_BACKENDS
     assert all(name == backend.name for name, backend in BACKENDS.items())
 
 
@@ -54,7 +54,7 @@ def test_auto_takes_the_fastest_that_can(monkeypatch, flash, head_size, dtype, d
 @pytest.mark.parametrize("gradients", [True, False])
 def test_auto_and_the_backend_that_a_refusal_names_always_can(monkeypatch, dtype, device, head_size, gradients):
     with_flash(monkeypatch, False)
-    for name in ATTENTION:
+    for name in ("auto", *BACKENDS):
         try:
             choose(name, head_size, dtype, device, gradients=gradients)
         except ValueError as error:

@@ -52,7 +52,7 @@ class FakeLoop:
         """Make a step with these losses of its samples; tell whether the weights moved."""
         step, self.norm = self.progress.step, norm
         ids = list(range(100 + step * BATCH, 100 + (step + 1) * BATCH))
-        batch = SimpleNamespace(step=step, ids=ids, global_tokens=BATCH)
+        batch = SimpleNamespace(step=step, ids=ids, global_count=BATCH)
         self.guard.pre_step(self, batch)
         self.losses_N = torch.tensor(losses, dtype=torch.float64)
         self.left_out = self.guard.pre_optim_step(self)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.artifact.manifest import MANIFEST, fingerprint_of, hash_file, verify
+from models.setting import BINDS, FREE
 from train.config.check import check_yaml
 from train.evaluation.harness.sandbox import LOCAL_FORMATS, SEED, located, shelter
 
@@ -25,20 +26,20 @@ log = logging.getLogger(__name__)
 class BenchmarkSettings:
     """Which tasks of lm-evaluation-harness are run at the end of a stage, and how."""
 
-    tasks: list[str] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list, metadata=BINDS)
     """Names of tasks, groups or tags. Empty: no benchmarks."""
-    task_paths: list[str] = field(default_factory=list)
+    task_paths: list[str] = field(default_factory=list, metadata=FREE)
     """Folders with task files (yaml) of your own, or task packs; the harness's own tasks are looked up when a name is
     not there. Data files with a relative path are looked for in these folders."""
-    limit: int | None = None
+    limit: int | None = field(default=None, metadata=BINDS)
     """Questions per task, the first ones. None: all of them."""
-    num_fewshot: int | None = None
+    num_fewshot: int | None = field(default=None, metadata=BINDS)
     """Solved examples before a question. None: as the task says."""
-    batch_size: int = 16
+    batch_size: int = field(default=16, metadata=FREE)
     """Rows a forward pass, per rank."""
-    offline: bool = True
+    offline: bool = field(default=True, metadata=FREE)
     """Never use the network: tasks read local files, or data sets that are in the Hugging Face cache already."""
-    task_timeout_s: float = 1200.0
+    task_timeout_s: float = field(default=1200.0, metadata=FREE)
     """Seconds that one task, group or tag may take; it is then an error of that task, and the others go on."""
 
     def __post_init__(self) -> None:

@@ -2,8 +2,8 @@
 
     pdpc arrange preference=./my_preference.py:Ramp preference.slope=2 tokens=tokens scores=scores output=order
 
-Code runs only when the user names it on the command line. An ORDER records its class and checksum, to compare with what
-the user names (`record`, `load`); nothing is ever imported because an artifact says so.
+Code runs only when the user names it on the command line. An ORDER records its class and checksum, to compare with
+what the user names (`record`, `load`); nothing is imported because an artifact says so.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from curriculum.preference import PREFERENCES
 from curriculum.preference.base import Preference
 
 GROUP = "pdpc.preferences"
-"""Group of entry points."""
+"""Entry point group."""
 RECORD = "preference_code"
 """Key of an ORDER's config that holds `record`."""
 CHECKSUM = "__pdpc_checksum__"
-"""Attribute of a loaded module: xxh3-128 of the bytes that were run."""
+"""Attribute of a loaded module: xxh3-128 of the bytes that were executed."""
 FILE = re.compile(r"(?P<file>.+\.py)(?::(?P<name>[A-Za-z_]\w*))?")
 
 
@@ -40,7 +40,7 @@ def with_own(
 ) -> tuple[list[str], dict[str, type[Preference]]]:
     """Load a preference that `preference=` names and PDPC does not have; return the words and choices that select it.
 
-    `known` names and `files` of configs always win over entry points. Raises ValueError as `load` does.
+    `known` names and config `files` take precedence over entry points. Raises ValueError like `load`.
     """
     made, choices = [], dict(known)
     for word in words:
@@ -49,7 +49,7 @@ def with_own(
         if key == "preference" and (FILE.fullmatch(named) or (named not in {*known, *files} and _entry(named))):
             kind = load(named)
             if kind.__name__ in {*known, *files}:
-                raise ValueError(f"preference {named} has the name of one that PDPC has: rename the class")
+                raise ValueError(f"preference {named} has the name of a preference of PDPC: rename the class")
             choices[kind.__name__] = kind
             word = f"preference={kind.__name__}"
         made.append(word)
@@ -59,8 +59,8 @@ def with_own(
 def load(named: str, expected: Mapping[str, Any] | None = None) -> type[Preference]:
     """Return the class that the user names, as FILE.py:CLASS or by an entry point's name.
 
-    `expected` is what an ORDER recorded: another class or checksum is rejected, a file's before any of it is run.
-    Raises ValueError for what is not there, fails when it is loaded, differs, or is no preference.
+    `expected` is what an ORDER recorded: another class or checksum is rejected, for a file before any of it is run.
+    Raises ValueError if the class is missing, fails to load, differs, or is not a preference.
     """
     if match := FILE.fullmatch(named):
         path, name = Path(match["file"]), match["name"]
@@ -78,13 +78,13 @@ def load(named: str, expected: Mapping[str, Any] | None = None) -> type[Preferen
         entry = _entry(named)
         if entry is None:
             raise ValueError(
-                f"preference {named}: no installed package has this entry point in the group {GROUP}: give it, or "
-                "FILE.py:CLASS"
+                f"preference {named}: no installed package has this entry point in the group {GROUP}: install it, or "
+                "give FILE.py:CLASS"
             )
         try:
             kind = entry.load()
         except Exception as error:
-            raise ValueError(f"preference {named} ({entry.value}) fails to load: {_told(error)}") from error
+            raise ValueError(f"preference {named} ({entry.value}) fails to load: {_described(error)}") from error
         _compare(named, _record(kind) if isinstance(kind, type) else {}, expected)
     return _checked(named, kind)
 
@@ -96,10 +96,10 @@ def record(preference: Preference) -> dict[str, Any]:
 
 
 def recorded(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return what an ORDER's config records of code outside PDPC; None where the preference is PDPC's own."""
+    """Return what an ORDER's config records of code outside PDPC; None if the preference is PDPC's own."""
     code = config.get(RECORD)
     if code is not None and not isinstance(code, Mapping):
-        raise ValueError(f"the manifest's {RECORD} is {code!r}, and no record of a class")
+        raise ValueError(f"the manifest's {RECORD}={code!r} is not the record of a class")
     return code
 
 
@@ -125,7 +125,7 @@ def _compare(named: str, found: Mapping[str, Any], expected: Mapping[str, Any] |
 
 
 class _Source(SourceLoader):
-    """Loads a module from bytes that were read once, so that their checksum is that of what runs; caches nothing."""
+    """Loads a module from bytes that were read once, so that their checksum matches what runs; caches nothing."""
 
     def __init__(self, path: Path, data: bytes) -> None:
         self._path, self._data = path, data
@@ -140,7 +140,7 @@ class _Source(SourceLoader):
 
 
 def _run(named: str, path: Path, data: bytes, checksum: str) -> Any:
-    """Run a file's bytes as a module of their own, which dataclasses look their types up in."""
+    """Run a file's bytes as a registered module, where dataclasses look up their types."""
     spec = spec_from_loader(f"pdpc_preference_{checksum}", _Source(path, data))
     assert spec is not None
     assert spec.loader is not None
@@ -151,33 +151,33 @@ def _run(named: str, path: Path, data: bytes, checksum: str) -> Any:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[spec.name]
-        raise ValueError(f"preference {named}: {path} fails to load: {_told(error)}") from error
+        raise ValueError(f"preference {named}: {path} fails to load: {_described(error)}") from error
     return module
 
 
 def _checked(named: str, kind: Any) -> type[Preference]:
     if not (isinstance(kind, type) and issubclass(kind, Preference)):
-        raise ValueError(f"preference {named} is no subclass of curriculum.preference.Preference: derive it from that")
+        raise ValueError(f"preference {named} must be a subclass of curriculum.preference.Preference: derive it")
     if "__dataclass_params__" not in vars(kind):
         raise ValueError(f"preference {named}: decorate {kind.__name__} with @dataclass(frozen=True)")
     called = next(item.default for item in fields(kind) if item.name == "name")
     if called in PREFERENCES:
         raise ValueError(
-            f"preference {named} is called {called!r}, which PDPC has: give it a name of its own, "
+            f"preference {named} is called {called!r}, a name that PDPC uses: give it another one, "
             f'name: str = "{kind.__name__.lower()}"'
         )
     return kind
 
 
 def _entry(named: str) -> Any:
-    """Return the installed entry point of this name, None where there is none; its code is not loaded."""
+    """Return the installed entry point of this name, or None; its code is not loaded."""
     return next(iter(entry_points(group=GROUP, name=named)), None)
 
 
-def _told(error: Exception) -> str:
-    """Return an error in a line, with its place."""
+def _described(error: Exception) -> str:
+    """Return an error on one line, with its location."""
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, SyntaxError):  # says its place itself
+    if isinstance(error, SyntaxError):  # it includes its location
         return text
     frame = extract_tb(error.__traceback__)[-1]
     return f"{text} ({Path(frame.filename).name}, line {frame.lineno})"

@@ -19,7 +19,7 @@ from curriculum.scores.scores import KIND, DocumentsWriter, Scores, SliceWriter
 from curriculum.scores.table import show
 from curriculum.tokens.tokens import Tokens
 from curriculum.work.chunks import Chunk, ChunkFolder, cut
-from curriculum.work.job import said_of_done
+from curriculum.work.job import done_note
 from curriculum.work.progress import Meter, ScoreProgress
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class ScoringJob:
         self.store.begin()
         return self.store.missing(self.chunks)
 
-    def welcome(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
+    def on_worker_ready(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
         """Store a worker's notes on its models, and add its roof to the meter's."""
         self.store.note(NOTES, introduction["notes"])
         if isinstance(meter, ScoreProgress):
@@ -82,7 +82,7 @@ class ScoringJob:
 
     def meter(self, missing: Sequence[Chunk]) -> ScoreProgress:
         """Return a meter of samples and tokens."""
-        if said := said_of_done(self.chunks, missing):
+        if said := done_note(self.chunks, missing):
             log.info(said)
         total = sum(chunk.stop - chunk.start for chunk in missing)
         return ScoreProgress(Console(stderr=True), f"score under {', '.join(self.models)}", total)

@@ -24,7 +24,7 @@ from curriculum.tokens.tokenizer import TextPick, TextTokenizer, load_tokenizer,
 from curriculum.tokens.tokens import KIND, SLICES
 from curriculum.tokens.writer import TokenWriter, dtype_for
 from curriculum.work.chunks import Chunk, ChunkFolder, Columns, cut_text
-from curriculum.work.job import said_of_done, work_here
+from curriculum.work.job import done_note, work_here
 from curriculum.work.progress import ChunkProgress, Meter, TextProgress
 
 MEGABYTE = 10**6
@@ -107,15 +107,15 @@ class TextJob:
         """Return the tokenizer stored with the chunks; from then on its fingerprint is part of theirs."""
         if self._loaded is None:
             self._loaded = TextTokenizer.open(self.store.folder / TOKENIZER)
-        self.store.also(self._loaded.fingerprint)
+        self.store.add_dependency(self._loaded.fingerprint)
         return self._loaded
 
-    def welcome(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
+    def on_worker_ready(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
         """Do nothing: these workers report nothing about themselves."""
 
     def meter(self, missing: Sequence[Chunk]) -> ChunkProgress:
         """Return a meter of documents, text and places."""
-        if said := said_of_done(self.chunks, missing):
+        if said := done_note(self.chunks, missing):
             say(self.console, said)
         return ChunkProgress(self.console, "tokens", sum(chunk.stop - chunk.start for chunk in missing))
 

@@ -147,7 +147,7 @@ def test_a_preference_of_your_own(here, capsys):
         assert main(words) == 0
         printed = " ".join(capsys.readouterr().out.split())
         assert ("add preference_code=my_preference.py:Ramp" in printed) == (words == asked)
-        assert ("stands in the bucket that its scores say" in printed) == (words == compared)
+        assert ("is in the bucket that its scores give" in printed) == (words == compared)
 
 
 def test_a_preference_in_a_package(here, monkeypatch, capsys):
@@ -171,7 +171,7 @@ def test_a_preference_in_a_package(here, monkeypatch, capsys):
     finally:
         for module in ("my_package", "my_package.my_preference"):
             sys.modules.pop(module, None)
-    assert "stands in the bucket that its scores say" in " ".join(capsys.readouterr().out.split())
+    assert "is in the bucket that its scores give" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_score_of_your_own(here):

@@ -388,7 +388,7 @@ def test_an_order_of_other_tokens_is_not_overwritten(capsys, tokens_folder, othe
     before = open_manifest(folder, "order").fingerprint
     words = [f"tokens={other_tokens}", "preference=shuffled", "batch_size=16", "stages=2", f"output={folder}"]
     message = refused(capsys, "arrange", *words)
-    assert f"{folder} was made from something else (tokens: there" in message
+    assert f"{folder} was written with other settings or inputs (tokens: found" in message
     assert "choose another output, or remove the folder" in message
     assert open_manifest(folder, "order").fingerprint == before
 
@@ -439,7 +439,7 @@ def test_torn_tokens_are_refused(harm, capsys, tmp_path, tokens_folder):
     words = [f"tokens={folder}", "preference=shuffled", "batch_size=16", f"output={tmp_path / 'order'}"]
     message = refused(capsys, "arrange", *words)
     assert str(victim if harm in ("torn", "lost") else folder) in message
-    assert "make" in message or "it is no tokens, or not a whole one" in message
+    assert "recreate" in message or "it is not a complete tokens artifact" in message
 
 
 # train: nothing starts
@@ -490,7 +490,7 @@ def test_train_refuses_micro_batches_that_do_not_divide(capsys, train):
 
 def test_train_refuses_more_ranks_than_samples(capsys, train):
     message = refused(capsys, *train(processes=32))
-    assert "world_size=32 ranks cannot share the order's batch of 16 samples evenly" in message
+    assert "world_size=32 does not divide the order's batch of 16 samples" in message
     assert "use one of world_size=[1, 2, 4, 8, 16] (those that fit micro_batch_size=8: [1, 2])" in message
 
 

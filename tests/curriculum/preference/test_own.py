@@ -88,7 +88,7 @@ def test_the_same_code_reuses_its_order_and_other_code_does_not(arranged, capsys
     assert main(words) == 0
     Path("my_preference.py").write_text(CODE + "# a word more\n")
     assert main(words) == 2
-    assert "order was made from something else (preference_code.xxh3_128" in capsys.readouterr().err
+    assert "order was written with other settings or inputs (preference_code.xxh3_128" in capsys.readouterr().err
 
 
 def test_verify_asks_for_the_file_and_runs_nothing(arranged, capsys):
@@ -101,7 +101,7 @@ def test_verify_asks_for_the_file_and_runs_nothing(arranged, capsys):
 
 def test_verify_finds_the_buckets_again_by_the_file_that_is_named(arranged, capsys):
     assert main([*VERIFY, f"preference_code={NAMED}"]) == 0
-    assert "each of 2,000 samples stands in the bucket that its scores say" in capsys.readouterr().out
+    assert "each of 2,000 samples is in the bucket that its scores give" in capsys.readouterr().out
     assert main([*VERIFY, "--preference-code", NAMED]) == 0
 
 
@@ -129,9 +129,9 @@ def test_code_is_named_for_orders_that_were_arranged_by_code(here, capsys):
     ("changed", "told"),
     [
         ({RECORD: None, "preference": {"name": "unheard_of"}}, "this PDPC has no preference 'unheard_of'"),
-        ({RECORD: "os:system"}, "preference_code is 'os:system', and no record of a class"),
+        ({RECORD: "os:system"}, "preference_code='os:system' is not the record of a class"),
         ({RECORD: {"class": "system", "file": "os.py"}}, "add preference_code=os.py:system"),
-        ({RECORD: None, "preference": {"name": "tilt", "no": 1}}, "has settings that Tilt does not take"),
+        ({RECORD: None, "preference": {"name": "tilt", "no": 1}}, "has settings that Tilt does not accept"),
     ],
 )
 def test_whatever_a_manifest_says_nothing_is_loaded(arranged, capsys, changed, told):
@@ -199,9 +199,9 @@ def test_the_python_face_records_it_as_well(here):
         ("./nowhere.py:Ramp", CODE, "nowhere.py is not a file: give FILE.py:CLASS"),
         ("./my_preference.py", CODE, r"names no class: give \./my_preference\.py:CLASS"),
         ("./my_preference.py:Rump", CODE, "has no class Rump"),
-        (NAMED, "class Ramp: pass", "is no subclass of curriculum.preference.Preference"),
+        (NAMED, "class Ramp: pass", "must be a subclass of curriculum.preference.Preference"),
         (NAMED, CODE.replace("@dataclass(frozen=True)", ""), r"decorate Ramp with @dataclass\(frozen=True\)"),
-        (NAMED, CODE.replace('"ramp"', '"tilt"'), "is called 'tilt', which PDPC has: .* name: str = \"ramp\""),
+        (NAMED, CODE.replace('"ramp"', '"tilt"'), "is called 'tilt', a name that PDPC uses: .* name: str = \"ramp\""),
         (
             NAMED,
             CODE + "\n1 / 0\n",
@@ -224,7 +224,7 @@ def test_words_that_name_no_code_stay_as_they_are():
 
 def test_a_class_with_the_name_of_a_preference_is_rejected(here):
     Path("my_preference.py").write_text(CODE.replace("class Ramp", "class folded"))
-    with pytest.raises(ValueError, match="has the name of one that PDPC has: rename the class"):
+    with pytest.raises(ValueError, match="has the name of a preference of PDPC: rename the class"):
         with_own(["preference=./my_preference.py:folded"], PREFERENCES, ["folded"])
 
 

@@ -161,13 +161,13 @@ def test_what_is_done_stays_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     damaged = tmp_path / "tokens.chunks" / "text.0000001.chunk"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     (tmp_path / "tokens.chunks" / "text.0000002.chunk.tmp-host-1").write_bytes(b"half")
-    with pytest.raises(ArtifactError, match=r"config\.seed: 0 there, 1 now.*remove that folder"):
+    with pytest.raises(ArtifactError, match=r"config\.seed: was 0, now 1.*remove that folder"):
         prepare(settings(text, output, chunk_bytes=2000, seed=1))
-    with pytest.raises(ArtifactError, match=r"chunk_places: 2000 there"):
+    with pytest.raises(ArtifactError, match=r"chunk_places: was 2000"):
         prepare(settings(text, output, chunk_bytes=3000))
     monkeypatch.setattr(TextWorker, "do", lambda self, chunk: done.append(chunk.number) or honest(self, chunk))
     printed = prepare(settings(text, output, chunk_bytes=2000, seq_len=32))
-    assert re.search(r"2 of \d+ chunks are done already", printed)
+    assert re.search(r"2 of \d+ chunks are already done", printed)
     assert done[:2] == [1, 3]
     assert bits(output) == bits(tmp_path / "whole")
     assert not (tmp_path / "tokens.chunks").exists()

@@ -392,7 +392,7 @@ def test_a_replanned_order_shows_its_descent_and_its_parents_buckets(capsys, ord
     assert f"parent        {order.fingerprint}" in text
     assert f"ancestors     {'f' * 32}, {order.fingerprint}" in text
     assert "replanned     after step 20, 320 samples read" in text
-    assert re.search(r"^  ok    read +the first 320 positions are the parent's", text, re.MULTILINE)
+    assert re.search(r"^  ok    read +the first 320 positions match the parent's", text, re.MULTILINE)
     assert re.search(r"^low planned .* -$", text, re.MULTILINE)
     assert re.search(r"^all@20 planned +- .*100\.0$", text, re.MULTILINE)
     assert "all@20" in (tmp_path / "child.svg").read_text()

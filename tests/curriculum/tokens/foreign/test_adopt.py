@@ -180,9 +180,7 @@ def test_a_moved_file_is_named_and_its_tokens_stay_the_same_ones(adopted: Path, 
     place.mkdir()
     for part in ("bin", "idx"):
         (adopted.parent / f"web.{part}").rename(place / f"web.{part}")
-    with pytest.raises(
-        ArtifactError, match=r"web\.bin is missing, though .*tokens reads it where it lies: put it back"
-    ):
+    with pytest.raises(ArtifactError, match=r"web\.bin is missing, but .*tokens reads it in place: restore it"):
         Tokens.open(adopted)
     again = adopt(adopted.parent / "again", tokenizer_folder, train={"web": str(place / "web")})
     assert Tokens.open(again).fingerprint == fingerprint
@@ -191,7 +189,7 @@ def test_a_moved_file_is_named_and_its_tokens_stay_the_same_ones(adopted: Path, 
 def test_a_file_of_another_size_is_named(adopted: Path) -> None:
     with open(adopted.parent / "web.bin", "ab") as file:
         file.write(b"\0\0\0\0")
-    with pytest.raises(ArtifactError, match=r"web\.bin has 72 bytes instead of 68: it changed after .* was made"):
+    with pytest.raises(ArtifactError, match=r"web\.bin has 72 bytes instead of 68: it changed after .* was written"):
         Tokens.open(adopted)
 
 
@@ -208,10 +206,10 @@ def test_a_flipped_bit_is_found(adopted: Path) -> None:
 
 def test_running_again_names_what_differs(adopted: Path, tokenizer_folder: Path) -> None:
     path = adopted.parent / "web.bin"
-    with pytest.raises(ArtifactError, match="seq_len: there 5, asked for 6"):
+    with pytest.raises(ArtifactError, match="seq_len: found 5, requested 6"):
         adopt(adopted, tokenizer_folder, 6, train={"web": str(adopted.parent / "web")})
     path.write_bytes(path.read_bytes())
-    with pytest.raises(ArtifactError, match=r"train/web/0/web\.bin: there 'bytes=68 mtime_ns="):
+    with pytest.raises(ArtifactError, match=r"train/web/0/web\.bin: found 'bytes=68 mtime_ns="):
         adopt(adopted, tokenizer_folder, train={"web": str(adopted.parent / "web")})
 
 

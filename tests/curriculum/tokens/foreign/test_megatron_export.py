@@ -115,7 +115,7 @@ def test_a_failure_leaves_nothing_and_another_slice_is_not_mixed_in(
         run(MegatronSettings(str(tokens), str(tmp_path / "out"), "validation"), SILENT)
     other = native(tmp_path / "other", 300)
     edit_manifest(other, lambda fields: fields["facts"].update(end_of_text=1))
-    with pytest.raises(ArtifactError, match=r"tokens: there .*, asked for .*: choose another output"):
+    with pytest.raises(ArtifactError, match=r"tokens: found .*, requested .*: choose another output"):
         run(MegatronSettings(str(other), str(tmp_path / "out")), SILENT)
 
 

@@ -121,7 +121,7 @@ def test_the_command_packs(assets: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert main([*words, "benchmarks.tasks=[rolling]"]) == 0
     assert open_manifest(tmp_path / "pack", KIND).facts["documents"] == {"rolling": 5}
     assert main([*words, "benchmarks.tasks=[rolling]"]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_the_doctor_names_every_task_that_would_fail(assets: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,10 +18,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from curriculum import prepare
 from curriculum.arrange import arrange
 from curriculum.artifact.manifest import create, open_manifest, write_manifest
 from curriculum.text.text import TextSettings
+from curriculum.tokens.job import run as prepare
 from curriculum.tokens.settings import PrepareSettings
 from curriculum.tokens.tokenizer import TokenizerSettings
 from curriculum.tokens.tokens import Tokens
@@ -63,7 +63,7 @@ def prepared(folder, text, **changes):
     settings = {"seq_len": 32, "validation_fraction": 0.1, "reference_fraction": 0.2, "seed": 1}
     tokenizer = TokenizerSettings(name=changes.pop("tokenizer", "train:300"))
     source = TextSettings(paths=[str(text)])
-    prepare.run(PrepareSettings(input=source, tokenizer=tokenizer, output=str(folder), **settings | changes))
+    prepare(PrepareSettings(input=source, tokenizer=tokenizer, output=str(folder), **settings | changes))
     return folder
 
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 
-from curriculum.artifact.manifest import open_manifest, write_text
+from curriculum.artifact.files import write_text
+from curriculum.artifact.manifest import open_manifest
 from curriculum.order.consumed import as_hex
 from models.attention import Backend, choose
 from models.decoder import build
 from models.kernels import check as check_kernels
 from train import checkpoint
-from train.batches import ConsumedFile, check_consumed, forget_consumed
+from train.batches import check_consumed
 from train.config.packages import drift
 from train.distributed.exit_codes import REFUSED, Refused
 from train.distributed.out_of_memory import OutOfMemory, needing
@@ -42,6 +43,7 @@ from train.loop_state import Progress
 from train.memory.available import room_here
 from train.memory.footprint import advice, check_fits
 from train.objectives import Objective, objective_of
+from train.records.consumed import ConsumedFile, forget_consumed
 from train.resume.identity import Change, check_acceptable, identity, is_accepted
 from train.resume.lineage import check_resume, conversion, work_split
 from train.resume.runfolder import CHECKPOINTS, EXPORT, RunFolder
@@ -230,7 +232,7 @@ def _train(
 
         metrics, tracker = world.first_does(open_records) or (None, NullTracker())
         width = inputs.order.batch_size // world.size
-        consumed = ConsumedFile(folder, world, width, progress.consumed_hash)
+        consumed = ConsumedFile(folder, world.rank, world.size, width, progress.consumed_hash)
         hooks = [*hooks_of(settings), objective]
         loop = Loop(
             *(settings, inputs, engine, world, progress, consumed, metrics, tracker, signals, watchdog),

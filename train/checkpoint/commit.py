@@ -36,8 +36,8 @@ from train.checkpoint.retention import number_of, temporary_of
 from train.checkpoint.space import check_space, free_bytes
 from train.checkpoint.write import NotFiniteError, write_shard
 from train.config.packages import versions
-from train.distributed.collectives import Exchange
-from train.distributed.out_of_memory import OutOfMemory, says_no_memory, told
+from train.distributed.collectives import Collectives
+from train.distributed.out_of_memory import OutOfMemory, first_line, says_no_memory
 from train.distributed.world import World
 from train.engine import Engine
 from train.faults import fault
@@ -79,7 +79,7 @@ def save(
     folder = folder_of(checkpoints, step)
     if world.same(int(folder.is_dir())):
         return _there_already(folder, cursor, consumed_hash)
-    meeting = _Meeting(Exchange(world), folder)
+    meeting = _Meeting(Collectives(world), folder)
     header, size = b"", 0
 
     def begin() -> dict[str, Any]:
@@ -139,7 +139,7 @@ def save(
 class _Meeting:
     """What the ranks do together: a failure of one is raised by all, after which rank 0 removes what was written."""
 
-    def __init__(self, exchange: Exchange, folder: Path) -> None:
+    def __init__(self, exchange: Collectives, folder: Path) -> None:
         self.temporary: Path | None = None
         self._exchange = exchange
         self._folder = folder
@@ -180,7 +180,7 @@ class _Meeting:
 
 def _problem(error: Exception) -> dict[str, Any]:
     if says_no_memory(error):
-        return {"kind": "memory", "errno": None, "text": told(error)}
+        return {"kind": "memory", "errno": None, "text": first_line(error)}
     kind = "os" if isinstance(error, OSError) else "finite" if isinstance(error, NotFiniteError) else "other"
     text = str(error) if kind == "finite" else f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.strerror:

@@ -23,7 +23,7 @@ class RankFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Exchange:
+class Collectives:
     """Meetings of all ranks. Each rank brings a value or an error; each leaves with everyone's values or the error."""
 
     world: World

@@ -27,7 +27,7 @@ from train.distributed.exit_codes import (
     UNREADABLE,
 )
 
-ROLL = "PDPC_ROLL"
+VARIABLE = "PDPC_ROLL"
 """Environment variable with the folder."""
 
 TELLING = (PORT_TAKEN, REFUSED, CHANGED, DISK_FULL, UNREADABLE, OUT_OF_MEMORY, GUARD_STOPPED, HUNG, FAILED, *LEFT)
@@ -106,13 +106,13 @@ def code(folder: Path) -> int | None:
     return next((known for known in TELLING if known in codes), max(codes - {DONE}, default=DONE))
 
 
-def mute(folder: Path) -> list[int]:
+def silent_ranks(folder: Path) -> list[int]:
     """Return the ranks that started and left without saying with which code."""
     return sorted(set(_read(folder, "pid")) - set(_read(folder, "code")))
 
 
 def _path(kind: str) -> Path | None:
-    folder = os.environ.get(ROLL)
+    folder = os.environ.get(VARIABLE)
     return Path(folder) / f"{int(os.environ.get('RANK', '0')):05d}.{kind}" if folder else None
 
 

@@ -42,10 +42,10 @@ def needing(what: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OutOfMemory) or not says_no_memory(error):
             raise
-        raise OutOfMemory(what, told(error)) from error
+        raise OutOfMemory(what, first_line(error)) from error
 
 
-def told(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error that says so, without the addresses and stacks that follow."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -46,7 +46,7 @@ class PortTaken(NotMet):
 
 
 @contextmanager
-def meeting(rank: int, size: int, limit_s: float, leave: Callable[[int], Any]) -> Iterator[None]:
+def rendezvous(rank: int, size: int, limit_s: float, leave: Callable[[int], Any]) -> Iterator[None]:
     """Wait until all ranks are here, and let them be connected inside; both within `limit_s` seconds.
 
     The ranks meet in a store at MASTER_ADDR and MASTER_PORT, which torch's process group then uses as well. Raises

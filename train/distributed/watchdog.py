@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from curriculum.artifact.manifest import process_alive
-from train.distributed.collectives import Exchange
+from train.distributed.collectives import Collectives
 from train.distributed.exit_codes import HUNG
 from train.distributed.heartbeat import leave
 from train.distributed.signals import HANG, post
@@ -56,7 +56,7 @@ class Watchdog:
     def start(self) -> None:
         """Meet the other ranks, for their process ids, and begin to watch. Every rank calls this."""
         here = machine()
-        places = Exchange(self._world).gather("watchdog", [here, os.getpid()])
+        places = Collectives(self._world).gather("watchdog", [here, os.getpid()])
         self._peers = {
             rank: pid for rank, (place, pid) in enumerate(places) if place == here and rank != self._world.rank
         }

@@ -20,7 +20,7 @@ from curriculum.artifact.manifest import process_alive
 from train.distributed import heartbeat
 from train.distributed.exit_codes import DISK_FULL, FAILED, OUT_OF_MEMORY
 from train.distributed.out_of_memory import says_no_memory
-from train.distributed.rendezvous import meeting
+from train.distributed.rendezvous import rendezvous
 from train.faults import fault
 
 SUPERVISOR = "PDPC_SUPERVISOR_PID"
@@ -147,7 +147,7 @@ def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
     from train.engine import communication
 
     communication.load()
-    with meeting(rank, size, meet_s, heartbeat.leave):
+    with rendezvous(rank, size, meet_s, heartbeat.leave):
         communication.join(backend, TIMEOUT)
         hosts = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
     fault("world.joined")

@@ -19,7 +19,7 @@ from curriculum.tokens.tokens import Tokens
 from models.config import DecoderConfig
 from models.decoder import Decoder
 from train import checkpoint
-from train.distributed.collectives import Exchange, RankFailed
+from train.distributed.collectives import Collectives, RankFailed
 from train.distributed.world import World
 from train.evaluation.answers import Evaluated
 from train.evaluation.attempts import Attempts
@@ -95,7 +95,7 @@ def _heldout(decoder: Decoder, validation: Tokens, asked: Questions, world: Worl
         return evaluate_heldout(decoder, validation, asked.pd, asked.heldout, world)
 
     try:
-        return Exchange(world).run("held-out loss", work)
+        return Collectives(world).run("held-out loss", work)
     except RankFailed as failure:
         log.warning("held-out loss failed: %s", failure)
         return Evaluated({"val/error": str(failure)}, failed=[HELDOUT])

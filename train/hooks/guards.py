@@ -176,9 +176,9 @@ class Guard(Hook):
         """Return the samples whose own loss is not finite, of all ranks. Every rank calls this."""
         bad, ids = (~torch.isfinite(judged.losses_N)).nonzero().flatten().tolist(), judged.batch.ids
         mine = [ids[row] for row in bad]
-        from train.distributed.collectives import Exchange
+        from train.distributed.collectives import Collectives
 
-        return [sample for part in Exchange(loop.world).gather("suspects", mine) for sample in part]
+        return [sample for part in Collectives(loop.world).gather("suspects", mine) for sample in part]
 
     def _write(self, loop: Loop, entry: dict[str, Any]) -> None:
         def append() -> None:

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from train.distributed.collectives import Exchange
+from train.distributed.collectives import Collectives
 from train.hooks.clock import Clock, Mark
 from train.hooks.hook import Hook
 from train.hooks.settings import StragglerSettings
@@ -142,7 +142,7 @@ class Straggler(Hook):
         if world.size == 1:
             return
         self._loop, self._clock, self._detector = loop, Clock(world.device), Detector(world.size, self._factor)
-        self._hosts = Exchange(world).gather("host names", socket.gethostname())
+        self._hosts = Collectives(world).gather("host names", socket.gethostname())
         decoder = loop.engine.decoder
         self._handles.append(decoder.register_forward_pre_hook(self._forward_begins, prepend=True))
         if loop.settings.zero.stage == 3 and not loop.settings.execution.compile:
@@ -240,7 +240,7 @@ class Straggler(Hook):
         if not self._loop.world.first or not own_R.all():
             return  # rank 0 speaks for all; a rank had no step that was over on its device
         for change in self._detector.observe(step, own_R, float(np.median(wall_R))):
-            log.warning("%s", told(change, self._hosts[change.rank], step))
+            log.warning("%s", message_of(change, self._hosts[change.rank], step))
 
     def metrics(self, loop: Loop) -> Record:
         """Return the slowest rank, null while none is called slow, and the factor of the last observation."""
@@ -266,10 +266,10 @@ def median_of_others(own_R: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
-def told(change: Change, host: str, step: int) -> str:
+def message_of(change: Change, host: str, step: int) -> str:
     """Return the line about a change."""
     if not change.slow:
-        return f"step {step}: rank {change.rank} ({host}) keeps up with the others again, since step {change.since}"
+        return f"step {step}: rank {change.rank} ({host}) keeps up again since step {change.since}"
     return (
         f"step {step}: rank {change.rank} ({host}) is a straggler: its own work takes {change.factor:.1f} times as "
         f"long as the other ranks', since step {change.since}; they wait for it {change.share:.0%} of a step. Look at "

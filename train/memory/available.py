@@ -12,7 +12,7 @@ ENDLESS = 1 << 60
 
 
 @dataclass(frozen=True)
-class Room:
+class AvailableMemory:
     """What there is; None: not known, or without a limit."""
 
     device: int | None = None
@@ -25,17 +25,17 @@ class Room:
     """Bytes that are free now, of the GPU or else of the machine."""
 
 
-def room_here(*, cuda_device: int | None, root: Path = Path("/")) -> Room:
+def room_here(*, cuda_device: int | None, root: Path = Path("/")) -> AvailableMemory:
     """Return what this machine and this rank's GPU have; `root` is where /proc and /sys are looked for."""
     host, free = _machine(root)
     limits = [limit for limit in (_limit(resource.RLIMIT_AS), _limit(resource.RLIMIT_DATA)) if limit is not None]
     process = min(limits, default=None)
     if cuda_device is None:
-        return Room(None, host, process, free)
+        return AvailableMemory(None, host, process, free)
     import torch
 
     free, device = torch.cuda.mem_get_info(cuda_device)
-    return Room(device, host, process, free)
+    return AvailableMemory(device, host, process, free)
 
 
 def _limit(kind: int) -> int | None:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 
 from curriculum.order.split import Split, divisors
 from models.config import DecoderConfig
-from train.memory.available import Room
+from train.memory.available import AvailableMemory
 from train.settings import TrainSettings
 
 
@@ -46,7 +46,7 @@ class Footprint:
     host: int
     """Bytes of this rank in host memory when it computes on a GPU: building the weights, and what is offloaded."""
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Return the parts in words."""
         names = ("weights", "gradients", "optimizer", "activations", "logits")
         parts = ", ".join(f"{name} {size_of(getattr(self, name))}" for name in names)
@@ -110,44 +110,51 @@ def _logits(settings: TrainSettings, decoder: DecoderConfig, element: int) -> in
     return chunk * vocabulary * element + head + tokens * decoder.width * element
 
 
-def lacking(need: Footprint, room: Room, local_ranks: int) -> str | None:
+def lacking(need: Footprint, available: AvailableMemory, local_ranks: int) -> str | None:
     """Tell in words where a run surely cannot fit; None when it may."""
-    on_host = need.host if room.device is not None else need.total
-    if room.device is not None and need.total > room.device:
-        return f"its GPU has {size_of(room.device)}"
-    if room.process is not None and on_host > room.process:
-        return f"a process may have {size_of(room.process)} of {size_of(on_host)} in host memory (ulimit -v, -d)"
-    if room.host is not None and local_ranks * on_host > room.host:
-        there = f"this machine, or its control group, has {size_of(room.host)}"
+    on_host = need.host if available.device is not None else need.total
+    if available.device is not None and need.total > available.device:
+        return f"its GPU has {size_of(available.device)}"
+    if available.process is not None and on_host > available.process:
+        return f"a process may have {size_of(available.process)} of {size_of(on_host)} in host memory (ulimit -v, -d)"
+    if available.host is not None and local_ranks * on_host > available.host:
+        there = f"this machine, or its control group, has {size_of(available.host)}"
         return f"{there} for {local_ranks} ranks of {size_of(on_host)} in host memory"
     return None
 
 
 def check_fits(
-    settings: TrainSettings, decoder: DecoderConfig, batch_size: int, ranks: int, local_ranks: int, room: Room
+    settings: TrainSettings,
+    decoder: DecoderConfig,
+    batch_size: int,
+    ranks: int,
+    local_ranks: int,
+    available: AvailableMemory,
 ) -> str | None:
     """Raise ValueError with the estimate by part when a run surely cannot fit, naming the nearest setting that may.
 
     Returns a warning when it cannot with what is free now: that may change, so nothing is refused for it.
     """
-    cuda = room.device is not None
+    cuda = available.device is not None
     need = footprint(settings, decoder, batch_size, ranks, cuda=cuda)
-    lack = lacking(need, room, local_ranks)
+    lack = lacking(need, available, local_ranks)
     if lack is None:
         of_all = need.total * (1 if cuda else local_ranks)
-        if room.free is None or of_all <= room.free:
+        if available.free is None or of_all <= available.free:
             return None
-        return f"{need.told()}, and {size_of(room.free)} are free now{'' if cuda else ' on this machine'}"
-    for words, changed in mends(settings, batch_size, ranks, cuda=cuda):
-        if lacking(footprint(changed, decoder, batch_size, ranks, cuda=cuda), room, local_ranks) is None:
-            raise ValueError(f"the run cannot fit: {need.told()}, but {lack}. The nearest that may fit: {words}")
-    raise ValueError(f"the run cannot fit: {need.told()}, but {lack}. {NOTHING_LEFT}")
+        return f"{need.describe()}, and {size_of(available.free)} are free now{'' if cuda else ' on this machine'}"
+    for words, changed in remedies(settings, batch_size, ranks, cuda=cuda):
+        if lacking(footprint(changed, decoder, batch_size, ranks, cuda=cuda), available, local_ranks) is None:
+            raise ValueError(f"the run cannot fit: {need.describe()}, but {lack}. The nearest that may fit: {words}")
+    raise ValueError(f"the run cannot fit: {need.describe()}, but {lack}. {NOTHING_LEFT}")
 
 
 NOTHING_LEFT = "No setting of these ranks needs less: take more machines (zero.stage=3), or a smaller model"
 
 
-def mends(settings: TrainSettings, batch_size: int, ranks: int, *, cuda: bool) -> Iterator[tuple[str, TrainSettings]]:
+def remedies(
+    settings: TrainSettings, batch_size: int, ranks: int, *, cuda: bool
+) -> Iterator[tuple[str, TrainSettings]]:
     """Yield settings that need less and less, each with the words that ask for it; the global batch stays.
 
     First smaller micro-batches, then, with one sample in each, recomputation, ZeRO's stages, and offloading on a GPU.
@@ -163,11 +170,11 @@ def mends(settings: TrainSettings, batch_size: int, ranks: int, *, cuda: bool) -
             settings = replace(settings, execution=replace(settings.execution, checkpointing=mode))
             yield " ".join([*words, f"execution.checkpointing={mode}"]), settings
     words.append(f"execution.checkpointing={settings.execution.checkpointing}")
-    for change in state_mends(settings, ranks, cuda=cuda):
+    for change in state_remedies(settings, ranks, cuda=cuda):
         yield " ".join([*words, change[0]]), change[1]
 
 
-def state_mends(settings: TrainSettings, ranks: int, *, cuda: bool) -> Iterator[tuple[str, TrainSettings]]:
+def state_remedies(settings: TrainSettings, ranks: int, *, cuda: bool) -> Iterator[tuple[str, TrainSettings]]:
     """Yield settings whose weights, gradients and optimizer take less and less of a rank's own memory."""
     zero = settings.zero
     for stage in range(zero.stage + 1, 4 if ranks > 1 else 0):
@@ -184,19 +191,25 @@ def state_mends(settings: TrainSettings, ranks: int, *, cuda: bool) -> Iterator[
 
 
 def advice(
-    settings: TrainSettings, decoder: DecoderConfig, batch_size: int, ranks: int, room: Room, *, states: bool
+    settings: TrainSettings,
+    decoder: DecoderConfig,
+    batch_size: int,
+    ranks: int,
+    available: AvailableMemory,
+    *,
+    states: bool,
 ) -> str:
     """Return what a rank that ran out of memory needs at least, and the nearest setting that needs less.
 
     `states`: it happened before the first step, so that a smaller micro-batch changes nothing.
     """
-    cuda = room.device is not None
-    there = f"; its GPU has {size_of(room.device)}" if room.device is not None else ""
-    if room.free is not None:
-        there += f"{',' if there else ';'} {size_of(room.free)} are free now"
-    less = state_mends(settings, ranks, cuda=cuda) if states else mends(settings, batch_size, ranks, cuda=cuda)
+    cuda = available.device is not None
+    there = f"; its GPU has {size_of(available.device)}" if available.device is not None else ""
+    if available.free is not None:
+        there += f"{',' if there else ';'} {size_of(available.free)} are free now"
+    less = state_remedies(settings, ranks, cuda=cuda) if states else remedies(settings, batch_size, ranks, cuda=cuda)
     words = next((words for words, _ in less), None)
-    need = footprint(settings, decoder, batch_size, ranks, cuda=cuda).told()
+    need = footprint(settings, decoder, batch_size, ranks, cuda=cuda).describe()
     mend = NOTHING_LEFT if words is None else f"Run again with {words}: the global batch stays"
     return f"{need[0].upper()}{need[1:]}{there}. {mend}, and the run goes on from its newest checkpoint"
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from train.distributed import deadline
-from train.distributed.collectives import Exchange, RankFailed
+from train.distributed.collectives import Collectives, RankFailed
 from train.distributed.deadline import Deadline, TooLate
 from train.distributed.world import World
 
@@ -68,7 +68,7 @@ def test_what_is_held_goes_to_its_end() -> None:
 
 
 def test_what_ended_a_held_part_goes_first_and_a_failure_of_all_ranks_lifts_the_deadline() -> None:
-    exchange = Exchange(ALONE)
+    exchange = Collectives(ALONE)
 
     def work() -> None:
         try:
@@ -112,5 +112,5 @@ def test_whatever_ends_the_work_is_a_failure_of_all_ranks(error) -> None:
         raise error
 
     with pytest.raises(RankFailed, match=f"{type(error).__name__}: {error}"):
-        Exchange(ALONE).run("work", work)
-    assert Exchange(ALONE).run("work", lambda: 3) == 3
+        Collectives(ALONE).run("work", work)
+    assert Collectives(ALONE).run("work", lambda: 3) == 3

@@ -19,12 +19,12 @@ RANKS = """
 import json, os, sys
 from datetime import timedelta
 import torch.distributed as dist
-from train import meeting as meetings
-from train.meeting import NotMet, meeting
+from train.distributed import rendezvous as module
+from train.distributed.rendezvous import NotMet, rendezvous
 
 def be(rank, size, limit_s, lost):
     try:
-        with meeting(rank, size, limit_s, os._exit):
+        with rendezvous(rank, size, limit_s, os._exit):
             print("met", flush=True)
             if rank == lost:
                 os._exit(9)
@@ -44,7 +44,7 @@ for rank in asked["who"]:
         out = os.open(f"{asked['folder']}/{rank}", os.O_WRONLY | os.O_CREAT)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        meetings.LATE_S = asked["late_s"]
+        module.LATE_S = asked["late_s"]
         be(asked["named"].get(str(rank), rank), asked["size"], asked["limit_s"], asked["lost"])
 codes = {rank: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for rank, pid in pids.items()}
 print(json.dumps(codes))

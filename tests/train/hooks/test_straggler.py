@@ -17,7 +17,7 @@ from train.hooks.straggler import (
     Straggler,
     StragglerSettings,
     median_of_others,
-    told,
+    message_of,
 )
 from train.settings import TrainSettings
 
@@ -42,9 +42,12 @@ def test_a_slow_rank_is_named_after_three_observations_and_again_when_it_keeps_u
     assert slow.factor == pytest.approx(5.0)
     assert slow.share == pytest.approx(0.4)
     assert detector.slowest is None
-    assert "rank 1 (node7) is a straggler: its own work takes 5.0 times as long" in told(slow, "node7", 35)
-    assert "since step 20; they wait for it 40% of a step" in told(slow, "node7", 35)
-    assert told(changes[1][1], "node7", 65) == "step 65: rank 1 (node7) keeps up with the others again, since step 50"
+    assert "rank 1 (node7) is a straggler: its own work takes 5.0 times as long" in message_of(slow, "node7", 35)
+    assert "since step 20; they wait for it 40% of a step" in message_of(slow, "node7", 35)
+    assert (
+        message_of(changes[1][1], "node7", 65)
+        == "step 65: rank 1 (node7) keeps up with the others again, since step 50"
+    )
 
 
 def test_what_lasts_for_a_moment_is_no_straggler_unless_it_is_clear():
@@ -137,7 +140,7 @@ def measured(stage, monkeypatch, **pauses):
         progress=SimpleNamespace(step=EVERY),
         window=SimpleNamespace(waited_s=pauses.get("data", 0.0)),
     )
-    monkeypatch.setattr("train.hooks.straggler.Exchange.gather", lambda *_: ["a", "b"])
+    monkeypatch.setattr("train.hooks.straggler.Collectives.gather", lambda *_: ["a", "b"])
     hook = Alone(StragglerSettings())
     hook.pre_train(loop)
     hook.pre_step(loop, None)

@@ -44,10 +44,7 @@ def test_a_slow_rank_is_named_after_three_observations_and_again_when_it_keeps_u
     assert detector.slowest is None
     assert "rank 1 (node7) is a straggler: its own work takes 5.0 times as long" in message_of(slow, "node7", 35)
     assert "since step 20; they wait for it 40% of a step" in message_of(slow, "node7", 35)
-    assert (
-        message_of(changes[1][1], "node7", 65)
-        == "step 65: rank 1 (node7) keeps up with the others again, since step 50"
-    )
+    assert message_of(changes[1][1], "node7", 65) == "step 65: rank 1 (node7) keeps up again since step 50"
 
 
 def test_what_lasts_for_a_moment_is_no_straggler_unless_it_is_clear():

@@ -89,7 +89,7 @@ def port_taken(ground: Ground, folder: Path, draw: np.random.Generator) -> str |
         codes = ended(ranks)
     if codes != [PORT_TAKEN, *[FAILED] * (len(codes) - 1)]:
         return f"ended with {codes}: {ranks.told()[-600:]}"
-    holder = f"process {os.getpid()} has it"
+    holder = f"process {os.getpid()} holds it"
     return None if holder in ranks.told() else f"nobody said {holder!r}: {ranks.told()[-600:]}"
 
 

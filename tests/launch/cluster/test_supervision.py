@@ -157,7 +157,7 @@ def test_the_launcher_hands_on_sigterm_and_leaves_no_process(tmp_path):
         os.kill(pid, signal.SIGCONT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 143, out
-    assert "left on SIGTERM with a checkpoint of step" in out
+    assert "exited on SIGTERM with a checkpoint of step" in out
     assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
     assert "step_00000004" <= newest_checkpoint(tmp_path / "run").name < "step_00000020"
     assert read_run(tmp_path / "run")["status"] == "running"

@@ -115,7 +115,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def one_case(world: World, stage: str, precision: str, folder) -> dict[str, object]:
-    """Train, save, continue; resume in a fresh engine; skip a poisoned step. Return the values that the tests compare."""
+    """Train, save, continue; resume in a fresh engine; skip a poisoned step. Return the values to compare."""
     straight = make(world, stage, precision)
     before = steps(straight, 0, STEPS)
     saved = state(straight)

@@ -50,13 +50,13 @@ def test_raise_is_a_full_disk_where_something_is_written():
     [
         ("loop.befor_step", "did you mean loop.before_step"),
         ("nonsense", "The points are world.joined, "),
-        ("loop.before_step:explode", "'explode' in 'loop.before_step:explode' is none of rank=R, nth=N"),
+        ("loop.before_step:explode", "'explode' in 'loop.before_step:explode' is invalid: use rank=R, nth=N"),
         ("loop.before_step:nth=0", "'nth=0' in"),
         ("loop.before_step:nan", "action 'nan' does not fit loop.before_step"),
-        ("guard.loss:kill", "it takes nan alone"),
+        ("guard.loss:kill", "use only nan"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_mend(text, said):
+def test_invalid_faults_are_rejected_with_a_suggestion(text, said):
     with pytest.raises(ValueError, match=r"^PDPC_FAULT: ") as caught:
         faults.arm(text)
     assert said in str(caught.value)
@@ -91,4 +91,4 @@ def test_doctor_lists_the_points_and_an_unknown_one_is_refused_at_the_door(capsy
     assert main(["doctor"]) == 2
     monkeypatch.setenv("PDPC_FAULT", "nowhere:kill")
     assert main(["doctor", "--faults"]) == 2
-    assert "no point is named 'nowhere'" in capsys.readouterr().err
+    assert "there is no point 'nowhere'" in capsys.readouterr().err

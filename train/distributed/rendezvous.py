@@ -108,13 +108,13 @@ def _gather(rank: int, size: int, limit_s: float, deadline: float) -> Any:
     except dist.DistError as error:
         if "EADDRINUSE" in str(error):
             raise PortTaken(
-                f"rank 0 cannot listen at {address}: {_holder(int(os.environ['MASTER_PORT']))}. End it, or start the run on "
-                "another port"
+                f"rank 0 cannot listen at {address}: {_holder(int(os.environ['MASTER_PORT']))}. End it, or start the "
+                "run on another port"
             ) from error
         if rank == 0 and not by_agent:
             raise NotMet(f"rank 0 cannot listen at {address} ({error}): run the same command again") from error
         raise NotMet(f"rank {rank}: {keeper} was not found at {address} within {limit_s:g} s: {AGAIN}") from error
-    here, count = f"pdpc/{_life()}/here", f"pdpc/{_life()}/count"
+    here, count = f"pdpc/{_attempt()}/here", f"pdpc/{_attempt()}/count"
     me = f"process {os.getpid()} on {socket.gethostname()}"
     try:
         there = store.compare_set(f"{here}/{rank}", "", me).decode()
@@ -137,7 +137,7 @@ def _gather(rank: int, size: int, limit_s: float, deadline: float) -> Any:
     return store
 
 
-def _life() -> str:
+def _attempt() -> str:
     """Return an id that only the ranks of this attempt share; torchrun counts its restarts."""
     return ".".join(os.environ.get(name, "") for name in (LIFE, "TORCHELASTIC_RESTART_COUNT"))
 

@@ -194,9 +194,9 @@ class Engine:
         return self._state.gradients()
 
     def gradient_norm(self) -> Tensor:
-        """Return the global gradient norm before clipping: after a step's last backward that of the coming update.
+        """Return the global gradient norm before clipping: of the coming update, or between updates of the last one.
 
-        Otherwise that of the last update. A float32 scalar on the device. Before the update it is computed on the first
+        A float32 scalar on the device. Before the update it is computed on the first
         call, and every rank must call; it is not finite if any gradient on any rank is not.
         """
         if self._norm is None:

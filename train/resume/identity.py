@@ -1,7 +1,7 @@
-"""What a run is: which settings and data bind all of its lives, what may change between two, and what never can.
+"""Identity of a run: settings and data that bind all its attempts, those that may change, and those that never can.
 
 Fields have dotted names: `optimizer.lr` is a setting, `fingerprints.order` is data that the run reads,
-`decoder.vocab_size` and `decoder.max_seq_len` are what the tokens make of the model.
+`decoder.vocab_size` and `decoder.max_seq_len` are model dimensions set by the tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BINDING = (
     *("guards.finite", "guards.spike", "guards.spike_sigma", "guards.spike_window", "zero.reduce_in"),
     *("heldout.max_samples", "benchmarks.tasks", "benchmarks.limit", "benchmarks.num_fewshot"),
 )
-"""Settings that decide what a run computes or reports: a change between two lives is refused, or accepted on record."""
+"""Settings that decide what a run computes or reports: a change between attempts is rejected, or accepted on record."""
 
 HARMLESS = (
     *("output", "processes", "threads", "micro_batch_size", "accept_change"),
@@ -44,47 +44,47 @@ HARMLESS = (
     *("tracker.queue", "tracker.start_s", "tracker.retry_s", "tracker.finish_s"),
     *("throughput.peak_tflops", "straggler.factor", "averaging.decay", "averaging.every"),
 )
-"""Settings that may change between two lives of a run.
+"""Settings that may change between two attempts of a run.
 
-What is read is compared by fingerprint, not by path; how the work is split and what computes attention move losses by
-rounding alone.
+Inputs are compared by fingerprint, not by path; the split of the work and the attention backend change losses only by
+rounding.
 """
 
 FINGERPRINTS = ("benchmarks", "order", "scores", "tokenizer", "tokens", "validation")
-"""What a run reads, compared by content."""
+"""Inputs of a run, compared by content."""
 
 DECODER = ("max_seq_len", "vocab_size")
-"""What the tokens make of the model: their sequence length, and their vocabulary rounded up."""
+"""Model dimensions set by the tokens: their sequence length, and their vocabulary rounded up."""
 
 _SHAPE = "the checkpoint's weights do not fit a model of another shape"
-_TOKENS = "the order's samples would be other text than what was read under the same numbers"
+_TOKENS = "the order's sample ids would refer to other text than before"
 FIXED = {
     **dict.fromkeys(("model.layers", "model.width", "model.heads", "model.kv_heads", "model.ffn"), _SHAPE),
     "model.tie_embeddings": _SHAPE,
     "fingerprints.tokens": _TOKENS,
-    "fingerprints.tokenizer": "the token ids that the model has learned would stand for other text",
-    "decoder.vocab_size": "embedding and head have a row for each entry of the vocabulary that the run began with",
-    "decoder.max_seq_len": "samples of another length are other samples than those that were read",
+    "fingerprints.tokenizer": "the token ids that the model has learned would mean other text",
+    "decoder.vocab_size": "embedding and head have one row per entry of the run's first vocabulary",
+    "decoder.max_seq_len": "samples of another length are not the samples that were read",
 }
-"""What can never be accepted once something was trained, and why."""
+"""Changes that can never be accepted once something was trained, and why."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A field in which a run differs from what is asked for."""
+    """A field in which a run differs from the requested settings or data."""
 
     field: str
     old: Any
     new: Any
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.old!r} there, {self.new!r} now"
+        return f"{self.field}: was {self.old!r}, now {self.new!r}"
 
 
 def identity(settings: TrainSettings) -> dict[str, Any]:
     """Return the settings that decide what a run computes, nested, without the harmless ones.
 
-    A setting that is in neither list counts as binding; a test names it.
+    A setting in neither list counts as binding; a test names it.
     """
     tree = asdict(settings)
     for key in HARMLESS:
@@ -94,16 +94,16 @@ def identity(settings: TrainSettings) -> dict[str, Any]:
 
 
 def facts_of(settings: TrainSettings, inputs: Inputs) -> dict[str, Any]:
-    """Return all that binds a run's lives, as JSON values by dotted name."""
+    """Return everything that binds a run's attempts, as JSON values by dotted name."""
     return flat(identity(settings), inputs.fingerprints, asdict(inputs.decoder))
 
 
 def flat(
     settings: Mapping[str, Any], fingerprints: Mapping[str, str | None], decoder: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what an identity, fingerprints and a decoder's configuration say, as JSON values by dotted name.
+    """Return an identity, fingerprints and a decoder's configuration as JSON values by dotted name.
 
-    A setting that the identity of an older PDPC lacks has its default; of the decoder, what is not there is left out.
+    A setting missing from the identity of an older PDPC has its default; missing decoder fields are omitted.
     """
     values = {**defaults(), **dict(_leaves(settings, ""))}
     values = {key: value for key, value in values.items() if key not in HARMLESS}
@@ -114,13 +114,13 @@ def flat(
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """Return the fields in which two runs differ, by name. What the older one does not say of its decoder is none."""
+    """Return the fields in which two runs differ, by name, without decoder fields that the older one lacks."""
     names = [name for name in sorted({*old, *new}) if not name.startswith("decoder.") or name in old]
     return [Change(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
 
 
 def unrecorded(found: Iterable[Change], lives: Sequence[Mapping[str, Any]]) -> list[Change]:
-    """Return the changes that no life has accepted on record, in one step or in several."""
+    """Return the changes that no attempt has accepted on record, in one step or in several."""
     left = []
     for change in found:
         value = change.old
@@ -133,39 +133,39 @@ def unrecorded(found: Iterable[Change], lives: Sequence[Mapping[str, Any]]) -> l
 
 
 def is_accepted(change: Change, accept: Sequence[str], lives: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell whether a change is accepted, now or on record."""
+    """Return whether a change is accepted, now or on record."""
     return change.field in accept or not unrecorded([change], lives)
 
 
 def judge(where: str, found: Sequence[Change], accept: Sequence[str], trained: bool) -> None:
-    """Raise ChangedRun for what is not accepted, or cannot be: all of the fields by name, each with both values.
+    """Raise ChangedRun naming every field that is not accepted, or cannot be, each with both values.
 
-    `where`: what the changes were found against; `trained`: it has weights that have learned.
+    `where`: the run or checkpoint that the changes were found against; `trained`: it has trained weights.
     """
     fixed = [change for change in found if change.field in FIXED and trained]
     if fixed:
-        told = "; ".join(f"{change} ({FIXED[change.field]})" for change in fixed)
-        raise ChangedRun(f"{where} cannot go on with {told}: give the old value again, or another output")
+        named = "; ".join(f"{change} ({FIXED[change.field]})" for change in fixed)
+        raise ChangedRun(f"{where} cannot resume with {named}: restore the old value, or choose another output")
     refused = [change for change in found if change.field not in accept]
     if refused:
         words = " ".join(f"--accept-change {change.field}" for change in refused)
         raise ChangedRun(
-            f"{where} was begun with other settings or data ({'; '.join(map(str, refused))}): give the same again, or "
-            f"another output; to go on with the change on record, add {words}"
+            f"{where} was started with other settings or data ({'; '.join(map(str, refused))}): restore them, or "
+            f"choose another output; to resume with the change on record, add {words}"
         )
 
 
 def check_acceptable(accept: Sequence[str]) -> None:
-    """Raise ValueError for a name in `accept_change` that is no field of a run, naming the nearest ones."""
+    """Raise ValueError for a name in `accept_change` that is not a field of a run, naming the closest ones."""
     known = [key for key in leaves() if key not in HARMLESS]
     known += [*(f"decoder.{name}" for name in DECODER), *(f"fingerprints.{name}" for name in FINGERPRINTS)]
     for name in accept:
         if name in HARMLESS:
-            raise ValueError(f"accept_change={name}: {name} may change at any time, leave it out")
+            raise ValueError(f"accept_change={name}: {name} may change at any time, so remove it")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)
-            mend = f"use {' or '.join(near)}" if near else "give the name that the refusal told"
-            raise ValueError(f"accept_change={name} is no field of a run: {mend}")
+            remedy = f"use {' or '.join(near)}" if near else "use the name given in the error message"
+            raise ValueError(f"accept_change={name} is not a field of a run: {remedy}")
 
 
 def leaves() -> list[str]:

@@ -64,7 +64,7 @@ def test_the_launcher_prints_help_once():
 def test_a_flag_reaches_the_run_and_its_rejection_is_logged_once(start):
     done = start("train", *NEEDED, "--accept-change", "seed", "--accept-change", "optimizer.lrr")
     assert done.returncode == REFUSED, done.stderr
-    assert done.stderr.count("accept_change=optimizer.lrr is no field of a run: ") == 1
+    assert done.stderr.count("accept_change=optimizer.lrr is not a field of a run: ") == 1
     assert "Traceback" not in done.stderr
 
 

@@ -67,14 +67,14 @@ def test_a_replanned_order_names_its_parent(facts):
     facts["arranged"]["inputs"]["parent"] = "0077"
     card = run_card(facts, checkpoint(), CONFIG, "fp32")
     assert rows(card)["parent of the order"] == "`0077`"
-    assert "its later part was made by this preference" in card
+    assert "its later part was arranged by this preference" in card
 
 
 def test_a_run_that_does_not_know_its_preference_says_so(facts):
     for arranged in (None, {"preference": None, "inputs": {}}):
         facts["arranged"] = arranged
         card = run_card(facts, checkpoint(), CONFIG, "fp32")
-        assert "does not say by which preference" in card
+        assert "does not record the preference of its order" in card
         assert "preference" not in rows(card)
 
 

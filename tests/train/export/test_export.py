@@ -72,6 +72,6 @@ def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path):
 
 def test_an_export_never_replaces_a_foreign_folder(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is not an exported model: name a new folder"):
+    with pytest.raises(ValueError, match="is not an exported model: choose a new folder"):
         write(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -123,7 +123,7 @@ def test_a_run_may_begin_to_average_from_a_checkpoint_without_one(world, run_fol
     hook.pre_train(loop)
     for name, average in vectors(loop.engine, "ema").items():
         assert torch.equal(average, vectors(loop.engine, "param")[name])
-    with pytest.raises(ArtifactError, match=r"holds no running average: train the run with averaging\.decay above 0"):
+    with pytest.raises(ArtifactError, match=r"has no running average: train the run with averaging\.decay above 0"):
         choose_weights(run_folder, "running")
 
 
@@ -167,7 +167,7 @@ def test_the_mean_of_the_last_checkpoints(world, run_folder, caplog):
     victim.write_bytes(data)
     assert [checkpoint.step_of(path) for path in choose_weights(run_folder, average=3).sources] == [4, 2, 1]
     assert str(victim) in caplog.text
-    with pytest.raises(ArtifactError, match=r"average=4 asks for more whole checkpoints than run .* has \(3\)"):
+    with pytest.raises(ArtifactError, match=r"average=4 needs more complete checkpoints than run .* has \(3\)"):
         choose_weights(run_folder, average=4)
 
 

@@ -99,7 +99,7 @@ def test_the_run_stops_after_so_many_in_a_row_and_names_the_samples(tmp_path):
     assert loop.step()  # the row ends
     for _ in range(3):
         loop.step(norm=float("inf"))
-    with pytest.raises(GuardStopped, match=r"3 steps in a row were left out.*samples 120, 121, 122, 123") as caught:
+    with pytest.raises(GuardStopped, match=r"3 steps in a row were skipped.*samples 120, 121, 122, 123") as caught:
         loop.step()  # the verdict of a step is read when the device has the next one
     assert caught.value.exit_code == 70
     assert len(loop.entries(tmp_path)) == 5

@@ -85,7 +85,7 @@ def test_all_changes_are_named_with_the_words_that_accept_them():
     with pytest.raises(ChangedRun) as refusal:
         judge("run r", found, ["arm"], trained=True)
     told = str(refusal.value)
-    assert "optimizer.lr: 0.1 there, 0.2 now; seed: 1 there, 2 now" in told
+    assert "optimizer.lr: was 0.1, now 0.2; seed: was 1, now 2" in told
     assert told.endswith("add --accept-change optimizer.lr --accept-change seed")
     assert refusal.value.exit_code == CHANGED == 78
     judge("run r", found, ["arm", "optimizer.lr", "seed"], trained=True)
@@ -93,7 +93,7 @@ def test_all_changes_are_named_with_the_words_that_accept_them():
 
 def test_what_can_never_be_accepted_says_why_once_something_was_trained():
     found = [Change("model.layers", 2, 3)]
-    with pytest.raises(ChangedRun, match=r"model.layers: 2 there, 3 now \(the checkpoint's weights do not fit"):
+    with pytest.raises(ChangedRun, match=r"model.layers: was 2, now 3 \(the checkpoint's weights do not fit"):
         judge("run r", found, ["model.layers"], trained=True)
     judge("run r", found, ["model.layers"], trained=False)
 
@@ -114,7 +114,7 @@ def test_a_change_is_on_record_in_one_step_or_in_several():
     [
         ("optimizer.rate", "use optimizer"),
         ("log_every", "may change at any time"),
-        ("x", "give the name that the refusal"),
+        ("x", "use the name given in the error message"),
     ],
 )
 def test_a_name_that_is_no_field_is_refused(name, told):
@@ -134,8 +134,8 @@ def test_the_line_of_a_conversion():
     assert conversion([], 0, two) is None
     assert conversion([{"step": 0, "world_size": 3}], 4, two) is None
     assert conversion(lives, 8, {**two, "world_size": 1, "accumulation": 1}) == (
-        "the checkpoint of step 8 was written by 3 ranks (ZeRO 1, 2 micro-batches of 3) and goes on with 1 rank "
-        "(ZeRO 1, 1 micro-batch of 3): converted"
+        "the checkpoint of step 8 was written by 3 ranks (ZeRO 1, 2 micro-batches of 3) and is converted for 1 rank "
+        "(ZeRO 1, 1 micro-batch of 3)"
     )
 
 
@@ -153,7 +153,7 @@ def claimed(tmp_path):
 def test_a_folder_that_holds_something_else_is_no_output(tmp_path, name):
     (tmp_path / name).write_text("not of a run")
     (tmp_path / "notes.txt").write_text("does no harm")
-    with pytest.raises(ValueError, match=rf"holds something else \({name}\): name a new folder"):
+    with pytest.raises(ValueError, match=rf"contains other files \({name}\): choose a new folder"):
         RunFolder.claim(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {name, "notes.txt"}
 
@@ -162,9 +162,11 @@ def test_a_folder_that_cannot_be_made_is_no_output(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"output=.*/file is a file"):
         RunFolder.claim(tmp_path / "file")
-    with pytest.raises(ValueError, match=r"output=.*/file/run lies under .*/file, which is a file"):
+    with pytest.raises(ValueError, match=r"output=.*/file/run is below .*/file, which is a file"):
         RunFolder.claim(tmp_path / "file" / "run")
-    with pytest.raises(ValueError, match=r"output=/proc/run cannot be written .*: name a folder that you may write to"):
+    with pytest.raises(
+        ValueError, match=r"output=/proc/run cannot be written .*: choose a folder this user can write to"
+    ):
         RunFolder.claim(Path("/proc/run"))
 
 

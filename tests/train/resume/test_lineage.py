@@ -48,7 +48,7 @@ def test_a_run_goes_on_with_an_order_that_was_replanned_behind_it(
     assert ancestors(child) == [order.fingerprint]
     caplog.set_level(logging.INFO)
     check_resume(checkpoint(), child)
-    assert f"goes on with order {child.fingerprint}, replanned at cursor {cursor} from order" in caplog.text
+    assert f"resuming with order {child.fingerprint}, replanned at cursor {cursor} from order" in caplog.text
 
 
 def test_a_run_goes_on_with_a_grandchild(order, checkpoint, replanned, tmp_path):
@@ -60,14 +60,16 @@ def test_a_run_goes_on_with_a_grandchild(order, checkpoint, replanned, tmp_path)
 
 def test_an_order_that_was_replanned_before_the_cursor_is_refused(order, checkpoint, replanned, tmp_path):
     child = replanned(order, tmp_path / "child", CURSOR - 16)
-    with pytest.raises(ArtifactError, match=r"has read 48 samples .* replanned from it at cursor 32 .* replan again"):
+    with pytest.raises(
+        ArtifactError, match=r"has consumed 48 samples .* replanned from it at the earlier cursor 32 .* replan again"
+    ):
         check_resume(checkpoint(), child)
 
 
 def test_a_grandchild_whose_past_changed_in_between_is_refused_by_the_hash(order, checkpoint, replanned, tmp_path):
     child = replanned(order, tmp_path / "child", CURSOR - 16)
     grandchild = replanned(child, tmp_path / "grandchild", CURSOR + 16)
-    with pytest.raises(ArtifactError, match="has read other samples than the first 48"):
+    with pytest.raises(ArtifactError, match="has consumed other samples than the first 48"):
         check_resume(checkpoint(), grandchild)
 
 
@@ -97,11 +99,11 @@ def test_damage_behind_the_cursor_is_not_the_past(order, checkpoint, forged, tmp
 
 def test_a_checkpoint_at_another_cursor_or_without_a_hash_is_refused(order, checkpoint, tmp_path):
     folder = checkpoint(cursor=CURSOR - 1)
-    with pytest.raises(ArtifactError, match=r"at step 3 after 47 samples; order .* puts that step after 48"):
+    with pytest.raises(ArtifactError, match=r"at step 3 after 47 samples, but order .* has that step after 48"):
         check_resume(folder, order)
     (folder / "manifest.json").unlink()
     folder.rmdir()
-    with pytest.raises(ArtifactError, match=r"does not say what was consumed \(facts.consumed_hash\)"):
+    with pytest.raises(ArtifactError, match=r"does not record what was consumed \(facts.consumed_hash\)"):
         check_resume(checkpoint(consumed_hash=None), order)
 
 

@@ -73,7 +73,7 @@ def test_warm_up_is_the_same_as_a_share_in_steps_and_in_tokens():
         ),
     ],
 )
-def test_impossible_values_are_named(changes, message):
+def test_invalid_values_are_named(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         ScheduleSettings(**changes)
 
@@ -96,7 +96,7 @@ def test_what_does_not_fit_into_the_run_is_named(changes, message):
 
 @pytest.fixture(scope="module")
 def rising_orders(tokens_folder, scores_folder, tmp_path_factory):
-    """Make an order of a preference, in batches of 16."""
+    """Arrange an order by a preference, in batches of 16."""
     root = tmp_path_factory.mktemp("orders")
 
     def make(name, preference):

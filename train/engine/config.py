@@ -64,7 +64,7 @@ def _aio(zero: ZeroSettings) -> dict[str, Any]:
 
 
 def on_disk(config: dict[str, Any], folder: Path, largest: int, parameters: int) -> dict[str, Any]:
-    """Return DeepSpeed's JSON for a rank that swaps to `folder`; `largest` is the elements in the largest partition.
+    """Return DeepSpeed's JSON for a rank that swaps to `folder`; `largest`: elements of the largest partition.
 
     By default DeepSpeed has five parameter buffers of 1e8 elements each: too large for a small model, too small for a
     large one, and too few when the weights of neighbouring modules stay gathered or an evaluation gathers all of them.

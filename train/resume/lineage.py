@@ -124,12 +124,12 @@ def work_split(settings: TrainSettings, batch_size: int, world_size: int) -> dic
     }
 
 
-def conversion(lives: Sequence[Mapping[str, Any]], step: int, split: Mapping[str, int]) -> str | None:
+def conversion(attempts: Sequence[Mapping[str, Any]], step: int, split: Mapping[str, int]) -> str | None:
     """Return the log line for a checkpoint that is read by another number of ranks, or with another split.
 
     None when nothing changes. Checkpoints hold parameters by name, in any number of parts: reading one converts it.
     """
-    writers = [life for life in lives if life["step"] < step and "zero_stage" in life]
+    writers = [attempt for attempt in attempts if attempt["step"] < step and "zero_stage" in attempt]
     if not writers or all(writers[-1].get(key) == value for key, value in split.items()):
         return None
     before = _description(writers[-1])

@@ -1,4 +1,4 @@
-"""What a run needs at least: its parts, what is refused for want of it, and that no run takes less."""
+"""The least memory of a run: its parts, what is rejected for lack of it, and that no run uses less."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check(available: AvailableMemory, ranks: int = 8, local_ranks: int = 8, **ch
         (3, "fp32", 4 / 8, 4 / 8, 12 / 8),
     ],
 )
-def test_bytes_a_parameter(stage, precision, weights, gradients, optimizer):
+def test_bytes_per_parameter(stage, precision, weights, gradients, optimizer):
     need = of(zero=ZeroSettings(stage), precision=precision)
     assert (need.weights, need.gradients, need.optimizer) == (
         weights * PARAMETERS,
@@ -53,8 +53,8 @@ def test_bytes_a_parameter(stage, precision, weights, gradients, optimizer):
     )
 
 
-def test_activations_are_those_of_the_page():
-    """docs/models.md: 1.58 MB a token of the 1.3b, in bf16, and the stream behind the last block."""
+def test_activations_match_the_docs():
+    """docs/models.md: 1.58 MB per token for the 1.3b in bf16, plus the output of the last block."""
     need = of()
     assert need.activations == 8 * 2048 * (24 * 2 * (4 * 2048 + 4 * 2048 + 3 * 5504) + 2 * 2048)
     assert need.activations / (8 * 2048) == pytest.approx(1.58e6, rel=0.01)
@@ -69,7 +69,7 @@ def test_offloading_moves_states_to_the_host():
     assert need.host == max(4, 12 / 8) * PARAMETERS
 
 
-def test_what_fits_passes_and_what_surely_cannot_is_refused_with_its_parts():
+def test_a_run_that_fits_passes_and_one_that_cannot_is_rejected_with_its_parts():
     need = of()
     assert check(AvailableMemory(device=80 * GB, host=1000 * GB)) is None
     assert check(AvailableMemory(device=need.total, host=1000 * GB)) is None
@@ -90,7 +90,7 @@ def test_what_fits_passes_and_what_surely_cannot_is_refused_with_its_parts():
         (0.5, r"No setting needs less on these ranks"),
     ],
 )
-def test_the_nearest_setting_that_may_fit_is_named(gigabytes, words):
+def test_the_closest_setting_that_may_fit_is_named(gigabytes, words):
     with pytest.raises(ValueError, match=words):
         check(AvailableMemory(device=int(gigabytes * GB), host=1000 * GB))
 
@@ -106,7 +106,7 @@ def test_the_ranks_of_a_machine_share_its_memory():
     assert "are free now" in str(check_fits(settings, DECODER, 512, 2, 2, AvailableMemory(host=9 * one, free=one)))
 
 
-def test_every_mend_needs_no_more_and_keeps_the_global_batch():
+def test_no_remedy_needs_more_and_all_keep_the_global_batch():
     needs = [footprint(changed, DECODER, 512, 8, cuda=True) for _, changed in remedies(SETTINGS, 512, 8, cuda=True)]
     totals = [need.total for need in (of(), *needs)]
     assert totals == sorted(totals, reverse=True)
@@ -150,12 +150,12 @@ def test_the_least_limit_of_machine_and_control_groups_counts(tmp_path, line, li
     assert oom_kills(tmp_path) == {"0": 2, "4": 5}.get(line[0], 0)
 
 
-def test_a_machine_that_says_nothing_refuses_nothing(tmp_path):
+def test_a_machine_with_unknown_memory_rejects_nothing(tmp_path):
     available = room_here(cuda_device=None, root=tmp_path)
     assert (available.host, available.free, oom_kills(tmp_path)) == (None, None, 0)
 
 
-def test_no_run_takes_less_than_is_said():
+def test_no_run_uses_less_than_estimated():
     names = ["fp32, stage 1"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.train.memory.peak_memory", "--small", *names],

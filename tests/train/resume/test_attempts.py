@@ -1,4 +1,4 @@
-"""Lives of one run, in real ranks: a change is refused by all of them, or goes on record."""
+"""Attempts of one run, in real ranks: a change is rejected by all of them, or accepted on record."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def life(forks, material, folder, *words, ranks=2):
     return codes, text
 
 
-def test_a_change_is_refused_by_all_ranks_with_one_voice_and_accepted_on_record(forks, material, folder):
+def test_a_change_is_rejected_by_all_ranks_with_one_message_and_accepted_on_record(forks, material, folder):
     before = (folder / RUN).read_bytes()
     codes, told = life(forks, material, folder, "optimizer.lr=1e-3")
     assert codes == [CHANGED, CHANGED], told
@@ -68,13 +68,13 @@ def test_a_change_is_refused_by_all_ranks_with_one_voice_and_accepted_on_record(
     assert codes == [CHANGED, CHANGED], told
     assert "optimizer.lr: was 0.001, now 0.003" in told
 
-    codes, told = life(forks, material, folder, "optimizer.lr=1e-3")  # the checkpoint still says the old value
+    codes, told = life(forks, material, folder, "optimizer.lr=1e-3")  # the checkpoint still has the old value
     assert codes == [0, 0], told
     assert "accepted on record" not in told
     assert "accepted" not in read_run(folder)["lives"][-1]
 
 
-def test_the_checkpoint_tells_when_run_json_is_gone(forks, material, folder):
+def test_the_checkpoint_decides_when_run_json_is_gone(forks, material, folder):
     (folder / RUN).unlink()
     codes, told = life(forks, material, folder, "optimizer.lr=1e-3", ranks=1)
     assert codes == [CHANGED]
@@ -91,7 +91,7 @@ def test_a_model_of_another_shape_is_never_accepted(forks, material, folder):
     assert "model.layers: was 1, now 2 (the checkpoint's weights do not fit a model of another shape)" in told
 
 
-def test_a_misspelled_field_is_refused_at_the_door(forks, material, folder):
+def test_a_misspelled_field_is_rejected_before_training(forks, material, folder):
     codes, told = life(forks, material, folder, "accept_change=[optimiser.lr]", ranks=1)
     assert codes == [REFUSED]
     assert "accept_change=optimiser.lr is not a field of a run: use optimizer.lr" in told
@@ -119,7 +119,7 @@ def test_an_accepted_order_must_begin_with_what_was_read(forks, material, folder
 
 
 def without_a_file(words, output):
-    """Be a rank from which a file of its tokens goes when the manifest has been read."""
+    """Run a rank that loses a file of its tokens after the manifest was read."""
     from curriculum.tokens import ids
     from tests.torture.forks import train
 
@@ -130,7 +130,7 @@ def without_a_file(words, output):
     return train(words, output)
 
 
-def test_a_file_that_goes_at_the_door_is_refused(forks, material, folder):
+def test_a_file_that_vanishes_at_the_start_is_rejected(forks, material, folder):
     arguments = {"words": list(material.words), "output": str(folder)}
     ranks = forks.start(f"{__name__}:without_a_file", arguments, 2, folder.with_suffix(".log"))
     assert ranks.wait(PATIENCE_S) == [REFUSED, REFUSED], ranks.told()
@@ -138,7 +138,7 @@ def test_a_file_that_goes_at_the_door_is_refused(forks, material, folder):
     assert "Traceback" not in ranks.told()
 
 
-def test_a_damaged_record_is_begun_anew_once(forks, material, folder):
+def test_a_damaged_record_is_restarted_once(forks, material, folder):
     record = next((folder / "consumed").glob("world_*.bin"))
     data = bytearray(record.read_bytes())
     data[0] ^= 1

@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any
 
 from train.config.flags import as_overrides
@@ -24,128 +24,138 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Verb:
-    """One step of the road."""
+    """A row of the table of verbs. Its defaults are `configs/NAME.yaml`; a path is MODULE:NAME, imported late."""
 
+    name: str
     does: str
     """What it does, in a line."""
-    load: Callable[[], tuple[type, Callable[..., object], Mapping[str, Mapping[str, type]]]]
-    """Import what the verb needs; return its settings class, its function and the groups that choose a type."""
-    hands_on: bool = False
-    """Does the function take the overrides too, to hand them on to other processes?"""
+    settings: str
+    """Path of its settings class."""
+    run: str
+    """Path of its function, which takes the settings."""
+    takes: str | None = None
+    """What the function takes as well: overrides, to hand them on to other processes, or pdpc, which runs a verb."""
     first: str | None = None
     """Key that the first word without a "=" stands for: `pdpc inspect ORDER` is `pdpc inspect folder=ORDER`."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """Groups whose type depends on the choice: the path of each one's registry."""
+    also: Sequence[str] = ()
+    """Paths of other settings classes whose keys its words may name."""
+    split: str | None = None
+    """Path of a function that splits the words into the verb's own and those that its `overrides` hand on."""
+
+    def load(self) -> tuple[type, Callable[..., object], dict[str, Mapping[str, type]]]:
+        """Import what the verb needs; return its settings class, its function and the groups that choose a type."""
+        choices = {group: _imported(path) for group, path in self.choices.items()}
+        return _imported(self.settings), _imported(self.run), choices
 
 
-def _prepare() -> Any:
-    from launch import prepare
-
-    return prepare.SharedPrepareSettings, prepare.run, {}
-
-
-def _adopt() -> Any:
-    from curriculum.tokens.foreign import adopt
-
-    return adopt.AdoptSettings, adopt.run, {}
-
-
-def _score() -> Any:
-    from launch.score import score
-    from launch.score.settings import ScoreSettings
-
-    return ScoreSettings, score.run, {}
-
-
-def _arrange() -> Any:
-    from curriculum.arrange import arrange
-    from curriculum.preference import PREFERENCES
-
-    return arrange.ArrangeSettings, arrange.run, {"preference": PREFERENCES}
-
-
-def _replan() -> Any:
-    from curriculum.arrange import replan
-    from curriculum.preference import PREFERENCES
-
-    return replan.ReplanSettings, replan.run, {"preference": PREFERENCES}
-
-
-def _train() -> Any:
-    from launch import train
-    from train.settings import TrainSettings
-
-    return TrainSettings, train.run, {}
-
-
-def _evaluate() -> Any:
-    from launch.evaluate import evaluate
-    from launch.evaluate.settings import EvaluateSettings
-
-    return EvaluateSettings, evaluate.run, {}
-
-
-def _report() -> Any:
-    from train import report
-
-    return report.ReportSettings, report.run, {}
-
-
-def _export() -> Any:
-    from launch import export
-
-    return export.ExportSettings, export.run, {}
-
-
-def _megatron() -> Any:
-    from curriculum.tokens.foreign import megatron_export
-
-    return megatron_export.MegatronSettings, megatron_export.run, {}
-
-
-def _inspect() -> Any:
-    from launch import inspect
-
-    return inspect.InspectSettings, inspect.run, {}
-
-
-def _launch() -> Any:
-    from launch.cluster import launch
-
-    return launch.LaunchSettings, launch.run, {"cluster": launch.CLUSTERS}
-
-
-def _doctor() -> Any:
-    from launch.doctor import doctor
-
-    return doctor.DoctorSettings, doctor.run, {}
-
-
-def _demo() -> Any:
-    from launch.demo import demo
-
-    return demo.DemoSettings, partial(demo.run, pdpc=main), {}
+def _imported(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
 
 
 VERBS: dict[str, Verb] = {
-    "prepare": Verb("text to TOKENS: documents, sources and samples, two slices held out", _prepare, hands_on=True),
-    "adopt": Verb("Megatron's and datatrove's token files to TOKENS that read them where they lie", _adopt),
-    "score": Verb("TOKENS to SCORES: every sample's loss under the reference models", _score, hands_on=True),
-    "arrange": Verb("SCORES and a preference to an ORDER that uses every sample once", _arrange),
-    "replan": Verb("a new order for what an ORDER has not been read of yet", _replan, first="order"),
-    "train": Verb(TRAIN, _train, hands_on=True),
-    "evaluate": Verb(
-        "held-out loss and benchmarks of a run or a model; a failed stage again; with --pack, tasks for offline use",
-        _evaluate,
-        hands_on=True,
-    ),
-    "report": Verb(
-        "a page that shows arms beside each other; with --wandb, a run replayed to W&B", _report, first="runs.run"
-    ),
-    "export": Verb("a run's newest checkpoint as a Hugging Face folder", _export),
-    "megatron": Verb("a slice of TOKENS as Megatron's .bin and .idx, a pair a source", _megatron),
-    "inspect": Verb("an order's plan, checks and steps; of any artifact, what made it", _inspect, first="folder"),
-    "doctor": Verb("whether benchmarks will run, before a run needs them; the fault points of a drill", _doctor),
-    "launch": Verb("a hostfile or an sbatch script, and the run on a cluster", _launch),
-    "demo": Verb("the whole road on the text of this machine, both arms, a page at the end", _demo),
+    verb.name: verb
+    for verb in (
+        Verb(
+            "prepare",
+            "text to TOKENS: documents, sources and samples, two slices held out",
+            "launch.prepare:SharedPrepareSettings",
+            "launch.prepare:run",
+            takes="overrides",
+        ),
+        Verb(
+            "adopt",
+            "Megatron's and datatrove's token files to TOKENS that read them where they lie",
+            "curriculum.tokens.foreign.adopt:AdoptSettings",
+            "curriculum.tokens.foreign.adopt:run",
+        ),
+        Verb(
+            "score",
+            "TOKENS to SCORES: every sample's loss under the reference models",
+            "launch.score.settings:ScoreSettings",
+            "launch.score.score:run",
+            takes="overrides",
+        ),
+        Verb(
+            "arrange",
+            "SCORES and a preference to an ORDER that uses every sample once",
+            "curriculum.arrange.arrange:ArrangeSettings",
+            "curriculum.arrange.arrange:run",
+            choices={"preference": "curriculum.preference:PREFERENCES"},
+        ),
+        Verb(
+            "replan",
+            "a new order for what an ORDER has not been read of yet",
+            "curriculum.arrange.replan:ReplanSettings",
+            "curriculum.arrange.replan:run",
+            first="order",
+            choices={"preference": "curriculum.preference:PREFERENCES"},
+        ),
+        Verb(
+            "train",
+            TRAIN,
+            "train.settings:TrainSettings",
+            "launch.train:run",
+            takes="overrides",
+        ),
+        Verb(
+            "evaluate",
+            "held-out loss and benchmarks of a run or a model; failed stages again; with --pack, tasks for offline use",
+            "launch.evaluate.settings:EvaluateSettings",
+            "launch.evaluate.evaluate:run",
+            takes="overrides",
+        ),
+        Verb(
+            "doctor",
+            "whether benchmarks will run, before a run needs them; the fault points of a drill",
+            "launch.doctor.doctor:DoctorSettings",
+            "launch.doctor.doctor:run",
+        ),
+        Verb(
+            "report",
+            "a page that shows arms beside each other; with --wandb, a run replayed to W&B",
+            "train.report:ReportSettings",
+            "train.report:run",
+            first="runs.run",
+        ),
+        Verb(
+            "export",
+            "a run's newest checkpoint as a Hugging Face folder",
+            "launch.export:ExportSettings",
+            "launch.export:run",
+        ),
+        Verb(
+            "megatron",
+            "a slice of TOKENS as Megatron's .bin and .idx, a pair a source",
+            "curriculum.tokens.foreign.megatron_export:MegatronSettings",
+            "curriculum.tokens.foreign.megatron_export:run",
+        ),
+        Verb(
+            "inspect",
+            "an order's plan, checks and steps; of any artifact, what made it",
+            "launch.inspect:InspectSettings",
+            "launch.inspect:run",
+            first="folder",
+        ),
+        Verb(
+            "launch",
+            "a hostfile or an sbatch script, and the run on a cluster",
+            "launch.cluster.launch:LaunchSettings",
+            "launch.cluster.launch:run",
+            choices={"cluster": "launch.cluster.launch:CLUSTERS"},
+            also=["train.settings:TrainSettings"],
+            split="launch.cluster.launch:split_overrides",
+        ),
+        Verb(
+            "demo",
+            "the whole road on the text of this machine, both arms, a page at the end",
+            "launch.demo.demo:DemoSettings",
+            "launch.demo.demo:run",
+            takes="pdpc",
+        ),
+    )
 }
 
 
@@ -176,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_packages()
         arm()
-        return _run(name, verb, overrides)
+        return _run(verb, overrides)
     except ValueError as error:
         if os.environ.get("PDPC_TRACEBACK"):
             raise
@@ -199,23 +209,30 @@ def _only_prints(words: Sequence[str]) -> bool:
     return asks_help(words)
 
 
-def _run(name: str, verb: Verb, words: list[str]) -> int:
-    from train.config.compose import compose
+def _run(verb: Verb, words: list[str]) -> int:
+    from train.config.compose import compose, options_of
 
     settings_class, run, choices = verb.load()
-    if asks_help(words):
-        print(help_of(name, verb.does, settings_class, choices))
-        return 0
-    if name == "launch":
-        from launch.cluster.launch import split_overrides
-        from train.settings import TrainSettings
+    schemas = [settings_class, *map(_imported, verb.also)]
+    overrides = as_overrides(
+        [word for word in words if not asks_help([word])], *schemas, first=verb.first, choices=choices
+    )
+    if "preference" in choices:
+        from curriculum.preference.own import with_own
 
-        overrides, handed_on = split_overrides(as_overrides(words, settings_class, TrainSettings, choices=choices))
-        settings: Any = replace(compose(name, settings_class, overrides, choices), overrides=handed_on)
-    else:
-        overrides = as_overrides(words, settings_class, first=verb.first, choices=choices)
-        settings = compose(name, settings_class, overrides, choices)
-    result = run(settings, overrides) if verb.hands_on else run(settings)
+        files = options_of("preference")
+        overrides, choices["preference"] = with_own(overrides, choices["preference"], files)
+    if asks_help(words):
+        print(help_of(verb.name, verb.does, settings_class, choices))
+        return 0
+    handed_on: list[str] | None = None
+    if verb.split is not None:
+        overrides, handed_on = _imported(verb.split)(overrides)
+    settings: Any = compose(verb.name, settings_class, overrides, choices)
+    if handed_on is not None:
+        settings = replace(settings, overrides=handed_on)
+    extra = {"overrides": overrides, "pdpc": main}
+    result = run(settings) if verb.takes is None else run(settings, extra[verb.takes])
     return result if isinstance(result, int) else 0
 
 

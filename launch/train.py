@@ -63,7 +63,7 @@ def _explained(settings: TrainSettings, *, killed: bool) -> int:
     A rank that touches a mapped file just when it is cut is ended by the kernel (SIGBUS), one that has more than there
     is by SIGKILL: neither can speak for itself.
     """
-    from curriculum.artifact.manifest import ArtifactError
+    from curriculum.artifact.files import ArtifactError
     from train.inputs import open_inputs
 
     try:

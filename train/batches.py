@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curriculum.artifact.manifest import sync
 from curriculum.order.consumed import joined, stretch_hash
 from curriculum.order.order import Order
 from curriculum.order.sampler import CurriculumSampler
 from curriculum.order.split import cursor_after
-from curriculum.tokens.tokens import IGNORED, Tokens
-from models.attention import Documents
+from curriculum.tokens.tokens import Tokens
 from train.distributed.world import World
-from train.records.consumption import CONSUMED, NO_SAMPLE
 
 
-class MicroBatch(NamedTuple):
-    """What one forward pass reads."""
+class MicroBatches(Protocol):
+    """What batches need of an objective (train/objectives/objective.py)."""
 
-    ids_BS: Tensor
-    """int64 [micro_batch_size, seq_len + 1]; a step's last samples are filled up with rows that cost nothing."""
-    documents: Documents
-    """Of its inputs."""
+    def micro_batch(self, ids: Sequence[int], size: int) -> Any:
+        """Return `size` samples as a forward pass takes them."""
+
+    def count(self, samples: int, labels: int) -> int:
+        """Return what the loss of a global batch is divided by."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +44,12 @@ class Batch:
     """Bucket of each, int64."""
     tokens_N: Tensor
     """Real labels of each, int64."""
-    micro_batches: list[MicroBatch]
-    """The samples, in order."""
+    micro_batches: list[Any]
+    """The samples, in order, as the objective reads them."""
     global_tokens: int
     """Real labels of the whole global batch, on all ranks."""
+    global_count: int
+    """What the loss of the whole global batch is divided by (`Objective.count`)."""
     own_hash: int
     """Consumed hash of this rank's ids at their positions."""
     global_hash: int
@@ -59,12 +57,12 @@ class Batch:
 
 
 def batches(
-    order: Order, tokens: Tokens, world: World, micro_batch_size: int, step: int, end_of_text: int | None
+    order: Order, tokens: Tokens, world: World, micro_batch_size: int, step: int, objective: MicroBatches
 ) -> Iterator[Batch]:
     """Yield this rank's batches from `step` on. Every rank knows the global batch without asking the others.
 
-    `end_of_text` begins a document (`Documents.of`). All that a step can know of its data before it computes is made
-    here, while the step before computes (train/prefetch.py).
+    All that a step can know of its data before it computes is made here, while the step before computes
+    (curriculum/work/threads.py).
     """
     cursor = cursor_after(step, order.batch_size, len(order))
     sampler = CurriculumSampler(order, order.batch_size, world.rank, world.size, cursor, micro_batch_size)
@@ -73,14 +71,16 @@ def batches(
         position = int(sampler.split.edges(cursor, sampler.cursor, world.rank)[0])
         ids = [sample for part in micro_ids for sample in part]
         ids_N, global_ids = np.array(ids, dtype=np.int64), order[cursor : sampler.cursor]
+        global_tokens = int(tokens.real_tokens(global_ids).sum())
         yield Batch(
             step,
             ids,
             _int64(tokens.source_of(ids_N)),
             _int64(order.bucket[position : position + len(ids)]),
             _int64(tokens.real_tokens(ids_N)),
-            [_micro_batch(tokens, part, micro_batch_size, end_of_text) for part in micro_ids],
-            int(tokens.real_tokens(global_ids).sum()),
+            [objective.micro_batch(part, micro_batch_size) for part in micro_ids],
+            global_tokens,
+            objective.count(len(global_ids), global_tokens),
             stretch_hash(ids_N, position),
             stretch_hash(global_ids, cursor),
         )
@@ -89,15 +89,6 @@ def batches(
 
 def _int64(values: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(values.astype(np.int64))
-
-
-def _micro_batch(tokens: Tokens, ids: list[int], size: int, end_of_text: int | None) -> MicroBatch:
-    """Return samples as a micro-batch; rows without a sample are IGNORED."""
-    rows = np.full((size, tokens.seq_len + 1), IGNORED, dtype=np.int64)
-    if ids:
-        rows[: len(ids)] = tokens.sample(ids)
-    ids_BS = torch.from_numpy(rows)
-    return MicroBatch(ids_BS, Documents.of(ids_BS[:, :-1], end_of_text))
 
 
 def check_consumed(world: World, own: int, expected: int, order: Order) -> None:
@@ -113,72 +104,3 @@ def check_consumed(world: World, own: int, expected: int, order: Order) -> None:
             "different copies of it, or a damaged one; give every node the same folder (pdpc inspect verify=true) "
             "and run again: the run goes on from its last checkpoint"
         )
-
-
-class ConsumedFile:
-    """What one rank consumed: rows of int64 [step, ids...], `NO_SAMPLE` filling short rows.
-
-    `hash` is the consumed hash of this rank's samples in this life; rank 0's begins with what earlier lives consumed:
-    the sum over the ranks is the run's.
-    """
-
-    def __init__(self, folder: Path, world: World, width: int, consumed_hash: int) -> None:
-        self.width = width
-        self.hash = consumed_hash if world.first else 0
-        path = folder / CONSUMED / f"world_{world.size:05d}_rank_{world.rank:05d}_width_{width}.bin"
-        self._file = open(path, "ab")  # noqa: SIM115  # held until close()
-
-    def append(self, batch: Batch) -> None:
-        """Record a step's samples."""
-        row = np.full(1 + self.width, NO_SAMPLE, dtype=np.int64)
-        row[0] = batch.step
-        row[1 : 1 + len(batch.ids)] = batch.ids
-        self._file.write(row.tobytes())
-        self.hash = joined(self.hash, batch.own_hash)
-
-    def sync(self) -> None:
-        """Make the record durable."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def forget_consumed(folder: Path, step: int) -> None:
-    """Drop the record of `step` and what followed: a resumed run consumes it again. Call once, before ranks append."""
-    (folder / CONSUMED).mkdir(exist_ok=True)
-    for path in (folder / CONSUMED).glob("world_*.bin"):
-        rows = _rows(path, int(path.stem.split("_")[5]))
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(rows[rows[:, 0] < step].tobytes())
-        sync(temporary)
-        os.replace(temporary, path)
-
-
-def _rows(path: Path, width: int) -> NDArray[np.int64]:
-    """Return the whole rows of a record [n, 1 + width]; a torn last row is left out."""
-    flat = np.fromfile(path, dtype=np.int64)
-    whole = len(flat) // (1 + width) * (1 + width)
-    return flat[:whole].reshape(-1, 1 + width)
-
-
-def read_consumed(folder: Path) -> NDArray[np.int64]:
-    """Return the sample ids that a run consumed, step by step and rank by rank, [n].
-
-    Raises ValueError when a step was recorded by more than one set of ranks.
-    """
-    parts: dict[tuple[int, int], NDArray[np.int64]] = {}
-    for path in sorted((folder / CONSUMED).glob("world_*.bin")):
-        fields = path.stem.split("_")
-        rank, width = int(fields[3]), int(fields[5])
-        for row in _rows(path, width):
-            key = (int(row[0]), rank)
-            if key in parts:
-                raise ValueError(
-                    f"{path} records step {key[0]} of rank {rank}, which another file records too: "
-                    "the run folder was changed"
-                )
-            parts[key] = row[1:][row[1:] != NO_SAMPLE]
-    return np.concatenate([parts[key] for key in sorted(parts)]) if parts else np.empty(0, dtype=np.int64)

@@ -126,6 +126,11 @@ def arm(text: str | None = None) -> None:
     _armed.update(found)
 
 
+def armed() -> bool:
+    """Return whether any point is armed."""
+    return bool(_armed)
+
+
 def fault(name: str) -> None:
     """Mark a point: nothing happens unless it is armed."""
     waiting = _armed.get(name)

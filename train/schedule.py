@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from curriculum.arrange.cells import UNSCORED
 from curriculum.order.order import Order
+from models.setting import BINDS
 
 Decay = Callable[[float], float]
 """Maps progress in [0, 1] to the remaining share, from 1 to 0, of the distance to the final value."""
@@ -47,19 +48,19 @@ class ScheduleSettings:
     gain can be lost to the decay (arXiv 2511.18903).
     """
 
-    name: str = "cosine"
+    name: str = field(default="cosine", metadata=BINDS)
     """wsd (warm-up, stable, decay), cosine, linear or constant."""
-    warmup_share: float | None = None
+    warmup_share: float | None = field(default=None, metadata=BINDS)
     """Warm-up as a share of the run, from near zero to the peak; null: 0.02, unless one of the next two is set."""
-    warmup_steps: int | None = None
+    warmup_steps: int | None = field(default=None, metadata=BINDS)
     """Warm-up in steps."""
-    warmup_tokens: int | None = None
+    warmup_tokens: int | None = field(default=None, metadata=BINDS)
     """Warm-up in tokens, rounded up to whole global batches of full samples."""
-    final_share: float = 1 / 3
+    final_share: float = field(default=1 / 3, metadata=BINDS)
     """Final learning rate as a share of the peak."""
-    decay_share: float | None = None
+    decay_share: float | None = field(default=None, metadata=BINDS)
     """Only for wsd: decay as a share of the run, at its end; null: 0.2."""
-    decay: str | None = None
+    decay: str | None = field(default=None, metadata=BINDS)
     """Only for wsd: shape of the decay, sqrt (1 - sqrt), linear or cosine; null: sqrt."""
 
     def __post_init__(self) -> None:

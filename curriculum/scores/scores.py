@@ -1,30 +1,57 @@
-"""SCORES: one row a sample, one float32 loss column a reference model."""
+"""SCORES: one row per sample, one float32 loss column per reference model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from curriculum.artifact.manifest import ArtifactError, Manifest, open_manifest, reading
+from curriculum.artifact.files import ArtifactError, reading
+from curriculum.artifact.manifest import Manifest, open_manifest
 from curriculum.artifact.parquet import open_parquet
 from curriculum.tokens.tokens import Tokens
 
 KIND = "scores"
 COUNTS = ("tokens", "bytes")
-"""Columns of whole numbers, which are no scores."""
+"""Integer columns that are not scores."""
 BATCH_ROWS = 1 << 20
-"""Rows read at once."""
+"""Rows read at a time."""
+
+
+Floats = NDArray[np.float32]
+
+
+def _perplexity(loss: Floats) -> Floats:
+    perplexity: Floats = np.exp(loss)
+    return perplexity
+
+
+def _bits_per_byte(loss: Floats, tokens: NDArray[Any], length: NDArray[Any]) -> Floats:
+    bits: Floats = (loss * tokens.astype(np.float64) / (np.maximum(length, 1) * math.log(2))).astype(np.float32)
+    return bits
+
+
+def _pd(weak: Floats, strong: Floats) -> Floats:
+    """Return (PPL_weak - PPL_strong) / PPL_weak (arXiv 2501.13126), from the losses so that nothing overflows."""
+    pd: Floats = -np.expm1(strong - weak)
+    return pd
+
+
+DERIVED: dict[str, tuple[tuple[str, ...], Callable[..., Floats]]] = {
+    "ppl_{model}": (("loss_{model}",), _perplexity),
+    "bpb_{model}": (("loss_{model}", "tokens", "bytes"), _bits_per_byte),
+    "pd": (("loss_weak", "loss_strong"), _pd),
+}
+"""Scores that are computed from stored columns: the columns that each needs, and the function of them."""
 
 
 class Scores:
-    """An open SCORES folder, one slice of it. `column(name)` is float32 [n], one value a sample."""
+    """One slice of an open SCORES folder. `column(name)` is float32 [n], one value per sample."""
 
     def __init__(self, folder: Path, slice: str, manifest: Manifest) -> None:
         self.folder = folder
@@ -37,7 +64,7 @@ class Scores:
 
     @classmethod
     def open(cls, folder: str | Path, slice: str = "train") -> Scores:
-        """Open one slice of a SCORES folder. Raises ArtifactError naming what is wrong with it."""
+        """Open one slice of a SCORES folder. Raises ArtifactError with what is wrong with it."""
         folder = Path(folder)
         manifest = open_manifest(folder, KIND)
         if f"{slice}.parquet" not in manifest.files:
@@ -56,41 +83,40 @@ class Scores:
 
     @property
     def names(self) -> list[str]:
-        """Names that `column` and `chunks` know: the stored losses and what follows from them."""
+        """Names that `column` and `chunks` accept: the stored losses and the scores derived from them."""
         there = self._file.schema_arrow.names
-        stored = [name for name in there if name not in ("sample", *COUNTS)]
-        pd = ["pd"] if {"loss_weak", "loss_strong"} <= set(stored) else []
-        bpb = [f"bpb_{model}" for model in self.models] if "bytes" in there else []
-        return [*stored, *(f"ppl_{model}" for model in self.models), *bpb, *pd]
+        return [*(name for name in there if name not in ("sample", *COUNTS)), *_derived(there, self.models)]
 
     def column(self, name: str) -> NDArray[np.float32]:
-        """Return a stored column, `ppl_<model>` = exp(loss), bits a byte `bpb_<model>`, or `pd`, [n].
+        """Return a stored column or one of `DERIVED`, [n]: perplexities, bits per byte, PD.
 
-        PD = (PPL_weak - PPL_strong) / PPL_weak = 1 - exp(loss_strong - loss_weak) (arXiv 2501.13126), from the losses
-        so that nothing overflows. Raises ValueError naming the columns that are there.
+        Raises ValueError with the available columns.
         """
         if name in COUNTS and name in self._file.schema_arrow.names:
             return np.asarray(self._file.read([name]).column(name).to_numpy(), dtype=np.float32)
         return np.concatenate([chunk[name] for chunk in self.chunks([name])] or [np.zeros(0, np.float32)])
 
     def chunks(self, names: Sequence[str]) -> Iterator[dict[str, NDArray[np.float32]]]:
-        """Yield the columns `names` in pieces of no particular length, in the order of the samples."""
+        """Yield the columns `names` in pieces of arbitrary length, in sample order."""
         unknown = [name for name in names if name not in self.names]
         if unknown:
             raise ValueError(
                 f"{self.folder} has no score {unknown[0]!r}, only {self.names}: name one of those, or score with "
-                "the model that it needs"
+                "the model it needs"
             )
-        needed = sorted({stored for name in names for stored in _needs(name, self._file.schema_arrow.names)})
+        there = self._file.schema_arrow.names
+        found = _derived(there, self.models) | {name: _Found((name,), lambda column: column) for name in there}
+        needed = sorted({column for name in names for column in found[name].needs})
         batches = self._file.iter_batches(batch_size=BATCH_ROWS, columns=needed)
         while True:
             with reading(self.folder / f"{self.slice}.parquet", "score again"):
                 batch = next(batches, None)
                 if batch is None:
                     return
-                losses = {name: np.asarray(batch.column(name).to_numpy(zero_copy_only=False)) for name in needed}
-                derived = {name: _derived(name, losses) for name in names}
-            yield derived
+                stored = {name: np.asarray(batch.column(name).to_numpy(zero_copy_only=False)) for name in needed}
+                with np.errstate(over="ignore"):
+                    chunk = {name: found[name].of(*(stored[column] for column in found[name].needs)) for name in names}
+            yield chunk
 
     def check(self, tokens: Tokens) -> None:
         """Raise ArtifactError unless these are the scores of `tokens`."""
@@ -102,139 +128,20 @@ class Scores:
             )
 
 
-def _needs(name: str, stored: Sequence[str]) -> tuple[str, ...]:
-    if name in stored:
-        return (name,)
-    if name.startswith("bpb_"):
-        return (f"loss_{name.removeprefix('bpb_')}", *COUNTS)
-    return ("loss_weak", "loss_strong") if name == "pd" else (f"loss_{name.removeprefix('ppl_')}",)
+@dataclass(frozen=True)
+class _Found:
+    """A derived score of a file: of one model where the name has one."""
+
+    needs: tuple[str, ...]
+    of: Callable[..., Floats]
 
 
-def _derived(name: str, losses: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    if name in losses:
-        return losses[name]
-    with np.errstate(over="ignore"):
-        if name == "pd":
-            pd: NDArray[np.float32] = -np.expm1(losses["loss_strong"] - losses["loss_weak"])
-            return pd
-        if name.startswith("bpb_"):
-            nats = losses[f"loss_{name.removeprefix('bpb_')}"] * losses["tokens"].astype(np.float64)
-            bpb: NDArray[np.float32] = (nats / (np.maximum(losses["bytes"], 1) * math.log(2))).astype(np.float32)
-            return bpb
-        ppl: NDArray[np.float32] = np.exp(losses[f"loss_{name.removeprefix('ppl_')}"])
-        return ppl
-
-
-class SliceWriter:
-    """Writes `<slice>.parquet` row by row: the sample id, its tokens and bytes, one loss column a model.
-
-    Rows are grouped by their number alone, so that equal columns give equal bytes however they arrive.
-    """
-
-    def __init__(self, folder: Path, slice: str, models: Sequence[str]) -> None:
-        self._slice, self._models = slice, list(models)
-        counts = [("tokens", pa.int32()), ("bytes", pa.int32())]
-        losses = [(f"loss_{name}", pa.float32()) for name in models]
-        self._rows = RowGroups(folder / f"{slice}.parquet", pa.schema([("sample", pa.int64()), *counts, *losses]))
-        self._samples = 0
-
-    def __enter__(self) -> SliceWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._rows.close()
-
-    def add(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Add the next samples. Raises ValueError naming model and sample when a loss is not finite."""
-        for name in self._models:
-            loss_N = columns[f"loss_{name}"]
-            bad = np.flatnonzero(~np.isfinite(loss_N))
-            if len(bad):
-                raise ValueError(
-                    f"model {name!r} gives sample {self._samples + bad[0]} of slice {self._slice!r} a loss of "
-                    f"{loss_N[bad[0]]} ({len(bad)} such samples): its weights are not sound; train or choose another "
-                    "reference model"
-                )
-        count = len(columns["tokens"])
-        ids = np.arange(self._samples, self._samples + count, dtype=np.int64)
-        self._rows.add({"sample": ids, **columns})
-        self._samples += count
-
-
-class DocumentsWriter:
-    """Writes `<slice>.documents.parquet`, where asked: a row a document, its mean loss by model.
-
-    The column `document` is the document's number in the text that `prepare` read, as `own_scores` expects it. A
-    document has several parts where samples cut it: they come one after the other.
-    """
-
-    def __init__(self, folder: Path, slice: str, models: Sequence[str]) -> None:
-        self._path, self._models = folder / f"{slice}.documents.parquet", list(models)
-        self._rows: RowGroups | None = None
-        self._open: dict[str, NDArray[Any]] = {}
-
-    def __enter__(self) -> DocumentsWriter:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if self._rows is not None:
-            if kind is None:
-                self._write(self._open)
-            self._rows.close()
-
-    def add(self, columns: Mapping[str, NDArray[Any]], tokens: Tokens) -> None:
-        """Add the documents' parts of the next samples: `document`, `document_tokens`, `document_bytes`, `nats_*`."""
-        if self._rows is None:
-            counts = [("document", pa.int64()), ("tokens", pa.int64()), ("bytes", pa.int64())]
-            self._rows = RowGroups(
-                self._path, pa.schema([*counts, *((f"loss_{name}", pa.float32()) for name in self._models)])
-            )
-        index = np.asarray(columns["document"])
-        if len(index) == 0:
-            return
-        starts = np.flatnonzero(np.diff(index, prepend=-1))
-        values = {"tokens": columns["document_tokens"].astype(np.int64), "bytes": columns["document_bytes"]}
-        values |= {f"nats_{name}": columns[f"nats_{name}"] for name in self._models}
-        summed: dict[str, NDArray[Any]] = {"index": index[starts], "document": tokens.origins[index[starts]]}
-        summed |= {name: np.add.reduceat(value, starts) for name, value in values.items()}
-        if self._open and self._open["index"][-1] == summed["index"][0]:
-            for name in values:
-                summed[name][0] += self._open[name][-1]
-            self._open = {name: value[:-1] for name, value in self._open.items()}
-        if self._open:
-            self._write(self._open)
-        self._write({name: value[:-1] for name, value in summed.items()})
-        self._open = {name: value[-1:] for name, value in summed.items()}
-
-    def _write(self, summed: Mapping[str, NDArray[Any]]) -> None:
-        if summed and len(summed["index"]) and self._rows is not None:
-            kept = {name: summed[name] for name in ("document", "tokens", "bytes")}
-            losses = {f"loss_{name}": summed[f"nats_{name}"] / summed["tokens"] for name in self._models}
-            self._rows.add(kept | losses)
-
-
-class RowGroups:
-    """A Parquet file in row groups of BATCH_ROWS, however its rows arrive."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
-        self._waiting: list[pa.Table] = []
-
-    def add(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Add rows."""
-        arrays = [pa.array(np.asarray(columns[field.name])).cast(field.type) for field in self._schema]
-        self._waiting.append(pa.Table.from_arrays(arrays, schema=self._schema))
-        while sum(len(table) for table in self._waiting) >= BATCH_ROWS:
-            table = pa.concat_tables(self._waiting)
-            self._write(table[:BATCH_ROWS])
-            self._waiting = [table[BATCH_ROWS:]]
-
-    def close(self) -> None:
-        """Write what waits, and close the file."""
-        if self._waiting:
-            self._write(pa.concat_tables(self._waiting))
-        self._writer.close()
-
-    def _write(self, table: pa.Table) -> None:
-        self._writer.write_table(table.combine_chunks(), row_group_size=BATCH_ROWS)
+def _derived(stored: Sequence[str], models: Sequence[str]) -> dict[str, _Found]:
+    """Return the scores that follow from the stored columns, by name."""
+    found = {}
+    for name, (needs, of) in DERIVED.items():
+        for model in models if "{model}" in name else [""]:
+            columns = tuple(column.format(model=model) for column in needs)
+            if set(columns) <= set(stored):
+                found[name.format(model=model)] = _Found(columns, of)
+    return found

@@ -57,7 +57,7 @@ def run(settings: LaunchSettings) -> int:
 
     Raises ValueError when the run's own settings are wrong or a program is missing, before anything is started.
     """
-    from curriculum.artifact.manifest import write_text
+    from curriculum.artifact.files import write_text
 
     overrides = check_training(settings.overrides, settings.cluster)
     folder = Path(settings.scripts).absolute()

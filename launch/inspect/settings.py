@@ -34,6 +34,9 @@ class InspectSettings:
     """Parquet of your own scores."""
     parent: str | None = None
     """ORDER that a replanned order began as: verify=true then compares what was read and what was left."""
+    preference_code: str | None = None
+    """Code outside PDPC that an ORDER was arranged by, FILE.py:CLASS or an entry point's name: verify=true then finds
+    its buckets again. It runs only when it is named here, and only with the checksum that the ORDER recorded."""
     picture: str | None = None
     """Picture of the plan to write, NAME.svg or NAME.png: shares of buckets, mean score, mix of sources."""
 
@@ -48,9 +51,11 @@ class InspectSettings:
             raise ValueError(f"picture={self.picture} must end with {' or '.join(PICTURES)}")
         if self.parent is not None and not self.verify:
             raise ValueError(f"parent={self.parent} is compared with verify=true alone: add it")
+        if self.preference_code is not None and not self.verify:
+            raise ValueError(f"preference_code={self.preference_code} is used with verify=true only: add it")
 
     @property
     def of_orders(self) -> dict[str, Any]:
         """Keys with a value that orders alone know."""
-        keys = ("step", "by_loss", "tokens", "scores", "own_scores", "parent", "picture")
+        keys = ("step", "by_loss", "tokens", "scores", "own_scores", "parent", "preference_code", "picture")
         return {key: getattr(self, key) for key in keys if getattr(self, key)}

@@ -20,10 +20,10 @@ from curriculum.preference import Pdpc
 from curriculum.tokens.tokens import Tokens
 from launch.cli import main
 from tests.train.descendants import descendants
-from train.batches import read_consumed
-from train.evaluation.evaluate import load_decoder
+from train.checkpoint.decoder import load_decoder
 from train.export.export import newest_checkpoint
 from train.export.weights import choose_weights
+from train.records.consumed import read_consumed
 from train.resume.runfolder import read_run
 from train.tracking import read_metrics
 from train.tracking.panels import STEP, TOKENS, sections_of
@@ -292,7 +292,7 @@ def test_attention_may_change_between_lives_and_is_checked_at_the_door(whole_run
     process = pdpc_train([*words, "model.attention=flash"], tmp_path / "flash", 1)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "attention=flash runs on cuda alone, not on cpu: use attention=" in out
+    assert "attention=flash runs only on cuda, not on cpu: use attention=" in out
     assert not (tmp_path / "flash").exists()
 
 

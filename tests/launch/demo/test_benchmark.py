@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from curriculum.artifact.manifest import ArtifactError, open_manifest, verify
+from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import open_manifest, verify
 from curriculum.tokens.tokens import Tokens
 from launch.demo.benchmark import build
 from train.evaluation.harness.tasks import BenchmarkSettings, task_files_fingerprint
@@ -112,7 +113,7 @@ def test_whole_benchmark_is_kept_and_another_is_refused(held_out: HeldOut, tmp_p
     stamp = (tmp_path / "a" / "manifest.json").stat().st_mtime_ns
     make(held_out, tmp_path / "a")
     assert (tmp_path / "a" / "manifest.json").stat().st_mtime_ns == stamp
-    with pytest.raises(ArtifactError, match="seed: there 3, asked for 9"):
+    with pytest.raises(ArtifactError, match="seed: found 3, requested 9"):
         make(held_out, tmp_path / "a", seed=9)
 
 

@@ -55,7 +55,7 @@ def test_what_is_wrong_with_the_text_is_said_by_the_worker_that_reads_it(tmp_pat
     (tmp_path / "text.jsonl").write_text("\n".join([*lines, "{"]))
     said = [f"input.paths=[{tmp_path}/text.jsonl]", words[1], "seq_len=32", "chunk_bytes=1000", "processes=2"]
     assert main(["prepare", *said, f"output={tmp_path / 'tokens'}"]) == 2
-    assert "text.jsonl, line 101: broken JSON" in capsys.readouterr().err
+    assert "text.jsonl, line 101: invalid JSON" in capsys.readouterr().err
     assert not (tmp_path / "tokens").exists()
 
 

@@ -1,4 +1,4 @@
-"""Every backend that runs here computes what `reference` does, and documents never see each other.
+"""Every backend that runs here matches `reference`, and documents never see each other.
 
 Shapes: N tokens, H query heads, K key/value heads, S head size.
 """
@@ -19,7 +19,7 @@ from models.config import DecoderConfig
 from models.decoder import Decoder, build
 
 CPU = torch.device("cpu")
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 RUN_HERE = ("sdpa", "blocks")
 """Backends with both passes on the CPU."""
 
@@ -48,7 +48,7 @@ def both_passes(backend: str, documents: Documents, parts: list[Tensor]) -> list
 
 
 def assert_near(ours: Tensor, exact: Tensor, tolerance: float) -> None:
-    """Allow an error of `tolerance` times the largest number; what is exactly zero may come out as a rounding error."""
+    """Allow an error of `tolerance` times the largest number; exact zeros may come out as rounding errors."""
     assert ours.shape == exact.shape
     error = (ours.double() - exact.double()).abs().max() / exact.double().abs().max().clamp(min=0.1)
     assert error <= tolerance, f"relative error {error:.1e} is above {tolerance:.0e}"
@@ -149,7 +149,7 @@ def test_a_decoder_costs_the_same_with_every_backend(backend):
 
 
 def test_flex_equals_the_reference_forward():
-    """One compilation, 2 to 20 seconds on a core: equality, isolation and the decoder share it."""
+    """Compilation takes 2 to 20 seconds on one core: equality, isolation and the decoder share it."""
     decoder = build(replace(TINY, attention="flex"), 0).requires_grad_(False)
     ids_BT = sample()
     plain = Decoder(replace(TINY, attention="reference"))
@@ -201,7 +201,7 @@ def test_blocks_keep_inputs_output_and_normalisers_alone():
     assert sum(kept.values()) == tokens * (2 * size * (2 * heads + 2 * kv_heads) + 4 * heads)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_long_documents_of_blocks_go_back_by_torchs_own_kernel(dtype, tolerance, kv_heads):
     documents = Documents((LONG, LONG, 130, 7))

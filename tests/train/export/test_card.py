@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from curriculum.artifact.manifest import Manifest, fingerprint_of
+from curriculum.artifact.files import fingerprint_of
+from curriculum.artifact.manifest import Manifest
 from models import DecoderConfig
 from models.huggingface import model_card
 from train.export.card import run_card
@@ -81,4 +82,4 @@ def test_a_run_without_a_recorded_preference_says_so(facts):
 def test_a_card_without_a_run_states_the_shape():
     tied = rows(model_card(replace(CONFIG, tie_embeddings=True), "float32"))
     assert tied["embedding, attention, ffn, norm, head"].endswith("the embedding itself")
-    assert tied["heads, for keys and values, their size"] == "4, 2, 8"
+    assert tied["heads, key/value heads, head size"] == "4, 2, 8"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from models.setting import BINDS, FREE
 
 SPIKE_ACTIONS = ("off", "skip", "rollback")
 
@@ -11,9 +13,9 @@ SPIKE_ACTIONS = ("off", "skip", "rollback")
 class AveragingSettings:
     """The running average of the weights, off by default."""
 
-    decay: float = 0.0
+    decay: float = field(default=0.0, metadata=FREE)
     """Share of the average kept at each update, for example 0.999; 0: no average."""
-    every: int = 10
+    every: int = field(default=10, metadata=FREE)
     """Steps between two updates."""
 
     def __post_init__(self) -> None:
@@ -27,16 +29,16 @@ class AveragingSettings:
 class GuardSettings:
     """How non-finite losses and gradients, and loss spikes, are handled."""
 
-    finite: bool = True
+    finite: bool = field(default=True, metadata=BINDS)
     """Skip a step whose loss or gradient is not finite on any rank."""
-    stop_after: int = 5
+    stop_after: int = field(default=5, metadata=FREE)
     """Stop the run (exit code 70) after this many skipped steps in a row."""
-    spike: str = "off"
+    spike: str = field(default="off", metadata=BINDS)
     """Action on a loss far above the last ones: off (none), skip (skip the step) or rollback (skip the step, restore
     the weights of the last checkpoint and continue with the next step)."""
-    spike_sigma: float = 6.0
+    spike_sigma: float = field(default=6.0, metadata=BINDS)
     """Standard deviations above the mean of the last losses at which a loss counts as a spike."""
-    spike_window: int = 128
+    spike_window: int = field(default=128, metadata=BINDS)
     """Number of losses, one per step, over which mean and deviation are computed."""
 
     def __post_init__(self) -> None:
@@ -56,7 +58,7 @@ class GuardSettings:
 class StragglerSettings:
     """When a rank counts as slow."""
 
-    factor: float | None = 2.0
+    factor: float | None = field(default=2.0, metadata=FREE)
     """Its own work takes at least this many times the other ranks' median; null: nothing is measured."""
 
     def __post_init__(self) -> None:
@@ -68,7 +70,7 @@ class StragglerSettings:
 class ThroughputSettings:
     """Reference for the speed of a run."""
 
-    peak_tflops: float | None = None
+    peak_tflops: float | None = field(default=None, metadata=FREE)
     """Peak of one device in TFLOP/s, for MFU; null: built in for A100, A800 and H100 in bf16, otherwise no MFU."""
 
     def __post_init__(self) -> None:

@@ -163,7 +163,7 @@ def supervise(
     limit_s = math.inf if hang_timeout_s is None else hang_timeout_s + MARGIN_S
     with tempfile.TemporaryDirectory(prefix="pdpc_roll_") as name:
         folder = Path(name)
-        launcher = subprocess.Popen(command, env={**environment, heartbeat.ROLL: name}, start_new_session=True)
+        launcher = subprocess.Popen(command, env={**environment, heartbeat.VARIABLE: name}, start_new_session=True)
         silence, hung, ended_by = heartbeat.Silence(folder, 2 * POLL_S), False, 0
 
         def hand_on(number: int, _frame: FrameType | None) -> None:
@@ -197,8 +197,8 @@ def supervise(
             return 128 + ended_by
         if hung:
             return HUNG
-        if speaking and (mute := heartbeat.mute(folder)):
-            told = f"rank {mute[0]}" if len(mute) == 1 else f"ranks {', '.join(map(str, mute))}"
+        if speaking and (silent := heartbeat.silent_ranks(folder)):
+            told = f"rank {silent[0]}" if len(silent) == 1 else f"ranks {', '.join(map(str, silent))}"
             print(f"{told} ended without a word, as by SIGKILL: run the same command again to go on", file=sys.stderr)
         spoken = heartbeat.code(folder)
     if spoken is not None:

@@ -24,7 +24,7 @@ from models import huggingface
 from models.decoder import Decoder
 from train import checkpoint
 from train.checkpoint.decoder import decoder_of, load_decoder
-from train.distributed.collectives import Exchange
+from train.distributed.collectives import Collectives
 from train.distributed.world import World
 from train.evaluation.answers import EVALUATIONS, Evaluated, answers_path, write_answers
 from train.evaluation.attempts import forget_attempts
@@ -119,7 +119,7 @@ def _evaluate_stages(settings: EvaluateSettings, run: Path, overrides: Sequence[
     claimed = world.first_does(lambda: RunFolder.claim(run, wait_s=0.0))
     try:
         chosen = world.first_does(lambda: _chosen(run, str(settings.stages)))
-        records: list[Record] = Exchange(world).gather("stages", chosen)[0]
+        records: list[Record] = Collectives(world).gather("stages", chosen)[0]
         still = 0
         for record in records:
             began = time.perf_counter()

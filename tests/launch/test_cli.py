@@ -593,7 +593,7 @@ def test_a_run_without_a_checkpoint_is_refused(capsys, tmp_path, tokens_folder):
     prints = {"validation": Tokens.open(tokens_folder, "validation").fingerprint}
     describe_run(tmp_path / "run", status="running", paths=paths, fingerprints=prints)
     for words in (["evaluate"], ["export", f"output={tmp_path / 'out'}"]):
-        assert "has no whole checkpoint yet" in refused(capsys, *words, f"run={tmp_path / 'run'}")
+        assert "has no complete checkpoint yet" in refused(capsys, *words, f"run={tmp_path / 'run'}")
 
 
 def test_a_run_of_another_program_is_refused(capsys, tmp_path):

@@ -89,7 +89,7 @@ def port_taken(ground: Ground, folder: Path, draw: np.random.Generator) -> str |
         codes = ended(ranks)
     if codes != [PORT_TAKEN, *[FAILED] * (len(codes) - 1)]:
         return f"ended with {codes}: {ranks.told()[-600:]}"
-    holder = f"process {os.getpid()} has it"
+    holder = f"process {os.getpid()} holds it"
     return None if holder in ranks.told() else f"nobody said {holder!r}: {ranks.told()[-600:]}"
 
 
@@ -177,13 +177,13 @@ def rank(words: list[str], output: str, lost: int, when: str) -> int:
 
     tempfile.tempdir = os.environ["TMPDIR"]
     entry.start = partial(world.start, meet_s=MEET_S)
-    world.meeting = partial(_disturbed, world.meeting, int(os.environ["RANK"]) == lost, when)
+    world.rendezvous = partial(_disturbed, world.rendezvous, int(os.environ["RANK"]) == lost, when)
     return rank_of(words, output)
 
 
 @contextmanager
 def _disturbed(
-    meeting: Callable[[int, int, float, Callable[[int], object]], object], dies: bool, when: str, *asked: object
+    rendezvous: Callable[[int, int, float, Callable[[int], object]], object], dies: bool, when: str, *asked: object
 ) -> Iterator[None]:
     """Meet, and die before, while or after; while one dies in it, the others come late."""
 
@@ -196,7 +196,7 @@ def _disturbed(
         threading.Timer(0.7, die).start()
     if not dies and when == "while":
         time.sleep(1.5)
-    with meeting(*asked):
+    with rendezvous(*asked):
         if dies and when == "after":
             die()
         yield

@@ -62,7 +62,7 @@ def test_a_rank_that_waits_for_one_without_memory_leaves_with_its_code(tmp_path,
     material = Material.make(tmp_path / "material")
     ranks = material.start(server, tmp_path / "run", fault="engine.states:rank=1:memory")
     assert ranks.wait(60) == [71, 71], ranks.told()  # rank 0 waits in a call of DeepSpeed's that has no connection
-    assert "rank 0 leaves, for another rank left with code 71" in ranks.told()
+    assert "rank 0 exits: another rank exited with code 71" in ranks.told()
 
 
 def test_files_that_are_cut_under_a_run(tmp_path):

@@ -53,7 +53,7 @@ def one_run(forks: Forks, material: Material, folder: Path, seed: int, whole: En
     if -9 not in codes:
         return f"{told}: the first life ended with {codes}: {ranks.told()[-300:]}"
     problem = material.finish(forks, folder, after, second) or difference(folder, material, whole, bitwise=False)
-    said = ranks.told().count(f"and goes on with {after} rank")
+    said = ranks.told().count(f"and is converted for {after} rank")
     if problem is None and said != ((before, first) != (after, second)):
         problem = f"the second life says {said} times that it converts"
     return problem and f"{told}: {problem}"

@@ -239,12 +239,12 @@ def test_a_killed_run_goes_on_with_a_replanned_order_and_with_no_other_past(word
     process = pdpc_train([*words, f"data.order={other.folder}"], folder, 1)
     out, _ = process.communicate(timeout=240)
     assert process.returncode != 0
-    assert f"step_{end:08d} has read other samples than the first {end * order.batch_size} of order" in out
+    assert f"step_{end:08d} has consumed other samples than the first {end * order.batch_size} of order" in out
     assert (folder / "run.json").read_bytes() == before
 
     child = replanned(order, tmp_path / "child", end * order.batch_size)
     out = finish(pdpc_train([*words, f"data.order={child.folder}", "micro_batch_size=8"], folder, 1))
-    assert out.count(f"the run goes on with order {child.fingerprint}") == 1
+    assert out.count(f"resuming with order {child.fingerprint}") == 1
     assert read_consumed(folder).tolist() == child[:].tolist() != order[:].tolist()
     facts = read_run(folder)
     assert facts["fingerprints"]["order"] == child.fingerprint
@@ -253,7 +253,7 @@ def test_a_killed_run_goes_on_with_a_replanned_order_and_with_no_other_past(word
     assert (facts["cursor"], facts["consumed_hash"]) == (len(child), as_hex(order_hash(child, len(child))))
     process = pdpc_train(words, folder, 1)
     out, _ = process.communicate(timeout=60)
-    assert f"fingerprints.order: '{child.fingerprint}' there, '{order.fingerprint}' now" in out
+    assert f"fingerprints.order: was '{child.fingerprint}', now '{order.fingerprint}'" in out
 
 
 def test_ranks_leave_when_the_launcher_is_killed(words, tmp_path):
@@ -284,7 +284,7 @@ def test_a_finished_run_is_reused_and_other_settings_are_refused(whole_run, word
     process = pdpc_train([*words, "optimizer.lr=1e-4"], whole_run, 2)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 78
-    assert "optimizer.lr: 0.003 there, 0.0001 now" in out
+    assert "optimizer.lr: was 0.003, now 0.0001" in out
 
 
 def test_attention_may_change_between_lives_and_is_checked_at_the_door(whole_run, words, tmp_path):

@@ -57,23 +57,23 @@ def test_warm_up_is_the_same_as_a_share_in_steps_and_in_tokens():
         ({"name": "warp"}, "schedule.name='warp' is unknown: use one of ['wsd', 'cosine', 'linear', 'constant']"),
         ({"warmup_share": 2.0}, "schedule.warmup_share=2.0 must lie in [0, 1]"),
         ({"final_share": -0.1}, "schedule.final_share=-0.1 must lie in [0, 1]"),
-        ({"final_share": 0.5, "name": "constant"}, "schedule.final_share=0.5 does not fit a constant rate"),
+        ({"final_share": 0.5, "name": "constant"}, "schedule.final_share=0.5 does not match a constant rate"),
         ({"warmup_steps": -1}, "schedule.warmup_steps=-1 must not be negative"),
         ({"warmup_share": 0.1, "warmup_steps": 5}, "schedule.warmup_share=0.1 and schedule.warmup_steps=5 both say"),
         ({"warmup_tokens": 9, "warmup_steps": 5}, "schedule.warmup_steps=5 and schedule.warmup_tokens=9 both say"),
-        ({"decay": "sqrt"}, "schedule.decay='sqrt' has no effect on cosine"),
-        ({"name": "linear", "decay_share": 0.1}, "schedule.decay_share=0.1 has no effect on linear"),
+        ({"decay": "sqrt"}, "schedule.decay='sqrt' has no effect with cosine"),
+        ({"name": "linear", "decay_share": 0.1}, "schedule.decay_share=0.1 has no effect with linear"),
         (
             {"name": "wsd", "decay": "cliff"},
             "schedule.decay='cliff' is unknown: use one of ['cosine', 'linear', 'sqrt']",
         ),
         (
             {"name": "wsd", "decay_share": 0.99},
-            "schedule.decay_share=0.99 and a warm-up of 0.02 are more than the whole",
+            "schedule.decay_share=0.99 and a warm-up of 0.02 add up to more than the whole",
         ),
     ],
 )
-def test_impossible_values_are_named(changes, message):
+def test_invalid_values_are_named(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         ScheduleSettings(**changes)
 
@@ -81,11 +81,11 @@ def test_impossible_values_are_named(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"warmup_steps": 40}, "schedule.warmup_steps=40 is 40 steps of warm-up, and the order has 40"),
-        ({"warmup_tokens": 4000}, "schedule.warmup_tokens=4000 is 40 steps of warm-up, and the order has 40"),
+        ({"warmup_steps": 40}, "schedule.warmup_steps=40 is 40 steps of warm-up, but the order has 40"),
+        ({"warmup_tokens": 4000}, "schedule.warmup_tokens=4000 is 40 steps of warm-up, but the order has 40"),
         (
             {"name": "wsd", "warmup_steps": 30, "decay_share": 0.5},
-            "schedule.warmup_steps=30 is 30 steps of warm-up, and schedule.decay_share leaves 20 of 40",
+            "schedule.warmup_steps=30 is 30 steps of warm-up, but schedule.decay_share leaves 20 of 40",
         ),
     ],
 )
@@ -96,7 +96,7 @@ def test_what_does_not_fit_into_the_run_is_named(changes, message):
 
 @pytest.fixture(scope="module")
 def rising_orders(tokens_folder, scores_folder, tmp_path_factory):
-    """Make an order of a preference, in batches of 16."""
+    """Arrange an order by a preference, in batches of 16."""
     root = tmp_path_factory.mktemp("orders")
 
     def make(name, preference):
@@ -135,7 +135,7 @@ def test_a_rising_score_and_a_decay_to_nearly_zero_do_not_go_together(name, pref
     assert wasted_rise(ScheduleSettings(), order) is None
     assert wasted_rise(ScheduleSettings(name="constant", final_share=1.0), order) is None
     assert wasted_rise(ScheduleSettings(name="wsd", final_share=0.0), order) == (
-        reason and reason.replace("schedule cosine falls to 0.1", "schedule wsd falls to 0")
+        reason and reason.replace("schedule cosine decays to 0.1", "schedule wsd decays to 0")
     )
     if rises:
         assert "rises over the run" in reason

@@ -10,21 +10,21 @@ from train.engine.patches import JOIN, TABLE, check
 
 
 def load() -> None:
-    """Import DeepSpeed, quietly. Raises UnknownDeepSpeed when it lacks what joining needs."""
+    """Import DeepSpeed quietly. Raises UnknownDeepSpeed when it lacks an internal that joining needs."""
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*is deprecated", category=FutureWarning)
     check(row for row in TABLE if row.where is JOIN)
-    # On the CPU DeepSpeed would compile an extension of its own (a minute, a C++ compiler) that gloo does without.
+    # On the CPU DeepSpeed would compile its own extension (a minute, a C++ compiler), which gloo does not need.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def join(backend: str, timeout: timedelta) -> None:
-    """Create the group of all ranks; every rank calls this, after `load`.
+    """Create the process group of all ranks; every rank calls this, after `load`.
 
-    DeepSpeed's engine works in a copy of that group. It would create it later, when a rank may be lost, and wait for it
-    for as long as a collective may take: so the copy is created here too.
+    DeepSpeed's engine works in a copy of that group. It would create the copy later, when a rank may already be lost,
+    and wait for that rank for as long as a collective may take, so the copy is created here too.
     """
     import deepspeed
 

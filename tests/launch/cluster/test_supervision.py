@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[3]
     ],
 )
 def test_one_code_speaks_for_all_ranks(left, speaks, tmp_path, monkeypatch):
-    monkeypatch.setenv(heartbeat.ROLL, str(tmp_path))
+    monkeypatch.setenv(heartbeat.VARIABLE, str(tmp_path))
     for rank, code in left.items():
         monkeypatch.setenv("RANK", str(rank))
         heartbeat.report_in()
@@ -48,7 +48,7 @@ def test_one_code_speaks_for_all_ranks(left, speaks, tmp_path, monkeypatch):
 
 
 def test_silence_is_counted_in_time_that_was_lived(tmp_path, monkeypatch):
-    monkeypatch.setenv(heartbeat.ROLL, str(tmp_path))
+    monkeypatch.setenv(heartbeat.VARIABLE, str(tmp_path))
     now = 100.0
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now)
     for rank in (0, 1):
@@ -157,7 +157,7 @@ def test_the_launcher_hands_on_sigterm_and_leaves_no_process(tmp_path):
         os.kill(pid, signal.SIGCONT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 143, out
-    assert "left on SIGTERM with a checkpoint of step" in out
+    assert "exited on SIGTERM with a checkpoint of step" in out
     assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
     assert "step_00000004" <= newest_checkpoint(tmp_path / "run").name < "step_00000020"
     assert read_run(tmp_path / "run")["status"] == "running"

@@ -1,4 +1,4 @@
-"""The command line: `pdpc VERB [KEY=VALUE ...]`, one verb a step, the same Hydra overrides everywhere."""
+"""The command line: `pdpc VERB [KEY=VALUE ...]`, one verb per pipeline step, with Hydra overrides throughout."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Verb:
-    """One step of the road."""
+    """One step of the pipeline."""
 
     does: str
-    """What it does, in a line."""
+    """One-line description."""
     load: Callable[[], tuple[type, Callable[..., object], Mapping[str, Mapping[str, type]]]]
-    """Import what the verb needs; return its settings class, its function and the groups that choose a type."""
+    """Import the verb's modules; return its settings class, its function and the config groups that select a type."""
     hands_on: bool = False
-    """Does the function take the overrides too, to hand them on to other processes?"""
+    """Whether the function also takes the overrides, to pass them to other processes."""
     first: str | None = None
-    """Key that the first word without a "=" stands for: `pdpc inspect ORDER` is `pdpc inspect folder=ORDER`."""
+    """Key for a first word without "=": `pdpc inspect ORDER` is `pdpc inspect folder=ORDER`."""
 
 
 def _prepare() -> Any:
@@ -126,33 +126,33 @@ def _demo() -> Any:
 
 
 VERBS: dict[str, Verb] = {
-    "prepare": Verb("text to TOKENS: documents, sources and samples, two slices held out", _prepare, hands_on=True),
-    "adopt": Verb("Megatron's and datatrove's token files to TOKENS that read them where they lie", _adopt),
-    "score": Verb("TOKENS to SCORES: every sample's loss under the reference models", _score, hands_on=True),
-    "arrange": Verb("SCORES and a preference to an ORDER that uses every sample once", _arrange),
-    "replan": Verb("a new order for what an ORDER has not been read of yet", _replan, first="order"),
+    "prepare": Verb("tokenize text into TOKENS: training samples and two held-out slices", _prepare, hands_on=True),
+    "adopt": Verb("wrap Megatron or datatrove token files as TOKENS, read in place", _adopt),
+    "score": Verb("compute SCORES: every sample's loss under the reference models", _score, hands_on=True),
+    "arrange": Verb("turn SCORES and a preference into an ORDER that uses every sample once", _arrange),
+    "replan": Verb("reorder the samples of an ORDER that a run has not consumed yet", _replan, first="order"),
     "train": Verb(TRAIN, _train, hands_on=True),
     "evaluate": Verb(
-        "held-out loss and benchmarks of a run or a model; a failed stage again; with --pack, tasks for offline use",
+        "held-out loss and benchmarks of a run or a model; repeat a failed stage; --pack tasks for offline use",
         _evaluate,
         hands_on=True,
     ),
     "report": Verb(
-        "a page that shows arms beside each other; with --wandb, a run replayed to W&B", _report, first="runs.run"
+        "compare runs on one HTML page; with --wandb, upload a finished run to W&B", _report, first="runs.run"
     ),
-    "export": Verb("a run's newest checkpoint as a Hugging Face folder", _export),
-    "megatron": Verb("a slice of TOKENS as Megatron's .bin and .idx, a pair a source", _megatron),
-    "inspect": Verb("an order's plan, checks and steps; of any artifact, what made it", _inspect, first="folder"),
-    "doctor": Verb("whether benchmarks will run, before a run needs them; the fault points of a drill", _doctor),
-    "launch": Verb("a hostfile or an sbatch script, and the run on a cluster", _launch),
-    "demo": Verb("the whole road on the text of this machine, both arms, a page at the end", _demo),
+    "export": Verb("export a run's newest checkpoint in Hugging Face format", _export),
+    "megatron": Verb("export a slice of TOKENS as Megatron .bin and .idx files, one pair per source", _megatron),
+    "inspect": Verb("show an order's plan, checks and steps, or any artifact's provenance", _inspect, first="folder"),
+    "doctor": Verb("check benchmarks before a run needs them; list fault points for failure drills", _doctor),
+    "launch": Verb("start a run on a cluster, with a generated hostfile or sbatch script", _launch),
+    "demo": Verb("run the full pipeline on text found on this machine: two arms and a report", _demo),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit code: 0 done, 2 refused at the door, 130 interrupted, else the failure's.
+    """Run one verb; return the exit code: 0 done, 2 invalid settings or inputs, 130 interrupted, else the failure's.
 
-    As a program, what only prints ends silently by SIGPIPE when nobody reads it any more (`pdpc inspect order | head`).
+    Run as a program, a command that only prints exits silently on SIGPIPE (`pdpc inspect order | head`).
     """
     if not faulthandler.is_enabled():
         faulthandler.enable()
@@ -188,12 +188,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(without_secrets(f"pdpc {name}: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"pdpc {name}: interrupted; run the same command again to go on", file=sys.stderr)
+        print(f"pdpc {name}: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
 
 
 def _only_prints(words: Sequence[str]) -> bool:
-    """Tell whether a command does nothing but print: no socket, and no file that it would leave half written."""
+    """Return whether a command only prints: it opens no socket and writes no file that could be left incomplete."""
     if not words or words[0] in ("inspect", "help", "--version") or list(words) == ["doctor", "--faults"]:
         return True
     return asks_help(words)
@@ -224,11 +224,11 @@ def _overview() -> str:
     lines = [f"  {name:<{width}}  {verb.does}" for name, verb in VERBS.items()]
     return "\n".join(
         [
-            "pdpc VERB [KEY=VALUE ...]    pretraining where the order of the data is what counts",
+            "pdpc VERB [KEY=VALUE ...]    pretraining on the data a model prefers at each moment of training",
             "",
             *lines,
             "",
-            "pdpc VERB --help lists a verb's keys. Overrides are Hydra's: experiment=pdpc_1.3b optimizer.lr=2e-4",
+            "pdpc VERB --help lists a verb's keys. KEY=VALUE is a Hydra override, such as optimizer.lr=2e-4",
         ]
     )
 

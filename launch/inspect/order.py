@@ -1,4 +1,4 @@
-"""`pdpc inspect` of an ORDER or a RUN: checks where they are asked for, then a summary with the plan, or a step."""
+"""`pdpc inspect` for an ORDER or a RUN: the checks if requested, then a summary with the plan, or one step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from launch.inspect.subject import Subject, open_order, open_run
 
 
 def inspect_order(settings: InspectSettings, console: Any) -> int:
-    """Print what the settings ask for; return 1 when a check fails."""
+    """Print the requested checks, and a summary or a step; return 1 if a check fails."""
     folder = Path(settings.folder)
     opening = open_run if (folder / RUN).is_file() else open_order
     subject = opening(folder, settings.tokens, settings.scores, settings.own_scores)
@@ -43,11 +43,11 @@ def _summarise(subject: Subject, settings: InspectSettings, console: Any) -> Non
         draw(view, Path(settings.picture))
         console.print(f"picture: {settings.picture}", markup=False)
     if not settings.verify:
-        console.print("sizes match; verify=true reads everything", markup=False)
+        console.print("sizes match; verify=true checks every byte, step and position", markup=False)
 
 
 def _checked(subject: Subject, settings: InspectSettings, console: Any) -> bool:
-    """Print a line a check; return whether none failed."""
+    """Print one line per check; return whether none failed."""
     from curriculum.audit.audit import audit
 
     result = audit(subject.order, subject.columns, Order.open(settings.parent) if settings.parent else None)

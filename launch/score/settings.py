@@ -20,7 +20,7 @@ class ScoreSettings:
     models: dict[str, str] = field(default_factory=dict)
     """Reference models by name, each a RUN or a Hugging Face folder of any architecture; PD needs weak and strong."""
     slices: list[str] = field(default_factory=lambda: ["train", "validation"])
-    """Slices to score; the report's held-out halves need the validation slice."""
+    """Slices to score; held-out loss by PD half needs the validation slice."""
     same_tokens: list[str] = field(default_factory=list)
     """Names of models without a tokenizer.json whose token ids you know to match those of TOKENS."""
     batch_size: int = 32

@@ -41,7 +41,9 @@ class _State:
 
     def __init__(self, total: int, seed: int) -> None:
         layers = max(1, round((total / 12 - 2 * VOCABULARY * WIDTH) / (12 * WIDTH**2)))
-        made = DecoderConfig(VOCABULARY, layers, WIDTH, 8, 8, WIDTH * 8 // 3, 128)
+        made = DecoderConfig(
+            vocab_size=VOCABULARY, layers=layers, width=WIDTH, heads=8, kv_heads=8, ffn=WIDTH * 8 // 3, max_seq_len=128
+        )
         self.config = {"zero_optimization": {"stage": 1}}
         with torch.device("meta"):
             self.decoder = Decoder(made)

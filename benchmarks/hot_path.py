@@ -68,7 +68,15 @@ def loss_step(sizes: argparse.Namespace, dtype: torch.dtype, name: str) -> Calla
 def body_step(sizes: argparse.Namespace, dtype: torch.dtype, name: str) -> Callable[[], float]:
     """Return a call that runs one forward and backward pass of a decoder with a small vocabulary."""
     ffn = sizes.width * 11 // 4
-    config = DecoderConfig(64, sizes.layers, sizes.width, sizes.width // 64, sizes.width // 64, ffn, sizes.tokens)
+    config = DecoderConfig(
+        vocab_size=64,
+        layers=sizes.layers,
+        width=sizes.width,
+        heads=sizes.width // 64,
+        kv_heads=sizes.width // 64,
+        ffn=ffn,
+        max_seq_len=sizes.tokens,
+    )
     decoder = build(config, 0, ExecutionSettings(checkpointing=name)).to(dtype)
     ids = torch.randint(0, 64, (max(1, sizes.tokens // 512), 513), generator=torch.Generator().manual_seed(0))
 

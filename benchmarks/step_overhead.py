@@ -144,6 +144,7 @@ def _bare(settings: Settings) -> Facts:
     from train.batches import batches
     from train.distributed.world import start
     from train.engine import Engine
+    from train.objectives.language_model import LanguageModel
 
     made = train_settings(settings)
     world = start(settings["threads"])
@@ -154,7 +155,7 @@ def _bare(settings: Settings) -> Facts:
     read = [
         [(ids, documents, batch.global_tokens) for ids, documents in batch.micro_batches]
         for batch, _ in zip(
-            batches(order, tokens, world, made.micro_batch_size, 0, config.end_of_text),
+            batches(order, tokens, world, made.micro_batch_size, 0, LanguageModel(tokens)),
             range(settings["steps"] + WARM_UP + 1),
             strict=False,
         )

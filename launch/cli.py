@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any
 
 from train.config.flags import as_overrides
@@ -24,128 +24,138 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Verb:
-    """One step of the pipeline."""
+    """A verb. Its defaults are in `configs/NAME.yaml`; paths have the form MODULE:NAME and are imported lazily."""
 
+    name: str
     does: str
     """One-line description."""
-    load: Callable[[], tuple[type, Callable[..., object], Mapping[str, Mapping[str, type]]]]
-    """Import the verb's modules; return its settings class, its function and the config groups that select a type."""
-    hands_on: bool = False
-    """Whether the function also takes the overrides, to pass them to other processes."""
+    settings: str
+    """Path of its settings class."""
+    run: str
+    """Path of its function, which takes the settings."""
+    takes: str | None = None
+    """Second argument of the function: overrides, to pass to other processes, or pdpc, which runs a verb."""
     first: str | None = None
     """Key for a first word without "=": `pdpc inspect ORDER` is `pdpc inspect folder=ORDER`."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """Config groups that select a type, with the path of each registry."""
+    also: Sequence[str] = ()
+    """Paths of other settings classes whose keys are accepted."""
+    split: str | None = None
+    """Path of a function that splits the words into the verb's own and those for its key `overrides`."""
+
+    def load(self) -> tuple[type, Callable[..., object], dict[str, Mapping[str, type]]]:
+        """Import the verb's modules; return its settings class, its function and the groups that select a type."""
+        choices = {group: _imported(path) for group, path in self.choices.items()}
+        return _imported(self.settings), _imported(self.run), choices
 
 
-def _prepare() -> Any:
-    from launch import prepare
-
-    return prepare.SharedPrepareSettings, prepare.run, {}
-
-
-def _adopt() -> Any:
-    from curriculum.tokens.foreign import adopt
-
-    return adopt.AdoptSettings, adopt.run, {}
-
-
-def _score() -> Any:
-    from launch.score import score
-    from launch.score.settings import ScoreSettings
-
-    return ScoreSettings, score.run, {}
-
-
-def _arrange() -> Any:
-    from curriculum.arrange import arrange
-    from curriculum.preference import PREFERENCES
-
-    return arrange.ArrangeSettings, arrange.run, {"preference": PREFERENCES}
-
-
-def _replan() -> Any:
-    from curriculum.arrange import replan
-    from curriculum.preference import PREFERENCES
-
-    return replan.ReplanSettings, replan.run, {"preference": PREFERENCES}
-
-
-def _train() -> Any:
-    from launch import train
-    from train.settings import TrainSettings
-
-    return TrainSettings, train.run, {}
-
-
-def _evaluate() -> Any:
-    from launch.evaluate import evaluate
-    from launch.evaluate.settings import EvaluateSettings
-
-    return EvaluateSettings, evaluate.run, {}
-
-
-def _report() -> Any:
-    from train import report
-
-    return report.ReportSettings, report.run, {}
-
-
-def _export() -> Any:
-    from launch import export
-
-    return export.ExportSettings, export.run, {}
-
-
-def _megatron() -> Any:
-    from curriculum.tokens.foreign import megatron_export
-
-    return megatron_export.MegatronSettings, megatron_export.run, {}
-
-
-def _inspect() -> Any:
-    from launch import inspect
-
-    return inspect.InspectSettings, inspect.run, {}
-
-
-def _launch() -> Any:
-    from launch.cluster import launch
-
-    return launch.LaunchSettings, launch.run, {"cluster": launch.CLUSTERS}
-
-
-def _doctor() -> Any:
-    from launch.doctor import doctor
-
-    return doctor.DoctorSettings, doctor.run, {}
-
-
-def _demo() -> Any:
-    from launch.demo import demo
-
-    return demo.DemoSettings, partial(demo.run, pdpc=main), {}
+def _imported(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
 
 
 VERBS: dict[str, Verb] = {
-    "prepare": Verb("tokenize text into TOKENS: training samples and two held-out slices", _prepare, hands_on=True),
-    "adopt": Verb("wrap Megatron or datatrove token files as TOKENS, read in place", _adopt),
-    "score": Verb("compute SCORES: every sample's loss under the reference models", _score, hands_on=True),
-    "arrange": Verb("turn SCORES and a preference into an ORDER that uses every sample once", _arrange),
-    "replan": Verb("reorder the samples of an ORDER that a run has not consumed yet", _replan, first="order"),
-    "train": Verb(TRAIN, _train, hands_on=True),
-    "evaluate": Verb(
-        "held-out loss and benchmarks of a run or a model; repeat a failed stage; --pack tasks for offline use",
-        _evaluate,
-        hands_on=True,
-    ),
-    "report": Verb(
-        "compare runs on one HTML page; with --wandb, upload a finished run to W&B", _report, first="runs.run"
-    ),
-    "export": Verb("export a run's newest checkpoint in Hugging Face format", _export),
-    "megatron": Verb("export a slice of TOKENS as Megatron .bin and .idx files, one pair per source", _megatron),
-    "inspect": Verb("show an order's plan, checks and steps, or any artifact's provenance", _inspect, first="folder"),
-    "doctor": Verb("check benchmarks before a run needs them; list fault points for failure drills", _doctor),
-    "launch": Verb("start a run on a cluster, with a generated hostfile or sbatch script", _launch),
-    "demo": Verb("run the full pipeline on text found on this machine: two arms and a report", _demo),
+    verb.name: verb
+    for verb in (
+        Verb(
+            "prepare",
+            "tokenize text into TOKENS: training samples and two held-out slices",
+            "launch.prepare:SharedPrepareSettings",
+            "launch.prepare:run",
+            takes="overrides",
+        ),
+        Verb(
+            "adopt",
+            "wrap Megatron or datatrove token files as TOKENS, read in place",
+            "curriculum.tokens.foreign.adopt:AdoptSettings",
+            "curriculum.tokens.foreign.adopt:run",
+        ),
+        Verb(
+            "score",
+            "compute SCORES: every sample's loss under the reference models",
+            "launch.score.settings:ScoreSettings",
+            "launch.score.score:run",
+            takes="overrides",
+        ),
+        Verb(
+            "arrange",
+            "turn SCORES and a preference into an ORDER that uses every sample once",
+            "curriculum.arrange.arrange:ArrangeSettings",
+            "curriculum.arrange.arrange:run",
+            choices={"preference": "curriculum.preference:PREFERENCES"},
+        ),
+        Verb(
+            "replan",
+            "reorder the samples of an ORDER that a run has not consumed yet",
+            "curriculum.arrange.replan:ReplanSettings",
+            "curriculum.arrange.replan:run",
+            first="order",
+            choices={"preference": "curriculum.preference:PREFERENCES"},
+        ),
+        Verb(
+            "train",
+            TRAIN,
+            "train.settings:TrainSettings",
+            "launch.train:run",
+            takes="overrides",
+        ),
+        Verb(
+            "evaluate",
+            "compute held-out loss and benchmarks; repeat failed stages; with --pack, pack tasks for offline use",
+            "launch.evaluate.settings:EvaluateSettings",
+            "launch.evaluate.evaluate:run",
+            takes="overrides",
+        ),
+        Verb(
+            "doctor",
+            "check benchmarks before a run needs them; list fault points for failure drills",
+            "launch.doctor.doctor:DoctorSettings",
+            "launch.doctor.doctor:run",
+        ),
+        Verb(
+            "report",
+            "compare runs on one HTML page; with --wandb, upload a run to W&B",
+            "train.report:ReportSettings",
+            "train.report:run",
+            first="runs.run",
+        ),
+        Verb(
+            "export",
+            "export a run's newest checkpoint in Hugging Face format",
+            "launch.export:ExportSettings",
+            "launch.export:run",
+        ),
+        Verb(
+            "megatron",
+            "export a slice of TOKENS as Megatron .bin and .idx files, one pair per source",
+            "curriculum.tokens.foreign.megatron_export:MegatronSettings",
+            "curriculum.tokens.foreign.megatron_export:run",
+        ),
+        Verb(
+            "inspect",
+            "show an order's plan, checks and steps, or any artifact's provenance",
+            "launch.inspect:InspectSettings",
+            "launch.inspect:run",
+            first="folder",
+        ),
+        Verb(
+            "launch",
+            "start a run on a cluster, with a generated hostfile or sbatch script",
+            "launch.cluster.launch:LaunchSettings",
+            "launch.cluster.launch:run",
+            choices={"cluster": "launch.cluster.launch:CLUSTERS"},
+            also=["train.settings:TrainSettings"],
+            split="launch.cluster.launch:split_overrides",
+        ),
+        Verb(
+            "demo",
+            "run the full pipeline on text found on this machine: two arms and a report",
+            "launch.demo.demo:DemoSettings",
+            "launch.demo.demo:run",
+            takes="pdpc",
+        ),
+    )
 }
 
 
@@ -176,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_packages()
         arm()
-        return _run(name, verb, overrides)
+        return _run(verb, overrides)
     except ValueError as error:
         if os.environ.get("PDPC_TRACEBACK"):
             raise
@@ -199,23 +209,30 @@ def _only_prints(words: Sequence[str]) -> bool:
     return asks_help(words)
 
 
-def _run(name: str, verb: Verb, words: list[str]) -> int:
-    from train.config.compose import compose
+def _run(verb: Verb, words: list[str]) -> int:
+    from train.config.compose import compose, options_of
 
     settings_class, run, choices = verb.load()
-    if asks_help(words):
-        print(help_of(name, verb.does, settings_class, choices))
-        return 0
-    if name == "launch":
-        from launch.cluster.launch import split_overrides
-        from train.settings import TrainSettings
+    schemas = [settings_class, *map(_imported, verb.also)]
+    overrides = as_overrides(
+        [word for word in words if not asks_help([word])], *schemas, first=verb.first, choices=choices
+    )
+    if "preference" in choices:
+        from curriculum.preference.own import with_own
 
-        overrides, handed_on = split_overrides(as_overrides(words, settings_class, TrainSettings, choices=choices))
-        settings: Any = replace(compose(name, settings_class, overrides, choices), overrides=handed_on)
-    else:
-        overrides = as_overrides(words, settings_class, first=verb.first, choices=choices)
-        settings = compose(name, settings_class, overrides, choices)
-    result = run(settings, overrides) if verb.hands_on else run(settings)
+        files = options_of("preference")
+        overrides, choices["preference"] = with_own(overrides, choices["preference"], files)
+    if asks_help(words):
+        print(help_of(verb.name, verb.does, settings_class, choices))
+        return 0
+    handed_on: list[str] | None = None
+    if verb.split is not None:
+        overrides, handed_on = _imported(verb.split)(overrides)
+    settings: Any = compose(verb.name, settings_class, overrides, choices)
+    if handed_on is not None:
+        settings = replace(settings, overrides=handed_on)
+    extra = {"overrides": overrides, "pdpc": main}
+    result = run(settings) if verb.takes is None else run(settings, extra[verb.takes])
     return result if isinstance(result, int) else 0
 
 

@@ -1,8 +1,8 @@
-"""How the stream goes through the blocks: eager or compiled, kept or recomputed.
+"""Run the stream through the blocks: eager or compiled, activations kept or recomputed.
 
-Attention proper is never compiled with a block. It takes a call a document on the CPU, or a kernel that is opaque to
-the compiler, and the documents' lengths change with every batch: a graph of it would be made again each time. Its
-neighbours see shapes alone, so each of the two parts of a block is one graph, the same for all blocks.
+Attention itself is never compiled with its block. It is one call per document on the CPU, or a kernel that is opaque to
+the compiler, and document lengths change with every batch, so its graph would be recompiled each time. The parts around
+it depend only on shapes, so each of the two parts of a block is one graph, shared by all blocks.
 
 Shapes: B sequences, T tokens, N = B * T, W width, H query heads, K key heads, S head size.
 """
@@ -25,42 +25,42 @@ Triple = tuple[Tensor, Tensor, Tensor]
 
 
 class TwoParts(Protocol):
-    """A block: what comes before attention proper, and what comes after it."""
+    """A block split into the part before attention and the part after it."""
 
-    def read(self, x_BTW: Tensor, rotary: Rotary, kernels: Kernels) -> Triple:
+    def qkv(self, x_BTW: Tensor, rotary: Rotary, kernels: Kernels) -> Triple:
         """Return queries [N, H, S], keys and values [N, K, S]."""
 
-    def write(self, x_BTW: Tensor, out_NHS: Tensor, kernels: Kernels) -> Tensor:
+    def finish(self, x_BTW: Tensor, out_NHS: Tensor, kernels: Kernels) -> Tensor:
         """Return the stream after the block."""
 
 
 class Parts(NamedTuple):
-    """The parts as functions, eager or compiled."""
+    """The two parts as functions, eager or compiled."""
 
-    read: Callable[[TwoParts, Tensor, Rotary, Kernels], Triple]
-    write: Callable[[TwoParts, Tensor, Tensor, Kernels], Tensor]
-
-
-def _read(block: TwoParts, x_BTW: Tensor, rotary: Rotary, kernels: Kernels) -> Triple:
-    return block.read(x_BTW, rotary, kernels)
+    qkv: Callable[[TwoParts, Tensor, Rotary, Kernels], Triple]
+    finish: Callable[[TwoParts, Tensor, Tensor, Kernels], Tensor]
 
 
-def _write(block: TwoParts, x_BTW: Tensor, out_NHS: Tensor, kernels: Kernels) -> Tensor:
-    return block.write(x_BTW, out_NHS, kernels)
+def _qkv(block: TwoParts, x_BTW: Tensor, rotary: Rotary, kernels: Kernels) -> Triple:
+    return block.qkv(x_BTW, rotary, kernels)
+
+
+def _finish(block: TwoParts, x_BTW: Tensor, out_NHS: Tensor, kernels: Kernels) -> Tensor:
+    return block.finish(x_BTW, out_NHS, kernels)
 
 
 @cache
 def parts(*, compiled: bool, backend: str = "inductor") -> Parts:
-    """Return the parts of a block; compiled, each must be one whole graph or raises what breaks it."""
+    """Return the parts of a block; a compiled part must be a single graph, and torch raises on a graph break."""
     if not compiled:
-        return Parts(_read, _write)
+        return Parts(_qkv, _finish)
     return Parts(
-        torch.compile(_read, fullgraph=True, backend=backend), torch.compile(_write, fullgraph=True, backend=backend)
+        torch.compile(_qkv, fullgraph=True, backend=backend), torch.compile(_finish, fullgraph=True, backend=backend)
     )
 
 
-class Passage:
-    """One pass of a stream through blocks that share positions and documents."""
+class BlockRunner:
+    """Runs one forward pass through blocks that share positions and documents."""
 
     def __init__(
         self,
@@ -75,22 +75,22 @@ class Passage:
         self.attend = attend
         self.parts = parts(compiled=execution.compile)
 
-    def through(self, block: TwoParts, number: int, x_BTW: Tensor) -> Tensor:
-        """Return the stream after block `number`, and keep of it for the backward pass what the settings say."""
+    def run(self, block: TwoParts, number: int, x_BTW: Tensor) -> Tensor:
+        """Return the stream after block `number`; the settings decide what is kept for the backward pass."""
         mode, every = self.execution.checkpointing, self.execution.checkpoint_every
         if not torch.is_grad_enabled() or mode == "none" or (mode == "every" and number % every):
             return self._whole(block, x_BTW)
         if mode == "selective":
-            q, k, v = cast(Triple, _recomputed(self.parts.read, block, x_BTW, self.rotary, self.kernels))
+            q, k, v = cast(Triple, _recomputed(self.parts.qkv, block, x_BTW, self.rotary, self.kernels))
             out_NHS = self.attend(q, k, v)
-            return cast(Tensor, _recomputed(self.parts.write, block, x_BTW, out_NHS, self.kernels))
+            return cast(Tensor, _recomputed(self.parts.finish, block, x_BTW, out_NHS, self.kernels))
         return cast(Tensor, _recomputed(self._whole, block, x_BTW))
 
     def _whole(self, block: TwoParts, x_BTW: Tensor) -> Tensor:
-        q, k, v = self.parts.read(block, x_BTW, self.rotary, self.kernels)
-        return self.parts.write(block, x_BTW, self.attend(q, k, v), self.kernels)
+        q, k, v = self.parts.qkv(block, x_BTW, self.rotary, self.kernels)
+        return self.parts.finish(block, x_BTW, self.attend(q, k, v), self.kernels)
 
 
 def _recomputed(function: Callable[..., object], *args: object) -> object:
-    # Nothing is drawn at random in a block, so there is no generator's state to keep.
+    # Blocks use no random numbers, so there is no RNG state to preserve.
     return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)

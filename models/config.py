@@ -1,19 +1,28 @@
-"""The decoder's shape, and the number of parameters and operations that follow from it."""
+"""The decoder's shape, with its parameter and FLOP counts in closed form."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
-ATTENTION = ("auto", "flash", "varlen", "flex", "blocks", "sdpa", "reference")
-"""Names of attention backends (models/attention); auto: the fastest that the device, dtype and head size allow."""
+from models.setting import BINDS, FREE, fixed
+
+ATTENTION_BACKENDS = (
+    "flash",
+    "varlen",
+    "flex",
+    "blocks",
+    "sdpa",
+    "reference",
+)
+"""The attention backends, each in `models/attention/NAME.py`; `auto` tries them in this order."""
 
 ROPE_SCALINGS = ("none", "linear", "ntk", "llama3")
-"""Ways to stretch rotary positions (models/rotary.py)."""
+"""RoPE scaling methods (models/rotary.py)."""
 
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Parameters of a decoder by what they do; they add up to `total`."""
+    """Parameters of a decoder by role; they sum to `total`."""
 
     embedding: int
     attention: int
@@ -21,13 +30,13 @@ class ParameterCounts:
     ffn: int
     """The three matrices of every block."""
     norm: int
-    """Two norms a block and the last one."""
+    """Two norms per block and the final norm."""
     head: int
-    """0 where the embedding is the head."""
+    """0 with tied embeddings."""
 
     @property
     def body(self) -> int:
-        """All but embedding and head: the blocks and the last norm."""
+        """Everything but embedding and head: the blocks and the final norm."""
         return self.attention + self.ffn + self.norm
 
     @property
@@ -36,54 +45,63 @@ class ParameterCounts:
         return self.embedding + self.body + self.head
 
 
+SHAPE = fixed("the checkpoint's weights do not fit a model of another shape")
+
+
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderSettings:
+    """What one chooses of a decoder; the tokens add their vocabulary and sequence length (`DecoderConfig`)."""
+
+    layers: int = field(metadata=SHAPE)
+    """Number of blocks."""
+    width: int = field(metadata=SHAPE)
+    """Size of the residual stream."""
+    heads: int = field(metadata=SHAPE)
+    """Query heads. The head size is `width / heads` unless `explicit_head_size` sets it, and must be even."""
+    kv_heads: int = field(metadata=SHAPE)
+    """Key and value heads; divides `heads`."""
+    ffn: int = field(metadata=SHAPE)
+    """Inner size of the SwiGLU feed-forward network."""
+    rope_theta: float = field(default=10000.0, metadata=BINDS)
+    """Base of the rotary frequencies."""
+    rope_scaling: str = field(default="none", metadata=BINDS)
+    """RoPE scaling for longer contexts: none, linear, ntk or llama3."""
+    rope_factor: float = field(default=1.0, metadata=BINDS)
+    """RoPE scaling factor, above 1 unless `rope_scaling` is none."""
+    rope_original_seq_len: int | None = field(default=None, metadata=BINDS)
+    """llama3 only: sequence length in tokens before scaling (8192 in Llama 3)."""
+    rope_low_factor: float | None = field(default=None, metadata=BINDS)
+    """llama3 only: wavelengths above `rope_original_seq_len` over this are scaled in full (1 in Llama 3)."""
+    rope_high_factor: float | None = field(default=None, metadata=BINDS)
+    """llama3 only: wavelengths below `rope_original_seq_len` over this are not scaled (4 in Llama 3)."""
+    norm_eps: float = field(default=1e-5, metadata=BINDS)
+    """Added to the mean square in RMSNorm."""
+    tie_embeddings: bool = field(default=False, metadata=SHAPE)
+    """Use the embedding matrix as the head."""
+    attention: str = field(default="auto", metadata=FREE)
+    """Attention backend by name. It changes speed, and losses only by rounding."""
+    z_loss: float = field(default=0.0, metadata=BINDS)
+    """Weight of logsumexp(logits)^2 added to the cross-entropy to keep logits small (PaLM, arXiv 2204.02311: 1e-4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig(DecoderSettings):
     """A Llama-family decoder: RMSNorm, rotary positions, SwiGLU, grouped-query attention."""
 
     vocab_size: int
     """Rows of the embedding and of the head."""
-    layers: int
-    """Number of blocks."""
-    width: int
-    """Size of the residual stream."""
-    heads: int
-    """Query heads; `width / heads` is the head size, unless `explicit_head_size` gives another. It must be even."""
-    kv_heads: int
-    """Key and value heads; divides `heads`."""
-    ffn: int
-    """Inner size of the SwiGLU feed-forward network."""
     max_seq_len: int
-    """Longest sequence in tokens that the model is trained for (written into exports)."""
-    rope_theta: float = 10000.0
-    """Base of the rotary frequencies."""
-    rope_scaling: str = "none"
-    """How positions are stretched to read longer texts: none, linear, ntk or llama3."""
-    rope_factor: float = 1.0
-    """By how much they are stretched, above 1 unless `rope_scaling` is none."""
-    rope_original_seq_len: int | None = None
-    """llama3 alone: sequence length in tokens before stretching (8192 in Llama 3)."""
-    rope_low_factor: float | None = None
-    """llama3 alone: waves longer than `rope_original_seq_len` over this are stretched in full (1 in Llama 3)."""
-    rope_high_factor: float | None = None
-    """llama3 alone: waves shorter than `rope_original_seq_len` over this are not stretched (4 in Llama 3)."""
-    norm_eps: float = 1e-5
-    """Added to the mean square in RMSNorm."""
-    tie_embeddings: bool = False
-    """Use the embedding matrix as the head."""
+    """Longest sequence, in tokens, that the model is trained for (written to exports)."""
     end_of_text: int | None = None
-    """Token that starts a document: attention never looks behind it. None: one document a sequence."""
+    """Token that starts a document: attention never looks back past it. None: one document per sequence."""
     explicit_head_size: int | None = None
-    """Size of a head where it is not `width / heads` (Hugging Face: head_dim)."""
-    attention: str = "auto"
-    """Attention backend by name: it changes speed, and losses by rounding alone."""
-    z_loss: float = 0.0
-    """Weight of logsumexp(logits)^2 beside the cross-entropy, keeping logits small (PaLM, arXiv 2204.02311: 1e-4)."""
+    """Head size if it is not `width / heads` (Hugging Face: head_dim)."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"model.{field.name} must be a whole number of at least 1, not {value!r}")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.type == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"model.{item.name} must be an integer of at least 1, not {value!r}")
         if self.explicit_head_size is None and (self.width % self.heads or self.head_size % 2):
             raise ValueError(
                 f"model.width={self.width} must be an even multiple of model.heads={self.heads} (even head size)"
@@ -94,8 +112,9 @@ class DecoderConfig:
             raise ValueError(f"model.kv_heads={self.kv_heads} must divide model.heads={self.heads}")
         if self.end_of_text is not None and not 0 <= self.end_of_text < self.vocab_size:
             raise ValueError(f"model.end_of_text={self.end_of_text} is outside the vocabulary of {self.vocab_size}")
-        if self.attention not in ATTENTION:
-            raise ValueError(f"model.attention={self.attention!r} is unknown: use one of {', '.join(ATTENTION)}")
+        known = ("auto", *ATTENTION_BACKENDS)
+        if self.attention not in known:
+            raise ValueError(f"model.attention={self.attention!r} is unknown: use one of {', '.join(known)}")
         if not 0.0 <= self.z_loss < 1.0:
             raise ValueError(f"model.z_loss={self.z_loss} must lie in [0, 1): 0 switches it off, 1e-4 is PaLM's")
         self._check_rope()
@@ -108,7 +127,7 @@ class DecoderConfig:
                 f"model.rope_scaling={self.rope_scaling!r} is unknown: use one of {', '.join(ROPE_SCALINGS)}"
             )
         if self.rope_scaling == "none" and self.rope_factor != 1:
-            raise ValueError(f"model.rope_factor={self.rope_factor} has no effect: choose model.rope_scaling")
+            raise ValueError(f"model.rope_factor={self.rope_factor} has no effect: set model.rope_scaling too")
         if self.rope_scaling != "none" and not self.rope_factor > 1:
             raise ValueError(f"model.rope_factor={self.rope_factor} must be above 1 with {self.rope_scaling} scaling")
         if self.rope_scaling == "ntk" and self.head_size < 4:
@@ -121,7 +140,7 @@ class DecoderConfig:
             for key in extra:
                 if getattr(self, key) is not None:
                     raise ValueError(
-                        f"model.{key}={getattr(self, key)} has no effect: it belongs to rope_scaling=llama3"
+                        f"model.{key}={getattr(self, key)} has no effect: it needs model.rope_scaling=llama3"
                     )
         elif original is None or low is None or high is None or not (original >= 1 and 0 < low < high):
             raise ValueError(
@@ -135,7 +154,7 @@ class DecoderConfig:
         return self.width // self.heads if self.explicit_head_size is None else self.explicit_head_size
 
     def parameters(self) -> ParameterCounts:
-        """Return the number of parameters by what they do, in closed form."""
+        """Return the number of parameters by role, in closed form."""
         query_width, kv_width = self.heads * self.head_size, self.kv_heads * self.head_size
         matrix = self.vocab_size * self.width
         return ParameterCounts(
@@ -152,12 +171,12 @@ class DecoderConfig:
         return counts.total if embeddings else counts.body
 
     def operations_per_token(self, seq_len: int, *, causal: bool = False) -> int:
-        """Return the floating-point operations of one token's forward and backward pass in a sample of `seq_len`.
+        """Return the FLOPs of one token's forward and backward pass in a sample of `seq_len` tokens.
 
-        6 a parameter in a matrix product (all but the embedding and the norms; a tied head counts), and 12 * layers *
-        query width * seq_len for attention over the whole sample: the convention of llm-foundry, torchtitan and
-        the flash-attention papers. `causal` halves attention, as Megatron-core does since 2025: no token looks
-        ahead. Nothing is added for recomputed activations, nothing taken off for short documents.
+        6 per parameter in a matrix product (all but the embedding and the norms; a tied head counts), plus 12 * layers
+        * query width * seq_len for attention over the whole sample: the convention of llm-foundry, torchtitan and
+        the flash-attention papers. `causal` halves attention, as Megatron-core has done since 2025: no token attends
+        ahead. Recomputed activations are not added, and short documents are not subtracted.
         """
         counts = self.parameters()
         products = counts.attention + counts.ffn + self.vocab_size * self.width

@@ -1,4 +1,4 @@
-"""A Llama-family decoder: token ids in, the loss of every token out.
+"""A Llama-family decoder: token ids in, per-token losses out.
 
 Shapes: B sequences, T tokens (S = T + 1 with the last label), N = B * T, W width, V vocabulary, H heads.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import Documents, pack
-from models.block_runner import Passage
+from models.block_runner import BlockRunner
 from models.config import DecoderConfig
 from models.execution import ExecutionSettings
 from models.kernels import Kernels, choose
@@ -29,12 +29,12 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x_BTW: Tensor, kernels: Kernels) -> Tensor:
-        """Return the normalised stream in the dtype of the input."""
+        """Return the normalised stream in the input's dtype."""
         return kernels.rms_norm(x_BTW, self.weight, self.eps)
 
 
 class Attention(nn.Module):
-    """Causal self-attention inside documents, grouped queries: the products around it."""
+    """The projections of causal grouped-query self-attention; attention itself is a backend (models/attention)."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -45,8 +45,8 @@ class Attention(nn.Module):
         self.v = nn.Linear(config.width, kv_width, bias=False)
         self.o = nn.Linear(query_width, config.width, bias=False)
 
-    def read(self, x_BTW: Tensor, rotary: Rotary, kernels: Kernels) -> tuple[Tensor, Tensor, Tensor]:
-        """Return turned queries [N, H, S] and keys, and values, [N, K, S]."""
+    def qkv(self, x_BTW: Tensor, rotary: Rotary, kernels: Kernels) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rotated queries [N, H, S], rotated keys and values [N, K, S]."""
         B, T, _ = x_BTW.shape
         q_BTHS, k_BTKS, v_BTKS = (project(x_BTW).view(B, T, -1, self.head_size) for project in (self.q, self.k, self.v))
         q_BTHS, k_BTKS = kernels.rotate(q_BTHS, k_BTKS, rotary)
@@ -68,9 +68,10 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward, each on the normalised stream and added to it.
+    """A pre-norm transformer block: attention, then feed-forward.
 
-    In two parts, before and after attention proper: what is compiled or recomputed is one or both (models/block_runner.py).
+    Split into two parts, before and after attention, so that either can be compiled or recomputed
+    (models/block_runner.py).
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -80,12 +81,12 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(config.width, config.norm_eps)
         self.ffn = FeedForward(config)
 
-    def read(self, x_BTW: Tensor, rotary: Rotary, kernels: Kernels) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what attention reads of the stream: queries [N, H, S], keys and values [N, K, S]."""
-        return self.attention.read(self.attention_norm(x_BTW, kernels), rotary, kernels)
+    def qkv(self, x_BTW: Tensor, rotary: Rotary, kernels: Kernels) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the inputs of attention: queries [N, H, S], keys and values [N, K, S]."""
+        return self.attention.qkv(self.attention_norm(x_BTW, kernels), rotary, kernels)
 
-    def write(self, x_BTW: Tensor, out_NHS: Tensor, kernels: Kernels) -> Tensor:
-        """Return the stream after the block, [B, T, W]: attention's output is added, then the feed-forward's."""
+    def finish(self, x_BTW: Tensor, out_NHS: Tensor, kernels: Kernels) -> Tensor:
+        """Add attention's output, then the feed-forward's; return the stream after the block, [B, T, W]."""
         x_BTW = x_BTW + self.attention.o(out_NHS.reshape(*x_BTW.shape[:2], -1))
         return x_BTW + self.ffn(self.ffn_norm(x_BTW, kernels), kernels)
 
@@ -105,13 +106,18 @@ class Decoder(nn.Module):
             self.head.weight = self.embedding.weight
 
     def forward(
-        self, ids_BS: Tensor, documents: Documents | None = None, positions_BT: Tensor | None = None
+        self,
+        ids_BS: Tensor,
+        documents: Documents | None = None,
+        positions_BT: Tensor | None = None,
+        weights_BT: Tensor | None = None,
     ) -> TokenLosses:
         """Return the losses of predicting `ids_BS[:, 1:]` from `ids_BS[:, :-1]`.
 
-        `ids_BS` is int64 [B, T + 1]; IGNORED may fill the right end of a row: such labels cost nothing. `documents` are
-        those of the inputs (`Documents.of`), where the caller knows them already; `positions_BT` are the tokens' places
-        for the rotary positions, whole numbers, 0 .. T - 1 in every row if None.
+        `ids_BS` is int64 [B, T + 1]; rows may be right-padded with IGNORED, and those labels cost nothing. `documents`
+        are those of the inputs (`Documents.of`), if the caller already has them; `positions_BT` are integer position
+        ids for RoPE, 0 .. T - 1 in every row if None. `weights_BT`, float32, is the weight of each label in the total
+        (`linear_cross_entropy`), 1 if None.
         """
         ids_BT, labels_BT = ids_BS[:, :-1], ids_BS[:, 1:]
         hidden_BTW = self.hidden(ids_BT, documents, positions_BT)
@@ -119,6 +125,7 @@ class Decoder(nn.Module):
             hidden_BTW.flatten(0, 1),
             self.head.weight,
             labels_BT.flatten(),
+            weights_N=None if weights_BT is None else weights_BT.flatten(),
             z_loss=self.config.z_loss,
             kernels=choose(self.execution.kernels, ids_BS.device.type),
         )
@@ -126,17 +133,17 @@ class Decoder(nn.Module):
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens that it knows."""
+        """Size of the vocabulary."""
         return self.config.vocab_size
 
     def parameter_count(self) -> int:
-        """Return the number of parameters, shared ones once."""
+        """Return the number of parameters; shared ones count once."""
         return self.config.parameter_count()
 
     @torch.inference_mode()
     def losses(self, ids_BS: Tensor, documents: Documents | None = None) -> Tensor:
         """Return each label's loss, float32 [B, T], without gradients; `ids_BS` is as in `forward`, on any device."""
-        if documents is None and not ids_BS.is_cuda:  # looked for on the host: a device need not be waited for
+        if documents is None and not ids_BS.is_cuda:  # found on the host, which avoids a host-device sync
             documents = Documents.of(ids_BS[:, :-1], self.config.end_of_text)
         return self(ids_BS.to(self.embedding.weight.device), documents).losses_BT
 
@@ -145,29 +152,29 @@ class Decoder(nn.Module):
         return self.head(self.hidden(ids_BT)).float()
 
     def hidden(self, ids_BT: Tensor, documents: Documents | None = None, positions_BT: Tensor | None = None) -> Tensor:
-        """Return the normalised last state of every token, [B, T, W]; the rest is as in `forward`."""
+        """Return the last hidden state of every token after the final norm, [B, T, W]; arguments as in `forward`."""
         if documents is None:
             documents = Documents.of(ids_BT, self.config.end_of_text)
-        weight = self.norm.weight  # any parameter: to look at this small one costs ZeRO 3 nothing
+        weight = self.norm.weight  # any parameter would do; with ZeRO 3, looking at this small one is free
         gradients = torch.is_grad_enabled() and weight.requires_grad
         packed = pack(
             documents, self.config.attention, self.config.head_size, weight.dtype, ids_BT.device, gradients=gradients
         )
         rotary = rotary_table(self.config, ids_BT.shape[1], ids_BT.device, positions_BT)
         kernels = choose(self.execution.kernels, ids_BT.device.type)
-        passage = Passage(self.execution, kernels, rotary, packed.attend)
+        runner = BlockRunner(self.execution, kernels, rotary, packed.attend)
         x_BTW = self.embedding(ids_BT.clamp(min=0))
         for number, layer in enumerate(self.layers):
-            x_BTW = passage.through(cast(Block, layer), number, x_BTW)
+            x_BTW = runner.run(cast(Block, layer), number, x_BTW)
         return self.norm(x_BTW, kernels)
 
 
 def build(config: DecoderConfig, seed: int, execution: ExecutionSettings | None = None) -> Decoder:
-    """Return a decoder with freshly drawn float32 weights that depend on the config's shape and `seed` alone.
+    """Return a decoder with newly initialised float32 weights, which depend only on the config's shape and `seed`.
 
-    Matrices are normal with deviation sqrt(2 / (5 * width)), 0.014 at a width of 2048 (Nguyen and Salazar, arXiv
-    1910.05895; as in GPT-NeoX). Those that write into the residual stream are divided by sqrt(2 * layers), as in GPT-2.
-    Norms are one.
+    Matrices are normal with standard deviation sqrt(2 / (5 * width)), 0.014 at a width of 2048 (Nguyen and Salazar,
+    arXiv 1910.05895; as in GPT-NeoX). Those that write to the residual stream are divided by sqrt(2 * layers), as in
+    GPT-2. Norms are one.
     """
     std = (2 / (5 * config.width)) ** 0.5
     with torch.device("meta"):

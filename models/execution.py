@@ -1,8 +1,10 @@
-"""How a decoder runs: kernels, recomputation, compilation. What it computes changes by rounding alone."""
+"""How a decoder runs: kernels, recomputation, compilation. Results change only by rounding."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from models.setting import FREE
 
 KERNELS = ("auto", "plain", "liger")
 CHECKPOINTING = ("none", "selective", "every", "full")
@@ -10,17 +12,17 @@ CHECKPOINTING = ("none", "selective", "every", "full")
 
 @dataclass(frozen=True)
 class ExecutionSettings:
-    """How a decoder runs; may change between two lives of a run."""
+    """How a decoder runs; may change between two attempts of a run."""
 
-    kernels: str = "auto"
-    """plain (PyTorch), liger (Triton kernels of liger-kernel, CUDA alone), or auto: liger where it can run."""
-    checkpointing: str = "none"
-    """Activations that are recomputed in the backward pass: none; selective (all but what attention keeps, which is not
-    run again); every (whole blocks, one in `checkpoint_every`); full (every block)."""
-    checkpoint_every: int = 2
-    """With checkpointing=every: the first of so many blocks is recomputed."""
-    compile: bool = False
-    """Compile the parts of a block before and after attention (torch.compile): slow to start, faster steps."""
+    kernels: str = field(default="auto", metadata=FREE)
+    """plain (PyTorch), liger (Triton kernels of liger-kernel, CUDA only), or auto: liger where it can run."""
+    checkpointing: str = field(default="none", metadata=FREE)
+    """Activation checkpointing: none; selective (recompute everything but attention); every (recompute one whole block
+    in `checkpoint_every`); full (recompute every block)."""
+    checkpoint_every: int = field(default=2, metadata=FREE)
+    """With checkpointing=every: recompute one block in this many, starting with the first."""
+    compile: bool = field(default=False, metadata=FREE)
+    """torch.compile the parts of a block before and after attention: slower start, faster steps."""
 
     def __post_init__(self) -> None:
         for key, known in (("kernels", KERNELS), ("checkpointing", CHECKPOINTING)):

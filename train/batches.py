@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,19 +19,19 @@ from curriculum.order.consumed import joined, stretch_hash
 from curriculum.order.order import Order
 from curriculum.order.sampler import CurriculumSampler
 from curriculum.order.split import cursor_after
-from curriculum.tokens.tokens import IGNORED, Tokens
-from models.attention import Documents
+from curriculum.tokens.tokens import Tokens
 from train.distributed.world import World
 from train.records.consumption import CONSUMED, NO_SAMPLE
 
 
-class MicroBatch(NamedTuple):
-    """What one forward pass reads."""
+class MicroBatches(Protocol):
+    """What batches need of an objective (train/objectives/objective.py)."""
 
-    ids_BS: Tensor
-    """int64 [micro_batch_size, seq_len + 1]; a step's last samples are filled up with rows that cost nothing."""
-    documents: Documents
-    """Of its inputs."""
+    def micro_batch(self, ids: Sequence[int], size: int) -> Any:
+        """Return `size` samples as a forward pass takes them."""
+
+    def count(self, samples: int, labels: int) -> int:
+        """Return what the loss of a global batch is divided by."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,12 @@ class Batch:
     """Bucket of each, int64."""
     tokens_N: Tensor
     """Real labels of each, int64."""
-    micro_batches: list[MicroBatch]
-    """The samples, in order."""
+    micro_batches: list[Any]
+    """The samples, in order, as the objective reads them."""
     global_tokens: int
     """Real labels of the whole global batch, on all ranks."""
+    global_count: int
+    """What the loss of the whole global batch is divided by (`Objective.count`)."""
     own_hash: int
     """Consumed hash of this rank's ids at their positions."""
     global_hash: int
@@ -59,12 +61,12 @@ class Batch:
 
 
 def batches(
-    order: Order, tokens: Tokens, world: World, micro_batch_size: int, step: int, end_of_text: int | None
+    order: Order, tokens: Tokens, world: World, micro_batch_size: int, step: int, objective: MicroBatches
 ) -> Iterator[Batch]:
     """Yield this rank's batches from `step` on. Every rank knows the global batch without asking the others.
 
-    `end_of_text` begins a document (`Documents.of`). All that a step can know of its data before it computes is made
-    here, while the step before computes (train/prefetch.py).
+    All that a step can know of its data before it computes is made here, while the step before computes
+    (curriculum/work/threads.py).
     """
     cursor = cursor_after(step, order.batch_size, len(order))
     sampler = CurriculumSampler(order, order.batch_size, world.rank, world.size, cursor, micro_batch_size)
@@ -73,14 +75,16 @@ def batches(
         position = int(sampler.split.edges(cursor, sampler.cursor, world.rank)[0])
         ids = [sample for part in micro_ids for sample in part]
         ids_N, global_ids = np.array(ids, dtype=np.int64), order[cursor : sampler.cursor]
+        global_tokens = int(tokens.real_tokens(global_ids).sum())
         yield Batch(
             step,
             ids,
             _int64(tokens.source_of(ids_N)),
             _int64(order.bucket[position : position + len(ids)]),
             _int64(tokens.real_tokens(ids_N)),
-            [_micro_batch(tokens, part, micro_batch_size, end_of_text) for part in micro_ids],
-            int(tokens.real_tokens(global_ids).sum()),
+            [objective.micro_batch(part, micro_batch_size) for part in micro_ids],
+            global_tokens,
+            objective.count(len(global_ids), global_tokens),
             stretch_hash(ids_N, position),
             stretch_hash(global_ids, cursor),
         )
@@ -89,15 +93,6 @@ def batches(
 
 def _int64(values: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(values.astype(np.int64))
-
-
-def _micro_batch(tokens: Tokens, ids: list[int], size: int, end_of_text: int | None) -> MicroBatch:
-    """Return samples as a micro-batch; rows without a sample are IGNORED."""
-    rows = np.full((size, tokens.seq_len + 1), IGNORED, dtype=np.int64)
-    if ids:
-        rows[: len(ids)] = tokens.sample(ids)
-    ids_BS = torch.from_numpy(rows)
-    return MicroBatch(ids_BS, Documents.of(ids_BS[:, :-1], end_of_text))
 
 
 def check_consumed(world: World, own: int, expected: int, order: Order) -> None:

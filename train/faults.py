@@ -126,6 +126,11 @@ def arm(text: str | None = None) -> None:
     _armed.update(found)
 
 
+def armed() -> bool:
+    """Tell whether any point is armed."""
+    return bool(_armed)
+
+
 def fault(name: str) -> None:
     """Mark a point: nothing happens there unless it is armed."""
     waiting = _armed.get(name)

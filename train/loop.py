@@ -1,174 +1,119 @@
 """The loop: fetch, forward, backward, step, (return unless logging), log.
 
-Every stage ends with a checkpoint and an evaluation; between them are as many checkpoints as the settings say, and one
-more when a signal asks the run to leave. What else happens in a step is in hooks (train/hooks).
+Every stage ends with a checkpoint and an evaluation. Between them, checkpoints are written as the settings say, and one
+more when a signal asks the run to leave. Everything else that happens in a step is in hooks (train/hooks).
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from curriculum.order.consumed import as_hex, joined
-from curriculum.order.split import cursor_after
-from models.attention import on_device
-from train.batches import Batch, ConsumedFile, batches
+from curriculum.work.threads import prefetched
+from train.batches import Batch, batches
 from train.distributed.out_of_memory import needing
-from train.distributed.signals import Left, Signals
-from train.distributed.watchdog import Watchdog
-from train.distributed.world import World
-from train.engine import Engine
-from train.faults import fault, poisoned
+from train.distributed.signals import Left
+from train.faults import fault
 from train.hooks.hook import Hook
-from train.hooks.poison import poison_gradient, poison_loss, poison_weight
-from train.inputs import Inputs
-from train.prefetch import ahead
-from train.settings import TrainSettings
-from train.tracking import MetricsFile, Record, Tracker
+from train.loop_state import LoopState, Window
+from train.objectives import Objective
+from train.tracking import Record
 from train.tracking.console import on_terminal, one_line
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Progress:
-    """How far a run has come: all the state that the loop has beside the window of the next record."""
-
-    step: int = 0
-    """Steps so far: global batches consumed, those that a guard left out of the weights too."""
-    tokens: int = 0
-    """Labels of these steps."""
-    consumed_hash: int = 0
-    """Of every sample consumed so far, on all ranks (curriculum/order/consumed.py)."""
-
-
-@dataclass
-class Window:
-    """What has been seen since the last record."""
-
-    loss: torch.Tensor
-    """Sum of this rank's token losses over the steps that moved the weights, in nats: float64, on the device."""
-    tokens: torch.Tensor
-    """Labels of these steps, of all ranks; on the device."""
-    first_step: int
-    waited_s: float = 0.0
-    """Seconds in which the loop waited for data."""
-
-
-@dataclass
-class Loop:
+class Loop(LoopState):
     """A run in motion. `run` trains from `progress` to the end of the order."""
 
-    settings: TrainSettings
-    inputs: Inputs
-    engine: Engine
-    world: World
-    progress: Progress
-    consumed: ConsumedFile
-    metrics: MetricsFile | None
-    """On rank 0 alone."""
-    tracker: Tracker
     hooks: list[Hook]
     """Called in this order."""
-    signals: Signals
-    watchdog: Watchdog
+    objective: Objective
+    """What the run minimises: the last of the hooks as well."""
     save: Callable[[Loop], Path]
-    """Writes a checkpoint of this moment."""
-    restore: Callable[[Loop], int | None]
-    """Takes the weights of the newest checkpoint; returns its step, None when there is none."""
+    """Writes a checkpoint of the current step."""
+    load_newest: Callable[[Loop], int | None]
+    """Loads the newest checkpoint; returns its step, None if there is none."""
     evaluate: Callable[[Loop, int], None]
     """Called with the stage's number after the checkpoint of its last step."""
-    window: Window = field(init=False)
-    """What the next record will tell."""
-    losses_N: torch.Tensor = field(init=False)
-    """Loss of each of this rank's samples in this step, in nats: float64, on the device; after the last backward."""
-    left_out: torch.Tensor = field(init=False)
-    """Not zero: the last step was left out of the weights. On the device, and read there: the host need not know."""
-    save_due: bool = field(init=False, default=False)
-    """Set by a hook, on every rank: this step ends with a checkpoint."""
-
-    def __post_init__(self) -> None:
-        self.left_out = torch.zeros((), dtype=torch.float32, device=self.world.device)
-        self.window = self._window()
-
-    @property
-    def cursor(self) -> int:
-        """Samples consumed so far, on all ranks: whole steps alone, whatever was fetched ahead."""
-        order = self.inputs.order
-        return cursor_after(self.progress.step, order.batch_size, len(order))
 
     def run(self) -> None:
-        """Train until every sample of the order has been consumed. Raises Left when a signal ends the run before."""
-        order, settings = self.inputs.order, self.settings
-        stage_ends = {step: stage for stage, step in enumerate(order.stage_ends, start=1)}
-        end_of_text, micro, step = self.inputs.decoder.end_of_text, settings.micro_batch_size, self.progress.step
-        upcoming = batches(order, self.inputs.tokens, self.world, micro, step, end_of_text)
+        """Train until every sample of the order has been consumed, or the objective is reached.
+
+        Raises Left when a signal ends the run before.
+        """
+        order, settings, objective, step = self.inputs.order, self.settings, self.objective, self.progress.step
+        upcoming = batches(order, self.inputs.tokens, self.world, settings.micro_batch_size, step, objective)
         for hook in self.hooks:
             hook.pre_train(self)
+        if objective.reached(self):  # and ended before it was sealed
+            return
         with self.signals.holding():  # between two steps too: there are steps that no checkpoint has yet
-            for batch in self._timed(ahead(upcoming)):
+            for batch in self._timed(prefetched(upcoming)):
                 self.signals.ask(self.world)
                 with needing(f"step {batch.step + 1}"):
                     self.train_step(batch)
                 leaves = self.signals.answer()
-                step = self.progress.step
+                step, ended = self.progress.step, self.ended_stage()
                 self.watchdog.beat(f"step {step}")
-                if step % settings.log_every == 0 or step in stage_ends:
+                if step % settings.log_every == 0 or ended:
                     self.record(self.summarise())
-                    self.window = self._window()
-                if self.save_due or settings.checkpoints.due(step) or leaves or step in stage_ends:
+                    self.window = Window.opened(step, self.world.device)
+                if self.save_due or settings.checkpoints.due(step) or leaves or ended:
                     self.checkpoint()
                     self.save_due = False
                     self.signals.ask(self.world)  # one may have come while the checkpoint was written
                     leaves = leaves or self.signals.answer()
                 if leaves:
                     raise Left(leaves, step)
-                if step in stage_ends:
-                    self.evaluate(self, stage_ends[step])
+                if ended:
+                    self.evaluate(self, ended)
+                    if objective.reached(self):
+                        return
+
+    def ended_stage(self) -> int | None:
+        """Return the number, from 1, of the stage that ends with the last step; the objective may end it early."""
+        ends, step = self.inputs.order.stage_ends, self.progress.step
+        return bisect_left(ends, step) + 1 if step in ends or self.objective.reached(self) else None
 
     def train_step(self, batch: Batch) -> None:
         """Consume one global batch: forward and backward for every micro-batch, one weight update.
 
         No host sync on a GPU: whether the weights move is decided there. With `guards.spike` the guard has one.
         """
-        if poisoned("guard.weight"):
-            poison_weight(self.engine)
         for hook in self.hooks:
             hook.pre_step(self, batch)
-        fault("loop.before_step")
         self.engine.set_learning_rate(self.inputs.schedule(batch.step))
         losses_N: list[torch.Tensor] = []
         for index, micro in enumerate(batch.micro_batches):
             if index > 0:
                 self.engine.step()  # counts the micro-batch before: the weights move after the last one
             with needing("the forward pass: activations and logits"):
-                losses = self.engine(on_device(micro.ids_BS, self.world.device), micro.documents)
-                fault("loop.after_forward")
-            if poisoned("guard.loss"):
-                losses = poison_loss(losses)
-            for hook in self.hooks:
-                hook.post_forward(self, batch, index, losses)
+                losses = self.objective.losses(self.engine, micro)
+                for hook in self.hooks:
+                    losses = hook.post_forward(self, batch, index, losses) or losses
             with needing("the backward pass: activations and gradients"):
-                self.engine.backward(losses.total / batch.global_tokens)
+                self.engine.backward(losses.total / batch.global_count)
             losses_N.append(losses.losses_BT.sum(dim=1, dtype=torch.float64))
         self.losses_N = torch.cat(losses_N)[: len(batch.ids)]  # rows that fill up come last, and cost nothing
-        fault("loop.after_backward")
-        if poisoned("guard.gradient"):
-            poison_gradient(self.engine)
         answers = [hook.pre_optim_step(self) for hook in self.hooks]  # every hook is asked, whatever the first says
         with needing("the update: gradients and optimizer"):
             self.engine.step(*(answer for answer in answers if answer is not None))
         self.left_out = self.engine.stayed
         moved = self.left_out == 0
         self.window.loss += torch.where(moved, self.losses_N.sum(), 0.0)
-        self.window.tokens += moved * batch.global_tokens
-        fault("loop.after_step")
+        self.window.count += moved * batch.global_count
+        for hook in self.hooks:
+            hook.post_optim_step(self)
         self.consumed.append(batch)
         self.progress.step += 1
         self.progress.tokens += batch.global_tokens
@@ -184,27 +129,19 @@ class Loop:
             hook.post_checkpoint(self, folder)
         return folder
 
+    def restore(self) -> int | None:
+        """Load the weights of the newest checkpoint; return its step, None if there is none."""
+        return self.load_newest(self)
+
     def state(self) -> dict[str, dict[str, Any]]:
-        """Return the state of the window (under "loop") and of every hook as JSON values; every rank calls it."""
-        losses = torch.zeros(self.world.size, dtype=torch.float64, device=self.world.device)
-        losses[self.world.rank] = self.window.loss
-        window = {
-            "loss": self.world.all_sum(losses).tolist(),
-            "tokens": int(self.window.tokens),
-            "first_step": self.window.first_step,
-        }
-        return {"loop": window} | {hook.name: hook.state() for hook in self.hooks}
+        """Return the state of the window (under "loop") and of every hook as JSON values; every rank must call it."""
+        return {"loop": self.window.state(self.world)} | {hook.name: hook.state() for hook in self.hooks}
 
     def load_state(self, states: dict[str, dict[str, Any]]) -> None:
-        """Take over what `state` returned, at this world size or another. A hook that is new begins anew."""
-        self.window = self._window()
-        if (window := states.get("loop")) is not None:
-            losses = window["loss"]
-            if len(losses) != self.world.size:
-                losses = [sum(losses), *[0.0] * (self.world.size - 1)]
-            self.window.loss += losses[self.world.rank]
-            self.window.tokens += window["tokens"]
-            self.window.first_step = window["first_step"]
+        """Load what `state` returned, at this world size or another. A hook without a state starts afresh."""
+        self.window = Window.opened(self.progress.step, self.world.device)
+        if "loop" in states:
+            self.window.load_state(states["loop"], self.world)
         for hook in self.hooks:
             if hook.name in states:
                 hook.load_state(states[hook.name])
@@ -212,16 +149,12 @@ class Loop:
     def summarise(self) -> Record:
         """Return the record of the steps since the last one; on a normal step ranks and host meet only here."""
         order, step, window = self.inputs.order, self.progress.step, self.window
-        total = float(self.world.all_sum(window.loss.clone()).item())
-        tokens = int(window.tokens)
-        loss = total / tokens if tokens else float("nan")  # every step of the window was left out
         taken = slice(window.first_step, step)
         record: Record = {
             "kind": "train",
             "step": step,
             "tokens": self.progress.tokens,
-            "train/loss": loss,
-            "train/ppl": float(torch.tensor(loss).exp()),
+            **self.objective.summary(window.mean_loss(self.world)),
             "optim/lr": self.inputs.schedule(step - 1),
             "optim/grad_norm": float(self.engine.gradient_norm()),
             "data/cursor": self.cursor,
@@ -257,7 +190,3 @@ class Loop:
             if batch is None:
                 return
             yield batch
-
-    def _window(self) -> Window:
-        loss = torch.zeros((), dtype=torch.float64, device=self.world.device)
-        return Window(loss, torch.zeros_like(loss, dtype=torch.int64), self.progress.step)

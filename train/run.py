@@ -37,9 +37,11 @@ from train.export.weights import ChosenWeights, choose_weights
 from train.faults import arm, fault
 from train.hooks.choice import hooks_of
 from train.inputs import Inputs, open_inputs, verify_inputs
-from train.loop import Loop, Progress
+from train.loop import Loop
+from train.loop_state import Progress
 from train.memory.available import room_here
 from train.memory.footprint import advice, check_fits
+from train.objectives import Objective, objective_of
 from train.resume.identity import Change, check_acceptable, identity, is_accepted
 from train.resume.lineage import check_resume, conversion, work_split
 from train.resume.runfolder import CHECKPOINTS, EXPORT, RunFolder
@@ -66,6 +68,7 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         arm()
         check_kernels(settings.execution.kernels, cuda=torch.cuda.is_available())
         inputs = open_inputs(settings)
+        objective = objective_of(settings, inputs.tokens)
         deepspeed_config(settings, inputs.order.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
         check_swap(settings.zero)
         check_tracker(settings.tracker)
@@ -92,7 +95,7 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         signals.at_hang = watchdog.dump
         try:
             with needing("the run"):
-                _train(settings, inputs, world, claimed, world.same(step), signals, watchdog)
+                _train(settings, inputs, objective, world, claimed, world.same(step), signals, watchdog)
         except Left as asked:
             left = asked
         except OutOfMemory as error:
@@ -199,6 +202,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
 def _train(
     settings: TrainSettings,
     inputs: Inputs,
+    objective: Objective,
     world: World,
     claimed: RunFolder | None,
     step: int,
@@ -227,10 +231,10 @@ def _train(
         metrics, tracker = world.first_does(open_records) or (None, NullTracker())
         width = inputs.order.batch_size // world.size
         consumed = ConsumedFile(folder, world, width, progress.consumed_hash)
-        hooks = hooks_of(settings)
+        hooks = [*hooks_of(settings), objective]
         loop = Loop(
-            *(settings, inputs, engine, world, progress, consumed, metrics, tracker, hooks, signals, watchdog),
-            *(_save, _restore, _evaluate),
+            *(settings, inputs, engine, world, progress, consumed, metrics, tracker, signals, watchdog),
+            *(hooks, objective, _save, _restore, _evaluate),
         )
         try:
             loop.load_state(states)
@@ -316,12 +320,11 @@ def _restore(loop: Loop) -> int | None:
 
 def _make_up_evaluation(loop: Loop) -> None:
     """Evaluate a stage whose checkpoint was written but whose evaluation was cut off."""
-    stage_ends = loop.inputs.order.stage_ends
-    missing = (
-        loop.metrics is not None and loop.progress.step in stage_ends and loop.progress.step not in loop.metrics.stages
-    )
+    stage = loop.ended_stage()
+    missing = loop.metrics is not None and stage is not None and loop.progress.step not in loop.metrics.stages
     if loop.world.same(int(missing)):
-        _evaluate(loop, stage_ends.index(loop.progress.step) + 1)
+        assert stage is not None
+        _evaluate(loop, stage)
 
 
 def _evaluate(loop: Loop, stage: int) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from curriculum.arrange.cells import UNSCORED
 from curriculum.order.order import Order
+from models.setting import BINDS
 
 Decay = Callable[[float], float]
 """From progress in [0, 1] to the remaining share, 1 falling to 0, of the way to the final value."""
@@ -47,19 +48,19 @@ class ScheduleSettings:
     curriculum's gain can be lost to the decay (arXiv 2511.18903).
     """
 
-    name: str = "cosine"
+    name: str = field(default="cosine", metadata=BINDS)
     """wsd (warm-up, stable, decay), cosine, linear or constant."""
-    warmup_share: float | None = None
+    warmup_share: float | None = field(default=None, metadata=BINDS)
     """Part of the run in which the rate rises from near zero to the peak; null: 0.02, unless the next two say."""
-    warmup_steps: int | None = None
+    warmup_steps: int | None = field(default=None, metadata=BINDS)
     """The same in steps."""
-    warmup_tokens: int | None = None
+    warmup_tokens: int | None = field(default=None, metadata=BINDS)
     """The same in tokens, rounded up to whole global batches of full samples."""
-    final_share: float = 1 / 3
+    final_share: float = field(default=1 / 3, metadata=BINDS)
     """Learning rate at the end as a share of the peak."""
-    decay_share: float | None = None
+    decay_share: float | None = field(default=None, metadata=BINDS)
     """wsd alone: last part of the run, in which the rate falls; null: 0.2."""
-    decay: str | None = None
+    decay: str | None = field(default=None, metadata=BINDS)
     """wsd alone: shape of the fall, sqrt (1 - sqrt), linear or cosine; null: sqrt."""
 
     def __post_init__(self) -> None:

@@ -1,1 +1,1 @@
-"""ORDER written: from scores and a preference to a plan, and from the plan to sample ids."""
+"""Writing an ORDER: from scores and a preference to a plan, and from the plan to sample ids."""

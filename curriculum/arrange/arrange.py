@@ -1,4 +1,4 @@
-"""Arrange: scores and a preference become a plan, and the plan an ORDER.
+"""Arrange: turn scores and a preference into a plan, and the plan into an ORDER.
 
 columns -> cut into cells -> plan (steps by cells) -> deal every cell -> compose the steps
 """
@@ -21,6 +21,7 @@ from curriculum.artifact.manifest import create, reusable
 from curriculum.order.order import KIND, Order
 from curriculum.order.permutation import KeyedPermutation, key_of
 from curriculum.preference import FOLD, SOURCE, Preference, Shuffled
+from curriculum.preference.own import record
 from curriculum.scores.columns import LENGTH, SampleColumns
 from curriculum.scores.expression import Expression
 from curriculum.scores.own import OwnScores
@@ -30,44 +31,44 @@ from curriculum.tokens.tokens import Tokens
 log = logging.getLogger(__name__)
 
 NONFINITE = ("fail", "bucket")
-MOST_TOLD = 8
-"""Buckets that the last line tells one by one."""
+MOST_LISTED = 8
+"""Maximum number of buckets listed in the summary line."""
 
 
 @dataclass(frozen=True)
 class ArrangeSettings:
-    """What `pdpc arrange` is told."""
+    """Settings of `pdpc arrange`."""
 
     output: str
     """ORDER folder to write."""
     tokens: str | None = None
-    """TOKENS folder; null where `own_scores` has a row for every sample and the training is done elsewhere."""
+    """TOKENS folder; null if `own_scores` has a row for every sample and training happens elsewhere."""
     slice: str = "train"
     """Slice of TOKENS to arrange: train, or reference for the reference models."""
     scores: str | None = None
-    """SCORES folder: losses, and what follows from them (pd, ppl_strong, ...)."""
+    """SCORES folder: losses and the columns derived from them (pd, ppl_strong, ...)."""
     own_scores: str | None = None
-    """Parquet of your own (a file, or a folder of them): numbers by `sample`, by `document`, or row by row."""
+    """Your own Parquet (a file or a folder of files): numbers by `sample`, by `document`, or row by row."""
     nonfinite: str = "fail"
-    """What becomes of samples whose score is not a finite number: fail, or bucket (one of their own, spread evenly)."""
+    """How to treat samples with a non-finite score: fail, or bucket (a separate bucket, spread evenly)."""
     preference: Preference = field(default_factory=Shuffled)
     """How much each bucket is wanted at each moment."""
     batch_size: int = 256
-    """Samples in a global batch: what one optimizer step sees."""
+    """Samples in a global batch, i.e. per optimizer step."""
     stages: int = 4
-    """Equal parts of the run; each ends with a checkpoint and an evaluation."""
+    """Number of equal parts of the run; each ends with a checkpoint and an evaluation."""
     stage_tokens: list[int] = field(default_factory=list)
-    """Instead: a stage ends when so many tokens have been trained on, and the last one with the run."""
+    """Instead of `stages`: trained-token counts at which stages end; the last stage ends with the run."""
     stage_quantiles: list[float] = field(default_factory=list)
-    """Instead: a stage ends where the plan's mean score crosses these quantiles of the scores, one after the other."""
+    """Instead of `stages`: stages end where the plan's mean score crosses these score quantiles, in this order."""
     stages_of: str | None = None
-    """Instead: the stages of this ORDER, the arm that is compared with."""
+    """Instead of `stages`: the stages of this ORDER, the other arm of a comparison."""
     seed: int = 0
-    """Key of every permutation."""
+    """Seed of every permutation."""
     max_tokens: int | None = None
-    """Arrange a random subset of about so many tokens, the same for every preference; None: the whole slice."""
+    """Arrange a random subset of about this many tokens, the same for every preference; null: the whole slice."""
     workers: int | None = None
-    """Threads; null: one a core. The order does not depend on it."""
+    """Threads; null: one per core. The order does not depend on it."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -78,26 +79,27 @@ class ArrangeSettings:
         if self.nonfinite not in NONFINITE:
             raise ValueError(f"nonfinite={self.nonfinite!r} must be one of {', '.join(NONFINITE)}")
         if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers={self.workers} must be at least 1, or null for one a core")
+            raise ValueError(f"workers={self.workers} must be at least 1, or null for one per core")
         if self.tokens is None and self.scores is not None:
-            raise ValueError("scores are of TOKENS: give tokens=FOLDER too, or own_scores=FILE in their place")
+            raise ValueError("scores=FOLDER needs tokens=FOLDER: give both, or own_scores=FILE instead")
 
     def stage_wish(self) -> StageWish:
-        """Return where stages are to end."""
+        """Return where stages should end."""
         return StageWish(self.stages, self.stage_tokens, self.stage_quantiles, self.stages_of)
 
 
 def run(settings: ArrangeSettings) -> Order:
-    """Write the ORDER that `settings` describe, or open it when it is there already."""
+    """Write the ORDER described by `settings`, or open it if it already exists."""
     columns = open_columns(settings)
     folder = Path(settings.output)
     places = ("tokens", "scores", "own_scores", "stages_of", "output", "workers")
     config = {key: value for key, value in asdict(settings).items() if key not in places}
+    config |= record(settings.preference)
     with ThreadPoolExecutor(1) as reader:
-        # All scores are read for their fingerprint: beside the first pass over them, not before it.
+        # Fingerprinting reads all scores: do it during the first pass over them, not before.
         inputs = reader.submit(lambda: {**columns.inputs, **settings.preference.inputs, **_stages_of(settings)})
         if folder.exists() and reusable(folder, KIND, config=config, inputs=inputs.result()):
-            log.info("order %s is whole and made of the same: reused", folder)
+            log.info("order %s is complete and up to date: reused", folder)
             return Order.open(folder)
         layout = Layout(
             settings.preference,
@@ -129,12 +131,12 @@ def run(settings: ArrangeSettings) -> Order:
                 seq_len=columns.tokens.seq_len if columns.tokens is not None else None,
             )
     order = Order.open(folder)
-    _tell(order, layout)
+    _log_summary(order, layout)
     return order
 
 
 def open_columns(settings: ArrangeSettings) -> SampleColumns:
-    """Open what the settings name. Raises ValueError when the preference needs scores that are not given."""
+    """Open the inputs in the settings. Raises ValueError when the preference needs scores that are not given."""
     tokens = Tokens.open(settings.tokens, settings.slice) if settings.tokens is not None else None
     if tokens is not None and len(tokens) == 0:
         raise ValueError(
@@ -147,7 +149,7 @@ def open_columns(settings: ArrangeSettings) -> SampleColumns:
         by = [text for text in scored if Expression(text).names != [LENGTH]]
         if by:
             raise ValueError(
-                f"preference={settings.preference.name} cuts by {by[0]!r}: give scores=FOLDER (made by pdpc score) or "
+                f"preference={settings.preference.name} cuts by {by[0]!r}: give scores=FOLDER (from pdpc score) or "
                 "own_scores=FILE"
             )
     return SampleColumns(tokens, scores, own)
@@ -162,11 +164,11 @@ def _stages_of(settings: ArrangeSettings) -> dict[str, str]:
 
 
 def _subset(columns: SampleColumns, settings: ArrangeSettings) -> Times | None:
-    """Return which samples to arrange: all (None), or a keyed random part that all preferences share."""
+    """Return which samples to arrange: all (None), or a keyed random subset shared by all preferences."""
     if settings.max_tokens is None:
         return None
     if columns.tokens is None:
-        raise ValueError("max_tokens needs tokens=FOLDER, which knows how long a sample is")
+        raise ValueError("max_tokens needs tokens=FOLDER to know how long a sample is")
     samples = columns.samples
     wanted = min(samples, -(-settings.max_tokens // columns.tokens.seq_len))
     permutation = KeyedPermutation(samples, key_of(settings.seed, "subset"))
@@ -181,13 +183,13 @@ def _check_size(settings: ArrangeSettings, arrangement: Arrangement) -> None:
     parts = settings.stage_wish().parts
     if arrangement.total < settings.batch_size or len(arrangement.counts_SC) < parts:
         raise ValueError(
-            f"{settings.tokens or settings.own_scores} has {arrangement.total} samples to arrange, which is fewer than "
-            f"{parts} stages of one batch of {settings.batch_size} need: lower batch_size or stages, or "
+            f"{settings.tokens or settings.own_scores} has {arrangement.total} samples to arrange, fewer than "
+            f"{parts} stages of one batch of {settings.batch_size} samples need: lower batch_size or stages, or "
             "prepare more text"
         )
 
 
-def _tell(order: Order, layout: Layout) -> None:
+def _log_summary(order: Order, layout: Layout) -> None:
     facts = order.manifest.facts
     log.info(
         "order %s: %s samples in %s steps of %s, %s stages, buckets %s%s, left out %s, repeated %s",
@@ -196,13 +198,13 @@ def _tell(order: Order, layout: Layout) -> None:
         order.steps,
         order.batch_size,
         len(order.stage_ends),
-        ", ".join(f"{bucket.name}={bucket.samples}" for bucket in order.buckets[:MOST_TOLD])
-        + (f" and {len(order.buckets) - MOST_TOLD} more" if len(order.buckets) > MOST_TOLD else ""),
+        ", ".join(f"{bucket.name}={bucket.samples}" for bucket in order.buckets[:MOST_LISTED])
+        + (f" and {len(order.buckets) - MOST_LISTED} more" if len(order.buckets) > MOST_LISTED else ""),
         f" in each of {len(layout.sources)} sources" if layout.stratified else "",
         facts["left_out"],
         facts["repeated"],
     )
     if layout.stratified and layout.columns.tokens is None and layout.strata == 1:
-        log.warning("the scores name no sources, so that there is one stratum: add a column `source` to keep their mix")
+        log.warning("the scores have no column `source`, so there is one stratum: add it to keep the mix of sources")
     if layout.poor_strata:
-        log.info("too few distinct scores to part, spread evenly: %s", ", ".join(layout.poor_strata))
+        log.info("too few distinct scores to cut into buckets, spread evenly: %s", ", ".join(layout.poor_strata))

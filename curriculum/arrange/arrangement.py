@@ -1,4 +1,4 @@
-"""An arrangement: cells counted, planned and dealt, ready to be written in training order.
+"""An arrangement: samples dealt, counted and planned by cell, ready to be written in training order.
 
 Shapes: N samples of a chunk, S steps, C cells, U uses.
 """
@@ -29,16 +29,16 @@ NO_TIMES, NO_KEYS = np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.uint32)
 
 
 class Arrangement:
-    """Deals, counts and plans on entering; `pieces` are the order. Memory does not grow with the samples.
+    """Deals, counts and plans on entering; `pieces` yields the order. Memory does not grow with the number of samples.
 
-    `plan_SC` is the real plan, float64, and `counts_SC` the whole one, int32; `total` counts positions.
+    `plan_SC` is the real-valued plan, float64, and `counts_SC` the integer one, int32; `total` counts positions.
     """
 
     def __init__(self, layout: Layout, batch_size: int, seed: int, scratch: Path | None) -> None:
-        """`scratch` is a folder for what memory does not hold; None: hold everything."""
+        """`scratch` is a folder for what does not fit in memory; None: keep everything in memory."""
         if layout.preference.sorts and layout.columns.samples > MOST_SORTED:
             raise ValueError(
-                f"preference={layout.preference.name} sorts {MOST_SORTED} samples at most, there are "
+                f"preference={layout.preference.name} can sort at most {MOST_SORTED} samples, but there are "
                 f"{layout.columns.samples}: use preference=tilt with a high steepness"
             )
         self.layout = layout
@@ -65,15 +65,15 @@ class Arrangement:
         self._stack.close()
 
     def pieces(self, into: Ids | None = None) -> Iterator[tuple[Ids, npt.NDArray[Any]]]:
-        """Yield (sample ids, cells) in training order, in pieces that do not change the result.
+        """Yield (sample ids, cells) in training order, in pieces whose size does not affect the result.
 
-        The ids are written `into` an array of `total` where there is one: the pieces are parts of it.
+        If given, `into` [total] receives all ids, and the pieces are views of it.
         """
         key = key_of(self._seed, "step")
         return composed(self._deal, self.counts_SC, key, self._workers, turn_C=self._turns(), into=into)
 
     def facts(self) -> dict[str, Any]:
-        """Return what the manifest says of samples, buckets and cells."""
+        """Return the manifest's facts about samples, buckets and cells."""
         layout = self.layout
         used = int(self.counts_CU[:, 0].sum())
         scored = [(stratum, bucket) for stratum in range(layout.strata) for bucket in range(layout.buckets)]
@@ -93,7 +93,7 @@ class Arrangement:
         }
 
     def _plan(self) -> npt.NDArray[np.float64]:
-        """Return the real plan [S, C]: every stratum has its even part of each step, and its own plan inside that."""
+        """Return the real-valued plan [S, C]: each stratum gets an even share of every step, planned within it."""
         layout = self.layout
         counts_C = self.counts_CU.sum(axis=1)
         sizes_S = step_sizes(self.total, self._batch_size).astype(np.float64)
@@ -103,8 +103,8 @@ class Arrangement:
             cells = slice(stratum * layout.buckets, (stratum + 1) * layout.buckets)
             counts_K = counts_C[cells]
             poor = layout.stratified and layout.sources[stratum] in layout.poor_strata
-            alone = np.count_nonzero(counts_K) == 1  # there is no choice but to take it evenly
-            if alone or (poor and not layout.preference.sorts):
+            single = np.count_nonzero(counts_K) == 1  # it can only be spread evenly
+            if single or (poor and not layout.preference.sorts):
                 plan_SC[:, cells] = np.outer(sizes_S, counts_K / self.total)
             elif counts_K.any():
                 names = layout.bucket_names
@@ -117,19 +117,19 @@ class Arrangement:
         return plan_SC
 
     def _dealt(self) -> Deal:
-        """Cut every chunk into cells and deal it, in one pass; count the samples of cells that are not used."""
+        """Cut every chunk into cells and deal it, in one pass; count the samples of unused cells."""
         layout = self.layout
         samples, sorts = layout.columns.samples, layout.preference.sorts
         most = int(self.uses_C.max()) * layout.most_times
         if most > MOST_USES:
-            raise ValueError(f"preference.uses makes a sample stand {most} times: {MOST_USES} are the most")
+            raise ValueError(f"preference.uses repeats a sample {most} times: the maximum is {MOST_USES}")
         spool = self._stack.enter_context(Spool(self._scratch, "deal", item_dtype(sorts), samples * max(1, most)))
         deal = Deal(self.uses_C, samples, most, seed=self._seed, sorts=sorts, spool=spool)
         dtype = np.uint8 if layout.cells < 255 else np.uint16
         unused = Sums((layout.cells,))
 
         def work(chunk: Chunk) -> Dealt:
-            cell_N: Ids = layout.cells_of(chunk).astype(dtype)  # what is left out stays the type's largest number
+            cell_N: Ids = layout.cells_of(chunk).astype(dtype)  # LEFT_OUT stays the dtype's maximum
             if not self.uses_C.all():
                 with unused.one() as counts_C:
                     counts_C += np.bincount(cell_N[cell_N < layout.cells], minlength=layout.cells)
@@ -142,19 +142,19 @@ class Arrangement:
         return deal
 
     def _turns(self) -> npt.NDArray[np.int64]:
-        """Return each cell's turn in a sort, after its stratum's first turn << 32; none where nothing is sorted."""
+        """Return (first turn of its stratum) << 32 | turn for each cell, [C]; empty if nothing is sorted."""
         layout = self.layout
         if not layout.preference.sorts:
             return NO_TURNS
         cells = np.arange(layout.cells)
-        first_C = cells // layout.buckets * layout.buckets  # the unscored are a stratum of their own
+        first_C = cells // layout.buckets * layout.buckets  # the unscored are a separate stratum
         scored = layout.strata * layout.buckets
         turn_C = cells.copy()
         turn_C[:scored] = first_C[:scored] + np.tile(np.argsort(layout.preference.turns(layout.buckets)), layout.strata)
         return first_C << 32 | turn_C
 
     def _sort_keys(self, chunk: Chunk) -> Keys:
-        """Return what a sorted order sorts a chunk by, [N]. What has no score is shuffled: its key is a hash."""
+        """Return a chunk's keys for a sorted order, [N]. Samples without a score are shuffled: their key is a hash."""
         score_N = chunk.scores[self.layout.expressions[-1].text]
         key_N = keys_of(score_N)
         unscored = np.flatnonzero(~np.isfinite(score_N))
@@ -167,7 +167,7 @@ class Arrangement:
 
 
 def _uses(layout: Layout) -> npt.NDArray[np.int64]:
-    """Return how often each cell's samples are used, [C]. Raises ValueError for a bucket that is not there."""
+    """Return how often each cell's samples are used, [C]. Raises ValueError for an unknown bucket."""
     names = [*layout.bucket_names, *([UNSCORED] if layout.keep_unscored else [])]
     wanted = layout.preference.uses
     unknown = sorted(set(wanted) - set(names))

@@ -1,9 +1,9 @@
-"""Buckets: how a preference's cuts part the corpus, and which cell every sample falls into.
+"""Buckets: how a preference's cuts divide the corpus, and which cell every sample falls into.
 
-A stratum is a source when the preference is stratified, else the whole corpus. A cell is a bucket of a stratum; cells
-are numbered stratum by stratum. Samples without a score can have a cell of their own behind all others.
+A stratum is a source if the preference is stratified, else the whole corpus. A cell is a bucket within a stratum;
+cells are numbered stratum by stratum. Samples without a score can have a separate cell after all others.
 
-Shapes: N samples of a chunk, T strata, K buckets, C = T * K cells (and one more for the unscored).
+Shapes: N samples of a chunk, T strata, K buckets, C = T * K cells (plus one for the unscored).
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ UNSCORED = "unscored"
 MOST_CELLS = 65_000
 
 Times = Callable[[int, int], NDArray[np.uint8]]
-"""How often each of the samples from i on, so many of them, may be used: 0 or 1, or what is left of a read order."""
+"""times(i, n): how often each of the n samples from i on may be used: 0 or 1, or its uses left in a read order."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """One group of samples, as it is shown: scores in (low, high], where one cut over the whole corpus made it."""
+    """One group of samples, for display: scores in (low, high], if a single cut over the whole corpus defines it."""
 
     name: str
     low: float | None
     high: float | None
     samples: int
-    """Different samples."""
+    """Distinct samples."""
     uses: int = 1
-    """How often each of them is used."""
+    """How often each sample is used."""
 
 
 @dataclass(frozen=True)
 class CutEdges:
-    """A cut with its edges [parts so far, edges] as keys."""
+    """A cut and its edges [parts so far, edges] as keys."""
 
     cut: Cut
     parts: int
@@ -66,12 +66,12 @@ class Layout:
         most_times: int = 1,
         workers: int | None = None,
     ) -> None:
-        """Find the edges of every cut: two passes over the scores for a cut into equal parts.
+        """Find the edges of every cut: two passes over the scores per cut into equal parts.
 
-        `times` tells how often samples may be used, `most_times` at most (None: all of them once); `keep_unscored`
-        gives samples without a finite score a cell of their own. Raises ValueError for scores that are not finite
-        otherwise, for columns that are not there and for more buckets than there are distinct scores. Nothing depends
-        on `workers`, the threads (None: one a core).
+        `times` returns how often samples may be used, `most_times` at most (None: every sample once); `keep_unscored`
+        puts samples without a finite score into a separate cell. Raises ValueError for non-finite scores otherwise,
+        for missing columns and for more buckets than distinct scores. The result does not depend on `workers`, the
+        number of threads (None: one per core).
         """
         self.preference = preference
         self.columns = columns
@@ -92,18 +92,19 @@ class Layout:
             columns.check(expression)
         if self.cells > MOST_CELLS:
             raise ValueError(
-                f"preference.buckets: {self.buckets} buckets in {self.strata} strata are more than {MOST_CELLS} cells"
+                f"preference.buckets: {self.buckets} buckets in {self.strata} strata exceed {MOST_CELLS} cells: "
+                "use fewer buckets"
             )
         for cut in preference.cuts():
             self.cuts.append(self._with_edges(cut))
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield every sample with the scores that the cuts need."""
+        """Yield all samples, with the scores that the cuts need."""
         return prefetched(self.columns.chunks(self.expressions))
 
     @property
     def buckets(self) -> int:
-        """Number of buckets, without the unscored."""
+        """Number of buckets, excluding the unscored."""
         return len(self.bucket_names)
 
     @property
@@ -112,7 +113,7 @@ class Layout:
         return self.strata * self.buckets + self.keep_unscored
 
     def cells_of(self, chunk: Chunk) -> NDArray[np.uint16]:
-        """Return the cell of every sample of a chunk, [N]; LEFT_OUT for what does not count."""
+        """Return the cell of every sample of a chunk, [N]; LEFT_OUT for samples that are not arranged."""
         cell_N = self._parts(chunk, len(self.cuts))
         unscored_N = self._unscored(chunk) if self.keep_unscored else None
         if unscored_N is not None:
@@ -120,7 +121,7 @@ class Layout:
         return cell_N
 
     def described(self, counts_C: NDArray[np.int64], uses_C: NDArray[np.int64]) -> list[Bucket]:
-        """Return the buckets as they are shown, from the samples [C] and uses [C] of every cell."""
+        """Return the buckets for display, from the samples [C] and uses [C] of every cell."""
         scored = self.strata * self.buckets
         counts_K = counts_C[:scored].reshape(self.strata, self.buckets).sum(axis=0)
         bounds = self._bounds()
@@ -137,7 +138,7 @@ class Layout:
         )
 
     def stratum_edges(self) -> dict[str, list[float]]:
-        """Return the first score cut's edges by stratum: what a reader of the manifest sees."""
+        """Return the edges of the first score cut by stratum, for readers of the manifest."""
         names = self.sources if self.stratified else ["all"]
         for made in self.cuts:
             if made.cut.by not in (SOURCE, FOLD) and len(made.keys_PE) == self.strata:
@@ -168,7 +169,7 @@ class Layout:
             keys_E = keys_of(edges_E)
             if not np.isfinite(edges_E).all() or (np.diff(keys_E.astype(np.int64)) <= 0).any():
                 raise ValueError(
-                    f"preference.edges={list(cut.edges)} are alike or infinite as 32-bit numbers: move them apart"
+                    f"preference.edges={list(cut.edges)} are not finite and rising in float32: move them apart"
                 )
             return CutEdges(cut, cut.parts, np.tile(keys_E, (inside, 1)))
         done = len(self.cuts) if cut.nested else 0
@@ -178,7 +179,7 @@ class Layout:
             return Scored(bits_of(chunk.scores[cut.by]), chunk.weight_N, self._parts(chunk, done))
 
         edges = equal_parts(lambda: (partial(scored, chunk) for chunk in self.chunks()), parts, cut.parts, self.workers)
-        if not self._seen_unscored:  # what two passes have shown, the next need not ask
+        if not self._seen_unscored:  # two passes saw finite scores only: later ones skip the check
             self._finite.update(expression.text for expression in self.expressions)
         self._check_poor(edges.poor_P, cut, parts)
         return CutEdges(cut, cut.parts, np.repeat(edges.keys_PE, inside // parts, axis=0))
@@ -189,13 +190,13 @@ class Layout:
         if not self.stratified or poor_P.all():
             raise ValueError(
                 f"buckets: score {cut.by!r} has too few distinct values for {cut.parts} buckets: "
-                "use fewer buckets, or check that the scores are not all alike"
+                "use fewer buckets, or check that the scores are not all equal"
             )
         names = [self.sources[part * self.strata // parts] for part in np.flatnonzero(poor_P)]
         self.poor_strata = sorted({*self.poor_strata, *names})
 
     def _parts(self, chunk: Chunk, cuts: int) -> NDArray[np.uint16]:
-        """Return the part of every sample after the first `cuts` cuts, [N]; LEFT_OUT for what does not count."""
+        """Return each sample's part after the first `cuts` cuts, [N]; LEFT_OUT for samples that are not arranged."""
         from curriculum.arrange.kernels import refine
 
         part_N = chunk.source_N.copy() if self.stratified else np.zeros(len(chunk), dtype=np.uint16)
@@ -221,7 +222,7 @@ class Layout:
         return self.times(chunk.first, len(chunk)) > 0
 
     def _unscored(self, chunk: Chunk) -> NDArray[np.bool_] | None:
-        """Tell which samples that count have a score that is not finite, [N]; None where there are none."""
+        """Return which arranged samples have a non-finite score, [N]; None if there are none."""
         from curriculum.arrange.kernels import all_finite
 
         unscored_N: NDArray[np.bool_] | None = None
@@ -234,7 +235,7 @@ class Layout:
         return unscored_N if unscored_N is not None and unscored_N.any() else None
 
     def _not_finite(self) -> ValueError:
-        """Count the scores that are not finite, in a pass of its own, and name the first of them."""
+        """Return the error for non-finite scores: count them in a separate pass and name the first three."""
         count = 0
         examples: list[str] = []
         for chunk in self.chunks():
@@ -249,7 +250,7 @@ class Layout:
         return ValueError(
             f"scores are not finite for {count} samples of {self.columns.place}: "
             f"{', '.join(examples)}{', ...' if count > 3 else ''}: "
-            "score them again, or give them a bucket of their own, spread evenly, with nonfinite=bucket "
+            "score them again, or put them in a separate bucket, spread evenly, with nonfinite=bucket "
             f"(preference.uses.{UNSCORED}=0 then leaves them out)"
         )
 

@@ -1,14 +1,14 @@
-"""The deal: every cell's samples into a keyed random order (or into the order of their scores), in bounded memory.
+"""The deal: put each cell's samples in a keyed random order (or in the order of their scores), in bounded memory.
 
-Two passes, as one shuffles more cards than a hand holds (Rao, 1961; Sandelius, 1962): the first deals the samples into
-groups by 16 bits of a keyed hash, into a spool; the second takes one group after the other and shuffles it (Fisher and
-Yates), in leaves that fit a core's cache where it does not fit itself. A uniform permutation, the same for any chunk
-and number of workers: group, leaf and swaps follow from key, sample and the cell's count alone.
+Two passes, the way to shuffle more cards than a hand holds (Rao, 1961; Sandelius, 1962): the first deals the samples
+into groups by 16 bits of a keyed hash, into a spool; the second takes one group at a time and shuffles it (Fisher and
+Yates), split into leaves that fit a core's cache if the group does not. The permutation is uniform, and the same for
+any chunking and number of workers: group, leaf and swaps depend only on the key, the sample and the cell's count.
 
-The spool holds what is needed to find a sample's id again: its place in a block of 65,535 samples, two bytes. A sorted
+The spool holds what is needed to recover a sample's id: its place in a block of 65,535 samples, two bytes. A sorted
 order spools key and id, eight bytes.
 
-Shapes: N samples of a chunk, C cells, U uses (times over), G groups, B blocks of a chunk.
+Shapes: N samples of a chunk, C cells, U uses (repetitions), G groups, B blocks of a chunk.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ Ids = npt.NDArray[np.unsignedinteger[Any]]
 Array = npt.NDArray[Any]
 
 GROUP = 1 << 18
-"""Samples of a group, at least about, if cells are alike: 1 MiB of ids, which a core's cache holds."""
+"""Approximate minimum of samples per group, for cells of equal size: 1 MiB of ids, which fit a core's cache."""
 GROUPS = 1 << 10
-"""Groups of all cells, at most about, while a few of each cell's fit in memory."""
+"""Approximate maximum of groups over all cells, as long as a few per cell fit in memory."""
 HELD_SAMPLES = 1 << 26
-"""Samples of the groups that are shuffled ahead, over all cells, at most about."""
+"""Approximate maximum of samples in the groups that are shuffled ahead, over all cells."""
 LEAF = 1 << 19
-"""Samples of a leaf, at most about."""
+"""Approximate maximum of samples per leaf."""
 MOST_BITS = 14
 MOST_USES = 255
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Which groups each use of each cell has: 2^bits, from `first_CU` on. How many samples come is not known yet."""
+    """The groups of each use of each cell: 2^bits, starting at `first_CU`. Their sizes are not known yet."""
 
     bits: int
     first_CU: npt.NDArray[np.int64]
@@ -50,20 +50,20 @@ class Groups:
 
     @classmethod
     def of(cls, samples: int, cells: int, uses: int, *, whole_cells: bool) -> Groups:
-        """Choose the groups for so many samples; one a cell where it must stay together."""
+        """Choose the groups for `samples` samples; one per cell if cells must stay together."""
         size = max(GROUP, min(samples // GROUPS, HELD_SAMPLES // (cells * (1 + Stream.AHEAD))))
         bits = 0 if whole_cells else min(_bits(samples // cells, size), MOST_BITS)
         return cls(bits, np.arange(cells * uses).reshape(cells, uses) << bits, cells * uses << bits)
 
 
 def _bits(count: int, size: int) -> int:
-    """Return the least b with count / 2^b at most `size`."""
+    """Return the smallest b with count / 2^b at most `size`."""
     return max(0, (-(-count // size) - 1).bit_length())
 
 
 @dataclass(frozen=True)
 class Dealt:
-    """A chunk sorted by group: what goes into the spool, and how many each block gives to each group, [G, B]."""
+    """A chunk sorted by group: its items for the spool, and how many each block contributes to each group, [G, B]."""
 
     first: int
     items: Array
@@ -71,15 +71,15 @@ class Dealt:
 
 
 class Deal:
-    """Deals samples out: `add` chunks of cells, then `take` each cell's samples in their order."""
+    """Deals out samples: `add` chunks of cells, then take each cell's samples in order from its stream."""
 
     def __init__(
         self, uses_C: npt.NDArray[np.int64], samples: int, most_uses: int, *, seed: int, sorts: int, spool: Spool
     ) -> None:
-        """Deal `samples` at most, each of them `most_uses` times at most, uses_C times the times that it may be used.
+        """Deal at most `samples` samples, each uses_C times as often as it may be used, at most `most_uses` times.
 
-        `spool` holds items of `item_dtype(sorts)`, and has room for every use of every sample. `sorts` is 0, or the
-        sign of the direction.
+        `spool` holds items of `item_dtype(sorts)`, and has space for every use of every sample. `sorts` is 0, or the
+        sign of the sort direction.
         """
         cells, uses = len(uses_C), max(1, most_uses)
         self.uses_C, self.sorts = uses_C, sorts
@@ -98,13 +98,13 @@ class Deal:
         self._chunks: list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.uint16]]] = []
         self._numbers, self._places = Buffers(np.uint32), Buffers(np.uint16)
         self.ids = Buffers(self.id_dtype)
-        """What `shuffled` returns is lent from these."""
+        """Buffers for the arrays that `shuffled` returns."""
 
     def deal(self, first: int, cell_N: Ids, times_N: npt.NDArray[np.uint8], key_N: npt.NDArray[np.uint32]) -> Dealt:
-        """Sort a chunk by group; hand the result to `add` in the order of the chunks. May run on many threads.
+        """Sort a chunk by group; pass the results to `add` in chunk order. May run on many threads.
 
-        `cell_N` holds cells, and the largest number of its type for what is left out; `times_N` is empty where every
-        sample is used as its cell says; `key_N` matters to a sorted order alone.
+        `cell_N` holds cells, and its dtype's maximum for samples that are left out; `times_N` is empty if every
+        sample is used as often as its cell says; `key_N` matters only to a sorted order.
         """
         from curriculum.arrange.kernels import BLOCK, deal_chunk
 
@@ -131,7 +131,7 @@ class Deal:
         return Dealt(first, self._with_keys(first, places, counts_GB, key_N) if self.sorts else places, counts_GB)
 
     def add(self, dealt: Dealt) -> None:
-        """Keep a dealt chunk; chunks come in their order."""
+        """Store a dealt chunk; chunks must be added in order."""
         counts_G = dealt.counts_GB.sum(axis=1, dtype=np.int64)
         self._total_G += counts_G
         ends_G = np.cumsum(counts_G)
@@ -147,12 +147,12 @@ class Deal:
         return counts_CU
 
     def streams(self, pool: ThreadPoolExecutor) -> list[Stream]:
-        """Return every cell's samples in their order, as streams to take from. All chunks must have been added."""
+        """Return a stream of each cell's samples in order. All chunks must have been added."""
         self._index = self._indexed()
         return [Stream(self, cell, pool) for cell in range(len(self.uses_C))]
 
     def shuffled(self, cell: int, use: int, number: int) -> Ids:
-        """Return one group of a use of a cell in its final order."""
+        """Return one group of one use of a cell in its final order."""
         from curriculum.arrange.kernels import shuffle_group, shuffle_leaves
 
         group = int(self.groups.first_CU[cell, use]) + number
@@ -173,7 +173,7 @@ class Deal:
         return out
 
     def _ids_of(self, group: int) -> Ids:
-        """Return a group's ids, rising."""
+        """Return a group's ids in rising order."""
         from curriculum.arrange.kernels import undeal
 
         first_P, starts_PG, counts_PGB = self._index
@@ -193,7 +193,7 @@ class Deal:
         return ids
 
     def _indexed(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint16]]:
-        """Return where each of P chunks begins, where its groups lie [P, G + 1], what blocks give them [P, G, B]."""
+        """Return the first sample of P chunks, their groups' spool offsets [P, G + 1] and block counts [P, G, B]."""
         counts = [counts_GB for _, _, counts_GB in self._chunks]
         counts_PGB = np.zeros((len(counts), self.groups.total, counts[0].shape[1]), dtype=np.uint16)
         for chunk, counts_GB in enumerate(counts):
@@ -205,7 +205,7 @@ class Deal:
     def _with_keys(
         self, first: int, places: Ids, counts_GB: npt.NDArray[np.uint16], key_N: npt.NDArray[np.uint32]
     ) -> npt.NDArray[np.uint64]:
-        """Return (key, id) of a chunk's places, to sort by."""
+        """Return (key, id) of a chunk's places, as sort keys."""
         from curriculum.arrange.kernels import undeal
 
         ids = np.empty(len(places), dtype=np.uint64)
@@ -218,12 +218,12 @@ class Deal:
 
 
 def item_dtype(sorts: int) -> npt.DTypeLike:
-    """Return the type of what a deal spools."""
+    """Return the dtype of the items that a deal spools."""
     return np.uint64 if sorts else np.uint16
 
 
 class Stream:
-    """One cell's samples in their order; the next groups are shuffled ahead, on the pool."""
+    """One cell's samples in order; the next groups are shuffled ahead of time on the pool."""
 
     AHEAD = 2
 

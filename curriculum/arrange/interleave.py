@@ -1,4 +1,4 @@
-"""Compose: the plan and every cell's dealt samples become the files of an ORDER.
+"""Compose: turn the plan and each cell's dealt samples into the files of an ORDER.
 
 Shapes: S steps, C cells.
 """
@@ -25,17 +25,17 @@ NO_TURNS = np.zeros(0, dtype=np.int64)
 
 
 def id_dtype(largest: int) -> str:
-    """Return the smallest type that holds every id: uint32 below 2^32, else uint64."""
+    """Return the smallest dtype that holds every id: uint32 below 2^32, else uint64."""
     return "<u4" if largest < 1 << 32 else "<u8"
 
 
 def cell_dtype(cells: int) -> str:
-    """Return the smallest type of cells."""
+    """Return the smallest dtype that holds every cell number."""
     return "|u1" if cells <= 1 << 8 else "<u2"
 
 
 class OrderWriter:
-    """Writes the files of an order in turn: `positions` and `steps`; `finish` gives the facts for the manifest."""
+    """Appends to the files of an order with `positions` and `steps`; `finish` returns the facts for the manifest."""
 
     def __init__(self, draft: Draft, largest_id: int, cells: int) -> None:
         self._draft = draft
@@ -51,7 +51,7 @@ class OrderWriter:
         self._files[CELLS].write(cells)
 
     def steps(self, plan_SC: npt.NDArray[Any], counts_SC: npt.NDArray[Any]) -> None:
-        """Append rows of the plan, real and whole."""
+        """Append rows of the plan, real-valued and integer."""
         self._files[PLAN].write(plan_SC)
         self._files[COUNTS].write(counts_SC)
 
@@ -62,7 +62,7 @@ class OrderWriter:
         self._stack.close()
 
     def finish(self) -> dict[str, Any]:
-        """Close the files; return the facts that opening needs."""
+        """Close the files; return the facts needed to open them."""
         self._stack.close()
         blocks = write_blocks(self._draft.path, self._files)
         self._draft.entries.update({name: writer.entry for name, writer in self._files.items()})
@@ -81,17 +81,18 @@ def composed(
     turn_C: npt.NDArray[np.int64] = NO_TURNS,
     into: Ids | None = None,
 ) -> Iterator[tuple[Ids, npt.NDArray[Any]]]:
-    """Yield pieces of (sample ids, cells) in training order, good until the next. They do not change the result.
+    """Yield pieces of (sample ids, cells) in training order, each valid until the next one.
 
-    `into` is an array for all ids, which then stay.
+    The piece size does not affect the result. `into` is an array for all ids, which then stay valid.
 
-    Inside a step the cells are shuffled by a key of the step, so that every rank's part holds the same mix on average.
-    In a sort the strata are shuffled so, and each one's cells keep to their turns (`turn_C`, see `compose_steps`).
+    Within a step the cells are shuffled with a key of the step, so that every rank's part holds the same mix on
+    average. In a sort the strata are shuffled this way, and each stratum's cells keep their turns (`turn_C`, see
+    `compose_steps`).
     """
     from curriculum.arrange.kernels import compose_steps
 
     cells = counts_SC.shape[1]
-    labels, taken, made = Buffers(cell_dtype(cells)), Buffers(deal.id_dtype), Buffers(deal.id_dtype)
+    labels, taken, composed_ids = Buffers(cell_dtype(cells)), Buffers(deal.id_dtype), Buffers(deal.id_dtype)
     waiting: deque[Future[tuple[Ids, npt.NDArray[Any]]]] = deque()
 
     def work(
@@ -107,7 +108,7 @@ def composed(
         yield ids, label
         labels.give_back(label)
         if into is None:
-            made.give_back(ids)
+            composed_ids.give_back(ids)
 
     place = 0
     rows = max(1, POSITIONS_AT_ONCE // max(1, int(counts_SC[0].sum())))
@@ -120,7 +121,7 @@ def composed(
             stream = taken.lend(size)
             for cell in np.flatnonzero(count_C):
                 streams[cell].take(int(count_C[cell]), stream[start_C[cell] : start_C[cell] + count_C[cell]])
-            ids = made.lend(size) if into is None else into[place : place + size]
+            ids = composed_ids.lend(size) if into is None else into[place : place + size]
             place += size
             waiting.append(pool.submit(work, first, part_SC, stream, start_C, ids))
             if len(waiting) > workers:

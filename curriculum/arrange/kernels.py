@@ -1,9 +1,9 @@
-"""The loops over every sample, compiled: cut, deal, shuffle, compose. They release the interpreter's lock.
+"""The compiled per-sample loops: cut, deal, shuffle, compose. They release the GIL.
 
-One file, because the compiler keeps its work by file: a change here makes it compile all of them anew.
+They share one file because Numba's cache works by file: any change here recompiles all of them.
 
-Shapes: N samples of a chunk, P parts of a cut so far, C cells (a cell is a bucket of a stratum), U uses, G groups of a
-deal, S steps. All randomness is keyed hashes, so that no result depends on chunks, workers or machines. Importing this
+Shapes: N samples of a chunk, P parts of a cut so far, C cells (a cell is a bucket within a stratum), U uses, G groups
+of a deal, S steps. All randomness is keyed hashes, so no result depends on chunks, workers or machines. Importing this
 module imports Numba (0.4 s); the first call of a kernel on a machine compiles it (seconds), later ones load it.
 """
 
@@ -30,18 +30,18 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 LEFT_OUT = np.uint16(0xFFFF)
 """Cell of a sample that no step reads."""
 NOWHERE = np.uint32(0xFFFFFFFF)
-"""Group of a use that there is not."""
+"""Group of a use that does not exist."""
 DRAWS = 1 << 10
-"""Random numbers drawn at once."""
+"""Random numbers drawn per batch."""
 BLOCK = (1 << 16) - 1
-"""Samples of a block of the deal: a place in it fits in 16 bits, and so does a count."""
+"""Samples per block of the deal: a place in it fits in 16 bits, and so does a count."""
 
 
 def compiled(function: F) -> F:
-    """Compile a loop; keep the machine code on disk where there is a place for it."""
+    """Compile a loop; cache the machine code on disk if a cache folder is writable."""
     try:
         return cast(F, njit(nogil=True, cache=True)(function))
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+    except RuntimeError:  # neither the package's folder nor the user's cache is writable
         return cast(F, njit(nogil=True)(function))
 
 
@@ -54,7 +54,7 @@ def _mix(value: np.uint64) -> np.uint64:  # SplitMix64's finaliser; permutation.
 
 @compiled
 def _lanes(first: int, key: np.uint64, hash_Q: U64, lane_N: U16) -> None:
-    """Write 16 random bits for each of N samples from `first` on: four share a hash. Q is at least N / 4 + 2."""
+    """Write 16 random bits for each of N samples from `first` on, four per hash. Q is at least N / 4 + 2."""
     start, skipped = np.uint64((first >> 2) + 1) * GOLDEN + key, first & 3
     for q in range(len(hash_Q)):  # vectorised
         hash_Q[q] = _mix(np.uint64(q) * GOLDEN + start)
@@ -68,14 +68,15 @@ def _shuffle(values_N: Ids, key: np.uint64) -> None:
     """Shuffle in place, uniformly (Fisher and Yates; Durstenfeld, 1964).
 
     Numbers below a bound are drawn by multiplying and shifting 32 bits (Lemire, arXiv 1805.10941), without his
-    rejections: a share is off by N / 2^32 of itself at most. Unsigned places spare the test for negative ones.
+    rejection step: the relative error of a probability is at most N / 2^32. Unsigned indices avoid the check for
+    negative ones.
     """
     drawn_D = np.empty(DRAWS + 1, np.uint32)
     size, first = len(values_N), np.uint64(0)
     while size > 1:
         draws = min(size - 1, DRAWS)
         half = (draws + 1) >> 1
-        for d in range(half):  # vectorised: both halves of a hash make a draw
+        for d in range(half):  # vectorised: each half of a hash gives one draw
             bits = _mix(key + (first + np.uint64(d)) * GOLDEN)
             drawn_D[d] = np.uint32(((bits >> np.uint64(32)) * np.uint64(size - d)) >> np.uint64(32))
             low = bits & np.uint64(0xFFFFFFFF)
@@ -93,32 +94,32 @@ def _shuffle(values_N: Ids, key: np.uint64) -> None:
 
 @compiled
 def _key(bits: np.uint32) -> np.uint32:
-    """Return the key that rises with the float32 score of these bits; -0 counts as 0."""
+    """Return a key that rises with the float32 score that has these bits; -0 counts as 0."""
     sign = np.uint32(0x80000000)
     bits = np.uint32(0) if bits == sign else bits
-    return bits ^ np.uint32(np.uint32(0) - (bits >> np.uint32(31)) | sign)  # without branches: signs are as coins
+    return bits ^ np.uint32(np.uint32(0) - (bits >> np.uint32(31)) | sign)  # branch-free: signs are unpredictable
 
 
 @compiled
 def sortable(bits_N: U32, key_N: U32) -> None:
-    """Write uint32 keys [N] that rise with the float32 scores whose bits `bits_N` holds; -0 counts as 0."""
+    """Write uint32 keys [N] that rise with the float32 scores whose bits are `bits_N`; -0 counts as 0."""
     for i in range(len(bits_N)):
         key_N[i] = _key(bits_N[i])
 
 
 @compiled
 def all_finite(bits_N: U32) -> bool:
-    """Tell whether no float32 of these bits is infinite or no number."""
+    """Return whether none of the float32 with these bits is infinite or NaN."""
     exponent = np.uint32(0x7F800000)
     found = 0
-    for i in range(len(bits_N)):  # without a way out: this loop is vectorised
+    for i in range(len(bits_N)):  # no early exit, so that it is vectorised
         found |= (bits_N[i] & exponent) == exponent
     return found == 0
 
 
 @compiled
 def high_histogram(bits_N: U32, weight_N: I64, part_N: U16, weights_PH: I64) -> None:
-    """Add each sample's weight to its part's bin of the key's upper 16 bits, unless its part is LEFT_OUT."""
+    """Add each sample's weight to its part's bin for the key's upper 16 bits, unless its part is LEFT_OUT."""
     for i in range(len(bits_N)):
         if part_N[i] != LEFT_OUT:
             weights_PH[part_N[i], _key(bits_N[i]) >> np.uint32(HIGH_BITS)] += weight_N[i]
@@ -126,7 +127,7 @@ def high_histogram(bits_N: U32, weight_N: I64, part_N: U16, weights_PH: I64) -> 
 
 @compiled
 def low_histogram(bits_N: U32, weight_N: I64, part_N: U16, row_PH: I32, weights_RL: I64) -> None:
-    """Add each sample's weight to the bin of its key's lower 16 bits, where row_PH gives its upper bin a row."""
+    """Add each sample's weight to the bin for its key's lower 16 bits, if row_PH assigns its upper bin a row."""
     for i in range(len(bits_N)):
         if part_N[i] != LEFT_OUT:
             key = _key(bits_N[i])
@@ -137,9 +138,9 @@ def low_histogram(bits_N: U32, weight_N: I64, part_N: U16, row_PH: I32, weights_
 
 @compiled
 def refine(bits_N: U32, edges_PE: U32, part_N: U16) -> None:
-    """Cut every part: part = part * (E + 1) + the number of its edges below the key (an equal key goes below)."""
+    """Cut every part: part = part * (E + 1) + the number of its edges below the key (an equal edge is not)."""
     parts, edges = edges_PE.shape
-    if edges <= 8:  # no branches to guess wrongly, and edge by edge: vectorised
+    if edges <= 8:  # branch-free and edge by edge, so that it is vectorised
         low_N = np.empty(min(len(bits_N), 4096), np.uint16)
         for first in range(0, len(bits_N), len(low_N)):
             part_B, bits_B = part_N[first : first + len(low_N)], bits_N[first : first + len(low_N)]
@@ -172,7 +173,7 @@ def refine(bits_N: U32, edges_PE: U32, part_N: U16) -> None:
 
 @compiled
 def count_ids(ids: I64, times_N: NDArray[np.uint8]) -> None:
-    """Add one to the times of every id, 255 at most."""
+    """Count each id in `times_N`, up to 255."""
     for i in range(len(ids)):
         if times_N[ids[i]] < 255:
             times_N[ids[i]] += 1
@@ -192,12 +193,12 @@ def deal_chunk(
     places: U16,
     counts_GB: U16,
 ) -> int:
-    """Sort a chunk's samples by group, rising inside a group; return how many `places` were written.
+    """Sort a chunk's samples by group, rising within a group; return how many `places` were written.
 
     Sample first + i belongs to cell_N[i] and is used uses_C[cell] * times_N[i] times (an empty `times_N`: once each);
-    samples of cell `left_out` are passed over. Use u of cell c goes to group group_CU[c, u] + the upper `bits`
-    of 16 random bits under keys_U[u]. Written is the sample's place in its block of BLOCK samples of the chunk;
-    counts_GB says how many each block gives to each group. `group_UN` is for what is known on the way.
+    samples of cell `left_out` are skipped. Use u of cell c goes to group group_CU[c, u] + the upper `bits`
+    of 16 random bits under keys_U[u]. The value written is the sample's place in its block of BLOCK samples of the
+    chunk; counts_GB is how many samples each block contributes to each group. `group_UN` is scratch space.
     """
     samples, most = len(cell_N), len(keys_U)
     groups, blocks = counts_GB.shape
@@ -208,7 +209,7 @@ def deal_chunk(
         for cell in range(len(uses_C)):
             if len(times_N) or uses_C[cell] > use:
                 shift_C[cell], first_C[cell] = 16 - bits, group_CU[cell, use]
-        for i in range(samples):  # without branches
+        for i in range(samples):  # branch-free
             group_UN[use, i] = first_C[cell_N[i]] + (np.uint32(lane_N[i]) >> shift_C[cell_N[i]])
         for i in range(len(times_N)):
             if cell_N[i] != left_out and uses_C[cell_N[i]] * times_N[i] <= use:
@@ -241,7 +242,7 @@ def deal_chunk(
 
 @compiled
 def undeal(first_P: I64, start_P: I64, places: U16, counts_PB: U16, ids: Ids) -> int:
-    """Write the ids of a group, dealt from P chunks, and return how many: the inverse of `deal_chunk`.
+    """Write the ids of a group that was dealt from P chunks; return how many. The inverse of `deal_chunk`.
 
     Chunk p begins at sample first_P[p], and its places in the group at places[start_P[p]].
     """
@@ -259,13 +260,13 @@ def undeal(first_P: I64, start_P: I64, places: U16, counts_PB: U16, ids: Ids) ->
 
 @compiled
 def shuffle_group(ids: Ids, key: np.uint64) -> None:
-    """Shuffle a group in its place, uniformly."""
+    """Shuffle a group in place, uniformly."""
     _shuffle(ids, key)
 
 
 @compiled
 def shuffle_leaves(ids: Ids, key: np.uint64, leaf_key: np.uint64, leaf_bits: int, out: Ids) -> None:
-    """Shuffle a group uniformly into `out`: deal it to 2^leaf_bits leaves that fit a core's cache, and shuffle each."""
+    """Shuffle a group uniformly into `out`: deal it into 2^leaf_bits leaves that fit a core's cache, shuffle each."""
     end = np.zeros((1 << leaf_bits) + 1, np.int64)
     leaf_N = np.empty(len(ids), np.uint16)
     for i in range(len(ids)):  # vectorised
@@ -286,12 +287,12 @@ def shuffle_leaves(ids: Ids, key: np.uint64, leaf_key: np.uint64, leaf_bits: int
 def compose_steps(
     first_step: int, counts_SC: I32, stream: Ids, start_C: I64, turn_C: I64, key: np.uint64, ids: Ids, cells: Ids
 ) -> None:
-    """Write the positions of some steps: each step's samples in an order shuffled by its number.
+    """Write the positions of some steps: each step's samples, shuffled with a key that includes the step number.
 
-    stream[start_C[c]:] are the ids that cell c gives next; counts_SC how many each step takes. `turn_C` is empty, or
-    the place of each cell's turn in a sort, stratum by stratum: (place of its stratum's first turn) << 32 | its own.
-    Then a stratum's cells stand in their turns, each one's ids in their order, at the positions that the shuffle gave
-    the stratum.
+    stream[start_C[c]:] are the next ids of cell c; counts_SC is how many each step takes. `turn_C` is empty, or holds
+    each cell's turn in a sort, counted stratum by stratum: (first turn of its stratum) << 32 | (turn of the cell).
+    Then a stratum's cells come in the order of their turns, each with its ids in order, at the positions that the
+    shuffle gave the stratum.
     """
     next_C = start_C.copy()
     largest = counts_SC.sum(axis=1).max()
@@ -320,7 +321,7 @@ def compose_steps(
 
 @compiled
 def _take_turns(count_C: I32, taken: Ids, turn_C: I64, ids_B: Ids, cells_B: Ids) -> None:
-    """Let a step's cells stand in their turns inside their stratum, and each one's ids in the order of `taken`."""
+    """Put a step's cells in the order of their turns within their stratum, and each one's ids in `taken` order."""
     cell_of_turn_C, now_C = np.empty_like(turn_C), np.empty_like(turn_C)
     left_C, next_C = np.empty_like(turn_C), np.empty_like(turn_C)
     place = 0
@@ -341,9 +342,9 @@ def _take_turns(count_C: I32, taken: Ids, turn_C: I64, ids_B: Ids, cells_B: Ids)
 
 @compiled
 def round_rows(target_SC: F64, counts_C: I64, room_S: I64, noise: float, result_SC: I32) -> int:
-    """Round the cumulative real plan by earliest deadline first (plan.round_plan); return the step that fails, or -1.
+    """Round the cumulative real-valued plan, earliest deadline first (plan.round_plan); return the failing step, or -1.
 
-    A cell's pointer walks to the step at which its next sample must have been taken.
+    Each cell's pointer advances to the step by which its next sample must have been taken.
     """
     steps, cells = target_SC.shape
     taken_C = np.zeros(cells, np.int64)

@@ -1,4 +1,4 @@
-"""The plan: a wish (affinity of steps for buckets) turned into whole numbers that use every sample once.
+"""The plan: turn a wish (affinity of steps for buckets) into integers that use every sample exactly once.
 
 Shapes: S steps, K buckets.
 """
@@ -11,27 +11,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 TOLERANCE = 1e-11
-"""Largest error of a column's sum, relative to the sum."""
+"""Largest relative error of a column sum."""
 NEWTON_STEPS = 200
 GOOD_ENOUGH = 1e-4
-"""Samples that a column may be off after the last step: what a wish at the edge of the possible leaves."""
+"""Samples by which a column may be off after the last step: wishes on the edge of feasibility end there."""
 SMALLEST_STEP = 1e-13
-"""A Newton step as small as this changes nothing in floating point."""
+"""A Newton step this small changes nothing in floating point."""
 CHUNK_ENTRIES = 1 << 18
-"""Entries of the plan worked on at once: what a core's cache holds."""
+"""Plan entries processed at once: what fits a core's cache."""
 LONGEST_STEP = 40.0
-"""Largest change of a column's logarithm in one Newton step: wishes may span hundreds of orders of magnitude."""
+"""Largest change of a column's logarithm per Newton step: wishes may span hundreds of orders of magnitude."""
 ROUNDING_NOISE = 1e-7
-"""Cumulative targets this near to a whole number count as that number: they differ by floating-point noise alone."""
+"""Cumulative targets this close to an integer count as that integer: the difference is floating-point noise."""
 
 
 def plan(affinity: ArrayLike, batch_size: int, counts: ArrayLike) -> NDArray[np.int64]:
     """Return the table [S, K] of samples each step takes from each bucket.
 
-    `affinity` float [S, K] says how much each bucket is wanted at each step (only ratios inside a row matter);
-    `counts` int [K] are the buckets' samples. Rows of the result sum to `batch_size` (the last one to what is left),
-    columns to `counts`, and the running count of a bucket is never off the real plan by one sample or more.
-    Raises ValueError for a wish that cannot be met or numbers that do not fit. O(S * K) a scaling round.
+    `affinity` float [S, K] says how much each bucket is wanted at each step (only ratios within a row matter);
+    `counts` int [K] are the samples per bucket. Rows of the result sum to `batch_size` (the last one to the
+    remainder), columns to `counts`, and a bucket's running count is always less than one sample off the real-valued
+    plan. Raises ValueError for an infeasible wish or inconsistent sizes. O(S * K) per scaling round.
     """
     counts_K = np.asarray(counts, dtype=np.int64)
     return round_plan(real_plan(affinity, batch_size, counts_K), batch_size, counts_K).astype(np.int64)
@@ -50,7 +50,7 @@ def real_plan(affinity: ArrayLike, batch_size: int, counts: ArrayLike) -> NDArra
 
 
 def step_sizes(total: int, batch_size: int) -> NDArray[np.int64]:
-    """Return the samples of every step, [S]: `batch_size`, and in the last one what is left."""
+    """Return the samples in each step, [S]: `batch_size`, and the remainder in the last one."""
     steps = -(-total // batch_size)
     sizes_S = np.full(steps, batch_size, dtype=np.int64)
     sizes_S[-1] = total - batch_size * (steps - 1)
@@ -63,11 +63,11 @@ def scaled(
     counts_K: NDArray[np.int64],
     names: Sequence[str] | None = None,
 ) -> NDArray[np.float64]:
-    """Return the real plan [S, K] whose rows sum to `sizes_S` and columns to `counts_K`, in the place of the wish.
+    """Return the real-valued plan [S, K] whose rows sum to `sizes_S` and columns to `counts_K`, in place of the wish.
 
     The scaling is unique (Sinkhorn and Knopp, 1967). It minimises a convex function of the columns' logarithms c,
-    sum_t B_t log sum_k A_tk exp(c_k) - sum_k n_k c_k, which Newton's method finds in a few steps where alternating
-    scaling would need thousands. `log_wish_SK` is the logarithm of the affinity; `names` are the buckets' in messages.
+    sum_t B_t log sum_k A_tk exp(c_k) - sum_k n_k c_k: Newton's method takes a few steps where alternating scaling
+    would need thousands. `log_wish_SK` is the logarithm of the affinity; `names` are the bucket names for messages.
     Raises ValueError naming bucket and step when the affinity is zero where samples must go.
     """
     names = names or [str(bucket) for bucket in range(len(counts_K))]
@@ -85,10 +85,10 @@ def scaled(
 
 
 def _doublings(log_wish_SK: NDArray[np.float64]) -> int:
-    """Return how often to halve a wish until its rows span LONGEST_STEP at most.
+    """Return how often to halve a wish until its rows span at most LONGEST_STEP.
 
-    A wish that spans thousands makes the convex function all but piecewise linear, where Newton's method creeps: it is
-    solved softened first, then twice as sharp from there, and so on to the wish itself.
+    A wish that spans thousands makes the convex function almost piecewise linear, where Newton's method is slow: a
+    softened wish is solved first, then one twice as sharp starting from there, and so on up to the wish itself.
     """
     spans = [
         float((chunk_SK.max(axis=1) - np.where(np.isneginf(chunk_SK), np.inf, chunk_SK).min(axis=1)).max())
@@ -131,7 +131,7 @@ def _row_chunks(table_SK: NDArray[np.float64]) -> Iterator[slice]:
 def _rows(
     log_wish_SK: NDArray[np.float64], column_K: NDArray[np.float64], sizes_S: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the plan of some rows with the columns scaled by exp(column_K), and the log of each row's sum."""
+    """Return the plan of some rows, with columns scaled by exp(column_K), and the log of each row's sum."""
     plan_SK = log_wish_SK + column_K
     largest_S = plan_SK.max(axis=1)
     plan_SK -= largest_S[:, None]
@@ -148,7 +148,7 @@ def _dual(
     sizes_S: NDArray[np.float64],
     counts_K: NDArray[np.int64],
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
-    """Return the convex function at `column_K`, the sums of the plan's columns there [K], and the Hessian [K, K]."""
+    """Return the convex function at `column_K`, the plan's column sums there [K], and the Hessian [K, K]."""
     filled_K = counts_K > 0
     value = -float(counts_K[filled_K] @ column_K[filled_K])
     sums_K = np.zeros(len(counts_K))
@@ -165,7 +165,7 @@ def _newton_step(
     hessian_KK: NDArray[np.float64], error_K: NDArray[np.float64], filled_K: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Return the Newton step of the columns' logarithms, shortened where the function is nearly flat."""
-    # The function does not change when all columns are scaled alike: a small ridge makes the system regular.
+    # Scaling all columns by one factor does not change the function: a small ridge makes the system nonsingular.
     ridge = 1e-13 * max(float(np.trace(hessian_KK)), 1e-200)
     step_K = -np.linalg.solve(hessian_KK + ridge * np.eye(len(error_K)), error_K).astype(np.float64)
     step_K = np.where(filled_K, step_K - step_K[filled_K].mean(), 0.0)
@@ -176,7 +176,7 @@ def _newton_step(
 
 
 def _check_wanted(log_wish_SK: NDArray[np.float64], counts_K: NDArray[np.int64], names: Sequence[str]) -> None:
-    """Raise ValueError for a step that wants nothing and a bucket that no step wants."""
+    """Raise ValueError for a step that wants nothing or a bucket that no step wants."""
     empty_steps = np.flatnonzero(np.isneginf(log_wish_SK.max(axis=1)))
     if len(empty_steps):
         raise ValueError(
@@ -199,12 +199,12 @@ def _infeasible(
     return ValueError(
         f"plan: the preference cannot be met: bucket {names[short]} has {counts_K[short]} samples, but the "
         f"{len(wanting)} steps that want it (from step {wanting[0]} to {wanting[-1]} of {len(log_wish_SK)}) "
-        f"take {reached_K[short]:.6g} at most: give it a share above zero at more steps"
+        f"can take at most {reached_K[short]:.6g}: give it a share above zero at more steps"
     )
 
 
 def _checked_sizes(wish_SK: NDArray[np.float64], batch_size: int, counts_K: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Check a wish against batch size and counts; return the samples of every step, [S]."""
+    """Check a wish against batch size and counts; return the samples in each step, [S]."""
     if wish_SK.ndim != 2 or wish_SK.shape[1] != len(counts_K) or len(counts_K) == 0:
         raise ValueError(
             f"plan: affinity has shape {wish_SK.shape}, but there are {len(counts_K)} buckets: give [steps, buckets]"
@@ -212,7 +212,7 @@ def _checked_sizes(wish_SK: NDArray[np.float64], batch_size: int, counts_K: NDAr
     if batch_size < 1:
         raise ValueError(f"plan: batch_size={batch_size} must be at least 1")
     if (counts_K < 0).any():
-        raise ValueError(f"plan: counts {counts_K.tolist()} hold a negative number")
+        raise ValueError(f"plan: counts={counts_K.tolist()} contain a negative number")
     total = int(counts_K.sum())
     steps = -(-total // batch_size)
     if total == 0 or wish_SK.shape[0] != steps:
@@ -230,11 +230,11 @@ def _checked_sizes(wish_SK: NDArray[np.float64], batch_size: int, counts_K: NDAr
 
 
 def round_plan(real_SK: NDArray[np.float64], batch_size: int, counts: ArrayLike) -> NDArray[np.int32]:
-    """Round a real plan to whole numbers, keeping row sums, column sums and a running deviation below one sample.
+    """Round a real-valued plan to integers, keeping row sums, column sums and a running deviation below one sample.
 
-    The j-th sample of a bucket may be taken once the cumulative real plan has passed j - 1 and must be taken when it
-    reaches j. These are unit jobs with release times and deadlines; a full real schedule exists, so the earliest
-    deadline first rule finds a whole one (Horn, 1974).
+    The j-th sample of a bucket may be taken once the cumulative real-valued plan has passed j - 1 and must be taken
+    when it reaches j. These are unit jobs with release times and deadlines; a feasible fractional schedule exists, so
+    the earliest-deadline-first rule finds an integer one (Horn, 1974).
     """
     from curriculum.arrange.kernels import round_rows
 

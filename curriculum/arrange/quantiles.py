@@ -1,8 +1,8 @@
-"""Exact quantiles of scores by tokens, in passes over chunks: memory does not grow with the samples.
+"""Exact token-weighted quantiles of scores, in passes over chunks: memory does not grow with the number of samples.
 
-A float32 becomes a uint32 key that rises with it. One pass adds up the tokens by the key's upper 16 bits, which finds
-the bin of every edge; a second adds up those bins by the lower 16 bits, which finds the edge itself. Sums are whole
-numbers, so that neither chunks nor threads change a bit.
+A float32 maps to a uint32 key that rises with it. One pass sums the tokens by the key's upper 16 bits, which finds the
+bin of every edge; a second sums those bins by the lower 16 bits, which finds the edge itself. Sums are integers, so
+neither chunks nor threads change a bit.
 
 Shapes: N samples of a chunk, P parts, E edges of a part.
 """
@@ -27,12 +27,12 @@ ROWS_AT_ONCE = 512
 PARTS_AT_ONCE = 256
 """Parts whose edges are found at once: 128 MiB of sums, twice."""
 LEFT_OUT = 0xFFFF
-"""Part of a sample that does not count."""
+"""Part of a sample that is not arranged."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A chunk: the bits of its float32 score, weight and part of every sample, [N]."""
+    """A chunk: the bits of the float32 score, the weight and the part of every sample, [N]."""
 
     bits_N: Bits
     weight_N: NDArray[np.int64]
@@ -44,19 +44,19 @@ Chunks = Callable[[], Iterator[Callable[[], Scored]]]
 
 @dataclass(frozen=True)
 class Edges:
-    """Edges [P, E] of every part as keys, and which parts have too few distinct scores for theirs."""
+    """Edges [P, E] of every part as keys, and which parts have too few distinct scores for them."""
 
     keys_PE: Keys
     poor_P: NDArray[np.bool_]
 
 
 def bits_of(score_N: NDArray[np.float32]) -> Bits:
-    """Return the bits of scores, not copied where they lie one after the other."""
+    """Return the bits of scores, without copying if they are contiguous."""
     return np.ascontiguousarray(score_N, dtype=np.float32).view(np.uint32)
 
 
 def keys_of(score_N: NDArray[np.float32]) -> Keys:
-    """Return uint32 keys that compare as the scores do."""
+    """Return uint32 keys that sort like the scores."""
     from curriculum.arrange.kernels import sortable
 
     key_N = np.empty(len(score_N), dtype=np.uint32)
@@ -71,13 +71,13 @@ def scores_of(key_N: Keys) -> NDArray[np.float32]:
 
 
 def equal_parts(chunks: Chunks, inside: int, parts: int, workers: int = 1) -> Edges:
-    """Return the edges that cut each of `inside` parts into `parts` equal ones, by weight.
+    """Return the edges that cut each of `inside` parts into `parts` parts of equal weight.
 
-    `chunks` begins a pass: it yields functions that give a chunk's scores, which are called on `workers` threads.
+    `chunks` starts a pass: it yields functions that return a chunk's scores, which are called on `workers` threads.
 
-    Edge j of a part is its smallest key at or below which at least j / parts of its weight lies. Where a part has too
-    few distinct scores its edges are the largest key there is, so that it stays whole, in its first piece. Two passes
-    for PARTS_AT_ONCE parts.
+    Edge j of a part is its smallest key at or below which at least j / parts of its weight lies. A part with too few
+    distinct scores gets the largest possible key for every edge, so that it stays whole, in its first piece. Two
+    passes per PARTS_AT_ONCE parts.
     """
     if inside <= PARTS_AT_ONCE:
         return _equal_parts(chunks, inside, parts, workers)
@@ -90,7 +90,7 @@ def equal_parts(chunks: Chunks, inside: int, parts: int, workers: int = 1) -> Ed
 
 
 def _only(chunks: Chunks, first: int) -> Iterator[Callable[[], Scored]]:
-    """Yield chunks in which the PARTS_AT_ONCE parts from `first` on are numbered from 0, and no others count."""
+    """Yield chunks in which the PARTS_AT_ONCE parts from `first` on are numbered from 0, all others LEFT_OUT."""
 
     def renumbered(make: Callable[[], Scored]) -> Scored:
         chunk = make()
@@ -104,7 +104,7 @@ def _only(chunks: Chunks, first: int) -> Iterator[Callable[[], Scored]]:
 def _summed(
     chunks: Chunks, add: Callable[[Scored, NDArray[np.int64]], None], shape: tuple[int, ...], workers: int
 ) -> NDArray[np.int64]:
-    """Return what `add` adds up over a pass."""
+    """Return the sums that `add` accumulates over a pass."""
     sums = Sums(shape)
 
     def work(make: Callable[[], Scored]) -> None:
@@ -129,7 +129,7 @@ def _equal_parts(chunks: Chunks, inside: int, parts: int, workers: int) -> Edges
     )
     total_P = upper_PH.sum(axis=1)
     cumulative_PH = np.cumsum(upper_PH, axis=1)
-    wanted_PE = np.arange(1, parts) * total_P[:, None]  # times 1 / parts, kept whole
+    wanted_PE = np.arange(1, parts) * total_P[:, None]  # multiples of 1 / parts, as integers
     bin_PE = np.empty((inside, edges), dtype=np.int64)
     for part in range(inside):
         bin_PE[part] = np.searchsorted(cumulative_PH[part] * parts, wanted_PE[part], side="left")
@@ -160,7 +160,7 @@ def _add_lower(row_PH: NDArray[np.int32], chunk: Scored, sums_RL: NDArray[np.int
 
 
 def _nothing_above(keys_PE: Keys, upper_PH: NDArray[np.int64], chunks: Chunks) -> NDArray[np.bool_]:
-    """Tell for every part whether no key lies above its last edge; a pass where that edge is in the last bin."""
+    """Return for each part whether no key lies above its last edge; takes a pass if that edge is in the last bin."""
     last_P = keys_PE[:, -1]
     highest_bin_P = np.array([np.flatnonzero(row)[-1] if row.any() else 0 for row in upper_PH])
     unsure_P = (last_P >> np.uint32(16)).astype(np.int64) >= highest_bin_P

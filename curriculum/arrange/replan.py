@@ -1,7 +1,7 @@
-"""Replan: a new order for the part of an order that is not read yet; the part that was read stays as it is.
+"""Replan: a new order for the unread part of an order; the part that has been read stays unchanged.
 
-The samples that the parent's tail holds are arranged anew, each as often as the tail holds it (times the new
-preference's uses). The child's manifest names its parent, so that a run of the parent goes on with the child.
+The samples in the parent's tail are arranged again, each as often as the tail holds it (times the new
+preference's uses). The child's manifest names its parent, so that a run of the parent can resume with the child.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from curriculum.artifact.manifest import ArtifactError, create, reusable
 from curriculum.order.order import KIND, Order
 from curriculum.order.permutation import key_of
 from curriculum.preference import Pdpc, Preference
+from curriculum.preference.own import record
 from curriculum.scores.columns import SampleColumns
 
 log = logging.getLogger(__name__)
@@ -33,46 +34,47 @@ STEPS_AT_ONCE = 1 << 14
 
 @dataclass(frozen=True)
 class ReplanSettings:
-    """What `pdpc replan` is told."""
+    """Settings of `pdpc replan`."""
 
     order: str
-    """ORDER folder whose tail is arranged anew: the parent. It stays as it is."""
+    """ORDER folder whose tail is arranged again: the parent. It is not modified."""
     from_step: int
-    """First step of the tail: the steps before it are read and stay."""
+    """First step of the tail, counted from 0: the steps before it have been read and stay."""
     output: str
     """ORDER folder to write."""
     tokens: str | None = None
-    """TOKENS folder that the parent arranges; null where it was made of own scores alone."""
+    """TOKENS folder that the parent arranges; null if it was arranged from own scores only."""
     scores: str | None = None
     """SCORES folder."""
     own_scores: str | None = None
     """Parquet of your own scores."""
     nonfinite: str = "fail"
-    """What becomes of samples whose score is not a finite number: fail, or bucket (one of their own, spread evenly)."""
+    """How to treat samples with a non-finite score: fail, or bucket (a separate bucket, spread evenly)."""
     preference: Preference = field(default_factory=Pdpc)
-    """How much each bucket is wanted at each moment of the tail: its progress runs from 0 to 1 over the tail."""
+    """How much each bucket is wanted at each moment of the tail; progress runs from 0 to 1 over the tail."""
     seed: int = 0
-    """Key of every permutation of the tail."""
+    """Seed of every permutation of the tail."""
     workers: int | None = None
-    """Threads; null: one a core. The order does not depend on it."""
+    """Threads; null: one per core. The order does not depend on it."""
 
 
 def run(settings: ReplanSettings) -> Order:
-    """Write the child ORDER, or open it when it is there already."""
+    """Write the child ORDER, or open it if it already exists."""
     parent = Order.open(settings.order)
     if not 0 < settings.from_step < parent.steps:
         raise ValueError(
             f"from_step={settings.from_step} must lie between 0 and the {parent.steps} steps of {settings.order}: "
-            "what is not read yet begins there"
+            "it is the first step that has not been read"
         )
     columns = _columns(settings, parent)
     inputs = {**columns.inputs, **settings.preference.inputs, "parent": parent.fingerprint}
     places = ("order", "tokens", "scores", "own_scores", "output", "workers")
     config = {key: value for key, value in asdict(settings).items() if key not in places}
     config |= {"batch_size": parent.batch_size, "slice": parent.manifest.facts["slice"]}
+    config |= record(settings.preference)
     folder = Path(settings.output)
     if reusable(folder, KIND, config=config, inputs=inputs):
-        log.info("order %s is whole and made of the same: reused", folder)
+        log.info("order %s is complete and up to date: reused", folder)
         return Order.open(folder)
     cursor = settings.from_step * parent.batch_size
     head_N = times_of(parent, 0, cursor, columns.samples)
@@ -108,7 +110,7 @@ def run(settings: ReplanSettings) -> Order:
     child = Order.open(folder)
     audit = child.manifest.facts["audit"]
     log.info(
-        "order %s: steps 1 to %s as in %s (%s samples read), %s samples left to read in %s new steps",
+        "order %s: steps 1 to %s as in %s (%s samples read), %s samples left in %s new steps",
         folder,
         settings.from_step,
         settings.order,
@@ -120,7 +122,7 @@ def run(settings: ReplanSettings) -> Order:
 
 
 def times_of(order: Order, start: int, stop: int, samples: int) -> NDArray[np.uint8]:
-    """Return how often each of the samples 0 .. samples - 1 stands between two positions, [samples]."""
+    """Return how often each of the samples 0 .. samples - 1 occurs between two positions, [samples]."""
     from curriculum.arrange.kernels import count_ids
 
     times_N = np.zeros(samples, dtype=np.uint8)
@@ -128,14 +130,14 @@ def times_of(order: Order, start: int, stop: int, samples: int) -> NDArray[np.ui
         ids = order[first : min(first + POSITIONS_AT_ONCE, stop)]
         if len(ids) and int(ids.max()) >= samples:
             raise ArtifactError(
-                f"{order.folder} holds sample {int(ids.max())}, but there are {samples} samples: it arranges others"
+                f"{order.folder} holds sample {int(ids.max())}, but there are {samples} samples: it arranges other data"
             )
         count_ids(ids, times_N)
     return times_N
 
 
 def _columns(settings: ReplanSettings, parent: Order) -> SampleColumns:
-    """Open the columns and check that they are those of the parent's samples."""
+    """Open the columns and check that they belong to the parent's samples."""
     facts = parent.manifest.facts
     columns = open_columns(
         ArrangeSettings(
@@ -153,7 +155,7 @@ def _columns(settings: ReplanSettings, parent: Order) -> SampleColumns:
     if theirs != columns.inputs.get("tokens"):
         raise ArtifactError(
             f"{settings.order} arranges other tokens ({theirs}) than tokens={settings.tokens} "
-            f"({columns.inputs.get('tokens')}): give the TOKENS that it was made of"
+            f"({columns.inputs.get('tokens')}): give the TOKENS that it arranges"
         )
     if columns.samples != facts["different_samples"] + facts["left_out"]:
         raise ArtifactError(
@@ -170,7 +172,7 @@ def _head_steps(parent: Order, steps: int) -> Iterator[tuple[NDArray[Any], NDArr
 
 
 def _facts(parent: Order, tail: Arrangement, from_step: int, different: int, tail_before: int) -> dict[str, Any]:
-    """Return the child's facts: the parent's buckets and cells, then the tail's, and what was read and is left.
+    """Return the child's facts: the parent's buckets and cells, then the tail's, and what was read and what is left.
 
     `different` counts the samples that the child holds, `tail_before` the positions of the parent's tail.
     """
@@ -200,7 +202,7 @@ def _facts(parent: Order, tail: Arrangement, from_step: int, different: int, tai
 
 
 def _stage_ends(parent: Order, from_step: int, steps: int) -> list[int]:
-    """Keep the parent's stages where the steps are as many; else part what is left in as many stages as were left."""
+    """Keep the parent's stages if it has as many steps; else divide the rest into as many stages as were left."""
     if steps == parent.steps:
         return parent.stage_ends
     past = [end for end in parent.stage_ends if end <= from_step]

@@ -1,6 +1,6 @@
-"""Stages: after which steps of an order a run is saved and evaluated.
+"""Stages: the steps of an order after which a run is saved and evaluated.
 
-Equal parts of the run, counts of tokens, places where the plan's mean score crosses quantiles, or those of another
+Equal parts of the run, token counts, points where the plan's mean score crosses quantiles, or the stages of another
 order, so that two arms are evaluated at the same steps.
 
 Shapes: S steps, C cells, K buckets, T strata.
@@ -23,7 +23,7 @@ from curriculum.preference import FOLD, SOURCE
 
 @dataclass(frozen=True)
 class StageWish:
-    """Where stages end, beside the end of the run; named as the settings of `pdpc arrange`."""
+    """Where stages end, in addition to the end of the run; fields are named like the settings of `pdpc arrange`."""
 
     stages: int
     stage_tokens: Sequence[int] = ()
@@ -35,17 +35,17 @@ class StageWish:
             raise ValueError(f"stages={self.stages} must be at least 1")
         given = [name for name in ("stage_tokens", "stage_quantiles", "stages_of") if getattr(self, name)]
         if len(given) > 1:
-            raise ValueError(f"{given[0]} and {given[1]} both say where stages end: give one of them")
+            raise ValueError(f"{given[0]} and {given[1]} both set where stages end: give only one of them")
         if any(first >= second for first, second in pairwise([0, *self.stage_tokens])):
-            raise ValueError(f"stage_tokens={list(self.stage_tokens)} must rise from above 0")
+            raise ValueError(f"stage_tokens={list(self.stage_tokens)} must be positive and rising")
         if any(not 0 < quantile < 1 for quantile in self.stage_quantiles):
             raise ValueError(f"stage_quantiles={list(self.stage_quantiles)} must lie between 0 and 1")
 
     @property
     def parts(self) -> int:
-        """Stages that are sure to come."""
-        told = (self.stages_of and 1) or len(self.stage_tokens) or len(self.stage_quantiles)
-        return told or self.stages
+        """Minimum number of stages."""
+        given = (self.stages_of and 1) or len(self.stage_tokens) or len(self.stage_quantiles)
+        return given or self.stages
 
 
 def stage_ends(
@@ -57,8 +57,8 @@ def stage_ends(
 ) -> list[int]:
     """Return the steps after which stages end, rising to S.
 
-    `plan_SC` is the plan and `samples_C` the samples of every cell. Raises ValueError naming a stage that the run does
-    not have.
+    `plan_SC` is the plan and `samples_C` the samples of each cell. Raises ValueError naming a stage that the run does
+    not reach.
     """
     steps = len(plan_SC)
     if wish.stages_of is not None:
@@ -71,16 +71,16 @@ def stage_ends(
 
 
 def score_ranks(layout: Layout, samples_C: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the mean quantile of every cell's scores in its stratum, [C]: 0.25 and 0.75 of two equal buckets.
+    """Return the mean quantile of each cell's scores in its stratum, [C]: 0.25 and 0.75 for two equal buckets.
 
-    Scores are those of the first cut by a score. Samples without a score stand in the middle. Raises ValueError for a
-    preference that cuts by no score.
+    Scores are those of the first cut by a score. Samples without a score count as 0.5. Raises ValueError for a
+    preference that does not cut by a score.
     """
     cuts = [made.cut.by not in (SOURCE, FOLD) for made in layout.cuts]
     if not any(cuts):
         raise ValueError(
-            f"stage_quantiles: preference={layout.preference.name} cuts by no score, so its plan has no mean score: "
-            "use stage_tokens, or stages_of=ORDER of the arm that it is compared with"
+            f"stage_quantiles: preference={layout.preference.name} does not cut by a score, so its plan has no mean "
+            "score: use stage_tokens, or stages_of=ORDER with the order of the other arm"
         )
     first = cuts.index(True)
     parts = layout.cuts[first].parts
@@ -99,23 +99,23 @@ def score_ranks(layout: Layout, samples_C: NDArray[np.int64]) -> NDArray[np.floa
 def _same_as(order: Order, steps: int, batch_size: int) -> list[int]:
     if (order.steps, order.batch_size) != (steps, batch_size):
         raise ValueError(
-            f"stages_of: {order.folder} has {order.steps} steps of {order.batch_size} samples, this order {steps} "
-            f"of {batch_size}: arms that are compared need the same samples in the same batch size"
+            f"stages_of: {order.folder} has {order.steps} steps of {order.batch_size} samples, this order has "
+            f"{steps} of {batch_size}: compared arms need the same samples and the same batch size"
         )
     return order.stage_ends
 
 
 def _after_tokens(counts: Sequence[int], layout: Layout, steps: int, batch_size: int) -> list[int]:
-    """Return the first step by which each count has been trained on, samples taken as long as they are on average."""
+    """Return the first step by which each count has been trained on, assuming samples of average length."""
     tokens = layout.columns.tokens
     if tokens is None:
-        raise ValueError("stage_tokens needs tokens=FOLDER, which knows how long a sample is")
-    a_step = batch_size * tokens.tokens / len(tokens)
-    ends = [ceil(count / a_step) for count in counts]
+        raise ValueError("stage_tokens needs tokens=FOLDER to know how long a sample is")
+    tokens_per_step = batch_size * tokens.tokens / len(tokens)
+    ends = [ceil(count / tokens_per_step) for count in counts]
     if ends[-1] > steps:
         raise ValueError(
-            f"stage_tokens: {counts[-1]} tokens are more than the run's {round(steps * a_step)}: leave the last out, "
-            "the run's end is a stage's end anyway"
+            f"stage_tokens: {counts[-1]} tokens are more than the run's {round(steps * tokens_per_step)}: remove the "
+            "last entry, because the end of the run always ends a stage"
         )
     return _with_last(ends, steps, f"stage_tokens={list(counts)}")
 
@@ -130,13 +130,13 @@ def _at_quantiles(quantiles: Sequence[float], mean_S: NDArray[np.float64]) -> li
             raise ValueError(
                 f"stage_quantiles: after step {start} the plan's mean score does not cross the quantile {quantile}; "
                 f"it goes from {mean_S[start]:.3f} to {mean_S[-1]:.3f} and lies between {mean_S[start:].min():.3f} and "
-                f"{mean_S[start:].max():.3f}: choose quantiles in between, in the order in which they are crossed"
+                f"{mean_S[start:].max():.3f}: choose quantiles in that range, in the order in which they are crossed"
             )
         ends.append(start + int(crossed[0]) + 1)
     return _with_last(ends, len(mean_S), f"stage_quantiles={list(quantiles)}")
 
 
-def _with_last(ends: list[int], steps: int, said: str) -> list[int]:
+def _with_last(ends: list[int], steps: int, setting: str) -> list[int]:
     if any(first == second for first, second in pairwise(ends)):
-        raise ValueError(f"{said} ends two stages after one step ({ends}): move them apart")
+        raise ValueError(f"{setting} ends two stages after the same step ({ends}): move them apart")
     return ends if ends[-1] == steps else [*ends, steps]

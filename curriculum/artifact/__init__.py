@@ -1,1 +1,1 @@
-"""Folders on disk that are whole or absent, and the files in them."""
+"""Artifact folders on disk, complete or absent, and the files in them."""

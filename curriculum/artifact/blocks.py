@@ -1,7 +1,7 @@
-"""Arrays on disk with a checksum a block: opening reads nothing, and a damaged block is found when it is read.
+"""Arrays on disk with one checksum per block: opening reads no data, and a damaged block is detected when it is read.
 
-`blocks.bin` of an artifact holds, for every array file in turn, one xxh3-64 (little-endian) a block of BLOCK_BYTES. The
-artifact's manifest vouches for blocks.bin itself.
+`blocks.bin` of an artifact holds one xxh3-64 (little-endian) per block of BLOCK_BYTES, for each array file in turn. The
+artifact's manifest holds the checksum of blocks.bin itself.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from curriculum.artifact.mapped import OpenFile
 BLOCKS = "blocks.bin"
 BLOCK_BYTES = 1 << 18
 FLUSH_BYTES = 1 << 26
-"""Written between two flushes in the background: the disk works while the next bytes are made."""
+"""Bytes written between two background flushes: the disk is busy while the next bytes are computed."""
 
 Array = npt.NDArray[Any]
 
 
 def blocks_of(size: int) -> int:
-    """Return how many blocks a file of `size` bytes has."""
+    """Return the number of blocks in a file of `size` bytes."""
     return -(-size // BLOCK_BYTES)
 
 
 class BlockWriter:
-    """Writes one array file; `entry` and `digests` are right once it is closed."""
+    """Writes one array file; `entry` and `digests` are final once it is closed."""
 
     def __init__(self, path: Path, dtype: str) -> None:
         self.path = path
@@ -49,7 +49,7 @@ class BlockWriter:
         self._flushed_bytes = 0
 
     def write(self, values: Array) -> None:
-        """Append values, cast to the file's type (which must hold them)."""
+        """Append values, cast to the file's dtype (which must be able to hold them)."""
         data = np.ascontiguousarray(values.astype(self.dtype, copy=False)).reshape(-1).view(np.uint8).data
         self._file.write(data)
         self._whole.update(data)
@@ -84,7 +84,7 @@ class BlockWriter:
 
     def _flush_behind(self) -> None:
         if self._flush is not None and self._flush.done():
-            self._flush.result()  # raises what the disk said
+            self._flush.result()  # raises the error of a failed flush
             self._flush = None
         if self._flush is None and self._bytes - self._flushed_bytes >= FLUSH_BYTES:
             self._file.flush()
@@ -98,14 +98,14 @@ class BlockWriter:
 
 
 def _flush(descriptor: int, start: int, stop: int) -> None:
-    """Bring a file to the disk, and let the system use the memory of what was written for what comes."""
+    """Sync a file to disk, and let the OS drop the written pages from its cache."""
     os.fsync(descriptor)
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
 def write_blocks(folder: Path, writers: Mapping[str, BlockWriter]) -> dict[str, int]:
-    """Write blocks.bin for closed writers; return at which block of it each file's checksums begin."""
+    """Write blocks.bin for closed writers; return the index of each file's first checksum in it."""
     first, starts = 0, {}
     with open(folder / BLOCKS, "wb") as file:
         for name, writer in writers.items():
@@ -116,15 +116,15 @@ def write_blocks(folder: Path, writers: Mapping[str, BlockWriter]) -> dict[str, 
 
 
 def open_blocks(folder: Path, manifest: Manifest) -> npt.NDArray[np.uint64]:
-    """Return the checksums of an artifact's blocks. Raises ArtifactError when they are damaged themselves."""
+    """Return an artifact's block checksums. Raises ArtifactError when blocks.bin itself is damaged."""
     data = (folder / BLOCKS).read_bytes()
     if xxhash.xxh3_128_hexdigest(data) != manifest.files[BLOCKS].xxh3_128:
-        raise ArtifactError(f"{folder / BLOCKS} does not match its checksum: it is damaged; make {folder} again")
+        raise ArtifactError(f"{folder / BLOCKS} does not match its checksum: it is damaged; recreate {folder}")
     return np.frombuffer(data, dtype="<u8")
 
 
 class BlockArray:
-    """An array [n] or [n, width] on disk; `array[i:j]` are rows, each block checked when it is first read."""
+    """An array [n] or [n, width] on disk; `array[i:j]` returns rows, and verifies each block on its first read."""
 
     def __init__(self, path: Path, dtype: str, rows: int, digests: npt.NDArray[np.uint64], width: int = 0) -> None:
         self._path = path
@@ -135,19 +135,19 @@ class BlockArray:
         size = rows * self._row_bytes
         if path.stat().st_size != size or len(digests) != blocks_of(size):
             raise ArtifactError(
-                f"{path} has {path.stat().st_size} bytes and {len(digests)} checksums, {size} bytes were expected: "
-                f"it is torn or foreign; make {path.parent} again"
+                f"{path} has {path.stat().st_size} bytes and {len(digests)} checksums, expected {size} bytes: "
+                f"it is incomplete or belongs to another artifact; recreate {path.parent}"
             )
         self._file = OpenFile(path, size)
-        self._sound = np.zeros(len(digests), dtype=np.bool_)
+        self._verified = np.zeros(len(digests), dtype=np.bool_)
 
     def __len__(self) -> int:
         return self._rows
 
     def __getitem__(self, where: slice) -> Array:
-        """Return rows i to j, a copy.
+        """Return a copy of rows i to j.
 
-        Raises ArtifactError naming the first damaged block among them, UnreadableError when the file was cut.
+        Raises ArtifactError naming the first damaged block in the range, UnreadableError when the file was truncated.
         """
         rows = range(*where.indices(self._rows))
         if not rows:
@@ -155,7 +155,7 @@ class BlockArray:
         lowest, highest = min(rows[0], rows[-1]), max(rows[0], rows[-1])
         start, stop = lowest * self._row_bytes, (highest + 1) * self._row_bytes
         first, last = start // BLOCK_BYTES, blocks_of(stop)
-        if self._sound[first:last].all():
+        if self._verified[first:last].all():
             data = self._file.read(start, stop)
         else:
             before = first * BLOCK_BYTES
@@ -168,13 +168,13 @@ class BlockArray:
         return data.view(self._dtype).reshape((-1, self._width) if self._width else (-1,))
 
     def _check(self, first: int, last: int, data: npt.NDArray[np.uint8]) -> None:
-        """Compare blocks, whose bytes are `data`, with their checksums."""
+        """Compare blocks with their checksums; `data` holds their bytes."""
         for place, block in enumerate(range(first, last)):
-            if not self._sound[block]:
+            if not self._verified[block]:
                 found = data[place * BLOCK_BYTES : (place + 1) * BLOCK_BYTES]
                 if xxhash.xxh3_64_intdigest(found.data) != self._digests[block]:
                     raise ArtifactError(
                         f"{self._path} is damaged between bytes {block * BLOCK_BYTES} and "
-                        f"{block * BLOCK_BYTES + len(found)}: its checksum differs; make {self._path.parent} again"
+                        f"{block * BLOCK_BYTES + len(found)}: its checksum differs; recreate {self._path.parent}"
                     )
-                self._sound[block] = True
+                self._verified[block] = True

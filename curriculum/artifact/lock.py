@@ -1,4 +1,4 @@
-"""The one lock: a folder's sole writer holds it, and it goes with its process."""
+"""The folder lock: held by a folder's only writer, and released when its process ends."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ POLL_S = 0.2
 
 
 class Held(ArtifactError):
-    """Another process holds the lock; the message names what it guards and, where it can be read, the process."""
+    """Another process holds the lock; the message names what it guards and, if known, the process."""
 
 
 class Lock:
     """An exclusive lock (flock) on a file, held until `release` or the end of the process, however it ends.
 
     The file names its holder. Programs started with subprocess do not inherit the lock; forked children do, and it is
-    free once they have ended too. NFS passes flock on to its server (unless mounted with `local_lock`); a file system
-    that cannot lock raises OSError.
+    free only once they have ended too. NFS forwards flock to its server (unless mounted with `local_lock`); a file
+    system that cannot lock raises OSError.
     """
 
     def __init__(self, path: Path, what: str, wait_s: float = 0.0) -> None:
-        """Take the lock on `path`, a file that is created where it is missing; `what` it guards stands in messages.
+        """Lock the file `path`, which is created if missing; `what` names in messages what the lock guards.
 
         Raises Held when another process still holds it after `wait_s` seconds, OSError when the file cannot be written.
         """
@@ -52,12 +52,12 @@ class Lock:
             time.sleep(POLL_S)
         self._file = file
         note = {"pid": os.getpid(), "host": socket.gethostname(), "command": _command()}
-        with suppress(OSError):  # the disk is full: the lock is held, without a name
+        with suppress(OSError):  # the disk is full: the lock is held, but does not name its holder
             file.truncate(0)
             file.write(json.dumps(note).encode() + b"\n")
 
     def release(self) -> None:
-        """Give the lock up. A second call does nothing."""
+        """Release the lock. A second call does nothing."""
         if not self._file.closed:
             with suppress(OSError):
                 self._file.truncate(0)
@@ -73,7 +73,7 @@ class Lock:
 
 
 def _taken(path: Path) -> FileIO | None:
-    """Return the locked file; None when another holds it."""
+    """Return the locked file; None if another process holds it."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = FileIO(path, "a")
@@ -89,11 +89,11 @@ def _taken(path: Path) -> FileIO | None:
         except BaseException:
             file.close()
             raise
-        file.close()  # whoever held it removed the folder: lock what is there now
+        file.close()  # its last holder removed the folder: lock the new file
 
 
 def _holder(path: Path) -> str:
-    """Return who holds a lock, as a message says it; nothing where the file does not say."""
+    """Return the holder of a lock, worded for a message; empty if the file does not name it."""
     with suppress(OSError, ValueError, LookupError, TypeError):
         note = json.loads(path.read_text("utf-8"))
         return f" (pid {note['pid']} on {note['host']}: {note['command']})"
@@ -101,7 +101,7 @@ def _holder(path: Path) -> str:
 
 
 def _command() -> str:
-    """Return the program and its verb, without settings: their values may be secrets."""
+    """Return the program and its subcommand, without settings: their values may be secrets."""
     program, *words = sys.argv or [""]
     plain = takewhile(lambda word: "=" not in word and not word.startswith("-"), words)
     return " ".join(["/".join(Path(program).parts[-2:]), *plain])

@@ -1,8 +1,8 @@
-"""Artifacts: folders that are there whole or not at all.
+"""Artifacts: folders that are complete or absent.
 
-Every artifact is a folder with a `manifest.json` that says what it is, what made it, which inputs went in and
-the size and checksum of every file. It is written beside its place and renamed into it. An artifact may also stand on
-files outside its folder (tokens that somebody else made): they are named by absolute path, with size and checksum.
+Every artifact is a folder with a `manifest.json` that records its kind, the code that wrote it, its inputs and the
+size and checksum of every file. It is written to a temporary sibling and renamed. An artifact may also depend on
+files outside its folder (tokens written by another tool): they are listed by absolute path, with size and checksum.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ import xxhash
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-MAY_STAND_OUTSIDE = ("tokens",)
-"""Kinds of artifacts that may read files where they lie; the manifest of another that names such is refused."""
+MAY_USE_OUTSIDE_FILES = ("tokens",)
+"""Kinds of artifacts that may read files in place; any other manifest that lists outside files is rejected."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a write says when there is no room for it."""
+"""Error numbers of a write that finds no space left."""
 
 
 class ArtifactError(ValueError):
-    """An artifact is missing, torn, foreign or stale; the message names the file and the mend."""
+    """An artifact is missing, incomplete, foreign or stale; the message names the file and the fix."""
 
 
 class OtherVersion(ArtifactError):
-    """An artifact is whole, but another version of PDPC wrote it."""
+    """An artifact is intact, but was written by another version of PDPC."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class OutsideFile:
-    """A file that an artifact stands on and that lies outside its folder."""
+    """A file outside an artifact's folder that the artifact depends on."""
 
     path: str
     """Absolute path; not part of any fingerprint."""
@@ -59,7 +59,7 @@ class OutsideFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says."""
+    """The contents of `manifest.json`."""
 
     kind: str
     format_version: int
@@ -77,16 +77,16 @@ class Manifest:
 
 @dataclass
 class Draft:
-    """An artifact being written: put files into `path`, facts (JSON values) into `facts`, and what lies outside the
-    folder, under a name of its own, into `outside`."""
+    """An artifact being written: put files into `path`, facts (JSON values) into `facts`, and files outside the
+    folder, each under a unique name, into `outside`."""
 
     path: Path
     facts: dict[str, Any] = field(default_factory=dict)
     entries: dict[str, FileEntry] = field(default_factory=dict)
-    """Files whose size and checksum are known from their writing; the others are read once more."""
+    """Files whose size and checksum are known from writing them; all others are read once more."""
     outside: dict[str, OutsideFile] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
-    """Fingerprints of what went in, by name; they may become known while the artifact is written."""
+    """Fingerprints of the inputs, by name; they may become known while the artifact is written."""
 
 
 MISREAD = (
@@ -100,23 +100,23 @@ MISREAD = (
     NotImplementedError,
     MemoryError,
 )
-"""What a reader raises when a file says other things than it expects."""
+"""What a reader raises when the contents of a file are not what it expects."""
 
 
 @contextmanager
-def reading(path: Path, mend: str) -> Iterator[None]:
-    """Read a file, or make something of what it says: whatever goes wrong is an ArtifactError with its name."""
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Read or parse a file: any failure becomes an ArtifactError that names the file."""
     try:
         yield
     except ArtifactError:
         raise
     except (*MISREAD, OSError) as error:
-        if type(error) is ValueError:  # it says what is wrong, and what to do
+        if type(error) is ValueError:  # its message already says what is wrong and what to do
             raise ArtifactError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-        if isinstance(error, OSError) and error.errno is not None:  # the disk; pyarrow's own have no number
+        if isinstance(error, OSError) and error.errno is not None:  # a disk error; pyarrow's own errors have no errno
             raise
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ArtifactError(f"{path} cannot be read ({told}): {mend}") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ArtifactError(f"{path} cannot be read ({reason}): {remedy}") from error
 
 
 def fingerprint_of(value: Any) -> str:
@@ -126,7 +126,7 @@ def fingerprint_of(value: Any) -> str:
 
 
 def hash_file(path: Path) -> FileEntry:
-    """Return size in bytes and xxh3-128 of a file, read in 8 MiB blocks."""
+    """Return the size in bytes and the xxh3-128 of a file, read in 8 MiB blocks."""
     digest = xxhash.xxh3_128()
     size = 0
     with open(path, "rb") as file:
@@ -138,7 +138,7 @@ def hash_file(path: Path) -> FileEntry:
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """Return the installed version of PDPC, or "unknown" in a tree that was never installed."""
+    """Return the installed version of PDPC, or "unknown" in a source tree that was never installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -151,14 +151,14 @@ def code_version() -> str:
 def create(
     folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapping[str, str] | None = None
 ) -> Iterator[Draft]:
-    """Write an artifact: yield a temporary sibling of `folder`; commit it under its name when the block ends well.
+    """Write an artifact: yield a temporary sibling of `folder`; rename it to `folder` when the block succeeds.
 
     An exception removes the temporary folder; a killed process leaves one named `.<name>.tmp-*`, which the next
-    `create` of the same folder removes once its writer is gone. Raises ArtifactError when `folder` exists already.
+    `create` of the same folder removes once its writer is gone. Raises ArtifactError when `folder` already exists.
     """
     folder = Path(folder)
     if folder.exists():
-        raise ArtifactError(f"{folder} exists already: choose another output or remove it")
+        raise ArtifactError(f"{folder} already exists: choose another output or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(folder)
     temporary = folder.parent / f".{folder.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -182,8 +182,8 @@ def create(
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise OSError(
                 error.errno,
-                f"{os.strerror(error.errno)} after {written} bytes of {kind} {folder}: what was written is removed; "
-                "make room there, or choose an output on another disk, and run again",
+                f"{os.strerror(error.errno)} after {written} bytes of {kind} {folder}: the partial output was removed; "
+                "free disk space there, or choose an output on another disk, and run again",
             ) from error
         raise
 
@@ -198,16 +198,16 @@ def write_manifest(
     outside: Mapping[str, OutsideFile] | None = None,
     known: Mapping[str, FileEntry] | None = None,
 ) -> Manifest:
-    """Hash and sync every file below `folder` and write its manifest last.
+    """Hash and sync every file below `folder`, and write its manifest last.
 
-    Files in `known` were hashed as they were written, files `outside` when they were read.
+    Files in `known` were hashed when they were written, files `outside` when they were read.
     """
     outside, known = outside or {}, known or {}
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
         name = path.relative_to(folder).as_posix()
         files[name] = known[name] if name in known else hash_file(path)
-        assert files[name].bytes == path.stat().st_size, f"{path} is not as long as what was written"
+        assert files[name].bytes == path.stat().st_size, f"{path} is not as long as the bytes written to it"
         sync(path)
     manifest = Manifest(
         kind=kind,
@@ -236,29 +236,29 @@ def identity_of(
     files: Mapping[str, FileEntry],
     outside: Mapping[str, OutsideFile],
 ) -> str:
-    """Return the fingerprint of an artifact: a digest of what it is, what went in, its facts and its contents.
+    """Return the fingerprint of an artifact: a digest of its kind, inputs, facts and file contents.
 
-    `facts.records` is left out: it vouches for files beside a checkpoint that hold times of day, and says nothing of
-    what the checkpoint is.
+    `facts.records` is excluded: it covers files next to a checkpoint that hold timestamps, which are not part of the
+    checkpoint's identity.
     """
     facts = {key: value for key, value in facts.items() if key != "records"}
-    made_of: dict[str, Any] = {"kind": kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs)}
+    identity: dict[str, Any] = {"kind": kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs)}
     if outside:
-        made_of["outside"] = {name: entry.xxh3_128 for name, entry in outside.items()}
+        identity["outside"] = {name: entry.xxh3_128 for name, entry in outside.items()}
     contents = {name: entry.xxh3_128 for name, entry in files.items()}
-    return fingerprint_of({**made_of, "facts": dict(facts), "files": contents})
+    return fingerprint_of({**identity, "facts": dict(facts), "files": contents})
 
 
 def checksum_of(fields: Mapping[str, Any]) -> str:
-    """Return the digest of a manifest's fields but for the checksum itself."""
+    """Return the digest of a manifest's fields, except the checksum itself."""
     text = json.dumps({key: value for key, value in fields.items() if key != "checksum"}, sort_keys=True)
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 def publish(temporary: Path, folder: Path) -> None:
-    """Rename a finished temporary folder into its place and make the rename durable.
+    """Rename a finished temporary folder into place and make the rename durable.
 
-    Raises ArtifactError when something else has taken the place meanwhile.
+    Raises ArtifactError when another process created the folder in the meantime.
     """
     for inner in sorted(p for p in temporary.rglob("*") if p.is_dir()):
         sync(inner)
@@ -268,32 +268,32 @@ def publish(temporary: Path, folder: Path) -> None:
     except OSError as error:
         if folder.exists():
             raise ArtifactError(
-                f"{folder} was made by another process meanwhile: run again to use it, or choose another output"
+                f"{folder} was created by another process: run again to use it, or choose another output"
             ) from error
         raise
     sync(folder.parent)
 
 
 def open_manifest(folder: Path, kind: str) -> Manifest:
-    """Read an artifact's manifest and check kind, version and the size of every file (contents: see `verify`).
+    """Read an artifact's manifest and check its kind, version and the size of every file (contents: see `verify`).
 
-    Raises ArtifactError that names what is missing, torn or foreign, and the mend.
+    Raises ArtifactError naming what is missing, incomplete or foreign, and the fix.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder, kind)
-    if manifest.outside and kind not in MAY_STAND_OUTSIDE:
-        raise ArtifactError(f"{folder} names files outside its folder, as no {kind} does: do not trust this artifact")
+    if manifest.outside and kind not in MAY_USE_OUTSIDE_FILES:
+        raise ArtifactError(f"{folder} lists files outside itself, which no {kind} does: do not trust this artifact")
     home = os.path.realpath(folder)
     for name, entry in manifest.files.items():
         path = folder / name
         if os.path.realpath(path) != os.path.join(home, name):
-            raise ArtifactError(f"{path} is a link, or lies behind one: copy the file itself into {folder}")
+            raise ArtifactError(f"{path} is a symlink, or below one: copy the file itself into {folder}")
         if not path.is_file():
-            raise ArtifactError(f"{path} is missing, though {MANIFEST} lists it: remove {folder} and make it again")
+            raise ArtifactError(f"{path} is missing, but {MANIFEST} lists it: remove {folder} and recreate it")
         size = path.stat().st_size
         if size != entry.bytes:
             raise ArtifactError(
-                f"{path} has {size} bytes instead of {entry.bytes}: it is torn; remove {folder} and make it again"
+                f"{path} has {size} bytes instead of {entry.bytes}: it is damaged; remove {folder} and recreate it"
             )
     for foreign in manifest.outside.values():
         _check_outside(folder, foreign)
@@ -302,82 +302,82 @@ def open_manifest(folder: Path, kind: str) -> Manifest:
 
 def _check_outside(folder: Path, entry: OutsideFile) -> None:
     path = Path(entry.path)
-    mend = f"put it back, or remove {folder} and make it again"
+    remedy = f"restore it, or remove {folder} and recreate it"
     if not path.is_file():
-        raise ArtifactError(f"{path} is missing, though {folder} reads it where it lies: {mend} from its new place")
+        raise ArtifactError(f"{path} is missing, but {folder} reads it in place: {remedy} from its new location")
     size = path.stat().st_size
     if size != entry.bytes:
         raise ArtifactError(
-            f"{path} has {size} bytes instead of {entry.bytes}: it changed after {folder} was made; {mend}"
+            f"{path} has {size} bytes instead of {entry.bytes}: it changed after {folder} was written; {remedy}"
         )
 
 
 def _read_manifest(folder: Path, kind: str) -> Manifest:
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise ArtifactError(f"{kind} folder {folder} does not exist: check the path or make it first")
+        raise ArtifactError(f"{kind} folder {folder} does not exist: check the path or create it first")
     if not path.is_file():
-        raise ArtifactError(f"{folder} has no {MANIFEST}: it is no {kind}, or not a whole one")
+        raise ArtifactError(f"{folder} has no {MANIFEST}: it is not a complete {kind} artifact")
     if path.is_symlink():
-        raise ArtifactError(f"{path} is a link: copy the file itself into {folder}")
-    with reading(path, f"make {folder} again"):
+        raise ArtifactError(f"{path} is a symlink: copy the file itself into {folder}")
+    with reading(path, f"recreate {folder}"):
         data = json.loads(path.read_text("utf-8"))
         if data.get("checksum") != checksum_of(data):
-            raise ArtifactError(f"{path} does not match its own checksum: it is damaged; make {folder} again")
+            raise ArtifactError(f"{path} does not match its own checksum: it is damaged; recreate {folder}")
         files = {str(name): FileEntry(**entry) for name, entry in data.pop("files").items()}
         outside = {str(name): OutsideFile(**entry) for name, entry in data.pop("outside", {}).items()}
         manifest = Manifest(files=files, outside=outside, **data)
         _check_types(manifest)
     if manifest.kind != kind:
-        raise ArtifactError(f"{folder} is a {manifest.kind!r} artifact, not {kind!r}: give the right folder")
+        raise ArtifactError(f"{folder} is a {manifest.kind!r} artifact, not {kind!r}: check the path")
     if manifest.format_version != FORMAT_VERSION:
         raise OtherVersion(
-            f"{folder} has format version {manifest.format_version}, this PDPC reads {FORMAT_VERSION}: "
-            "make it again or use the PDPC that wrote it"
+            f"{folder} has format version {manifest.format_version}, but this PDPC reads {FORMAT_VERSION}: "
+            "recreate it, or use the PDPC version that wrote it"
         )
     for name in manifest.files:
         if os.path.isabs(name) or name != os.path.normpath(name) or name.startswith(".."):
-            raise ArtifactError(f"{path} names a file outside its folder, {name!r}: do not trust this artifact")
+            raise ArtifactError(f"{path} lists a file outside its folder, {name!r}: do not trust this artifact")
     return manifest
 
 
 def _check_types(manifest: Manifest) -> None:
-    """Raise TypeError when a field of a manifest is not of its type: readers build on them."""
+    """Raise TypeError when a manifest field has the wrong type: readers rely on them."""
     for key in ("config", "inputs", "facts"):
         if not isinstance(getattr(manifest, key), dict):
             raise TypeError(f"{key} is not an object")
     for key in ("kind", "code_version", "fingerprint", "created_at"):
         if not isinstance(getattr(manifest, key), str):
-            raise TypeError(f"{key} is not a text")
+            raise TypeError(f"{key} is not a string")
     entries: list[FileEntry | OutsideFile] = [*manifest.files.values(), *manifest.outside.values()]
     for entry in entries:
         if type(entry.bytes) is not int or entry.bytes < 0 or not isinstance(entry.xxh3_128, str):
-            raise TypeError(f"{entry} does not say bytes and checksum of a file")
+            raise TypeError(f"{entry} lacks the size in bytes or the checksum of a file")
     if not all(isinstance(entry.path, str) for entry in manifest.outside.values()):
-        raise TypeError("the path of an outside file is not a text")
+        raise TypeError("the path of an outside file is not a string")
 
 
 def verify(folder: Path, limit_bytes: float = math.inf) -> None:
-    """Read every file of an artifact of at most `limit_bytes`, outside its folder too, and compare its checksum.
+    """Read every file of an artifact of at most `limit_bytes`, including outside files, and compare its checksum.
 
-    Raises ArtifactError naming the first bad file.
+    Raises ArtifactError naming the first file that does not match.
     """
     folder = Path(folder)
     kind = kind_of(folder)
     manifest = open_manifest(folder, kind)
     for name, entry in manifest.files.items():
         if entry.bytes <= limit_bytes and hash_file(folder / name) != entry:
-            raise ArtifactError(f"{folder / name} does not match its checksum: it is damaged; make {folder} again")
+            raise ArtifactError(f"{folder / name} does not match its checksum: it is damaged; recreate {folder}")
     for foreign in manifest.outside.values():
         if foreign.bytes <= limit_bytes and hash_file(Path(foreign.path)) != FileEntry(foreign.bytes, foreign.xxh3_128):
             raise ArtifactError(
-                f"{foreign.path} does not match its checksum: it changed after {folder} was made; "
-                f"put the old file back, or remove {folder} and make it again"
+                f"{foreign.path} does not match its checksum: it changed after {folder} was written; "
+                f"restore the old file, or remove {folder} and recreate it"
             )
 
 
 def kind_of(folder: Path) -> str:
-    """Return what an artifact is. Raises ArtifactError when `folder` is none."""
+    """Return the kind of an artifact. Raises ArtifactError when `folder` is not one."""
     try:
         return str(json.loads((folder / MANIFEST).read_text("utf-8"))["kind"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -385,9 +385,9 @@ def kind_of(folder: Path) -> str:
 
 
 def reusable(folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
-    """Tell whether `folder` holds just what `config` and `inputs` would make.
+    """Return whether `folder` holds exactly what `config` and `inputs` would produce.
 
-    False: nothing is there. True: whole and made of the same. Raises ArtifactError when something else is there,
+    False: it does not exist. True: it is complete and up to date. Raises ArtifactError when it holds something else,
     naming each key that differs.
     """
     folder = Path(folder)
@@ -395,20 +395,20 @@ def reusable(folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapp
         return False
     manifest = open_manifest(folder, kind)
     differences = [
-        f"{key}: there {there!r}, asked for {asked!r}"
+        f"{key}: found {there!r}, requested {asked!r}"
         for old, new in ((manifest.config, _as_json(config)), (manifest.inputs, _as_json(inputs)))
         for key, there, asked in differing(old, new)
     ]
     if differences:
         raise ArtifactError(
-            f"{folder} was made from something else ({'; '.join(differences)}): "
-            "choose another output, or remove the folder to make it again"
+            f"{folder} was written with other settings or inputs ({'; '.join(differences)}): "
+            "choose another output, or remove the folder to recreate it"
         )
     return True
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (dotted key, old value, new value) for every leaf in which two nested mappings differ."""
+    """Yield (dotted key, old value, new value) for every leaf where two nested mappings differ."""
     for key in sorted(set(old) | set(new)):
         name, a, b = f"{prefix}{key}", old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
@@ -431,7 +431,7 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def process_alive(pid: int) -> bool:
-    """Tell whether a process of this machine exists."""
+    """Return whether a process exists on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -442,7 +442,7 @@ def process_alive(pid: int) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that readers see the old or the new one, never a part."""
+    """Write a text file atomically and durably: readers see the old or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -460,7 +460,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
+    """Flush a file or a folder to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,9 @@
-"""Files that are read in place for hours: one that is cut meanwhile is an error that names it.
+"""Files that are read in place for hours: truncating one in the meantime raises an error that names it.
 
-A mapped file that is cut ends whoever touches what is gone (SIGBUS), or shows zeros up to the end of its last page. So
-a file is mapped only where a system call a sample would be too slow, and then between two looks at its size; the others
-are read. A file that was opened stays the same file when its name is removed or given to another.
+Accessing the missing part of a truncated mapped file kills the process (SIGBUS), or returns zeros up to the end of its
+last page. So a file is mapped only where one system call per sample would be too slow, and is then accessed only
+between two checks of its size; all other files are read. An open file stays the same file when its name is removed or
+reused.
 """
 
 from __future__ import annotations
@@ -21,46 +22,46 @@ from curriculum.artifact.manifest import ArtifactError
 
 
 class UnreadableError(ArtifactError):
-    """A file that was whole when it was opened can no longer be read."""
+    """A file that was intact when it was opened can no longer be read."""
 
     exit_code = os.EX_IOERR
 
     @classmethod
     def cut(cls, path: Path, size: int, needed: int) -> UnreadableError:
-        """Say that a file has become too short."""
+        """Return the error for a file that has become too short."""
         return cls(
-            f"{path} has {size} bytes, {needed} were there when it was opened: it was cut while it was in use; put the "
-            "whole file back and run the same command again"
+            f"{path} has {size} bytes, but had {needed} when it was opened: it was truncated while in use; restore the "
+            "complete file and run the same command again"
         )
 
     @classmethod
     def failed(cls, path: Path, error: OSError) -> UnreadableError:
-        """Say that the system gave an error instead of bytes."""
+        """Return the error for a read that the operating system rejected."""
         return cls(
-            f"{path} cannot be read any more ({error.strerror or error}): look after its disk or file system, then run "
-            "the same command again"
+            f"{path} can no longer be read ({error.strerror or error}): check its disk or file system, then run the "
+            "same command again"
         )
 
 
 def size_on_disk(mapped: mmap.mmap) -> int:
-    """Return the size of the file that is mapped, as it is now: another than the map's, once the file was cut."""
+    """Return the current size of the mapped file, which differs from the map's once the file was truncated."""
     return mapped.size()
 
 
 class OpenFile:
-    """The first `size` bytes of a file, read where they are asked for. Any number of threads may read."""
+    """The first `size` bytes of a file, read on demand. Any number of threads may read."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.path, self.size = path, size
         try:
-            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (as long as this object)
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed with this object)
         except FileNotFoundError:
             raise
         except OSError as error:
             raise UnreadableError.failed(path, error) from error
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """Return the bytes from `start` up to `stop`. Raises UnreadableError when they are not there."""
+        """Return the bytes [start, stop). Raises UnreadableError when they cannot be read."""
         data = np.empty(stop - start, dtype=np.uint8)
         left = data.data
         while left:
@@ -75,7 +76,7 @@ class OpenFile:
 
 
 class MappedFile:
-    """The first `size` bytes of a file in memory: at least one. Touch `numbers` inside `whole()` alone."""
+    """The first `size` (at least 1) bytes of a file, memory-mapped. Access `numbers` only inside `whole()`."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.path, self.size = path, size
@@ -86,17 +87,17 @@ class MappedFile:
             self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
 
     def numbers(self, dtype: str, count: int, offset: int = 0) -> npt.NDArray[Any]:
-        """Return numbers of one type, [count], that lie `offset` bytes from the start."""
+        """Return `count` numbers of one dtype that start `offset` bytes into the file."""
         return np.frombuffer(self._map, dtype=dtype, count=count, offset=offset)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Look at the file's size before and after what is done inside. Raises UnreadableError when it was cut."""
-        self._look()
+        """Check the file's size before and after the block. Raises UnreadableError when it was truncated."""
+        self._check_size()
         yield
-        self._look()
+        self._check_size()
 
-    def _look(self) -> None:
+    def _check_size(self) -> None:
         try:
             there = size_on_disk(self._map)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Parquet files as streams: memory does not grow with the file."""
+"""Parquet files as streams: memory use does not grow with the file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ BUFFER_BYTES = 1 << 20
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file to read it from front to end.
+    """Open a Parquet file for reading it once, front to back.
 
-    pyarrow's own default is to keep what it reads ahead until the file is closed: the whole file in the end.
+    By default pyarrow keeps what it has read ahead until the file is closed: eventually the whole file.
     """
     import pyarrow.parquet as pq
 

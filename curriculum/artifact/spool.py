@@ -1,4 +1,4 @@
-"""A long array that is written once from front to end: its front in memory, the rest in a file that nobody sees."""
+"""A long array that is written once, front to back: its front in memory, the rest in an unlinked file."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 HELD_BYTES = 5 << 28
-"""What is kept in memory: 1.25 GiB."""
+"""Bytes kept in memory: 1.25 GiB."""
 MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0)
 
 
 class Spool:
-    """Pieces of one type, appended in turn and read by the place of their items; `len` counts items."""
+    """Pieces of one dtype, appended in order and read by item index; `len` counts items."""
 
     def __init__(
         self, folder: Path | None, name: str, dtype: npt.DTypeLike, most: int, held_bytes: int | None = None
     ) -> None:
-        """Make room for `most` items: `held_bytes` (HELD_BYTES) in memory and the rest in a file in `folder`.
+        """Reserve space for `most` items: `held_bytes` (HELD_BYTES) in memory and the rest in a file in `folder`.
 
-        Without a folder everything is held. Memory that is not written yet costs nothing.
+        Without a folder everything is kept in memory. Memory that has not been written yet costs nothing.
         """
         self.dtype = np.dtype(dtype)
         self._path = folder / f".{name}.spool" if folder is not None else None
@@ -45,7 +45,7 @@ class Spool:
         return self._length
 
     def append(self, piece: Array) -> None:
-        """Keep a piece [n]."""
+        """Append a piece [n]."""
         assert piece.dtype == self.dtype, f"{piece.dtype} in a spool of {self.dtype}"
         start, self._length = self._length, self._length + len(piece)
         if start == self._in_memory and self._length <= len(self._held):
@@ -56,13 +56,13 @@ class Spool:
 
     @property
     def held(self) -> Array:
-        """Return the items in memory, not copied; the rest is in the file."""
+        """Return the items in memory, without copying; the rest is in the file."""
         return self._held[: self._in_memory]
 
     def read(self, first: int, last: int, into: Array | None = None) -> Array:
-        """Return items first to last of one piece: a view of them where they are held.
+        """Return items [first, last) of one piece: a view if they are in memory.
 
-        What is in the file is read `into` the front of an array, where there is one.
+        Items in the file are read into the front of `into`, if given.
         """
         if last <= self._in_memory:
             return self._held[first:last]
@@ -82,7 +82,7 @@ class Spool:
         self.close()
 
     def close(self) -> None:
-        """Let go of memory (when the last view of it is gone) and file."""
+        """Release the memory (once its last view is gone) and the file."""
         self._held = np.zeros(0, self.dtype)
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -92,6 +92,6 @@ class Spool:
         assert self._path is not None
         if self._descriptor < 0:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            os.unlink(self._path)  # its space is given back however this process ends
+            os.unlink(self._path)  # its space is freed however this process ends
         while len(view):
             view = view[os.write(self._descriptor, view) :]

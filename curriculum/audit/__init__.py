@@ -1,1 +1,1 @@
-"""Is an artifact whole, and what does each step of an order hold?"""
+"""Is an artifact intact, and what does each step of an order contain?"""

@@ -1,10 +1,10 @@
-"""The audit of an ORDER: does it hold what its manifest and its plan say, each sample exactly as often as planned?
+"""The audit of an ORDER: does it match its manifest and its plan, each sample exactly as often as planned?
 
     from curriculum.audit import audit
     result = audit(Order.open("order"))
     assert result.sound, [check for check in result.checks if check.sound is False]
 
-Memory: a byte a sample (two more where samples are repeated or looked up by their scores), and chunks of the rest.
+Memory: one byte per sample (two more if samples are repeated or looked up by their scores), and chunks of the rest.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from curriculum.audit.checks import Check
 from curriculum.audit.origin import check_parent, check_scores
 from curriculum.audit.positions import Walk, check_uses
 from curriculum.order.order import Order
+from curriculum.preference import Preference
 from curriculum.scores.columns import SampleColumns
 
 READ_BYTES = 32 * BLOCK_BYTES
@@ -28,38 +29,44 @@ READ_BYTES = 32 * BLOCK_BYTES
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found, check by check, and the numbers. The numbers are None where the files are damaged."""
+    """The result of each check, and the figures. The figures are None if files are damaged."""
 
     checks: list[Check]
     positions: int | None = None
     different_samples: int | None = None
-    """Samples that stand in the order at least once."""
+    """Samples that occur in the order at least once."""
     most_uses: int | None = None
-    """How often the most frequent sample stands in it."""
+    """How often the most frequent sample occurs in it."""
     deviation: float | None = None
     """Largest distance of a cell's running count from its plan, in samples."""
 
     @property
     def sound(self) -> bool:
-        """Did every check that was made come out well?"""
+        """Did every check that was run pass?"""
         return all(check.sound is not False for check in self.checks)
 
 
-def audit(order: Order, columns: SampleColumns | None = None, parent: Order | None = None) -> Audit:
-    """Read everything of an order and check it: files block by block, then every step and every position.
+def audit(
+    order: Order,
+    columns: SampleColumns | None = None,
+    parent: Order | None = None,
+    preference: type[Preference] | None = None,
+) -> Audit:
+    """Read and check a whole order: files block by block, then every step and every position.
 
-    `columns` (TOKENS and scores that it was made of) let the buckets be found again from the scores; `parent` is the
-    order that a replanned one began as. O(positions), two or three readings of them.
+    `columns` (the TOKENS and scores that it was arranged from) make it possible to recompute the buckets from the
+    scores; `parent` is the order that a replanned one began as, `preference` the class that it was arranged by, if
+    that is code outside PDPC (`curriculum.preference.own.load`). O(positions), two or three passes over them.
     """
     checks = [_check_manifest(order.manifest), *_check_files(order.folder, order.manifest)]
     if any(check.sound is False for check in checks[1:]):
-        return Audit([*checks, Check("positions", None, "not read, because files are damaged: make the order again")])
+        return Audit([*checks, Check("positions", None, "not read, because files are damaged: arrange it again")])
     walk = Walk(order)
     checks += walk.checks()
     if walk.countable:
         checks += [
             *check_uses(order, walk.times_N, parent is not None),
-            check_scores(order, columns, walk.times_N),
+            check_scores(order, columns, walk.times_N, preference),
             *check_parent(order, parent),
         ]
     return Audit(checks, len(order), walk.different, int(walk.times_N.max(initial=0)), walk.deviation)
@@ -68,12 +75,12 @@ def audit(order: Order, columns: SampleColumns | None = None, parent: Order | No
 def _check_manifest(manifest: Manifest) -> Check:
     found = identity_of(manifest.kind, manifest.inputs, manifest.facts, manifest.files, manifest.outside)
     if found != manifest.fingerprint:
-        return Check("manifest", False, f"it says fingerprint {manifest.fingerprint}, its contents give {found}")
+        return Check("manifest", False, f"fingerprint is {manifest.fingerprint}, but its contents give {found}")
     return Check("manifest", True, f"fingerprint {manifest.fingerprint}")
 
 
 def _check_files(folder: Path, manifest: Manifest) -> Iterator[Check]:
-    """Compare every file with its checksum, and with its blocks' where it has them; a line a file that differs."""
+    """Compare every file with its checksum and any block checksums; yield one check per file that differs."""
     digests = open_blocks(folder, manifest)
     wrong = 0
     for name, entry in sorted(manifest.files.items()):
@@ -91,7 +98,7 @@ def _check_files(folder: Path, manifest: Manifest) -> Iterator[Check]:
 
 
 def _difference(path: Path, entry: FileEntry, blocks: list[int] | None) -> str:
-    """Return in which blocks a file differs from its checksums; "" where it does not."""
+    """Return in which blocks a file differs from its checksums; "" if in none."""
     whole = xxhash.xxh3_128()
     found: list[int] = []
     with open(path, "rb") as file:

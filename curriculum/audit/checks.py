@@ -1,4 +1,4 @@
-"""One line of an audit."""
+"""One check of an audit."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """What was compared, and what came out."""
+    """What was compared, and the result."""
 
     name: str
     sound: bool | None
-    """None: not made; `said` tells what it would need."""
+    """None: not run; `said` names what it would need."""
     said: str
     """The figure, or what is wrong and where."""

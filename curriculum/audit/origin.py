@@ -1,11 +1,12 @@
-"""The audit of where an order comes from: buckets found again from the scores, and the parent of a replanned order.
+"""The audit of an order's origin: buckets recomputed from the scores, and the parent of a replanned order.
 
 Shapes: N samples of the slice, P positions of a chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,26 +17,33 @@ from curriculum.artifact.manifest import ArtifactError
 from curriculum.audit.checks import Check
 from curriculum.order.order import Order
 from curriculum.order.permutation import key_of
-from curriculum.preference import PREFERENCES
+from curriculum.preference import PREFERENCES, Preference
+from curriculum.preference.own import recorded
 from curriculum.scores.columns import SampleColumns
 
 AT_ONCE = 1 << 20
 
 
-def check_scores(order: Order, columns: SampleColumns | None, times_N: NDArray[np.uint8]) -> Check:
-    """Find every sample's bucket again from its scores; check where it stands, and that it stands so often.
+def check_scores(
+    order: Order,
+    columns: SampleColumns | None,
+    times_N: NDArray[np.uint8],
+    own: type[Preference] | None = None,
+) -> Check:
+    """Recompute every sample's bucket from its scores; check where it occurs, and how often.
 
-    Two bytes a sample, and the passes over the scores that arranging needs.
+    `own` is the preference's class if it is code outside PDPC. Two bytes per sample, and the passes over the scores
+    that arranging needs.
     """
     name = "scores"
     if columns is None:
         return Check(name, None, "buckets not compared with the scores: give tokens, scores or own_scores")
     if columns.samples != len(times_N):
-        return Check(name, False, f"there are {columns.samples:,} samples, the order was made of {len(times_N):,}")
+        return Check(name, False, f"there are {columns.samples:,} samples, but the order arranges {len(times_N):,}")
     if order.manifest.facts.get("ancestors"):
-        return Check(name, None, "buckets of a replanned order depend on what was left: not compared with the scores")
+        return Check(name, None, "buckets of a replanned order depend on what was left: not compared with scores")
     try:
-        layout = _layout(order, columns, times_N)
+        layout = _layout(order, columns, times_N, own)
     except ValueError as error:
         return Check(name, None, f"buckets not compared with the scores: {error}")
     uses_K = np.array([bucket.uses for bucket in order.buckets], dtype=np.int64)
@@ -52,36 +60,36 @@ def check_scores(order: Order, columns: SampleColumns | None, times_N: NDArray[n
             return Check(
                 name,
                 False,
-                f"sample {chunk.first + at} stands {times_N[chunk.first + at]} times, by its scores it should "
-                f"{planned_P[at]} times ({len(wrong):,} such samples from {chunk.first} on)",
+                f"sample {chunk.first + at} occurs {times_N[chunk.first + at]} times, but its scores say "
+                f"{planned_P[at]} times ({len(wrong):,} such samples in the chunk from sample {chunk.first} on)",
             )
     for start in range(0, len(order), AT_ONCE):
         ids, cell_P = order[start : start + AT_ONCE], order.cell[start : start + AT_ONCE]
         wrong = np.flatnonzero(cell_N[ids] != cell_P)
         if len(wrong):
             at = int(wrong[0])
-            return Check(name, False, f"position {start + at:,}: sample {ids[at]} is of another bucket by its scores")
-    return Check(name, True, f"each of {len(times_N):,} samples stands in the bucket that its scores say")
+            return Check(name, False, f"position {start + at:,}: the scores put sample {ids[at]} in another bucket")
+    return Check(name, True, f"each of {len(times_N):,} samples is in the bucket that its scores give")
 
 
 def check_parent(order: Order, parent: Order | None) -> Iterator[Check]:
-    """Check that a replanned order begins as its parent does, and goes on with just what the parent had left."""
+    """Check that a replanned order begins like its parent, and continues with exactly what the parent had left."""
     facts = order.manifest.facts
     if not facts.get("ancestors"):
         if parent is not None:
-            raise ValueError(f"parent={parent.folder}: {order.folder} was not replanned, it has none: leave it out")
+            raise ValueError(f"parent={parent.folder}: {order.folder} was not replanned and has no parent: omit it")
         return
     if parent is None:
         yield Check("parent", None, "not compared: give parent=ORDER, the order that this one was replanned from")
         return
     if parent.fingerprint != order.manifest.inputs.get("parent"):
         raise ArtifactError(
-            f"parent={parent.folder} has fingerprint {parent.fingerprint}, {order.folder} was replanned from "
+            f"parent={parent.folder} has fingerprint {parent.fingerprint}, but {order.folder} was replanned from "
             f"{order.manifest.inputs.get('parent')}: give that order"
         )
     where = facts.get("replanned_at") or {}
     if not isinstance(where.get("cursor"), int):
-        yield Check("parent", False, "the manifest names ancestors, but not the cursor where it was replanned")
+        yield Check("parent", False, "the manifest lists ancestors, but not the cursor at which it was replanned")
         return
     cursor: int = where["cursor"]
     yield _same_head(order, parent, cursor)
@@ -94,8 +102,8 @@ def _same_head(order: Order, parent: Order, cursor: int) -> Check:
         wrong = np.flatnonzero((order[part] != parent[part]) | (order.cell[part] != parent.cell[part]))
         if len(wrong):
             at = start + int(wrong[0])
-            return Check("read", False, f"position {at:,} holds sample {order[at]}, the parent's holds {parent[at]}")
-    return Check("read", True, f"the first {cursor:,} positions are the parent's")
+            return Check("read", False, f"position {at:,} holds sample {order[at]}, but the parent's {parent[at]}")
+    return Check("read", True, f"the first {cursor:,} positions match the parent's")
 
 
 def _same_rest(order: Order, parent: Order, cursor: int) -> Check:
@@ -111,38 +119,54 @@ def _same_rest(order: Order, parent: Order, cursor: int) -> Check:
         if len(wrong):
             at = int(wrong[0])
             return Check(
-                "left", False, f"sample {ids[at]} stands {has_N[ids[at]]} times, {planned_P[at]} were left for it"
+                "left", False, f"sample {ids[at]} occurs {has_N[ids[at]]} times, but {planned_P[at]} were left"
             )
     lost = np.flatnonzero((had_N > 0) & (has_N == 0))
     if len(lost) and own_K.min(initial=1) > 0:
-        return Check("left", False, f"sample {lost[0]} was left to read and is gone ({len(lost):,} such samples)")
+        return Check("left", False, f"sample {lost[0]} was left to read but is missing ({len(lost):,} such samples)")
     gone = f", {len(lost):,} are left out by the new uses" if len(lost) else ""
-    return Check("left", True, f"{len(order) - cursor:,} positions hold what the parent had left{gone}")
+    return Check("left", True, f"{len(order) - cursor:,} positions hold exactly what the parent had left{gone}")
 
 
 def _times(order: Order, cursor: int, samples: int) -> NDArray[np.uint8]:
-    """Return how often each sample stands from `cursor` on, [N]."""
+    """Return how often each sample occurs from `cursor` on, [N]."""
     times_N = np.zeros(samples, dtype=np.uint8)
     for start in range(cursor, len(order), AT_ONCE):
         np.add.at(times_N, order[start : start + AT_ONCE], np.uint8(1))
     return times_N
 
 
-def _layout(order: Order, columns: SampleColumns, times_N: NDArray[np.uint8]) -> Layout:
-    """Cut the corpus again as arranging did. Raises ValueError where columns are missing, or what to cut is unknown."""
+def _layout(order: Order, columns: SampleColumns, times_N: NDArray[np.uint8], own: type[Preference] | None) -> Layout:
+    """Cut the corpus again as arranging did. Raises ValueError if columns are missing or the edges are unknown."""
     config = order.manifest.config
-    settings = config["preference"]
-    preference = PREFERENCES[settings["name"]](**settings)
-    part_alone = config.get("max_tokens") is not None
-    if part_alone and any(bucket.uses == 0 for bucket in order.buckets):
-        raise ValueError("it holds a part of the slice and leaves out a bucket, so that its edges are not known")
+    preference = _preference(config, own)
+    partial = config.get("max_tokens") is not None
+    if partial and any(bucket.uses == 0 for bucket in order.buckets):
+        raise ValueError("the order covers part of the slice and leaves out a bucket, so its edges are not known")
     layout = Layout(
         preference,
         columns,
         fold_key=key_of(config["seed"], "fold"),
         keep_unscored=config["nonfinite"] == "bucket",
-        times=(lambda first, count: (times_N[first : first + count] > 0).astype(np.uint8)) if part_alone else None,
+        times=(lambda first, count: (times_N[first : first + count] > 0).astype(np.uint8)) if partial else None,
     )
     if layout.cells != len(order.bucket_of_cell):
-        raise ValueError(f"these have {layout.cells} cells, the order has {len(order.bucket_of_cell)}")
+        raise ValueError(f"they give {layout.cells} cells, but the order has {len(order.bucket_of_cell)}")
     return layout
+
+
+def _preference(config: Mapping[str, Any], own: type[Preference] | None) -> Preference:
+    """Return the preference that an order's config describes. Raises ValueError if its class is not available."""
+    settings, code = config["preference"], recorded(config)
+    if code is not None and own is None:
+        raise ValueError(
+            "the order was arranged by code outside PDPC, which runs only if you name it: add "
+            f"preference_code={code.get('file') or 'FILE.py'}:{code.get('class')}"
+        )
+    kind = own if code is not None else PREFERENCES.get(settings["name"])
+    if kind is None:
+        raise ValueError(f"this PDPC has no preference {settings['name']!r}")
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ValueError(f"its preference has settings that {kind.__name__} does not accept ({error})") from None

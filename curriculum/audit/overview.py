@@ -1,4 +1,4 @@
-"""An order in parts of its progress: planned and realised share of every bucket, mean score, mix of sources.
+"""An order divided by progress: planned and realised share of every bucket, mean score, mix of sources.
 
 Shapes: P parts, S steps, C cells, K buckets, T sources, N samples.
 """
@@ -16,30 +16,30 @@ from curriculum.scores.expression import Expression
 
 MOST_PARTS, LEAST_PARTS = 60, 20
 PART_SAMPLES = 200
-"""Samples that a part should hold, so that its shares are not all chance: a short order has fewer parts."""
+"""Samples that a part should hold, so that its shares are not just noise: a short order has fewer parts."""
 AT_ONCE = 1 << 20
 NO_SOURCE = ("all", "unscored")
-"""Strata that are no source."""
+"""Strata that are not sources."""
 
 
 @dataclass(frozen=True)
 class Overview:
-    """Sums over the steps of each part; the properties make shares and means of them."""
+    """Sums over the steps of each part; the properties turn them into shares and means."""
 
     edges_P: NDArray[np.int64]
-    """[P + 1] steps at which the parts begin, and the last one ends."""
+    """[P + 1] steps at which the parts begin, and the end of the last one."""
     buckets: list[str]
     planned_PK: NDArray[np.float64]
-    """Samples wished for, made feasible."""
+    """Samples in the real-valued plan."""
     realised_PK: NDArray[np.float64]
-    """Samples that are there."""
+    """Samples in the order."""
     score: str | None
-    """Expression whose mean is known; None where no scores were given."""
+    """Expression whose mean is known; None if no scores were given."""
     score_sum_P: NDArray[np.float64]
     scored_P: NDArray[np.int64]
-    """Positions whose score is a finite number."""
+    """Positions with a finite score."""
     sources: list[str]
-    """Empty where nothing tells them."""
+    """Empty if unknown."""
     sources_PT: NDArray[np.float64]
 
     @property
@@ -50,12 +50,12 @@ class Overview:
 
     @property
     def mean_P(self) -> NDArray[np.float64]:
-        """Mean score of every part; nan where none is known."""
+        """Mean score of every part; NaN where unknown."""
         known_P = self.scored_P > 0
         return np.where(known_P, self.score_sum_P / np.maximum(self.scored_P, 1), np.nan)
 
     def merged(self, parts: int) -> Overview:
-        """Return the same in fewer parts."""
+        """Return the same overview in fewer parts."""
         count = len(self.edges_P) - 1
         parts = min(parts, count)
         at = np.arange(parts + 1) * count // parts
@@ -80,9 +80,9 @@ def shares(table: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def overview(order: Order, columns: SampleColumns | None = None) -> Overview:
-    """Read the tables of an order, and with `columns` its positions too. O(steps * cells + positions).
+    """Read the tables of an order and, with `columns`, its positions too. O(steps * cells + positions).
 
-    With scores: four bytes a sample.
+    With scores: four bytes per sample.
     """
     tens = len(order) // PART_SAMPLES // 10 * 10
     parts = min(max(LEAST_PARTS, min(MOST_PARTS, tens)), order.steps)
@@ -119,7 +119,7 @@ def overview(order: Order, columns: SampleColumns | None = None) -> Overview:
 
 
 def mean_score_of(order: Order, columns: SampleColumns) -> str | None:
-    """Return the score whose mean tells what the order does: the one that it cuts by, else PD, else the first there."""
+    """Return the score whose mean describes the order best: the one it cuts by, else PD, else the first available."""
     asked = order.manifest.config.get("preference", {}).get("score")
     names = [name for name in columns.names if name not in ("length", "tokens")]
     if not names:
@@ -136,7 +136,7 @@ def _scores(columns: SampleColumns, score: str) -> NDArray[np.float32]:
 
 
 def _strata(order: Order, table_PC: NDArray[np.float64]) -> tuple[list[str], NDArray[np.float64]]:
-    """Return the sources and their samples as the strata tell them; nothing where a stratum is no source."""
+    """Return the sources and their samples, derived from the strata; empty if a stratum is not a source."""
     if any(name in NO_SOURCE for name in order.strata):
         return [], np.zeros((len(table_PC), 0))
     sources = list(dict.fromkeys(order.strata))

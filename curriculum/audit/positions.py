@@ -1,4 +1,4 @@
-"""The audit's walk over the positions of an order: steps against counts and plan, samples against their uses.
+"""The audit's pass over the positions of an order: steps against counts and plan, samples against their uses.
 
 Shapes: S steps, C cells, N samples of the slice.
 """
@@ -15,16 +15,16 @@ from curriculum.audit.checks import Check
 from curriculum.order.order import Order
 
 AT_ONCE = 1 << 20
-"""Positions, or entries of a table, in a chunk."""
+"""Positions, or entries of a table, per chunk."""
 FLOAT32_ROUNDS = 2.0**-24
-"""Largest relative error of a number of the plan on disk."""
+"""Largest relative error of a plan entry on disk."""
 ROW_ERROR = 1e-6
-"""Largest relative error of the sum of a row of the plan."""
+"""Largest relative error of a row sum of the plan."""
 NOWHERE = 0xFFFF
 
 
 class Walk:
-    """One reading of an order from its first step to its last. `times_N` says how often each sample stands in it."""
+    """One pass over an order from its first step to its last. `times_N` is how often each sample occurs in it."""
 
     def __init__(self, order: Order) -> None:
         facts = order.manifest.facts
@@ -39,7 +39,7 @@ class Walk:
         self._problems: dict[str, str] = {}
         sizes_S = step_sizes(len(order), order.batch_size)
         if len(sizes_S) != order.steps:
-            self._problem("batches", f"{len(order):,} positions make {len(sizes_S)} steps, there are {order.steps}")
+            self._problem("batches", f"{len(order):,} positions make {len(sizes_S)} steps, not {order.steps}")
             sizes_S = np.resize(sizes_S, order.steps)
         self._last = int(sizes_S[-1])
         for first, stop in chunks_of_steps(order):
@@ -56,17 +56,17 @@ class Walk:
         return "ids" not in self._problems and "composition" not in self._problems
 
     def checks(self) -> Iterator[Check]:
-        """Yield what was found."""
+        """Yield the results."""
         order = self.order
         last = f", the last of {self._last:,}" if self._last != order.batch_size else ""
         yield self._check("batches", f"{order.steps:,} steps of {order.batch_size:,} samples{last}")
-        yield self._check("composition", f"each step holds what counts.bin says of {len(self.total_C):,} cells")
+        yield self._check("composition", f"each step matches counts.bin for all {len(self.total_C):,} cells")
         step, cell = self._deviates_at
         yield Check(
             "deviation",
             self._excess < 1.0 + ROUNDING_NOISE,
-            f"{self.deviation:.5f} samples from the plan at most ({cell_name(order, cell)}, step {step + 1:,}), "
-            "less than 1 is right",
+            f"at most {self.deviation:.5f} samples from the plan ({cell_name(order, cell)}, step {step + 1:,}), "
+            "must be less than 1",
         )
         yield self._stages()
         if self.countable:
@@ -86,7 +86,7 @@ class Walk:
                 at = int(wrong[0])
                 self._problem("batches", f"step {first + at + 1:,} of {name} sums to {sum_S[at]:g}, not {sizes_S[at]}")
         if (counts_SC < 0).any():
-            self._problem("batches", f"counts.bin holds a number below zero near step {first + 1:,}")
+            self._problem("batches", f"counts.bin holds a negative number near step {first + 1:,}")
 
     def _running(self, first: int, counts_SC: NDArray[np.int64], plan_SC: NDArray[np.float64]) -> None:
         run_SC = np.cumsum(counts_SC, axis=0) + self.total_C
@@ -104,7 +104,7 @@ class Walk:
         part = slice(first * order.batch_size, min(stop * order.batch_size, len(order)))
         ids, cell_P = order[part], order.cell[part]
         if len(ids) and int(cell_P.max()) >= cells:
-            self._problem("composition", f"cells.bin holds cell {int(cell_P.max())}, there are {cells}")
+            self._problem("composition", f"cells.bin holds cell {int(cell_P.max())} of {cells} cells")
             return
         step_P = np.arange(len(ids)) // order.batch_size
         found_SC = np.bincount(step_P * cells + cell_P, minlength=counts_SC.size)[: counts_SC.size]
@@ -114,19 +114,19 @@ class Walk:
             self._problem(
                 "composition",
                 f"step {first + step + 1:,} holds {found_SC[step * cells + cell]} samples of "
-                f"{cell_name(order, cell)}, counts.bin says {counts_SC[step, cell]}",
+                f"{cell_name(order, cell)}, but counts.bin says {counts_SC[step, cell]}",
             )
         outside = np.flatnonzero((ids < 0) | (ids >= self.samples))
         if len(outside):
             at = int(outside[0])
             self._problem(
-                "ids", f"position {part.start + at:,} holds sample {ids[at]}, there are {self.samples:,} samples"
+                "ids", f"position {part.start + at:,} holds sample {ids[at]}, but there are {self.samples:,} samples"
             )
             return
         np.add.at(self.times_N, ids, np.uint8(1))
 
     def _samples(self) -> Check:
-        """Compare how many samples stand in the order with what the manifest says."""
+        """Compare the number of samples in the order with the manifest."""
         facts, positions = self.order.manifest.facts, len(self.order)
         counted = int(self.times_N.sum(dtype=np.int64))
         found = {"different": self.different, "left out": self.samples - self.different}
@@ -134,7 +134,7 @@ class Walk:
         said = {"different": facts["different_samples"], "left out": facts["left_out"], "repeated": facts["repeated"]}
         text = ", ".join(f"{number:,} {name}" for name, number in found.items())
         if counted != positions:
-            return Check("samples", False, "a sample stands more than 255 times")
+            return Check("samples", False, "a sample occurs more than 255 times")
         if found != said:
             theirs = ", ".join(f"{number:,} {name}" for name, number in said.items())
             return Check("samples", False, f"{text}, but the manifest says {theirs}")
@@ -149,9 +149,9 @@ class Walk:
                 return Check(
                     "buckets",
                     False,
-                    f"{bucket.name} has {found:,} positions, but {bucket.samples:,} samples of {bucket.uses} uses",
+                    f"{bucket.name} has {found:,} positions, but {bucket.samples:,} samples with {bucket.uses} uses",
                 )
-        return Check("buckets", True, f"{len(order.buckets)} buckets have their samples times their uses")
+        return Check("buckets", True, f"{len(order.buckets)} buckets hold their samples times their uses")
 
     def _stages(self) -> Check:
         ends = self.order.stage_ends
@@ -168,21 +168,21 @@ class Walk:
 
 
 def check_uses(order: Order, times_N: NDArray[np.uint8], with_parent: bool) -> Iterator[Check]:
-    """Check that each sample stands as often as its bucket's uses say, and in one bucket alone.
+    """Check that each sample occurs as often as its bucket's uses say, and in one bucket only.
 
-    Where a replanned order repeats samples, only its parent (`with_parent`) tells how often each should stand.
+    If a replanned order repeats samples, only its parent (`with_parent`) says how often each should occur.
     """
     uses_K = np.array([bucket.uses for bucket in order.buckets], dtype=np.int64)
     if not order.manifest.facts.get("ancestors"):
         yield _as_used(order, times_N, uses_K[order.bucket_of_cell])
     elif uses_K.max(initial=0) <= 1:
         twice = np.flatnonzero(times_N > 1)
-        said = "no sample stands twice, before or after the replanning"
+        said = "no sample occurs twice, before or after the replanning"
         if len(twice):
-            said = f"{_times(int(twice[0]), times_N)}, 1 was planned ({len(twice):,} such samples)"
+            said = f"{_times(int(twice[0]), times_N)}, but 1 was planned ({len(twice):,} such samples)"
         yield Check("uses", not len(twice), said)
     elif not with_parent:
-        yield Check("uses", None, "read and left parts share samples: give parent=ORDER to check how often each stands")
+        yield Check("uses", None, "read and new parts share samples: give parent=ORDER to check how often each occurs")
 
 
 def _as_used(order: Order, times_N: NDArray[np.uint8], uses_C: NDArray[np.int64]) -> Check:
@@ -202,21 +202,21 @@ def _as_used(order: Order, times_N: NDArray[np.uint8], uses_C: NDArray[np.int64]
             wrong += int(np.count_nonzero(bad_P))
     if wrong:
         return Check("uses", False, f"{example} ({wrong:,} positions are wrong)")
-    return Check("uses", True, "each sample stands as often as its bucket's uses say")
+    return Check("uses", True, "each sample occurs as often as its bucket's uses say")
 
 
 def chunks_of_steps(order: Order) -> Iterator[tuple[int, int]]:
-    """Yield (first, stop) of stretches of steps with about AT_ONCE positions or table entries."""
+    """Yield (first, stop) of step ranges with about AT_ONCE positions or table entries."""
     rows = max(1, AT_ONCE // max(order.batch_size, len(order.bucket_of_cell)))
     for first in range(0, order.steps, rows):
         yield first, min(first + rows, order.steps)
 
 
 def cell_name(order: Order, cell: int) -> str:
-    """Return how a cell is called: its bucket, and its stratum where there are several."""
+    """Return a cell's display name: its bucket, and its stratum if there are several."""
     bucket = order.buckets[int(order.bucket_of_cell[cell])].name
     return f"{bucket} of {order.strata[int(order.stratum_of_cell[cell])]}" if len(order.strata) > 1 else bucket
 
 
 def _times(sample: int, times_N: NDArray[np.uint8]) -> str:
-    return f"sample {sample} stands {times_N[sample]} time{'' if times_N[sample] == 1 else 's'}"
+    return f"sample {sample} occurs {times_N[sample]} time{'' if times_N[sample] == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""The samples of one step of an order, with what is known of each.
+"""The samples of one step of an order, with what is known about each.
 
 Shapes: B samples of the step, K buckets.
 """
@@ -18,15 +18,15 @@ from curriculum.tokens.tokens import IGNORED, Tokens
 
 TextDecoder = Callable[[list[int]], str]
 FIRST_TOKENS = 160
-"""Tokens of a sample that are decoded to show how it begins."""
+"""Tokens of a sample that are decoded to show its beginning."""
 
 
 @dataclass(frozen=True)
 class StepSamples:
-    """One step, in the order of its positions."""
+    """One step, in position order."""
 
     number: int
-    """Step, from 1: the one that the log calls by this number."""
+    """Step, counted from 1 as in the log."""
     first: int
     """Position of its first sample."""
     stage: int
@@ -35,11 +35,11 @@ class StepSamples:
     planned_K: NDArray[np.float64]
     realised_K: NDArray[np.float64]
     length_B: NDArray[np.int64] | None
-    """Real tokens; None where nothing tells them."""
+    """Real tokens; None if unknown."""
     source_B: list[str]
-    """Empty where nothing tells them."""
+    """Empty if unknown."""
     scores: dict[str, NDArray[np.float32]]
-    """Name or expression to values [B]."""
+    """Values [B] by name or expression."""
 
     def __len__(self) -> int:
         return len(self.ids_B)
@@ -48,7 +48,7 @@ class StepSamples:
 def samples_of_step(order: Order, number: int, columns: SampleColumns | None = None) -> StepSamples:
     """Return the samples of a step, counted from 1 as in a run's log.
 
-    With scores, one reading of their columns. Raises ValueError for a step that is not there.
+    With scores, their columns are read once. Raises ValueError for a step that does not exist.
     """
     if not 1 <= number <= order.steps:
         raise ValueError(f"step={number} is not in 1 .. {order.steps}, the steps of {order.folder}")
@@ -59,7 +59,7 @@ def samples_of_step(order: Order, number: int, columns: SampleColumns | None = N
         if int(ids_B.max()) >= columns.samples:
             raise ValueError(
                 f"step {number} of {order.folder} holds sample {int(ids_B.max())}, but there are {columns.samples} "
-                "samples: give what the order was made of"
+                "samples: give the tokens and scores that it was arranged from"
             )
         if columns.tokens is not None:
             length_B = columns.tokens.real_tokens(ids_B)
@@ -80,7 +80,7 @@ def samples_of_step(order: Order, number: int, columns: SampleColumns | None = N
 
 
 def beginning(tokens: Tokens, sample: int, decode: TextDecoder, letters: int) -> str:
-    """Return how the text of a sample begins, on one line and without control characters."""
+    """Return the beginning of a sample's text, on one line and without control characters."""
     ids = tokens.sample([sample])[0][:FIRST_TOKENS]
     text = decode(ids[ids != IGNORED].tolist())
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:letters]
@@ -92,7 +92,7 @@ def origins(tokens: Tokens, sample: int) -> list[tuple[int, int]]:
 
 
 def _shown(order: Order, columns: SampleColumns) -> list[str]:
-    """Return the scores to show: what the order cuts by, the losses, PD, the user's own."""
+    """Return the scores to show: the one the order cuts by, the losses, PD, the user's own."""
     asked = order.manifest.config.get("preference", {}).get("score")
     names = [asked] if asked and set(Expression(asked).names) <= set(columns.names) else []
     names += [name for name in columns.names if name != LENGTH and name != "tokens" and not name.startswith("ppl_")]

@@ -1,1 +1,1 @@
-"""ORDER read: which samples belong to which step, rank and stage."""
+"""Reading an ORDER: which samples belong to which step, rank and stage."""

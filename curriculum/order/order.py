@@ -1,8 +1,8 @@
-"""ORDER: sample ids in training order, read where they are asked for, with the bucket and stage of every position.
+"""ORDER: sample ids in training order, read on demand, with the bucket and stage of every position.
 
 Files, little-endian: ids.bin (uint32, or uint64 where ids need it) and cells.bin (uint8 or uint16) by position,
-plan.bin (float32) and counts.bin (int32) by step and cell, blocks.bin (a checksum a block of the four). A cell is a
-bucket of a stratum; the manifest's facts say which.
+plan.bin (float32) and counts.bin (int32) by step and cell, blocks.bin (one checksum per block of these four). A cell is
+a bucket within a stratum; the manifest's facts define the cells.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IDS, CELLS, PLAN, COUNTS = "ids.bin", "cells.bin", "plan.bin", "counts.bin"
 
 
 class PositionColumn:
-    """A value of every position of an order: `column[i]` or `column[i:j]`."""
+    """One value per position of an order: `column[i]` or `column[i:j]`."""
 
     def __init__(self, length: int, read: Callable[[int, int], NDArray[np.int64]]) -> None:
         self._length = length
@@ -47,7 +47,7 @@ class PositionColumn:
 
 
 class StepTable:
-    """Samples by step and bucket: `table[i:j]` are the rows of steps i to j, float64 [j - i, buckets]."""
+    """Samples by step and bucket: `table[i:j]` returns the rows of steps i to j, float64 [j - i, buckets]."""
 
     def __init__(self, cells: BlockArray, bucket_C: NDArray[np.int64], buckets: int) -> None:
         self._cells, self._bucket_C, self._buckets = cells, bucket_C, buckets
@@ -63,7 +63,7 @@ class StepTable:
 
 
 class Order:
-    """An open ORDER. `order[i:j]` are the sample ids of positions i to j in training order, int64."""
+    """An open ORDER. `order[i:j]` returns the sample ids of positions i to j in training order, int64."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         facts = manifest.facts
@@ -92,9 +92,9 @@ class Order:
         self.cell_plan = array(PLAN, "<f4", self.steps, cells)
         self.cell_counts = array(COUNTS, "<i4", self.steps, cells)
         self.plan = StepTable(self.cell_plan, self.bucket_of_cell, len(self.buckets))
-        """What was wished for, made feasible: samples by step and bucket."""
+        """The real-valued plan, i.e. the preference made feasible: samples by step and bucket."""
         self.counts = StepTable(self.cell_counts, self.bucket_of_cell, len(self.buckets))
-        """What the order holds: whole samples by step and bucket."""
+        """The contents of the order: whole samples by step and bucket."""
         self._positions = PositionColumn(self.samples, lambda i, j: self._ids[i:j].astype(np.int64))
         self.cell = PositionColumn(self.samples, lambda i, j: self._cells[i:j].astype(np.int64))
         self.bucket = PositionColumn(self.samples, lambda i, j: self.bucket_of_cell[self._cells[i:j]])
@@ -105,26 +105,26 @@ class Order:
         """Open an ORDER folder in O(1). Raises ArtifactError naming what is wrong with it."""
         folder = Path(folder)
         manifest = open_manifest(folder, KIND)
-        with reading(folder / MANIFEST, f"it lacks what an ORDER needs; remove {folder} and arrange again"):
+        with reading(folder / MANIFEST, f"it lacks facts of an ORDER; remove {folder} and arrange again"):
             return cls(folder, manifest)
 
     def _check_facts(self) -> None:
-        """Raise ValueError when the manifest's numbers do not fit each other."""
+        """Raise ValueError when the manifest's facts contradict each other."""
         whole = {"samples": self.samples, "batch_size": self.batch_size, "steps": self.steps}
         for name, value in whole.items():
             if type(value) is not int or value < (name == "batch_size"):
-                raise ValueError(f"{name}={value!r} is not a number of samples or steps")
+                raise ValueError(f"{name}={value!r} is not a valid number of samples or steps")
         ends = self.stage_ends
         if not isinstance(ends, list) or not all(type(end) is int for end in ends) or ends != sorted(ends):
-            raise ValueError(f"stage_ends={ends!r} are not the steps at which stages end")
+            raise ValueError(f"stage_ends={ends!r} are not step numbers in rising order")
         for name, of_cell, named in (
             ("bucket", self.bucket_of_cell, self.buckets),
             ("stratum", self.stratum_of_cell, self.strata),
         ):
             if of_cell.ndim != 1 or len(of_cell) != len(self.bucket_of_cell) or not len(of_cell):
-                raise ValueError(f"cells.{name} has the shape {of_cell.shape}")
+                raise ValueError(f"cells.{name} has shape {of_cell.shape}, not one entry per cell")
             if of_cell.min() < 0 or of_cell.max() >= len(named):
-                raise ValueError(f"cells.{name} names one that is not there: there are {len(named)}")
+                raise ValueError(f"cells.{name} has an index outside the {len(named)} entries that exist")
 
     def __len__(self) -> int:
         return self.samples

@@ -1,4 +1,4 @@
-"""A keyed permutation of 0 .. size - 1 that is computed at any index, without a table."""
+"""A keyed permutation of 0 .. size - 1 that can be computed at any index, without a table."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ ROUNDS = 6
 
 
 class KeyedPermutation:
-    """A bijection of range(size), chosen by a key: a Feistel network over an even number of bits, with cycle walking.
+    """A bijection of range(size), selected by a key: a Feistel network over an even number of bits, with cycle walking.
 
-    `permutation(indices)` maps uint64 or int64 [n] to int64 [n] in O(n) time; any chunk gives the same values, so an
-    order can be written in pieces (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Not for secrets.
+    `permutation(indices)` maps uint64 or int64 [n] to int64 [n] in O(n) time; the values do not depend on chunking, so
+    an order can be written in pieces (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). It is not
+    cryptographically secure.
     """
 
     def __init__(self, size: int, key: int) -> None:
@@ -52,5 +53,5 @@ def mix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def key_of(seed: int, purpose: str, number: int = 0) -> int:
-    """Return a 64-bit key for one use of randomness: another one for every seed, purpose and number."""
+    """Return a 64-bit key for one use of randomness: a different one for each seed, purpose and number."""
     return xxhash.xxh3_64_intdigest(f"{seed}/{purpose}/{number}".encode())

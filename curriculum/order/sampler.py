@@ -1,4 +1,4 @@
-"""The sampler: which samples does a rank read next? Arithmetic on the order and the cursor, no state beside it."""
+"""The sampler: which samples does a rank read next? Arithmetic on the order and the cursor, with no other state."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from curriculum.order.split import Split, cursor_after
 
 
 class Ids(Protocol):
-    """Anything that gives sample ids by position: an Order, or an int array."""
+    """Anything that returns sample ids by position: an Order, or an int array."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, where: slice, /) -> NDArray[np.int64]: ...
 
 
 class CurriculumSampler:
-    """Iterate lists of this rank's sample ids from a cursor on: one list a step, or one a micro-batch.
+    """Iterate over lists of this rank's sample ids, starting at a cursor: one list per step, or one per micro-batch.
 
-    `batch_size` is global and `micro_batch_size` a rank's; `Split` says how a batch is cut, the same at any world size.
-    Every rank gets equally many lists; in a last step that is not full they may be shorter, or empty.
-    `cursor` counts the samples that all ranks together have been given in whole steps: it moves with the last list of a
-    step. A new sampler with the same cursor goes on from there, at any world size and micro-batch.
+    `batch_size` is global and `micro_batch_size` per rank; `Split` defines how a batch is cut, the same at any world
+    size. Every rank gets the same number of lists; in a partial last step they may be shorter, or empty.
+    `cursor` counts the samples that all ranks together have consumed in whole steps: it moves with the last list of a
+    step. A new sampler with the same cursor resumes there, at any world size and micro-batch size.
 
-    Use it alone, or as the `batch_sampler` of a torch DataLoader. A DataLoader with workers fetches ahead, and `cursor`
-    with it: resume from `cursor_after(steps done, ...)`, not from here.
+    Use it directly, or as the `batch_sampler` of a torch DataLoader. A DataLoader with workers prefetches, which moves
+    `cursor` ahead of training: resume from `cursor_after(completed steps, ...)` instead.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class CurriculumSampler:
     ) -> None:
         self.split = Split(batch_size, world_size, micro_batch_size)
         if not 0 <= rank < world_size:
-            raise ValueError(f"sampler: rank={rank} must lie in [0, world_size={world_size})")
+            raise ValueError(f"sampler: rank={rank} must be in [0, world_size={world_size})")
         if not 0 <= cursor <= len(order):
-            raise ValueError(f"sampler: cursor={cursor} lies outside an order of {len(order)} samples")
+            raise ValueError(f"sampler: cursor={cursor} is outside an order of {len(order)} samples")
         if cursor % batch_size and cursor != len(order):
             before = cursor - cursor % batch_size
             raise ValueError(
@@ -58,7 +58,7 @@ class CurriculumSampler:
         self.cursor = cursor
 
     def __len__(self) -> int:
-        """Return the number of lists that are left, whole steps alone."""
+        """Return the number of lists left, counted in whole steps."""
         return -(-(len(self.order) - self.cursor) // self.batch_size) * self.split.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:

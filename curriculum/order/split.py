@@ -1,7 +1,7 @@
-"""The split: how a step's positions of the order are cut over ranks and micro-batches. Arithmetic alone, no state.
+"""The split: how a step's positions of the order are cut over ranks and micro-batches. Stateless arithmetic.
 
-A step's positions are cut into one consecutive part a rank, and a rank's part into `accumulation` consecutive
-micro-batches. Ranks in rising order, and micro-batches in rising order within a rank, join to the global batch.
+A step's positions are cut into one consecutive part per rank, and a rank's part into `accumulation` consecutive
+micro-batches. Concatenated by rising rank, and by rising micro-batch within a rank, they are the global batch.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 LISTED = 16
-"""Most choices that a message lists."""
+"""Maximum number of choices listed in a message."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """A way to cut a global batch. Raises ValueError for one that does not come out even, listing those that do."""
+    """A way to cut a global batch. Raises ValueError for one that does not divide evenly, listing those that do."""
 
     batch_size: int
     """Samples in a global batch."""
@@ -37,7 +37,7 @@ class Split:
             now = [size for size in fits if batch // size % (micro or 1) == 0]
             also = f" (those that fit micro_batch_size={micro}: {listed(now, ranks)})" if now != fits else ""
             raise ValueError(
-                f"world_size={ranks} ranks cannot share the order's batch of {batch} samples evenly: "
+                f"world_size={ranks} does not divide the order's batch of {batch} samples: "
                 f"use one of world_size={listed(fits, ranks)}{also}"
             )
         if micro and batch // ranks % micro:
@@ -48,20 +48,20 @@ class Split:
 
     @property
     def part_size(self) -> int:
-        """Samples of one rank in a whole batch."""
+        """Samples per rank in a full batch."""
         return self.batch_size // self.world_size
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches of one rank in a step, the last step too."""
+        """Micro-batches per rank and step, including the last step."""
         return self.part_size // (self.micro_batch_size or self.part_size)
 
     def edges(self, start: int, stop: int, rank: int | NDArray[np.int64]) -> NDArray[np.int64]:
         """Return where a rank's micro-batches begin and end, int64 [accumulation + 1] ([ranks, ...] for many ranks).
 
         `start` and `stop` are the positions of one step; micro-batch j is positions edges[j] to edges[j + 1]. In a
-        step that is not full the ranks' parts differ by one sample at most, and each fills its micro-batches from the
-        first on: the last ones are shorter, or empty. O(accumulation) for one rank.
+        partial step the ranks' parts differ by at most one sample, and each fills its micro-batches from the first
+        on: the last ones are shorter, or empty. O(accumulation) for one rank.
         """
         assert 0 <= start <= stop <= start + self.batch_size, f"[{start}, {stop}) is not one step"
         rank_R1 = np.asarray(rank, dtype=np.int64)[..., None]
@@ -73,17 +73,17 @@ class Split:
 
 
 def cursor_after(steps: int, batch_size: int, samples: int) -> int:
-    """Return the cursor after so many steps of an order of `samples` samples: what a trainer resumes from."""
+    """Return the cursor after `steps` steps of an order of `samples` samples: where a trainer resumes."""
     return min(steps * batch_size, samples)
 
 
 def divisors(number: int) -> list[int]:
-    """Return the divisors of a number from 1 up, rising. O(number)."""
+    """Return the divisors of a number in rising order. O(number)."""
     return [size for size in range(1, number + 1) if number % size == 0]
 
 
 def listed(choices: list[int], asked: int) -> str:
-    """Return a list of choices as text; of a long one, those around what was asked for, and how many there are."""
+    """Return choices as text; for a long list, those nearest to `asked` and how many there are in total."""
     if len(choices) <= LISTED:
         return str(choices)
     middle = int(np.searchsorted(choices, asked))

@@ -15,7 +15,7 @@ PREFERENCES: dict[str, type[Preference]] = {
     "mixture": Mixture,
     "table": Table,
 }
-"""Names that a config may choose."""
+"""The preferences that a config may choose from, by name."""
 
 __all__ = [
     "FOLD",

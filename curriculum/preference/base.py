@@ -1,6 +1,6 @@
-"""What every preference has: how it cuts the corpus, and what it wishes.
+"""The base of every preference: how it cuts the corpus, and what it wants.
 
-Shapes: S steps, K buckets. A preference says what is wished for; `curriculum/plan` makes it feasible.
+Shapes: S steps, K buckets. A preference states a wish; `curriculum/arrange/plan.py` makes it feasible.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Progress = NDArray[np.float64]
-"""[S + 1]: the part of the run, in samples, that is over at the start of each step, and 1 at the end."""
+"""[S + 1]: the fraction of the run, in samples, completed at the start of each step, and 1 at the end."""
 
 Counts = NDArray[np.int64]
 """[K]: uses of every bucket's samples, low to high."""
@@ -23,12 +23,12 @@ FOLD = "fold"
 
 @dataclass(frozen=True)
 class Cut:
-    """One way to part the corpus; several of them, one inside the other, make its buckets."""
+    """One way to divide the corpus; several of them, one inside the other, define its buckets."""
 
     by: str
     """A score expression; "source"; or "fold", a keyed random part."""
     parts: int = 0
-    """Parts that are equal in tokens. 0: given by `edges`, or one a source."""
+    """Number of parts with equal tokens. 0: given by `edges`, or one per source."""
     edges: tuple[float, ...] = ()
     """Fixed edges instead, rising; a score equal to an edge goes below it."""
     nested: bool = True
@@ -46,34 +46,34 @@ class Cut:
 
 @dataclass(frozen=True)
 class Preference:
-    """What every preference has. Choose one with `preference=NAME`."""
+    """The settings of every preference. Choose one with `preference=NAME`."""
 
     name: str = "shuffled"
     """Name in the registry."""
     stratify_by: str | None = None
-    """source: buckets are cut and the plan is made inside every source, and sources are spread evenly, so that the
-    score moves and the mix of sources stays. null: one plan over everything."""
+    """source: cut buckets and plan within every source, and spread the sources evenly, so that the score moves
+    while the mix of sources stays the same. null: one plan for the whole corpus."""
     folds: int = 1
-    """Go through the preference this many times, each time over another random part of every bucket."""
+    """Run through the preference this many times, each time over a different random part of every bucket."""
     uses: dict[str, int] = field(default_factory=dict)
-    """How often the samples of a bucket are used, by the bucket's name: 0 leaves them out, 2 repeats them. Buckets that
-    are not named are used once; `unscored` names the samples without a score (see `nonfinite` of `arrange`)."""
+    """How often the samples of a bucket are used, by bucket name: 0 leaves them out, 2 repeats them. Buckets that are
+    not listed are used once; `unscored` is the bucket of samples without a score (see `nonfinite` of `arrange`)."""
 
     def __post_init__(self) -> None:
         if self.stratify_by not in (None, SOURCE):
-            raise ValueError(f"preference.stratify_by={self.stratify_by!r}: strata are sources: use source or null")
+            raise ValueError(f"preference.stratify_by={self.stratify_by!r} is not supported: use source or null")
         if self.folds < 1:
             raise ValueError(f"preference.folds={self.folds} must be at least 1")
         for bucket, times in self.uses.items():
             if not 0 <= times <= 255:
-                raise ValueError(f"preference.uses.{bucket}={times} must be 0 (leave out) to 255")
+                raise ValueError(f"preference.uses.{bucket}={times} must be between 0 (leave out) and 255")
 
     def cuts(self) -> list[Cut]:
-        """Return the cuts that make the buckets, outermost first; none: one bucket."""
+        """Return the cuts that define the buckets, outermost first; empty: one bucket."""
         return []
 
     def bucket_names(self, sources: Sequence[str]) -> list[str]:
-        """Return the buckets' names: those of the parts, joined by "/" where there are several cuts."""
+        """Return the bucket names: those of the parts, joined by "/" if there are several cuts."""
         names = [""]
         for cut in self.cuts():
             names = [f"{outer}/{inner}".lstrip("/") for outer in names for inner in cut.names(sources)]
@@ -81,22 +81,22 @@ class Preference:
 
     @property
     def sorts(self) -> int:
-        """1: inside a bucket the score rises, -1: it falls, 0: a keyed permutation."""
+        """1: the score rises within a bucket, -1: it falls, 0: a keyed permutation."""
         return 0
 
     def turns(self, buckets: int) -> NDArray[np.int64]:
-        """Return the buckets in the order in which a sort goes through them, [K]."""
+        """Return the order in which a sort goes through the buckets, [K]."""
         return np.arange(buckets)
 
     @property
     def inputs(self) -> dict[str, str]:
-        """Digests of the files that the preference is told by."""
+        """Digests of the files that define the preference."""
         return {}
 
     def log_wish(self, progress: Progress, counts_K: Counts, names: Sequence[str]) -> NDArray[np.float64]:
-        """Return the logarithm of the affinity [S, K] (-inf: not wanted) for the buckets `names` of so many uses.
+        """Return the logarithm of the affinity [S, K] (-inf: not wanted) for the buckets `names` with `counts_K` uses.
 
-        Only differences inside a row matter. Here: every bucket evenly.
+        Only differences within a row matter. Here: every bucket evenly.
         """
         return np.zeros((len(progress) - 1, len(counts_K)))
 
@@ -116,21 +116,21 @@ class ScoreCut(Preference):
     """A preference whose buckets are cut by a score."""
 
     score: str = "pd"
-    """Score that cuts the corpus: an expression over the columns there are, such as pd, ppl_strong, length,
+    """Score that cuts the corpus: an expression over the available columns, such as pd, ppl_strong, length,
     (loss_weak - loss_strong) / loss_weak, with + - * / **, parentheses, exp, log, sqrt, abs, minimum and maximum."""
     buckets: int = 2
-    """Number of buckets, equal in tokens."""
+    """Number of buckets with equal tokens."""
     edges: list[float] = field(default_factory=list)
-    """Fixed edges of the buckets instead of equal parts, rising."""
+    """Fixed bucket edges instead of equal parts, rising."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.score:
-            raise ValueError(f"preference.score is empty: {self.name} cuts by a score")
+            raise ValueError(f"preference.score is empty: {self.name} needs a score to cut by")
         if self.edges:
             rising = all(a < b for a, b in zip(self.edges, self.edges[1:], strict=False))
             if not rising or not np.isfinite(self.edges).all():
-                raise ValueError(f"preference.edges={self.edges} must be finite and rise")
+                raise ValueError(f"preference.edges={self.edges} must be finite and rising")
         if self.parts < 2:
             raise ValueError(f"preference.buckets={self.buckets} must be at least 2")
 

@@ -1,4 +1,4 @@
-"""Preferences that move along a score: from a shuffle to a sort, in two buckets, in many, in quadrants.
+"""Preferences that move along a score: from a shuffle to a sort, in two buckets, many, or quadrants.
 
 Shapes: S steps, K buckets. p is progress in [0, 1], q a bucket's mid-quantile.
 """
@@ -14,35 +14,35 @@ from numpy.typing import NDArray
 from curriculum.preference.base import FOLD, Counts, Cut, Preference, Progress, ScoreCut, log_shares, middles
 
 STEEPEST = 10_000.0
-"""Largest steepness: all but a sort; the wish is kept as a logarithm, so that nothing underflows."""
+"""Largest steepness, almost a sort; the wish is kept as a logarithm, so nothing underflows."""
 
 
 @dataclass(frozen=True)
 class Sorted(ScoreCut):
-    """A full sort by the score: buckets one after the other, and inside a bucket by the score, ties by sample id."""
+    """A full sort by score: buckets one after the other, and within a bucket by score, ties by sample id."""
 
     name: str = "sorted"
     buckets: int = 16
-    """Equal parts that the order is shown by; inside each it is sorted too."""
+    """Equal parts used to display the order; it is sorted within each part too."""
     descending: bool = False
-    """From the highest score to the lowest."""
+    """Sort from the highest score to the lowest."""
 
     def cuts(self) -> list[Cut]:
-        """Cut into folds, each of which is sorted, and then by the score."""
+        """Cut into folds, each of which is sorted, and then by score."""
         return [*([Cut(FOLD, self.folds)] if self.folds > 1 else []), *super().cuts()]
 
     @property
     def sorts(self) -> int:
-        """Sort inside the buckets."""
+        """Sort within the buckets."""
         return -1 if self.descending else 1
 
     def turns(self, buckets: int) -> NDArray[np.int64]:
-        """Return the buckets of one fold after the other, each rising, or falling where the order does."""
+        """Return the buckets fold by fold, rising within each, or falling if the order is descending."""
         by_fold = np.arange(buckets).reshape(self.folds, -1)
         return (by_fold[:, ::-1] if self.descending else by_fold).ravel()
 
     def log_wish(self, progress: Progress, counts_K: Counts, names: Sequence[str]) -> NDArray[np.float64]:
-        """Want each bucket for just the stretch that its samples fill, [S, K]: this wish is a plan already."""
+        """Want each bucket for exactly the stretch that its samples fill, [S, K]: this wish is already a plan."""
         sequence = self.turns(len(counts_K))
         ends_K = np.cumsum(counts_K[sequence]) / max(1, int(counts_K.sum()))
         starts_K = np.concatenate([[0.0], ends_K[:-1]])
@@ -57,13 +57,13 @@ class Sorted(ScoreCut):
 class Tilt(ScoreCut):
     """The exponential tilt A = exp(steepness * (2 p - 1) * (2 q - 1)): one knob from a shuffle (0) to a sort.
 
-    With two buckets the scaled plan is a logistic in p whose middle follows from the buckets' sizes.
+    With two buckets the scaled plan is a logistic in p whose midpoint follows from the bucket sizes.
     """
 
     name: str = "tilt"
     buckets: int = 8
     steepness: float = 4.0
-    """0: a shuffle; 10000, the most: all but a sort; below 0: from high to low."""
+    """0: a shuffle; 10000, the maximum: almost a sort; negative: from high to low."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,29 +77,29 @@ class Tilt(ScoreCut):
 
 @dataclass(frozen=True)
 class TwoBuckets(ScoreCut):
-    """A preference that is told by the share of the high bucket of two."""
+    """A preference defined by the share of the high bucket of two."""
 
     floor: float = 0.0
-    """Share of the high bucket that it rises from."""
+    """Share of the high bucket at the low end of its rise."""
     ceiling: float = 1.0
-    """Share of the high bucket that it rises to; below `floor` for the reverse order."""
+    """Share of the high bucket at the high end of its rise; below `floor` for the reverse order."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.parts != 2:
-            raise ValueError(f"preference.buckets={self.parts}: {self.name} has two buckets; tilt has any number")
+            raise ValueError(f"preference.buckets={self.parts}: {self.name} needs two buckets; tilt takes any number")
         for key, share in (("floor", self.floor), ("ceiling", self.ceiling)):
             if not 0.0 <= share <= 1.0:
-                raise ValueError(f"preference.{key}={share} must be a share from 0 to 1")
+                raise ValueError(f"preference.{key}={share} must be between 0 and 1")
 
 
 @dataclass(frozen=True)
 class Pdpc(TwoBuckets):
-    """Two buckets cut at the median by tokens; the high one's share follows a logistic in progress.
+    """Two buckets cut at the token-weighted median; the high one's share follows a logistic in progress.
 
-    share(p) = floor + (ceiling - floor) / (1 + exp(-steepness * (p - 1/2))). The S shape is the paper's (arXiv
-    2501.13126); two buckets, the median, steepness 10, the strata, floor 0.2 and ceiling 0.8 are our choice.
-    `preference=pdpc_plain` is the form without strata, from 0 to 1. A negative steepness is the reverse order.
+    share(p) = floor + (ceiling - floor) / (1 + exp(-steepness * (p - 1/2))). The S shape is from the paper (arXiv
+    2501.13126); two buckets, the median, steepness 10, the strata, floor 0.2 and ceiling 0.8 are our choices.
+    `preference=pdpc_plain` is the variant without strata, from 0 to 1. A negative steepness reverses the order.
     """
 
     name: str = "pdpc"
@@ -107,7 +107,7 @@ class Pdpc(TwoBuckets):
     floor: float = 0.2
     ceiling: float = 0.8
     steepness: float = 10.0
-    """Steepness of the rise per unit of progress; 0: a shuffle; below 0: reversed."""
+    """Steepness of the rise per unit of progress; 0: a shuffle; negative: reversed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,11 +115,11 @@ class Pdpc(TwoBuckets):
         if self.floor >= self.ceiling:
             raise ValueError(
                 f"preference.floor={self.floor} and preference.ceiling={self.ceiling} "
-                "must hold 0 <= floor < ceiling <= 1; a negative steepness reverses"
+                "must satisfy 0 <= floor < ceiling <= 1; use a negative steepness to reverse the order"
             )
 
     def log_wish(self, progress: Progress, counts_K: Counts, names: Sequence[str]) -> NDArray[np.float64]:
-        """Return log [1 - share, share], [S, 2]; logarithms of logistics, which stay finite where those round to 0."""
+        """Return log [1 - share, share], [S, 2]; logarithms of logistics, finite even where those round to 0."""
         exponent_S = self.steepness * (self.folded(progress) - 0.5)
         rising_S, falling_S = -np.logaddexp(0.0, -exponent_S), -np.logaddexp(0.0, exponent_S)
         with np.errstate(divide="ignore"):
@@ -129,7 +129,7 @@ class Pdpc(TwoBuckets):
 
 @dataclass(frozen=True)
 class Linear(TwoBuckets):
-    """Two buckets; the high one's share moves from floor to ceiling in a straight line."""
+    """Two buckets; the high one's share moves linearly from floor to ceiling."""
 
     name: str = "linear"
 
@@ -140,11 +140,11 @@ class Linear(TwoBuckets):
 
 @dataclass(frozen=True)
 class TwoStage(TwoBuckets):
-    """Two buckets; the high one's share is floor until the switch and ceiling from there on."""
+    """Two buckets; the high one's share is floor until the switch and ceiling after it."""
 
     name: str = "two_stage"
     switch: float | None = None
-    """Progress of the switch; null: where the buckets' sizes put it, so that floor and ceiling are kept exactly."""
+    """Progress at the switch; null: derived from the bucket sizes, so that floor and ceiling hold exactly."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,7 +154,7 @@ class TwoStage(TwoBuckets):
             raise ValueError(f"preference.switch={self.switch} must lie between 0 and 1, or be null")
 
     def log_wish(self, progress: Progress, counts_K: Counts, names: Sequence[str]) -> NDArray[np.float64]:
-        """Return log [1 - share, share], [S, 2]; the step that the switch falls into has the mean of both shares."""
+        """Return log [1 - share, share], [S, 2]; the step that contains the switch gets a weighted mean of both."""
         switch = self._switch(counts_K) if self.switch is None else self.switch
         ends_S = progress * self.folds
         past_S1 = np.floor(ends_S) * (1 - switch) + np.maximum(ends_S % 1.0 - switch, 0.0)  # time after a switch
@@ -162,7 +162,7 @@ class TwoStage(TwoBuckets):
         return log_shares(self.floor + (self.ceiling - self.floor) * np.clip(after_S, 0.0, 1.0))
 
     def _switch(self, counts_K: Counts) -> float:
-        """Solve floor * s + ceiling * (1 - s) = the high bucket's part of all, for s."""
+        """Solve floor * s + ceiling * (1 - s) = the high bucket's share of all positions, for s."""
         high = int(counts_K[1]) / max(1, int(counts_K.sum()))
         return float(np.clip((self.ceiling - high) / (self.ceiling - self.floor), 0.0, 1.0))
 
@@ -172,7 +172,7 @@ class Frame(Preference):
     """Four quadrants of perplexity and perplexity difference, one after the other (FRAME, arXiv 2502.05551).
 
     Q1: low PD, low PPL; Q2: high PD, low PPL; Q3: low PD, high PPL; Q4: high PD, high PPL. The order Q3, Q4, Q1, Q2 is
-    the paper's; the bell-shaped windows and nested medians are our choice.
+    the paper's; the bell-shaped windows and nested medians are our choices.
     """
 
     name: str = "frame"
@@ -183,16 +183,16 @@ class Frame(Preference):
     sequence: list[int] = field(default_factory=lambda: [3, 4, 1, 2])
     """Quadrants in the order of their turns."""
     width: float = 0.1
-    """Standard deviation of a quadrant's window, in progress: the smoothness of a change of turns."""
+    """Standard deviation of a quadrant's window, in progress: the smoothness of the transitions."""
     nested: bool = True
-    """Take the inner median inside each half of the outer one: four equal quadrants. False: over the whole."""
+    """Take the inner median within each half of the outer one: four equal quadrants. False: over the stratum."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if sorted(self.sequence) != [1, 2, 3, 4]:
-            raise ValueError(f"preference.sequence={list(self.sequence)} must hold 1, 2, 3 and 4 once each")
+            raise ValueError(f"preference.sequence={list(self.sequence)} must contain 1, 2, 3 and 4 once each")
         if not 0.0 < self.width < np.inf:
-            raise ValueError(f"preference.width={self.width} must be above 0: the smaller, the sharper")
+            raise ValueError(f"preference.width={self.width} must be positive and finite: smaller is sharper")
 
     def cuts(self) -> list[Cut]:
         """Cut at the median of `outer`, and each half at that of `inner`."""
@@ -203,7 +203,7 @@ class Frame(Preference):
         return ["Q1", "Q2", "Q3", "Q4"]
 
     def log_wish(self, progress: Progress, counts_K: Counts, names: Sequence[str]) -> NDArray[np.float64]:
-        """Return -((p - centre) / width)^2 / 2, [S, 4]: a bell round the middle of each quadrant's turn."""
+        """Return -((p - centre) / width)^2 / 2, [S, 4]: a bell around the middle of each quadrant's turn."""
         turns = np.array(self.sequence) - 1
         centre_K = np.empty(4)
         centre_K[turns] = middles(counts_K[turns])
@@ -211,9 +211,9 @@ class Frame(Preference):
 
 
 def check_steepness(steepness: float) -> None:
-    """Raise ValueError for a steepness that is not a number or beyond the steepest."""
+    """Raise ValueError for a steepness that is NaN or beyond STEEPEST."""
     if not abs(steepness) <= STEEPEST:
         raise ValueError(
             f"preference.steepness={steepness} must be a number from {-STEEPEST:g} to {STEEPEST:g}: "
-            "the most is all but a sort; preference=sorted is one"
+            "use preference=sorted for a full sort"
         )

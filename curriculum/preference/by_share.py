@@ -1,4 +1,4 @@
-"""Preferences that are told as shares over progress: of sources, or of buckets in a table.
+"""Preferences given as shares over progress: of sources, or of buckets in a table.
 
 Shapes: S steps, K buckets, R rows of a table.
 """
@@ -18,34 +18,34 @@ from curriculum.artifact.manifest import hash_file, reading
 from curriculum.preference.base import SOURCE, Counts, Cut, Preference, Progress, ScoreCut
 
 ALL_GIVEN = 1e-9
-"""Shares that sum to 1 but for this leave nothing: their sum is 1 but for floating-point noise."""
+"""Shares whose sum is within this of 1 leave nothing over: the difference is floating-point noise."""
 
 
 BEYOND = "\0"
-"""Where the CSV reader puts the values of a line that has more of them than columns."""
+"""Key under which the CSV reader stores the values of a line beyond the last column."""
 
 
 @dataclass(frozen=True)
 class Mixture(Preference):
-    """Buckets are sources; their shares of a batch move in straight lines between the points given."""
+    """Buckets are sources; their shares of a batch are interpolated linearly between the given points."""
 
     name: str = "mixture"
     shares: dict[float, dict[str, float]] = field(default_factory=dict)
-    """Shares by source at points of progress: {0.0: {code: 0.1}, 1.0: {code: 0.4}}. Sources that a point does not name
-    share what it leaves by their size. Shares that the corpus cannot keep are scaled to the nearest that it can."""
+    """Shares by source at points of progress: {0.0: {code: 0.1}, 1.0: {code: 0.4}}. Sources that a point does not list
+    split the rest by size. Shares that the corpus cannot provide are scaled to the nearest ones that it can."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.stratify_by is not None:
-            raise ValueError(f"preference.stratify_by={self.stratify_by}: a mixture moves the sources: use null")
+            raise ValueError(f"preference.stratify_by={self.stratify_by}: a mixture moves source shares: use null")
         if not self.shares:
             raise ValueError("preference.shares is empty: give {0.0: {SOURCE: SHARE}, 1.0: {SOURCE: SHARE}}")
         for at, row in self.shares.items():
             if not 0.0 <= at <= 1.0:
-                raise ValueError(f"preference.shares: {at} is not a progress from 0 to 1")
+                raise ValueError(f"preference.shares: progress {at} must be between 0 and 1")
             total = sum(row.values())
             if min(row.values(), default=0.0) < 0 or not total <= 1 + ALL_GIVEN:
-                raise ValueError(f"preference.shares at {at}: {row} must be at least 0 and sum to 1 at most")
+                raise ValueError(f"preference.shares at {at}: {row} must be at least 0 and sum to at most 1")
 
     def cuts(self) -> list[Cut]:
         """Cut by source."""
@@ -62,7 +62,7 @@ class Mixture(Preference):
 
 
 def _full_row(row: dict[str, float], counts_K: Counts, names: Sequence[str]) -> NDArray[np.float64]:
-    """Return the share of every source; those that the row does not name share what it leaves."""
+    """Return the share of every source; those that the row does not list split the rest."""
     share_K = np.array([row.get(name, 0.0) for name in names])
     rest_K = np.where([name in row for name in names], 0, counts_K)
     left = 1.0 - float(share_K.sum())
@@ -74,7 +74,7 @@ def _full_row(row: dict[str, float], counts_K: Counts, names: Sequence[str]) -> 
 
 @dataclass(frozen=True)
 class Table(ScoreCut):
-    """Shares read from a CSV file: a column `progress` from 0 to 1 and a column a bucket, named as the buckets are."""
+    """Shares read from a CSV file: a column `progress` from 0 to 1 and one column per bucket, with its name."""
 
     name: str = "table"
     file: str = ""
@@ -82,19 +82,19 @@ class Table(ScoreCut):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.rows()  # whatever is wrong with the file is said at the door
+        self.rows()  # report errors in the file before arranging starts
 
     def rows(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return progress [R] and shares [R, K]. Raises ValueError naming file, line and column."""
         path = Path(self.file)
         if not path.is_file():
-            raise ValueError(f"preference.file={self.file!r} is not a file: give a CSV of progress by bucket shares")
+            raise ValueError(f"preference.file={self.file!r} is not a file: give a CSV of bucket shares by progress")
         wanted = ["progress", *self.bucket_names([])]
-        with reading(path, "mend that file"), open(path, newline="", encoding="utf-8-sig") as file:
+        with reading(path, "fix that file"), open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restkey=BEYOND)
             columns = reader.fieldnames or []
             if sorted(columns) != sorted(wanted):
-                raise ValueError(f"{path} has the columns {list(columns)}, but {wanted} are needed")
+                raise ValueError(f"{path} has the columns {list(columns)}, but needs {wanted}")
             rows: list[list[float]] = []
             for row in reader:
                 rows.append(_numbers(path, reader.line_num, wanted, row))
@@ -110,24 +110,24 @@ class Table(ScoreCut):
 
     @property
     def inputs(self) -> dict[str, str]:
-        """Digest of the file: another content under the same name is another preference."""
+        """Digest of the file: different contents under the same name are a different preference."""
         return {"preference.file": hash_file(Path(self.file)).xxh3_128}
 
     def log_wish(self, progress: Progress, counts_K: Counts, names: Sequence[str]) -> NDArray[np.float64]:
-        """Return the logarithm of the shares between the table's rows, [S, K]."""
+        """Return the logarithm of the shares, interpolated between the table's rows, [S, K]."""
         points, rows_RK = self.rows()
         return log_interpolated(self.folded(progress), points, rows_RK)
 
 
 def _numbers(path: Path, line: int, wanted: Sequence[str], row: dict[str, Any]) -> list[float]:
-    """Return progress and shares of a line. Raises ValueError for what is no such line."""
+    """Return progress and shares of a line. Raises ValueError for an invalid line."""
     if beyond := row.get(BEYOND):
-        raise ValueError(f"{path}, line {line}: {beyond[0]!r} is beyond its {len(wanted)} columns: take it out")
+        raise ValueError(f"{path}, line {line}: {beyond[0]!r} is beyond its {len(wanted)} columns: remove it")
     numbers = [_number(path, line, name, row[name]) for name in wanted]
     if numbers[0] > 1:
-        raise ValueError(f"{path}, line {line}: progress is {numbers[0]:g}: it goes from 0 to 1")
+        raise ValueError(f"{path}, line {line}: progress is {numbers[0]:g}: it must be between 0 and 1")
     if not any(numbers[1:]):
-        raise ValueError(f"{path}, line {line}: no bucket has a share above 0: give one")
+        raise ValueError(f"{path}, line {line}: no bucket has a share above 0: give at least one")
     return numbers
 
 
@@ -137,14 +137,14 @@ def _number(path: Path, line: int, column: str, text: str | None) -> float:
     except ValueError:
         value = np.nan
     if not 0.0 <= value < np.inf:
-        raise ValueError(f"{path}, line {line}: {column} is {text!r}: give a number of at least 0")
+        raise ValueError(f"{path}, line {line}: {column} is {text!r}: it must be a number of at least 0")
     return value
 
 
 def log_interpolated(
     middle_S: NDArray[np.float64], points_R: NDArray[np.float64], rows_RK: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return log shares [S, K] on the straight lines between rows; before the first and after the last they stay."""
+    """Return log shares [S, K], linear between rows and constant before the first and after the last."""
     columns: Sequence[NDArray[np.float64]] = [np.interp(middle_S, points_R, column) for column in rows_RK.T]
     with np.errstate(divide="ignore"):
         return np.log(np.stack(columns, axis=1))

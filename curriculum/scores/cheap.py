@@ -1,8 +1,8 @@
-"""Cheaper scores, and what they lose: the first tokens of a sample alone, or a share of the samples and a prediction.
+"""Cheaper scores and their accuracy: only the first tokens of each sample, or a share of the samples and a prediction.
 
-A prediction is a ridge regression of a model's loss on what costs nothing: source, length, and how common the sample's
-tokens are; and, where they were scored, on the loss of its first tokens. `trial` measures both against exact scores of
-a few samples before anybody pays for all of them.
+The prediction is a ridge regression of a model's loss on free features: source, length, and how common the sample's
+tokens are; and, if they were scored, on the loss of its first tokens. `trial` measures both against exact scores of a
+few samples before all of them are scored.
 
 Shapes: N samples, F features.
 """
@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 from curriculum.tokens.tokens import IGNORED, Tokens
 
 RIDGE = 1e-3
-"""Weight of the penalty, in samples' worth: features are scaled to a deviation of one."""
+"""Weight of the ridge penalty relative to the number of samples: features are scaled to a deviation of one."""
 AT_ONCE = 4096
-"""Samples whose tokens are counted at once."""
+"""Samples whose tokens are counted at a time."""
 FREQUENCY_SAMPLES = 20_000
-"""The tokens of so many samples tell how common a token is."""
+"""Samples used to estimate how common each token is."""
 FEWEST = 50
-"""Scored samples that a prediction needs."""
+"""Fewest scored samples for a prediction."""
 
 Floats = NDArray[np.float32]
 
 
 def chosen(ids_N: NDArray[np.int64], fraction: float) -> NDArray[np.bool_]:
-    """Return which samples are scored: a share of all, by a hash of the sample id alone (SplitMix64's finish)."""
+    """Return which samples are scored: a share of all, by a hash of the sample id (SplitMix64's finalizer)."""
     with np.errstate(over="ignore"):
         hashed = ids_N.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
         hashed = (hashed ^ (hashed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -41,9 +41,9 @@ def chosen(ids_N: NDArray[np.int64], fraction: float) -> NDArray[np.bool_]:
 
 
 def predicted_losses(tokens: Tokens, losses: Mapping[str, Floats], first: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Return losses by model with a prediction where they are nan; `first`: losses of the first tokens, if scored.
+    """Return losses by model, with nan replaced by predictions; `first`: losses of the first tokens, if scored.
 
-    Raises ValueError when too few samples were scored to learn from.
+    Raises ValueError if too few samples were scored to fit the prediction.
     """
     features_NF = features(tokens, np.arange(len(tokens)))
     found = {}
@@ -55,7 +55,7 @@ def predicted_losses(tokens: Tokens, losses: Mapping[str, Floats], first: Mappin
         if int(scored.sum()) < FEWEST:
             raise ValueError(
                 f"fraction: only {int(scored.sum())} samples of slice {tokens.slice!r} are scored, too few to predict "
-                f"the other {len(loss_N) - int(scored.sum())}: raise fraction, or leave it out"
+                f"the other {len(loss_N) - int(scored.sum())}: raise fraction, or remove it"
             )
         columns = [features_NF, *(loss[:, None] for loss in first.values())]
         found[name] = predict(np.concatenate(columns, axis=1), loss_N)
@@ -63,7 +63,7 @@ def predicted_losses(tokens: Tokens, losses: Mapping[str, Floats], first: Mappin
 
 
 def predict(features_NF: NDArray[np.float32], loss_N: Floats) -> Floats:
-    """Return `loss_N` with its nan filled by a ridge regression on the rest. O(N F^2)."""
+    """Return `loss_N` with nan filled in by a ridge regression on the rest. O(N F^2)."""
     scored = np.isfinite(loss_N)
     x = features_NF[scored].astype(np.float64)
     mean_F, deviation_F = x.mean(axis=0), x.std(axis=0)
@@ -77,10 +77,10 @@ def predict(features_NF: NDArray[np.float32], loss_N: Floats) -> Floats:
 
 
 def features(tokens: Tokens, ids_N: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return what is known of samples without a model, float32 [N, F].
+    """Return features of samples that need no model, float32 [N, F].
 
-    A column a source, the length, the mean information of the tokens (nats, by how common they are in the slice) and
-    its deviation, and the share of different tokens.
+    One column per source, the log of the length, the mean information of the tokens (nats, from their frequency in the
+    slice) and its deviation, and the share of distinct tokens.
     """
     rarity_V = _rarity(tokens)
     rows = np.zeros((len(ids_N), len(tokens.sources) + 4), dtype=np.float32)
@@ -101,7 +101,7 @@ def features(tokens: Tokens, ids_N: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def _rarity(tokens: Tokens) -> NDArray[np.float64]:
-    """Return -log of each token's share, counted in evenly spread samples, float64 [vocabulary]."""
+    """Return -log of each token's share, counted in evenly spaced samples, float64 [vocabulary]."""
     counts = np.ones(tokens.vocab_size)
     spread = np.unique(np.linspace(0, len(tokens) - 1, min(len(tokens), FREQUENCY_SAMPLES)).astype(np.int64))
     for start in range(0, len(spread), AT_ONCE):
@@ -113,15 +113,15 @@ def _rarity(tokens: Tokens) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class CheapVariant:
-    """How near a cheap score comes to the exact one."""
+    """How well a cheap score approximates the exact one."""
 
     name: str
     cost: float
-    """Share of the exact score's forward passes."""
+    """Cost relative to the exact score, in forward passes."""
     rank_correlation: float
-    """Spearman's, with the exact score."""
+    """Spearman's rank correlation with the exact score."""
     agreement: float
-    """Share of samples in the same one of `buckets` equal buckets."""
+    """Share of samples in the same bucket, with `buckets` equal buckets."""
 
 
 def compare(name: str, cost: float, exact_N: NDArray[Any], cheap_N: NDArray[Any], buckets: int) -> CheapVariant:
@@ -141,9 +141,9 @@ def trial(
     fractions: Sequence[float],
     buckets: int,
 ) -> list[CheapVariant]:
-    """Return how cheap variants compare on samples whose losses of every label, float32 [N, T] by model, are known.
+    """Return how cheap variants compare on samples whose per-label losses, float32 [N, T] by model, are known.
 
-    The score is PD of a weak and a strong model, else the first model's loss.
+    The score is the PD of a weak and a strong model, else the first model's loss.
     """
     counts_N = tokens.real_tokens(ids_N)
     exact = {
@@ -170,11 +170,11 @@ def trial(
                 columns += [_first_means(x, k, part_N)[:, None] for x in losses.values()]
                 cost += (1 - fraction) * int(part_N.sum()) / total
             whole = np.concatenate(columns, axis=1)
-            guessed = {
+            predicted = {
                 n: predict(whole, np.where(hidden, np.nan, loss).astype(np.float32)) for n, loss in exact.items()
             }
             name = f"fraction={fraction:g}" + (f" first_tokens={with_first}" if with_first is not None else "")
-            found.append(compare(name, cost, score, score_of(guessed), buckets))
+            found.append(compare(name, cost, score, score_of(predicted), buckets))
     return found
 
 
@@ -184,7 +184,7 @@ def _first_means(losses_NT: Floats, k: int, count_N: NDArray[np.int64]) -> Float
 
 
 def score_of(losses: Mapping[str, Floats]) -> NDArray[Any]:
-    """Return PD of a weak and a strong model's losses, else the first model's loss."""
+    """Return the PD of a weak and a strong model's losses, else the first model's loss."""
     if {"weak", "strong"} <= set(losses):
         pd: Floats = -np.expm1(losses["strong"] - losses["weak"])
         return pd

@@ -1,4 +1,4 @@
-"""Are these scores fit to make an order of? What is odd about them, and what it would do to the curriculum."""
+"""Plausibility checks of scores, and what an anomaly would do to the curriculum."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from curriculum.scores.sums import SourceSums, sum_up
 from curriculum.tokens.tokens import Tokens
 
 FEW_SAMPLES = 20
-"""A source with fewer says little: nothing is concluded from it."""
-ALIKE_PD = 0.005
-"""A deviation of PD below this is hardly more than rounding and the chance of a few tokens; real text has about 0.1."""
-ALIKE_LOSS = 1e-3
+"""Sources with fewer samples are not checked."""
+CONSTANT_PD = 0.005
+"""A deviation of PD below this is little more than rounding and the noise of a few tokens; real text has about 0.1."""
+CONSTANT_LOSS = 1e-3
 """The same for losses, relative to their mean."""
 
 
 def warnings_of(path: Path, tokens: Tokens) -> list[str]:
-    """Return what is odd about the scores of a slice, each with what it means for an order made from them."""
+    """Return warnings about the scores of a slice, each with its consequence for an order."""
     sums = sum_up(path, tokens)
     if int(sums.samples[-1]) < FEW_SAMPLES:
         return []
-    return [f"slice {tokens.slice!r}: {warning}" for warning in [*_alike(sums), *_turned(sums)]]
+    return [f"slice {tokens.slice!r}: {warning}" for warning in [*_constant(sums), *_inverted(sums)]]
 
 
-def _alike(sums: SourceSums) -> list[str]:
+def _constant(sums: SourceSums) -> list[str]:
     warnings = [
         f"model {name!r} gives nearly every sample the same loss ({mean[-1]:.4f}, deviation "
         f"{sums.loss_deviation[name][-1]:.2g}): it has learnt nothing that tells samples apart, and an order by it "
         "would be a shuffle; train it longer, or check that its folder is the right one"
         for name, mean in sums.loss_mean.items()
-        if sums.loss_deviation[name][-1] < ALIKE_LOSS * abs(mean[-1])
+        if sums.loss_deviation[name][-1] < CONSTANT_LOSS * abs(mean[-1])
     ]
-    if not warnings and sums.pd_deviation is not None and sums.pd_deviation[-1] < ALIKE_PD:
+    if not warnings and sums.pd_deviation is not None and sums.pd_deviation[-1] < CONSTANT_PD:
         warnings.append(
             f"PD is nearly the same everywhere (deviation {sums.pd_deviation[-1]:.2g}): the weak and the strong model "
             "are too much alike, and buckets cut by it would be random; take models further apart in size or training"
@@ -39,7 +39,7 @@ def _alike(sums: SourceSums) -> list[str]:
     return warnings
 
 
-def _turned(sums: SourceSums) -> list[str]:
+def _inverted(sums: SourceSums) -> list[str]:
     if sums.pd_mean is None or sums.pd_negative is None:
         return []
     if sums.pd_mean[-1] < 0:

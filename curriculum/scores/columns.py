@@ -1,4 +1,4 @@
-"""What is known of every sample, from wherever it comes, in chunks: length, source, losses, scores of the user's own.
+"""Columns of every sample, in chunks, from TOKENS, SCORES and the user's own scores: length, source, losses, scores.
 
 Shapes: N samples of a chunk, D documents.
 """
@@ -20,38 +20,38 @@ from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
 
 LENGTH = "length"
-"""Name of a sample's real tokens in a score expression."""
+"""Name of a sample's number of labels in a score expression."""
 CHUNK_SAMPLES = 1 << 20
 LONGEST = 1 << 31
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive samples, from `first` on."""
+    """Consecutive samples, starting at `first`."""
 
     first: int
     weight_N: NDArray[np.int64]
-    """Real tokens."""
+    """Labels per sample."""
     source_N: NDArray[np.uint16]
     """Index into the sources."""
     scores: dict[str, NDArray[np.float32]]
-    """Value of every expression asked for, by its text."""
+    """Value of every requested expression, by its text."""
 
     def __len__(self) -> int:
         return len(self.weight_N)
 
 
 class SampleColumns:
-    """The samples that an order may hold, and what is known of each. At least one of the three is there."""
+    """The samples available to an order, and their columns. `tokens` or `own` must be given."""
 
     def __init__(self, tokens: Tokens | None, scores: Scores | None, own: OwnScores | None) -> None:
         self.tokens, self.scores, self.own = tokens, scores, own
         if tokens is None and own is None:
             raise ValueError(
-                "tokens=null and own_scores=null: give what the samples are, TOKENS or a Parquet of scores"
+                "tokens=null and own_scores=null leave no samples: set tokens to TOKENS or own_scores to Parquet"
             )
         if own is not None and own.by == DOCUMENT and tokens is None:
-            raise ValueError(f"own_scores={own.path} is by document: give tokens=FOLDER, which knows their samples")
+            raise ValueError(f"own_scores={own.path} is by document: give tokens=FOLDER to map them to samples")
         self.samples = len(tokens) if tokens is not None else own.rows if own is not None else 0
         if tokens is not None and scores is not None:
             scores.check(tokens)
@@ -59,11 +59,11 @@ class SampleColumns:
             assert tokens is not None
             raise ArtifactError(
                 f"own_scores={own.path} has {own.rows} rows, but slice {tokens.slice!r} of {tokens.folder} has "
-                f"{self.samples} samples: these are scores of other tokens"
+                f"{self.samples} samples: give scores of these tokens"
             )
-        doubles = sorted(set(scores.names if scores else []) & set(own.names if own else []))
-        if doubles:
-            raise ValueError(f"own_scores has a column {doubles[0]!r} as the scores have: give it another name")
+        duplicates = sorted(set(scores.names if scores else []) & set(own.names if own else []))
+        if duplicates:
+            raise ValueError(f"own_scores has a column {duplicates[0]!r}, which the scores also have: rename it")
 
     @property
     def names(self) -> list[str]:
@@ -73,7 +73,7 @@ class SampleColumns:
 
     @property
     def place(self) -> str:
-        """Where the scores lie, for messages."""
+        """Where the scores are stored, for messages."""
         return " and ".join(
             str(place)
             for place in (self.scores.folder if self.scores else None, self.own.path if self.own else None)
@@ -82,14 +82,14 @@ class SampleColumns:
 
     @property
     def sources(self) -> list[str]:
-        """Names of the sources; one without a name where nothing tells them."""
+        """Names of the sources; a single one with an empty name if they are unknown."""
         if self.tokens is not None:
             return self.tokens.sources
         return self.own.sources if self.own is not None and self.own.has_sources else [""]
 
     @property
     def inputs(self) -> dict[str, str]:
-        """Fingerprints of what the columns come from."""
+        """Fingerprints of the inputs that the columns are read from."""
         inputs: dict[str, str] = {}
         if self.tokens is not None:
             inputs |= {"tokens": self.tokens.fingerprint, "tokenizer": self.tokens.tokenizer_fingerprint}
@@ -100,14 +100,14 @@ class SampleColumns:
         return inputs
 
     def check(self, expression: Expression) -> None:
-        """Raise ValueError when an expression needs a column that is not there."""
+        """Raise ValueError if an expression needs a column that does not exist."""
         for name in expression.names:
             if name not in self.names:
-                where = "" if self.scores else "; give scores=FOLDER (made by pdpc score) for losses, ppl and pd"
-                raise ValueError(f"score {expression.text!r} needs {name!r}, but there is only {self.names}{where}")
+                where = "" if self.scores else "; set scores=FOLDER (output of pdpc score) for losses, ppl and pd"
+                raise ValueError(f"score {expression.text!r} needs {name!r}, but columns are {self.names}{where}")
 
     def chunks(self, expressions: Sequence[Expression]) -> Iterator[Chunk]:
-        """Yield every sample in turn, CHUNK_SAMPLES at a time, with the value of each expression."""
+        """Yield all samples in order, CHUNK_SAMPLES at a time, with the value of each expression."""
         names = sorted({name for expression in expressions for name in expression.names})
         stored = _in_chunks(self._scores(names), self.samples)
         own = _in_chunks(self._own(names), self.samples)
@@ -158,8 +158,8 @@ class SampleColumns:
             bad = np.flatnonzero(~((length_N >= 1) & (length_N < LONGEST)))
             if len(bad):
                 raise ValueError(
-                    f"own_scores: the {LENGTH} of sample {first + bad[0]} is {length_N[bad[0]]}: give a number from 1 "
-                    f"to {LONGEST}"
+                    f"own_scores: the {LENGTH} of sample {first + bad[0]} is {length_N[bad[0]]}: give a number of at "
+                    f"least 1 and below {LONGEST}"
                 )
             return length_N.astype(np.int64)
         weight_N = np.full(stop - first, self.tokens.seq_len, dtype=np.int64)
@@ -178,14 +178,14 @@ class SampleColumns:
 
 @lru_cache(maxsize=4)
 def _same(length: int, value: int, dtype: str) -> NDArray[Any]:
-    """Return an array of one value that chunks share: weights and sources where nothing tells them."""
+    """Return a constant array that chunks share, for unknown weights and sources."""
     array = np.full(length, value, dtype=dtype)
     array.flags.writeable = False
     return array
 
 
 def _in_chunks(pieces: Iterator[dict[str, NDArray[Any]]], samples: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """Cut and join pieces so that each chunk has CHUNK_SAMPLES rows, the last one what is left."""
+    """Split and join pieces into chunks of CHUNK_SAMPLES rows; the last chunk has the rest."""
     held: list[dict[str, NDArray[Any]]] = []
     rows = 0
     for first in range(0, samples, CHUNK_SAMPLES):
@@ -195,7 +195,7 @@ def _in_chunks(pieces: Iterator[dict[str, NDArray[Any]]], samples: int) -> Itera
             if piece is None:
                 if held:
                     raise ValueError(
-                        f"the scores end at sample {first + rows} of {samples}: they are torn; make them again"
+                        f"the scores end at sample {first + rows} of {samples}: they are truncated; write them again"
                     )
                 break
             held.append(piece)

@@ -1,9 +1,9 @@
-"""Score expressions: arithmetic over the columns that samples have, in a small grammar of its own. Nothing is run.
+"""Score expressions: arithmetic over sample columns in a small grammar. No code is executed.
 
     pd        loss_weak - loss_strong        (loss_weak - loss_strong) / loss_weak        log(length) * ppl_strong
 
-Numbers, names of columns, + - * / **, parentheses, and the functions of FUNCTIONS. The text is read by Python's parser
-into a tree of which only these nodes are accepted; the tree is then computed over float32 columns.
+Numbers, column names, + - * / **, parentheses, and the functions in FUNCTIONS. Python's parser turns the text into a
+tree in which only these nodes are accepted; the tree is then evaluated over float32 columns.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
     "minimum": (np.minimum, 2),
     "maximum": (np.maximum, 2),
 }
-"""Name: what it computes, and of how many values."""
+"""By name: the function, and its number of arguments."""
 
 OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -39,25 +39,29 @@ OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 LARGEST = float(np.finfo(np.float32).max)
 LONGEST_TEXT = 500
 DEEPEST = 100
-"""Levels of nesting."""
+"""Largest nesting depth."""
 
 
 class Expression:
-    """A parsed expression. `names` are the columns that it needs, in order of appearance."""
+    """A parsed expression. `names` are the columns it needs, in order of appearance."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         if len(text) > LONGEST_TEXT:
-            raise ValueError(f"score {text[:40]!r}... has {len(text)} characters: {LONGEST_TEXT} are the most")
+            raise ValueError(
+                f"score {text[:40]!r}... has {len(text)} characters, at most {LONGEST_TEXT} are allowed: shorten it"
+            )
         try:
             self._root = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise ValueError(f"score {text!r} cannot be read ({error}): write arithmetic over column names") from error
+            raise ValueError(
+                f"score {text!r} cannot be parsed ({error}): write arithmetic over column names"
+            ) from error
         names: dict[str, None] = {}
         self._check(self._root, names, 0)
         self.names = list(names)
         if not self.names:
-            raise ValueError(f"score {text!r} names no column: it would be the same for every sample")
+            raise ValueError(f"score {text!r} uses no column and would be the same for every sample: add a column name")
 
     def __call__(self, columns: Mapping[str, Column]) -> Column:
         """Return the score of every sample, float32 [n], from columns [n]; divisions by zero give inf or nan."""
@@ -66,7 +70,7 @@ class Expression:
 
     def _check(self, node: ast.expr, names: dict[str, None], depth: int) -> None:
         if depth > DEEPEST:
-            raise ValueError(f"score {self.text[:40]!r}... is nested more than {DEEPEST} levels deep: make it flatter")
+            raise ValueError(f"score {self.text[:40]!r}... is nested more than {DEEPEST} levels deep: simplify it")
         match node:
             case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
                 return
@@ -79,7 +83,9 @@ class Expression:
                 self._check(right, names, depth + 1)
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
                 if len(arguments) != FUNCTIONS[name][1]:
-                    raise ValueError(f"score {self.text!r}: {name} takes {FUNCTIONS[name][1]} values")
+                    raise ValueError(
+                        f"score {self.text!r}: {name} takes {FUNCTIONS[name][1]} argument(s), not {len(arguments)}"
+                    )
                 for argument in arguments:
                     self._check(argument, names, depth + 1)
             case _:

@@ -1,4 +1,4 @@
-"""The work of `pdpc score`: chunks of samples, each scored under every reference model, then put together as SCORES."""
+"""The work of `pdpc score`: score chunks of samples under every reference model, then join them as SCORES."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from curriculum.scores.scores import KIND, DocumentsWriter, Scores, SliceWriter
 from curriculum.scores.table import show
 from curriculum.tokens.tokens import Tokens
 from curriculum.work.chunks import Chunk, ChunkFolder, cut
-from curriculum.work.job import said_of_done
+from curriculum.work.job import done_note
 from curriculum.work.progress import Meter, ScoreProgress
 
 log = logging.getLogger(__name__)
 
 NOTES = "models"
-"""What the workers note beside the chunks: the models' descriptions and warnings."""
+"""Name of the note that workers store with the chunks: the models' descriptions and warnings."""
 
 
 class ScoringJob:
-    """One SCORES folder to be made: its chunks, what is missing, and the artifact at the end."""
+    """One SCORES folder to write: its chunks, the missing ones, and the final artifact."""
 
     def __init__(
         self,
@@ -62,33 +62,33 @@ class ScoringJob:
         self.store = ChunkFolder(folder.with_name(f"{folder.name}.chunks"), plan, mark)
 
     def reused(self) -> Scores | None:
-        """Return the SCORES when they are whole and made of the same; ArtifactError when something else is there."""
+        """Return the SCORES if they are complete and match the settings; ArtifactError if the folder differs."""
         if not reusable(self.folder, KIND, config=self.options.config(), inputs=self.inputs):
             return None
-        log.info("scores %s are whole and made of the same: reused", self.folder)
+        log.info("scores %s are complete and match the settings: reused", self.folder)
         shutil.rmtree(self.store.folder, ignore_errors=True)
         return Scores.open(self.folder, next(iter(self.tokens)))
 
     def begin(self) -> list[Chunk]:
-        """Make the folder of chunks, or go on with it; return what is missing."""
+        """Create or resume the folder of chunks; return the missing chunks."""
         self.store.begin()
         return self.store.missing(self.chunks)
 
-    def welcome(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
-        """Keep what a worker says of its models, and add its roof to the meter's."""
+    def on_worker_ready(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
+        """Store a worker's notes on its models, and add its roof to the meter's."""
         self.store.note(NOTES, introduction["notes"])
         if isinstance(meter, ScoreProgress):
             meter.roof = (meter.roof or 0.0) + introduction["roof"]
 
     def meter(self, missing: Sequence[Chunk]) -> ScoreProgress:
         """Return a meter of samples and tokens."""
-        if said := said_of_done(self.chunks, missing):
+        if said := done_note(self.chunks, missing):
             log.info(said)
         total = sum(chunk.stop - chunk.start for chunk in missing)
         return ScoreProgress(Console(stderr=True), f"score under {', '.join(self.models)}", total)
 
     def finish(self, *, quiet: bool = False) -> Scores:
-        """Put the chunks together, remove them, and (unless `quiet`) show what they say. All chunks must be done."""
+        """Join the chunks, remove them, and (unless `quiet`) print a table of scores. All chunks must be done."""
         self._mark("chunk.before_join")
         notes = self.store.noted(NOTES)
         warnings: list[str] = list(notes["warnings"])
@@ -134,13 +134,13 @@ class ScoringJob:
 
 
 class ScoringWorker:
-    """Scores chunks of a job. `roof`: tokens/s that the matrix products of this process alone would allow, or 0."""
+    """Scores chunks of a job. `roof`: upper bound on this process's tokens/s from its matrix products, or 0."""
 
     def __init__(self, job: ScoringJob, scorer: ChunkScorer, roof: float = 0.0) -> None:
         self._job, self._scorer, self._roof = job, scorer, roof
 
     def introduction(self) -> dict[str, Any]:
-        """Return what is to be noted of the models, and the roof."""
+        """Return the notes on the models, and the roof."""
         return {"notes": self._scorer.notes(), "roof": self._roof}
 
     def do(self, chunk: Chunk) -> tuple[int, int]:

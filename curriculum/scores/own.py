@@ -1,8 +1,8 @@
-"""Scores of the user's own: Parquet with numbers by sample or by document.
+"""The user's own scores: Parquet with numbers by sample or by document.
 
-A file, or a folder of files read in the order of their names. Columns: `sample` (ids 0 .. n - 1 in any order) or
-`document` (the document's ordinal in the text that `prepare` read), or neither (row i is sample i); `source` (a name,
-where there are no TOKENS to know it); every other column of numbers is a score.
+A file, or a folder of files read in name order. Columns: `sample` (ids 0 .. n - 1 in any order) or `document` (the
+document's ordinal in the text that `prepare` read), or neither (row i is sample i); `source` (a name, for use without
+TOKENS); every other numeric column is a score.
 """
 
 from __future__ import annotations
@@ -25,52 +25,54 @@ SAMPLE, DOCUMENT, SOURCE = "sample", "document", "source"
 
 
 class OwnScores:
-    """Open Parquet of own scores. `names` are its score columns, `rows` its rows."""
+    """Own scores opened from Parquet. `names` are the score columns, `rows` the number of rows."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         files = sorted(self.path.glob("*.parquet")) if self.path.is_dir() else [self.path]
         if not files or not all(file.is_file() for file in files):
-            raise ValueError(f"own_scores={self.path}: there is no such Parquet file, nor a folder of them")
+            raise ValueError(f"own_scores={self.path} does not exist: give a Parquet file or a folder of *.parquet")
         self._paths = files
         described = [_described(file) for file in files]
         schema = described[0][0]
         for file, (other, _) in zip(files, described, strict=True):
             if not other.equals(schema):
-                raise ValueError(f"own_scores: {file} has other columns than {files[0]}: write them alike")
-        doubles = [name for name in schema.names if schema.names.count(name) > 1]
-        if doubles:
-            raise ValueError(f"own_scores={self.path}: two columns are called {doubles[0]!r}: rename one")
+                raise ValueError(
+                    f"own_scores: the columns of {file} differ from those of {files[0]}: write the same columns to both"
+                )
+        duplicates = [name for name in schema.names if schema.names.count(name) > 1]
+        if duplicates:
+            raise ValueError(f"own_scores={self.path}: two columns are named {duplicates[0]!r}: rename one")
         if {SAMPLE, DOCUMENT} <= set(schema.names):
-            raise ValueError(f"own_scores={self.path} has both {SAMPLE!r} and {DOCUMENT!r}: keep what the scores go by")
+            raise ValueError(f"own_scores={self.path} has both {SAMPLE!r} and {DOCUMENT!r} columns: keep only one")
         self.rows = sum(rows for _, rows in described)
         self.names = [field.name for field in schema if _is_score(field)]
         self.by = next((name for name in (SAMPLE, DOCUMENT) if name in schema.names), None)
         self.has_sources = SOURCE in schema.names
         if not self.names:
-            raise ValueError(f"own_scores={self.path} has no column of numbers beside {schema.names}: add the scores")
+            raise ValueError(f"own_scores={self.path} has no score column among {schema.names}: add a numeric one")
         if self.rows == 0:
             raise ValueError(f"own_scores={self.path} has no rows: write the scores first")
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the files' contents. Reads them."""
+        """Digest of the files' contents. Reads the files."""
         return fingerprint_of([hash_file(path).xxh3_128 for path in self._paths])
 
     @cached_property
     def sources(self) -> list[str]:
-        """Names in the column `source`, sorted. Reads the column."""
+        """Distinct names in the column `source`, sorted. Reads the column."""
         names: set[str] = set()
         for batch in self._batches([SOURCE]):
             names.update(pc.unique(batch.column(0).cast(pa.string())).to_pylist())
         if None in names:
-            raise ValueError(f"own_scores={self.path}: a row has no source: name one in every row")
+            raise ValueError(f"own_scores={self.path}: a row has a null source: name the source in every row")
         return sorted(names)
 
     def chunks(self, names: Sequence[str], with_source: bool) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yield columns in the order of the samples, in pieces of no particular length: float32, and `source` as codes.
+        """Yield columns in sample order, in pieces of arbitrary length: float32, and `source` as codes.
 
-        Raises ValueError for ids that are missing or stand twice.
+        Raises ValueError for missing or duplicate ids.
         """
         if self._permutation is not None:
             whole = self._whole(names, with_source)
@@ -79,20 +81,21 @@ class OwnScores:
         yield from self._read(names, with_source)
 
     def documents(self, names: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]:
-        """Return the document ordinals, rising, and the scores in that order. Raises ValueError for duplicates."""
+        """Return the document ordinals, increasing, and the scores in that order. Raises ValueError for duplicates."""
         ids = self._ids(DOCUMENT)
         order = np.argsort(ids, kind="stable")
         ids = ids[order]
         twice = np.flatnonzero(ids[1:] == ids[:-1])
         if len(twice):
             raise ValueError(
-                f"own_scores={self.path}: document {ids[twice[0]]} stands twice ({len(twice)} repeated rows): keep one"
+                f"own_scores={self.path}: document {ids[twice[0]]} is listed twice ({len(twice)} duplicate rows): "
+                "keep one row per document"
             )
         return ids, {name: column[order] for name, column in self._whole(names, False).items()}
 
     @cached_property
     def _permutation(self) -> NDArray[np.int64] | None:
-        """Row of every sample, or None when the rows are in order already. Reads the ids once."""
+        """Row of every sample, or None if the rows are already in order. Reads the ids once."""
         if self.by != SAMPLE:
             return None
         start = 0
@@ -109,11 +112,11 @@ class OwnScores:
         missing, twice = np.flatnonzero(counts == 0), np.flatnonzero(counts > 1)
         if len(missing):
             found = (
-                f"sample {twice[0]} stands {counts[twice[0]]} times" if len(twice) else f"{ids[outside[0]]} is there"
+                f"sample {twice[0]} occurs {counts[twice[0]]} times" if len(twice) else f"{ids[outside[0]]} is present"
             )
             raise ValueError(
                 f"own_scores={self.path} has {self.rows} rows, but no row for sample {missing[0]} ({len(missing)} are "
-                f"missing; {found}): give the samples 0 to {self.rows - 1} once each"
+                f"missing; {found}): give each of the samples 0 to {self.rows - 1} once"
             )
         return np.argsort(ids, kind="stable")
 
@@ -148,7 +151,7 @@ class OwnScores:
 
 
 def _described(path: Path) -> tuple[pa.Schema, int]:
-    """Return columns and number of rows of a file, which is closed again: there may be thousands."""
+    """Return the schema and the number of rows of a file, and close it: there may be thousands."""
     with reading(path, "own_scores takes Parquet; write it again"), open_parquet(path) as file:
         return file.schema_arrow, file.metadata.num_rows
 
@@ -161,9 +164,9 @@ def _is_score(field: pa.Field) -> bool:
 def _whole_numbers(path: Path, name: str, column: pa.Array) -> NDArray[np.int64]:
     if not pa.types.is_integer(column.type) or column.null_count:
         raise ValueError(
-            f"own_scores={path}: column {name!r} is {column.type} with {column.null_count} nulls: give ids"
+            f"own_scores={path}: column {name!r} is {column.type} with {column.null_count} nulls: give integer ids"
         )
     try:
         return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False))
     except pa.ArrowInvalid as error:
-        raise ValueError(f"own_scores={path}: column {name!r} holds what is no id: {error}") from error
+        raise ValueError(f"own_scores={path}: column {name!r} contains an invalid id: {error}") from error

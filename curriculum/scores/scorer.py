@@ -1,9 +1,9 @@
 """Scoring: the mean token loss of every sample of a chunk under each reference model.
 
-A batch is read once and costs every model one forward pass. Which samples share a batch follows from the sample ids
-alone, so no loss depends on how many workers there are, nor on what was done before a restart.
+A batch is read once and costs every model one forward pass. Batches depend only on the sample ids, so no loss depends
+on the number of workers or on what was done before a restart.
 
-Shapes: B samples of a batch, T tokens (S = T + 1 with the last label), N samples.
+Shapes: B samples per batch, T tokens (S = T + 1 with the last label), N samples.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference model and where it comes from."""
+    """A reference model and its provenance."""
 
     model: LossModel
     fingerprint: str
     tokenizer_fingerprint: str | None
     trained_on: str | None
-    """Fingerprint of the slice that it was trained on, where that is known."""
+    """Fingerprint of the slice it was trained on, if known."""
     way: str = "the decoder"
-    """What computes it."""
+    """Description of the implementation that computes it."""
     text: TextScorer | None = None
-    """Scores the text instead of the tokens, for a model with a tokenizer of its own."""
+    """Scores the text instead of the tokens, for a model with a different tokenizer."""
     overlaps: Mapping[str, float] | None = None
-    """Share of the documents of each slice that it was trained on, where that is known."""
+    """Share of each slice's documents that it was trained on, if known."""
 
     def sums(self, ids_BS: Tensor) -> Tensor:
-        """Return the nats of each sample's real tokens, float64 [B], on the device where they were computed."""
+        """Return the summed loss of each sample in nats, float64 [B], on the device where it was computed."""
         import torch
 
         if self.text is not None:
@@ -56,23 +56,23 @@ class Reference:
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """What decides the numbers, beside tokens and models."""
+    """Options that determine the scores, besides tokens and models."""
 
     batch_size: int
-    """Samples in one forward pass."""
+    """Samples per forward pass."""
     precision: str
     documents: bool = False
-    """Keep losses by document too."""
+    """Also keep losses by document."""
     first_tokens: int | None = None
-    """Score the first so many labels of every sample; None: all."""
+    """Score only the first N labels of every sample; None: all."""
     fraction: float | None = None
-    """Score a random share of the samples, predict the rest; None: score all."""
+    """Score a random share of the samples and predict the rest; None: score all."""
     compile: bool = False
     threads: int | None = None
-    """CPU threads of a process: they change the last bits."""
+    """CPU threads per process: they change the last bits of the results."""
 
     def config(self) -> dict[str, Any]:
-        """Return what the artifact says of its making: what changes more than rounding."""
+        """Return the options stored in the artifact's config: those that change more than rounding."""
         return {
             "precision": self.precision,
             "documents": self.documents or None,
@@ -82,7 +82,7 @@ class ScoringOptions:
 
 
 class ChunkScorer:
-    """Loaded models, and the chunks that they score. Makes the same columns in whichever process it is."""
+    """Scores chunks with loaded models. Every process computes the same columns."""
 
     def __init__(
         self, tokens: Mapping[str, Tokens], references: Mapping[str, Reference], options: ScoringOptions
@@ -93,12 +93,12 @@ class ChunkScorer:
             log.info("model %r is scored by %s", name, model.way)
 
     def notes(self) -> dict[str, Any]:
-        """Return the models' descriptions and what is to be said of them: JSON values."""
+        """Return the models' descriptions and warnings, as JSON values."""
         described = {name: _describe(model) for name, model in self.references.items()}
         return {"models": described, "warnings": self.warnings}
 
     def score(self, chunk: Chunk) -> Columns:
-        """Return the columns of a chunk: tokens, bytes, a loss a model. ValueError for a loss that is not finite."""
+        """Return the columns of a chunk: tokens, bytes, one loss per model. ValueError for a non-finite loss."""
         part = self.tokens[chunk.slice]
         ids_N = np.arange(chunk.start, chunk.stop)
         chosen_N = ids_N
@@ -116,7 +116,7 @@ class ChunkScorer:
             first = self._losses(part, ids_N, self.options.first_tokens)
             columns |= {f"first_{name}": loss for name, loss in first.items()}
         for name in self.references:
-            _refuse_bad(name, chunk, columns[f"loss_{name}"], chosen_N)
+            _check_finite(name, chunk, columns[f"loss_{name}"], chosen_N)
         if self.options.documents:
             columns |= self._documents(part, ids_N)
         return columns
@@ -130,14 +130,14 @@ class ChunkScorer:
         return {"tokens": part.real_tokens(ids_N).astype(np.int32), "bytes": bytes_N.astype(np.int32)}
 
     def _losses(self, part: Tokens, ids_N: NDArray[np.int64], limit: int | None) -> dict[str, NDArray[np.float32]]:
-        """Return the mean loss of samples by model, over their first `limit` labels: every batch is read once."""
+        """Return the mean loss of samples by model, over their first `limit` labels; every batch is read once."""
         import torch
 
         found: dict[str, list[Tensor]] = {name: [] for name in self.references}
         for rows in self._batches(ids_N):
             ids_BS = torch.from_numpy(part.sample(ids_N[rows])[:, : None if limit is None else limit + 1])
             for name, reference in self.references.items():
-                found[name].append(reference.sums(ids_BS))  # stays on the device: nobody waits for it batch by batch
+                found[name].append(reference.sums(ids_BS))  # stays on the device: no sync per batch
         real_N = part.real_tokens(ids_N)
         divisor_N = np.maximum(real_N if limit is None else np.minimum(real_N, limit), 1)
         empty = torch.zeros(0, dtype=torch.float64)
@@ -147,7 +147,7 @@ class ChunkScorer:
         }
 
     def _documents(self, part: Tokens, ids_N: NDArray[np.int64]) -> Columns:
-        """Return, for each document's part in each sample, its index, tokens, bytes, and nats by model."""
+        """Return, for each document's part of each sample, its index, tokens, bytes, and nats by model."""
         import torch
 
         lengths_V = byte_lengths(part.tokenizer_folder)
@@ -179,32 +179,32 @@ class ChunkScorer:
             yield slice(start, start + self.options.batch_size)
 
 
-def _refuse_bad(name: str, chunk: Chunk, loss_N: NDArray[np.float32], scored: NDArray[np.int64]) -> None:
+def _check_finite(name: str, chunk: Chunk, loss_N: NDArray[np.float32], scored: NDArray[np.int64]) -> None:
     bad = scored[~np.isfinite(loss_N[scored - chunk.start])]
     if len(bad):
         raise ValueError(
             f"model {name!r} gives sample {bad[0]} of slice {chunk.slice!r} a loss of {loss_N[bad[0] - chunk.start]} "
-            f"({len(bad)} such samples in its chunk), and no order can be made of that: its weights are not sound, or "
-            "too large for this precision; score in fp32, or choose another reference model"
+            f"({len(bad)} such samples in its chunk): its weights are corrupt or overflow in this precision; score in "
+            "fp32, or choose another reference model"
         )
 
 
 def _check(name: str, model: Reference, tokens: Mapping[str, Tokens]) -> list[str]:
-    """Raise ValueError when a model cannot read the tokens; return warnings about what its scores mean."""
+    """Raise ValueError if a model cannot read the tokens; return warnings about its scores."""
     warnings = []
     for part in tokens.values():
         part.check_tokenizer()
     for part in tokens.values() if model.text is None else ():
         if model.tokenizer_fingerprint is not None and model.tokenizer_fingerprint != part.tokenizer_fingerprint:
             raise ValueError(
-                f"model {name!r} was trained with another tokenizer ({model.tokenizer_fingerprint}) than {part.folder} "
-                f"({part.tokenizer_fingerprint}): prepare the text with the model's tokenizer, choose another model, "
-                "or score the text with its export (pdpc export)"
+                f"model {name!r} was trained with another tokenizer ({model.tokenizer_fingerprint}) than that of "
+                f"{part.folder} ({part.tokenizer_fingerprint}): prepare the text with the model's tokenizer, choose "
+                "another model, or score the text with its export (pdpc export)"
             )
         if model.model.vocab_size < part.vocab_size:
             raise ValueError(
-                f"model {name!r} knows {model.model.vocab_size} tokens, {part.folder} uses {part.vocab_size}: "
-                "choose a model of the same tokenizer"
+                f"model {name!r} has a vocabulary of {model.model.vocab_size} tokens, but {part.folder} uses "
+                f"{part.vocab_size}: choose a model with the same tokenizer"
             )
     for slice, part in tokens.items():
         share = 1.0 if model.trained_on == part.fingerprint else (model.overlaps or {}).get(slice, 0.0)
@@ -227,7 +227,7 @@ def _describe(model: Reference) -> dict[str, object]:
 
 
 def mean_losses(model: LossModel, tokens: Tokens, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the mean loss (nats) over the real tokens of the samples `ids`, float32 [n], which are one batch."""
+    """Return the mean loss in nats over the labels of each of the samples `ids`, float32 [n], in a single batch."""
     import torch
 
     losses_BT = model.losses(torch.from_numpy(tokens.sample(ids)))

@@ -1,9 +1,10 @@
-"""SCORES: one row a sample, one float32 loss column a reference model."""
+"""SCORES: one row per sample, one float32 loss column per reference model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,40 @@ from curriculum.tokens.tokens import Tokens
 
 KIND = "scores"
 COUNTS = ("tokens", "bytes")
-"""Columns of whole numbers, which are no scores."""
+"""Integer columns that are not scores."""
 BATCH_ROWS = 1 << 20
-"""Rows read at once."""
+"""Rows read at a time."""
+
+
+Floats = NDArray[np.float32]
+
+
+def _perplexity(loss: Floats) -> Floats:
+    perplexity: Floats = np.exp(loss)
+    return perplexity
+
+
+def _bits_per_byte(loss: Floats, tokens: NDArray[Any], length: NDArray[Any]) -> Floats:
+    bits: Floats = (loss * tokens.astype(np.float64) / (np.maximum(length, 1) * math.log(2))).astype(np.float32)
+    return bits
+
+
+def _pd(weak: Floats, strong: Floats) -> Floats:
+    """Return (PPL_weak - PPL_strong) / PPL_weak (arXiv 2501.13126), from the losses so that nothing overflows."""
+    pd: Floats = -np.expm1(strong - weak)
+    return pd
+
+
+DERIVED: dict[str, tuple[tuple[str, ...], Callable[..., Floats]]] = {
+    "ppl_{model}": (("loss_{model}",), _perplexity),
+    "bpb_{model}": (("loss_{model}", "tokens", "bytes"), _bits_per_byte),
+    "pd": (("loss_weak", "loss_strong"), _pd),
+}
+"""Scores that are computed from stored columns: the columns that each needs, and the function of them."""
 
 
 class Scores:
-    """An open SCORES folder, one slice of it. `column(name)` is float32 [n], one value a sample."""
+    """One slice of an open SCORES folder. `column(name)` is float32 [n], one value per sample."""
 
     def __init__(self, folder: Path, slice: str, manifest: Manifest) -> None:
         self.folder = folder
@@ -37,7 +65,7 @@ class Scores:
 
     @classmethod
     def open(cls, folder: str | Path, slice: str = "train") -> Scores:
-        """Open one slice of a SCORES folder. Raises ArtifactError naming what is wrong with it."""
+        """Open one slice of a SCORES folder. Raises ArtifactError with what is wrong with it."""
         folder = Path(folder)
         manifest = open_manifest(folder, KIND)
         if f"{slice}.parquet" not in manifest.files:
@@ -56,41 +84,40 @@ class Scores:
 
     @property
     def names(self) -> list[str]:
-        """Names that `column` and `chunks` know: the stored losses and what follows from them."""
+        """Names that `column` and `chunks` accept: the stored losses and the scores derived from them."""
         there = self._file.schema_arrow.names
-        stored = [name for name in there if name not in ("sample", *COUNTS)]
-        pd = ["pd"] if {"loss_weak", "loss_strong"} <= set(stored) else []
-        bpb = [f"bpb_{model}" for model in self.models] if "bytes" in there else []
-        return [*stored, *(f"ppl_{model}" for model in self.models), *bpb, *pd]
+        return [*(name for name in there if name not in ("sample", *COUNTS)), *_derived(there, self.models)]
 
     def column(self, name: str) -> NDArray[np.float32]:
-        """Return a stored column, `ppl_<model>` = exp(loss), bits a byte `bpb_<model>`, or `pd`, [n].
+        """Return a stored column or one of `DERIVED`, [n]: perplexities, bits per byte, PD.
 
-        PD = (PPL_weak - PPL_strong) / PPL_weak = 1 - exp(loss_strong - loss_weak) (arXiv 2501.13126), from the losses
-        so that nothing overflows. Raises ValueError naming the columns that are there.
+        Raises ValueError with the available columns.
         """
         if name in COUNTS and name in self._file.schema_arrow.names:
             return np.asarray(self._file.read([name]).column(name).to_numpy(), dtype=np.float32)
         return np.concatenate([chunk[name] for chunk in self.chunks([name])] or [np.zeros(0, np.float32)])
 
     def chunks(self, names: Sequence[str]) -> Iterator[dict[str, NDArray[np.float32]]]:
-        """Yield the columns `names` in pieces of no particular length, in the order of the samples."""
+        """Yield the columns `names` in pieces of arbitrary length, in sample order."""
         unknown = [name for name in names if name not in self.names]
         if unknown:
             raise ValueError(
                 f"{self.folder} has no score {unknown[0]!r}, only {self.names}: name one of those, or score with "
-                "the model that it needs"
+                "the model it needs"
             )
-        needed = sorted({stored for name in names for stored in _needs(name, self._file.schema_arrow.names)})
+        there = self._file.schema_arrow.names
+        found = _derived(there, self.models) | {name: _Found((name,), lambda column: column) for name in there}
+        needed = sorted({column for name in names for column in found[name].needs})
         batches = self._file.iter_batches(batch_size=BATCH_ROWS, columns=needed)
         while True:
             with reading(self.folder / f"{self.slice}.parquet", "score again"):
                 batch = next(batches, None)
                 if batch is None:
                     return
-                losses = {name: np.asarray(batch.column(name).to_numpy(zero_copy_only=False)) for name in needed}
-                derived = {name: _derived(name, losses) for name in names}
-            yield derived
+                stored = {name: np.asarray(batch.column(name).to_numpy(zero_copy_only=False)) for name in needed}
+                with np.errstate(over="ignore"):
+                    chunk = {name: found[name].of(*(stored[column] for column in found[name].needs)) for name in names}
+            yield chunk
 
     def check(self, tokens: Tokens) -> None:
         """Raise ArtifactError unless these are the scores of `tokens`."""
@@ -102,33 +129,29 @@ class Scores:
             )
 
 
-def _needs(name: str, stored: Sequence[str]) -> tuple[str, ...]:
-    if name in stored:
-        return (name,)
-    if name.startswith("bpb_"):
-        return (f"loss_{name.removeprefix('bpb_')}", *COUNTS)
-    return ("loss_weak", "loss_strong") if name == "pd" else (f"loss_{name.removeprefix('ppl_')}",)
+@dataclass(frozen=True)
+class _Found:
+    """A derived score of a file: of one model where the name has one."""
+
+    needs: tuple[str, ...]
+    of: Callable[..., Floats]
 
 
-def _derived(name: str, losses: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    if name in losses:
-        return losses[name]
-    with np.errstate(over="ignore"):
-        if name == "pd":
-            pd: NDArray[np.float32] = -np.expm1(losses["loss_strong"] - losses["loss_weak"])
-            return pd
-        if name.startswith("bpb_"):
-            nats = losses[f"loss_{name.removeprefix('bpb_')}"] * losses["tokens"].astype(np.float64)
-            bpb: NDArray[np.float32] = (nats / (np.maximum(losses["bytes"], 1) * math.log(2))).astype(np.float32)
-            return bpb
-        ppl: NDArray[np.float32] = np.exp(losses[f"loss_{name.removeprefix('ppl_')}"])
-        return ppl
+def _derived(stored: Sequence[str], models: Sequence[str]) -> dict[str, _Found]:
+    """Return the scores that follow from the stored columns, by name."""
+    found = {}
+    for name, (needs, of) in DERIVED.items():
+        for model in models if "{model}" in name else [""]:
+            columns = tuple(column.format(model=model) for column in needs)
+            if set(columns) <= set(stored):
+                found[name.format(model=model)] = _Found(columns, of)
+    return found
 
 
 class SliceWriter:
-    """Writes `<slice>.parquet` row by row: the sample id, its tokens and bytes, one loss column a model.
+    """Writes `<slice>.parquet`: one row per sample with its id, tokens and bytes, and one loss column per model.
 
-    Rows are grouped by their number alone, so that equal columns give equal bytes however they arrive.
+    Row groups depend only on the number of rows, so that equal columns give equal bytes however they arrive.
     """
 
     def __init__(self, folder: Path, slice: str, models: Sequence[str]) -> None:
@@ -145,14 +168,14 @@ class SliceWriter:
         self._rows.close()
 
     def add(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Add the next samples. Raises ValueError naming model and sample when a loss is not finite."""
+        """Add the next samples. Raises ValueError, with model and sample, if a loss is not finite."""
         for name in self._models:
             loss_N = columns[f"loss_{name}"]
             bad = np.flatnonzero(~np.isfinite(loss_N))
             if len(bad):
                 raise ValueError(
                     f"model {name!r} gives sample {self._samples + bad[0]} of slice {self._slice!r} a loss of "
-                    f"{loss_N[bad[0]]} ({len(bad)} such samples): its weights are not sound; train or choose another "
+                    f"{loss_N[bad[0]]} ({len(bad)} such samples): its weights are corrupt; train or choose another "
                     "reference model"
                 )
         count = len(columns["tokens"])
@@ -162,10 +185,10 @@ class SliceWriter:
 
 
 class DocumentsWriter:
-    """Writes `<slice>.documents.parquet`, where asked: a row a document, its mean loss by model.
+    """Writes `<slice>.documents.parquet`, if requested: one row per document, with its mean loss by model.
 
-    The column `document` is the document's number in the text that `prepare` read, as `own_scores` expects it. A
-    document has several parts where samples cut it: they come one after the other.
+    The column `document` is the document's ordinal in the text that `prepare` read, as in `own_scores`. A document
+    that samples split has several parts, which arrive consecutively.
     """
 
     def __init__(self, folder: Path, slice: str, models: Sequence[str]) -> None:
@@ -214,7 +237,7 @@ class DocumentsWriter:
 
 
 class RowGroups:
-    """A Parquet file in row groups of BATCH_ROWS, however its rows arrive."""
+    """Writes a Parquet file in row groups of BATCH_ROWS, however its rows arrive."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
@@ -231,7 +254,7 @@ class RowGroups:
             self._waiting = [table[BATCH_ROWS:]]
 
     def close(self) -> None:
-        """Write what waits, and close the file."""
+        """Write the remaining rows, and close the file."""
         if self._waiting:
             self._write(pa.concat_tables(self._waiting))
         self._writer.close()

@@ -1,6 +1,6 @@
-"""What scores say by source, from one pass over the file: means, deviations, shares and correlations.
+"""Statistics of scores by source, from one pass over the file: means, deviations, shares and correlations.
 
-Shapes: N samples, G sources and, as the last row, all of them.
+Shapes: N samples, G sources; the last row is the whole slice.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ BATCH_ROWS = 1 << 20
 
 @dataclass(frozen=True)
 class SourceSums:
-    """Figures of a slice by source; the last row is all of it, a source without samples has nan. All float64 [G + 1]
-    but `samples`."""
+    """Statistics of a slice by source; the last row is the whole slice, a source without samples has nan. All are
+    float64 [G + 1] except `samples`."""
 
     sources: list[str]
     samples: NDArray[np.int64]
     loss_mean: dict[str, NDArray[np.float64]]
     loss_deviation: dict[str, NDArray[np.float64]]
     pd_mean: NDArray[np.float64] | None
-    """None without a weak and a strong model; so the rest."""
+    """None without a weak and a strong model, as are the following."""
     pd_deviation: NDArray[np.float64] | None
     pd_negative: NDArray[np.float64] | None
     """Share of samples below zero."""
     pd_length: NDArray[np.float64] | None
-    """Correlation of PD with the sample's length in bytes of text (in tokens where bytes are not known)."""
+    """Correlation of PD with the sample's length in bytes of text (in tokens if bytes are unknown)."""
 
 
 def sum_up(path: Path, tokens: Tokens) -> SourceSums:
-    """Return the figures of `<slice>.parquet`. O(N) time; memory does not grow with N.
+    """Return the statistics of `<slice>.parquet`. O(N) time; memory does not grow with N.
 
-    Raises ArtifactError naming the file when it cannot be read.
+    Raises ArtifactError with the file if it cannot be read.
     """
     with reading(path, "score again"), open_parquet(path) as file:
         names = file.schema_arrow.names
@@ -68,8 +68,8 @@ def sum_up(path: Path, tokens: Tokens) -> SourceSums:
     counts = next(iter(whole.values()))[0]
     below = np.append(negative, negative.sum())
     with np.errstate(invalid="ignore", divide="ignore"):
-        together = means["cross"] - means["pd"] * means["length"] if with_pd else None
-        correlation = together / (deviations["pd"] * deviations["length"]) if together is not None else None
+        covariance = means["cross"] - means["pd"] * means["length"] if with_pd else None
+        correlation = covariance / (deviations["pd"] * deviations["length"]) if covariance is not None else None
         share = below / counts
     return SourceSums(
         list(tokens.sources),

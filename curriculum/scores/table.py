@@ -1,4 +1,4 @@
-"""What the scores say, by source: a table for the terminal and a picture."""
+"""Scores by source: a table for the terminal and a figure."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ COLOURS = ("#3b7dbb", "#e08a2c", "#2a9d86", "#b55a9f", "#8fa8bf", "#c9b037", "#5
 
 
 def show(scores: Scores, tokens: Tokens, console: Console) -> None:
-    """Print by source: mean loss by model and, of a weak and a strong model, what PD is like."""
+    """Print by source the mean loss of each model and, with a weak and a strong model, statistics of PD."""
     sums = sum_up(scores.folder / f"{scores.slice}.parquet", tokens)
-    table = Table(title=f"SCORES {scores.folder}, slice {scores.slice}: nats a token", title_justify="left")
+    table = Table(title=f"SCORES {scores.folder}, slice {scores.slice}: nats per token", title_justify="left")
     pd = ("PD mean", "PD deviation", "PD < 0", "PD ~ length") if sums.pd_mean is not None else ()
     for title in ("source", "samples", *sums.loss_mean, *pd):
         table.add_column(title, justify="left" if title == "source" else "right")
@@ -42,7 +42,7 @@ def _cells(sums: SourceSums, index: int) -> list[str]:
 
 
 def draw(scores: Scores, tokens: Tokens, path: Path) -> None:
-    """Write a picture (.svg or .png): how PD, or else the first model's loss, is spread in the largest sources."""
+    """Write a figure (.svg or .png) of PD, or else of the first model's loss, in the largest sources."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -63,7 +63,7 @@ def draw(scores: Scores, tokens: Tokens, path: Path) -> None:
         axes.set_yticks(np.arange(len(order)) + 0.3, [tokens.sources[source] for source in order[::-1]], color=INK)
         axes.set_xlim(low, high)
         axes.set_ylim(0, max(len(order), 1))
-        axes.set_xlabel("PD" if score == "pd" else f"{score.replace('_', ' of ')}, nats a token", color=MUTED)
+        axes.set_xlabel("PD" if score == "pd" else f"{score.replace('_', ' of ')}, nats per token", color=MUTED)
         axes.tick_params(axis="y", length=0)
         axes.tick_params(axis="x", colors=MUTED)
         for side, spine in axes.spines.items():
@@ -74,7 +74,7 @@ def draw(scores: Scores, tokens: Tokens, path: Path) -> None:
 
 
 def _histograms(scores: Scores, tokens: Tokens, score: str) -> tuple[float, float, np.ndarray]:
-    """Return the range that is shown (all but a thousandth at each end) and counts by source, int64 [sources, BINS]."""
+    """Return the range shown (without 0.1 % at each end) and counts by source, int64 [sources, BINS]."""
     head = np.concatenate([chunk[score] for chunk in _some(scores, score)])
     low, high = (float(edge) for edge in np.quantile(head, [0.001, 0.999])) if len(head) else (0.0, 1.0)
     high = high if high > low else low + 1e-6
@@ -91,6 +91,6 @@ def _histograms(scores: Scores, tokens: Tokens, score: str) -> tuple[float, floa
 
 
 def _some(scores: Scores, score: str) -> list[dict[str, np.ndarray]]:
-    """Return the score in a few pieces that fit in memory: every sample, thinned where there are many."""
+    """Return the score in pieces that fit in memory, subsampled if there are many samples."""
     step = max(1, len(scores) // 10_000_000)
     return [{score: chunk[score][::step]} for chunk in scores.chunks([score])]

@@ -1,12 +1,12 @@
-"""Scoring text with a model whose tokenizer is not that of TOKENS.
+"""Score text with a model whose tokenizer differs from that of TOKENS.
 
-Each document's part of a sample becomes text again, is cut by the model's own tokenizer, and costs so many nats. They
-are divided by the tokens of TOKENS, so that losses of all models stand for the same text: a loss is bits a byte up to
-a factor that all models share. What is left out: the ends of documents, and bytes of a character that the sample's
-edge cuts. A text longer than the model reads at once is scored in windows, as lm-evaluation-harness's
-`loglikelihood_rolling` does: each token once, the last window with as much before it as fits.
+Each document's part of a sample is decoded, encoded by the model's tokenizer, and scored in nats. The nats are divided
+by the number of tokens in TOKENS, so that all models' losses refer to the same text: a loss is bits per byte up to a
+factor shared by all models. Not scored: the ends of documents, and bytes of a character split by the sample's edge. A
+text longer than the model's context is scored in windows, as by lm-evaluation-harness's `loglikelihood_rolling`: each
+token once, the last window with as much context as fits.
 
-Shapes: B samples, S tokens of a sample with its last label, W tokens of a window.
+Shapes: B samples, S tokens per sample with its last label, W tokens per window.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     from models.losses.loss_model import LossModel
 
 TOKENS_AT_ONCE = 1 << 14
-"""Tokens in one forward pass."""
+"""Tokens per forward pass."""
 
 Window = tuple[list[int], int]
-"""Token ids, and how many of the last are scored."""
+"""Token ids, and how many of them, at the end, are scored."""
 
 
 class TextScorer:
-    """A model and its tokenizer over texts, and over the text of samples."""
+    """Scores texts, and the text of samples, with a model and its tokenizer."""
 
     def __init__(
         self, model: LossModel, folder: Path, first: int, limit: int | None, tokens: Tokens | None = None
     ) -> None:
-        """`folder` holds the model's tokenizer.json, `first` is the token that its texts begin with, `limit` the most
-        tokens that it reads at once. `tokens`: whose samples are to be scored."""
+        """`folder` contains the model's tokenizer.json, `first` is the token that starts each of its texts, `limit` its
+        longest input in tokens. `tokens`: TOKENS whose samples are scored."""
         from tokenizers import Tokenizer
 
         self.model, self.first = model, first
@@ -51,13 +51,13 @@ class TextScorer:
         self._end: int | None = None
         self._bytes: tuple[bytes, ...] = ()
         if tokens is not None:
-            spelled = token_bytes(tokens.tokenizer_folder)
-            if spelled is None:
+            bytes_by_id = token_bytes(tokens.tokenizer_folder)
+            if bytes_by_id is None:
                 raise ValueError(f"{tokens.tokenizer_folder} has no {TOKENIZER_FILE}: prepare {tokens.folder} again")
-            self._bytes, self._end = spelled, tokens.end_of_text
+            self._bytes, self._end = bytes_by_id, tokens.end_of_text
 
     def text_sums(self, texts: Sequence[str], contexts: Sequence[str] | None = None) -> NDArray[np.float64]:
-        """Return the nats of each text, float64; `contexts` stand before them and cost nothing."""
+        """Return the nats of each text, float64; `contexts` precede the texts and are not scored."""
         before = self._encode(contexts) if contexts is not None else [[] for _ in texts]
         windows: list[Window] = []
         owner: list[int] = []
@@ -70,21 +70,21 @@ class TextScorer:
         return sums
 
     def sample_sums(self, samples_BS: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the nats of each sample's text, float64 [B]; IGNORED fills the right end of a row."""
+        """Return the nats of each sample's text, float64 [B]; rows are right-padded with IGNORED."""
         texts, contexts, owner = self._pieces(samples_BS)
         sums = np.zeros(len(samples_BS))
         np.add.at(sums, np.array(owner, dtype=np.int64), self.text_sums(texts, contexts))
         return sums
 
     def piece_sums(self, samples_BS: NDArray[np.int64], sizes: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
-        """Return the nats of each document's part of each sample, in their order; `sizes`: their inputs, by sample."""
+        """Return the nats of each document's part of each sample, in order; `sizes`: the parts' inputs, by sample."""
         texts, contexts, _ = self._pieces(samples_BS, sizes)
         return self.text_sums(texts, contexts)
 
     def _pieces(
         self, samples_BS: NDArray[np.int64], sizes: Sequence[NDArray[np.int64]] | None = None
     ) -> tuple[list[str], list[str], list[int]]:
-        """Return the text of every document's labels, what stands before it, and the row that it is in."""
+        """Return the text of every document's labels, the text before it, and its row."""
         texts, contexts, owner = [], [], []
         for row, ids_S in enumerate(samples_BS):
             real_S = ids_S[ids_S != IGNORED]
@@ -104,7 +104,7 @@ class TextScorer:
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def _window_sums(self, windows: Sequence[Window]) -> NDArray[np.float64]:
-        """Return the nats of each window. Windows share forward passes, as many as fit, in their order."""
+        """Return the nats of each window. As many windows as fit share a forward pass, in order."""
         sums: list[float] = []
         batch: list[Window] = []
         held = 0
@@ -123,7 +123,7 @@ class TextScorer:
 
         lengths = [len(ids) for ids, _ in batch]
         ids_1S = torch.tensor([[token for ids, _ in batch for token in ids]])
-        # The last token of a window is an input too, whose label (the next window's first) nobody asks for.
+        # The last token of a window is an input too, but its label (the next window's first token) is not needed.
         documents = Documents((*lengths[:-1], *([lengths[-1] - 1] if lengths[-1] > 1 else [])))
         if ids_1S.shape[1] < 2:
             return [0.0] * len(batch)
@@ -135,7 +135,7 @@ class TextScorer:
 def windows_of(context: list[int], ids: list[int], limit: int) -> list[Window]:
     """Return windows that score every token of `ids` once, with at most `limit` inputs each.
 
-    The first holds `context` and what fits; the rest follow on, the last reaching back as far as `limit` allows.
+    The first contains `context` and as many tokens as fit; the others follow, and the last reaches back up to `limit`.
     """
     whole = [*context, *ids]
     if len(ids) == 0:

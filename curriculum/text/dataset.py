@@ -1,4 +1,4 @@
-"""Text from a Hugging Face dataset: a name on the hub or a local folder, map-style or streaming."""
+"""Text from a Hugging Face dataset: a name on the Hub or a local folder, map-style or streaming."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from curriculum.text.document import Columns, Document
 
 BATCH_ROWS = 256
 WHOLE_CHUNK = 1 << 62
-"""Bytes of a shard of a stream, which nobody knows: each is a chunk of its own."""
+"""Assumed bytes of a stream's shard, whose size is unknown: each becomes one chunk."""
 
 
 class DatasetText:
-    """Documents of one split of a dataset. Opening it loads the dataset (network only if it is not local)."""
+    """Documents of one split of a dataset. Opening it loads the dataset (over the network only if it is not local)."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class DatasetText:
         self.place_bytes = WHOLE_CHUNK if streaming else max(1, int(self._data.data.nbytes) // max(1, self.places))
         self.spans: list[tuple[str, int, int]] = []
         self._row = 0
-        if self._data.column_names is not None:  # a stream may not know its columns before its first row
+        if self._data.column_names is not None:  # a stream may not know its columns until its first row
             self._columns.check(list(self._data.column_names), f"dataset {name}")
 
     def _load(self) -> Any:
@@ -65,10 +65,10 @@ class DatasetText:
         return None if self._streaming else self._row / max(len(self._data), 1)
 
     def identity(self) -> dict[str, str]:
-        """Return what changes when the text changes: name, subset, split, revision, and the data's fingerprint.
+        """Return values that change with the text: name, subset, split, revision, and the data's fingerprint.
 
-        A stream has no fingerprint: a local folder is then known by its files' sizes and times, a dataset on the
-        hub by its revision alone (give one to pin it).
+        A stream has no fingerprint: a local folder is then identified by its files' sizes and times, a dataset on the
+        Hub only by its revision (set one to pin it).
         """
         parts = {"dataset": self.name, **self._settings}
         if not self._streaming:
@@ -81,16 +81,16 @@ class DatasetText:
         return {f"text/{key}": value for key, value in parts.items()}
 
     def check(self) -> None:
-        """Read the first row. Raises ValueError when there is none or it is not text."""
+        """Read the first row. Raises ValueError if there is none or it is not text."""
         if next(self.documents(), None) is None:
             raise ValueError(
-                f"dataset {self.name} holds no row in split {self._settings['split']!r}: take another split"
+                f"dataset {self.name} has no rows in split {self._settings['split']!r}: choose another input.split"
             )
 
     def documents(self, start: int = 0, stop: int | None = None) -> Iterator[Document]:
         """Yield the documents of a range of rows, or of a stream's shards, in the dataset's order.
 
-        Raises ValueError naming the row and the mend.
+        Raises ValueError with the row and a fix.
         """
         wanted = [name for name in dict.fromkeys((self._columns.text, self._columns.source)) if name is not None]
         data = self._data.select_columns(wanted) if self._data.column_names is not None else self._data

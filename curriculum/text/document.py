@@ -1,4 +1,4 @@
-"""A document of the text: taken from a record, or from a line of JSON, with every mistake named."""
+"""Parse documents from records or JSON lines; errors say where and what is wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Document(NamedTuple):
-    """One text and the name of the source it belongs to."""
+    """A text and the name of its source."""
 
     text: str
     source: str
@@ -17,9 +17,9 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the text and the source column; without a source column every document's source is `fallback`.
+    """Names of the text and source columns; without a source column every document's source is `fallback`.
 
-    `place` names a record in messages, when it is printed.
+    In the methods, `place` locates a record in error messages, by its `str()`.
     """
 
     text: str
@@ -27,7 +27,7 @@ class Columns:
     fallback: str
 
     def document(self, record: dict[str, Any], place: object) -> Document:
-        """Take text and source from a record. Raises ValueError, naming `place`, when one is not usable text."""
+        """Return a record's text and source. Raises ValueError, with `place`, if one of them is not usable text."""
         text = self._field(record, self.text, "text_column", place)
         if self.source is None:
             return Document(text, self.fallback)
@@ -37,7 +37,7 @@ class Columns:
         return Document(text, source)
 
     def check(self, names: list[str], place: object) -> None:
-        """Raise ValueError when a column is not among `names`."""
+        """Raise ValueError if a column is not in `names`."""
         for name, key in ((self.text, "text_column"), (self.source, "source_column")):
             if name is not None and name not in names:
                 raise ValueError(_missing(place, name, key, names))
@@ -48,12 +48,12 @@ class Columns:
         value = record[name]
         if not isinstance(value, str):
             found = "null" if value is None else type(value).__name__
-            raise ValueError(f"{place}: column {name!r} holds {found}, not text: remove or mend that record")
+            raise ValueError(f"{place}: column {name!r} contains {found}, not text: fix or remove the record")
         return value
 
 
 def parse_line(line: bytes, first: bool, columns: Columns, place: object) -> Document | None:
-    """Return the document of a line of JSON, None for a blank line; the first line of a file may begin with a BOM."""
+    """Return the document in a line of JSON, None for a blank line; the first line of a file may start with a BOM."""
     if first:
         line = line.removeprefix(codecs.BOM_UTF8)
     if not line or line.isspace():
@@ -61,18 +61,18 @@ def parse_line(line: bytes, first: bool, columns: Columns, place: object) -> Doc
     try:
         record = json.loads(decode(line, place))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{place}: broken JSON ({error}): every line must be one JSON object") from error
+        raise ValueError(f"{place}: invalid JSON ({error}): every line must be a JSON object") from error
     if not isinstance(record, dict):
-        raise ValueError(f"{place}: holds a {type(record).__name__}, every line must be one JSON object")
+        raise ValueError(f"{place}: contains a {type(record).__name__}, but every line must be a JSON object")
     document = columns.document(record, place)
-    if b"\\u" in line:  # only an escape can smuggle half a surrogate pair past the UTF-8 check
+    if b"\\u" in line:  # only escapes can produce lone surrogates in valid UTF-8
         for value in document:
             _check_surrogates(value, place)
     return document
 
 
 def decode(raw: bytes, place: object) -> str:
-    """Return bytes as text. Raises ValueError, naming `place`, when they are not UTF-8."""
+    """Decode UTF-8. Raises ValueError, with `place`, if it is invalid."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -85,11 +85,11 @@ def _check_surrogates(text: str, place: object) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{place}: holds half a surrogate pair ({error.reason}): mend or remove it") from error
+        raise ValueError(f"{place}: contains a lone surrogate ({error.reason}): fix or remove the record") from error
 
 
 def _missing(place: object, name: str, key: str, names: list[str]) -> str:
-    mend = f"set input.{key} to one of them"
+    fix = f"set input.{key} to one of them"
     if key == "source_column":
-        mend += ", or to null to take one source a file"
-    return f"{place}: column {name!r} is missing; there are {', '.join(sorted(map(str, names))) or 'none'}: {mend}"
+        fix += ", or to null for one source per file"
+    return f"{place}: column {name!r} is missing; columns are {', '.join(sorted(map(str, names))) or 'none'}: {fix}"

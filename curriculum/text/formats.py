@@ -1,6 +1,6 @@
 """Text files, read one document at a time: .jsonl (plain, .gz, .zst), .parquet and .txt, in bounded memory.
 
-Every document has a place in its file, so that ranges of places cut a file into parts which different processes read.
+Every document has a place in its file, so that ranges of places split a file into parts for different processes.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ PARQUET_ROWS = 256
 
 
 class FileReader(Protocol):
-    """Documents of a file by their places: whole numbers from 0 on, below the file's size in bytes.
+    """Reads the documents of a file by place: integers from 0, below the file's size in bytes.
 
-    A document's place follows from the file alone, and none is below that of the document before.
+    A document's place depends only on the file; places never decrease from one document to the next.
     """
 
     span: tuple[int, int] | None
-    """First and last + 1 of what the last range held, in bytes, lines or rows; the next range begins where it ends."""
+    """Range that was read last, in bytes, lines or rows, end exclusive; the next range starts where it ends."""
 
     def documents(self, start: int, stop: int) -> Iterator[tuple[int, Document]]:
         """Yield (place, document) for the places start .. stop - 1.
 
-        Raises ValueError naming the file, the line or row, and the mend.
+        Raises ValueError with the file, the line or row, and a fix.
         """
 
 
 def file_format(name: str) -> str | None:
-    """Return the extension this module reads `name` by, or None for an unknown one."""
+    """Return the supported extension of `name`, or None if it is unknown."""
     lowered = name.lower()
     return next((extension for extension in READERS if lowered.endswith(extension)), None)
 
 
 def stem(name: str) -> str:
-    """Return a file's name without its folder and its known extension: "web/en.jsonl.gz" -> "en"."""
+    """Return a file's name without folder and known extension: "web/en.jsonl.gz" -> "en"."""
     base = Path(name).name
     return base[: -len(file_format(base) or "")] or base
 
 
 def open_file(path: Path, columns: Columns) -> FileReader:
-    """Return the reader of a file's format. Raises ValueError for an unknown extension."""
+    """Return the reader for a file's format. Raises ValueError for an unknown extension."""
     extension = file_format(path.name)
     if extension is None:
         raise ValueError(f"{path} has an unknown extension: PDPC reads {', '.join(READERS)}")
@@ -59,34 +59,34 @@ def open_file(path: Path, columns: Columns) -> FileReader:
 
 
 class WholeText:
-    """A file that is one document, at place 0."""
+    """A file that is a single document, at place 0."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self._path = path
         self.span: tuple[int, int] | None = None
 
     def documents(self, start: int, stop: int) -> Iterator[tuple[int, Document]]:
-        """Yield the document where the range begins at 0."""
+        """Yield the document if the range starts at 0."""
         if start == 0:
             text = decode(self._path.read_bytes().removeprefix(codecs.BOM_UTF8), self._path)
             yield 0, Document(text, self._path.absolute().parent.name)
 
 
 class ParquetRows:
-    """Rows of a Parquet file, their places spread evenly over its bytes.
+    """Rows of a Parquet file, with places spread evenly over its bytes.
 
-    A range is read from the group of its first row on; a reader goes on where it was when that is nearer.
+    A range is read from the start of its first row's row group, or from the current position if that is closer.
     """
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self._path, self._columns, self._size = path, columns, path.stat().st_size
         self._groups: list[int] = []
-        """First row of every group, and the rows of the file."""
+        """First row of every row group, then the number of rows in the file."""
         self._left: Iterator[tuple[int, pa.RecordBatch]] = iter(())
         self._held: list[tuple[int, pa.RecordBatch]] = []
-        """The batch in which the last range ended."""
+        """The batch that contains the end of the last range."""
         self._row: int | None = None
-        """The row that is next; None: begin anew."""
+        """The next row; None: start from a row group."""
         self.span: tuple[int, int] | None = None
 
     def documents(self, start: int, stop: int) -> Iterator[tuple[int, Document]]:
@@ -95,7 +95,7 @@ class ParquetRows:
 
         row = 0
         try:
-            self._groups = self._groups or self._look()
+            self._groups = self._groups or self._read_groups()
             rows = self._groups[-1]
             first, last = (min(-(-place * rows // self._size), rows) for place in (start, stop))
             row = first
@@ -104,16 +104,16 @@ class ParquetRows:
                 yield (row - 1) * self._size // rows, self._columns.document(record, f"{self._path}, row {row}")
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{self._path}, after row {row}: invalid UTF-8 ({error.reason}): mend that text"
+                f"{self._path}, after row {row}: invalid UTF-8 ({error.reason}): fix or remove that text"
             ) from error
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
-                f"{self._path}, after row {row}: cannot be read as Parquet ({error}): it is torn or foreign; get it "
-                "again"
+                f"{self._path}, after row {row}: cannot be read as Parquet ({error}): the file is truncated or in "
+                "another format; download it again"
             ) from error
         self.span = first, last
 
-    def _look(self) -> list[int]:
+    def _read_groups(self) -> list[int]:
         with open_parquet(self._path) as file:
             self._columns.check(file.schema_arrow.names, str(self._path))
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
@@ -125,7 +125,7 @@ class ParquetRows:
         group = bisect_right(self._groups, first) - 1
         if self._row is None or not self._groups[group] <= self._row <= first:
             self._left, self._held = self._batches(group), []
-        self._row = None  # until this range is read to its end
+        self._row = None  # until this range has been read to its end
         batches = chain(self._held, self._left)
         self._held = []
         for begin, batch in batches:
@@ -139,7 +139,7 @@ class ParquetRows:
         self._row = last
 
     def _batches(self, group: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yield (first row, batch) from a group on."""
+        """Yield (first row, batch), starting with a row group."""
         row = self._groups[group]
         wanted = list(dict.fromkeys(name for name in (self._columns.text, self._columns.source) if name is not None))
         with open_parquet(self._path) as file:

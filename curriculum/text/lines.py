@@ -1,4 +1,4 @@
-"""Lines of JSON, one document each: files that are plain (.jsonl) or compressed (.jsonl.gz, .jsonl.zst)."""
+"""JSON Lines, one document per line: plain (.jsonl) or compressed (.jsonl.gz, .jsonl.zst) files."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ PACKED_BYTES = 1 << 15  # small, since a block can unpack to a thousand times it
 
 
 class PlainLines:
-    """Lines of a plain file; the place of a line is its first byte."""
+    """Lines of a plain file; a line's place is the offset of its first byte."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self._path, self._columns = path, columns
         self.span: tuple[int, int] | None = None
 
     def documents(self, start: int, stop: int) -> Iterator[tuple[int, Document]]:
-        """Yield the documents whose lines begin in a range of bytes."""
+        """Yield the documents whose lines start in a range of bytes."""
         with open(self._path, "rb", buffering=BLOCK_BYTES) as file:
             at = start
-            if start:  # the line that holds the byte before is another range's
+            if start:  # the line that contains the previous byte belongs to another range
                 file.seek(start - 1)
                 at += len(file.readline()) - 1
             first = at
@@ -40,7 +40,7 @@ class PlainLines:
 
 @dataclass(frozen=True)
 class _LineAt:
-    """Names the line that begins at a byte of a file; its number is counted when somebody asks."""
+    """Describes the line that starts at a byte offset; its number is counted only when printed."""
 
     path: Path
     offset: int
@@ -56,17 +56,17 @@ class _LineAt:
 
 @dataclass(frozen=True)
 class Packing:
-    """How a compressed file is unpacked: any number of frames, one behind the other."""
+    """How to decompress a file of any number of consecutive frames."""
 
     name: str
     frame: Callable[[], Any]
-    """Begin a frame: what it returns has `decompress`, `eof` and `unused_data`."""
+    """Returns a decompressor for one frame, with `decompress`, `eof` and `unused_data`."""
     error: type[Exception]
     padded: bool
-    """May zeros stand between frames?"""
+    """Whether zero bytes may separate frames."""
 
     def blocks(self, path: Path) -> Iterator[tuple[int, bytes]]:
-        """Yield (first byte of a compressed block, what it unpacks to); a file that is torn or foreign is an error."""
+        """Yield (offset of a compressed block, its data); raises ValueError for a truncated or foreign file."""
         frame = None
         try:
             for place, block in _read_blocks(path):
@@ -78,33 +78,33 @@ class Packing:
                     if data:
                         yield place, data
         except self.error as error:
-            raise ValueError(_torn(path, self.name, error)) from error
+            raise ValueError(_damaged(path, self.name, error)) from error
         if frame is not None:
-            raise ValueError(_torn(path, self.name, "the last frame ends early"))
+            raise ValueError(_damaged(path, self.name, "the last frame ends early"))
 
 
 class PackedLines:
-    """Lines of a compressed file; the place of a line is that of the compressed block which completes it.
+    """Lines of a compressed file; a line's place is the offset of the compressed block that completes it.
 
-    Such a file can be read from its beginning alone: a reader goes on where it was when the next range is further on.
+    Such a file can only be read from its start, so the reader keeps its position for a later range.
     """
 
     def __init__(self, path: Path, columns: Columns, packing: Packing) -> None:
         self._path, self._columns, self._packing = path, columns, packing
         self._left: Iterator[tuple[int, bytes]] = iter(())
         self._held: list[tuple[int, bytes]] = []
-        """The line that ended the last range: the first of what is left."""
+        """The line that ended the last range, the first unread one."""
         self._number = 0
-        """How many lines are behind."""
+        """Lines already read."""
         self._behind: int | None = None
-        """Places below it are behind; None: begin anew."""
+        """Places below this one are already read; None: start over."""
         self.span: tuple[int, int] | None = None
 
     def documents(self, start: int, stop: int) -> Iterator[tuple[int, Document]]:
         """Yield the documents whose lines end in a range of compressed blocks."""
         if self._behind is None or start < self._behind:
             self._left, self._held, self._number = _lines(self._packing.blocks(self._path)), [], 0
-        self._behind = None  # until this range is read to its end
+        self._behind = None  # until this range has been read to its end
         lines = chain(self._held, self._left)
         self._held = []
         first = None
@@ -131,7 +131,7 @@ def gzip_lines(path: Path, columns: Columns) -> PackedLines:
 
 
 def zstd_lines(path: Path, columns: Columns) -> PackedLines:
-    """Read a .jsonl.zst; frame by frame, which notices a last one that was cut off, as a stream reader does not."""
+    """Read a .jsonl.zst frame by frame, which detects a truncated last frame; a stream reader does not."""
     import zstandard
 
     unpack = zstandard.ZstdDecompressor()
@@ -147,7 +147,7 @@ def _read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _lines(blocks: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-    """Split blocks into lines, each with the place of the block that ends it; no long line is copied once a block."""
+    """Split blocks into (place of the block that ends it, line); long lines are joined once, not once per block."""
     pieces: list[bytes] = []
     place = 0
     for place, block in blocks:
@@ -161,5 +161,5 @@ def _lines(blocks: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
     yield place, b"".join(pieces)
 
 
-def _torn(path: Path, kind: str, error: object) -> str:
-    return f"{path}: cannot be read as {kind} to its end ({error}): it is truncated or damaged; get it again"
+def _damaged(path: Path, kind: str, error: object) -> str:
+    return f"{path}: cannot be read as {kind} to its end ({error}): it is truncated or corrupt; download it again"

@@ -1,4 +1,4 @@
-"""Text in: documents from files, folders and globs of files, or from a Hugging Face dataset."""
+"""The input text: documents from files, folders and globs, or from a Hugging Face dataset."""
 
 from __future__ import annotations
 
@@ -19,76 +19,78 @@ SHOWN_NAMES = 5
 
 @dataclass(frozen=True)
 class TextSettings:
-    """Where the text comes from: `paths` or `dataset`, one of the two."""
+    """The input text: either `paths` or `dataset`."""
 
     paths: list[str] = field(default_factory=list)
-    """Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt), folders or globs of them. Folders are read in the
-    order of the files' relative paths; a .txt file is one document, its folder's name its source."""
+    """Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt), folders or globs. Folders are read in the order of the
+    files' relative paths; a .txt file is one document whose source is its folder's name."""
     dataset: str | None = None
-    """Name of a Hugging Face dataset or a local dataset folder, read through `datasets`."""
+    """Name of a Hugging Face dataset, or a local dataset folder, loaded with `datasets`."""
     subset: str | None = None
-    """Configuration of the dataset (`load_dataset`'s second argument)."""
+    """Configuration of the dataset (the second argument of `load_dataset`)."""
     split: str = "train"
     """Split of the dataset."""
     revision: str | None = None
-    """Revision of the dataset on the hub; give one to pin it."""
+    """Revision of the dataset on the Hub; set one to pin it."""
     streaming: bool = False
-    """Stream the dataset instead of downloading it first. It is read once more when a tokenizer is trained."""
+    """Stream the dataset instead of downloading it first. It is read a second time if a tokenizer is trained."""
     text_column: str = "text"
-    """Column that holds the document's text."""
+    """Column with the document's text."""
     source_column: str | None = "source"
-    """Column that holds the name of the document's source. null: the file's name without its extension, or the
-    dataset's name."""
+    """Column with the name of the document's source. null: the file's name without its extension, or the dataset's
+    name."""
 
     def __post_init__(self) -> None:
         if self.paths and self.dataset:
             raise ValueError(
-                f"input.paths={self.paths} and input.dataset={self.dataset!r} exclude each other: drop one"
+                f"input.paths={self.paths} and input.dataset={self.dataset!r} exclude each other: remove one"
             )
         if not self.text_column:
-            raise ValueError("input.text_column is empty: name the column that holds the text")
+            raise ValueError("input.text_column is empty: name the column with the text")
         if self.source_column == "":
-            raise ValueError("input.source_column is empty: name a column, or use null for one source a file")
+            raise ValueError("input.source_column is empty: name a column, or use null for one source per file")
         if not self.dataset and (self.subset or self.revision or self.streaming):
-            raise ValueError("input.subset, input.revision and input.streaming need input.dataset: set it or drop them")
+            raise ValueError(
+                "input.subset, input.revision and input.streaming need input.dataset: set it or remove them"
+            )
 
 
 class Text(Protocol):
-    """An opened input: documents that can be read more than once, always in the same order.
+    """An opened input: its documents can be read more than once, always in the same order.
 
-    Every document has a place, a whole number below `places` that follows from the input alone; ranges of places cut
-    the input into parts which different processes read.
+    Every document has a place, an integer below `places` that depends only on the input; ranges of places split the
+    input into parts for different processes.
     """
 
     notes: list[str]
     places: int
     """Bytes of files, rows of a dataset, or shards of a stream."""
     place_bytes: int
-    """About how many bytes lie at a place."""
+    """Approximate bytes per place."""
     spans: list[tuple[str, int, int]]
-    """What the last range of places held, where that is told: file, first and last + 1 of its bytes, lines or rows.
-    The next range begins where it ended."""
+    """Parts of files in the range that was read last, if known: file, and its range of bytes, lines or rows, end
+    exclusive. The next range starts where this one ends."""
 
     @property
     def fraction_read(self) -> float | None:
-        """Share of the input read by the running `documents()`, in [0, 1]; None when unknown."""
+        """Share of the input read by the current `documents()`, in [0, 1]; None if unknown."""
 
     def identity(self) -> dict[str, str]:
-        """Cheap description that changes when the text changes."""
+        """Cheap description that changes with the text."""
 
     def check(self) -> None:
-        """Look at the start of every part, so that a wrong column fails before the work begins."""
+        """Read the start of every part, so that a wrong column fails before the work starts."""
 
     def documents(self, start: int = 0, stop: int | None = None) -> Iterator[Document]:
         """Yield the documents at the places start .. stop - 1, by default all.
 
-        Raises ValueError naming file, line or row, and the mend.
+        Raises ValueError with file, line or row, and a fix.
         """
 
 
 @dataclass(frozen=True)
 class _File:
-    name: str  # unique in the input and free of the place where the input lies
+    name: str  # unique in the input and independent of the input's location
     path: Path
 
 
@@ -101,7 +103,7 @@ class FileText:
         self._files = self._find(paths)
         self._sizes = [file.path.stat().st_size for file in self._files]
         self._bases = [0, *accumulate(max(size, 1) for size in self._sizes)]
-        """Place at which each file begins, and the end; an empty .txt has a place too."""
+        """First place of each file, then the end; an empty .txt has a place too."""
         self.places, self.place_bytes = self._bases[-1], 1
         self.spans: list[tuple[str, int, int]] = []
         self._read_to = 0
@@ -115,7 +117,7 @@ class FileText:
             for name, path in _expand(entry, self.notes):
                 real = path.resolve()
                 if real in seen:
-                    self.notes.append(f"{path} is reached twice by input.paths: read once")
+                    self.notes.append(f"{path} is listed twice by input.paths: read once")
                     continue
                 seen.add(real)
                 files.append(_File(f"{number}/{name}", path))
@@ -127,7 +129,7 @@ class FileText:
         broken = [file for file in empty if file_format(file.path.name) != ".txt"]
         if broken or len(empty) == len(self._files):
             raise ValueError(
-                f"{(broken or empty)[0].path} is empty (0 bytes): remove it from the input or get it again"
+                f"{(broken or empty)[0].path} is empty (0 bytes): remove it from the input or download it again"
             )
 
     @property
@@ -136,7 +138,7 @@ class FileText:
         return self._read_to / max(self.places, 1)
 
     def identity(self) -> dict[str, str]:
-        """Return relative name -> size in bytes and time of the last change of every file."""
+        """Return the size in bytes and the modification time of every file by relative name."""
         described = {}
         for file in self._files:
             status = file.path.stat()
@@ -144,15 +146,15 @@ class FileText:
         return described
 
     def check(self) -> None:
-        """Read the first document of every file that has columns. Raises ValueError naming the file."""
+        """Read the first document of every file with columns. Raises ValueError with the file."""
         for index, file in enumerate(self._files):
             if file_format(file.path.name) != ".txt":
                 next(self._whole(index), None)
 
     def documents(self, start: int = 0, stop: int | None = None) -> Iterator[Document]:
-        """Yield the documents of a range of places, file after file; a place is a byte of the files in their order.
+        """Yield the documents of a range of places, file by file; a place is a byte of the files in their order.
 
-        Raises ValueError naming file, line or row, and the mend.
+        Raises ValueError with file, line or row, and a fix.
         """
         stop = self.places if stop is None else stop
         self.spans = []
@@ -175,13 +177,13 @@ class FileText:
             count += 1
             yield found
         if count == 0:
-            raise ValueError(f"{self._files[index].path} holds no document: remove it from the input or fill it")
+            raise ValueError(f"{self._files[index].path} contains no documents: remove it from the input or fill it")
 
     def _part(self, index: int, start: int, stop: int) -> Iterator[tuple[int, Document]]:
         return self._reader(index).documents(start, stop)
 
     def _reader(self, index: int) -> FileReader:
-        """Return the reader of a file; it stays open until another file is read, since it may go on where it was."""
+        """Return the reader of a file; it is kept until another file is read, since it may resume at its position."""
         if self._opened is None or self._opened[0] != index:
             file = self._files[index]
             columns = Columns(self._text_column, self._source_column, stem(file.path.name))
@@ -190,7 +192,7 @@ class FileText:
 
 
 def open_text(settings: TextSettings) -> Text:
-    """Open an input: find its files or load its dataset. Raises ValueError naming what is missing and the mend."""
+    """Open an input: find its files or load its dataset. Raises ValueError with what is missing and a fix."""
     if settings.dataset:
         from curriculum.text.dataset import DatasetText
 
@@ -204,12 +206,12 @@ def open_text(settings: TextSettings) -> Text:
             source_column=settings.source_column,
         )
     if not settings.paths:
-        raise ValueError("there is no input: set input.paths to files, folders or globs, or input.dataset to a name")
+        raise ValueError("no input given: set input.paths to files, folders or globs, or input.dataset to a name")
     return FileText(settings.paths, settings.text_column, settings.source_column)
 
 
 def _expand(entry: str, notes: list[str]) -> Iterator[tuple[str, Path]]:
-    """Yield (relative name, path) of every file that one item of input.paths stands for, sorted by name."""
+    """Yield (relative name, path) of every file that one item of input.paths matches, sorted by name."""
     place = Path(entry).expanduser()
     if place.is_dir():
         yield from sorted(_folder_files(place, place, notes))
@@ -224,14 +226,14 @@ def _expand(entry: str, notes: list[str]) -> Iterator[tuple[str, Path]]:
             else:
                 found.update([_known(match.relative_to(base).as_posix(), match)])
         if not found:
-            raise ValueError(f"input.paths: no file matches {entry!r}: check the pattern and the folder you are in")
+            raise ValueError(f"input.paths: no file matches {entry!r}: check the pattern and the working directory")
         yield from sorted(found.items())
     else:
         raise ValueError(f"input.paths: {entry!r} does not exist: check the path (relative to {os.getcwd()})")
 
 
 def _folder_files(folder: Path, base: Path, notes: list[str], required: bool = True) -> list[tuple[str, Path]]:
-    """List the files of a folder that hold text; hidden files are not looked at, other files are noted."""
+    """List a folder's files of known formats; hidden files are skipped, others are reported in `notes`."""
     known, other = [], []
     for place, folders, names in os.walk(folder):
         linked = [name for name in folders if os.path.islink(os.path.join(place, name))]
@@ -246,10 +248,10 @@ def _folder_files(folder: Path, base: Path, notes: list[str], required: bool = T
                 known.append((path.relative_to(base).as_posix(), path))
     shown = ", ".join(sorted(other)[:SHOWN_NAMES]) + (", ..." if len(other) > SHOWN_NAMES else "")
     if not known and required:
-        there = f"it holds {shown}" if other else "it holds no file"
+        there = f"it contains {shown}" if other else "it contains no files"
         raise ValueError(f"input.paths: {folder} has no file that PDPC reads ({', '.join(READERS)}); {there}")
     if other:
-        notes.append(f"{folder}: {len(other)} entries left out, not text files of a known extension: {shown}")
+        notes.append(f"{folder}: {len(other)} entries skipped, not text files with a known extension: {shown}")
     return known
 
 
@@ -260,7 +262,7 @@ def _known(name: str, path: Path) -> tuple[str, Path]:
 
 
 def _fixed_part(pattern: Path) -> Path:
-    """Return the leading folders of a glob that hold no wildcard."""
+    """Return the leading folders of a glob without wildcards."""
     fixed: list[str] = []
     for part in pattern.parent.parts:
         if glob.has_magic(part):

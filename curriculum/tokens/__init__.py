@@ -1,1 +1,1 @@
-"""TOKENS: documents as token ids; fixed-length samples are windows of them."""
+"""TOKENS: documents as token ids; samples are fixed-length windows over them."""

@@ -1,7 +1,7 @@
-"""What bytes of text each token stands for: byte counts, and the text of a run of tokens.
+"""The bytes of text that each token represents, for byte counts and for decoding runs of tokens.
 
-Read from tokenizer.json alone. Byte-level vocabularies (GPT-2's) spell a byte a character; the others are plain text, a
-space written as U+2581, a lone byte as <0xNN>.
+Only tokenizer.json is read. Byte-level vocabularies (GPT-2's) map each byte to a character; others are plain text, with
+spaces written as U+2581 and single bytes as <0xNN>.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ LONE_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 @lru_cache(maxsize=8)
 def token_bytes(folder: Path) -> tuple[bytes, ...] | None:
-    """Return the bytes of every token by id; none (b"") for special tokens. None where there is no tokenizer.json."""
+    """Return the bytes of every token by id, b"" for special tokens; None if there is no tokenizer.json."""
     path = folder / TOKENIZER_FILE
     if not path.is_file():
         return None
-    with reading(path, "get the tokenizer again"):
+    with reading(path, "save or download the tokenizer again"):
         text = path.read_text("utf-8")
         data = json.loads(text)
         vocabulary = parse(text).get_vocab(with_added_tokens=True)
@@ -50,25 +50,25 @@ def token_bytes(folder: Path) -> tuple[bytes, ...] | None:
 
 @lru_cache(maxsize=8)
 def byte_lengths(folder: Path) -> npt.NDArray[np.int64] | None:
-    """Return the bytes of text that every token stands for, int64 [vocabulary]; None without a tokenizer.json."""
+    """Return the bytes of text per token, int64 [vocabulary]; None without a tokenizer.json."""
     spelled = token_bytes(folder)
     return None if spelled is None else np.array([len(part) for part in spelled], dtype=np.int64)
 
 
 def bytes_of(labels_BT: npt.NDArray[np.int64], lengths_V: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the bytes of every label, of its shape; 0 for an ignored one and one that the tokenizer does not have."""
+    """Return the bytes of every label, in its shape; 0 if it is ignored or unknown to the tokenizer."""
     known = (labels_BT >= 0) & (labels_BT < len(lengths_V))
     return np.where(known, lengths_V[np.where(known, labels_BT, 0)], 0)
 
 
 def _byte_level(data: dict[str, Any]) -> bool:
-    """Tell whether a tokenizer.json spells bytes as characters: ByteLevel stands in its decoder or pre-tokenizer."""
+    """Return whether a tokenizer.json is byte-level: ByteLevel occurs in its decoder or pre-tokenizer."""
     text = json.dumps([data.get("decoder"), data.get("pre_tokenizer")])
     return '"ByteLevel"' in text
 
 
 def _byte_characters() -> dict[str, int]:
-    """Return the byte of each character of the byte-level alphabet (GPT-2's `bytes_to_unicode`, the other way)."""
+    """Return the byte of each character of the byte-level alphabet (the inverse of GPT-2's `bytes_to_unicode`)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + number): byte for number, byte in enumerate(rest)}

@@ -1,4 +1,4 @@
-"""Documents to token ids: held out by a hash of their text, encoded in blocks of about a megabyte."""
+"""Encode documents as token ids in blocks of about a megabyte; a hash of the text selects the held-out ones."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ TRAIN, VALIDATION, REFERENCE = range(len(SLICES))
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Which documents are held out, decided by a keyed hash of the text alone: equal texts share a slice, and
-    neither the order of the files nor the number of workers matters."""
+    """Which documents are held out, decided only by a seeded hash of the text: equal texts share a slice, whatever the
+    order of the files and the number of workers."""
 
     validation_fraction: float
     reference_fraction: float
@@ -46,7 +46,7 @@ class HeldOut:
 
 @dataclass
 class Block:
-    """About a megabyte of documents: their ordinals in the stream, source indices and texts."""
+    """About a megabyte of documents: ordinals in the stream, source indices and texts."""
 
     origins: list[int] = field(default_factory=list)
     sources: list[int] = field(default_factory=list)
@@ -55,12 +55,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Group:
-    """Encoded documents of one slice and one source, in their order."""
+    """Encoded documents of one slice and one source, in order."""
 
     slice: int
     source: int
     ids: npt.NDArray[np.unsignedinteger]
-    """Every document as [end_of_text] + its tokens."""
+    """Each document as [end_of_text] + its tokens."""
     lengths: npt.NDArray[np.int64]
     """Tokens of each document, end-of-text included."""
     origins: npt.NDArray[np.int64]
@@ -69,17 +69,17 @@ class Group:
 
 @dataclass(frozen=True)
 class EncodedBlock:
-    """What became of a block."""
+    """The result of encoding a block."""
 
     groups: list[Group]
     documents: int
     text_bytes: int
     without_tokens: list[int]
-    """Source index of every document of which the tokenizer left nothing."""
+    """Source index of every document that the tokenizer encoded to no tokens."""
 
 
 class Blocks:
-    """Cuts a stream of documents into blocks, numbers their sources and counts the blank ones."""
+    """Splits a stream of documents into blocks, numbers the sources and counts blank documents."""
 
     def __init__(self) -> None:
         self.sources: dict[str, int] = {}
@@ -87,7 +87,7 @@ class Blocks:
         self.documents = 0
 
     def cut(self, documents: Iterable[Document]) -> Iterator[Block]:
-        """Yield blocks in the stream's order. Raises ValueError when there are too many sources to be domains."""
+        """Yield blocks in the stream's order. Raises ValueError as `check_sources` does."""
         block, size = Block(), 0
         for text, source in documents:
             origin = self.documents
@@ -109,7 +109,7 @@ class Blocks:
 
 
 def check_sources(sources: dict[str, int]) -> None:
-    """Raise ValueError when there are too many sources to be domains of a text."""
+    """Raise ValueError if there are too many sources for them to be domains of the text."""
     if len(sources) > MOST_SOURCES:
         raise ValueError(
             f"the input has more than {MOST_SOURCES} sources ({list(sources)[-1]!r} is the last): a source is a domain "
@@ -118,13 +118,13 @@ def check_sources(sources: dict[str, int]) -> None:
 
 
 class Encoder:
-    """Encodes one block after the other."""
+    """Encodes blocks."""
 
     def __init__(self, tokenizer: TextTokenizer, held_out: HeldOut, dtype: str) -> None:
         self._tokenizer, self._held_out, self._dtype = tokenizer, held_out, np.dtype(dtype)
 
     def encode(self, block: Block) -> EncodedBlock:
-        """Encode a block. Raises ValueError when the tokenizer breaks what TOKENS rely on."""
+        """Encode a block. Raises ValueError if a text encodes to the end-of-text token."""
         raw = [text.encode() for text in block.texts]
         encoded = self._tokenizer.encode(block.texts)
         members: dict[tuple[int, int], list[int]] = {}
@@ -147,18 +147,18 @@ class Encoder:
         start = np.array([end_of_text], dtype=np.uint32)
         ids = np.concatenate([part for document in documents for part in (start, document)])
         if np.count_nonzero(ids == end_of_text) != len(documents):
-            guilty = next(i for i, document in enumerate(documents) if (document == end_of_text).any())
+            forged = next(i for i, document in enumerate(documents) if (document == end_of_text).any())
             raise ValueError(
-                f"the document that begins {texts[guilty][:SHOWN_CHARACTERS]!r} was encoded to the end-of-text token "
-                f"{self._tokenizer.end_of_text_token!r}: choose another with tokenizer.end_of_text=..."
+                f"the document that starts with {texts[forged][:SHOWN_CHARACTERS]!r} encodes to the end-of-text token "
+                f"{self._tokenizer.end_of_text_token!r}: choose another one with tokenizer.end_of_text=..."
             )
-        assert int(ids.max()) < self._tokenizer.vocab_size, "an id outside the tokenizer's own vocabulary"
+        assert int(ids.max()) < self._tokenizer.vocab_size, "an id outside the tokenizer's vocabulary"
         return ids.astype(self._dtype)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep the tokenizer from starting threads inside the block: `processes` says how many cores work."""
+    """Keep the tokenizer from starting threads inside the block: `processes` sets the number of cores used."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:

@@ -1,4 +1,4 @@
-"""What a tokenised chunk of text says, block by block: groups of documents, and a summary at the end."""
+"""Storage format of a tokenised chunk of text: blocks of document groups, then a summary."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from curriculum.tokens.encode import EncodedBlock, Group
 from curriculum.work.chunks import Columns
 
 PER_GROUP = 5
-"""Numbers that describe a group: slice, source of the block, documents, tokens, bytes of text."""
+"""Numbers per group: slice, source index in the block, documents, tokens, bytes of text."""
 
 
 def block_of(encoded: EncodedBlock, sources: Sequence[str]) -> Columns:
-    """Return the columns of a block; `sources` are the names that its groups' sources are indices of."""
+    """Return the columns of a block; its groups' source indices refer to `sources`."""
     groups = encoded.groups
     names = {source: index for index, source in enumerate(dict.fromkeys(group.source for group in groups))}
     numbers = [
@@ -34,8 +34,8 @@ def block_of(encoded: EncodedBlock, sources: Sequence[str]) -> Columns:
 
 
 def groups_of(columns: Columns, sources: Mapping[str, int], before: int) -> Iterator[Group]:
-    """Yield the groups of a block: sources by number, documents behind `before` others of the input."""
-    names = [sources[name] for name in told(columns)["sources"]]
+    """Yield the groups of a block: `sources` maps names to numbers, `before` documents of the input precede it."""
+    names = [sources[name] for name in metadata_of(columns)["sources"]]
     document = token = 0
     for slice_index, source, documents, tokens, text_bytes in columns["groups"].reshape(-1, PER_GROUP).tolist():
         rows = slice(document, document + documents)
@@ -50,22 +50,22 @@ def summary_of(value: Mapping[str, Any]) -> Columns:
     return {"told": _as_bytes(value)}
 
 
-def told(columns: Columns) -> dict[str, Any]:
+def metadata_of(columns: Columns) -> dict[str, Any]:
     """Return the JSON values of a block: its sources, or the summary."""
     value: dict[str, Any] = json.loads(columns["told"].tobytes())
     return value
 
 
 def check_span(spans: Sequence[tuple[str, int, int]], ends: dict[str, int]) -> None:
-    """Raise ValueError when a part of a file does not begin where the part before it ended; keep where it ends.
+    """Raise ValueError if a part of a file does not start where the previous part ended; record its end in `ends`.
 
-    Parts of a compressed file are cut where its blocks unpack, which two versions of a library might do differently.
+    Compressed files are split at block boundaries, which may decompress differently in two versions of a library.
     """
     for name, first, last in spans:
         if first != (end := ends.get(name, 0)):
             raise ValueError(
-                f"text/{name}: a part that begins at {first} follows one that ends at {end}: the processes unpacked it "
-                "differently; give all machines the same versions of zlib and zstandard, remove the chunks, start again"
+                f"text/{name}: a part that starts at {first} follows one that ends at {end}: processes decompressed it "
+                "differently; install the same zlib and zstandard on all machines, remove the chunks and start again"
             )
         ends[name] = last
 

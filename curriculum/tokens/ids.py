@@ -1,4 +1,4 @@
-"""Where the token ids of a slice live: in one mapped file, or in several that are read as if they lay end to end."""
+"""Token ids of a slice, memory-mapped from one file or from several that are read as if concatenated."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from curriculum.artifact.mapped import MappedFile, OpenFile
 
 IntArray = npt.NDArray[np.int64]
 
-MOST_OPEN = 128  # a mapped file holds a file handle; a slice can have more files than a process may open
+MOST_OPEN = 128  # a mapped file holds a file handle, and a slice can have more files than a process may open
 
 
 @dataclass(frozen=True)
 class NumberFile:
-    """A stretch of a file that holds `count` numbers of one type."""
+    """A range of a file with `count` numbers of one type."""
 
     path: Path
     dtype: str
-    """A numpy type with its byte order, as "<u2"."""
+    """A numpy dtype with byte order, such as "<u2"."""
     count: int
     offset: int = 0
     """Bytes of the file before the first number."""
 
     @property
     def end(self) -> int:
-        """Return the byte of the file behind the last number."""
+        """Return the file offset after the last number, in bytes."""
         return self.offset + self.count * np.dtype(self.dtype).itemsize
 
     def map(self) -> npt.NDArray[Any]:
-        """Memory-map the numbers for reading, [count]: for what is read once, from one end to the other."""
+        """Memory-map the numbers for reading, [count]: for data that is read once, sequentially."""
         if self.count == 0:  # an empty file cannot be mapped
             return np.zeros(0, dtype=self.dtype)
         return np.memmap(self.path, dtype=self.dtype, mode="r", offset=self.offset, shape=(self.count,))
 
 
 class Numbers:
-    """The numbers of a file, read where they are asked for: `numbers[i]`, or `numbers[i:j]` as an array."""
+    """The numbers of a file, read on demand: `numbers[i]`, or `numbers[i:j]` as an array."""
 
     def __init__(self, file: NumberFile) -> None:
         self._file, self._bytes = file, OpenFile(file.path, file.end)
@@ -56,14 +56,14 @@ class Numbers:
     @overload
     def __getitem__(self, where: slice) -> npt.NDArray[Any]: ...
     def __getitem__(self, where: int | slice) -> int | npt.NDArray[Any]:
-        """Raises UnreadableError when the file was cut."""
+        """Raises UnreadableError if the file was truncated."""
         if isinstance(where, slice):
             start, stop, step = where.indices(len(self))
-            assert step == 1, f"numbers are read in a row, not in steps of {step}"
+            assert step == 1, f"slices of numbers must have step 1, not {step}"
             return self._read(start, max(start, stop))
         index = where + len(self) if where < 0 else where
         if not 0 <= index < len(self):
-            raise IndexError(f"number {where} is not among the {len(self)} of {self._file.path}")
+            raise IndexError(f"index {where} is out of range for the {len(self)} numbers of {self._file.path}")
         return int(self._read(index, index + 1)[0])
 
     def _read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -73,24 +73,24 @@ class Numbers:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A file of token ids that is mapped; None: an empty one."""
+    """A mapped file of token ids; `mapped` is None if the file is empty."""
 
     mapped: MappedFile | None
     ids: npt.NDArray[Any]
     """[count]"""
     rows: npt.NDArray[Any]
-    """[count - length + 1, length]; there are none in a shorter file."""
+    """[count - length + 1, length]; no rows if the file is shorter than a row."""
 
     def whole(self) -> AbstractContextManager[None]:
-        """Hold what is read inside between two looks at the file."""
+        """Check the file before and after the reads inside the block."""
         return self.mapped.whole() if self.mapped is not None else nullcontext()
 
 
 class TokenIds:
-    """One long row of token ids. Places count from the first id of the first file."""
+    """The token ids of several files as one sequence. Places count from the first id of the first file."""
 
     def __init__(self, files: Sequence[NumberFile], length: int) -> None:
-        """`length` is that of the rows that will be read."""
+        """`length` is the length of the rows to be read."""
         self._files, self._length = list(files), length
         self._ends = np.cumsum([file.count for file in files], dtype=np.int64)
         self._open = lru_cache(maxsize=MOST_OPEN)(self._opened)
@@ -98,9 +98,9 @@ class TokenIds:
             self._open(0)
 
     def rows(self, starts_N: IntArray) -> npt.NDArray[np.integer[Any]]:
-        """Return the ids from each start on, integers [N, length]. No row may run from one file into the next.
+        """Return `length` ids from each start, integers [N, length]. No row may cross a file boundary.
 
-        Raises UnreadableError when a file was cut.
+        Raises UnreadableError if a file was truncated.
         """
         if len(self._files) == 1:
             opened = self._open(0)
@@ -117,7 +117,7 @@ class TokenIds:
         return out
 
     def span(self, start: int, stop: int) -> IntArray:
-        """Return the ids from `start` up to `stop`, int64 [stop - start]; both lie in the same file."""
+        """Return the ids from `start` to `stop`, int64 [stop - start]; both must be in the same file."""
         if stop <= start:
             return np.zeros(0, dtype=np.int64)
         number = int(np.searchsorted(self._ends, start, side="right"))

@@ -1,7 +1,7 @@
-"""The work of `pdpc prepare`: ranges of the text's places, each tokenised into a chunk of its own, then joined.
+"""The work of `pdpc prepare`: ranges of the text's places, each tokenised into a separate chunk, then joined.
 
-Which documents a chunk holds follows from the text, and what becomes of a document from itself: TOKENS are the same
-bytes whoever does which chunk, and when.
+The text determines which documents a chunk contains, and encoding depends only on the document: TOKENS are bitwise
+identical whichever worker processes which chunk, and when.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from rich.console import Console
 from curriculum.artifact.manifest import create, reusable, sync
 from curriculum.text.text import open_text
 from curriculum.tokens.encode import TRAIN, Blocks, Encoder, HeldOut, check_sources, one_thread
-from curriculum.tokens.encoded import block_of, check_span, groups_of, summary_of, told
+from curriculum.tokens.encoded import block_of, check_span, groups_of, metadata_of, summary_of
 from curriculum.tokens.settings import PrepareSettings
 from curriculum.tokens.table import say, show
 from curriculum.tokens.tokenizer import TextPick, TextTokenizer, load_tokenizer, train_tokenizer
 from curriculum.tokens.tokens import KIND, SLICES
 from curriculum.tokens.writer import TokenWriter, dtype_for
 from curriculum.work.chunks import Chunk, ChunkFolder, Columns, cut_text
-from curriculum.work.job import said_of_done, work_here
+from curriculum.work.job import done_note, work_here
 from curriculum.work.progress import ChunkProgress, Meter, TextProgress
 
 MEGABYTE = 10**6
@@ -32,11 +32,11 @@ TOKENIZER = "tokenizer"
 
 
 def run(settings: PrepareSettings, console: Console | None = None) -> Path:
-    """Write TOKENS in this process, or reuse them when they are whole and of the same input; return their folder.
+    """Write TOKENS in this process, or reuse them if they are complete and match the settings; return their folder.
 
     `pdpc prepare` (launch/prepare.py) does the same with several processes or machines. Prints a table of documents,
-    tokens and samples by source and slice. Raises ValueError for what the input or the settings have wrong,
-    ArtifactError when something else is at `output`.
+    tokens and samples by source and slice. Raises ValueError for errors in the input or the settings, ArtifactError if
+    `output` contains something else.
     """
     job = TextJob(settings, console)
     if (folder := job.reused()) is not None:
@@ -47,10 +47,10 @@ def run(settings: PrepareSettings, console: Console | None = None) -> Path:
 
 
 class TextJob:
-    """One TOKENS folder to be made: its chunks, what is missing, and the artifact at the end.
+    """One TOKENS folder to write: its chunks, the missing ones, and the final artifact.
 
-    `tokenizer` is the fingerprint of an existing tokenizer where it is known; else the tokenizer is loaded. `mark` is
-    called at named points: tests stop it there. Raises ValueError for text or a tokenizer that is not there.
+    `tokenizer` is the fingerprint of an existing tokenizer, if known; otherwise the tokenizer is loaded. `mark` is
+    called at named points, where tests stop the job. Raises ValueError if the text or the tokenizer does not exist.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class TextJob:
             self._loaded = load_tokenizer(settings.tokenizer)
             tokenizer = self._loaded.fingerprint
         self.tokenizer = tokenizer
-        """Fingerprint of an existing tokenizer; None: it is trained on the text."""
-        self.config = settings.made_of()
+        """Fingerprint of an existing tokenizer; None: one is trained on the text."""
+        self.config = settings.content()
         self.inputs = self.text.identity() | ({} if tokenizer is None else {"tokenizer": tokenizer})
         self.chunks = cut_text(self.text.places, self.text.place_bytes, settings.chunk_bytes)
         self.held_out = HeldOut(settings.validation_fraction, settings.reference_fraction, settings.seed)
@@ -84,16 +84,16 @@ class TextJob:
         self.store = ChunkFolder(self.folder.with_name(f"{self.folder.name}.chunks"), plan, mark)
 
     def reused(self) -> Path | None:
-        """Return the folder when it is whole and made of the same; ArtifactError when something else is there."""
+        """Return the folder if it is complete and matches the settings; ArtifactError if it holds something else."""
         if not reusable(self.folder, KIND, config=self.config, inputs=self.inputs):
             return None
         shutil.rmtree(self.store.folder, ignore_errors=True)
-        say(self.console, f"TOKENS at {self.folder}: whole, reused")
+        say(self.console, f"TOKENS at {self.folder}: complete, reused")
         show(self.folder, self.console)
         return self.folder
 
     def begin(self) -> list[Chunk]:
-        """Look at the text, find or train the tokenizer, and make the folder of chunks or go on with it."""
+        """Check the text, load or train the tokenizer, and create or resume the folder of chunks."""
         for note in self.text.notes:
             say(self.console, f"note: {note}")
         self.text.check()
@@ -104,30 +104,30 @@ class TextJob:
         return self.store.missing(self.chunks)
 
     def open_tokenizer(self) -> TextTokenizer:
-        """Return the tokenizer that lies beside the chunks; from then on they are chunks of this tokenizer."""
+        """Return the tokenizer stored with the chunks; from then on its fingerprint is part of theirs."""
         if self._loaded is None:
             self._loaded = TextTokenizer.open(self.store.folder / TOKENIZER)
-        self.store.also(self._loaded.fingerprint)
+        self.store.add_dependency(self._loaded.fingerprint)
         return self._loaded
 
-    def welcome(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
-        """Keep nothing: these workers have nothing to say of themselves."""
+    def on_worker_ready(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
+        """Do nothing: these workers report nothing about themselves."""
 
     def meter(self, missing: Sequence[Chunk]) -> ChunkProgress:
         """Return a meter of documents, text and places."""
-        if said := said_of_done(self.chunks, missing):
+        if said := done_note(self.chunks, missing):
             say(self.console, said)
         return ChunkProgress(self.console, "tokens", sum(chunk.stop - chunk.start for chunk in missing))
 
     def finish(self) -> Path:
-        """Join the chunks, remove them, and print a table. Raises ValueError when there is nothing to train on."""
+        """Join the chunks, remove them, and print a table. Raises ValueError if there is nothing to train on."""
         self._mark("chunk.before_join")
         with create(self.folder, KIND, config=self.config, inputs=self.inputs) as draft:
             self.open_tokenizer().save(draft.path / TOKENIZER)
             draft.facts.update(self._join(draft.path))
             try:
                 _check_slices(self.settings, draft.facts, self.console)
-            except ValueError:  # what mends it makes other chunks
+            except ValueError:  # the fix changes the chunks
                 shutil.rmtree(self.store.folder, ignore_errors=True)
                 raise
             self._check_unchanged()
@@ -138,7 +138,7 @@ class TextJob:
         return self.folder
 
     def _keep(self, tokenizer: TextTokenizer) -> None:
-        """Lay a tokenizer beside the chunks, whole or not at all."""
+        """Store a tokenizer with the chunks, atomically."""
         self._loaded = tokenizer
         temporary = self.store.folder / f"{TOKENIZER}.new"
         tokenizer.save(temporary)
@@ -148,10 +148,10 @@ class TextJob:
         sync(self.store.folder)
 
     def _train(self) -> TextTokenizer:
-        """Train the tokenizer on documents of the training slice."""
+        """Train a tokenizer on documents of the training slice."""
         wanted = self.settings.tokenizer
         vocab_size = wanted.trained_vocabulary()
-        assert vocab_size is not None, "called for train:VOCAB alone"
+        assert vocab_size is not None, "called only for train:VOCAB"
         pick = TextPick(wanted.train_megabytes * MEGABYTE)
         with TextProgress(self.console, "text for the tokenizer", lambda: self.text.fraction_read) as progress:
             for document in self.text.documents():
@@ -164,13 +164,13 @@ class TextJob:
         if tokenizer.vocab_size < vocab_size:
             say(
                 self.console,
-                f"note: the training slice yields {tokenizer.vocab_size:,} different tokens, not {vocab_size:,}: "
-                "the text is small",
+                f"note: the trained tokenizer has {tokenizer.vocab_size:,} tokens, not {vocab_size:,}: "
+                "the training slice is too small",
             )
         return tokenizer
 
     def _join(self, folder: Path) -> dict[str, Any]:
-        """Write the slices' files from the chunks in their order, a block at a time; return the artifact's facts."""
+        """Write the slices' files from the chunks in order, block by block; return the artifact's facts."""
         tokenizer = self.open_tokenizer()
         dtype = dtype_for(tokenizer.vocab_size)
         writer = TokenWriter(folder, dtype, tokenizer.end_of_text, self.settings.seq_len)
@@ -179,18 +179,18 @@ class TextJob:
         blank, without_tokens = Counter[str](), Counter[str]()
         read = 0
         for chunk in self.chunks:
-            said: dict[str, Any] = {}
+            metadata: dict[str, Any] = {}
             for columns in self.store.blocks(chunk):
-                said = told(columns)
-                for name in said["sources"]:
+                metadata = metadata_of(columns)
+                for name in metadata["sources"]:
                     sources.setdefault(name, len(sources))
                 for group in groups_of(columns, sources, read) if "groups" in columns else ():
                     writer.append(group)
             check_sources(sources)
-            check_span(said["spans"], ends)
-            blank.update(said["blank"])
-            without_tokens.update(said["without_tokens"])
-            read += said["documents"]
+            check_span(metadata["spans"], ends)
+            blank.update(metadata["blank"])
+            without_tokens.update(metadata["without_tokens"])
+            read += metadata["documents"]
         return {
             "seq_len": self.settings.seq_len,
             "vocab_size": tokenizer.vocab_size,
@@ -208,12 +208,12 @@ class TextJob:
         for key, value in self.text.identity().items():
             if (was := self.inputs.get(key)) != value:
                 raise ValueError(
-                    f"{key} changed while it was being read (was {was}, is {value}): run again when it is whole"
+                    f"{key} changed while it was being read (was {was}, is {value}): run again when it is complete"
                 )
 
 
 class TextWorker:
-    """Tokenises chunks of a job that has begun. Raises ArtifactError where this process sees another input."""
+    """Tokenises chunks of a job that has begun. Raises ArtifactError if this process sees a different input."""
 
     def __init__(self, job: TextJob) -> None:
         job.store.check()
@@ -222,11 +222,11 @@ class TextWorker:
         self._encoder = Encoder(tokenizer, job.held_out, dtype_for(tokenizer.vocab_size))
 
     def introduction(self) -> dict[str, Any]:
-        """Return nothing."""
+        """Return an empty dict: there is nothing to report."""
         return {}
 
     def do(self, chunk: Chunk) -> tuple[int, int, int]:
-        """Tokenise and write a chunk, a block at a time; return its documents, their bytes, and its places."""
+        """Tokenise and write a chunk, block by block; return its documents, their bytes, and its places."""
         documents = text_bytes = 0
 
         def encoded() -> Iterator[Columns]:
@@ -254,20 +254,20 @@ class TextWorker:
 
 
 def _check_slices(settings: PrepareSettings, facts: Mapping[str, Any], console: Console) -> None:
-    """Raise ValueError when there is nothing to train on; say which held-out slice came out empty."""
+    """Raise ValueError if there is nothing to train on; warn about empty held-out slices."""
     train, *others = (facts["slices"][name] for name in SLICES)
     read = facts["documents_read"]
     blank = sum(facts["blank_documents"].values()) + sum(facts["documents_without_tokens"].values())
     if train["documents"] == 0:
         kept = sum(part["documents"] for part in others)
         raise ValueError(
-            f"the training slice is empty: of {read} documents {blank} are blank and {kept} were held out: "
+            f"the training slice is empty: of {read} documents, {blank} are blank and {kept} were held out: "
             "add text, or lower validation_fraction and reference_fraction"
         )
     longest = max(row["tokens"] for row in train["sources"])
     if longest < settings.seq_len + 1:
         raise ValueError(
-            f"seq_len={settings.seq_len}: no source of the training slice fills one sample (the largest has {longest} "
+            f"seq_len={settings.seq_len}: no source of the training slice fills a sample (the largest has {longest} "
             f"tokens, a sample has {settings.seq_len + 1}): lower seq_len or add text"
         )
     fractions = {"validation": settings.validation_fraction, "reference": settings.reference_fraction}
@@ -275,6 +275,6 @@ def _check_slices(settings: PrepareSettings, facts: Mapping[str, Any], console: 
         if fraction and not facts["slices"][name]["documents"]:
             say(
                 console,
-                f"warning: the {name} slice is empty: none of {read:,} documents fell into its {fraction:.1%}; "
+                f"warning: the {name} slice is empty: none of {read:,} documents fell within its {fraction:.1%}; "
                 f"raise {name}_fraction, change seed or add text",
             )

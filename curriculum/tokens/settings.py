@@ -1,4 +1,4 @@
-"""What `pdpc prepare` is told."""
+"""Settings of `pdpc prepare`."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ SMALLEST_SEQ_LEN = 2
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """What TOKENS are made of, and where."""
+    """The input, contents and output folder of TOKENS."""
 
     input: TextSettings = field(default_factory=TextSettings)
-    """The text."""
+    """The input text."""
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
-    """What turns it into tokens."""
+    """The tokenizer to load or train."""
     seq_len: int = 1024
-    """Labels of a sample; a sample is seq_len + 1 tokens of one source."""
+    """Labels per sample; a sample is seq_len + 1 tokens of one source."""
     validation_fraction: float = 0.02
-    """Share of the documents held out to measure losses on."""
+    """Share of the documents held out for measuring losses."""
     reference_fraction: float = 0.1
-    """Share of the documents held out to train the reference models on, which must not have seen what they score."""
+    """Share of the documents held out for training the reference models, which must not have seen what they score."""
     seed: int = 0
-    """Key of the hash that chooses the held-out documents."""
+    """Seed of the hash that selects the held-out documents."""
     output: str = "artifacts/tokens"
-    """Folder to write TOKENS to; what is done lies beside it in OUTPUT.chunks until all is."""
+    """Folder to write TOKENS to. Finished chunks are kept in the sibling folder OUTPUT.chunks until all are done."""
     chunk_bytes: int | None = None
-    """Bytes of the input (packed, where it is) in a chunk, which is done or not done; null: a 1024th of all, at least
-    2^18 and at most 2^25. The artifact does not depend on it."""
+    """Bytes of input per chunk (compressed, if the file is), the unit of resumable work; null: 1/1024 of the input,
+    at least 2^18 and at most 2^25. The artifact does not depend on it."""
 
     def __post_init__(self) -> None:
         if self.seq_len < SMALLEST_SEQ_LEN:
@@ -43,7 +43,7 @@ class PrepareSettings:
         if sum(fractions.values()) >= 1:
             held_out = sum(fractions.values())
             raise ValueError(
-                f"validation_fraction + reference_fraction = {held_out} leave no text to train on: lower them"
+                f"validation_fraction + reference_fraction = {held_out} leaves no text to train on: lower them"
             )
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed={self.seed} must be in [0, 2^64)")
@@ -52,7 +52,7 @@ class PrepareSettings:
         if not self.output:
             raise ValueError("output is empty: name the folder to write TOKENS to")
 
-    def made_of(self) -> dict[str, Any]:
-        """Return the settings that decide what TOKENS hold."""
+    def content(self) -> dict[str, Any]:
+        """Return the settings that determine the contents of TOKENS."""
         names = ("input", "tokenizer", "seq_len", "validation_fraction", "reference_fraction", "seed")
         return {name: value for name, value in asdict(self).items() if name in names}

@@ -1,4 +1,4 @@
-"""What TOKENS hold, as a table by source and slice."""
+"""Print the contents of TOKENS by source and slice."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from curriculum.tokens.tokens import KIND, SLICES
 
 
 def show(folder: Path, console: Console) -> None:
-    """Print what a TOKENS folder holds: a table by source and slice, then what was left out."""
+    """Print the contents of a TOKENS folder: a table by source and slice, then what was left out."""
     facts = open_manifest(folder, KIND).facts
     console.print(_table(facts))
     bits = f"{facts['vocab_size']:,} tokens, stored as {facts['dtype']}"
     say(console, f"vocabulary: {bits}; end of text: {facts['end_of_text_token']!r}; seq_len: {facts['seq_len']:,}")
-    for key, reason in (("blank_documents", "blank"), ("documents_without_tokens", "without a token")):
+    for key, reason in (("blank_documents", "blank"), ("documents_without_tokens", "without tokens")):
         if facts[key]:
             by_source = ", ".join(f"{name} {count:,}" for name, count in sorted(facts[key].items()))
             say(console, f"documents left out, {reason}: {sum(facts[key].values()):,} ({by_source})")
 
 
 def say(console: Console, line: str) -> None:
-    """Print a line as it is."""
+    """Print a line without markup, highlighting or wrapping."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

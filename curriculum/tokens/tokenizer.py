@@ -1,4 +1,4 @@
-"""The tokenizer: found or trained, made safe for untrusted text, saved so that Hugging Face loads it."""
+"""The tokenizer: loaded or trained, made safe for untrusted text, saved in a form that Hugging Face loads."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ CONFIG_FILE = "tokenizer_config.json"
 TRAIN_PREFIX = "train:"
 SMALLEST_VOCABULARY = 257  # 256 bytes and end-of-text
 KNOWN_END_OF_TEXT = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
-NOT_KEPT = ("auto_map", "model_max_length", "tokenizer_file")  # remote code; another model's limit; a foreign path
+NOT_KEPT = ("auto_map", "model_max_length", "tokenizer_file")  # remote code; another model's limit; a path elsewhere
 
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """Which tokenizer turns text into tokens."""
+    """The tokenizer to load or train."""
 
     name: str = "train:8192"
     """"train:VOCAB" (a byte-level BPE trained on the training slice), a folder with a tokenizer.json, or the name of a
-    Hugging Face tokenizer (fetched when it is not in the cache)."""
+    Hugging Face tokenizer (downloaded if it is not in the cache)."""
     end_of_text: str | None = None
-    """The token between documents. null: the tokenizer's own ("<|endoftext|>" for a trained one)."""
+    """The token between documents. null: the tokenizer's default ("<|endoftext|>" for a trained one)."""
     train_megabytes: int = 64
-    """At most so much text (10^6 UTF-8 bytes) trains the tokenizer: documents picked evenly, by a hash of their text,
-    from one pass over the whole input."""
+    """Most text for training the tokenizer, in 10^6 UTF-8 bytes: documents sampled uniformly, by a hash of their text,
+    in one pass over the whole input."""
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("tokenizer.name is empty: use train:8192, a folder with a tokenizer.json, or a name")
         if self.end_of_text == "":
-            raise ValueError("tokenizer.end_of_text is empty: name a token, or use null for the tokenizer's own")
+            raise ValueError("tokenizer.end_of_text is empty: name a token, or use null for the tokenizer's default")
         if self.train_megabytes < 1:
             raise ValueError(f"tokenizer.train_megabytes={self.train_megabytes} must be at least 1")
         self.trained_vocabulary()
 
     def trained_vocabulary(self) -> int | None:
-        """Return VOCAB of "train:VOCAB", None for a tokenizer that exists already."""
+        """Return VOCAB of "train:VOCAB", None for an existing tokenizer."""
         if not self.name.startswith(TRAIN_PREFIX):
             return None
         size = self.name.removeprefix(TRAIN_PREFIX)
         if not size.isascii() or not size.isdigit() or int(size) < SMALLEST_VOCABULARY:
             raise ValueError(
-                f"tokenizer.name={self.name!r}: after {TRAIN_PREFIX} comes the size of the vocabulary, "
-                f"{SMALLEST_VOCABULARY} or more, as in train:8192"
+                f"tokenizer.name={self.name!r}: {TRAIN_PREFIX} must be followed by a vocabulary size of at least "
+                f"{SMALLEST_VOCABULARY}, as in train:8192"
             )
         return int(size)
 
 
 class TextTokenizer:
-    """Encodes documents: no BOS or EOS is added, no text is cut, special tokens written in a text stay plain text."""
+    """Encodes documents: adds no BOS or EOS, never truncates, and treats special tokens in a text as plain text."""
 
     def __init__(self, data: dict[str, Any], config: dict[str, Any], end_of_text: str) -> None:
         self._data = _canonical(data, end_of_text)
@@ -72,7 +72,7 @@ class TextTokenizer:
         if end_of_text not in vocabulary:
             raise ValueError(
                 f"tokenizer.end_of_text={end_of_text!r} is not in the vocabulary of {len(vocabulary)} tokens: "
-                "name a token that is"
+                "name one of its tokens"
             )
         self.end_of_text_token = end_of_text
         self.end_of_text: int = vocabulary[end_of_text]
@@ -80,16 +80,16 @@ class TextTokenizer:
         self.fingerprint: str = fingerprint_of(self._data)
         if self.end_of_text in self._tokenizer.encode(end_of_text, add_special_tokens=False).ids:
             raise ValueError(
-                f"tokenizer.end_of_text={end_of_text!r}: this tokenizer also makes it from plain text, so a text could "
+                f"tokenizer.end_of_text={end_of_text!r}: this tokenizer also encodes plain text to it, so a text could "
                 "forge the end of a document: choose another token with tokenizer.end_of_text=..."
             )
 
     @classmethod
     def open(cls, folder: Path, end_of_text: str | None = None) -> TextTokenizer:
-        """Open a folder with a tokenizer.json. Raises ValueError naming the file and the mend."""
+        """Open a folder with a tokenizer.json. Raises ValueError with the file and a fix."""
         data = _read_json(folder / TOKENIZER_FILE)
         config = _read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
-        with reading(folder / TOKENIZER_FILE, "get the tokenizer again"):
+        with reading(folder / TOKENIZER_FILE, "save or download the tokenizer again"):
             return cls(data, config, end_of_text or _find_end_of_text(data, config, str(folder)))
 
     def encode(self, texts: list[str]) -> list[npt.NDArray[np.uint32]]:
@@ -113,13 +113,13 @@ class TextTokenizer:
 def load_tokenizer(settings: TokenizerSettings) -> TextTokenizer:
     """Load the existing tokenizer that `settings.name` names: a folder, else a Hugging Face name.
 
-    Raises ValueError naming what is missing and the mend.
+    Raises ValueError with what is missing and a fix.
     """
     place = Path(settings.name).expanduser()
     if place.is_dir():
         return TextTokenizer.open(place, settings.end_of_text)
     if settings.name.startswith((".", "/", "~")) or place.exists():
-        raise ValueError(f"tokenizer.name={settings.name!r} is no folder: give a folder that holds {TOKENIZER_FILE}")
+        raise ValueError(f"tokenizer.name={settings.name!r} is not a folder: give a folder with a {TOKENIZER_FILE}")
     from transformers import AutoTokenizer
 
     try:
@@ -132,7 +132,7 @@ def load_tokenizer(settings: TokenizerSettings) -> TextTokenizer:
     backend = getattr(found, "backend_tokenizer", None)
     if backend is None:
         raise ValueError(
-            f"tokenizer.name={settings.name!r} has no fast version ({TOKENIZER_FILE}): choose one that has"
+            f"tokenizer.name={settings.name!r} has no fast version ({TOKENIZER_FILE}): choose one that does"
         )
     data = json.loads(backend.to_str())
     config = {"eos_token": found.eos_token} if found.eos_token else {}
@@ -140,9 +140,9 @@ def load_tokenizer(settings: TokenizerSettings) -> TextTokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, end_of_text: str | None = None) -> TextTokenizer:
-    """Train a byte-level BPE on texts; the same texts give the same tokenizer.
+    """Train a byte-level BPE on texts; equal texts give equal tokenizers.
 
-    Small texts can yield fewer tokens than `vocab_size`: see the result's `vocab_size`.
+    Small texts can yield fewer tokens than `vocab_size`: check the result's `vocab_size`.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -161,14 +161,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, end_of_text: str | No
 
 
 def tokenizer_fingerprint(folder: Path) -> str:
-    """Return the xxh3-128 digest of a folder's canonical tokenizer.json: equal for tokenizers that encode alike."""
+    """Return the xxh3-128 digest of a folder's canonical tokenizer.json, which identifies how it encodes."""
     return TextTokenizer.open(folder).fingerprint
 
 
 class TextPick:
-    """A bounded, even pick of texts: those with the smallest keys until `limit_bytes` are full.
+    """A bounded uniform sample of texts: those with the smallest keys, up to `limit_bytes`.
 
-    The pick depends on the texts and their keys alone, not on the order in which they come.
+    The sample depends only on the texts and their keys, not on their order.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -177,7 +177,7 @@ class TextPick:
         self._bytes = 0
 
     def add(self, key: int, text: bytes) -> None:
-        """Offer a text as UTF-8. O(log n); memory stays below the limit and one text."""
+        """Offer a text as UTF-8. O(log n); memory stays below the limit plus one text."""
         if self._bytes >= self._limit and key >= -self._heap[0][0]:
             return
         heapq.heappush(self._heap, (-key, text))
@@ -186,15 +186,15 @@ class TextPick:
             self._bytes -= len(heapq.heappop(self._heap)[1])
 
     def texts(self) -> Iterator[str]:
-        """Yield the picked texts by rising key; the last one is cut at the limit."""
+        """Yield the sampled texts by increasing key; the last one is cut at the limit."""
         left = self._limit
         for _, text in sorted(self._heap, key=lambda item: (-item[0], item[1])):
-            yield text[:left].decode("utf-8", errors="ignore")  # "ignore" drops the character that the cut halves
+            yield text[:left].decode("utf-8", errors="ignore")  # "ignore" drops a character split by the cut
             left -= len(text)
 
 
 def _canonical(data: dict[str, Any], end_of_text: str) -> dict[str, Any]:
-    """Return a tokenizer.json that never cuts or pads and knows end-of-text as a special token."""
+    """Return a tokenizer.json that never truncates or pads and has end-of-text as a special token."""
     added = [dict(entry) for entry in data.get("added_tokens") or []]
     entry = next((entry for entry in added if entry.get("content") == end_of_text), None)
     if entry is not None:
@@ -212,12 +212,12 @@ def _build(data: dict[str, Any]) -> Tokenizer:
 
 
 def parse(text: str) -> Tokenizer:
-    """Return the tokenizer that a tokenizer.json describes. Raises ValueError when it describes none."""
+    """Return the tokenizer described by a tokenizer.json. Raises ValueError if it is invalid."""
     from tokenizers import Tokenizer
 
     try:
         return Tokenizer.from_str(text)
-    except BaseException as error:  # the Rust side raises bare Exception, and a panic is none
+    except BaseException as error:  # Rust raises bare Exception, and a panic is not one
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ValueError(f"{TOKENIZER_FILE} cannot be used ({error}): save the tokenizer again") from error
@@ -236,17 +236,17 @@ def _find_end_of_text(data: dict[str, Any], config: dict[str, Any], place: str) 
         if token in tokens:
             return token
     raise ValueError(
-        f"tokenizer {place} names no end-of-text token (eos_token in {CONFIG_FILE}) and has none of "
-        f"{', '.join(KNOWN_END_OF_TEXT)}: say which token ends a document with tokenizer.end_of_text=..."
+        f"tokenizer {place} has no end-of-text token (no eos_token in {CONFIG_FILE}, and none of "
+        f"{', '.join(KNOWN_END_OF_TEXT)} in its vocabulary): name the token with tokenizer.end_of_text=..."
     )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         there = ", ".join(sorted(os.listdir(path.parent))[:5]) or "nothing"
-        raise ValueError(f"{path} does not exist (there: {there}): give a folder with a {TOKENIZER_FILE}")
-    with reading(path, "get the tokenizer again"):
+        raise ValueError(f"{path} does not exist (folder contains {there}): give a folder with a {TOKENIZER_FILE}")
+    with reading(path, "save or download the tokenizer again"):
         value = json.loads(path.read_text("utf-8"))
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}, not a JSON object: get the tokenizer again")
+        raise ValueError(f"{path} contains a {type(value).__name__}, not a JSON object: save the tokenizer again")
     return value

@@ -2,21 +2,20 @@
 
 Layout of a slice (`train`, `validation`, `reference`), all numbers little-endian:
 
-    <slice>.ids.bin      uint16 or uint32; source after source (sorted by name): every document as
+    <slice>.ids.bin      uint16 or uint32; source by source (sorted by name): every document as
                          [end_of_text] + its tokens, and one final end_of_text after the source's last document
-    <slice>.starts.bin   int64 [documents]: where each document's end_of_text stands in <slice>.ids.bin
+    <slice>.starts.bin   int64 [documents]: position of each document's end_of_text in <slice>.ids.bin
     <slice>.origins.bin  int64 [documents]: the document's ordinal in the input text
 
-A sample is a window of seq_len + 1 tokens at stride seq_len inside one source, so every token but the source's first
+A sample is a window of seq_len + 1 tokens at stride seq_len within one source, so every token except the source's first
 is a label exactly once. Opening costs O(sources), reading a sample O(seq_len): ids are memory-mapped, the rest is read
-where it is asked for (curriculum/artifact/mapped.py).
+on demand (curriculum/artifact/mapped.py).
 
-TOKENS of other people's files (`pdpc adopt`) have no <slice>.ids.bin: each source lists its files, which stay where
-they are, and starts count from the first token of the slice's first file. There a sample is a window inside one file,
-and a file's first token is the one that is no label. What tells documents apart is the same token at the same places:
-wherever a document begins, an end_of_text is its first token or stands right before it (the last token of the document
-before). So attention begins anew at that token, as it does in a native slice, whose only difference is the end_of_text
-before the very first document.
+Adopted TOKENS (`pdpc adopt`) have no <slice>.ids.bin: each source lists external files, which stay in place, and starts
+count from the first token of the slice's first file. There a sample is a window within one file, and a file's first
+token is never a label. Documents are separated by end_of_text as in a native slice: it is either the first token of a
+document or the last token of the previous one, so attention restarts at that token. The only difference is that the
+very first document need not be preceded by one.
 """
 
 from __future__ import annotations
@@ -43,17 +42,17 @@ INDEX_DTYPE = "<i8"
 
 
 def samples_in(tokens: int, seq_len: int) -> int:
-    """Number of samples of a source with `tokens` tokens (end-of-text included): ceil((tokens - 1) / seq_len)."""
+    """Return the number of samples in `tokens` tokens (end-of-text included): ceil((tokens - 1) / seq_len)."""
     return -(-max(tokens - 1, 0) // seq_len)
 
 
 def part_name(slice_name: str, part: str) -> str:
-    """File name of one part (`ids`, `starts`, `origins`) of a slice."""
+    """Return the file name of one part (`ids`, `starts`, `origins`) of a slice."""
     return f"{slice_name}.{part}.bin"
 
 
 class Tokens:
-    """One slice of a TOKENS artifact. Make it with `Tokens.open`; it travels between processes as its path."""
+    """One slice of a TOKENS artifact. Create it with `Tokens.open`; it pickles as its path."""
 
     def __init__(self, folder: Path, slice_name: str, manifest: Manifest) -> None:
         facts = manifest.facts
@@ -86,19 +85,19 @@ class Tokens:
     def open(cls, folder: str | Path, slice: str = "train") -> Tokens:
         """Open one slice of a TOKENS folder without reading it.
 
-        Raises ValueError for an unknown slice, ArtifactError when the folder is missing, torn or foreign.
+        Raises ValueError for an unknown slice, ArtifactError if the folder is missing, truncated or not TOKENS.
         """
         if slice not in SLICES:
             raise ValueError(f"slice={slice!r} is unknown: choose one of {', '.join(SLICES)}")
         folder = Path(folder)
         manifest = open_manifest(folder, KIND)
-        with reading(folder / MANIFEST, f"it lacks what TOKENS need; remove {folder} and prepare again"):
+        with reading(folder / MANIFEST, f"it lacks fields of TOKENS; remove {folder} and prepare again"):
             return cls(folder, slice, manifest)
 
     def check_tokenizer(self) -> None:
-        """Raise ArtifactError unless the tokenizer that lies in the folder is the one that made these tokens.
+        """Raise ArtifactError unless the tokenizer in the folder is the one that encoded these tokens.
 
-        It is asked wherever ids are turned into text, or text into ids. TOKENS without a tokenizer.json pass.
+        Called wherever ids are decoded or text is encoded. TOKENS without a tokenizer.json pass.
         """
         path = self.tokenizer_folder / TOKENIZER_FILE
         if not path.is_file():
@@ -106,8 +105,8 @@ class Tokens:
         found = tokenizer_fingerprint(self.tokenizer_folder)
         if found != self.tokenizer_fingerprint:
             raise ArtifactError(
-                f"{path} is another tokenizer ({found}) than the one that made the tokens of {self.folder} "
-                f"({self.tokenizer_fingerprint}): put that one back, or prepare the text again"
+                f"{path} is not the tokenizer that encoded {self.folder} (fingerprint {found}, expected "
+                f"{self.tokenizer_fingerprint}): restore the original, or prepare the text again"
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -117,7 +116,7 @@ class Tokens:
         return self._samples
 
     def sample(self, ids: npt.ArrayLike) -> IntArray:
-        """Return samples as int64 [n, seq_len + 1]; positions past the end of a source are IGNORED.
+        """Return samples, int64 [n, seq_len + 1]; positions after the end of a source are IGNORED.
 
         ids: int [n], each in [0, len(self)). Raises ValueError for anything else. O(n * seq_len).
         """
@@ -126,7 +125,7 @@ class Tokens:
         full = lengths == self.seq_len + 1
         if full.any():
             out[full] = self._ids.rows(starts[full])
-        for row in np.flatnonzero(~full):  # at most one sample of a source, or of a foreign file, is short
+        for row in np.flatnonzero(~full):  # at most one sample per source, or per foreign file, is short
             out[row, : lengths[row]] = self._ids.span(int(starts[row]), int(starts[row] + lengths[row]))
         return out
 
@@ -136,7 +135,7 @@ class Tokens:
 
     @property
     def maybe_short(self) -> IntArray:
-        """Return the ids of the samples that may have fewer real tokens than `seq_len`: the last of a run of tokens."""
+        """Return the ids of samples that may have fewer than `seq_len` labels: the last one of each source or file."""
         return self._sample_ends[self._sample_ends > self._first_samples] - 1
 
     def source_of(self, ids: npt.ArrayLike) -> IntArray:
@@ -144,7 +143,7 @@ class Tokens:
         return self._windows(ids)[2]
 
     def samples_of(self, source: int) -> range:
-        """Return the sample ids of one source, given by its index into `self.sources`; empty where it has none."""
+        """Return the sample ids of one source, given by its index into `self.sources`; empty if it has none."""
         if not 0 <= source < len(self.sources):
             raise ValueError(f"source index {source} is not in [0, {len(self.sources)}): {self._place()}")
         first, stop = np.searchsorted(self._run_source, [source, source + 1])
@@ -152,7 +151,7 @@ class Tokens:
         return range(int(bounds[first]), int(bounds[stop]))
 
     def document(self, index: int) -> tuple[str, IntArray]:
-        """Return (source, token ids int64 [length]) of a document, without the end-of-text at its start and end."""
+        """Return (source, token ids int64 [length]) of a document, without end-of-text at its start or end."""
         self._check_document(index)
         run = int(np.searchsorted(self._document_ends, index, side="right"))
         last = index + 1 == int(self._document_ends[run])
@@ -163,7 +162,7 @@ class Tokens:
         return self.sources[self._run_source[run]], ids
 
     def origin(self, index: int) -> int:
-        """Return a document's ordinal in the input text, as `prepare` read it (blank documents counted)."""
+        """Return a document's ordinal in the input text as `prepare` read it (blank documents count)."""
         self._check_document(index)
         return self._origins[index]
 
@@ -173,9 +172,9 @@ class Tokens:
         return self._origins[:]
 
     def documents_in(self, sample: int) -> IntArray:
-        """Return the documents that a sample's inputs come from, int64 [documents, 2]: index, and tokens in the sample.
+        """Return the documents in a sample's inputs, int64 [documents, 2]: index, and number of tokens in the sample.
 
-        A document's end-of-text stands before it and counts as its token.
+        The end-of-text before a document counts as its token.
         """
         begin, length, _ = (int(part[0]) for part in self._windows([sample]))
         end = begin + length - 1
@@ -186,13 +185,13 @@ class Tokens:
     def document_means(self, values: npt.NDArray[np.float32], ids: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return the mean over each sample's documents, weighted by their tokens in it, float32 [n].
 
-        values: one number a document, float32 [documents]; nan where a document of the sample has a number that is not
-        finite. O(n log documents + the documents between the samples' first and last).
+        values: one number per document, float32 [documents]. The mean is nan if one of a sample's documents has a
+        non-finite value. O(n log documents + the documents between the samples' first and last).
         """
         begin, length, _ = self._windows(ids)
         if not len(begin):
             return np.zeros(0, dtype=np.float32)
-        least = bisect_right(self._starts, begin.min()) - 1  # the samples' documents are among these
+        least = bisect_right(self._starts, begin.min()) - 1  # the samples' documents are in [least, most)
         most = bisect_left(self._starts, (begin + length).max())
         starts = self._starts[least:most]
         first = np.searchsorted(starts, begin, side="right") - 1
@@ -207,7 +206,7 @@ class Tokens:
         return np.where(np.isfinite(means), means, np.nan).astype(np.float32)
 
     def _windows(self, ids: npt.ArrayLike) -> tuple[IntArray, IntArray, IntArray]:
-        """Return place of the first token, length in tokens and source of each sample, all int64 [n]."""
+        """Return each sample's first token position, length in tokens and source, all int64 [n]."""
         wanted = self._checked(ids)
         run = np.searchsorted(self._sample_ends, wanted, side="right")
         ends = self._token_ends[run]
@@ -219,12 +218,12 @@ class Tokens:
         if array.size == 0 and array.ndim == 1:
             return np.zeros(0, dtype=np.int64)
         if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise ValueError(f"sample ids must be integers in one dimension, got {array.dtype} {array.shape}")
+            raise ValueError(f"sample ids must be a 1-D integer array, got {array.dtype} {array.shape}")
         outside = (array < 0) | (array >= self._samples)
         if outside.any():
             raise ValueError(
                 f"sample id {array[outside][0]} is not in [0, {self._samples}): {self._place()}; "
-                "were these ids made for another artifact or slice?"
+                "check whether the ids belong to another artifact or slice"
             )
         return array.astype(np.int64)
 
@@ -237,7 +236,7 @@ class Tokens:
 
 
 def _id_files(folder: Path, slice_name: str, manifest: Manifest) -> list[NumberFile]:
-    """Return the files that hold a slice's ids: one of the artifact's own, or those that the sources list."""
+    """Return the files with a slice's ids: one in the artifact, or those listed by the sources."""
     table = manifest.facts["slices"][slice_name]["sources"]
     if not any("files" in row for row in table):
         dtype = DTYPES[manifest.facts["dtype"]]
@@ -247,27 +246,28 @@ def _id_files(folder: Path, slice_name: str, manifest: Manifest) -> list[NumberF
         dtype, outside = FOREIGN_DTYPES[row["dtype"]], manifest.outside[row["name"]]
         if outside.bytes != int(row["tokens"]) * np.dtype(dtype).itemsize:
             raise ArtifactError(
-                f"{outside.path} has {outside.bytes} bytes, {row['tokens']} tokens of type {row['dtype']} were "
-                f"expected: remove {folder} and make it again"
+                f"{outside.path} has {outside.bytes} bytes, but {row['tokens']} tokens of type {row['dtype']} were "
+                f"expected: remove {folder} and run pdpc adopt again"
             )
         files.append(NumberFile(Path(outside.path), dtype, int(row["tokens"])))
     return files
 
 
 def _part(folder: Path, slice_name: str, part: str, manifest: Manifest, dtype: str, count: int) -> NumberFile:
-    """Return one part of a slice after checking that its size is what the facts say."""
+    """Return one part of a slice after checking its size against the facts."""
     name, size = part_name(slice_name, part), np.dtype(dtype).itemsize
     entry = manifest.files.get(name)
     if entry is None or entry.bytes != count * size:
         there = "is not listed in the manifest" if entry is None else f"has {entry.bytes} bytes"
         raise ArtifactError(
-            f"{folder / name} {there}, {count} numbers of {size} bytes were expected: remove {folder} and prepare again"
+            f"{folder / name} {there}, but {count} numbers of {size} bytes were expected: remove {folder} and "
+            "prepare again"
         )
     return NumberFile(folder / name, dtype, count)
 
 
 def _fingerprint(manifest: Manifest, slice_name: str) -> str:
-    """Identity of what this slice yields: its bytes, how they are cut, and the tokenizer that made them."""
+    """Identity of this slice's samples: its bytes, how they are split, and the tokenizer that encoded them."""
     facts = manifest.facts
     sources = facts["slices"][slice_name]["sources"]
     checksums = {part_name(slice_name, part): part for part in PARTS}

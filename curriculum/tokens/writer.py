@@ -1,4 +1,4 @@
-"""Writes the files of TOKENS in bounded memory: one temporary part a slice and source, joined at the end."""
+"""Write the files of TOKENS in bounded memory: one temporary part per slice and source, joined at the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LENGTHS_AT_ONCE = 1 << 20
 
 
 def dtype_for(vocab_size: int) -> str:
-    """Return the name of the smallest type that holds every id: uint16 up to 65,536 tokens, else uint32."""
+    """Return the smallest dtype that fits every id: uint16 up to 65,536 tokens, else uint32."""
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
@@ -31,7 +31,7 @@ class _Count:
 
 
 class TokenWriter:
-    """Collects encoded groups and joins them into the slices' files."""
+    """Collects encoded groups and joins them into the files of the slices."""
 
     def __init__(self, folder: Path, dtype: str, end_of_text: int, seq_len: int) -> None:
         self._folder = folder
@@ -43,7 +43,7 @@ class TokenWriter:
         self._parts.mkdir()
 
     def append(self, group: Group) -> None:
-        """Append a group to its part. Files are opened for each call: there can be more parts than file handles."""
+        """Append a group to its part. Files are opened on every call: there can be more parts than file handles."""
         count = self._counts[group.slice, group.source]
         count.documents += len(group.lengths)
         count.tokens += int(group.lengths.sum())
@@ -54,7 +54,7 @@ class TokenWriter:
                 file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
 
     def finish(self, sources: dict[str, int]) -> dict[str, Any]:
-        """Join the parts, sources sorted by name; return the `slices` table of the manifest's facts."""
+        """Join the parts, with sources sorted by name; return the `slices` table of the manifest's facts."""
         facts = {name: self._join(index, name, sorted(sources.items())) for index, name in enumerate(SLICES)}
         self._parts.rmdir()
         return facts
@@ -77,7 +77,7 @@ class TokenWriter:
         return {**totals, "sources": rows}
 
     def _join_source(self, slice_index: int, source: int, files: dict[str, BinaryIO], first_token: int) -> None:
-        """Move the parts of one source to the end of the slice's files."""
+        """Append the parts of one source to the slice's files, and remove them."""
         paths = {part: self._part(slice_index, source, part) for part in PARTS}
         for part in ("ids", "origins"):
             with open(paths[part], "rb") as file:

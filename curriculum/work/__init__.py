@@ -1,1 +1,1 @@
-"""Work in chunks that stays done: jobs, progress, threads."""
+"""Resumable work in chunks: jobs, progress, threads."""

@@ -1,13 +1,13 @@
-"""Chunks: a long piece of work, cut so that what is done stays done.
+"""Chunks: a long job, cut so that finished parts are kept.
 
-A chunk is a run of samples of one slice, or of places of a text. What became of it is one file in a folder beside the
-artifact to be made, in one block or several, so that its writer and its reader need the memory of a block alone:
+A chunk is a range of samples of one slice, or of places of a text. Its result is one file in a folder next to the
+artifact being written, in one or more blocks, so that writer and reader hold only one block in memory:
 
     <header: one line of JSON> <column after column, little-endian> <header> <columns> ...
 
-A header says which plan and chunk the block belongs to, its number, whether it is the last, and the xxh3-128 of its
-columns. A file is written beside its place, flushed and renamed, so it is whole or not there; one that does not match
-its checksums counts as not there.
+A header gives the plan and chunk that the block belongs to, its number, whether it is the last, and the xxh3-128 of its
+columns. A file is written under a temporary name, flushed and renamed, so it is complete or absent; one that does not
+match its checksums counts as absent.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from curriculum.artifact.manifest import MISREAD, ArtifactError, differing, fing
 PLAN, LOCK, SUFFIX = "plan.json", ".lock", ".chunk"
 TEXT = "text"
 SMALLEST_TOKENS, LARGEST_TOKENS, USUAL_CHUNKS = 1 << 16, 1 << 24, 4096
-"""A chunk's tokens where nothing else is said: a 4096th of all, within these bounds."""
+"""Default tokens per chunk: a 4096th of the total, within these bounds."""
 SMALLEST_BYTES, LARGEST_BYTES, USUAL_TEXT_CHUNKS = 1 << 18, 1 << 25, 1024
-"""The same for the bytes of a text: a 1024th."""
+"""Likewise for the bytes of a text: a 1024th."""
 
 Columns = dict[str, NDArray[Any]]
 
@@ -53,12 +53,12 @@ class Chunk:
 
     @property
     def name(self) -> str:
-        """Name of its file."""
+        """Name of the chunk's file."""
         return f"{self.slice}.{self.number:07d}{SUFFIX}"
 
 
 def cut(samples: Mapping[str, int], seq_len: int, batch_size: int, tokens: int | None = None) -> list[Chunk]:
-    """Return the chunks of slices with so many samples: about `tokens` tokens each, whole batches but for the last."""
+    """Return the chunks of slices, given their samples: about `tokens` tokens each, full batches except the last."""
     if tokens is None:
         tokens = min(max(sum(samples.values()) * seq_len // USUAL_CHUNKS, SMALLEST_TOKENS), LARGEST_TOKENS)
     length = max(1, tokens // (seq_len * batch_size)) * batch_size
@@ -70,7 +70,7 @@ def cut(samples: Mapping[str, int], seq_len: int, batch_size: int, tokens: int |
 
 
 def cut_text(places: int, place_bytes: int, size: int | None = None) -> list[Chunk]:
-    """Return the chunks of a text with so many places of about `place_bytes` bytes: about `size` bytes each."""
+    """Return the chunks of a text of `places` places with about `place_bytes` bytes each: about `size` bytes each."""
     if size is None:
         size = min(max(places * place_bytes // USUAL_TEXT_CHUNKS, SMALLEST_BYTES), LARGEST_BYTES)
     length = max(1, size // place_bytes)
@@ -80,53 +80,53 @@ def cut_text(places: int, place_bytes: int, size: int | None = None) -> list[Chu
 
 
 class ChunkFolder:
-    """The chunks of one plan that are done. `mark` is called at named points of a write: tests stop it there."""
+    """The finished chunks of one plan. `mark` is called at named points of a write, where tests interrupt it."""
 
     def __init__(self, folder: Path, plan: Mapping[str, Any], mark: Callable[[str], None] = lambda point: None) -> None:
         self.folder = folder
         self.plan = json.loads(json.dumps(plan))
         self.fingerprint = fingerprint_of(self.plan)
-        """What every block names: that of the plan, and of what `also` added."""
+        """Fingerprint that every block names: of the plan, and of anything that `add_dependency` added."""
         self._mark = mark
 
-    def also(self, made_of: str) -> None:
-        """Let the chunks depend on something that becomes known after the plan."""
-        self.fingerprint = fingerprint_of([fingerprint_of(self.plan), made_of])
+    def add_dependency(self, dependency: str) -> None:
+        """Make the chunks depend on something that becomes known only after the plan."""
+        self.fingerprint = fingerprint_of([fingerprint_of(self.plan), dependency])
 
     def begin(self) -> None:
-        """Make the folder, or go on with it. Raises ArtifactError, naming the keys, where another plan has chunks."""
+        """Create the folder, or resume in it. Raises ArtifactError, naming the keys, for chunks of another plan."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             return self.check()
         except ArtifactError:
             if self._has_chunks():
                 raise
-        for path in self.folder.iterdir():  # of a beginning that came to nothing
+        for path in self.folder.iterdir():  # left by an attempt that finished no chunk
             if path.name not in (LOCK, PLAN):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         write_text(self.folder / PLAN, json.dumps(self.plan, indent=1, sort_keys=True) + "\n")
         sync(self.folder.parent)
 
     def check(self) -> None:
-        """Raise ArtifactError, naming the keys, where the folder has another plan."""
+        """Raise ArtifactError, naming the keys, if the folder belongs to another plan."""
         path = self.folder / PLAN
         try:
             with reading(path, f"remove {self.folder} and start again"):
                 there = json.loads(path.read_text("utf-8"))
-                changes = [f"{key}: {old!r} there, {new!r} now" for key, old, new in differing(there, self.plan)]
+                changes = [f"{key}: was {old!r}, now {new!r}" for key, old, new in differing(there, self.plan)]
         except OSError as error:
             raise ArtifactError(f"{path} is damaged ({error}): remove {self.folder} and start again") from error
         if changes:
             raise ArtifactError(
-                f"{self.folder} holds the beginning of other work ({'; '.join(changes[:5])}): go on with the same "
-                "settings, or remove that folder to start again"
+                f"{self.folder} holds unfinished work with other settings ({'; '.join(changes[:5])}): resume with the "
+                "same settings, or remove that folder to start again"
             )
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the folder as its sole writer. Raises ArtifactError when another process does.
+        """Lock the folder for this process. Raises ArtifactError if another process holds it.
 
-        A mistake of the user's (ValueError) before the first chunk is done leaves no folder.
+        A user error (ValueError) before the first chunk is done leaves no folder.
         """
         with Lock(self.folder / LOCK, str(self.folder)):
             try:
@@ -137,9 +137,9 @@ class ChunkFolder:
                 raise
 
     def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
-        """Return the chunks that are not done; a file that is damaged, or of another plan, is removed."""
+        """Return the chunks that are not done; a file that is damaged or belongs to another plan is removed."""
         there = {entry.name for entry in os.scandir(self.folder)}
-        for name in there:  # left by writers that were killed; one that still writes fails, and is done again
+        for name in there:  # left by killed writers; one that is still writing fails, and its chunk is redone
             if ".tmp-" in name:
                 (self.folder / name).unlink(missing_ok=True)
         left = []
@@ -152,11 +152,11 @@ class ChunkFolder:
         return left
 
     def write(self, chunk: Chunk, columns: Columns) -> None:
-        """Write what became of a chunk in one block, whole or not at all."""
+        """Write a chunk's result in one block, atomically."""
         self.write_blocks(chunk, [columns])
 
     def write_blocks(self, chunk: Chunk, blocks: Iterable[Columns]) -> None:
-        """Write what became of a chunk as the blocks come, one at least: whole or not at all."""
+        """Write a chunk's result block by block, at least one, atomically."""
         path = self.folder / chunk.name
         temporary = path.with_name(f"{path.name}.tmp-{socket.gethostname()}-{os.getpid()}")
         self._mark("chunk.before_write")
@@ -187,14 +187,14 @@ class ChunkFolder:
             file.write(part.data)
 
     def read(self, chunk: Chunk) -> Columns:
-        """Return the columns of a chunk of one block. Raises ArtifactError as `blocks` does."""
+        """Return the columns of a one-block chunk. Raises ArtifactError like `blocks`."""
         (columns,) = self.blocks(chunk)
         return columns
 
     def blocks(self, chunk: Chunk) -> Iterator[Columns]:
-        """Yield a chunk's blocks. Raises ArtifactError when it is not there, not whole or of another plan."""
+        """Yield a chunk's blocks. Raises ArtifactError if it is missing, incomplete or of another plan."""
         path = self.folder / chunk.name
-        mend = "run again to do it again"
+        remedy = "run again to redo it"
         try:
             with open(path, "rb") as file:
                 for number in count():
@@ -206,21 +206,21 @@ class ChunkFolder:
                     if tuple(header[key] for key in ("plan", "chunk", "block", "xxh3_128")) != expected or (
                         last and file.read(1)
                     ):
-                        raise ArtifactError(f"{path} does not match its checksum, or belongs to other work: {mend}")
+                        raise ArtifactError(f"{path} does not match its checksum, or belongs to another plan: {remedy}")
                     yield _columns(described, body)
                     if last:
                         return
         except ArtifactError:
             raise
         except (OSError, *MISREAD) as error:
-            raise ArtifactError(f"{path} cannot be read ({error}): {mend}") from error
+            raise ArtifactError(f"{path} cannot be read ({error}): {remedy}") from error
 
     def note(self, name: str, value: Mapping[str, Any]) -> None:
-        """Keep a JSON value beside the chunks; whoever writes it last writes the same."""
+        """Store a JSON value next to the chunks; every writer writes the same value."""
         write_text(self.folder / f"{name}.json", json.dumps(value, indent=1, sort_keys=True) + "\n")
 
     def noted(self, name: str) -> dict[str, Any]:
-        """Return what was noted. Raises ArtifactError when it is not there."""
+        """Return a stored value. Raises ArtifactError if it is missing."""
         path = self.folder / f"{name}.json"
         try:
             value: dict[str, Any] = json.loads(path.read_text("utf-8"))
@@ -250,7 +250,7 @@ def _columns(described: list[tuple[str, np.dtype[Any], int]], body: bytes) -> Co
 
 
 def _with_last(blocks: Iterable[Columns]) -> Iterator[tuple[Columns, bool]]:
-    """Yield (block, is it the last?)."""
+    """Yield (block, whether it is the last)."""
     left = iter(blocks)
     block = next(left)
     for following in left:

@@ -1,4 +1,4 @@
-"""Work in chunks: what a job and its workers are to whoever shares the chunks out, and the sharing in one process."""
+"""Work in chunks: the interface of a job and its workers to an executor, and execution in a single process."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ from curriculum.work.progress import Meter
 
 
 class Worker(Protocol):
-    """Does chunks, the same in whichever process it is."""
+    """Processes chunks, with the same result in any process."""
 
     def introduction(self) -> dict[str, Any]:
-        """Return what it tells of itself before its first chunk: JSON values."""
+        """Return what the worker reports about itself before its first chunk: JSON values."""
 
     def do(self, chunk: Chunk) -> tuple[int, ...]:
-        """Do a chunk and write it; return what the job's meter counts."""
+        """Process and write a chunk; return what the job's meter counts."""
 
 
 class Job(Protocol):
-    """An artifact to be made from chunks that stay done."""
+    """An artifact to be written from chunks, which are kept once done."""
 
     store: ChunkFolder
     chunks: list[Chunk]
 
     def begin(self) -> list[Chunk]:
-        """Make ready what workers need and return the chunks that are missing. One process does, and holds the folder.
+        """Prepare what workers need and return the missing chunks. Called by one process, which holds the folder.
 
-        Raises ArtifactError where other work was begun.
+        Raises ArtifactError if the folder holds other work.
         """
 
-    def welcome(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
-        """Keep what a worker tells of itself."""
+    def on_worker_ready(self, introduction: Mapping[str, Any], meter: Meter | None) -> None:
+        """Store what a worker reports about itself."""
 
     def meter(self, missing: Sequence[Chunk]) -> Meter:
-        """Return a meter of what is missing."""
+        """Return a meter for the missing chunks."""
 
     def reused(self) -> object | None:
-        """Return the artifact when it is whole and made of the same; ArtifactError when something else is there."""
+        """Return the artifact if it is complete and up to date; raise ArtifactError if something else is there."""
 
     def finish(self) -> object:
-        """Put the chunks together, publish the artifact, remove the chunks. All chunks must be done."""
+        """Assemble the chunks, publish the artifact, remove the chunks. All chunks must be done."""
 
 
 def work_here(job: Job, load: Callable[[], Worker]) -> None:
-    """Do what is missing of a job in this process, with the worker that `load` makes once the job has begun."""
+    """Do a job's missing chunks in this process, with the worker that `load` returns once the job has begun."""
     with job.store.held():
         missing = job.begin()
         if not missing:
             return
         worker = load()
         with job.meter(missing) as meter:
-            job.welcome(worker.introduction(), meter)
+            job.on_worker_ready(worker.introduction(), meter)
             for chunk in missing:
                 meter.count(worker.do(chunk))
 
 
-def said_of_done(chunks: Sequence[Chunk], missing: Sequence[Chunk]) -> str | None:
-    """Return a line about the chunks that are done already; None when there is none."""
+def done_note(chunks: Sequence[Chunk], missing: Sequence[Chunk]) -> str | None:
+    """Return a note about chunks that are already done; None if there are none."""
     done = len(chunks) - len(missing)
-    return f"{done} of {len(chunks)} chunks are done already" if done else None
+    return f"{done} of {len(chunks)} chunks are already done" if done else None

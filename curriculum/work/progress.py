@@ -1,4 +1,4 @@
-"""Progress of a long pass over data: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of a long pass over data: a bar on a terminal, a plain line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REFRESH_EVERY_S = 0.2
 
 
 class Meter(ABC):
-    """Shows how far a pass has come: `fraction` is the share that is done, where known; `amount` says it in words."""
+    """Shows the progress of a pass: `fraction` is the share that is done, if known; `amount` describes it in words."""
 
     def __init__(self, console: Console, label: str, fraction: Callable[[], float | None]) -> None:
         self._console, self._label, self._fraction = console, label, fraction
@@ -24,15 +24,15 @@ class Meter(ABC):
         self._bar: Progress | None = None
 
     add: Callable[..., None]
-    """Count what was done, and show it if it is time to."""
+    """Count finished work, and show it if it is time to."""
 
     def count(self, counted: Sequence[int]) -> None:
-        """Count what was done of everything that `add` counts."""
+        """Count finished work, one number for each argument of `add`."""
         self.add(*counted)
 
     @abstractmethod
     def amount(self, seconds: float) -> str:
-        """Return what has been done in so many seconds, and how fast."""
+        """Return what has been done in `seconds`, and how fast."""
 
     def __enter__(self) -> Self:
         self._started = self._shown = time.monotonic()
@@ -81,7 +81,7 @@ class TextProgress(Meter):
         self._documents = self._bytes = 0
 
     def add(self, documents: int, text_bytes: int) -> None:
-        """Count what was done, and show it if it is time to."""
+        """Count finished work, and show it if it is time to."""
         self._documents += documents
         self._bytes += text_bytes
         self.tick()
@@ -93,27 +93,27 @@ class TextProgress(Meter):
 
 
 class ChunkProgress(TextProgress):
-    """Counts documents, text and the places of an input, of a known number of places."""
+    """Counts documents, text and the places of an input, out of a known number of places."""
 
     def __init__(self, console: Console, label: str, total: int) -> None:
         super().__init__(console, label, lambda: self._places / total if total else 1.0)
         self._places = 0
 
     def add(self, documents: int, text_bytes: int, places: int) -> None:  # type: ignore[override]
-        """Count what was done, and show it if it is time to."""
+        """Count finished work, and show it if it is time to."""
         self._places += places
         super().add(documents, text_bytes)
 
 
 class TokenProgress(Meter):
-    """Counts tokens, of a known number of tokens."""
+    """Counts tokens, out of a known number of tokens."""
 
     def __init__(self, console: Console, label: str, total: int) -> None:
         super().__init__(console, label, lambda: self._tokens / total if total else 1.0)
         self._tokens = 0
 
     def add(self, tokens: int) -> None:
-        """Count what was done, and show it if it is time to."""
+        """Count finished work, and show it if it is time to."""
         self._tokens += tokens
         self.tick()
 
@@ -123,14 +123,14 @@ class TokenProgress(Meter):
 
 
 class SampleProgress(Meter):
-    """Counts samples and their tokens, of a known number of samples."""
+    """Counts samples and their tokens, out of a known number of samples."""
 
     def __init__(self, console: Console, label: str, total: int) -> None:
         super().__init__(console, label, lambda: self._samples / total if total else 1.0)
         self._samples = self._tokens = 0
 
     def add(self, samples: int, tokens: int) -> None:
-        """Count what was done, and show it if it is time to."""
+        """Count finished work, and show it if it is time to."""
         self._samples += samples
         self._tokens += tokens
         self.tick()
@@ -141,23 +141,23 @@ class SampleProgress(Meter):
 
 
 class ScoreProgress(SampleProgress):
-    """Counts what is scored, and says how long the rest takes and what share of the forward roof is reached."""
+    """Counts scored samples, and shows the time left and the share of the forward roof that is reached."""
 
     def __init__(self, console: Console, label: str, total: int, roof: float | None = None) -> None:
         super().__init__(console, label, total)
         self._total = total
         self.roof = roof
-        """Tokens/s that the matrix products of the forward passes alone would allow; None where it is not known."""
+        """Tokens/s if the forward passes were nothing but their matrix multiplications; None if unknown."""
 
     def amount(self, seconds: float) -> str:
         """Return samples, tokens, tokens/s, the share of the roof and the time left."""
-        said = super().amount(seconds)
+        text = super().amount(seconds)
         if self.roof:
-            said += f", {self._tokens / seconds / self.roof:.0%} of the forward roof"
+            text += f", {self._tokens / seconds / self.roof:.0%} of the forward roof"
         if 0 < self._samples < self._total:
             left = seconds * (self._total - self._samples) / self._samples
-            said += f", {_duration(left)} left"
-        return said
+            text += f", {_duration(left)} left"
+        return text
 
 
 def _duration(seconds: float) -> str:

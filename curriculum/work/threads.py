@@ -1,4 +1,4 @@
-"""Work on several cores that leaves results in their order."""
+"""Work on several cores that keeps results in order."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ R = TypeVar("R")
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prefetched(items: Iterator[T]) -> Iterator[T]:
-    """Yield what `items` yields, each fetched by another thread while its predecessor is in use.
+    """Yield `items`, each fetched by another thread while the previous one is in use.
 
-    Its exceptions are raised in their place. Nothing is counted by fetching: what is fetched and never used is as if it
-    had not been.
+    Exceptions are raised at the position where they occur. Fetching does not count as consuming: an item that was
+    fetched but never used may be ignored.
     """
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
@@ -38,7 +38,7 @@ def prefetched(items: Iterator[T]) -> Iterator[T]:
 
 
 class Sums:
-    """Arrays that several threads add to, each thread to one of its own; `total` is their sum."""
+    """Arrays that several threads add to, one per thread at a time; `total` is their sum."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._shape = shape
@@ -47,7 +47,7 @@ class Sums:
 
     @contextmanager
     def one(self) -> Iterator[NDArray[np.int64]]:
-        """Lend an array that no other thread has, int64, zero at first."""
+        """Lend an int64 array that no other thread is using, initially zero."""
         try:
             array = self._free.get_nowait()
         except queue.Empty:
@@ -57,7 +57,7 @@ class Sums:
         self._free.put(array)
 
     def total(self) -> NDArray[np.int64]:
-        """Return the sum; whole numbers, so that no order of adding changes it."""
+        """Return the sum; of integers, so it does not depend on the order of addition."""
         total = np.zeros(self._shape, dtype=np.int64)
         for array in self._all:
             total += array
@@ -65,14 +65,14 @@ class Sums:
 
 
 class Buffers:
-    """Arrays that are used again, on any thread: the system clears new memory page by page, and that takes time."""
+    """Reusable arrays for any thread: the OS clears new memory page by page, which takes time."""
 
     def __init__(self, dtype: npt.DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
         self._free: queue.SimpleQueue[NDArray[Any]] = queue.SimpleQueue()
 
     def lend(self, size: int) -> NDArray[Any]:
-        """Lend an array [size] that nobody else has, with anything in it."""
+        """Lend an array [size] that nobody else is using, with arbitrary contents."""
         try:
             array = self._free.get_nowait()
         except queue.Empty:
@@ -82,12 +82,12 @@ class Buffers:
         return array[:size]
 
     def give_back(self, array: NDArray[Any]) -> None:
-        """Take back what was lent, or any part of it that begins where it began."""
+        """Take back a lent array, or any leading part of it."""
         self._free.put(array if array.base is None else array.base)
 
 
 def mapped(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """Yield work(item) in the order of the items, `workers` at a time on threads (for work that releases the lock)."""
+    """Yield work(item) in the order of the items, `workers` at a time on threads (for work that releases the GIL)."""
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[R]] = deque()
         for item in items:

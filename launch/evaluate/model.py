@@ -34,7 +34,7 @@ from train.export.weights import choose_weights
 from train.inputs import VALIDATION
 from train.resume.runfolder import CHECKPOINTS, RunFolder, read_run
 from train.tracking import METRICS, Record, read_metrics
-from train.tracking.metrics import make_again
+from train.tracking.metrics import supersede_record
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _evaluate_stages(settings: EvaluateSettings, run: Path, overrides: Sequence[
 
             def keep(made: Record = made, found: Evaluated = found) -> None:
                 write_answers(answers_path(run, made["step"]), found.answers)
-                make_again(run / METRICS, made)
+                supersede_record(run / METRICS, made)
 
             world.first_does(keep)
             log.info("stage %s, step %s", record["stage"], record["step"])

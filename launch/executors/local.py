@@ -76,7 +76,7 @@ class _Pool:
                         if kind == "error":
                             raise (ValueError if value[0] == "ValueError" else WorkerError)(value[1])
                         if kind == "ready":
-                            self._job.welcome(value, meter)
+                            self._job.on_worker_ready(value, meter)
                             worker.ready = True
                         if kind == "done":
                             worker.chunk = None

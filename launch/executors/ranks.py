@@ -83,7 +83,7 @@ def _take(task: Task, job: Job, world: World, store: Any, missing: list[Chunk]) 
         meter = stack.enter_context(job.meter(missing)) if world.first else None
         if meter is not None:  # rank 0 reports for all
             for rank in range(world.size):
-                job.welcome(json.loads(store.get(f"{READY}/{rank}")), meter)
+                job.on_worker_ready(json.loads(store.get(f"{READY}/{rank}")), meter)
         shown: list[int] = []
         while (place := store.add(NEXT, 1) - 1) < len(missing):
             counted = worker.do(missing[place])

@@ -97,7 +97,7 @@ class _Driver:
                         self._lost(chunk, error)
                         continue
                     if chunk is None:
-                        self._job.welcome(value, meter)
+                        self._job.on_worker_ready(value, meter)
                     else:
                         left -= 1
                         meter.count(value)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curriculum.order.order import Order
 from launch.inspect.settings import RUN, InspectSettings
 from launch.inspect.subject import Subject, open_order, open_run
+
+if TYPE_CHECKING:
+    from curriculum.preference import Preference
 
 
 def inspect_order(settings: InspectSettings, console: Any) -> int:
@@ -50,10 +53,26 @@ def _checked(subject: Subject, settings: InspectSettings, console: Any) -> bool:
     """Print one line per check; return whether none failed."""
     from curriculum.audit.audit import audit
 
-    result = audit(subject.order, subject.columns, Order.open(settings.parent) if settings.parent else None)
+    parent = Order.open(settings.parent) if settings.parent else None
+    result = audit(subject.order, subject.columns, parent, _own_preference(subject.order, settings.preference_code))
     console.print(f"CHECKS of {subject.order.folder}", style="bold", markup=False)
     for check in result.checks:
         mark, style = {True: ("ok", "green"), False: ("WRONG", "bold red"), None: ("--", "dim")}[check.sound]
         console.print(f"  {mark:<6}{check.name:<13}{check.said}", style=style, markup=False)
     console.print()
     return result.sound
+
+
+def _own_preference(order: Order, named: str | None) -> type[Preference] | None:
+    """Load the code that the user names, if it is what the order was arranged by; else raise ValueError."""
+    from curriculum.preference.own import load, recorded
+
+    if named is None:
+        return None
+    code = recorded(order.manifest.config)
+    if code is None:
+        raise ValueError(
+            f"preference_code={named}: {order.folder} was arranged by PDPC's own "
+            f"{order.manifest.config['preference']['name']}: leave it out"
+        )
+    return load(named, code)

@@ -34,6 +34,9 @@ class InspectSettings:
     """Parquet file with your own scores."""
     parent: str | None = None
     """ORDER that a replanned order was derived from; verify=true then checks its consumed and remaining part."""
+    preference_code: str | None = None
+    """Code outside PDPC that the ORDER was arranged with, FILE.py:CLASS or an entry point's name; verify=true then also
+    checks its buckets. It runs only if given here, and only with the checksum recorded in the ORDER."""
     picture: str | None = None
     """Picture of the plan to write, NAME.svg or NAME.png: bucket shares, mean score, source mix."""
 
@@ -48,9 +51,13 @@ class InspectSettings:
             raise ValueError(f"picture={self.picture} must end with {' or '.join(PICTURES)}")
         if self.parent is not None and not self.verify:
             raise ValueError(f"parent={self.parent} needs verify=true: add it, or leave parent out")
+        if self.preference_code is not None and not self.verify:
+            raise ValueError(
+                f"preference_code={self.preference_code} needs verify=true: add it, or leave preference_code out"
+            )
 
     @property
     def of_orders(self) -> dict[str, Any]:
         """Keys that were given and only apply to orders."""
-        keys = ("step", "by_loss", "tokens", "scores", "own_scores", "parent", "picture")
+        keys = ("step", "by_loss", "tokens", "scores", "own_scores", "parent", "preference_code", "picture")
         return {key: getattr(self, key) for key in keys if getattr(self, key)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launch.executors.task import check_engine
-from train.settings import PRECISIONS
+from train.settings.optimizer import PRECISIONS
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Causal attention over packed documents that never see each other: one interface, a backend a file.
+"""Causal attention over packed documents that never see each other: one interface, one file per backend.
 
-`pack(Documents.of(ids_BT, end_of_text), "auto", head_size, dtype, device)` chooses a backend and lays a batch out for
-it; `.attend(q_NHS, k_NKS, v_NKS)` of what it returns is called by every layer. Leave `attend` out of what torch.compile
-compiles: the CPU's backends go by the documents' lengths, which are others in every batch.
+`pack(Documents.of(ids_BT, end_of_text), "auto", head_size, dtype, device)` chooses a backend and lays out a batch for
+it; every layer calls `.attend(q_NHS, k_NKS, v_NKS)` on the result. Keep `attend` out of torch.compile: the CPU backends
+depend on document lengths, which change with every batch.
 """
 
 from models.attention.backend import Backend, Packed

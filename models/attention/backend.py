@@ -1,4 +1,4 @@
-"""What an attention backend is: two functions, and what it can do.
+"""The interface of an attention backend: two functions and their capabilities.
 
 Shapes: N tokens, H query heads, K key/value heads (K divides H), S head size.
 """
@@ -19,7 +19,7 @@ ANY_FLOAT = (*HALF, torch.float32, torch.float64)
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
-"""(q_NHS, k_NKS, v_NKS, layout) -> [N, H, S]: a token reads its own document up to itself; scores times S^-0.5."""
+"""(q_NHS, k_NKS, v_NKS, layout) -> [N, H, S]: a token attends to its document up to itself; scores times S^-0.5."""
 
 
 def _nothing_missing() -> str | None:
@@ -28,29 +28,31 @@ def _nothing_missing() -> str | None:
 
 @dataclass(frozen=True)
 class Backend:
-    """Causal attention inside documents, computed in one way."""
+    """One implementation of causal attention within documents."""
 
     name: str
     layout: Callable[[Documents, torch.device], Any]
-    """What `attend` reads of a batch's documents: made once a batch, read by every layer."""
+    """Prepares a batch's documents for `attend`: called once per batch, the result is used by every layer."""
     attend: Attend
-    """The computation itself."""
+    """Computes attention."""
     devices: tuple[str, ...] = ("cpu", "cuda")
-    """Device types that it runs on."""
+    """Device types it runs on."""
     trains_on: tuple[str, ...] = ("cpu", "cuda")
-    """Device types on which it has gradients."""
+    """Device types on which it has a backward pass."""
+    fast_on: tuple[str, ...] = ()
+    """Device types on which `auto` chooses it for 16-bit dtypes; empty for a baseline."""
     dtypes: tuple[torch.dtype, ...] = ANY_FLOAT
     head_multiple: int = 1
     """The head size must be a multiple of this."""
     largest_head: int | None = None
     """Largest head size."""
     missing: Callable[[], str | None] = _nothing_missing
-    """Says what is not installed, None where all is there."""
+    """Returns what is not installed, None if nothing is missing."""
 
     def refusal(self, head_size: int, dtype: torch.dtype, device: torch.device, gradients: bool) -> str | None:
-        """Return why this backend cannot attend, None if it can."""
+        """Return why this backend cannot run, None if it can."""
         if device.type not in self.devices:
-            return f"runs on {' and '.join(self.devices)} alone, not on {device.type}"
+            return f"runs only on {' and '.join(self.devices)}, not on {device.type}"
         if gradients and device.type not in self.trains_on:
             return f"has no backward pass on {device.type}"
         if dtype not in self.dtypes:
@@ -63,11 +65,11 @@ class Backend:
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """A batch's documents laid out for a backend: what the layers of a decoder hand from one to the next."""
+    """A batch's documents laid out for a backend, shared by all layers of a decoder."""
 
     backend: Backend
     layout: Any
 
     def attend(self, q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor) -> Tensor:
-        """Return what every token reads of its own document up to itself, [N, H, S]."""
+        """Return the attention output, [N, H, S]; every token attends to its own document up to itself."""
         return self.backend.attend(q_NHS, k_NKS, v_NKS, self.layout)

@@ -1,24 +1,27 @@
-"""Which backend attends: by name, or the fastest that can."""
+"""Choose the attention backend: by name, or the fastest that can run."""
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import torch
 
-from models.attention import blocks, flash, flex, reference, sdpa, varlen
 from models.attention.backend import HALF, Backend, Packed
 from models.attention.documents import Documents
+from models.config import ATTENTION_BACKENDS
 
-BACKENDS: dict[str, Backend] = {
-    module.BACKEND.name: module.BACKEND for module in (flash, varlen, flex, blocks, sdpa, reference)
-}
-"""Every backend by its name."""
+BACKENDS: dict[str, Backend] = {name: import_module(f"models.attention.{name}").BACKEND for name in ATTENTION_BACKENDS}
+"""Every backend by name."""
+
+EVERYWHERE = "sdpa"
+"""The backend that can do everything and compiles nothing: what `auto` takes where no faster one can."""
 
 
 def choose(name: str, head_size: int, dtype: torch.dtype, device: torch.device, *, gradients: bool = True) -> Backend:
-    """Return the backend called `name`; for "auto" the fastest that can do this.
+    """Return the backend called `name`; for "auto" the fastest that can run.
 
-    ValueError for a name that does not exist, and for a head size, dtype, device or backward pass that the backend
-    cannot do: it names the value and a backend that can.
+    Raises ValueError for an unknown name, and for a head size, dtype, device or backward pass that the backend does
+    not support; the message gives the value and a backend that supports it.
     """
     if name == "auto":
         name = _fastest(head_size, dtype, device, gradients)
@@ -46,14 +49,6 @@ def pack(
 
 
 def _fastest(head_size: int, dtype: torch.dtype, device: torch.device, gradients: bool) -> str:
-    """Return the first backend that can, of those worth having for a device and a dtype.
-
-    The flash kernels know 16 bits alone; above them sdpa needs no compilation, as flex does.
-    """
-    if dtype not in HALF:
-        order = ["sdpa"]
-    elif device.type == "cuda":
-        order = ["flash", "varlen", "flex", "sdpa"]
-    else:
-        order = ["blocks", "sdpa"]
-    return next(name for name in order if not BACKENDS[name].refusal(head_size, dtype, device, gradients))
+    """Return the first backend that can run, of those that are fast on the device in 16 bits; else `EVERYWHERE`."""
+    fast = [name for name, backend in BACKENDS.items() if dtype in HALF and device.type in backend.fast_on]
+    return next((name for name in fast if not BACKENDS[name].refusal(head_size, dtype, device, gradients)), EVERYWHERE)

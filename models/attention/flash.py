@@ -1,7 +1,7 @@
-"""flash-attn 2's kernel for documents of many lengths (Dao, arXiv 2307.08691): A100 and A800 and later, fp16 and bf16.
+"""flash-attn 2's variable-length kernel (Dao, arXiv 2307.08691): A100, A800 and later, fp16 and bf16.
 
-The call is that of flash-attn 2.8.3. Its backward adds in an order of its own unless torch is told to be deterministic
-(torch.use_deterministic_algorithms), which costs time and memory.
+Written for flash-attn 2.8.3. Its backward sums in a nondeterministic order unless torch.use_deterministic_algorithms is
+set, which costs time and memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from models.attention.documents import Documents, on_device
 
 
 class Bounds(NamedTuple):
-    """Where documents begin and end, as flash kernels want it."""
+    """Document boundaries in the form that flash kernels take."""
 
     starts_E: Tensor
     """int32 [D + 1] on the device."""
@@ -30,7 +30,7 @@ def layout(documents: Documents, device: torch.device) -> Bounds:
 
 
 def attend(q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor, bounds: Bounds) -> Tensor:
-    """Attend in one kernel."""
+    """Attend in a single kernel."""
     from flash_attn import flash_attn_varlen_func
 
     out: Tensor = flash_attn_varlen_func(
@@ -48,7 +48,7 @@ def attend(q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor, bounds: Bounds) -> Tenso
 
 
 def missing() -> str | None:
-    """Say that flash-attn is not installed, if so."""
+    """Return a message if flash-attn is not installed."""
     return None if find_spec("flash_attn") else "needs the package flash-attn, which is not installed"
 
 
@@ -58,6 +58,7 @@ BACKEND = Backend(
     attend,
     devices=("cuda",),
     trains_on=("cuda",),
+    fast_on=("cuda",),
     dtypes=HALF,
     head_multiple=8,
     largest_head=256,

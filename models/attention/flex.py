@@ -1,7 +1,7 @@
-"""torch's FlexAttention, compiled, with a mask of causality and documents (Dong et al., arXiv 2412.05496).
+"""torch's FlexAttention, compiled, with a causal document mask (Dong et al., arXiv 2412.05496).
 
-On the CPU it has no backward pass, and compiles anew for every shape: torch 2.13 writes C++ that does not compile when
-a size is left open. Other documents in the same shape compile nothing.
+On the CPU it has no backward pass and recompiles for every shape, because torch 2.13 generates C++ that does not
+compile with dynamic sizes. New documents in the same shape do not recompile.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Mask(NamedTuple):
 
 
 def layout(documents: Documents, device: torch.device) -> Mask:
-    """Return the block mask; made row by row, for T^2 * B fleeting booleans."""
+    """Return the block mask; building it takes T^2 * B temporary booleans."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     rows, tokens = documents.rows, documents.tokens // documents.rows
@@ -39,7 +39,7 @@ def layout(documents: Documents, device: torch.device) -> Mask:
 
 
 def attend(q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor, mask: Mask) -> Tensor:
-    """Attend in one compiled kernel."""
+    """Attend in a single compiled kernel."""
     q, k, v = (x.unflatten(0, (mask.rows, -1)).transpose(1, 2) for x in (q_NHS, k_NKS, v_NKS))
     out = _compiled(q_NHS.is_cuda)(q, k, v, block_mask=mask.blocks, enable_gqa=q_NHS.shape[1] != k_NKS.shape[1])
     return out.transpose(1, 2).flatten(0, 1)
@@ -53,4 +53,4 @@ def _compiled(any_size: bool) -> Callable[..., Tensor]:
     return compiled
 
 
-BACKEND = Backend("flex", layout, attend, trains_on=("cuda",), dtypes=ANY_FLOAT[:3])
+BACKEND = Backend("flex", layout, attend, trains_on=("cuda",), fast_on=("cuda",), dtypes=ANY_FLOAT[:3])

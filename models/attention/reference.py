@@ -1,4 +1,4 @@
-"""Plain softmax over an explicit mask, in float32: the yardstick that the other backends are held to."""
+"""Plain softmax attention with an explicit mask, in float32: the reference for the other backends' tests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from models.attention.documents import Documents
 
 
 def layout(documents: Documents, device: torch.device) -> Tensor:
-    """Return which token reads which, bool [N, N]."""
+    """Return the mask, bool [N, N]: True where a token may attend to another."""
     document_N = documents.numbers().to(device)
     position_N = torch.arange(len(document_N), device=device)
     return (document_N[:, None] == document_N[None, :]) & (position_N[:, None] >= position_N[None, :])
 
 
 def attend(q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor, allowed_NN: Tensor) -> Tensor:
-    """Attend by definition; time and memory grow with N^2 * H."""
+    """Attend by definition, in O(N^2 * H) time and memory."""
     exact = torch.promote_types(q_NHS.dtype, torch.float32)
     repeats = q_NHS.shape[1] // k_NKS.shape[1]
     k_NHS, v_NHS = (x.to(exact).repeat_interleave(repeats, dim=1) for x in (k_NKS, v_NKS))

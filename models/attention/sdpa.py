@@ -1,6 +1,6 @@
-"""torch's scaled_dot_product_attention, a call a document; neighbours of equal length share a call.
+"""torch's scaled_dot_product_attention, one call per document; adjacent documents of equal length share a call.
 
-A call a document costs less than one masked call over the pack, and nothing leaks because documents never meet.
+This is cheaper than one masked call over the pack, and nothing can leak because documents are never in one sequence.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from models.attention.backend import Backend
 from models.attention.documents import Documents
 
 Run = tuple[int, int]
-"""Number and length of neighbouring documents of equal length."""
+"""Count and length of adjacent documents of equal length."""
 
 
 def layout(documents: Documents, device: torch.device) -> tuple[Run, ...]:
-    """Return the runs of equal lengths."""
+    """Return the runs of documents of equal length."""
     return tuple((len(list(group)), length) for length, group in groupby(documents.lengths))
 
 

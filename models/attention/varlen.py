@@ -1,4 +1,4 @@
-"""torch's own flash kernel for documents of many lengths, torch.nn.attention.varlen: no package beside torch.
+"""torch's own variable-length flash kernel, torch.nn.attention.varlen: needs no package besides torch.
 
 Its backward follows torch.use_deterministic_algorithms.
 """
@@ -13,11 +13,11 @@ from models.attention.backend import HALF, Backend
 from models.attention.flash import Bounds, layout
 
 CAUSAL = (-1, 0)
-"""The window that looks back without end and never ahead."""
+"""Attention window: unlimited to the left, nothing to the right."""
 
 
 def attend(q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor, bounds: Bounds) -> Tensor:
-    """Attend in one kernel."""
+    """Attend in a single kernel."""
     from torch.nn.attention.varlen import varlen_attn
 
     out = varlen_attn(
@@ -36,7 +36,7 @@ def attend(q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor, bounds: Bounds) -> Tenso
 
 
 def missing() -> str | None:
-    """Say that this torch has no varlen_attn of the form called here, if so: older ones know no window."""
+    """Return a message if this torch's varlen_attn lacks the arguments used here; older versions take no window."""
     import torch
 
     try:
@@ -56,6 +56,7 @@ BACKEND = Backend(
     attend,
     devices=("cuda",),
     trains_on=("cuda",),
+    fast_on=("cuda",),
     dtypes=HALF,
     head_multiple=8,
     largest_head=256,

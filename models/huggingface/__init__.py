@@ -1,6 +1,6 @@
-"""Hugging Face both ways: a decoder as a plain LlamaForCausalLM folder, and such a folder as a decoder.
+"""Export a decoder as a plain LlamaForCausalLM folder, and load such a folder as a decoder.
 
-Folders of other architectures score as they are, through transformers.
+Other architectures are scored through transformers.
 """
 
 from models.huggingface.card import model_card

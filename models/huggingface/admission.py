@@ -1,4 +1,4 @@
-"""What is refused of a foreign model before a weight of it is read."""
+"""Checks of a foreign model's config before any weight is read."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 from models.huggingface.folder import read_json, weight_files
 
 ATTENTION = (None, "eager", "sdpa")
-"""Values of config.json's attn_implementation that need no code from elsewhere."""
+"""Values of attn_implementation in config.json that need no external code."""
 
 
 def check_foreign(folder: Path, seq_len: int | None) -> None:
-    """Raise ValueError, naming folder, value and mend, unless transformers can score samples of `seq_len` tokens.
+    """Raise ValueError, with folder, value and fix, unless transformers can score samples of `seq_len` tokens.
 
-    Refused: code of the model's own, weights that are pickled, quantised or an adapter's, architectures that do not
-    predict the next token, positions that end before a sample does. Only config.json is read; nothing is fetched.
+    Rejected: custom modeling code, weights that are pickled, quantised or an adapter's, architectures that do not
+    predict the next token, positions that end before a sample does. Only config.json is read; nothing is downloaded.
     """
     path = folder / "config.json"
     raw = read_json(path, "name a folder written by save_pretrained or by pdpc export")
     if raw.get("auto_map"):
         raise ValueError(
-            f"{path}: auto_map={raw['auto_map']} names code of the model's own, which is never run: use another model, "
-            "or take auto_map out if transformers itself knows the architecture"
+            f"{path}: auto_map={raw['auto_map']} needs custom modeling code, which is never run: use another model, "
+            "or remove auto_map if transformers itself supports the architecture"
         )
     for key in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
         if raw.get(key) not in ATTENTION:
-            raise ValueError(f"{path}: {key}={raw[key]!r} names attention from elsewhere: take it out")
+            raise ValueError(f"{path}: {key}={raw[key]!r} needs external attention code: remove the key")
     if raw.get("quantization_config"):
         raise ValueError(f"{path}: quantised weights are not supported: save the model in float32 or bfloat16")
     if (folder / "adapter_config.json").is_file():
         raise ValueError(
-            f"{folder} holds an adapter (adapter_config.json), no whole model: merge it into its model first"
+            f"{folder} contains an adapter (adapter_config.json), not a full model: merge it into its base model first"
         )
     _check_architecture(path, raw)
     weight_files(folder)
@@ -39,10 +39,10 @@ def check_foreign(folder: Path, seq_len: int | None) -> None:
 
 
 def check_positions(path: Path, limit: int | None, seq_len: int | None) -> None:
-    """Raise ValueError where a model's positions end at `limit` tokens, before a sample of `seq_len` does."""
+    """Raise ValueError if a model's positions end at `limit` tokens, before a sample of `seq_len` does."""
     if limit is not None and seq_len is not None and seq_len > limit:
         raise ValueError(
-            f"{path}: the model's positions end at {limit} tokens (max_position_embeddings), samples have "
+            f"{path}: the model's positions end at {limit} tokens (max_position_embeddings), but samples have "
             f"seq_len={seq_len}: prepare the text with seq_len={limit} or less, or use another model"
         )
 
@@ -54,7 +54,7 @@ def _check_architecture(path: Path, raw: dict[str, Any]) -> None:
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
     architectures = raw.get("architectures") or [known]
     if known is None or architectures != [known]:
-        wanted = "transformers knows none of this type" if known is None else f"the one of this type is {known}"
+        wanted = "transformers has none of this type" if known is None else f"the one of this type is {known}"
         raise ValueError(
             f"{path}: model_type={kind!r}, architectures={architectures} is not a causal language model ({wanted}): "
             "use a model that predicts the next token"
@@ -62,16 +62,18 @@ def _check_architecture(path: Path, raw: dict[str, Any]) -> None:
 
 
 def position_limit(folder: Path) -> int | None:
-    """Return the longest sequence in tokens that a model's positions allow; None where config.json sets no limit.
+    """Return the longest sequence in tokens that a model's positions allow; None if config.json sets no limit.
 
-    With longrope that is the length before stretching: past it, the longest row of a batch changes how all are turned.
+    With longrope that is the length before scaling: beyond it, the longest row of a batch changes the rotation of all.
     """
     from transformers import AutoConfig
 
     try:
         whole = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each architecture checks its config in its own way
-        raise ValueError(f"{folder / 'config.json'}: transformers cannot read it ({error}): restore it") from error
+        raise ValueError(
+            f"{folder / 'config.json'}: transformers cannot read it ({error}): restore the file"
+        ) from error
     config = whole.get_text_config(decoder=True)
     limit = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or {}

@@ -1,4 +1,4 @@
-"""The model card: README.md of an export, with the front matter that the Hugging Face hub reads."""
+"""The model card: README.md of an export, with front matter for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ tags:
 def model_card(
     config: DecoderConfig, dtype: str, *, title: str = "A decoder trained with PDPC", making: str | None = None
 ) -> str:
-    """Return the card of a decoder whose weights are stored as `dtype`; `making` is Markdown on how it was made."""
+    """Return the card of a decoder stored as `dtype`; `making` is a Markdown section on how it was trained."""
     counts = config.parameters()
     tied = "the embedding itself" if config.tie_embeddings else f"{counts.head:,}"
     shape = {
@@ -27,7 +27,7 @@ def model_card(
         "embedding, attention, ffn, norm, head": f"{counts.embedding:,}, {counts.attention:,}, {counts.ffn:,}, "
         f"{counts.norm:,}, {tied}",
         "layers, width, ffn": f"{config.layers}, {config.width}, {config.ffn}",
-        "heads, for keys and values, their size": f"{config.heads}, {config.kv_heads}, {config.head_size}",
+        "heads, key/value heads, head size": f"{config.heads}, {config.kv_heads}, {config.head_size}",
         "vocabulary, context in tokens": f"{config.vocab_size:,}, {config.max_seq_len:,}",
         "weights": dtype,
     }
@@ -44,7 +44,7 @@ def model_card(
 
 
 def table(rows: Mapping[str, str], *titles: str) -> str:
-    """Return two columns as a Markdown table; a bar in a cell would end it and is escaped."""
+    """Return two columns as a Markdown table; bars in cells are escaped."""
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows.items()]
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
-"""A model of another architecture, computed by transformers: what every token costs, and nothing else.
+"""A model of another architecture, run by transformers, only to compute per-token losses.
 
 Shapes: B samples, T tokens (S = T + 1 with the last label), N = B * T, R rows of a batch, L their length, P real tokens
-of a batch, W width, V vocabulary, C tokens of a chunk.
+of a batch, W width, V vocabulary, C tokens per chunk.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ TOKENS_AT_ONCE = 1 << 13
 """Tokens in one forward pass, padding included."""
 
 OLD_TABLES = re.compile(r"(\.(attn|attention)\.(masked_)?bias|rotary_emb\.inv_freq)$")
-"""Names of masks and rotary tables that older versions of transformers stored: they follow from the config."""
+"""Masks and RoPE tables stored by older versions of transformers, which the config determines."""
 
 
 class ForeignModel:
-    """A LossModel around a causal model of transformers, with the losses that `Decoder.forward` defines.
+    """A LossModel that wraps a causal model of transformers; losses are defined as in `Decoder.forward`.
 
-    Each document of a sample is a row of its own, at positions from 0 on: no architecture can look from one into
-    another. The logits of a batch are never there at once where the head is a plain matrix (`plain_head`); where it is
-    not, a batch is as long as CHUNK_LOGITS allows, or one document.
+    Each document of a sample becomes a separate row with positions from 0, so no architecture can attend across
+    documents. If the head is a plain matrix (`plain_head`), the logits of a batch are never materialised at once;
+    otherwise a batch is as long as CHUNK_LOGITS allows, or one document.
     """
 
     def __init__(self, model: Any, name: str, end_of_text: int | None, limit: int | None) -> None:
@@ -50,12 +50,12 @@ class ForeignModel:
         self.vocab_size: int = min(known, self.logit_count)
 
     def parameter_count(self) -> int:
-        """Return the number of parameters, shared ones once."""
+        """Return the number of parameters; shared ones count once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @torch.inference_mode()
     def losses(self, ids_BS: Tensor, documents: Documents | None = None) -> Tensor:
-        """Return the loss of every label, float32 [B, T] on the host, as LossModel says."""
+        """Return the loss of every label, float32 [B, T] on the host; see LossModel."""
         ids_BS = ids_BS.cpu()
         ids_N, labels_N = ids_BS[:, :-1].flatten(), ids_BS[:, 1:].flatten()
         losses_N = torch.zeros(len(labels_N))
@@ -71,11 +71,11 @@ class ForeignModel:
         return losses_N.view(ids_BS.shape[0], -1)
 
     def _losses(self, ids_RL: Tensor, real_RL: Tensor, labels_P: Tensor) -> Tensor:
-        asked = {"input_ids": ids_RL, "attention_mask": real_RL.long(), "use_cache": False}
+        inputs = {"input_ids": ids_RL, "attention_mask": real_RL.long(), "use_cache": False}
         if self.plain is None:
-            return nn.functional.cross_entropy(self.model(**asked).logits[real_RL].float(), labels_P, reduction="none")
+            return nn.functional.cross_entropy(self.model(**inputs).logits[real_RL].float(), labels_P, reduction="none")
         body, head = self.plain
-        hidden_PW = body(**asked).last_hidden_state[real_RL]
+        hidden_PW = body(**inputs).last_hidden_state[real_RL]
         if head.bias is None:
             return linear_cross_entropy(hidden_PW, head.weight, labels_P)[1]
         chunk = max(1, CHUNK_LOGITS // self.logit_count)
@@ -86,10 +86,10 @@ class ForeignModel:
 
 
 def load_foreign(folder: Path, dtype: torch.dtype, device: torch.device, *, end_of_text: int | None) -> ForeignModel:
-    """Return the causal model of a folder that `check_foreign` admits, its weights as `dtype`.
+    """Return the causal model of a folder that passes `check_foreign`, its weights as `dtype`.
 
-    ValueError, naming the folder, for tensors that are missing, unexpected or of another shape, and for a model that is
-    not causal. Reads safetensors of the folder alone; no code of the model's own, no network.
+    Raises ValueError, with the folder, for tensors that are missing, unexpected or of another shape, and for a model
+    that is not causal. Reads only the folder's safetensors: no custom modeling code, no network.
     """
     from transformers import AutoModelForCausalLM
 
@@ -101,7 +101,7 @@ def load_foreign(folder: Path, dtype: torch.dtype, device: torch.device, *, end_
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are in the report, and refused with the others
+            ignore_mismatched_sizes=True,  # they are in the report, and rejected with the others
             output_loading_info=True,
         )
     _check_report(folder, report)
@@ -110,7 +110,7 @@ def load_foreign(folder: Path, dtype: torch.dtype, device: torch.device, *, end_
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers from printing progress bars, and its report as a table: `_check_report` tells it."""
+    """Silence transformers' progress bars and its loading report: `_check_report` raises what matters."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -125,11 +125,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _check_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """Raise ValueError where the weights are not those of the config: transformers draws what is missing."""
+    """Raise ValueError if the weights do not match the config: transformers would randomly initialise missing ones."""
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         found = [name for name in sorted(map(str, report.get(key) or ())) if not OLD_TABLES.search(name)]
         if found:
             raise ValueError(
-                f"{folder}: {key.replace('_', ' ')} {', '.join(found[:3])} ({len(found)} in all): the folder is "
-                "incomplete or its config.json belongs to other weights; fetch it again"
+                f"{folder}: {key.replace('_', ' ')} {', '.join(found[:3])} ({len(found)} in total): the folder is "
+                "incomplete or its config.json belongs to other weights; download it again"
             )

@@ -1,7 +1,7 @@
-"""The names that Hugging Face's Llama gives to a Decoder's tensors, and the checks that both directions share.
+"""Hugging Face Llama names of a Decoder's tensors, and the checks shared by export and import.
 
-Both sides rotate queries and keys in the "rotate half" layout and keep matrices as [out, in], so a tensor never changes
-on its way, only its name does. `tensor_names` is the one table, read forwards by `write.py` and backwards by `read.py`.
+Both sides rotate queries and keys in the "rotate half" layout and store matrices as [out, in], so conversion renames
+tensors and changes nothing else. `tensor_names` is the only table: `write.py` reads it forwards, `read.py` backwards.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def tensor_names(config: DecoderConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return, for each of a Decoder's tensors, its Hugging Face name and its shape."""
+    """Return the Hugging Face name and the shape of each of a Decoder's tensors."""
     width, ffn = config.width, config.ffn
     query_width, kv_width = config.heads * config.head_size, config.kv_heads * config.head_size
     block = {
@@ -42,19 +42,23 @@ def tensor_names(config: DecoderConfig) -> dict[str, tuple[str, tuple[int, ...]]
     return names
 
 
-def compare_names(given: Iterable[str], wanted: Iterable[str], where: str, mend: str) -> None:
-    """Raise a ValueError naming the tensors that are missing or unexpected `where` they were found."""
+def compare_names(given: Iterable[str], wanted: Iterable[str], where: str, fix: str) -> None:
+    """Raise a ValueError naming the tensors that are missing from or unexpected in `where`."""
     have, need = set(given), set(wanted)
     missing, unexpected = sorted(need - have), sorted(have - need)
     if missing or unexpected:
-        raise ValueError(f"{where}: missing tensors {_few(missing)}, unexpected tensors {_few(unexpected)}: {mend}")
+        raise ValueError(
+            f"{where}: missing tensors {_abbreviated(missing)}, unexpected tensors {_abbreviated(unexpected)}: {fix}"
+        )
 
 
 def compare_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...], where: str) -> None:
-    """Raise a ValueError if a tensor's shape is not the one that the config asks for."""
+    """Raise a ValueError if a tensor's shape differs from the config's."""
     if given != wanted:
-        raise ValueError(f"{where}: {name} has shape {given}, the config says {wanted}: use its own config")
+        raise ValueError(
+            f"{where}: {name} has shape {given}, the config says {wanted}: use the config that belongs to these weights"
+        )
 
 
-def _few(names: list[str]) -> str:
+def _abbreviated(names: list[str]) -> str:
     return (", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")) or "none"

@@ -1,4 +1,4 @@
-"""Two questions to a foreign model before it scores: does it look ahead, and is its head a plain matrix product?
+"""Two checks of a foreign model before it scores: is it causal, and is its head a plain matrix product?
 
 Shapes: R rows, L tokens, V vocabulary.
 """
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 LENGTH = 16
-"""Tokens of a probe row."""
+"""Tokens per probe row."""
 
 TOLERANCE = {torch.float32: 1e-3}
 OTHER_TOLERANCE = 0.1
-"""How far logits of the same tokens may lie apart, relative to their spread: rounding, by dtype."""
+"""Largest difference between logits of the same tokens, relative to their spread, that counts as rounding, by dtype."""
 
 
 def probe_ids(vocab_size: int, limit: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -30,34 +30,34 @@ def probe_ids(vocab_size: int, limit: int | None, device: torch.device) -> tuple
 def check_causal(model: Any, ids_RL: Tensor, mask_RL: Tensor, name: str) -> Tensor:
     """Return the logits of the probe, [R, L, V].
 
-    ValueError where the model does not run, or where the first half of the tokens has other logits than alone: the
-    model sees what comes after, or padding.
+    Raises ValueError if the model does not run, or if the first half of the tokens gets different logits than when run
+    without the rest: the model then attends to later tokens or to padding.
     """
     half = (ids_RL.shape[1] + 1) // 2
     try:
         whole_RLV = model(input_ids=ids_RL, attention_mask=mask_RL, use_cache=False).logits
-        begun = model(input_ids=ids_RL[:, :half], attention_mask=torch.ones_like(ids_RL[:, :half]), use_cache=False)
+        half_run = model(input_ids=ids_RL[:, :half], attention_mask=torch.ones_like(ids_RL[:, :half]), use_cache=False)
     except (TypeError, RuntimeError) as error:
         raise ValueError(
             f"{name}: {type(model).__name__} of transformers does not run on rows of tokens ({error}): restore its "
             "config.json, or use another model"
         ) from error
-    alone_RLV = begun.logits.float()
-    apart = (whole_RLV[:, :half].float() - alone_RLV).norm()
-    spread = (alone_RLV - alone_RLV.mean(dim=-1, keepdim=True)).norm()
+    half_RLV = half_run.logits.float()
+    apart = (whole_RLV[:, :half].float() - half_RLV).norm()
+    spread = (half_RLV - half_RLV.mean(dim=-1, keepdim=True)).norm()
     allowed = TOLERANCE.get(model.dtype, OTHER_TOLERANCE)
-    if apart > allowed * spread:  # weights of NaN pass: scores say so themselves
+    if apart > allowed * spread:  # NaN weights pass here: scoring reports them
         raise ValueError(
-            f"{name} gives tokens other logits when others follow them (apart by {float(apart / spread):.2g} of their "
-            f"spread, {allowed} is rounding): it is not causal; use a model that predicts the next token"
+            f"{name} is not causal: logits change when more tokens follow (by {float(apart / spread):.2g} of their "
+            f"spread, {allowed} would be rounding); use a model that predicts the next token"
         )
     return whole_RLV
 
 
 def plain_head(model: Any, ids_RL: Tensor, mask_RL: Tensor, logits_RLV: Tensor) -> tuple[nn.Module, nn.Linear] | None:
-    """Return the model's body and its head where the logits are head(body) to the bit, else None.
+    """Return the model's body and head if the logits are bitwise equal to head(body), else None.
 
-    None is for models that scale or cap their logits, or shape the last state on its way to the head.
+    None covers models that scale or cap their logits, or transform the last hidden state before the head.
     """
     body, head = model.base_model, model.get_output_embeddings()
     if body is model or type(head) is not nn.Linear:

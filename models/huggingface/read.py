@@ -1,4 +1,4 @@
-"""Read a Hugging Face folder of the Llama type as a decoder; whatever would be computed differently is refused."""
+"""Load a Llama-type Hugging Face folder as a decoder; anything the decoder would compute differently is rejected."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from models.huggingface.rope import read_rope
 def load(folder: Path, dtype: torch.dtype, *, end_of_text: int | None = None) -> Decoder:
     """Return the decoder stored in a Llama-type folder (safetensors), its weights as `dtype` on the CPU.
 
-    `end_of_text` is the token that starts a document; None takes it from config.json when one token both starts and
-    ends texts there (as in our exports), else attention runs over the whole sequence, as in Llama itself. ValueError,
-    naming the file, the value and the mend, for another architecture, pickled weights, biases, rotary positions scaled
-    otherwise than linear or llama3, quantised weights, or tensors that are missing, unexpected or of the wrong shape.
+    `end_of_text` is the token that starts a document. None takes it from config.json if bos and eos are the same token
+    (as in our exports); otherwise attention covers the whole sequence, as in Llama itself. Raises ValueError, with the
+    file, the value and a fix, for another architecture, pickled or quantised weights, biases, RoPE scaling other than
+    linear or llama3, or tensors that are missing, unexpected or of the wrong shape.
     """
     folder = Path(folder)
     config = read_config(folder, end_of_text)
     stored = sum(path.stat().st_size for path in weight_files(folder))
-    if config.parameter_count() > stored:  # before a module is made: a layer is a millisecond
+    if config.parameter_count() > stored:  # before building modules: a layer takes a millisecond
         raise ValueError(
-            f"{folder / 'config.json'} describes {config.parameter_count():,} parameters, more than the "
-            f"{stored:,} bytes of the weights beside it: fetch the folder again"
+            f"{folder / 'config.json'} describes {config.parameter_count():,} parameters, but the weights in the "
+            f"folder have only {stored:,} bytes: download the folder again"
         )
     with torch.device("meta"):
         decoder = Decoder(config)
@@ -45,10 +45,10 @@ def load(folder: Path, dtype: torch.dtype, *, end_of_text: int | None = None) ->
 
 
 def read_config(folder: Path, end_of_text: int | None) -> DecoderConfig:
-    """Return the decoder's config from config.json: UnlikeDecoderError for another computation, else as in `load`."""
+    """Return the config from config.json. Raises UnlikeDecoderError for another architecture, otherwise as `load`."""
     path = folder / "config.json"
     raw = read_json(path, "name a folder written by save_pretrained or by pdpc export")
-    _refuse_unsupported(path, raw)
+    _check_supported(path, raw)
     try:
         return DecoderConfig(**_shape(path, raw, end_of_text))
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
@@ -58,7 +58,7 @@ def read_config(folder: Path, end_of_text: int | None) -> DecoderConfig:
 
 
 def _shape(path: Path, raw: Mapping[str, Any], end_of_text: int | None) -> dict[str, Any]:
-    """Return the fields of the decoder's config."""
+    """Return the fields of the DecoderConfig."""
     heads, width = _number(path, raw, "num_attention_heads"), _number(path, raw, "hidden_size")
     head_size = _number(path, raw, "head_dim") if raw.get("head_dim") is not None else width // max(1, heads)
     return {
@@ -77,26 +77,26 @@ def _shape(path: Path, raw: Mapping[str, Any], end_of_text: int | None) -> dict[
     }
 
 
-def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
-    """Raise for what this decoder computes differently: wrong numbers would come out without a word."""
+def _check_supported(path: Path, raw: Mapping[str, Any]) -> None:
+    """Raise for anything the decoder computes differently, which would silently give wrong numbers."""
     if raw.get("quantization_config"):
         raise ValueError(f"{path}: quantised weights are not supported: save the model in float32 or bfloat16")
     architectures = raw.get("architectures") or [ARCHITECTURE]
     if raw.get("model_type") != "llama" or architectures != [ARCHITECTURE]:
         raise UnlikeDecoderError(
             f"{path}: model_type={raw.get('model_type')!r}, architectures={architectures}: only {ARCHITECTURE} "
-            "can be read as a decoder; pdpc score takes other models as they are"
+            "can be loaded as a decoder; pdpc score also takes other models"
         )
     for key, plain in {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}.items():
         if raw.get(key, plain) != plain:
             raise UnlikeDecoderError(
                 f"{path}: {key}={raw[key]!r} is not supported by the decoder, only {plain!r}: use another model, or "
-                "score with it alone"
+                "use this one only for scoring"
             )
 
 
 def _shared_end(raw: Mapping[str, Any]) -> int | None:
-    """Return the token that both starts and ends texts, None if there is no such one."""
+    """Return the token that is both bos and eos, None if they differ."""
     start, end = raw.get("bos_token_id"), raw.get("eos_token_id")
     return start if isinstance(start, int) and start == end else None
 
@@ -104,32 +104,34 @@ def _shared_end(raw: Mapping[str, Any]) -> int | None:
 def _number(path: Path, raw: Mapping[str, Any], key: str) -> int:
     value = raw.get(key)
     if not isinstance(value, int):
-        raise ValueError(f"{path}: {key}={value!r} is not a whole number: restore the model's own config.json")
+        raise ValueError(f"{path}: {key}={value!r} is not an integer: restore the model's own config.json")
     return value
 
 
 def _read_weights(folder: Path, config: DecoderConfig, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the decoder's tensors by its own names, checked for names and shapes."""
+    """Return the tensors by the decoder's names, with names and shapes checked."""
     from safetensors import SafetensorError, safe_open
 
     names = tensor_names(config)
-    mend = "the folder is incomplete or its config.json belongs to other weights; fetch it again"
+    fix = "the folder is incomplete or its config.json belongs to other weights; download it again"
     with ExitStack() as stack:
         holder = {}
         for path in weight_files(folder):
             try:
                 opened = stack.enter_context(safe_open(path, framework="pt"))
             except SafetensorError as error:
-                raise ValueError(f"{path} is no sound safetensors file ({error}): fetch the folder again") from error
+                raise ValueError(f"{path} is not a valid safetensors file ({error}): download it again") from error
             holder.update(dict.fromkeys(opened.keys(), opened))
-        # Old checkpoints store the rotary table, which follows from rope_theta.
+        # Old checkpoints store the RoPE table, which rope_theta determines.
         given = {name for name in holder if not name.endswith("rotary_emb.inv_freq")}
         if config.tie_embeddings and "lm_head.weight" in given:
             tied = ("lm_head.weight", names["embedding.weight"][0])
             if set(tied) <= given and not torch.equal(*(holder[name].get_tensor(name) for name in tied)):
-                raise ValueError(f"{folder}: lm_head.weight is not the embedding: set tie_word_embeddings to false")
+                raise ValueError(
+                    f"{folder}: lm_head.weight differs from the embedding: set tie_word_embeddings to false"
+                )
             given.remove("lm_head.weight")
-        compare_names(given, (theirs for theirs, _ in names.values()), str(folder), mend)
+        compare_names(given, (theirs for theirs, _ in names.values()), str(folder), fix)
         state = {}
         for ours, (theirs, shape) in names.items():
             compare_shape(theirs, tuple(holder[theirs].get_slice(theirs).get_shape()), shape, str(folder))

@@ -1,4 +1,4 @@
-"""Rotary positions in config.json: `rope_parameters`, as transformers 5 calls them, and the older `rope_scaling`."""
+"""RoPE settings in config.json: `rope_parameters` of transformers 5, and the older `rope_scaling`."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ LLAMA3 = {
     "rope_low_factor": "low_freq_factor",
     "rope_high_factor": "high_freq_factor",
 }
-"""Our names of what belongs to llama3 scaling alone, and theirs."""
+"""Settings specific to llama3 scaling: our names and Hugging Face's."""
 
 
 def read_rope(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the DecoderConfig fields on rotary positions from the config.json at `path`.
+    """Return the RoPE fields of DecoderConfig from the config.json at `path`.
 
-    UnlikeDecoderError for a scaling that this decoder does not know (dynamic, yarn, longrope), ValueError for one whose
-    numbers are missing.
+    Raises UnlikeDecoderError for a scaling that the decoder does not support (dynamic, yarn, longrope), ValueError for
+    one with missing numbers.
     """
     given = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     kind = given.get("rope_type", given.get("type", "default"))
     if kind not in ("default", "linear", "llama3") or given.get("partial_rotary_factor", 1.0) != 1.0:
         raise UnlikeDecoderError(
-            f"{path}: rotary positions {given} are not supported by the decoder, only the whole head with default, "
-            "linear or llama3 scaling: use another model, or score with it alone"
+            f"{path}: rotary positions {given} are not supported by the decoder, only full-head RoPE with default, "
+            "linear or llama3 scaling: use another model, or use this one only for scoring"
         )
     found: dict[str, Any] = {"rope_theta": float(given.get("rope_theta") or raw.get("rope_theta") or 10000.0)}
     if kind == "default":
@@ -37,16 +37,16 @@ def read_rope(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     missing = [theirs for theirs in needed.values() if not isinstance(given.get(theirs), int | float)]
     if missing:
         raise ValueError(f"{path}: {kind} scaling lacks {', '.join(missing)}: restore the model's own config.json")
-    if given["factor"] == 1:  # stretched by nothing
+    if given["factor"] == 1:  # no scaling
         return found
     found |= {ours: given[theirs] for ours, theirs in needed.items()}
     return found | {"rope_scaling": kind, "rope_factor": float(given["factor"])}
 
 
 def write_rope(config: DecoderConfig) -> dict[str, Any]:
-    """Return `rope_parameters` of a decoder.
+    """Return the `rope_parameters` of a decoder.
 
-    Static NTK scaling has no name there: it is plain rotary positions with a larger base, and is written as that.
+    transformers has no name for static NTK scaling: it equals plain RoPE with a larger base and is written as such.
     """
     if config.rope_scaling == "none":
         return {"rope_theta": config.rope_theta, "rope_type": "default"}

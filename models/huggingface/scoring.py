@@ -1,4 +1,4 @@
-"""Which way a Hugging Face folder scores: through our decoder where it computes the same, else through transformers."""
+"""Choose how a Hugging Face folder scores: by our decoder if it computes the same, else by transformers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from models.losses.loss_model import LossModel
 
 
 def check_scorer(folder: Path, end_of_text: int | None, seq_len: int | None) -> bool:
-    """Return whether our decoder scores with this folder; ValueError, from its config alone, where nothing can.
+    """Return whether our decoder scores with this folder; ValueError, from its config, if nothing can.
 
-    `seq_len` is the length of a sample in tokens, without its last label; None where samples are cut to fit.
+    `seq_len` is the length of a sample in tokens, without its last label; None if samples are cut to fit.
     """
     try:
         config = read_config(folder, end_of_text)
@@ -31,9 +31,9 @@ def check_scorer(folder: Path, end_of_text: int | None, seq_len: int | None) -> 
 def load_scorer(
     folder: Path, dtype: torch.dtype, device: torch.device, *, end_of_text: int | None, seq_len: int | None
 ) -> tuple[LossModel, str]:
-    """Return the model of a folder for scoring, its weights as `dtype` on `device`, and which way it is computed.
+    """Return the model of a folder for scoring, its weights as `dtype` on `device`, and a description of how it runs.
 
-    Both ways have the same losses. ValueError as in `check_scorer`, `load` and `load_foreign`.
+    Both ways give the same losses. Raises ValueError as `check_scorer`, `load` and `load_foreign` do.
     """
     if check_scorer(folder, end_of_text, seq_len):
         return load(folder, dtype, end_of_text=end_of_text).to(device), "the decoder"

@@ -1,6 +1,6 @@
-"""Write a decoder as a Hugging Face folder: a plain LlamaForCausalLM that loads without this package.
+"""Export a decoder as a Hugging Face folder: a plain LlamaForCausalLM that loads without this package.
 
-`load` (read.py) is the way back; the table of names that both use is in names.py.
+`load` in read.py is the inverse; names.py has the table of names that both use.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from models.huggingface.names import ARCHITECTURE, INDEX, WEIGHTS, compare_names
 from models.huggingface.rope import write_rope
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Weight types of an export, by the names that configs and config.json use."""
+"""Weight dtypes of an export, by their names in configs and config.json."""
 
 MAX_SHARD_BYTES = 5_000_000_000
-"""Largest model file; above it the weights are split over several, as `save_pretrained` does."""
+"""Largest model file; larger models are sharded, as by `save_pretrained`."""
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model",
 )  # fmt: skip
-"""What is copied from a tokenizer's folder; anything else there (weights, code) stays behind."""
+"""Files copied from a tokenizer's folder; anything else there (weights, code) is not."""
 
 
 def export(
@@ -44,10 +44,10 @@ def export(
 ) -> None:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads without this package.
 
-    `state` holds a Decoder's tensors by name (any dtype and device); they are stored as `dtype`. `card` is the text of
-    README.md (None: a short one is written). ValueError if `folder` is there and not empty, if a tensor is missing,
-    unexpected or of the wrong shape, or if `tokenizer_folder` has no tokenizer; nothing is written then. A write that
-    fails leaves what was written (train/export/export.py puts a folder in place whole or not at all).
+    `state` maps names to a Decoder's tensors (any dtype and device); they are stored as `dtype`. `card` is the text of
+    README.md (None: a short one is written). Raises ValueError, before writing anything, if `folder` is not empty, if a
+    tensor is missing, unexpected or of the wrong shape, or if `tokenizer_folder` has no tokenizer. A failed write
+    leaves a partial folder (train/export/export.py makes exports atomic).
     """
     if dtype not in DTYPES.values():
         raise ValueError(f"export dtype {dtype} cannot be written: choose one of {', '.join(DTYPES)}")
@@ -72,7 +72,7 @@ def _checked_state(config: DecoderConfig, state: Mapping[str, Tensor]) -> dict[s
     names = tensor_names(config)
     given = dict(state)
     if config.tie_embeddings and "head.weight" in given and "embedding.weight" in given:
-        # A tied module lists the one matrix under both names; of two different ones the head would be lost.
+        # A tied module lists one matrix under both names; if they differed, the head would be lost.
         head = given.pop("head.weight")
         if not torch.equal(head, given["embedding.weight"]):
             raise ValueError("head.weight differs from embedding.weight: set model.tie_embeddings to false")
@@ -115,7 +115,7 @@ def _write_weights(folder: Path, weights: Mapping[str, Tensor], dtype: torch.dty
     from safetensors.torch import save_file
 
     def stored(names: list[str]) -> dict[str, Tensor]:
-        # A fresh copy of each: safetensors refuses tensors that share memory, as slices of a flat buffer do.
+        # Copy each tensor: safetensors rejects tensors that share memory, such as slices of a flat buffer.
         return {name: weights[name].detach().to("cpu", dtype, copy=True).contiguous() for name in names}
 
     shards = _shards({name: tensor.numel() * dtype.itemsize for name, tensor in weights.items()}, max_shard_bytes)
@@ -133,7 +133,7 @@ def _write_weights(folder: Path, weights: Mapping[str, Tensor], dtype: torch.dty
 
 
 def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Split names into runs of at most `limit` bytes; a larger tensor stands alone."""
+    """Split names into shards of at most `limit` bytes; a larger tensor gets its own shard."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
@@ -146,10 +146,10 @@ def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:
-    """Return what is copied from a tokenizer's folder. Raises ValueError when there is no tokenizer."""
+    """Return the files to copy from a tokenizer's folder. Raises ValueError if it has no tokenizer."""
     present = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not {"tokenizer.json", "tokenizer.model"} & {path.name for path in present}:
-        raise ValueError(f"{folder} holds no tokenizer.json or tokenizer.model: name a saved tokenizer's folder")
+        raise ValueError(f"{folder} contains no tokenizer.json or tokenizer.model: name a saved tokenizer's folder")
     return present
 
 

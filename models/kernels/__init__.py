@@ -1,4 +1,4 @@
-"""The fused functions of the hot path behind one interface: PyTorch's anywhere, Liger's Triton kernels on CUDA."""
+"""The fused functions of the hot path behind one interface: PyTorch on any device, Liger's Triton kernels on CUDA."""
 
 from models.kernels.choice import check, choose
 from models.kernels.interface import Kernels

@@ -1,4 +1,4 @@
-"""Which implementation of the fused functions runs."""
+"""Choose the implementation of the fused functions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from models.kernels.interface import Kernels
 
 
 def check(name: str, *, cuda: bool) -> None:
-    """Raise ValueError, with the mend, when the kernels of this name cannot run on this machine."""
+    """Raise ValueError, with a fix, if the kernels of this name cannot run on this machine."""
     if name != "liger":
         return
     if not cuda:
         raise ValueError(
-            "execution.kernels=liger needs a CUDA device, and there is none: use execution.kernels=auto or plain"
+            "execution.kernels=liger needs a CUDA device, but none was found: use execution.kernels=auto or plain"
         )
     if find_spec("liger_kernel") is None:
         raise ValueError(
@@ -27,7 +27,7 @@ def check(name: str, *, cuda: bool) -> None:
 
 @cache
 def choose(name: str, device_type: str) -> Kernels:
-    """Return the kernels of a name (execution.KERNELS) for a kind of device. Raises ValueError as `check` does."""
+    """Return the kernels of this name (execution.KERNELS) for a device type. Raises ValueError as `check` does."""
     cuda = device_type == "cuda"
     check(name, cuda=cuda)
     if name == "liger" or (name == "auto" and cuda and torch.version.cuda and find_spec("liger_kernel") is not None):

@@ -1,8 +1,8 @@
-"""Liger's Triton kernels (liger-kernel 0.8, arXiv 2410.10989) behind one interface. CUDA alone.
+"""Liger's Triton kernels (liger-kernel 0.8, arXiv 2410.10989) behind our interface. CUDA only.
 
-The linear cross-entropy is our loop over chunks (models/losses/cross_entropy.py) with Liger's cross-entropy kernel inside. Liger's own
-fused function returns losses by token only with reduction="none", and then multiplies hidden states and head a second
-time in the backward pass, 4/3 of the work; it adds the z-loss to the losses, and waits for the device to count labels.
+The linear cross-entropy is our loop over chunks (models/losses/cross_entropy.py) around Liger's cross-entropy kernel.
+Liger's own fused function returns per-token losses only with reduction="none", and then multiplies hidden states and
+head again in the backward pass (4/3 of the work), adds the z-loss to the losses, and syncs with the host to count.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from models.kernels.interface import IGNORED, Kernels, Rotary
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Return x / sqrt(mean(x^2) + eps) * weight; "gemma" is Liger's name for float32 throughout, as in plain.py."""
+    """Return x / sqrt(mean(x^2) + eps) * weight; "gemma" is Liger's mode for float32 throughout, as in plain.py."""
     return LigerRMSNormFunction.apply(x, weight, eps, 0.0, "gemma")
 
 
 def rotate(q_BTHS: Tensor, k_BTKS: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
-    """Return queries and keys turned by their positions, in place of the inputs; Liger takes them as [B, H, T, S]."""
+    """Return queries and keys rotated by their positions, in place; Liger takes them as [B, H, T, S]."""
     q, k = LigerRopeFunction.apply(q_BTHS.transpose(1, 2), k_BTKS.transpose(1, 2), *rotary)
     return q.transpose(1, 2), k.transpose(1, 2)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """Return silu(gate) * up; the gradients take the place of gate and up."""
+    """Return silu(gate) * up; the backward pass overwrites gate and up with their gradients."""
     return LigerSiLUMulFunction.apply(gate, up)
 
 
 def cross_entropy_(
     logits_CV: Tensor, labels_C: Tensor, losses_C: Tensor, squares_C: Tensor | None, z_loss: float, slopes: bool
 ) -> None:
-    """Write losses, and gradients in place of logits: see Kernels.cross_entropy_."""
+    """Write losses, and overwrite logits with gradients: see Kernels.cross_entropy_."""
     assert logits_CV.is_contiguous()
     assert labels_C.is_contiguous()
     chunk, vocabulary = logits_CV.shape
@@ -54,7 +54,7 @@ def cross_entropy_(
         predicted_tokens_ptr=None,
         predicted_tokens_stride=0,
         n_cols=vocabulary,
-        n_non_ignore=1,  # counted for means alone
+        n_non_ignore=1,  # used only for means
         sum_non_ignore_weight=1,
         weight_sum=0.0,
         ignore_index=IGNORED,

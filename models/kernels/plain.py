@@ -1,6 +1,6 @@
-"""The fused functions in PyTorch: they keep as little for the backward pass as the formulae allow, on any device.
+"""The fused functions in PyTorch, on any device: they keep as little for the backward pass as the math allows.
 
-Shapes: W width, F inner size, C tokens of a chunk, V vocabulary; others as in interface.py.
+Shapes: W width, F inner size, C tokens per chunk, V vocabulary; others as in interface.py.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from models.kernels.interface import IGNORED, Kernels, Rotary
 from models.rotary import rotate
 
 BLOCK_LOGITS = 1 << 19
-"""Logits that the CPU takes through the softmax at once: 2 MB in float32 stay in its cache."""
+"""Logits per softmax block on the CPU: 2 MB in float32 stay in its cache."""
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Return x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich, arXiv 1910.07467)."""
     if x.is_cuda:
-        return F.rms_norm(x, (x.shape[-1],), weight, eps)  # one kernel each way, keeps the same
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)  # one kernel each way, same activations kept
     normalised: Tensor = _RMSNorm.apply(x, weight, eps)
     return normalised
 
 
 class _RMSNorm(torch.autograd.Function):
-    """Eager F.rms_norm on the CPU keeps two streams in float32 and goes back through six functions."""
+    """Eager F.rms_norm on the CPU keeps two float32 streams and has six functions in its backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -50,7 +50,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rotate_both(q_BTHS: Tensor, k_BTKS: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
-    """Return queries and keys turned by their positions."""
+    """Return queries and keys rotated by their positions."""
     return rotate(q_BTHS, *rotary), rotate(k_BTKS, *rotary)
 
 
@@ -77,7 +77,7 @@ class _SwiGLU(torch.autograd.Function):
 def cross_entropy_(
     logits_CV: Tensor, labels_C: Tensor, losses_C: Tensor, squares_C: Tensor | None, z_loss: float, slopes: bool
 ) -> None:
-    """Write losses, and gradients in place of logits: see Kernels.cross_entropy_."""
+    """Write losses, and overwrite logits with gradients: see Kernels.cross_entropy_."""
     rows = len(labels_C) if logits_CV.is_cuda else max(1, BLOCK_LOGITS // logits_CV.shape[1])
     for start in range(0, len(labels_C), rows):
         part = slice(start, start + rows)
@@ -94,7 +94,7 @@ def _cross_entropy_block_(
     label_logit_C = logits.gather(1, index_C1)[:, 0]
     largest_C = logits.amax(dim=1)
     probability = torch.softmax(logits, dim=-1, out=logits)
-    # Through the largest logit, whose probability never underflows: logsumexp = largest - log p(largest).
+    # Use the largest logit, whose probability never underflows: logsumexp = largest - log p(largest).
     total_C = largest_C - probability.amax(dim=1).log()
     losses_C.copy_(torch.where(real_C, total_C - label_logit_C, 0.0))
     if squares_C is not None:

@@ -1,1 +1,1 @@
-"""Token losses from hidden states, and what scoring asks of a model."""
+"""Per-token losses from hidden states, and the interface of models that score."""

@@ -1,4 +1,4 @@
-"""What scoring asks of a model, ours or another's."""
+"""The interface of a model that scores, ours or a foreign one."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from models.attention import Documents
 
 
 class LossModel(Protocol):
-    """A model that says what each token costs. Shapes: B samples, T tokens, S = T + 1."""
+    """A model that returns per-token losses. Shapes: B samples, T tokens, S = T + 1."""
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens that it knows."""
+        """Size of the vocabulary."""
 
     def parameter_count(self) -> int:
-        """Return the number of its parameters, shared ones once."""
+        """Return the number of parameters; shared ones count once."""
 
     def losses(self, ids_BS: Tensor, documents: Documents | None = None) -> Tensor:
         """Return the loss in nats of every label `ids_BS[:, 1:]`, float32 [B, T], without gradients.
 
-        `ids_BS` is int64; each label is predicted from its own document alone. IGNORED (models/losses/cross_entropy.py) may fill the
-        right end of a row: such labels cost 0. `documents` are those of the inputs; None: the model's end-of-text
-        tells them apart.
+        `ids_BS` is int64; each label is predicted only from its own document. Rows may be right-padded with IGNORED
+        (models/kernels/interface.py), and those labels cost 0. `documents` are those of the inputs; if None, they are
+        found by the model's end-of-text token.
         """

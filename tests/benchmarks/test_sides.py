@@ -35,7 +35,16 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model with a byte tokenizer, as a Hugging Face folder."""
     folder = tmp_path_factory.mktemp("llama")
     train_tokenizer(["text"], 257).save(folder / "tokenizer")
-    config = DecoderConfig(257, 1, 16, 2, 2, 16, 256, end_of_text=TextTokenizer.open(folder / "tokenizer").end_of_text)
+    config = DecoderConfig(
+        vocab_size=257,
+        layers=1,
+        width=16,
+        heads=2,
+        kv_heads=2,
+        ffn=16,
+        max_seq_len=256,
+        end_of_text=TextTokenizer.open(folder / "tokenizer").end_of_text,
+    )
     state = build(config, 0).state_dict()
     export(folder / "hf", config, state, dtype=torch.float32, tokenizer_folder=folder / "tokenizer", card=None)
     return folder / "hf"

@@ -1,6 +1,6 @@
-"""Fixtures of the curriculum tests: other people's token files, written from their layouts alone, and made-up samples.
+"""Fixtures of the curriculum tests: foreign token files, written independently from their layouts, and random samples.
 
-PDPC_EXAMPLES sets how many examples Hypothesis tries a test.
+PDPC_EXAMPLES sets the number of Hypothesis examples per test.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ SEQ_LEN = 4
 
 
 def write_tokens(folder: Path, sources: dict[str, int]) -> Tokens:
-    """TOKENS whose train slice has so many samples a source; documents of 1 to 9 tokens, sources in their order."""
+    """TOKENS whose train slice has N samples per source; documents of 1 to 9 tokens, sources in the given order."""
     rng = np.random.default_rng(len(sources))
     table, starts, ends, end = [], [], [], 0
     for name, samples in sources.items():
@@ -124,7 +124,7 @@ def write_tokens(folder: Path, sources: dict[str, int]) -> Tokens:
 
 @pytest.fixture(scope="session")
 def tokens_of():
-    """Write TOKENS with so many samples a source."""
+    """Write TOKENS with N samples per source."""
     return write_tokens
 
 

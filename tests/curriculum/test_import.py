@@ -37,5 +37,7 @@ def test_the_face_of_the_package_is_there():
 
 
 def test_a_plan_does_not_need_the_kernels_until_it_is_asked_for():
-    code = "import sys, curriculum, numpy; assert 'numba' not in sys.modules; print(curriculum.arrange.plan([[1, 1]], 4, [2, 2]))"
+    code = (
+        "import sys, curriculum, numpy; assert 'numba' not in sys.modules; print(curriculum.plan([[1, 1]], 4, [2, 2]))"
+    )
     assert python(code).strip() == "[[2 2]]"

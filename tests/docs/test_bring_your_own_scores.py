@@ -67,12 +67,6 @@ def test_the_blocks_run_one_after_the_other(here):
     assert len(names["ids"]) == 64
 
 
-def test_the_page_has_a_command_for_every_preference():
-    named = {word.partition("=")[2] for words in commands() for word in words if word.startswith("preference=")}
-    _, _, choices = VERBS["arrange"].load()
-    assert named >= set(choices["preference"])
-
-
 @pytest.mark.parametrize("words", commands(), ids=lambda words: words[-1])
 def test_every_command_runs(here, words):
     schema, _, choices = VERBS["arrange"].load()

@@ -18,10 +18,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from curriculum import prepare
 from curriculum.arrange import arrange
 from curriculum.artifact.manifest import create, open_manifest, write_manifest
 from curriculum.text.text import TextSettings
+from curriculum.tokens.job import run as prepare
 from curriculum.tokens.settings import PrepareSettings
 from curriculum.tokens.tokenizer import TokenizerSettings
 from curriculum.tokens.tokens import Tokens
@@ -63,7 +63,7 @@ def prepared(folder, text, **changes):
     settings = {"seq_len": 32, "validation_fraction": 0.1, "reference_fraction": 0.2, "seed": 1}
     tokenizer = TokenizerSettings(name=changes.pop("tokenizer", "train:300"))
     source = TextSettings(paths=[str(text)])
-    prepare.run(PrepareSettings(input=source, tokenizer=tokenizer, output=str(folder), **settings | changes))
+    prepare(PrepareSettings(input=source, tokenizer=tokenizer, output=str(folder), **settings | changes))
     return folder
 
 
@@ -227,7 +227,7 @@ def test_an_unknown_verb_is_refused(capsys):
 
 def test_no_text_is_refused(capsys, tmp_path):
     message = refused(capsys, "prepare", f"output={tmp_path / 'tokens'}")
-    assert "there is no input: set input.paths" in message
+    assert "no input given: set input.paths" in message
 
 
 def test_a_folder_without_text_is_refused(capsys, tmp_path):
@@ -238,12 +238,15 @@ def test_a_folder_without_text_is_refused(capsys, tmp_path):
 
 BAD_TEXTS = {
     "empty file": ([], "text.jsonl is empty (0 bytes): remove it"),
-    "blank lines": (["", " "], "text.jsonl holds no document: remove it"),
-    "no text column": (['{"body": "x", "source": "a"}'], "column 'text' is missing; there are body, source: set input"),
-    "no source column": (['{"text": "x"}'], "column 'source' is missing; there are text: set input.source_column"),
-    "broken line": ([record(), record(), '{"text": "torn'], "text.jsonl, line 3: broken JSON"),
-    "a null text": ([record(), '{"text": null, "source": "a"}'], "line 2: column 'text' holds null, not text"),
-    "not an object": ([record(), "[1]"], "line 2: holds a list, every line must be one JSON object"),
+    "blank lines": (["", " "], "text.jsonl contains no documents: remove it"),
+    "no text column": (
+        ['{"body": "x", "source": "a"}'],
+        "column 'text' is missing; columns are body, source: set input",
+    ),
+    "no source column": (['{"text": "x"}'], "column 'source' is missing; columns are text: set input.source_column"),
+    "broken line": ([record(), record(), '{"text": "torn'], "text.jsonl, line 3: invalid JSON"),
+    "a null text": ([record(), '{"text": null, "source": "a"}'], "line 2: column 'text' contains null, not text"),
+    "not an object": ([record(), "[1]"], "line 2: contains a list, but every line must be a JSON object"),
 }
 
 
@@ -269,7 +272,7 @@ def test_a_tokenizer_that_is_not_there_is_refused(name, capsys, tmp_path):
         capsys, "prepare", f"input.paths=[{text}]", f"tokenizer.name={name}", f"output={tmp_path / 'out'}"
     )
     assert f"tokenizer.name={name!r}" in message
-    assert "give a folder that holds tokenizer.json" in message or "check the name and the network" in message
+    assert "give a folder with a tokenizer.json" in message or "check the name and the network" in message
 
 
 def test_a_folder_without_a_tokenizer_is_refused(capsys, tmp_path):
@@ -293,7 +296,16 @@ def reference_run(folder, tokens):
     """Write a RUN folder with one checkpoint of an untrained decoder, as written by a run on `tokens`."""
     part = Tokens.open(tokens, "reference")
     vocabulary = -(-part.vocab_size // 64) * 64
-    config = DecoderConfig(vocabulary, 1, 16, 2, 2, 16, part.seq_len, end_of_text=part.end_of_text)
+    config = DecoderConfig(
+        vocab_size=vocabulary,
+        layers=1,
+        width=16,
+        heads=2,
+        kv_heads=2,
+        ffn=16,
+        max_seq_len=part.seq_len,
+        end_of_text=part.end_of_text,
+    )
     checkpoint = folder / "checkpoints" / "step_00000001"
     checkpoint.mkdir(parents=True)
     state = build(config, 0).state_dict()
@@ -322,7 +334,16 @@ def test_a_reference_run_of_another_tokenizer_is_refused(capsys, tmp_path, token
 
 def hugging_face_model(folder, tokens, tokenizer):
     part = Tokens.open(tokens)
-    config = DecoderConfig(320, 1, 16, 2, 2, 16, part.seq_len, end_of_text=part.end_of_text)
+    config = DecoderConfig(
+        vocab_size=320,
+        layers=1,
+        width=16,
+        heads=2,
+        kv_heads=2,
+        ffn=16,
+        max_seq_len=part.seq_len,
+        end_of_text=part.end_of_text,
+    )
     export(folder, config, build(config, 0).state_dict(), dtype=torch.float32, tokenizer_folder=tokenizer, card=None)
     return folder
 
@@ -367,7 +388,7 @@ def test_an_order_of_other_tokens_is_not_overwritten(capsys, tokens_folder, othe
     before = open_manifest(folder, "order").fingerprint
     words = [f"tokens={other_tokens}", "preference=shuffled", "batch_size=16", "stages=2", f"output={folder}"]
     message = refused(capsys, "arrange", *words)
-    assert f"{folder} was made from something else (tokens: there" in message
+    assert f"{folder} was written with other settings or inputs (tokens: found" in message
     assert "choose another output, or remove the folder" in message
     assert open_manifest(folder, "order").fingerprint == before
 
@@ -418,7 +439,7 @@ def test_torn_tokens_are_refused(harm, capsys, tmp_path, tokens_folder):
     words = [f"tokens={folder}", "preference=shuffled", "batch_size=16", f"output={tmp_path / 'order'}"]
     message = refused(capsys, "arrange", *words)
     assert str(victim if harm in ("torn", "lost") else folder) in message
-    assert "make" in message or "it is no tokens, or not a whole one" in message
+    assert "recreate" in message or "it is not a complete tokens artifact" in message
 
 
 # train: nothing starts
@@ -469,7 +490,7 @@ def test_train_refuses_micro_batches_that_do_not_divide(capsys, train):
 
 def test_train_refuses_more_ranks_than_samples(capsys, train):
     message = refused(capsys, *train(processes=32))
-    assert "world_size=32 ranks cannot share the order's batch of 16 samples evenly" in message
+    assert "world_size=32 does not divide the order's batch of 16 samples" in message
     assert "use one of world_size=[1, 2, 4, 8, 16] (those that fit micro_batch_size=8: [1, 2])" in message
 
 

@@ -1,4 +1,4 @@
-"""What models tests measure memory with."""
+"""Memory measurement for the tests of models."""
 
 import weakref
 
@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors made inside and alive now, and at most at once; each storage counts once."""
+    """Count the bytes of live tensors created inside, now and at the peak; each storage counts once."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ def live_bytes():
 
 @pytest.fixture
 def saved_bytes():
-    """Return what a call keeps for its backward pass in bytes, without parameters, each storage once."""
+    """Return the bytes that a call keeps for its backward pass, without parameters, each storage once."""
 
     def measure(call, parameters):
         mine = {parameter.untyped_storage().data_ptr() for parameter in parameters}

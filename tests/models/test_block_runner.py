@@ -39,7 +39,9 @@ def test_recomputed_gradients_are_the_same_to_the_bit(execution):
 
 
 def shape(kv_heads, layers):
-    return DecoderConfig(64, layers, 256, 8, kv_heads, 704, 128, end_of_text=0)
+    return DecoderConfig(
+        vocab_size=64, layers=layers, width=256, heads=8, kv_heads=kv_heads, ffn=704, max_seq_len=128, end_of_text=0
+    )
 
 
 def two_samples(*, packed):
@@ -52,10 +54,10 @@ def two_samples(*, packed):
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("kv_heads", [8, 2])
 def test_a_layer_keeps_what_the_formula_says(saved_bytes, kv_heads, packed):
-    """12 + 4r + 6f/h bytes a token and channel in bfloat16, within 3 %.
+    """12 + 4r + 6f/h bytes per token and channel in bfloat16, within 3 %.
 
-    The 3 % hold attention's logsumexp (4 bytes a token and head) and the norms' statistics (8 a token). Named on top: 2
-    bytes a token and channel where documents' outputs are put together for the next product.
+    The 3 % cover attention's logsumexp (4 bytes per token and head) and the norms' statistics (8 per token). Packed
+    samples keep 2 more bytes per token and channel, where documents' outputs are concatenated for the next product.
     """
     kept = []
     for layers in (1, 2):
@@ -68,7 +70,7 @@ def test_a_layer_keeps_what_the_formula_says(saved_bytes, kv_heads, packed):
 
 
 def test_recomputing_keeps_less(live_bytes):
-    """Bytes a token, channel and layer in bfloat16 that wait for the backward pass; heads as many as key heads."""
+    """Bytes per token, channel and layer in bfloat16 kept for the backward pass, with as many heads as key heads."""
     layers, width = 4, 256
     kept = {}
     for execution in (ExecutionSettings(), *MODES):
@@ -86,7 +88,7 @@ def test_recomputing_keeps_less(live_bytes):
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """Make compiled parts run through dynamo and autograd's tracing, not the slow code generator; count the graphs."""
+    """Run compiled parts through dynamo and AOTAutograd but not the slow code generator; collect the graphs."""
     graphs = []
 
     def backend(graph, inputs):
@@ -112,18 +114,18 @@ def test_compiled_parts_are_two_whole_graphs_whatever_the_documents(compiled, mo
         ours = losses_and_gradients(decoder, ids)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                block_runner, "parts", lambda *, compiled: block_runner.Parts(block_runner._read, block_runner._write)
+                block_runner, "parts", lambda *, compiled: block_runner.Parts(block_runner._qkv, block_runner._finish)
             )
             theirs = losses_and_gradients(eager, ids)
         for mine, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
     assert not torch._dynamo.utils.counters["graph_break"]
-    # One graph a part, the same for all four blocks and all four layouts of documents.
+    # One graph per part, shared by all four blocks and all four document layouts.
     assert len(compiled) == 2
 
 
 def test_the_compiler_is_off_unless_it_is_asked_for():
-    assert block_runner.parts(compiled=False) == block_runner.Parts(block_runner._read, block_runner._write)
+    assert block_runner.parts(compiled=False) == block_runner.Parts(block_runner._qkv, block_runner._finish)
 
 
 @pytest.mark.parametrize(

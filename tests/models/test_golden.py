@@ -1,7 +1,7 @@
-"""Losses that a change of the code must not move.
+"""Losses that code changes must not move.
 
 Fifty steps of a tiny decoder on packed documents in float32 are replayed and compared with tests/models/golden. A
-change that is meant to move them renews the files, and says so in the changelog:
+change that moves them on purpose regenerates the files and says so in the changelog:
 
     PDPC_RENEW_GOLDEN=1 python -m pytest tests/models/test_golden.py
 """
@@ -22,11 +22,11 @@ STEPS = 50
 BASE = {"vocab_size": 97, "layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "max_seq_len": 64}
 VARIANTS = {"untied": {}, "tied_z_loss": {"tie_embeddings": True, "z_loss": 1e-2}}
 TOLERANCE = 1e-4
-"""Relative: what another CPU's order of sums may move in 50 steps, and no wrong formula does."""
+"""Relative: larger than what another CPU's summation order causes in 50 steps, smaller than any wrong formula."""
 
 
 def batch(step: int) -> torch.Tensor:
-    """Return 4 samples of 48 tokens: documents of 1 to 20 tokens, each counting up from a token of its own."""
+    """Return 4 samples of 48 tokens: documents of 1 to 20 tokens, each counting up from a different token."""
     state = 1 + step
     rows = []
     for _ in range(4):

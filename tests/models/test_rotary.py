@@ -1,4 +1,4 @@
-"""Rotary positions: the angles are transformers' own, and turning keeps nothing but the table."""
+"""RoPE: the angles equal transformers', and rotating keeps only the table for the backward pass."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_positions_may_come_from_outside():
     plain = decoder.hidden(ids)
     counted = torch.arange(12).expand(2, 12)
     assert torch.equal(decoder.hidden(ids, positions_BT=counted), plain)
-    # Positions that begin anew with each document turn queries and keys alike: the same numbers but for rounding.
+    # Restarting positions at each document rotates queries and keys equally: the same numbers up to rounding.
     restarted = counted.clone()
     restarted[0, 5:] -= 5
     torch.testing.assert_close(decoder.hidden(ids, positions_BT=restarted), plain, rtol=1e-4, atol=1e-5)
@@ -172,10 +172,13 @@ def test_the_table_stays_float32_when_the_model_is_not():
     ("changes", "message"),
     [
         ({"rope_scaling": "yarn"}, "model.rope_scaling='yarn' is unknown: use one of none, linear, ntk, llama3"),
-        ({"rope_factor": 2.0}, "model.rope_factor=2.0 has no effect: choose model.rope_scaling"),
+        ({"rope_factor": 2.0}, "model.rope_factor=2.0 has no effect: set model.rope_scaling too"),
         ({"rope_scaling": "linear"}, "model.rope_factor=1.0 must be above 1 with linear scaling"),
         ({"rope_theta": 0.0}, "model.rope_theta=0.0 must be above 0"),
-        ({"rope_low_factor": 1.0}, "model.rope_low_factor=1.0 has no effect: it belongs to rope_scaling=llama3"),
+        (
+            {"rope_low_factor": 1.0},
+            "model.rope_low_factor=1.0 has no effect: it needs model.rope_scaling=llama3",
+        ),
         ({**LLAMA3, "rope_original_seq_len": None}, "not None, 1.0 and 4.0"),
         ({**LLAMA3, "rope_low_factor": 4.0}, "between 0 and rope_high_factor, not 256, 4.0 and 4.0"),
         ({"rope_scaling": "ntk", "rope_factor": 2.0, "heads": 32, "kv_heads": 2}, "head size of at least 4, not 2"),

@@ -1,4 +1,4 @@
-"""The sizes of configs/model: each one's exact number of parameters, by formula, as built, and as its file says."""
+"""Parameter counts of configs/model: by formula, as built, and as stated in each file."""
 
 import re
 
@@ -44,7 +44,7 @@ def config_of(size: str) -> DecoderConfig:
 
 
 def built(config: DecoderConfig) -> ParameterCounts:
-    """Count a decoder's parameters by the modules that hold them, without memory for any."""
+    """Count a decoder's parameters by module, without allocating any."""
     with torch.device("meta"):
         decoder = Decoder(config)
     sums = dict.fromkeys(("embedding", "attention", "ffn", "norm", "head"), 0)

@@ -19,12 +19,12 @@ from tests.torture.runs import PATIENCE_S, Material
 from train import checkpoint
 from train.config.compose import compose
 from train.inputs import Inputs, open_inputs
-from train.resume.identity import BINDING, DECODER, FINGERPRINTS, FIXED, HARMLESS, Change
+from train.resume.identity import DECODER, FINGERPRINTS, Change, binding, fixed, free
 from train.resume.lineage import ChangedRun
 from train.resume.runfolder import CHECKPOINTS, RUN, admit, read_run
 from train.settings import TrainSettings
 
-FIELDS = (*BINDING, *(f"fingerprints.{n}" for n in FINGERPRINTS), *(f"decoder.{n}" for n in DECODER), *HARMLESS)
+FIELDS = (*binding(), *(f"fingerprints.{n}" for n in FINGERPRINTS), *(f"decoder.{n}" for n in DECODER), *free())
 FULL = 2 * len(FIELDS)
 
 
@@ -42,7 +42,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
     for case in range(seed, seed + count):
         name, alone = FIELDS[case % len(FIELDS)], case // len(FIELDS) % 2 == 1
         tally.add(case, problem_with(folder, settings, inputs, name, alone))
-    kinds = {"binding": len(FIELDS) - len(HARMLESS), "harmless": len(HARMLESS), "never to be accepted": len(FIXED)}
+    kinds = {"binding": len(FIELDS) - len(free()), "harmless": len(free()), "never to be accepted": len(fixed())}
     tally.notes.append(", ".join(f"{number} fields {kind}" for kind, number in kinds.items()))
     return tally
 
@@ -58,21 +58,21 @@ def problem_with(folder: Path, settings: TrainSettings, inputs: Inputs, name: st
     except ChangedRun as error:
         accepting, _ = changed_field(replace(settings, accept_change=[name]), inputs, name)
         return _refusal(where, str(error), name, lambda: admit(folder, facts, accepting, read, found))
-    if name in HARMLESS:
+    if name in free():
         return None if accepted == [] else f"{where} passed, but as a change: {accepted}"
     return f"{where} was not refused"
 
 
 def _refusal(where: str, told: str, name: str, again: Callable[[], list[Change]]) -> str | None:
-    if name in HARMLESS:
+    if name in free():
         return f"{where} was refused: {told}"
     if f"{name}: " not in told:
         return f"{where} is not named: {told}"
     try:
         accepted = again()
     except ChangedRun as error:
-        return None if name in FIXED and FIXED[name] in str(error) else f"{where} was not accepted: {error}"
-    if name in FIXED:
+        return None if name in fixed() and fixed()[name] in str(error) else f"{where} was not accepted: {error}"
+    if name in fixed():
         return f"{where} was accepted, though it never can be"
     return None if [change.field for change in accepted] == [name] else f"{where} is on record as {accepted}"
 

@@ -126,9 +126,14 @@ class Digests(Hook):
 
 
 def watched(words: list[str], output: str) -> int:
-    """Be a rank of a run with `Digests` before all other hooks."""
+    """Be a rank of a run with `Digests` before all other hooks but the drills, which spoil a weight before a step."""
     from train import run as entry
 
     others = entry.hooks_of
-    entry.hooks_of = lambda settings: [Digests(Path(output)), *others(settings)]
+
+    def hooks_of(settings: Any) -> list[Hook]:
+        drills, *rest = others(settings)
+        return [drills, Digests(Path(output)), *rest]
+
+    entry.hooks_of = hooks_of
     return rank_of(words, output)

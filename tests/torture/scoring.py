@@ -131,7 +131,16 @@ def _references(tokens: Tokens) -> dict[str, Reference]:
     from models.config import DecoderConfig
     from models.decoder import build
 
-    config = DecoderConfig(tokens.vocab_size, 1, 16, 2, 1, 24, 32, end_of_text=tokens.end_of_text)
+    config = DecoderConfig(
+        vocab_size=tokens.vocab_size,
+        layers=1,
+        width=16,
+        heads=2,
+        kv_heads=1,
+        ffn=24,
+        max_seq_len=32,
+        end_of_text=tokens.end_of_text,
+    )
     return {name: Reference(build(config, seed), str(seed), None, None) for seed, name in enumerate(("weak", "strong"))}
 
 

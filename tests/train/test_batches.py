@@ -11,6 +11,7 @@ from curriculum.tokens.tokens import IGNORED, Tokens
 from models.attention import Documents
 from train.batches import batches, check_consumed
 from train.distributed.world import World
+from train.objectives.language_model import LanguageModel
 
 
 def rank_of(rank, size):
@@ -32,7 +33,7 @@ def order(tokens_folder, tmp_path_factory):
 def test_ranks_together_are_given_every_global_batch(order, tokens, world, micro, step):
     assert len(order) % 24, "the last batch should not be full"
     ranks = [rank_of(rank, world) for rank in range(world)]
-    given = [list(batches(order, tokens, one, micro, step, tokens.end_of_text)) for one in ranks]
+    given = [list(batches(order, tokens, one, micro, step, LanguageModel(tokens))) for one in ranks]
     whole = own = order_hash(order, cursor_after(step, 24, len(order)))
     for number, parts in enumerate(zip(*given, strict=True), start=step):
         ids = order[number * 24 : number * 24 + 24]
@@ -42,7 +43,7 @@ def test_ranks_together_are_given_every_global_batch(order, tokens, world, micro
             assert [tuple(rows.shape) for rows, _ in part.micro_batches] == [(micro, 33)] * Split(
                 24, world, micro
             ).accumulation
-            assert part.global_tokens == tokens.real_tokens(ids).sum()
+            assert part.global_tokens == part.global_count == tokens.real_tokens(ids).sum()
             assert part.source_N.tolist() == tokens.source_of(np.array(part.ids)).tolist()
             assert part.tokens_N.tolist() == tokens.real_tokens(np.array(part.ids)).tolist()
             for rows, documents in part.micro_batches:
@@ -61,9 +62,9 @@ def test_ranks_together_are_given_every_global_batch(order, tokens, world, micro
 
 def test_ranks_that_read_other_samples_are_found(order, tmp_path, forged, tokens):
     other = forged(order, tmp_path / "other", 3, 100)
-    batch = next(batches(order, tokens, rank_of(0, 1), 24, 0, None))
+    batch = next(batches(order, tokens, rank_of(0, 1), 24, 0, LanguageModel(tokens)))
     check_consumed(rank_of(0, 1), batch.own_hash, batch.global_hash, order)
-    theirs = next(batches(other, tokens, rank_of(0, 1), 24, 0, None))
+    theirs = next(batches(other, tokens, rank_of(0, 1), 24, 0, LanguageModel(tokens)))
     with pytest.raises(
         ValueError, match="they read different copies of it, or a damaged one; give every node the same"
     ):

@@ -292,7 +292,7 @@ def test_attention_may_change_between_lives_and_is_checked_at_the_door(whole_run
     process = pdpc_train([*words, "model.attention=flash"], tmp_path / "flash", 1)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "attention=flash runs on cuda alone, not on cpu: use attention=" in out
+    assert "attention=flash runs only on cuda, not on cpu: use attention=" in out
     assert not (tmp_path / "flash").exists()
 
 

@@ -1,8 +1,8 @@
-"""Checkpoints: float32 weights and AdamW's moments by parameter name, published whole or not at all.
+"""Checkpoints: float32 weights and AdamW moments by parameter name, published atomically.
 
-A checkpoint is a folder `step_XXXXXXXX`: one safetensors file a rank with that rank's fragments (layout.py), and a
-manifest that vouches for every byte. Any number of ranks can read it, at any ZeRO stage. There is no pointer to the
-newest: the newest folder whose manifest and files verify wins, older ones are what a run falls back to.
+A checkpoint is a folder `step_XXXXXXXX`: one safetensors file per rank with that rank's fragments (layout.py), and a
+manifest with the size and checksum of every file. It can be read by any number of ranks, at any ZeRO stage. There is no
+"latest" pointer: a run resumes from the newest folder whose manifest and files verify, and falls back to older ones.
 """
 
 from train.checkpoint.commit import CheckpointError, save

@@ -1,12 +1,12 @@
-"""How a checkpoint is published: whole or not at all, on every rank alike.
+"""Atomic publication of a checkpoint, with the same outcome on every rank.
 
-    1. rank 0 makes `step_N.tmp-<random>`; every rank says how much it will write; is there room?
+    1. rank 0 creates `step_N.tmp-<random>`; every rank reports how much it will write, and free space is checked
     2. every rank writes its file, hashing it on the way, and syncs it
-    3. the digests are gathered: that is the barrier. Nobody goes on before every file is on the disk
+    3. the digests are gathered. This is the barrier: no rank continues before every file is on disk
     4. rank 0 writes and syncs the manifest and the folder, renames the folder and syncs its parent
 
-What fails on one rank is raised by all, and rank 0 removes the temporary folder: the checkpoint before it stays.
-A killed process leaves a folder that no reader takes for a checkpoint; the next life removes it.
+A failure on one rank is raised on all, and rank 0 removes the temporary folder: the previous checkpoint stays.
+A killed process leaves a folder that readers ignore and the next attempt removes.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from train.faults import fault
 
 log = logging.getLogger(__name__)
 
-MENDS = {
+REMEDIES = {
     errno.ENOSPC: "free space",
     errno.EDQUOT: "free some of your quota",
-    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.EFBIG: "raise the file size limit (ulimit -f)",
 }
-"""What helps, by the error that the disk gives."""
+"""Remedy by errno."""
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be made, for a reason that is neither the disk's nor a value that is not finite."""
+    """A checkpoint could not be written, for a reason other than the disk or non-finite values."""
 
 
 def save(
@@ -69,17 +69,17 @@ def save(
     inputs: Mapping[str, str],
     hooks: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
-    """Write the checkpoint after `step` steps; return its folder. Every rank calls this, and all end alike.
+    """Write the checkpoint after `step` steps; return its folder. Collective: same outcome on every rank.
 
-    `checkpoints` lies in the RUN folder, whose records it vouches for: sync them before. `hooks`: state by name.
-    Raises OSError (with the disk's errno), NotFiniteError or CheckpointError, the same on every rank; then the
-    checkpoint before it is still there, and nothing has this one's name unless it is whole (the rename itself could not
-    be synced). Memory: a few buffers. Needs the run's lock: nobody else writes here.
+    `checkpoints` is in the RUN folder, whose records are sealed in the manifest: sync them first. `hooks`: state by
+    name. Raises OSError (with the disk's errno), NotFiniteError or CheckpointError, the same on every rank; then the
+    previous checkpoint is intact, and this one's folder exists only if it is complete (if syncing the rename failed).
+    Memory: a few buffers. Requires the run's lock: nobody else writes here.
     """
     folder = folder_of(checkpoints, step)
     if world.same(int(folder.is_dir())):
-        return _there_already(folder, cursor, consumed_hash)
-    meeting = _Meeting(Exchange(world), folder)
+        return _existing(folder, cursor, consumed_hash)
+    ranks = _AllRanks(Exchange(world), folder)
     header, size = b"", 0
 
     def begin() -> dict[str, Any]:
@@ -91,7 +91,7 @@ def save(
             make_folder(checkpoints)
             temporary = temporary_of(folder)
             temporary.mkdir()
-            meeting.temporary = temporary
+            ranks.temporary = temporary
             name = temporary.name
         return {"name": name, "size": size, "free": free_bytes(checkpoints)}
 
@@ -115,7 +115,7 @@ def save(
             "number": 1 + max((number_of(found) for found in candidates(checkpoints)), default=0),
             "world_size": world.size,
             "zero_stage": engine.config["zero_optimization"]["stage"],
-            "model": asdict(replace(engine.decoder.config, attention="auto")),  # a reader may be another machine
+            "model": asdict(replace(engine.decoder.config, attention="auto")),  # the reader may be on another machine
             "hooks": {name: dict(state) for name, state in (hooks or {}).items()},
             "records": seal_records(checkpoints.parent),
             "versions": versions(),
@@ -129,23 +129,23 @@ def save(
         fault("checkpoint.after_rename")
         sync(checkpoints)
 
-    begun = meeting.all_do("begin", begin)
+    begun = ranks.run("begin", begin)
     temporary = checkpoints / begun[0]["name"]
-    written = meeting.all_do("write", write)
-    meeting.all_do("commit", commit)
+    written = ranks.run("write", write)
+    ranks.run("commit", commit)
     return folder
 
 
-class _Meeting:
-    """What the ranks do together: a failure of one is raised by all, after which rank 0 removes what was written."""
+class _AllRanks:
+    """Runs the steps on all ranks: a failure on one is raised on all, after rank 0 has removed the temporary folder."""
 
     def __init__(self, exchange: Exchange, folder: Path) -> None:
         self.temporary: Path | None = None
         self._exchange = exchange
         self._folder = folder
 
-    def all_do(self, what: str, action: Callable[[], Any]) -> list[Any]:
-        """Do something on every rank; return what each brought, by rank, once all have done it."""
+    def run(self, what: str, action: Callable[[], Any]) -> list[Any]:
+        """Run an action on every rank; return the results by rank once all are done."""
         value: Any = None
         problem: Exception | None = None
         try:
@@ -156,26 +156,26 @@ class _Meeting:
         notes = self._exchange.gather(f"checkpoint: {what}", note)
         failed = [(rank, note["problem"]) for rank, note in enumerate(notes) if note["problem"]]
         if failed:
-            if self.temporary is not None:  # rank 0's alone; every rank has stopped writing
+            if self.temporary is not None:  # set only on rank 0; every rank has stopped writing
                 shutil.rmtree(self.temporary, ignore_errors=True)
             raise self._error(*failed[0]) from problem
         return [note["value"] for note in notes]
 
     def _error(self, rank: int, problem: Mapping[str, Any]) -> Exception:
         start = f"checkpoint {self._folder} could not be written"
-        said = f"{problem['text']}, on rank {rank}"
+        cause = f"{problem['text']}, on rank {rank}"
         if problem["kind"] == "os":
             number = problem["errno"] or errno.EIO
-            mend = MENDS.get(number, "see to the disk")
-            return OSError(number, f"{start} ({said}): {mend} and run again; the checkpoint before it stays")
+            remedy = REMEDIES.get(number, "check the disk")
+            return OSError(number, f"{start} ({cause}): {remedy} and run again; the previous checkpoint is intact")
         if problem["kind"] == "finite":
             return NotFiniteError(
-                f"{start}: {said}; the checkpoint before it stays. The weights are spoiled: find the step that did it "
-                "in metrics.jsonl, and go on from an older checkpoint"
+                f"{start}: {cause}; the previous checkpoint is intact. The weights are corrupted: find the step that "
+                "caused it in metrics.jsonl, and resume from an older checkpoint"
             )
         if problem["kind"] == "memory":
-            return OutOfMemory(f"checkpoint {self._folder}; the one before it stays", said)
-        return CheckpointError(f"{start} ({said}); the checkpoint before it stays")
+            return OutOfMemory(f"checkpoint {self._folder}; the previous one is intact", cause)
+        return CheckpointError(f"{start} ({cause}); the previous checkpoint is intact")
 
 
 def _problem(error: Exception) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def _problem(error: Exception) -> dict[str, Any]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that they outlive a power loss."""
+    """Create a folder and its parents, durably (they survive a power loss)."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -204,19 +204,19 @@ def _check_visible(temporary: Path, files: Mapping[str, FileEntry]) -> None:
         if not path.is_file() or path.stat().st_size != entry.bytes:
             raise OSError(
                 errno.ENOENT,
-                f"{path} was written by another rank and is not to be seen here: the RUN folder must lie on a file "
-                "system that all nodes share",
+                f"{path} was written by another rank and is not visible on rank 0: put the RUN folder on a file system "
+                "shared by all nodes",
             )
 
 
-def _there_already(folder: Path, cursor: int, consumed_hash: str) -> Path:
-    """Return the checkpoint of this very step that the run went on from. Raises ArtifactError when it is another."""
+def _existing(folder: Path, cursor: int, consumed_hash: str) -> Path:
+    """Return the existing checkpoint of this step, which the run resumed from. Raises ArtifactError if it differs."""
     manifest: Manifest = open_manifest(folder, KIND)
     found = manifest.facts.get("cursor"), manifest.facts.get("consumed_hash")
     if found != (cursor, consumed_hash):
         raise ArtifactError(
-            f"{folder} is there already, after {found[0]} samples of hash {found[1]}, not {cursor} of "
-            f"{consumed_hash}: it is another run's; give another output"
+            f"{folder} already exists, after {found[0]} samples with hash {found[1]} instead of {cursor} with "
+            f"{consumed_hash}: it belongs to another run; use another output"
         )
-    log.info("checkpoint %s is there already", folder)
+    log.info("checkpoint %s already exists", folder)
     return folder

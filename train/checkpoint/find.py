@@ -1,6 +1,6 @@
-"""Which checkpoint is the newest that can be trusted? The newest whose manifest and files all match their checksums.
+"""Find the newest valid checkpoint: the newest one whose manifest and files all match their checksums.
 
-What cannot be read is not damaged: a start that took an older checkpoint instead would train again what is there.
+An unreadable checkpoint is not treated as damaged: falling back to an older one would repeat training that exists.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ log = logging.getLogger(__name__)
 KIND = "checkpoint"
 NAME = re.compile(r"step_(\d{8,})")
 DAMAGED = ".damaged"
-"""Follows the name of what was found damaged and is kept."""
+"""Suffix of damaged files and folders that are kept."""
 
 
 class UnreadableCheckpoint(ArtifactError):
-    """A checkpoint that is needed is not to be had, or nobody can tell: the disk, or the network, does not give it."""
+    """A checkpoint that is needed cannot be read or listed: the disk or the network returned an error."""
 
     exit_code = UNREADABLE
 
     @classmethod
     def of(cls, folder: Path, error: OSError) -> UnreadableCheckpoint:
-        """Say that the system gave an error instead of the folder of a checkpoint, or of all."""
+        """Return the error for a checkpoint folder, or the folder of all checkpoints, that cannot be read."""
         return cls(
-            f"{folder} cannot be read ({error}): when its disk answers again, run the same command; is the checkpoint "
-            "lost for good, move it away, and the one before it is taken"
+            f"{folder} cannot be read ({error}): run the same command once its disk is back, or, if the checkpoint is "
+            "lost, move it away to resume from the previous one"
         )
 
 
@@ -41,14 +41,14 @@ def folder_of(checkpoints: Path, step: int) -> Path:
 
 
 def step_of(folder: Path) -> int:
-    """Return the step in the name of a checkpoint's folder."""
+    """Return the step in the name of a checkpoint folder."""
     found = NAME.fullmatch(folder.name)
-    assert found is not None, f"{folder} is not the folder of a checkpoint"
+    assert found is not None, f"{folder} is not a checkpoint folder"
     return int(found.group(1))
 
 
 def candidates(checkpoints: Path) -> list[Path]:
-    """Return the checkpoint folders, newest first, unchecked; a link is none, nor is what is being written.
+    """Return the checkpoint folders, newest first, unverified; symlinks and unfinished folders are left out.
 
     Raises UnreadableCheckpoint.
     """
@@ -62,7 +62,7 @@ def candidates(checkpoints: Path) -> list[Path]:
 
 
 def aside_of(path: Path) -> Path:
-    """Return the first name under which what is damaged can be kept in its place: NAME.damaged, NAME.damaged-2 ..."""
+    """Return the first free name for keeping a damaged file or folder: NAME.damaged, NAME.damaged-2 ..."""
     number = 1
     while (aside := path.with_name(f"{path.name}{DAMAGED}{f'-{number}' if number > 1 else ''}")).exists():
         number += 1
@@ -70,26 +70,26 @@ def aside_of(path: Path) -> Path:
 
 
 def newest(checkpoints: Path) -> Path | None:
-    """Return the newest whole checkpoint; None when there is none. Reads every byte of it. Raises as `whole`."""
+    """Return the newest valid checkpoint, None if there is none. Reads every byte of it. Raises as `whole` does."""
     return next((folder for folder, _ in whole(checkpoints)), None)
 
 
 def whole(checkpoints: Path) -> Iterator[tuple[Path, Manifest]]:
-    """Yield the checkpoints whose files all match their checksums, newest first; damaged ones are named in the log.
+    """Yield the checkpoints whose files all match their checksums, newest first; damaged ones are logged and skipped.
 
-    Reads every byte, O(its size) for each. Raises UnreadableCheckpoint for one that cannot be read, OtherVersion for
-    one that another version of PDPC wrote.
+    Reads every byte of each checkpoint. Raises UnreadableCheckpoint for one that cannot be read, OtherVersion for one
+    that was written by another version of PDPC.
     """
     for folder in candidates(checkpoints):
         try:
             manifest = verified(folder)
             step = manifest.facts.get("step")
             if folder != folder_of(checkpoints, step_of(folder)) or step != step_of(folder):
-                raise ArtifactError(f"{folder} holds the checkpoint of step {step}: give it its own name back")
+                raise ArtifactError(f"{folder} holds the checkpoint of step {step}: restore its original name")
         except OtherVersion:
             raise
-        except (ArtifactError, FileNotFoundError) as error:  # a run that goes on may have removed it just now
-            log.warning("checkpoint passed over: %s", error)
+        except (ArtifactError, FileNotFoundError) as error:  # a live run may have just removed it
+            log.warning("checkpoint skipped: %s", error)
             continue
         except OSError as error:
             raise UnreadableCheckpoint.of(folder, error) from error
@@ -97,9 +97,9 @@ def whole(checkpoints: Path) -> Iterator[tuple[Path, Manifest]]:
 
 
 def verified(folder: Path) -> Manifest:
-    """Return the manifest of a checkpoint after every file of it was read and compared with its checksum.
+    """Verify every file of a checkpoint against its checksum; return the manifest.
 
-    Raises ArtifactError naming the first bad file, OSError when the disk cannot read it.
+    Raises ArtifactError naming the first bad file, OSError if it cannot be read.
     """
     manifest = open_manifest(folder, KIND)
     for name, entry in manifest.files.items():
@@ -108,8 +108,9 @@ def verified(folder: Path) -> Manifest:
 
 
 def check_file(path: Path, entry: FileEntry) -> None:
-    """Raise ArtifactError unless a file has the size and the checksum that the manifest says."""
+    """Raise ArtifactError unless a file has the size and checksum in the manifest."""
     found = hash_file(path)
     if found != entry:
-        what = "does not match its checksum" if found.bytes == entry.bytes else f"has {found.bytes} bytes"
-        raise ArtifactError(f"{path} {what}: it is damaged; go on from the checkpoint before it")
+        same_size = found.bytes == entry.bytes
+        what = "does not match its checksum" if same_size else f"has {found.bytes} bytes instead of {entry.bytes}"
+        raise ArtifactError(f"{path} {what}: it is damaged; resume from the previous checkpoint")

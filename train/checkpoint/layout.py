@@ -1,11 +1,11 @@
-"""What stands where in a rank's file: float32 vectors `<parameter>/<tensor>` in a safetensors file.
+"""Layout of a rank's file: float32 vectors `<parameter>/<tensor>` in a safetensors file.
 
     8 bytes      length of the header, little-endian
-    the header   JSON: a vector's type, shape and place; `starts`: where a rank's part begins in the flattened
-                 parameter. Filled up with blanks, so that the data begin at a whole block of the disk
-    the data     vector after vector in the order of the header, without holes
+    header       JSON: type, shape and offsets of each vector; `starts`: where the rank's part begins in the flattened
+                 parameter. Padded with blanks, so that the data begin at a disk block boundary
+    data         the vectors in header order, without gaps
 
-A file that says anything else is refused before a byte of its data is used.
+Any other file is rejected before a byte of its data is used.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from curriculum.artifact.manifest import ArtifactError
 from train.engine import MOMENTS, Fragment
 
 KINDS = ("param", *MOMENTS)
-"""The vectors that every fragment has, in the order in which they are written."""
+"""The vectors of every fragment, in the order in which they are written."""
 AVERAGE = "ema"
-"""The running average of a fragment's weights, written last, where a run keeps one."""
+"""The running average of a fragment's weights, if the run keeps one; written last."""
 BLOCK = 4096
-"""Bytes; files are written in whole blocks past the page cache."""
+"""Bytes; files are written in whole blocks, bypassing the page cache."""
 WORD = 4
 """Bytes of a float32."""
 LARGEST_HEADER = 100 << 20
-"""Bytes; what the safetensors library reads."""
+"""Bytes; the limit of the safetensors library."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One vector of a file."""
+    """One vector in a file."""
 
     name: str
-    """Of the parameter."""
+    """Parameter name."""
     kind: str
     """One of KINDS, or AVERAGE."""
     start: int
@@ -45,7 +45,7 @@ class Part:
     length: int
     """Elements."""
     offset: int
-    """Bytes from the beginning of the file."""
+    """Offset in the file, in bytes."""
 
     @property
     def stop(self) -> int:
@@ -59,7 +59,7 @@ def rank_file(rank: int) -> str:
 
 
 def header_of(fragments: Iterable[Fragment]) -> tuple[bytes, int]:
-    """Return the first bytes of a rank's file, up to its data, and the size of the whole file in bytes."""
+    """Return the first bytes of a rank's file, up to its data, and the size of the complete file in bytes."""
     table: dict[str, Any] = {}
     starts: dict[str, int] = {}
     place = 0
@@ -77,14 +77,14 @@ def header_of(fragments: Iterable[Fragment]) -> tuple[bytes, int]:
 
 
 def kinds_of(fragment: Fragment) -> tuple[str, ...]:
-    """Return the vectors of a fragment in the order in which they are written."""
+    """Return the kinds of vectors in a fragment, in the order in which they are written."""
     return (*KINDS, AVERAGE) if AVERAGE in fragment.tensors else KINDS
 
 
 def read_header(path: Path, descriptor: int, sizes: Mapping[str, int]) -> list[Part]:
-    """Return the vectors of an open file, checked; `sizes` are the elements of every parameter that the model has.
+    """Read and check the header of an open file; return its vectors. `sizes`: elements of every model parameter.
 
-    Raises ArtifactError naming the file and what is wrong in it.
+    Raises ArtifactError naming the file and the problem.
     """
     file_bytes = os.fstat(descriptor).st_size
     length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
@@ -105,39 +105,41 @@ def read_header(path: Path, descriptor: int, sizes: Mapping[str, int]) -> list[P
             raise ArtifactError(f"{path} has a parameter {name!r} that the model lacks: the run's model was changed")
         if kind not in (*KINDS, AVERAGE):
             known = ", ".join((*KINDS, AVERAGE))
-            raise _refused(path, f"it has {key!r}, and only {known} are known of a parameter")
+            raise _refused(path, f"unknown vector {key!r}: expected one of {known}")
         if dtype != "F32" or not _whole_numbers(shape, 1) or not _whole_numbers(offsets, 2):
             raise _refused(path, f"{key} is {dtype} {shape} at {offsets}, not a float32 vector")
         if offsets != [place, place + WORD * shape[0]]:
-            raise _refused(path, f"{key} of {shape[0]} elements lies at {offsets}, not at {place}")
+            raise _refused(path, f"{key} with {shape[0]} elements has offsets {offsets} instead of starting at {place}")
         start = starts.get(name) if isinstance(starts, dict) else None
         if type(start) is not int or not 0 <= start <= sizes[name] - shape[0]:
-            raise _refused(path, f"{key} begins at {start!r} with {shape[0]} elements, the parameter has {sizes[name]}")
+            raise _refused(path, f"{key} begins at {start!r} with {shape[0]} of the parameter's {sizes[name]} elements")
         parts.append(Part(name, kind, start, shape[0], 8 + length + place))
         place = offsets[1]
     if 8 + length + place != file_bytes:
-        raise _refused(path, f"its header describes {8 + length + place} bytes, it has {file_bytes}")
+        raise _refused(path, f"its header describes {8 + length + place} bytes, but it has {file_bytes}")
     return parts
 
 
 def check_complete(folder: Path, parts: Sequence[Part], sizes: Mapping[str, int], kinds: Sequence[str]) -> None:
-    """Raise ArtifactError unless the vectors of all files hold every element of every parameter exactly once."""
-    stretches: dict[tuple[str, str], list[tuple[int, int]]] = {(name, kind): [] for name in sizes for kind in kinds}
+    """Raise ArtifactError unless the files together hold every element of every parameter exactly once."""
+    ranges: dict[tuple[str, str], list[tuple[int, int]]] = {(name, kind): [] for name in sizes for kind in kinds}
     for part in parts:
         if part.kind in kinds:
-            stretches[part.name, part.kind].append((part.start, part.stop))
-    for (name, kind), found in stretches.items():
+            ranges[part.name, part.kind].append((part.start, part.stop))
+    for (name, kind), found in ranges.items():
         place = 0
         for start, stop in sorted(found):
             if start > place:
                 break
             if start < place:
-                raise ArtifactError(f"{folder} holds elements {start} to {place} of {name}/{kind} twice: make it again")
+                raise ArtifactError(
+                    f"{folder} holds elements {start} to {place} of {name}/{kind} twice: resume from another checkpoint"
+                )
             place = stop
         if place != sizes[name]:
             raise ArtifactError(
                 f"{folder} holds {sum(stop - start for start, stop in found)} of {sizes[name]} elements of {name}: it "
-                "is not of this model or not whole"
+                "is incomplete or belongs to another model; resume from another checkpoint"
             )
 
 
@@ -146,4 +148,4 @@ def _whole_numbers(value: Any, number: int) -> bool:
 
 
 def _refused(path: Path, what: str) -> ArtifactError:
-    return ArtifactError(f"{path}: {what}: it was not written by PDPC or is damaged; go on from another checkpoint")
+    return ArtifactError(f"{path}: {what}: it is damaged or was not written by PDPC; resume from another checkpoint")

@@ -1,4 +1,4 @@
-"""How a checkpoint is read, at any number of ranks: checked first, then each rank takes what it needs and no more."""
+"""Read a checkpoint at any number of ranks: verify first, then each rank reads only what it needs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from train.engine import Engine, Fragment
 from train.faults import fault
 
 CHUNK_BYTES = 8 << 20
-"""Read at once: all the memory that reading needs beside its target."""
+"""Read size: the only memory needed apart from the target."""
 
 
 def load(folder: Path, engine: Engine) -> Manifest:
-    """Fill an engine's weights and moments from a checkpoint of any number of ranks and any ZeRO stage.
+    """Load an engine's weights and moments from a checkpoint written at any number of ranks and any ZeRO stage.
 
-    Every rank calls this; each first hashes its share of the files, and none opens a file before all were found sound.
-    Raises ArtifactError naming what is damaged or not of this model, on every rank.
+    Collective: each rank first hashes its share of the files, and none opens a file before all have been verified.
+    Raises ArtifactError on every rank, naming what is damaged or does not belong to this model.
     """
     world = engine.world
     with _together(world, "checked"):
@@ -47,16 +47,16 @@ def load(folder: Path, engine: Engine) -> Manifest:
 
 
 def read_weights(folder: Path, kind: str = "param") -> tuple[DecoderConfig, dict[str, Tensor]]:
-    """Return the decoder's configuration and its float32 weights by name; kind "ema" is their running average.
+    """Return the decoder's configuration and its float32 weights by name; kind "ema" gives their running average.
 
-    Raises ArtifactError naming what is damaged, before any of it is used.
+    Raises ArtifactError naming the damaged file, before any of it is used.
     """
     manifest = verified(folder)
-    with reading(folder / MANIFEST, "go on from another checkpoint"):
+    with reading(folder / MANIFEST, "resume from another checkpoint"):
         config = DecoderConfig(**manifest.facts["model"])
         stored = sum(entry.bytes for entry in manifest.files.values())
-        if WORD * config.parameter_count() > stored:  # before a module is made: a layer is a millisecond
-            raise ValueError(f"its model has {config.parameter_count():,} parameters, its files {stored:,} bytes")
+        if WORD * config.parameter_count() > stored:  # before building modules: about 1 ms per layer
+            raise ValueError(f"its model has {config.parameter_count():,} parameters, its files only {stored:,} bytes")
     shapes = _shapes(config)
     sizes = {name: shape.numel() for name, shape in shapes.items()}
     state = {name: torch.empty(size) for name, size in sizes.items()}
@@ -68,7 +68,7 @@ def read_weights(folder: Path, kind: str = "param") -> tuple[DecoderConfig, dict
 
 
 def _shapes(config: DecoderConfig) -> dict[str, torch.Size]:
-    """Return the shapes of a decoder's parameters by name, without making one."""
+    """Return the shapes of a decoder's parameters by name, without allocating one."""
     from models.decoder import Decoder
 
     with torch.device("meta"):
@@ -79,9 +79,9 @@ def _shapes(config: DecoderConfig) -> dict[str, torch.Size]:
 def _open_files(
     folder: Path, manifest: Manifest, sizes: Mapping[str, int], kinds: Sequence[str]
 ) -> Iterator[dict[str, list[tuple[Part, int]]]]:
-    """Open the files of a checkpoint that was verified; yield its vectors, with their descriptors, by parameter.
+    """Open the files of a verified checkpoint; yield its vectors and file descriptors by parameter.
 
-    Raises ArtifactError unless the headers are sound and together hold all of the model.
+    Raises ArtifactError unless the headers are valid and together cover the whole model.
     """
     found: dict[str, list[tuple[Part, int]]] = {name: [] for name in sizes}
     descriptors = []
@@ -98,7 +98,7 @@ def _open_files(
 
 
 def _fill(descriptor: int, part: Part, target: Fragment) -> None:
-    """Copy the elements that a stored vector and a fragment share; nothing else is read."""
+    """Copy the elements that a stored vector and a fragment have in common; nothing else is read."""
     if part.kind not in target.tensors:
         return
     values_N = target.tensors[part.kind].view(-1)
@@ -108,14 +108,14 @@ def _fill(descriptor: int, part: Part, target: Fragment) -> None:
         length = min(step, high - first)
         data = bytearray(WORD * length)
         if os.preadv(descriptor, [data], part.offset + WORD * (first - part.start)) != len(data):
-            raise ArtifactError(f"{part.name}/{part.kind} was cut while it was read: run again")
+            raise ArtifactError(f"{part.name}/{part.kind} was truncated while it was being read: run again")
         place = first - target.start
         values_N[place : place + length].copy_(torch.frombuffer(data, dtype=torch.float32))
 
 
 @contextmanager
 def _together(world: World, what: str) -> Iterator[None]:
-    """Let every rank do something; what one of them raises, all of them raise as ArtifactError."""
+    """Run the body on every rank; an error on one of them is raised on all as ArtifactError."""
     problem: Exception | None = None
     try:
         yield

@@ -1,7 +1,7 @@
-"""The records beside the checkpoints that a resumed run reads: a checkpoint vouches for them as they stood then.
+"""The records in a RUN folder that a resumed run reads, sealed by each checkpoint as they were at that moment.
 
-They grow, so the manifest (`facts.records`) has size and checksum of what was there. A damaged record never costs the
-weights: it is named, kept aside as `NAME.damaged`, and the run goes on with what of it can still be read.
+They grow, so the manifest (`facts.records`) stores the size and checksum of the part that existed. A damaged record
+never invalidates the weights: it is logged, kept as `NAME.damaged`, and the run resumes with the lines still readable.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from train.tracking import METRICS
 log = logging.getLogger(__name__)
 
 LINES = (METRICS, SKIPPED)
-"""Records with a JSON object a line."""
+"""Records with one JSON object per line."""
 PATTERNS = (*LINES, "wandb_id", f"{CONSUMED}/world_*.bin")
 
 
 def seal_records(run: Path) -> dict[str, dict[str, int | str]]:
-    """Return size and checksum of every record of a RUN folder as it stands now, by its path in there."""
+    """Return the current size and checksum of every record in a RUN folder, by relative path."""
     found: dict[str, dict[str, int | str]] = {}
     for path in (path for pattern in PATTERNS for path in sorted(run.glob(pattern)) if path.is_file()):
         entry = hash_file(path)
@@ -38,15 +38,15 @@ def seal_records(run: Path) -> dict[str, dict[str, int | str]]:
     return found
 
 
-def damaged_records(run: Path, manifest: Manifest | None, begun_anew: Collection[str] = ()) -> list[str]:
-    """Return the records of a RUN folder that are not what the checkpoint it goes on from vouches for, by path.
+def damaged_records(run: Path, manifest: Manifest | None, restarted: Collection[str] = ()) -> list[str]:
+    """Return the relative paths of records that differ from those sealed in the checkpoint the run resumes from.
 
-    Beyond that (None: all of it) only lines that cannot be read count, as in those that an earlier start has set aside
-    and `begun_anew` since the checkpoint.
+    The part written after the checkpoint (without a manifest: everything) is checked only for unreadable lines; so are
+    `restarted` records, which an earlier attempt has set aside since the checkpoint.
     """
     sealed: Mapping[str, Any] = manifest.facts.get("records", {}) if manifest is not None else {}
-    vouched = {name: entry for name, entry in sealed.items() if name not in begun_anew}
-    damaged = [name for name, entry in vouched.items() if not _begins_with(run / name, entry)]
+    checked = {name: entry for name, entry in sealed.items() if name not in restarted}
+    damaged = [name for name, entry in checked.items() if not _begins_with(run / name, entry)]
     return damaged + [
         name
         for name in LINES
@@ -55,9 +55,9 @@ def damaged_records(run: Path, manifest: Manifest | None, begun_anew: Collection
 
 
 def set_aside(run: Path, names: list[str]) -> None:
-    """Keep damaged records as `NAME.damaged`; of those with a record a line, the lines that can be read stay.
+    """Move damaged records to `NAME.damaged`; files with one record per line keep their readable lines.
 
-    A kill at any time loses nothing: what is there is replaced when a copy of it is.
+    A kill at any time loses nothing: a file is replaced only after it has been copied.
     """
     for name in names:
         path = run / name
@@ -70,16 +70,15 @@ def set_aside(run: Path, names: list[str]) -> None:
         elif path.exists():
             os.replace(path, aside)
         log.warning(
-            "%s is not what the checkpoint vouches for: it is damaged or was changed. It is kept as %s, and the "
-            "run goes on%s",
+            "%s does not match the checkpoint: it is damaged or was modified; kept as %s, the run resumes %s",
             path,
             aside.name,
-            f" with the {len(lines)} records of it that can be read" if lines else " without it",
+            f"with the {len(lines)} records that can be read" if lines else "without it",
         )
 
 
 def _begins_with(path: Path, entry: Mapping[str, Any]) -> bool:
-    """Tell whether the first bytes of a file are those that were sealed."""
+    """Tell whether a file still begins with the sealed bytes."""
     digest, left = xxhash.xxh3_128(), int(entry["bytes"])
     try:
         with open(path, "rb") as file:
@@ -92,7 +91,7 @@ def _begins_with(path: Path, entry: Mapping[str, Any]) -> bool:
 
 
 def _whole_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a file that are records."""
+    """Yield the lines of a file that are valid records."""
     for raw in path.read_bytes().split(b"\n"):
         try:
             line = raw.decode()
@@ -104,6 +103,6 @@ def _whole_lines(path: Path) -> Iterator[str]:
 
 
 def _lines(path: Path) -> int:
-    """Return how many lines a file has; a last one without an end, which a killed writer leaves, is none."""
+    """Return the number of non-empty lines; a last line without a newline (left by a killed writer) does not count."""
     data = path.read_bytes()
     return sum(1 for line in data.split(b"\n")[:-1] if line)

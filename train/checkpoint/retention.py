@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest few, and every m-th for good. What goes loses its name first, then its files."""
+"""Checkpoint retention: keep the newest few, and every m-th permanently. Removal renames first, then deletes files."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from train.settings import CheckpointSettings
 log = logging.getLogger(__name__)
 
 TEMPORARY = ".tmp-"
-"""Stands in the name of a folder that is being written or removed."""
+"""In the name of a folder that is being written or removed."""
 
 
 def temporary_of(folder: Path) -> Path:
-    """Return a name, unlike any other, under which a checkpoint is written or removed."""
+    """Return a unique name under which a checkpoint is written or removed."""
     return folder.with_name(f"{folder.name}{TEMPORARY}{secrets.token_hex(4)}")
 
 
 def clean(checkpoints: Path, step: int) -> None:
-    """Remove what killed saves left, and set every checkpoint after `step` aside: those were found damaged.
+    """Remove leftovers of killed saves, and set aside every checkpoint after `step`: those were found damaged.
 
-    They are kept until the run has made them again (`prune`). Needs the run's lock: nobody else writes here.
+    They are kept until the run has passed their step again (`prune`). Requires the run's lock: nobody else writes here.
     """
     if not checkpoints.is_dir():
         return
@@ -37,16 +37,15 @@ def clean(checkpoints: Path, step: int) -> None:
     for folder in candidates(checkpoints):
         if step_of(folder) > step:
             aside = aside_of(folder)
-            log.warning("checkpoint %s is set aside as %s: the run goes on from step %s", folder, aside.name, step)
+            log.warning("checkpoint %s set aside as %s: the run resumes from step %s", folder, aside.name, step)
             os.rename(folder, aside)
 
 
 def prune(checkpoints: Path, settings: CheckpointSettings, stage_ends: Collection[int] = ()) -> None:
-    """Remove what need not stay: all but the newest `keep_last`, and those that the settings keep for good.
+    """Remove all checkpoints except the newest `keep_last` and those that the settings keep permanently.
 
-    Damaged ones go when the run has come past their step again.
-
-    Call it after a checkpoint was published: that one is the newest and stays.
+    Damaged ones are removed once the run has passed their step again. Call it after publishing a checkpoint, which is
+    then the newest and stays.
     """
     fault("checkpoint.before_prune")
     found = candidates(checkpoints)
@@ -61,7 +60,7 @@ def prune(checkpoints: Path, settings: CheckpointSettings, stage_ends: Collectio
 
 
 def kept_of(numbers: Sequence[int], settings: CheckpointSettings) -> list[bool]:
-    """Tell which checkpoints stay, given their numbers in the run, newest first."""
+    """Return which checkpoints to keep, given their numbers in the run, newest first."""
     every = settings.keep_every
     return [
         place < settings.keep_last or (every is not None and number > 0 and number % every == 0)
@@ -70,7 +69,7 @@ def kept_of(numbers: Sequence[int], settings: CheckpointSettings) -> list[bool]:
 
 
 def number_of(folder: Path) -> int:
-    """Return the how-manieth checkpoint of its run this is, from 1; 0 when its manifest does not say."""
+    """Return the ordinal number of a checkpoint in its run, from 1; 0 if its manifest has none."""
     try:
         number = open_manifest(folder, KIND).facts.get("number")
     except (ArtifactError, OSError):
@@ -79,7 +78,7 @@ def number_of(folder: Path) -> int:
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint; cut off in the middle, nothing of it is left under its own name."""
+    """Remove a checkpoint; if interrupted, nothing is left under its name."""
     temporary = temporary_of(folder)
     os.rename(folder, temporary)
     fault("checkpoint.in_prune")

@@ -1,4 +1,4 @@
-"""Is there room for a checkpoint? Asked before the first byte is written."""
+"""Check free disk space for a checkpoint before the first byte is written."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ SPARE_BYTES = 1 << 20
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the bytes that this user may still write where `folder` lies, or will lie."""
+    """Return the bytes that this user may still write to the file system of `folder`, which need not exist yet."""
     there = os.statvfs(next(found for found in (folder, *folder.parents) if found.is_dir()))
     return there.f_bavail * there.f_frsize
 
 
 def check_space(folder: Path, sizes: Sequence[int], free: Sequence[int]) -> None:
-    """Raise OSError (ENOSPC) when the files of all ranks, `sizes` bytes each, do not fit.
+    """Raise OSError (ENOSPC) if the files of all ranks, `sizes` bytes each, do not fit.
 
-    `free`: what each rank sees. All ranks write into one folder, so the least counts.
+    `free`: free bytes as seen by each rank. All ranks write to one folder, so the minimum counts.
     """
     needed, least = sum(sizes) + SPARE_BYTES, min(free)
     if needed > least:
         raise OSError(
             errno.ENOSPC,
-            f"{needed:,} bytes are needed (ranks: {len(sizes)}, the largest {max(sizes):,}) and {least:,} are free "
-            f"at {folder.parent}",
+            f"{needed:,} bytes are needed (ranks: {len(sizes)}, largest file {max(sizes):,}), but only {least:,} are "
+            f"free at {folder.parent}",
         )

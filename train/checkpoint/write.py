@@ -1,8 +1,8 @@
-"""How a rank's file is written: at the disk's own rate, hashed and checked on the way, without a copy of the state.
+"""Write a rank's file at disk speed, hashed and checked on the way, without a copy of the state.
 
-A few buffers of some MiB: while some are written, another is filled from the tensors of the engine, looked through for
-values that are not finite, and hashed. Writing goes past the page cache (O_DIRECT) where the file system can: it is
-faster, and the token files that training reads stay in memory.
+There are a few buffers of some MiB: while some are being written, another is filled from the engine's tensors, checked
+for non-finite values, and hashed. Writes bypass the page cache (O_DIRECT) if the file system supports it: that is
+faster, and the token files read by training stay cached.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from train.engine import Fragment
 from train.faults import fault
 
 CHUNK_BYTES = 8 << 20
-"""Of a buffer."""
+"""Size of a buffer."""
 BUFFERS = 4
-"""The disk goes on while this process waits for its turn on a busy machine."""
+"""Enough to keep the disk busy while this process waits for CPU time on a loaded machine."""
 DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class NotFiniteError(RuntimeError):
-    """The state to be saved holds a value that is not finite: such a checkpoint is never published."""
+    """The state to be saved contains a non-finite value: such a checkpoint is never published."""
 
     exit_code = GUARD_STOPPED
 
@@ -44,7 +44,7 @@ class NotFiniteError(RuntimeError):
 def write_shard(path: Path, header: bytes, size: int, fragments: Iterable[Fragment]) -> FileEntry:
     """Write and sync a rank's file of `size` bytes; return its size and checksum.
 
-    Raises OSError when the disk does not take it and NotFiniteError naming the tensor when a value is not finite.
+    Raises OSError if writing fails, and NotFiniteError naming the tensor if a value is not finite.
     """
     half = -(-size // 2 // BLOCK) * BLOCK
     with ShardStream(path, max(BLOCK, min(CHUNK_BYTES, half)), half) as stream:
@@ -53,16 +53,16 @@ def write_shard(path: Path, header: bytes, size: int, fragments: Iterable[Fragme
             for kind in kinds_of(fragment):
                 stream.put(f"{fragment.name}/{kind}", fragment.tensors[kind].detach().view(-1))
         entry = stream.finish()
-    assert entry.bytes == size, f"{path} has {entry.bytes} bytes, {size} were announced"
+    assert entry.bytes == size, f"{path} has {entry.bytes} bytes instead of {size}"
     return entry
 
 
 class ShardStream:
-    """A file that is hashed as it is written. Every `put` ends at a multiple of four bytes."""
+    """A file that is hashed while it is written. Every `put` ends at a multiple of four bytes."""
 
     def __init__(self, path: Path, chunk_bytes: int, half: int) -> None:
         self._file = _DirectFile(path)
-        self._buffers = [mmap.mmap(-1, chunk_bytes) for _ in range(BUFFERS)]  # page-aligned, as O_DIRECT wants it
+        self._buffers = [mmap.mmap(-1, chunk_bytes) for _ in range(BUFFERS)]  # page-aligned, as O_DIRECT requires
         self._words = [torch.frombuffer(buffer, dtype=torch.float32) for buffer in self._buffers]
         self._chunk_bytes = chunk_bytes
         self._half = half
@@ -83,14 +83,14 @@ class ShardStream:
             start += taken
 
     def put(self, name: str, values_N: Tensor) -> None:
-        """Append a vector as float32, from any device. Raises NotFiniteError when it holds infinity or no number."""
+        """Append a vector as float32, from any device. Raises NotFiniteError if it contains inf or nan."""
         start = 0
         while start < len(values_N):
             first = self._filled // WORD
             taken = min(len(values_N) - start, self._chunk_bytes // WORD - first)
             target = self._words[self._turn][first : first + taken]
             target.copy_(values_N[start : start + taken])
-            low, high = torch.aminmax(target)  # one pass, and what is no number comes out of it
+            low, high = torch.aminmax(target)  # one pass, and nan propagates
             if not (math.isfinite(low) and math.isfinite(high)):
                 at = start + int(torch.nonzero(~torch.isfinite(target))[0])
                 raise NotFiniteError(f"{name} is {float(values_N[at])} at element {at} of this rank's part")
@@ -103,10 +103,10 @@ class ShardStream:
             self._send()
 
     def _send(self) -> None:
-        """Hash the buffer and hand it to the disk; go on with the next one once that is free."""
+        """Hash the buffer and submit it for writing; switch to the next one once it is free."""
         chunk = memoryview(self._buffers[self._turn])[: self._filled]
         self._digest.update(chunk)
-        whole = -(-self._filled // BLOCK) * BLOCK  # the last blocks are cut off again in the end
+        whole = -(-self._filled // BLOCK) * BLOCK  # finish() truncates the padding of the last block
         chunk = memoryview(self._buffers[self._turn])[:whole]
         self._pending[self._turn] = self._writer.submit(self._file.write, chunk, self._sent)
         before, self._sent = self._sent, self._sent + self._filled
@@ -120,14 +120,14 @@ class ShardStream:
         """Wait until a buffer is written."""
         pending, self._pending[turn] = self._pending[turn], None
         if pending is not None:
-            pending.result()  # raises what the disk said
+            pending.result()  # raises the write error
 
     def _wait_for_all(self) -> None:
         for turn in range(BUFFERS):
             self._wait(turn)
 
     def finish(self) -> FileEntry:
-        """Write what is left and sync; return size and checksum."""
+        """Write the rest and sync; return size and checksum."""
         if self._filled:
             self._send()
         self._wait_for_all()
@@ -147,7 +147,7 @@ class ShardStream:
 
 
 class _DirectFile:
-    """A new file, written past the page cache where the file system can, else through it."""
+    """A new file, written with O_DIRECT if the file system supports it, else through the page cache."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -168,18 +168,18 @@ class _DirectFile:
                 if error.errno != errno.EINVAL or not self._through_the_cache():
                     raise
                 continue
-            if written < len(chunk):  # a full disk takes a part; the next call says why, once its offset may be any
+            if written < len(chunk):  # short write, e.g. disk full: the next call raises, and may be unaligned
                 self._through_the_cache()
             chunk, offset = chunk[written:], offset + written
 
     def _through_the_cache(self) -> bool:
-        """Go on without O_DIRECT; tell whether it was on."""
+        """Switch O_DIRECT off; return whether it was on."""
         flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
         fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~DIRECT)
         return bool(flags & DIRECT)
 
     def sync(self, size: int) -> None:
-        """Cut the file to its size and bring it to the disk."""
+        """Truncate the file to its size and sync it to disk."""
         os.ftruncate(self._descriptor, size)
         os.fsync(self._descriptor)
 

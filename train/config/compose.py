@@ -38,7 +38,8 @@ def compose(
     """Return the settings of a verb: `configs/<verb>.yaml` under the dataclass `schema`, with Hydra overrides.
 
     `choices` names the groups whose type depends on the choice: {"preference": {"pdpc": Pdpc, ...}}; their YAML files
-    begin with `defaults: [<name>_schema]`. Raises SettingsError; no secret that can be told stands in its message.
+    begin with `defaults: [<name>_schema]`, and a choice without a file has its class's defaults. Raises SettingsError;
+    no secret that can be told stands in its message.
     """
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -59,7 +60,7 @@ def compose(
         known = sorted(
             {*_keys(schema), *(f"{g}.{k}" for g, o in choices.items() for t in o.values() for k in _keys(t))}
         )
-        raise SettingsError(_short(_explain(verb, error, known))) from None
+        raise SettingsError(_short(_explain(verb, error, known, choices))) from None
     except YAMLError as error:
         raise SettingsError(_short(f"{verb}: not YAML: {' '.join(str(error).split())}: mend that file")) from None
     except ValueError as error:
@@ -78,7 +79,8 @@ def _composed(
     store.store(name=f"{verb}_schema", node=_schema(schema, missing=list(choices)))
     for group, options in choices.items():
         for name, option in options.items():
-            store.store(group=group, name=f"{name}_schema", node=_schema(option, missing=[]))
+            for stored in (f"{name}_schema", *([] if name in options_of(group) else [name])):
+                store.store(group=group, name=stored, node=_schema(option, missing=[]))
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         return hydra_compose(verb, overrides=list(overrides))
@@ -180,7 +182,7 @@ def _near_leaves(leaf: str, known: list[str]) -> list[str]:
     return [key for key in known if key.split(".")[-1] in leaves]
 
 
-def _explain(verb: str, error: Exception, known: list[str]) -> str:
+def _explain(verb: str, error: Exception, known: list[str], choices: Mapping[str, Mapping[str, type]]) -> str:
     cause = error.__cause__ if error.__cause__ is not None else error
     text = str(error)
     unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' not in|cannot assign to field '([^']+)'", text)
@@ -214,6 +216,7 @@ def _explain(verb: str, error: Exception, known: list[str]) -> str:
     group = re.search(r"Could not find '([^']+)/([^']+)'", text)
     if group:
         name, option = group.groups()
-        return f"{verb}: {name}={option} is unknown: use one of {', '.join(options_of(name))}"
+        options = sorted({*options_of(name), *choices.get(name, ())})
+        return f"{verb}: {name}={option} is unknown: use one of {', '.join(options)}"
     lines = [line.strip() for line in text.splitlines() if "provider=" not in line and "search path" not in line]
     return f"{verb}: {' '.join(line for line in lines if line and not line.endswith('_schema'))}"

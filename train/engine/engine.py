@@ -146,9 +146,9 @@ class Engine:
             kind = FlatState
         return kind(self._deepspeed, self._adamw, self.decoder, self.world)
 
-    def __call__(self, ids_BS: Tensor, documents: Documents | None = None) -> Any:
-        """Return the TokenLosses of a batch; `documents` as in `Decoder.forward`."""
-        losses = self._deepspeed(ids_BS, documents)
+    def __call__(self, ids_BS: Tensor, documents: Documents | None = None, **more: Tensor) -> Any:
+        """Return the TokenLosses of a batch; `documents` and what else is given by name as in `Decoder.forward`."""
+        losses = self._deepspeed(ids_BS, documents, **more)
         self.returned_at = time.perf_counter()
         return losses
 

@@ -1,1 +1,1 @@
-"""Held-out loss and benchmarks of one model."""
+"""Held-out loss and benchmarks of a model."""

@@ -1,7 +1,7 @@
-"""Answers: what every question of a benchmark and every held-out sample gave at a stage end, item by item.
+"""Answers: the result of every benchmark question and every held-out sample at a stage end, per item.
 
-Two arms that were asked the same items are compared pair by pair (train/report), which tells a small gain from chance
-far better than two means with their errors do. `RUN/evaluations/step_XXXXXXXX.parquet` holds them, one row an item.
+Arms that were evaluated on the same items are compared pairwise (train/report), which detects small gains far better
+than two means with standard errors. Stored in `RUN/evaluations/step_XXXXXXXX.parquet`, one row per item.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Items:
     """The items of one measure; the measure is their weighted mean, sum(weight * value) / sum(weight)."""
 
     ids: NDArray[np.int64]
-    """[n] number of the question in its task, or of the sample in the validation slice: increasing."""
+    """[n] index of the question in its task, or of the sample in the validation slice; increasing."""
     values: NDArray[np.float64]
-    """[n] what the item gave: 1 or 0, or nats a token."""
+    """[n] result of the item: 1 or 0, or nats per token."""
     weights: NDArray[np.float64]
-    """[n] 1, or the labels of the sample."""
+    """[n] 1, or the number of labels in the sample."""
 
     def mean(self) -> float:
         """Return the measure."""
@@ -37,29 +37,29 @@ class Items:
 
 @dataclass
 class Evaluated:
-    """What an evaluation, or a part of one, has found."""
+    """The results of an evaluation, or of a part of one."""
 
     values: dict[str, float | str] = field(default_factory=dict)
-    """Measures and messages of failures, by the keys of metrics.jsonl."""
+    """Measures and error messages, with the keys of metrics.jsonl."""
     answers: dict[str, Items] = field(default_factory=dict)
-    """Items of the measures that are means over items."""
+    """Items of those measures that are means over items."""
     failed: list[str] = field(default_factory=list)
     """Names of the parts that failed: tasks, or `heldout`."""
 
     def add(self, other: Evaluated) -> None:
-        """Take in what another part has found."""
+        """Merge the results of another part."""
         self.values |= other.values
         self.answers |= other.answers
         self.failed += other.failed
 
 
 def answers_path(run: Path, step: int) -> Path:
-    """Return the file of a RUN folder that holds the answers of a step."""
+    """Return the path of the answers of a step in a RUN folder."""
     return run / EVALUATIONS / f"step_{step:08d}.parquet"
 
 
 def write_answers(path: Path, answers: Mapping[str, Items]) -> None:
-    """Write the items of every measure, all or nothing; keys as in metrics.jsonl (`val/loss`, `bench/<task>/acc`)."""
+    """Write the items of every measure atomically; keys as in metrics.jsonl (`val/loss`, `bench/<task>/acc`)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -71,16 +71,16 @@ def write_answers(path: Path, answers: Mapping[str, Items]) -> None:
         "weight": pa.array(_joined([items.weights for items in answers.values()], np.float64)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(pa.table(columns), beside, compression="zstd")
-        os.replace(beside, path)
+        pq.write_table(pa.table(columns), temporary, compression="zstd")
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def read_answers(path: Path) -> dict[str, Items]:
-    """Return the items by measure; {} when there is no such file. Raises ValueError naming a file that is broken."""
+    """Return the items by measure; {} if there is no such file. Raises ValueError naming a broken file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,6 +1,6 @@
-"""Evaluation: held-out loss and benchmarks of one model, at a stage end or by `pdpc evaluate`.
+"""Evaluation: held-out loss and benchmarks of a model, at a stage end or by `pdpc evaluate`.
 
-It never ends a run: what fails is told in the record, by name under `stage/failed`, and can be evaluated again.
+A failure never ends a run: failed parts are listed in the record under `stage/failed`, and can be evaluated again.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from train.evaluation.heldout import HeldoutSettings, evaluate_heldout
 log = logging.getLogger(__name__)
 
 FAILED = "stage/failed"
-"""Key of a stage record with the names of the parts that failed, joined by commas; absent when none did."""
+"""Key of a stage record with the comma-separated names of failed parts; absent if nothing failed."""
 HELDOUT = "heldout"
-"""Name of the held-out loss among them."""
+"""Name of the held-out loss in `stage/failed`."""
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What a model is asked."""
+    """What a model is evaluated on."""
 
     tokenizer_folder: Path
     validation: Tokens | None
-    """Held-out text; None: it is not asked for a loss."""
+    """Held-out text; None: no held-out loss."""
     pd: NDArray[np.float32] | None
     """PD of the validation samples."""
     heldout: HeldoutSettings
@@ -54,7 +54,7 @@ def load_decoder(source: Path) -> Decoder:
 
 
 def decoder_of(config: DecoderConfig, state: dict[str, torch.Tensor]) -> Decoder:
-    """Return the decoder of these weights."""
+    """Return a decoder with these weights, in evaluation mode."""
     with torch.device("meta"):
         decoder = Decoder(config)
     if config.tie_embeddings:
@@ -65,24 +65,24 @@ def decoder_of(config: DecoderConfig, state: dict[str, torch.Tensor]) -> Decoder
 
 def evaluate(
     decoder: Decoder,
-    asked: Questions,
+    questions: Questions,
     world: World,
     *,
     attempts: Attempts | None = None,
     watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> Evaluated:
-    """Return the stage record's values, and the answers item by item; every rank calls this and gets the same.
+    """Return the values of the stage record and the per-item answers. Collective: all ranks return the same.
 
-    A held-out loss that cannot be computed is `val/error`, a task that fails `bench/<task>/error`; both are messages,
-    and `stage/failed` names them. `attempts` and `watch` as in `evaluate_benchmarks`.
+    A held-out loss that cannot be computed gives `val/error`, a failed task `bench/<task>/error`, with the error
+    message; `stage/failed` lists both. `attempts` and `watch` are those of `evaluate_benchmarks`.
     """
     found = Evaluated()
     with torch.inference_mode():
-        if asked.validation is not None:
-            found.add(_heldout(decoder, asked.validation, asked, world))
+        if questions.validation is not None:
+            found.add(_heldout(decoder, questions.validation, questions, world))
         found.add(
             evaluate_benchmarks(
-                decoder, asked.tokenizer_folder, asked.benchmarks, world, attempts=attempts, watch=watch
+                decoder, questions.tokenizer_folder, questions.benchmarks, world, attempts=attempts, watch=watch
             )
         )
     if found.failed:
@@ -90,9 +90,9 @@ def evaluate(
     return found
 
 
-def _heldout(decoder: Decoder, validation: Tokens, asked: Questions, world: World) -> Evaluated:
+def _heldout(decoder: Decoder, validation: Tokens, questions: Questions, world: World) -> Evaluated:
     def work() -> Evaluated:
-        return evaluate_heldout(decoder, validation, asked.pd, asked.heldout, world)
+        return evaluate_heldout(decoder, validation, questions.pd, questions.heldout, world)
 
     try:
         return Exchange(world).run("held-out loss", work)

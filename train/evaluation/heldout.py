@@ -1,8 +1,8 @@
-"""Held-out loss: what the model pays for text that it never trains on, by source and by preference difference.
+"""Held-out loss: the model's loss on text that it never trains on, by source and by preference difference.
 
-Every rank scores its share of one fixed list of batches; the sums per sample meet in float64, so the figures do not
+Every rank scores its share of one fixed list of batches; per-sample sums are combined in float64, so the results do not
 depend on the number of ranks. Bits per byte compare models across tokenizers: nats / ln 2 / the bytes of text that the
-labels stand for, which tokenizer.json tells; where TOKENS have no such file there are none.
+labels represent, according to tokenizer.json; without that file in TOKENS they are left out.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from curriculum.tokens.bytes import byte_lengths, bytes_of
+from models.setting import BINDS, FREE
 from train.evaluation.answers import Evaluated, Items
 from train.faults import fault
 
@@ -32,12 +33,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HeldoutSettings:
-    """How much of the validation slice is scored at the end of a stage."""
+    """How much of the validation slice is evaluated at the end of a stage."""
 
-    max_samples: int | None = None
-    """Samples scored, spread evenly over the slice and always the same ones. None: all of them."""
-    batch_size: int = 16
-    """Samples a forward pass, per rank."""
+    max_samples: int | None = field(default=None, metadata=BINDS)
+    """Samples to evaluate, evenly spaced over the slice and always the same ones. null: all of them."""
+    batch_size: int = field(default=16, metadata=FREE)
+    """Samples per forward pass and rank."""
 
     def __post_init__(self) -> None:
         if self.max_samples is not None and self.max_samples < 1:
@@ -53,23 +54,23 @@ def evaluate_heldout(
     settings: HeldoutSettings,
     world: World,
 ) -> Evaluated:
-    """Return held-out losses in nats a token, averaged over all real labels, and bits per byte.
+    """Return held-out losses in nats per token, averaged over all real labels, and bits per byte.
 
     Keys: `val/loss`, `val/source/<name>/loss`, and with `pd` (float32 [len(tokens)], preference difference of the
-    slice's samples) `val/low_pd/loss` and `val/high_pd/loss`: the halves of the slice at its median PD by tokens. A
-    source or a half of which `max_samples` leaves no sample has no key. Each has its answers, one a sample.
+    slice's samples) `val/low_pd/loss` and `val/high_pd/loss`: the halves of the slice below and above its median PD,
+    weighted by tokens. A source or half without any of the `max_samples` has no key. Each has answers, one per sample.
     `val/bits_per_byte` and `val/source/<name>/bits_per_byte`: see above. `model` is a Decoder or an engine around one:
-    ids int64 [B, T + 1] to TokenLosses. All ranks call this together; each makes the same number of forward passes and
-    returns the same values, at any number of ranks. ValueError if the slice is empty or `pd` does not fit it; what
-    fails on one rank while it scores is RankFailed on all.
+    ids int64 [B, T + 1] to TokenLosses. Collective: every rank makes the same number of forward passes and returns the
+    same values, at any number of ranks. Raises ValueError if the slice is empty or `pd` does not match it; an error on
+    one rank during scoring is RankFailed on all.
     """
     if len(tokens) == 0:
-        raise ValueError(f"{tokens.folder}: the {tokens.slice} slice is empty: prepare with a share for it")
+        raise ValueError(f"{tokens.folder}: the {tokens.slice} slice is empty: run prepare with a share for it")
     high = None if pd is None else _high_half(pd, tokens)
     ids = _spread(len(tokens), settings.max_samples)
     lengths = byte_lengths(tokens.tokenizer_folder)
     if lengths is None:
-        log.info("no bits per byte: %s has no tokenizer.json to tell the bytes of a token", tokens.tokenizer_folder)
+        log.info("no bits per byte: %s has no tokenizer.json with the bytes of each token", tokens.tokenizer_folder)
     nats, bytes_ = _sample_sums(model, tokens, ids, lengths, settings.batch_size, world)
     labels, sources = tokens.real_tokens(ids), tokens.source_of(ids)
 
@@ -83,9 +84,9 @@ def evaluate_heldout(
         if not rows.any():
             continue
         found.values[f"{group}/loss"] = float(nats[rows].sum() / labels[rows].sum())
-        asked = rows & (labels > 0)
-        weights = labels[asked].astype(np.float64)
-        found.answers[f"{group}/loss"] = Items(ids[asked], nats[asked] / weights, weights)
+        labelled = rows & (labels > 0)
+        weights = labels[labelled].astype(np.float64)
+        found.answers[f"{group}/loss"] = Items(ids[labelled], nats[labelled] / weights, weights)
         if not group.endswith("_pd") and bytes_[rows].sum() > 0:
             found.values[f"{group}/bits_per_byte"] = float(nats[rows].sum() / np.log(2) / bytes_[rows].sum())
     return found
@@ -99,14 +100,14 @@ def _spread(samples: int, limit: int | None) -> npt.NDArray[np.int64]:
 
 
 def _high_half(pd: npt.NDArray[np.float32], tokens: Tokens) -> npt.NDArray[np.bool_]:
-    """Return for every sample whether it lies above the median PD by tokens; ties are parted by sample id."""
+    """Return for every sample whether it is above the token-weighted median PD; ties are split by sample id."""
     if pd.shape != (len(tokens),):
         raise ValueError(
-            f"pd has shape {pd.shape}, the {tokens.slice} slice has {len(tokens)} samples: score this slice again"
+            f"pd has shape {pd.shape}, but the {tokens.slice} slice has {len(tokens)} samples: score this slice again"
         )
     if not np.isfinite(pd).all():
         bad = int(np.flatnonzero(~np.isfinite(pd))[0])
-        raise ValueError(f"pd of {tokens.slice} sample {bad} is {pd[bad]}: score this slice again")
+        raise ValueError(f"pd of sample {bad} of the {tokens.slice} slice is {pd[bad]}: score this slice again")
     order = np.argsort(pd, kind="stable")
     labels = tokens.real_tokens(np.arange(len(tokens)))[order]
     middle = np.cumsum(labels) - labels / 2
@@ -123,11 +124,11 @@ def _sample_sums(
     batch_size: int,
     world: World,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the loss of each sample of `ids` in nats and the bytes of its labels, float64 [n], the same on all ranks.
+    """Return the loss in nats and the label bytes of each sample of `ids`, float64 [n], the same on all ranks.
 
-    `lengths`: bytes of every token; None: no bytes. Batches are cut before they are dealt to ranks, so a sample meets
-    the same neighbours, and rounds the same, at any world size. A rank without a batch in the last round repeats its
-    first one and drops the result: sharded weights need every rank in every forward pass.
+    `lengths`: bytes of every token; None: no bytes. Batches are formed before they are distributed over ranks, so a
+    sample is in the same batch, with the same rounding, at any world size. A rank without a batch in the last round
+    repeats its first one and drops the result: sharded weights need every rank in every forward pass.
     """
     import torch
 
@@ -158,7 +159,7 @@ def _sample_sums(
 
 @contextmanager
 def evaluating(model: object) -> Iterator[None]:
-    """Put a module into evaluation mode and back; leave a plain function alone."""
+    """Put a module into evaluation mode and back; do nothing for a plain function."""
     from torch.nn import Module
 
     if not isinstance(model, Module) or not model.training:

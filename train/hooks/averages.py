@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from train.hooks.hook import Hook
-from train.hooks.settings import AveragingSettings
+from train.settings import AveragingSettings
 
 if TYPE_CHECKING:
     from train.batches import Batch
-    from train.loop import Loop
+    from train.loop_state import LoopState
 
 
 def decay_of(settings: AveragingSettings, updates: int) -> float:
@@ -32,7 +32,7 @@ class RunningAverage(Hook):
         self._updates: int | None = None
         """None: no checkpoint had an average; it begins with the weights."""
 
-    def pre_train(self, loop: Loop) -> None:
+    def pre_train(self, loop: LoopState) -> None:
         """Begin with the weights, unless a checkpoint brought an average."""
         if self._updates is not None:
             return
@@ -40,7 +40,7 @@ class RunningAverage(Hook):
         for fragment in loop.engine.fragments():  # views without gradients
             fragment.tensors["ema"].copy_(fragment.tensors["param"])
 
-    def post_step(self, loop: Loop, batch: Batch) -> None:
+    def post_step(self, loop: LoopState, batch: Batch) -> None:
         """Move the average after every n-th step."""
         if loop.progress.step % self._settings.every:
             return
@@ -51,7 +51,7 @@ class RunningAverage(Hook):
                 fragment.tensors["ema"].lerp_(fragment.tensors["param"], 1.0 - decay)
         self._updates += 1
 
-    def post_restore(self, loop: Loop, state: dict[str, Any] | None) -> None:
+    def post_restore(self, loop: LoopState, state: dict[str, Any] | None) -> None:
         """Go back with the weights to the average of that checkpoint; begin anew where it has none."""
         self._updates = None if state is None else int(state["updates"])
         self.pre_train(loop)

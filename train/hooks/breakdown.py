@@ -16,7 +16,7 @@ from train.hooks.hook import Hook
 
 if TYPE_CHECKING:
     from train.batches import Batch
-    from train.loop import Loop
+    from train.loop_state import LoopState
     from train.tracking import Record
 
 
@@ -33,9 +33,9 @@ class Breakdown(Hook):
         self._names: list[str] = []
         self._sums_2G = torch.zeros(2, 0)
         self._kept: dict[str, Any] = {}
-        self._loop: Loop | None = None
+        self._loop: LoopState | None = None
 
-    def pre_train(self, loop: Loop) -> None:
+    def pre_train(self, loop: LoopState) -> None:
         """Make room for the groups, and take over the sums of a window that began before the last checkpoint."""
         order, tokens, world = loop.inputs.order, loop.inputs.tokens, loop.world
         self._loop = loop
@@ -48,14 +48,14 @@ class Breakdown(Hook):
             elif world.first:  # another world: rank 0 has them all
                 self._sums_2G += torch.from_numpy(kept_R2G.sum(axis=0)).to(world.device)
 
-    def post_step(self, loop: Loop, batch: Batch) -> None:
+    def post_step(self, loop: LoopState, batch: Batch) -> None:
         """Add each sample's loss and labels to its source and its bucket, unless a guard left out the step."""
         bucket_N = batch.bucket_N + len(loop.inputs.tokens.sources)
         known_3N = on_device(torch.stack([batch.source_N, bucket_N, batch.tokens_N]), loop.world.device)
         costs_2N = torch.where(loop.left_out == 0, torch.stack([loop.losses_N, known_3N[2].double()]), 0.0)
         self._sums_2G.index_add_(1, known_3N[:2].flatten(), costs_2N.repeat(1, 2))
 
-    def metrics(self, loop: Loop) -> Record:
+    def metrics(self, loop: LoopState) -> Record:
         """Return loss and tokens of every source and bucket since the last record, of all ranks; begin anew."""
         sums, tokens = loop.world.all_sum(self._sums_2G).tolist()
         record: Record = {}

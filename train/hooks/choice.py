@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from train.faults import armed
 from train.hooks.averages import RunningAverage
 from train.hooks.breakdown import Breakdown
+from train.hooks.drills import Drills, LateDrills
 from train.hooks.guards import Guard
 from train.hooks.hook import Hook
 from train.hooks.straggler import Straggler
@@ -16,7 +18,8 @@ from train.settings import TrainSettings
 def hooks_of(settings: TrainSettings) -> list[Hook]:
     """Return the hooks of a run, the same on every rank; those that refuse an update come before those that count.
 
-    The straggler's comes first: it measures what a rank does before it meets the others.
+    The straggler's comes first: it measures what a rank does before it meets the others. Drills, if any are armed
+    (`faults.arm`), come before and after all of them.
     """
     hooks: list[Hook] = []
     if settings.straggler.factor is not None:
@@ -26,6 +29,8 @@ def hooks_of(settings: TrainSettings) -> list[Hook]:
     hooks += [Throughput(settings), Breakdown()]
     if settings.averaging.decay:
         hooks.append(RunningAverage(settings.averaging))
+    if armed():
+        hooks = [Drills(), *hooks, LateDrills()]
     names = [hook.name for hook in hooks]
     assert len(set(names)) == len(names), f"two hooks share a name: {names}"
     return hooks

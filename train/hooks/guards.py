@@ -25,13 +25,13 @@ from curriculum.order.split import cursor_after
 from train.distributed.exit_codes import GUARD_STOPPED
 from train.hooks.hook import Hook
 from train.hooks.later import Later
-from train.hooks.settings import GuardSettings
 from train.hooks.spikes import SpikeDetector
 from train.records.skipped import SKIPPED, skipped_until
+from train.settings import GuardSettings
 
 if TYPE_CHECKING:
     from train.batches import Batch
-    from train.loop import Loop
+    from train.loop_state import LoopState
     from train.tracking import Record
 
 log = logging.getLogger(__name__)
@@ -72,9 +72,9 @@ class Guard(Hook):
         self._in_row = 0
         self._verdict = torch.zeros(3)
         self._unread: deque[Judged] = deque()
-        self._loop: Loop | None = None
+        self._loop: LoopState | None = None
 
-    def pre_train(self, loop: Loop) -> None:
+    def pre_train(self, loop: LoopState) -> None:
         """Forget the steps that an earlier life left out after its last checkpoint: they come again."""
         self._loop = loop
         if not loop.world.first or not self._path.exists():
@@ -82,26 +82,26 @@ class Guard(Hook):
         kept = skipped_until(self._path, loop.progress.step)
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
-    def pre_step(self, loop: Loop, batch: Batch) -> None:
-        """Learn how many labels the step has."""
+    def pre_step(self, loop: LoopState, batch: Batch) -> None:
+        """Keep what the step's loss is divided by."""
         self._batch = batch
 
-    def pre_optim_step(self, loop: Loop) -> Tensor:
+    def pre_optim_step(self, loop: LoopState) -> Tensor:
         """Judge the step, on the device and the same on every rank; a spike is found by the host."""
         norm = loop.engine.gradient_norm().double()
-        loss = loop.world.all_sum(loop.losses_N.sum()) / self._batch.global_tokens
+        loss = loop.world.all_sum(loop.losses_N.sum()) / self._batch.global_count
         left_out = ~(torch.isfinite(loss) & torch.isfinite(norm)) & self._settings.finite
         if self._settings.spike != "off" and math.isfinite(float(loss)) and math.isfinite(float(norm)):
             left_out |= self._spikes.add(float(loss))
         self._verdict = torch.stack([loss, norm, left_out.double()])
         return left_out
 
-    def post_step(self, loop: Loop, batch: Batch) -> None:
+    def post_step(self, loop: LoopState, batch: Batch) -> None:
         """Read the verdict of the step before, which the device has come to by now; a spike's at once."""
         self._unread.append(Judged(loop.progress.step, batch, loop.losses_N, Later(self._verdict)))
         self._read(loop, unread=1 if self._settings.spike == "off" else 0)
 
-    def _read(self, loop: Loop, unread: int = 0) -> None:
+    def _read(self, loop: LoopState, unread: int = 0) -> None:
         """Put the steps that were left out on record, but for the last `unread`; go back, or stop, when it is time."""
         while len(self._unread) > unread:
             judged = self._unread.popleft()
@@ -116,7 +116,7 @@ class Guard(Hook):
             if reason == "spike" and self._settings.spike == "rollback":
                 self._roll_back(loop)
 
-    def _tell(self, loop: Loop, judged: Judged, reason: str, loss: float, norm: float) -> None:
+    def _tell(self, loop: LoopState, judged: Judged, reason: str, loss: float, norm: float) -> None:
         """Put a step on record that was left out. Raises GuardStopped when it is one too many in a row."""
         suspects = self._suspects(loop, judged)
         order, step = loop.inputs.order, judged.step
@@ -135,7 +135,7 @@ class Guard(Hook):
         if loop.world.first:
             log.warning("%s: the step is left out of the weights", text)
 
-    def metrics(self, loop: Loop) -> Record:
+    def metrics(self, loop: LoopState) -> Record:
         """Return how many steps have been left out so far."""
         self._read(loop)
         return {f"guard/{reason}": float(count) for reason, count in self._counts.items()}
@@ -152,10 +152,10 @@ class Guard(Hook):
         self._in_row = state["in_row"]
         self._spikes = SpikeDetector(self._settings.spike_sigma, self._settings.spike_window, state["losses"])
 
-    def _roll_back(self, loop: Loop) -> None:
+    def _roll_back(self, loop: LoopState) -> None:
         """Take the weights of the last checkpoint; what was consumed since stays consumed and is on record."""
         with loop.watchdog.slow("going back to a checkpoint"):
-            back = loop.restore(loop)
+            back = loop.restore()
         if back is None:
             if loop.world.first:
                 log.warning("there is no checkpoint to go back to yet: the step is left out and nothing else")
@@ -172,7 +172,7 @@ class Guard(Hook):
             )
         loop.save_due = True  # else a run that is killed now would go back again
 
-    def _suspects(self, loop: Loop, judged: Judged) -> list[int]:
+    def _suspects(self, loop: LoopState, judged: Judged) -> list[int]:
         """Return the samples whose own loss is not finite, of all ranks. Every rank calls this."""
         bad, ids = (~torch.isfinite(judged.losses_N)).nonzero().flatten().tolist(), judged.batch.ids
         mine = [ids[row] for row in bad]
@@ -180,7 +180,7 @@ class Guard(Hook):
 
         return [sample for part in Exchange(loop.world).gather("suspects", mine) for sample in part]
 
-    def _write(self, loop: Loop, entry: dict[str, Any]) -> None:
+    def _write(self, loop: LoopState, entry: dict[str, Any]) -> None:
         def append() -> None:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from models.losses.cross_entropy import TokenLosses
     from train.batches import Batch
-    from train.loop import Loop
+    from train.loop_state import LoopState
     from train.tracking import Record
 
 
@@ -20,34 +20,39 @@ class Hook:
     name: str = "hook"
     """Key of its state in a checkpoint, one of its own."""
 
-    def pre_train(self, loop: Loop) -> None:
+    def pre_train(self, loop: LoopState) -> None:
         """Once, after a checkpoint was loaded or the weights were drawn."""
 
-    def pre_step(self, loop: Loop, batch: Batch) -> None:
+    def pre_step(self, loop: LoopState, batch: Batch) -> None:
         """Before the first forward pass of a step."""
 
-    def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> None:
-        """After the forward pass of micro-batch `index`. Device tensors: no host sync here."""
+    def post_forward(self, loop: LoopState, batch: Batch, index: int, losses: TokenLosses) -> TokenLosses | None:
+        """After the forward pass of micro-batch `index`: None, or what takes the place of its losses, as in PyTorch's
+        forward hooks. Device tensors: no host sync here."""
+        return None
 
-    def pre_optim_step(self, loop: Loop) -> Tensor | None:
+    def pre_optim_step(self, loop: LoopState) -> Tensor | None:
         """After the last backward pass of a step: None, or a scalar on the device that is not zero where the step is
         to be left out of the weights. All ranks must answer alike."""
         return None
 
-    def post_step(self, loop: Loop, batch: Batch) -> None:
+    def post_optim_step(self, loop: LoopState) -> None:
+        """After the update, or after it was left out; the step is not counted yet."""
+
+    def post_step(self, loop: LoopState, batch: Batch) -> None:
         """After the update, or after it was left out (`loop.left_out`); `loop.progress` counts the step."""
 
-    def metrics(self, loop: Loop) -> Record:
+    def metrics(self, loop: LoopState) -> Record:
         """At a logging step: values for the record. Every rank calls it, so ranks and host may meet here."""
         return {}
 
-    def post_checkpoint(self, loop: Loop, folder: Path) -> None:
+    def post_checkpoint(self, loop: LoopState, folder: Path) -> None:
         """After a checkpoint was published."""
 
-    def post_restore(self, loop: Loop, state: dict[str, Any] | None) -> None:
+    def post_restore(self, loop: LoopState, state: dict[str, Any] | None) -> None:
         """After the weights of an earlier checkpoint were taken again, with the hook's state there, if it had one."""
 
-    def close(self, loop: Loop) -> None:
+    def close(self, loop: LoopState) -> None:
         """At the end, after an error too. Must not wait for other ranks."""
 
     def state(self) -> dict[str, Any]:

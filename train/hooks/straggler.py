@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from train.distributed.collectives import Exchange
 from train.hooks.clock import Clock, Mark
 from train.hooks.hook import Hook
-from train.hooks.settings import StragglerSettings
+from train.settings import StragglerSettings
 
 if TYPE_CHECKING:
     from models.losses.cross_entropy import TokenLosses
     from train.batches import Batch
-    from train.loop import Loop, Window
+    from train.loop_state import LoopState, Window
     from train.tracking import Record
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class Straggler(Hook):
         self._clock = Clock(torch.device("cpu"))
         self._hosts: list[str] = []
         self._handles: list[Any] = []
-        self._loop: Loop | None = None
+        self._loop: LoopState | None = None
         self._window: Window | None = None
         self._waited_s = 0.0
         self._began = 0.0
@@ -136,7 +136,7 @@ class Straggler(Hook):
         self._done: deque[_Step] = deque()
         self._travelling: deque[tuple[int, torch.Tensor, Any]] = deque()
 
-    def pre_train(self, loop: Loop) -> None:
+    def pre_train(self, loop: LoopState) -> None:
         """Learn the hosts' names; be told where forward passes begin."""
         world = loop.world
         if world.size == 1:
@@ -153,7 +153,7 @@ class Straggler(Hook):
                     self._handles.append(module.register_forward_pre_hook(self._product_begins))
                     self._handles.append(module.register_forward_hook(self._product_ends, prepend=True))
 
-    def pre_step(self, loop: Loop, batch: Batch) -> None:
+    def pre_step(self, loop: LoopState, batch: Batch) -> None:
         """Begin a step with the time for which its data was waited for."""
         if self._detector is None:
             return
@@ -165,7 +165,7 @@ class Straggler(Hook):
         self._step, self._last = _Step(host_s=waited_s, wall_s=waited_s), None
 
     def _forward_begins(self, *_: object) -> None:
-        if self._step is None or self._loop is None:
+        if self._step is None or self._loop is None or self._in_forward:  # an objective may need several passes
             return
         mark = self._clock.mark()
         if self._last is None:
@@ -185,7 +185,7 @@ class Straggler(Hook):
             layers = len(self._loop.engine.decoder.layers)
             self._step.spans.append((self._product, self._clock.mark(), layers))
 
-    def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> None:
+    def post_forward(self, loop: LoopState, batch: Batch, index: int, losses: TokenLosses) -> None:
         """End a forward pass."""
         if self._step is None or self._last is None:
             return
@@ -196,11 +196,11 @@ class Straggler(Hook):
             self._alone(loop)
         self._last, self._in_forward = mark, False
 
-    def pre_optim_step(self, loop: Loop) -> None:
+    def pre_optim_step(self, loop: LoopState) -> None:
         """Count what has passed since the last backward pass came back."""
         self._alone(loop)
 
-    def post_step(self, loop: Loop, batch: Batch) -> None:
+    def post_step(self, loop: LoopState, batch: Batch) -> None:
         """End the step; at every fifth send its times on their way, and look at those that have arrived."""
         if self._step is None:
             return
@@ -213,12 +213,12 @@ class Straggler(Hook):
         while self._travelling and self._travelling[0][2].is_completed():
             self._receive(*self._travelling.popleft())
 
-    def _alone(self, loop: Loop) -> None:
+    def _alone(self, loop: LoopState) -> None:
         """Count the time on the host since the engine's last call came back."""
         if self._step is not None:
             self._step.host_s += time.perf_counter() - loop.engine.returned_at
 
-    def _send(self, loop: Loop) -> None:
+    def _send(self, loop: LoopState) -> None:
         """Begin to tell the other ranks the medians of the steps that are over on the device too. Nobody waits."""
         own, wall = [], []
         while self._done and all(self._clock.over(last) for _, last, _ in self._done[0].spans[-1:]):
@@ -242,13 +242,13 @@ class Straggler(Hook):
         for change in self._detector.observe(step, own_R, float(np.median(wall_R))):
             log.warning("%s", told(change, self._hosts[change.rank], step))
 
-    def metrics(self, loop: Loop) -> Record:
+    def metrics(self, loop: LoopState) -> Record:
         """Return the slowest rank, null while none is called slow, and the factor of the last observation."""
         if self._detector is None:
             return {}
         return {"straggler/rank": self._detector.slowest, "straggler/factor": self._detector.factor}
 
-    def close(self, loop: Loop) -> None:
+    def close(self, loop: LoopState) -> None:
         """Take the marks off the decoder."""
         for handle in self._handles:
             handle.remove()

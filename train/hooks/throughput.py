@@ -22,7 +22,7 @@ from train.hooks.hook import Hook
 if TYPE_CHECKING:
     from models.losses.cross_entropy import TokenLosses
     from train.batches import Batch
-    from train.loop import Loop
+    from train.loop_state import LoopState
     from train.settings import TrainSettings
     from train.tracking import Record
 
@@ -45,6 +45,7 @@ class Throughput(Hook):
         self._clock = Clock(torch.device("cpu"))
         self._handle: Any = None
         self._in_step = False
+        self._in_forward = False
         self._begin()
 
     def _begin(self) -> None:
@@ -57,13 +58,13 @@ class Throughput(Hook):
         self._timed_steps = 0
         self._last: Mark | None = None
 
-    def pre_train(self, loop: Loop) -> None:
+    def pre_train(self, loop: LoopState) -> None:
         """Find the device's peak; be told where forward passes begin."""
         self._clock = Clock(loop.world.device)
         self._peak_tflops = peak_tflops(self._settings, loop.world.device)
         self._handle = loop.engine.decoder.register_forward_pre_hook(self._forward_begins)
 
-    def pre_step(self, loop: Loop, batch: Batch) -> None:
+    def pre_step(self, loop: LoopState, batch: Batch) -> None:
         """Begin a step. What passed since the last one belongs to it, unless a checkpoint was written meanwhile."""
         now, waited_s = time.perf_counter(), loop.window.waited_s
         if self._since is None:
@@ -75,22 +76,24 @@ class Throughput(Hook):
         self._last = None
 
     def _forward_begins(self, *_: object) -> None:
-        if not self._in_step:
+        if not self._in_step or self._in_forward:  # an objective may pass through the model more than once
             return
+        self._in_forward = True
         mark = self._clock.mark()
         if self._last is not None:
             self._span("backward", self._last, mark)
         self._last = mark
 
-    def post_forward(self, loop: Loop, batch: Batch, index: int, losses: TokenLosses) -> None:
+    def post_forward(self, loop: LoopState, batch: Batch, index: int, losses: TokenLosses) -> None:
         """End a forward pass; the backward pass lasts until the next one or the update."""
+        self._in_forward = False
         self._next("forward")
 
-    def pre_optim_step(self, loop: Loop) -> None:
+    def pre_optim_step(self, loop: LoopState) -> None:
         """End the last backward pass."""
         self._next("backward")
 
-    def post_step(self, loop: Loop, batch: Batch) -> None:
+    def post_step(self, loop: LoopState, batch: Batch) -> None:
         """End the update and the step."""
         self._next("optimizer")
         self._in_step = False
@@ -99,7 +102,7 @@ class Throughput(Hook):
         self._timed_steps += len(self._spans) < MARKS_KEPT
         self._stopped = time.perf_counter()
 
-    def post_checkpoint(self, loop: Loop, folder: Path) -> None:
+    def post_checkpoint(self, loop: LoopState, folder: Path) -> None:
         """Mark the time since the step as no step's."""
         self._interrupted = True
 
@@ -113,7 +116,7 @@ class Throughput(Hook):
         if len(self._spans) < MARKS_KEPT:
             self._spans.append((phase, first, last))
 
-    def metrics(self, loop: Loop) -> Record:
+    def metrics(self, loop: LoopState) -> Record:
         """Return what the window's steps took, the most memory of any rank, and begin the next window."""
         world = loop.world
         split = {f"time/{phase}_s": 0.0 for phase in PHASES}
@@ -139,7 +142,7 @@ class Throughput(Hook):
         self._begin()
         return record
 
-    def _utilisation(self, loop: Loop, tokens_per_s: float) -> Record:
+    def _utilisation(self, loop: LoopState, tokens_per_s: float) -> Record:
         """Return TFLOP/s of a device and, where its peak is known, MFU in both conventions."""
         decoder, seq_len = loop.inputs.decoder, loop.inputs.tokens.seq_len
         full, causal = (
@@ -150,7 +153,7 @@ class Throughput(Hook):
             values |= {"throughput/mfu": full / self._peak_tflops, "throughput/mfu_causal": causal / self._peak_tflops}
         return values
 
-    def close(self, loop: Loop) -> None:
+    def close(self, loop: LoopState) -> None:
         """Take the mark of forward passes off the decoder."""
         if self._handle is not None:
             self._handle.remove()

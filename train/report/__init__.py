@@ -1,4 +1,4 @@
-"""The arms of a comparison side by side: a self-contained page, a table on the terminal, the numbers as JSON and CSV.
+"""Comparison of arms: a self-contained HTML page, a table on the terminal, and the numbers as JSON and CSV.
 
 from train.report import ReportSettings, run
 run(ReportSettings(runs={"shuffled": "runs/shuffled", "pdpc": "runs/pdpc"}))

@@ -1,4 +1,4 @@
-"""Arms: the runs that differ in the seed alone are one side of the comparison."""
+"""Arms: runs that differ only in the seed form one side of the comparison."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from train.report.settings import WANDB
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: a run, or several that differ in the seed."""
+    """One side of a comparison: a run, or several runs that differ only in the seed."""
 
     name: str
     runs: list[Run]
-    """By seed; each has a name of its own."""
+    """Sorted by seed; each has a unique name."""
 
     @property
     def seeds(self) -> list[int | None]:
@@ -25,12 +25,12 @@ class Arm:
 
     @property
     def finished(self) -> bool:
-        """Whether every run came to its end."""
+        """Whether every run has finished."""
         return all(run.finished for run in self.runs)
 
     @property
     def tokens(self) -> int:
-        """Tokens trained on by the run that is furthest."""
+        """Tokens trained on by the furthest run."""
         return max(run.tokens for run in self.runs)
 
 
@@ -41,7 +41,7 @@ def read_arm(name: str, places: Sequence[str]) -> Arm:
 
 
 def arm_of(name: str, runs: Sequence[Run]) -> Arm:
-    """Return the runs as an arm, by seed. Where there are several, each is named after its seed, else its place."""
+    """Return the runs as an arm, sorted by seed. Several runs are named after their seed, or else their position."""
     if len(runs) == 1:
         return Arm(name, [replace(runs[0], name=name)])
     seeds = [run.seed for run in runs]
@@ -52,7 +52,7 @@ def arm_of(name: str, runs: Sequence[Run]) -> Arm:
 
 
 def paired(first: Sequence[Run], second: Sequence[Run]) -> bool:
-    """Whether the runs of two arms are pairs: one each, or the same different seeds on both sides, in their order."""
+    """Tell whether the runs of two arms form pairs: one run each, or the same distinct seeds in the same order."""
     if len(first) != len(second):
         return False
     seeds = [run.seed for run in first]

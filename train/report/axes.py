@@ -1,4 +1,4 @@
-"""Parts that the pictures share: line styles, legends above the axes, axes of shares, labels beside stacked areas."""
+"""Shared parts of the figures: line styles, legends above the axes, share axes, labels next to stacked areas."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from train.report.measures import short_tokens
 from train.report.theme import SOURCES, arm_colour
 
 START = 0.05
-"""A cropped curve is scaled to what comes after this share of the tokens; what is above runs off the top."""
+"""A cropped curve is scaled to the data after this share of the tokens; higher values run off the top."""
 LABEL_LETTERS = 20
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 """Arm name to (tokens, values), the baseline first."""
 
 
 def line_style(index: int, markers: bool) -> dict[str, Any]:
-    """How the arm number `index` is drawn: the baseline dashed, the others solid."""
+    """Return the line style of arm number `index`: the baseline dashed, the others solid."""
     style: dict[str, Any] = {"color": arm_colour(index), "linewidth": 1.5 if index == 0 else 1.8, "zorder": 3 + index}
     if index == 0:
         style["dashes"] = (4, 1.8)
@@ -28,7 +28,7 @@ def line_style(index: int, markers: bool) -> dict[str, Any]:
 
 
 def legend(figure: Any, axes: Any) -> None:
-    """Names of the lines above the axes."""
+    """Draw the legend above the axes."""
     handles, labels = axes.get_legend_handles_labels()
     columns = legend_columns(labels)
     figure.legend(
@@ -43,12 +43,12 @@ def legend(figure: Any, axes: Any) -> None:
 
 
 def legend_columns(labels: Collection[str]) -> int:
-    """How many labels fit side by side above the axes."""
+    """Return the number of labels that fit side by side above the axes."""
     return max(1, min(len(labels), 52 // (6 + max((len(label) for label in labels), default=1))))
 
 
 def crop_start(axes: Any, series: Series) -> None:
-    """Scale to what comes after START of the tokens, when that leaves out a steep beginning."""
+    """Scale the y-axis to the data after START of the tokens, so that a steep beginning does not dominate."""
     end = max((tokens[-1] for tokens, _ in series.values() if tokens), default=0)
     late = [v for tokens, values in series.values() for t, v in zip(tokens, values, strict=True) if t >= START * end]
     if late:
@@ -58,7 +58,7 @@ def crop_start(axes: Any, series: Series) -> None:
 
 
 def share_axes(axes: Any, label: str) -> None:
-    """Progress along the bottom and a share up the side, both from 0 to 100 per cent."""
+    """Set up axes with progress on x and a share on y, both from 0 to 100 percent."""
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
@@ -69,7 +69,7 @@ def share_axes(axes: Any, label: str) -> None:
 
 
 def label_right(axes: Any, names: Sequence[str], last: Any, most: int = 9) -> None:
-    """Names beside the right ends of stacked areas, moved apart where they would touch."""
+    """Label the right ends of stacked areas, with labels moved apart where they would overlap."""
     tops = np.cumsum(last)
     middles = tops - np.asarray(last) / 2
     shown = range(len(names)) if len(names) <= most else np.unique(np.linspace(0, len(names) - 1, most).astype(int))
@@ -85,7 +85,7 @@ def label_right(axes: Any, names: Sequence[str], last: Any, most: int = 9) -> No
 
 
 def largest_sources(sources: list[str], table: Any, ranks: Sequence[int]) -> tuple[list[str], Any]:
-    """Sources by rank; beyond SOURCES the rest as one, named with their number."""
+    """Return sources by rank and their shares; beyond SOURCES the rest are merged into one, labelled with the count."""
     order = np.asarray(ranks)
     if len(sources) <= SOURCES:
         return [sources[index] for index in order], table[:, order]
@@ -95,31 +95,31 @@ def largest_sources(sources: list[str], table: Any, ranks: Sequence[int]) -> tup
 
 
 def tick(tokens: float) -> str:
-    """A number of tokens on an axis, without zeros that say nothing: 500k, 1.5M, 2M."""
+    """Format a number of tokens for an axis, without trailing zeros: 500k, 1.5M, 2M."""
     text = short_tokens(tokens)
     number, letter = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
     return (number.rstrip("0").rstrip(".") if "." in number else number) + letter
 
 
 def patch(label: str, face: str, alpha: float) -> Any:
-    """An area in a legend."""
+    """Return a legend handle for an area."""
     from matplotlib.patches import Patch
 
     return Patch(facecolor=face, alpha=alpha, label=label)
 
 
 def dashes(label: str, face: str) -> Any:
-    """A dashed line in a legend."""
+    """Return a legend handle for a dashed line."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=face, linewidth=1, dashes=(4, 2.5), label=label)
 
 
 def shortened(text: str, letters: int = LABEL_LETTERS) -> str:
-    """The text, its end cut off where it has too many letters for a picture."""
+    """Return the text, truncated with an ellipsis to at most `letters` characters."""
     return text if len(text) <= letters else f"{text[: letters - 1]}\u2026"
 
 
 def some(parts: Sequence[str], most: int = 12) -> str:
-    """The first parts in one text, and how many more there are."""
+    """Join the first `most` parts, and say how many more there are."""
     return "; ".join(parts[:most]) + (f"; and {len(parts) - most} more" if len(parts) > most else "")

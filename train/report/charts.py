@@ -1,4 +1,4 @@
-"""The pictures of the report. Every function returns a Picture and must be called inside `theme.drawing()`."""
+"""The figures of the report. Functions that return a Picture must be called inside `theme.drawing()`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from train.report.theme import Picture, arm_colour, canvas, colour, picture
 from train.report.views import Exposure, Plan, Preferences
 
 CURVE_POINTS = 400
-"""A longer curve is drawn as the means of so many parts."""
+"""Maximum number of points; a longer curve is averaged into this many bins."""
 STRIP_IN = 0.42
-"""Height of the mixture of an arm under a curve."""
+"""Height of one arm's mixture strip below a curve."""
 
 
 def curves(
@@ -43,9 +43,9 @@ def curves(
     seeds: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]] | None = None,
     mixtures: Sequence[Mixture] = (),
 ) -> Picture:
-    """Lines over tokens, one an arm, and pale ones for its seeds; the mixtures of arms in strips under them.
+    """Draw lines over tokens, one per arm and a pale one per seed, with the arms' mixtures in strips below.
 
-    `crop` lets the first steep part run off the top.
+    `crop` lets the steep beginning run off the top.
     """
     rows = -(-len(series) // legend_columns(series))
     under = STRIP_IN * len(mixtures)
@@ -76,22 +76,22 @@ def curves(
     words = f"Lines over tokens, {unit}: {'; '.join(parts) or 'nothing recorded'}."
     for arm, _, view in mixtures:
         first, last = view.realised[0], view.realised[-1]
-        said = [
-            f"{b} from {100 * f:.0f} to {100 * e:.0f} per cent"
+        entries = [
+            f"{b} from {100 * f:.0f} to {100 * e:.0f} percent"
             for b, f, e in zip(view.buckets, first, last, strict=True)
         ]
-        words += f" Under them the batch of {arm}: {some(said)}."
+        words += f" Below, the batches of {arm}: {some(entries)}."
     return picture(figure, name, title, words)
 
 
 def gains_by_stage(name: str, measure: Measure, gains: Gains) -> Picture | None:
-    """Differences to the baseline over tokens with their 95 % intervals, one line an arm; None without any."""
+    """Draw differences from the baseline over tokens with 95 % intervals, one line per arm; None if there are none."""
     others = gains.arms[1:]
     rows = -(-len(others) // legend_columns(others))
     figure, axes = canvas(2.3 + 0.15 * rows, top_in=0.3 + 0.15 * rows, left_in=0.72)
     scale = 100.0 if measure.unit == "share" else 1.0
     end = max(point.tokens for point in gains.points)
-    said = []
+    entries = []
     for index, arm in enumerate(others):
         found = [
             (point.tokens + (index - (len(others) - 1) / 2) * end / 90, cells[arm].gain)
@@ -106,22 +106,22 @@ def gains_by_stage(name: str, measure: Measure, gains: Gains) -> Picture | None:
                 ends = [scale * gain.low, scale * gain.high]
                 axes.plot([tokens, tokens], ends, color=style["color"], alpha=0.45, linewidth=2)
             text = measure.write_difference(gain.value).replace(MINUS, "-")
-            said.append(f"{arm} at {tick(tokens)} {text} ({gain.verdict})")
-    if not said:
+            entries.append(f"{arm} at {tick(tokens)} {text} ({gain.verdict})")
+    if not entries:
         return None
     axes.axhline(0, color=arm_colour(0), linewidth=1.2, dashes=(4, 2.5))
     axes.xaxis.set_major_formatter(lambda value, _: tick(value))
     axes.set_xlim(0, 1.05 * end)
     axes.set_xlabel("tokens trained on")
     axes.set_ylabel(measure.words or "difference")
-    better = "below" if measure.lower_is_better else "above"
+    better = "negative" if measure.lower_is_better else "positive"
     legend(figure, axes)
-    words = f"Differences to {gains.baseline} over tokens, {better} zero is better: {some(said)}."
-    return picture(figure, name, f"{measure.label}, against {gains.baseline}", words)
+    words = f"Differences from {gains.baseline} over tokens, {better} is better: {some(entries)}."
+    return picture(figure, name, f"{measure.label}, difference from {gains.baseline}", words)
 
 
 def plan(arm: str, number: int, view: Plan) -> Picture:
-    """Shares of the buckets over progress: realised as areas, planned as dashed edges."""
+    """Draw the bucket shares over progress: realised as areas, planned as dashed edges."""
     figure, axes = canvas(2.6, right_in=0.75)
     bucket_shares(axes, view)
     kinds = [patch("realised", colour("bucket"), 0.6)]
@@ -130,45 +130,48 @@ def plan(arm: str, number: int, view: Plan) -> Picture:
         handles=kinds, loc="upper left", bbox_to_anchor=(0.105, 1.01), ncols=2, handlelength=1.6, columnspacing=1.4
     )
     first, last = view.realised[0], view.realised[-1]
-    said = [
-        f"{b} from {100 * f:.0f} to {100 * e:.0f} per cent" for b, f, e in zip(view.buckets, first, last, strict=True)
+    entries = [
+        f"{b} from {100 * f:.0f} to {100 * e:.0f} percent" for b, f, e in zip(view.buckets, first, last, strict=True)
     ]
     gap = float(np.abs(view.realised - view.planned).max())
-    words = f"Realised share of each bucket: {some(said)}. The planned share is at most {100 * gap:.1f} points off."
+    words = (
+        f"Realised share of each bucket: {some(entries)}. "
+        f"Planned and realised shares differ by at most {100 * gap:.1f} percentage points."
+    )
     return picture(figure, f"plan-{number}", f"Plan of {arm}", words)
 
 
 def high_share(exposures: Mapping[str, Exposure]) -> Picture:
-    """Share of samples above the corpus's median PD over progress, one line an arm."""
+    """Draw the share of samples above the corpus median PD over progress, one line per arm."""
     rows = -(-len(exposures) // legend_columns(exposures))
     figure, axes = canvas(2.45 + 0.15 * rows, top_in=0.27 + 0.15 * rows)
     parts = []
     for index, (arm, view) in enumerate(exposures.items()):
         assert view.high is not None
         axes.plot(view.progress, view.high, label=arm, **line_style(index, False))
-        parts.append(f"{arm} from {100 * view.high[0]:.0f} to {100 * view.high[-1]:.0f} per cent")
+        parts.append(f"{arm} from {100 * view.high[0]:.0f} to {100 * view.high[-1]:.0f} percent")
     share_axes(axes, "share of samples")
     legend(figure, axes)
     return picture(figure, "high-share", "Samples above the median PD", f"Lines over progress: {'; '.join(parts)}.")
 
 
 def source_mix(arm: str, number: int, view: Exposure, sources: list[str], ranks: Sequence[int]) -> Picture:
-    """Share of every source over progress, stacked; beyond SOURCES the smallest are drawn together.
+    """Draw the share of every source over progress, stacked; beyond SOURCES the smallest are merged.
 
-    `ranks` are source numbers, the largest first, the same for every arm: so are the colours then.
+    `ranks` are source indices, largest first, the same for every arm so that the colours are too.
     """
     assert view.sources is not None
     names, table = largest_sources(sources, view.sources, ranks)
     figure, axes = canvas(2.35, right_in=1.35, top_in=0.16)
     source_shares(axes, view.progress, names, table)
-    said = [
-        f"{n} from {100 * a:.0f} to {100 * b:.0f} per cent" for n, a, b in zip(names, table[0], table[-1], strict=True)
+    entries = [
+        f"{n} from {100 * a:.0f} to {100 * b:.0f} percent" for n, a, b in zip(names, table[0], table[-1], strict=True)
     ]
-    return picture(figure, f"mix-{number}", f"Sources that {arm} saw", f"Stacked shares over progress: {some(said)}.")
+    return picture(figure, f"mix-{number}", f"Source mix of {arm}", f"Stacked shares over progress: {some(entries)}.")
 
 
 def preferences(view: Preferences, order: Sequence[int]) -> Picture:
-    """PD by source: a histogram a source, in rows, on one scale; a line marks the median of the corpus."""
+    """Draw PD by source: one histogram per source, in rows, on one scale; a line marks the corpus median."""
     height = 0.92 + 0.36 * len(order)
     longest = max(len(shortened(view.sources[index])) for index in order)
     figure, axes = canvas(height, left_in=min(1.6, 0.2 + 0.073 * longest), right_in=0.5, top_in=0.4)
@@ -177,10 +180,10 @@ def preferences(view: Preferences, order: Sequence[int]) -> Picture:
     for row, index in enumerate(reversed(order)):
         heights = row + 0.92 * view.histogram[index] / tallest
         axes.fill_between(middles, row, heights, step="mid", color=colour("bucket"), alpha=0.55, linewidth=0)
-        beside = axes.get_yaxis_transform()
+        margin = axes.get_yaxis_transform()
         share = f"{100 * view.above[index]:.0f}%"
-        axes.text(-0.015, row + 0.08, shortened(view.sources[index]), transform=beside, ha="right", fontsize=8)
-        axes.text(1.015, row + 0.08, share, transform=beside, fontsize=8, color=colour("muted"))
+        axes.text(-0.015, row + 0.08, shortened(view.sources[index]), transform=margin, ha="right", fontsize=8)
+        axes.text(1.015, row + 0.08, share, transform=margin, fontsize=8, color=colour("muted"))
     axes.axvline(view.median, color=colour("ink"), linewidth=1, dashes=(4, 2.5))
     axes.set_yticks(range(len(order)), [""] * len(order))
     axes.set_ylim(0, len(order))
@@ -188,23 +191,21 @@ def preferences(view: Preferences, order: Sequence[int]) -> Picture:
     axes.set_xlabel("PD")
     above = 1.0 + 0.1 / (height - 0.9)
     axes.text(1.0, above, "above the median", transform=axes.transAxes, ha="right", fontsize=8, color=colour("muted"))
-    said = [f"{view.sources[index]} {100 * view.above[index]:.0f} per cent" for index in order]
-    words = (
-        f"Histograms of PD by source; the median of all is {view.median:.3f}. Share of samples above it: {some(said)}."
-    )
+    entries = [f"{view.sources[index]} {100 * view.above[index]:.0f} percent" for index in order]
+    words = f"Histograms of PD by source; corpus median {view.median:.3f}. Share of samples above it: {some(entries)}."
     return picture(figure, "pd-by-source", "PD by source", words)
 
 
 def forest(
     name: str, title: str, rows: Sequence[tuple[Measure, Mapping[str, Cell]]], arms: Sequence[str], unit: str
 ) -> Picture:
-    """Differences to the baseline, one row a measure and one dot an arm; whiskers are 95 % intervals."""
+    """Draw differences from the baseline, one row per measure and one dot per arm; whiskers are 95 % intervals."""
     height = 1.0 + 0.25 * len(rows)
     longest = max(len(shortened(measure.label, 26)) for measure, _ in rows)
     figure, axes = canvas(height, left_in=min(2.0, 0.25 + 0.073 * longest), right_in=0.3)
     scale = 100.0 if rows[0][0].unit == "share" else 1.0
     step = 0.5 / max(1, len(arms) - 1)
-    said, reach = [], 0.0
+    entries, reach = [], 0.0
     for place, (measure, cells) in enumerate(rows):
         for index, arm in enumerate(arms[1:]):
             cell = cells.get(arm)
@@ -220,7 +221,7 @@ def forest(
             axes.plot([difference], [y], color=face, marker="o", markersize=5, markeredgewidth=0)
             reach = max(reach, abs(low), abs(high))
             text = measure.write_difference(cell.difference).replace(MINUS, "-")
-            said.append(f"{measure.label}, {arm}: {text} ({cell.verdict})")
+            entries.append(f"{measure.label}, {arm}: {text} ({cell.verdict})")
     axes.axvline(0, color=arm_colour(0), linewidth=1.2, dashes=(4, 2.5))
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), [shortened(measure.label, 26) for measure, _ in rows])
@@ -233,11 +234,11 @@ def forest(
         axes.text(
             x, 1 + 0.12 / (height - 0.92), text, transform=axes.transAxes, ha=side, fontsize=8.5, color=colour("muted")
         )
-    return picture(figure, name, title, f"Differences to {arms[0]}: {'; '.join(said) or 'none'}.")
+    return picture(figure, name, title, f"Differences from {arms[0]}: {'; '.join(entries) or 'none'}.")
 
 
 def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
-    """The series itself, or the means of CURVE_POINTS parts of a longer one."""
+    """Return the series unchanged, or averaged into CURVE_POINTS bins if it is longer."""
     if len(x) <= CURVE_POINTS:
         return list(x), list(y)
     edges = np.arange(CURVE_POINTS + 1) * len(x) // CURVE_POINTS

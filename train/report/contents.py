@@ -1,4 +1,4 @@
-"""What a report holds, before it is drawn or written."""
+"""The contents of a report, before drawing and writing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from train.report.views import Exposure, Plan, Preferences
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the page, the table and the files show."""
+    """Everything shown by the page, the terminal table and the files."""
 
     title: str
     baseline: str
@@ -22,11 +22,11 @@ class Report:
     """Baseline first."""
     gains: Gains
     headlines: list[str]
-    """One sentence an arm, and what its benchmarks say."""
+    """For each arm: the headline, its confidence interval, and a summary of the benchmarks."""
     warnings: list[str]
-    """What makes the comparison unfair or doubtful."""
+    """Reasons why the comparison may be unfair or inconclusive."""
     notes: list[str]
-    """What was found unfinished, torn or missing while reading."""
+    """Unfinished runs, torn files and missing data found while reading."""
     differences: list[Difference]
     throughputs: list[Throughput]
     sources: list[str] = field(default_factory=list)
@@ -34,18 +34,18 @@ class Report:
     exposures: dict[str, Exposure] = field(default_factory=dict)
     preferences: Preferences | None = None
     missing: dict[str, str] = field(default_factory=dict)
-    """Sentences in the place of what cannot be shown: `scores`, `tokens`, `order/<run>`, `plan/<arm>`."""
+    """Sentences shown instead of missing parts: `scores`, `tokens`, `order/<run>`, `plan/<arm>`."""
 
     @property
     def others(self) -> list[str]:
-        """Names of the arms that are held against the baseline."""
+        """Names of the arms that are compared with the baseline."""
         return self.gains.arms[1:]
 
     @property
     def runs(self) -> list[Run]:
-        """The runs of all arms, the baseline's first."""
+        """The runs of all arms, those of the baseline first."""
         return [run for arm in self.arms for run in arm.runs]
 
     def seeds(self, arm: str) -> int:
-        """How many runs the arm has."""
+        """Return the number of runs of an arm."""
         return next(len(one.runs) for one in self.arms if one.name == arm)

@@ -1,4 +1,4 @@
-"""Which curves a report shows: losses of every arm over tokens with the mixture under them, gains, throughput."""
+"""The curves of a report: losses of every arm over tokens with the bucket mixture below, gains, throughput."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ CURVES = (
     ("low-pd-loss", "Held-out loss, low-PD half", "stage", "val/low_pd/loss"),
     ("high-pd-loss", "Held-out loss, high-PD half", "stage", "val/high_pd/loss"),
 )
-"""Name, title, kind of record and key of every curve."""
+"""Name, title, record kind and key of every curve."""
 GAINS = (("gain-held-out", "val/loss"), ("gain-benchmarks", "bench/avg"))
-"""Name and measure of the gains that are drawn over tokens."""
+"""Name and measure of the gains drawn over tokens."""
 WITH_MIXTURE = ("train-loss", "held-out-loss")
 MOST_MIXTURES = 4
 Points = tuple[list[float], list[float]]
@@ -30,7 +30,7 @@ Points = tuple[list[float], list[float]]
 
 
 def loss_pictures(report: Report) -> list[Picture]:
-    """Draw the losses and the throughput of every arm: the mean of its seeds, and each of them."""
+    """Draw the losses and throughput of every arm: the mean over its seeds, and each seed."""
     under = mixtures(report)
     result = []
     for name, title, kind, key in CURVES:
@@ -45,24 +45,24 @@ def loss_pictures(report: Report) -> list[Picture]:
         below = under if name in WITH_MIXTURE else []
         result.append(
             charts.curves(
-                name, title, means, unit="nats a token", markers=not train, crop=train, seeds=several, mixtures=below
+                name, title, means, unit="nats per token", markers=not train, crop=train, seeds=several, mixtures=below
             )
         )
     speeds = {arm: mean_of(found) for arm, found in _by_arm(report.arms, "train", "throughput/tokens_per_s").items()}
     if any(tokens for tokens, _ in speeds.values()):
-        result.append(charts.curves("speed", "Throughput", speeds, unit="tokens a second", markers=False, crop=True))
+        result.append(charts.curves("speed", "Throughput", speeds, unit="tokens per second", markers=False, crop=True))
     return result
 
 
 def gain_pictures(gains: Gains) -> list[Picture]:
-    """Draw the gains over tokens of the measures that matter most."""
+    """Draw the gains over tokens for the main measures."""
     by_key = {measure.key: measure for measure in gains.measures}
     drawn = [charts.gains_by_stage(name, by_key[key], gains) for name, key in GAINS if key in by_key]
     return [picture for picture in drawn if picture is not None]
 
 
 def mixtures(report: Report) -> list[Mixture]:
-    """The plans of more than one bucket over tokens, of as many arms as there is room for."""
+    """Return the plans with more than one bucket, of at most MOST_MIXTURES arms."""
     found = []
     for arm in report.arms:
         view = report.plans.get(arm.name)
@@ -73,7 +73,7 @@ def mixtures(report: Report) -> list[Mixture]:
 
 
 def tokens_at_end(arm: Arm) -> float:
-    """Tokens of an arm when all of its order is read, also while it still trains; 0 where that is not known."""
+    """Return an arm's number of tokens at the end of its order, even while it is still training; 0 if unknown."""
     for run in arm.runs:
         for record in reversed(run.train):
             progress = finite(record, "curriculum/progress")
@@ -83,7 +83,7 @@ def tokens_at_end(arm: Arm) -> float:
 
 
 def mean_of(seeds: Sequence[Points]) -> Points:
-    """The mean of several curves, at the tokens of the first as far as all of them go."""
+    """Return the mean of several curves, at the tokens of the first one within the range that all of them cover."""
     if len(seeds) <= 1:
         return seeds[0] if seeds else ([], [])
     first = max(tokens[0] for tokens, _ in seeds)
@@ -94,7 +94,7 @@ def mean_of(seeds: Sequence[Points]) -> Points:
 
 
 def _of_cells(report: Report, arm: str, key: str) -> Points:
-    """The means that the table shows."""
+    """Return the means shown in the table."""
     cells = zip(report.gains.points, report.gains.cells[key], strict=True)
     found = [(float(point.tokens), row[arm].value) for point, row in cells if arm in row]
     known = [(tokens, value) for tokens, value in found if value is not None]
@@ -102,7 +102,7 @@ def _of_cells(report: Report, arm: str, key: str) -> Points:
 
 
 def _by_arm(arms: Sequence[Arm], kind: str, key: str) -> dict[str, list[Points]]:
-    """The curve of every seed that has one, by arm."""
+    """Return the curve of every seed that has one, by arm."""
     return {arm.name: [found for run in arm.runs if (found := _points(run, kind, key))[0]] for arm in arms}
 
 

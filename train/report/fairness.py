@@ -1,4 +1,4 @@
-"""Is the comparison fair? Arms may differ in the order of the data, seeds of an arm in the seed, in nothing else."""
+"""Is the comparison fair? Arms may differ only in the order of the data, and the seeds of an arm only in the seed."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ from train.report.records import Run
 
 ABSENT = "(absent)"
 EXPECTED = re.compile(r"arm|output|data\.order|tracker\..*")
-"""Keys that two arms of one comparison are expected to differ in: which order, where the run is kept and shown."""
+"""Keys in which two arms of a comparison are expected to differ: the order, and where the run is stored and shown."""
 ROUNDING = re.compile(r"processes|threads|log_every|verify_mb|checkpoints\..*|micro_batch_size|zero\..*")
-"""Keys that say how the work is split and recorded: they move a loss by rounding alone."""
+"""Keys for how the work is split and recorded: they change a loss only by rounding."""
 MUST_AGREE = {
     "tokens": "the tokens differ",
-    "tokenizer": "the tokenizers differ: a loss a token cannot be compared",
+    "tokenizer": "the tokenizers differ: losses per token cannot be compared",
     "validation": "the held-out texts differ",
     "benchmarks": "the benchmarks' task files differ",
     "scores": "the scores differ: the low-PD and high-PD halves are not the same text",
@@ -24,40 +24,40 @@ MUST_AGREE = {
 
 @dataclass(frozen=True)
 class Difference:
-    """One configuration key in which the arms differ."""
+    """A configuration key in which the arms differ."""
 
     key: str
     values: dict[str, Any]
-    """Arm name to its value; ABSENT where it has none."""
+    """Arm name to value; ABSENT if the arm has none."""
     kind: str
-    """`order` (expected to differ), `rounding` (moves losses by rounding alone) or `unfair`."""
+    """`order` (expected to differ), `rounding` (changes losses only by rounding) or `unfair`."""
 
 
 def differences(arms: Sequence[Arm]) -> list[Difference]:
-    """Every configuration key in which the arms (the first seed of each) differ, the unexpected ones first."""
+    """Return every configuration key in which the arms (first seed of each) differ, unexpected ones first."""
     several = all(len(arm.runs) > 1 for arm in arms)
     return _differences({arm.name: arm.runs[0] for arm in arms}, free="seed" if several else "")
 
 
 def warnings(arms: Sequence[Arm]) -> list[str]:
-    """One sentence for each way in which arms or seeds are not alike though they should be."""
+    """Return one sentence for each respect in which arms or seeds differ but should not."""
     runs = [run for arm in arms for run in arm.runs]
     result = []
     unexpected = [difference.key for difference in differences(arms) if difference.kind == "unfair"]
     if unexpected:
         result.append(
             f"The arms differ in more than the order: {', '.join(unexpected)}. "
-            "A fair comparison differs in the order only; a gain or loss below may come from these settings."
+            "In a fair comparison only the order differs; these settings may explain the differences below."
         )
     for arm in arms:
         result += _unlike_seeds(arm)
     for name, sentence in MUST_AGREE.items():
         if len(values := _recorded(runs, "fingerprints", name)) > 1:
-            result.append(f"The arms are not comparable, {sentence} (fingerprints {', '.join(sorted(values))}).")
+            result.append(f"The arms are not comparable: {sentence} (fingerprints {', '.join(sorted(values))}).")
     if "seed" not in unexpected:
         result += _other_seeds(arms)
     if len(values := _recorded(runs, "parameters")) > 1:
-        result.append(f"The arms' models differ in size ({', '.join(sorted(values))} parameters).")
+        result.append(f"The models differ in size ({', '.join(sorted(values))} parameters).")
     if len(values := _recorded(runs, "world_size")) > 1:
         result.append(
             f"The arms ran on different numbers of processes ({', '.join(sorted(values))}): "
@@ -69,25 +69,23 @@ def warnings(arms: Sequence[Arm]) -> list[str]:
         result.append(f"The arms ran with different versions of {', '.join(other)}.")
     unknown = [run.name for run in runs if not run.config or not run.info]
     if unknown:
-        result.append(
-            f"Whether {', '.join(unknown)} had the same settings is not known: config.json or run.json is missing."
-        )
+        result.append(f"The settings of {', '.join(unknown)} are unknown: config.json or run.json is missing.")
     partly = [run.name for run in runs if run.from_wandb]
     if partly:
-        result.append(f"Of {', '.join(partly)} only the settings that W&B holds are compared.")
+        result.append(f"For {', '.join(partly)}, only the settings stored in W&B are compared.")
     return result + _same_order(arms)
 
 
 def _differences(runs: Mapping[str, Run], free: str = "") -> list[Difference]:
-    """Every key in which the runs differ, by name; `free` is a key that they may differ in."""
+    """Return every key in which the runs differ; `free` is a key in which they may differ."""
     known = {name: run for name, run in runs.items() if run.config}
     flat = {name: dict(_leaves(run.config)) for name, run in known.items()}
     if len(flat) < 2:
         return []
     found = []
     for key in sorted({key for leaves in flat.values() for key in leaves}):
-        told = {name: leaves for name, leaves in flat.items() if key in leaves or not known[name].from_wandb}
-        values = {name: leaves.get(key, ABSENT) for name, leaves in told.items()}
+        comparable = {name: leaves for name, leaves in flat.items() if key in leaves or not known[name].from_wandb}
+        values = {name: leaves.get(key, ABSENT) for name, leaves in comparable.items()}
         if len({_text(value) for value in values.values()}) > 1:
             found.append(Difference(key, values, "order" if key == free else _kind(key, list(runs.values()))))
     kinds = ("unfair", "rounding", "order")
@@ -95,41 +93,41 @@ def _differences(runs: Mapping[str, Run], free: str = "") -> list[Difference]:
 
 
 def _unlike_seeds(arm: Arm) -> list[str]:
-    """What the runs of one arm differ in beside the seed, and seeds that are not several."""
+    """Return sentences for what the runs of an arm differ in apart from the seed, and for repeated seeds."""
     result = []
     found = _differences({run.name: run for run in arm.runs}, free="seed")
     unexpected = [difference.key for difference in found if difference.kind == "unfair"]
     if unexpected:
         result.append(
             f"The seeds of {arm.name} differ in more than the seed: {', '.join(unexpected)}. "
-            "They are not repeats of one another, and the interval is not that of chance."
+            "They are not repeats of the same run, so the interval does not measure seed-to-seed variation."
         )
     if len({_text(run.fact("arranged", "preference")) for run in arm.runs if run.fact("arranged")}) > 1:
-        result.append(f"The seeds of {arm.name} differ in more than the seed: their orders have other preferences.")
+        result.append(f"The seeds of {arm.name} differ in more than the seed: their orders use different preferences.")
     seeds = [str(seed) for seed in arm.seeds]
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if twice:
-        told = "not known" if twice == ["None"] else f"given more than once ({', '.join(twice)})"
-        result.append(f"Seeds of {arm.name} are {told}: its runs are not independent, and not paired by seed.")
+        problem = "unknown" if twice == ["None"] else f"given more than once ({', '.join(twice)})"
+        result.append(f"Seeds of {arm.name} are {problem}: its runs are not independent and cannot be paired by seed.")
     return result
 
 
 def _other_seeds(arms: Sequence[Arm]) -> list[str]:
-    """A sentence when the arms do not have the same seeds."""
+    """Return a sentence if the arms do not have the same seeds."""
     seeds = {arm.name: sorted(str(seed) for seed in arm.seeds if seed is not None) for arm in arms}
     if len({tuple(known) for known in seeds.values() if known}) < 2:
         return []
     if all(len(arm.runs) == 1 for arm in arms):
         values = sorted({seed for known in seeds.values() for seed in known})
-        return [f"The arms have different seeds ({', '.join(values)}): part of a difference is the seed's."]
+        return [f"The arms have different seeds ({', '.join(values)}): part of any difference is due to the seed."]
     base = arms[0].name
     other = [arm.name for arm in arms if seeds[arm.name] != seeds[base]]
-    told = "; ".join(f"{name} {', '.join(seeds[name]) or 'unknown'}" for name in (base, *other))
-    return [f"Not all arms have the seeds of {base} ({told}): {', '.join(other)} is compared without pairs of seeds."]
+    listed = "; ".join(f"{name} {', '.join(seeds[name]) or 'unknown'}" for name in (base, *other))
+    return [f"Not all arms have the seeds of {base} ({listed}): {', '.join(other)} is compared without seed pairing."]
 
 
 def _same_order(arms: Sequence[Arm]) -> list[str]:
-    """Sentences for orders that are the same where they should not be."""
+    """Return sentences for orders that are the same but should not be."""
     runs = [run for arm in arms for run in arm.runs]
     orders = [run.fact("fingerprints", "order") for run in runs]
     if len(arms) > 1 and all(orders) and len(set(orders)) == 1:
@@ -137,14 +135,14 @@ def _same_order(arms: Sequence[Arm]) -> list[str]:
     shared = [arm.name for arm in arms if len(arm.runs) > 1 and len(_recorded(arm.runs, "fingerprints", "order")) == 1]
     if shared:
         return [
-            f"The seeds of {', '.join(shared)} share one order: the interval holds the chance of the initial weights, "
-            "not that of the order's shuffle."
+            f"The seeds of {', '.join(shared)} share one order: the interval covers the initial weights, "
+            "but not the shuffling of the order."
         ]
     return []
 
 
 def _recorded(runs: Sequence[Run], *keys: str) -> set[str]:
-    """The different values that run.json holds at `keys`; arms without one are left out."""
+    """Return the distinct values at `keys` in run.json; runs without one are left out."""
     values = (run.fact(*keys) for run in runs)
     return {str(value) for value in values if value is not None}
 
@@ -156,7 +154,7 @@ def _kind(key: str, runs: Sequence[Run]) -> str:
 
 
 def _same_artifact(key: str, runs: Sequence[Run]) -> bool:
-    """A path to tokens or scores may differ when the fingerprints say that the same thing lies there."""
+    """Tell whether `key` is a path to tokens or scores whose fingerprints agree: such paths may differ."""
     name = next((part for part in key.split(".") if part in MUST_AGREE), None)
     if name is None:
         return False

@@ -1,4 +1,4 @@
-"""The table of gains: every held-out loss and benchmark, by stage, arm beside baseline at the same tokens."""
+"""The table of gains: every held-out loss and benchmark by stage, arm and baseline compared at the same tokens."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from train.report.records import Record, Run, finite
 from train.report.sides import Answers, read_side
 
 TOKEN_TOLERANCE = 0.005
-"""Stages count as being at the same tokens within this share: padded samples fall at other steps in another order."""
+"""Relative difference in tokens up to which stages are compared: padding falls at different steps in each order."""
 UNDECIDED = "no significant difference"
 NO_ERROR_BAR = "no error bar"
 VERDICTS = ("better", "worse", UNDECIDED, "equal", NO_ERROR_BAR)
 
 
 class Evaluated(NamedTuple):
-    """A run at a stage end."""
+    """A run at the end of a stage."""
 
     run: Run
     record: Record
@@ -30,18 +30,18 @@ class Evaluated(NamedTuple):
 
 @dataclass(frozen=True)
 class Gain:
-    """A difference, value minus value: for a loss, below zero is better."""
+    """A difference of two values: for a loss, negative is better."""
 
     value: float
     low: float | None
-    """Lower end of the 95 % interval; None when nothing tells of the difference's chance."""
+    """Lower end of the 95 % interval; None if nothing is known about the variance of the difference."""
     high: float | None
     verdict: str
     """One of VERDICTS."""
     method: str
-    """What the interval is made from, as `Interval.method`; empty without one."""
+    """`Interval.method`; empty without an interval."""
     paired: bool
-    """Seed by seed; False: both arms' seeds are taken as independent."""
+    """Whether seeds are paired; if not, the seeds of both arms count as independent."""
 
 
 @dataclass(frozen=True)
@@ -53,41 +53,41 @@ class Cell:
     values: list[float]
     """By seed."""
     stderr: float | None
-    """The recorded standard error, of one seed alone."""
+    """The recorded standard error; only with a single seed."""
     change: Gain | None
-    """Against the previous stage of the same arm."""
+    """Relative to the previous stage of the same arm."""
     gain: Gain | None
-    """Against the baseline at the same tokens; None for the baseline itself."""
+    """Relative to the baseline at the same tokens; None for the baseline itself."""
     error: str
-    """Why there is no value: the message of a failed benchmark."""
+    """Why there is no value: the error message of a failed benchmark."""
 
     @property
     def seeds(self) -> int:
-        """How many seeds the value is the mean of."""
+        """Number of seeds averaged in the value."""
         return len(self.values)
 
     @property
     def difference(self) -> float | None:
-        """The gain's value, None where nothing is compared."""
+        """The gain's value; None if nothing is compared."""
         return None if self.gain is None else self.gain.value
 
     @property
     def verdict(self) -> str:
-        """The gain's verdict, empty where nothing is compared."""
+        """The gain's verdict; empty if nothing is compared."""
         return "" if self.gain is None else self.gain.verdict
 
 
 @dataclass(frozen=True)
 class Point:
-    """One moment of the comparison: the stage records of the arms that were evaluated at these tokens."""
+    """One point of the comparison: the stage records of the arms that were evaluated at these tokens."""
 
     tokens: int
     evaluated: dict[str, list[Evaluated]]
-    """By arm; a run that was not evaluated here is not in the list."""
+    """By arm; runs that were not evaluated here are left out."""
 
     @property
     def stages(self) -> dict[str, int]:
-        """The number of the stage in every arm that has one here."""
+        """The stage number in every arm that was evaluated here."""
         return {arm: int(seeds[0].record.get("stage", 0)) for arm, seeds in self.evaluated.items()}
 
 
@@ -102,34 +102,34 @@ class Gains:
     points: list[Point]
     cells: dict[str, list[dict[str, Cell]]]
     notes: list[str] = field(default_factory=list)
-    """Where answers could not be used, and why."""
+    """Which answers could not be used, and why."""
 
     def last_common(self, arm: str) -> int:
-        """Number of the last point where both `arm` and the baseline were evaluated."""
+        """Return the index of the last point where both `arm` and the baseline were evaluated."""
         return max(i for i, p in enumerate(self.points) if arm in p.evaluated and self.baseline in p.evaluated)
 
     def final(self, arm: str, measure: Measure) -> Cell:
-        """The cell of `measure` at the last point that `arm` shares with the baseline."""
+        """Return the cell of `measure` at the last point that `arm` shares with the baseline."""
         return self.cells[measure.key][self.last_common(arm)][arm]
 
     def final_baseline(self, arm: str, measure: Measure) -> Cell:
-        """The baseline's cell beside `final`."""
+        """Return the baseline's cell at the same point as `final`."""
         return self.cells[measure.key][self.last_common(arm)][self.baseline]
 
     def in_group(self, group: str) -> list[Measure]:
-        """The measures of one group, in the order of the table."""
+        """Return the measures of one group, in table order."""
         return [measure for measure in self.measures if measure.group == group]
 
     def headline_measure(self) -> Measure:
-        """What the one sentence is about: the loss on all held-out text, or the first measure there is."""
+        """Return the measure for the headline: the loss on all held-out text, or else the first measure."""
         return next((m for m in self.measures if m.key == "val/loss"), self.measures[0])
 
 
 def compute(arms: Sequence[Arm], baseline: str) -> Gains:
-    """The gains of every arm against the one named `baseline`.
+    """Return the gains of every arm relative to the one named `baseline`.
 
-    Raises ValueError when an arm shares no stage (no evaluation at the same tokens) with the baseline, or a file of
-    answers is broken.
+    Raises ValueError if an arm shares no stage (no evaluation at the same tokens) with the baseline, or if an answers
+    file is broken.
     """
     ordered = sorted(arms, key=lambda arm: arm.name != baseline)
     points = _points(ordered)
@@ -137,7 +137,7 @@ def compute(arms: Sequence[Arm], baseline: str) -> Gains:
         if not any(arm.name in point.evaluated and baseline in point.evaluated for point in points):
             raise ValueError(
                 f"runs.{arm.name} ({_places(arm)}) and the baseline {baseline} ({_places(ordered[0])}) have no stage "
-                f"record in common: evaluated at {_tokens(arm)} and {_tokens(ordered[0])} tokens; "
+                f"record in common (evaluated at {_tokens(arm)} and {_tokens(ordered[0])} tokens): "
                 "train both to the end of the same stage first"
             )
     names = [arm.name for arm in ordered]
@@ -145,14 +145,16 @@ def compute(arms: Sequence[Arm], baseline: str) -> Gains:
     if not measures:
         raise ValueError(
             f"the stage records of {', '.join(names)} hold no val/ or bench/ value: "
-            "train with an evaluation at the end of a stage"
+            "train with an evaluation at the end of each stage"
         )
     cells: dict[str, list[dict[str, Cell]]] = {measure.key: [] for measure in measures}
     answers = Answers()
-    before: dict[tuple[str, str], Known] = {}
+    before: dict[tuple[str, str], SeedValues] = {}
     for point in points:
         for measure in measures:
-            known = {arm: _known(measure, point.evaluated[arm], answers) for arm in names if arm in point.evaluated}
+            known = {
+                arm: _seed_values(measure, point.evaluated[arm], answers) for arm in names if arm in point.evaluated
+            }
             earlier = {arm: before.get((measure.key, arm)) for arm in known}
             row = {arm: _cell(measure, known[arm], earlier[arm], known.get(baseline), arm, baseline) for arm in known}
             cells[measure.key].append(row)
@@ -162,12 +164,12 @@ def compute(arms: Sequence[Arm], baseline: str) -> Gains:
 
 
 def same_tokens(first: int, second: int) -> bool:
-    """Whether two token counts are one moment of training (see TOKEN_TOLERANCE)."""
+    """Tell whether two token counts belong to the same point (see TOKEN_TOLERANCE)."""
     return abs(first - second) <= TOKEN_TOLERANCE * max(first, second)
 
 
 def verdict(measure: Measure, difference: float, found: Interval | None) -> str:
-    """What a difference is worth; one that is exact but cannot be seen in the written numbers is `equal`."""
+    """Return the verdict on a difference; one that is too small to show in the written numbers is `equal`."""
     visible = abs(difference) >= measure.resolution
     if found is not None and found.low <= 0 <= found.high and (visible or found.high - found.low > measure.resolution):
         return UNDECIDED
@@ -179,13 +181,13 @@ def verdict(measure: Measure, difference: float, found: Interval | None) -> str:
 
 
 @dataclass(frozen=True)
-class Known:
-    """One measure of the seeds of an arm at a point: those that have a value, and what is known of its chance."""
+class SeedValues:
+    """A measure of an arm at a point: the seeds that have a value, and what is known about its variance."""
 
     evaluated: list[Evaluated]
     side: Side | None
     errors: list[str]
-    """Messages of the seeds that have none."""
+    """Error messages of the seeds without a value."""
 
     @property
     def runs(self) -> list[Run]:
@@ -193,14 +195,16 @@ class Known:
         return [run for run, _ in self.evaluated]
 
 
-def _known(measure: Measure, evaluated: Sequence[Evaluated], answers: Answers) -> Known:
+def _seed_values(measure: Measure, evaluated: Sequence[Evaluated], answers: Answers) -> SeedValues:
     with_value = [seed for seed in evaluated if finite(seed.record, measure.key) is not None]
     side = read_side(measure.key, with_value, answers) if with_value else None
     failed = f"{measure.key.rsplit('/', 1)[0]}/error"
-    return Known(with_value, side, [str(record[failed]) for _, record in evaluated if failed in record])
+    return SeedValues(with_value, side, [str(record[failed]) for _, record in evaluated if failed in record])
 
 
-def _cell(measure: Measure, known: Known, before: Known | None, base: Known | None, arm: str, baseline: str) -> Cell:
+def _cell(
+    measure: Measure, known: SeedValues, before: SeedValues | None, base: SeedValues | None, arm: str, baseline: str
+) -> Cell:
     side = known.side
     if side is None:
         return Cell(None, [], None, None, None, known.errors[0] if known.errors else "")
@@ -224,7 +228,7 @@ def _gain(measure: Measure, first: Side, second: Side, pairs: bool) -> Gain:
 
 
 def _points(arms: Sequence[Arm]) -> list[Point]:
-    """Stage records by tokens; the baseline comes first, so its counts name the points that it has."""
+    """Group stage records by tokens; the baseline comes first, so its token counts define the points it has."""
     points: list[Point] = []
     for arm in arms:
         for run in arm.runs:
@@ -234,7 +238,7 @@ def _points(arms: Sequence[Arm]) -> list[Point]:
 
 
 def _place(points: list[Point], arm: str, seed: Evaluated) -> None:
-    """Put a record to the nearest point at the same tokens that has none of its run, or to a point of its own."""
+    """Add a record to the nearest point at the same tokens that has no record of its run yet, or to a new point."""
     tokens = int(seed.record["tokens"])
     near = [
         point
@@ -258,11 +262,11 @@ def _places(arm: Arm) -> str:
 
 
 def failed_tasks(record: Mapping[str, object]) -> list[str]:
-    """The tasks that a stage record says failed, by `stage/failed` or by an error of their own."""
-    told = [name.strip() for name in str(record.get("stage/failed", "")).split(",") if name.strip()]
+    """Return the tasks that failed according to a stage record, by `stage/failed` or by an error of the task."""
+    listed = [name.strip() for name in str(record.get("stage/failed", "")).split(",") if name.strip()]
     own = [
         key.removeprefix("bench/").removesuffix("/error")
         for key in record
         if key.startswith("bench/") and key.endswith("/error")
     ]
-    return list(dict.fromkeys([*told, *own]))
+    return list(dict.fromkeys([*listed, *own]))

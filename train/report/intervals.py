@@ -1,19 +1,19 @@
-"""How sure is a difference? 95 % intervals from the items that both sides answered, and from seeds.
+"""95 % confidence intervals of a difference, from the items that both arms were evaluated on and from seeds.
 
 A measure of one seed is a weighted mean of items. The influence of an item, w (y - mean) / sum(w), is how far it moves
-that mean; the influences of the same items on both sides, subtracted item by item, give the variance that the choice of
-items has. A paired bootstrap of the items comes to the same variance with ever more resamples; here it is without their
-chance, and at once. Seeds are the second level: their variance is that of the differences seed by seed (arms with the
-same seeds) or is pooled over both arms. What items and seeds do together is in both and is taken off once:
+that mean. Subtracting the influences on both sides item by item gives the item variance: the limit of a paired
+bootstrap over items as the number of resamples grows, without its Monte Carlo noise. Seeds are the second level: their
+variance is that of the per-seed differences (arms with the same seeds), or is pooled over both arms. The interaction of
+items and seeds is contained in both and is subtracted once:
 
     variance = seeds + max(0, items - together)
     half width = sqrt(variance * (z^2 + (t^2 - z^2) * share^1.5)),   share = seeds / variance
 
-with t of the seeds' degrees of freedom and z of the items': exact where either variance is alone, and between 94 and
-97.5 % for any mixture of the two with 2 seeds, 94.8 and 96.4 with 3, 95.0 and 95.7 with 5 (computed, for normal seeds
-and many items; Satterthwaite's rule goes down to 92 with 3). It is never below one standard error of the items: few
-seeds that happen to agree are no proof. A two-level bootstrap of 3 seeds sees 2/3 of their variance, and quantiles of
-many. `python -m benchmarks.interval_coverage` simulates both.
+with t for the seeds' degrees of freedom and z for the items'. Coverage is exact if only one of the two variances is
+present; for any mixture it is between 94 and 97.5 % with 2 seeds, 94.8 and 96.4 with 3, 95.0 and 95.7 with 5 (computed
+for normal seeds and many items; Satterthwaite's rule drops to 92 with 3). The half width is never below one standard
+error of the items: a few seeds that happen to agree prove nothing. A two-level bootstrap of 3 seeds captures only 2/3
+of their variance and uses normal quantiles. `python -m benchmarks.interval_coverage` simulates both.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from train.evaluation.answers import Items
 
 Values = NDArray[np.float64]
 POWER = 1.5
-"""Of the seeds' share of the variance; 1 covers up to 97.7 % with 3 seeds, 2 as little as 94."""
+"""Exponent of the seeds' share of the variance; with 3 seeds, 1 covers up to 97.7 % and 2 as little as 94 %."""
 NORMAL = 1.959964
 _T = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216)
 """Student's t at 97.5 % for 1 to 9 degrees of freedom."""
@@ -37,25 +37,25 @@ _T = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.
 
 @dataclass(frozen=True)
 class Side:
-    """What the seeds of an arm gave for one measure at one moment."""
+    """One measure of an arm at one point, over its seeds."""
 
     means: Values
     """[seeds] the measure of each seed."""
     influence: Values | None = None
-    """[seeds, items] how far each item moves its seed's measure, times sqrt(n / (n - 1)); None: items not known."""
+    """[seeds, items] how far each item moves its seed's measure, times sqrt(n / (n - 1)); None: items unknown."""
     ids: NDArray[np.int64] | None = None
-    """[items] which items."""
+    """[items] item ids."""
     freedom: int = 0
     """Degrees of freedom of the items."""
     grain: float = 0.0
-    """What two half answers, one for either side, add to the items' variance where answers are right or wrong."""
+    """Added to the item variance for right-or-wrong answers: two half answers, one for either side."""
     error: float | None = None
-    """Standard error of one seed's measure over items, as recorded; None: not known."""
+    """Recorded standard error of one seed's measure over items; None: unknown."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval of a difference."""
+    """The 95 % confidence interval of a difference."""
 
     low: float
     high: float
@@ -64,7 +64,7 @@ class Interval:
 
 
 def side_of(seeds: Sequence[Items]) -> Side | None:
-    """Return what the items of every seed of an arm say; None when seeds were asked other items, or fewer than two."""
+    """Return the side computed from the items of every seed; None if items differ by seed or are fewer than two."""
     ids = seeds[0].ids
     if len(ids) < 2 or any(not np.array_equal(items.ids, ids) for items in seeds[1:]):
         return None
@@ -79,7 +79,7 @@ def side_of(seeds: Sequence[Items]) -> Side | None:
 
 
 def average(tasks: Sequence[Side]) -> Side | None:
-    """Return the plain mean of measures over tasks; items of different tasks are independent. None without items."""
+    """Return the unweighted mean over tasks, whose items are independent; None if any task has no items."""
     share = 1 / len(tasks)
     influences = [task.influence for task in tasks if task.influence is not None]
     ids = [task.ids for task in tasks if task.ids is not None]
@@ -95,7 +95,7 @@ def average(tasks: Sequence[Side]) -> Side | None:
 
 
 def scaled(side: Side, factors: Values) -> Side:
-    """Return a measure that is another one times a known factor, [seeds]: bits a byte from nats a token."""
+    """Return a measure multiplied by a known factor, [seeds]: bits per byte from nats per token."""
     assert side.influence is not None
     return Side(side.means * factors, side.influence * factors[:, None], side.ids, side.freedom)
 
@@ -103,8 +103,8 @@ def scaled(side: Side, factors: Values) -> Side:
 def interval(first: Side, second: Side, difference: float, paired: bool) -> Interval | None:
     """Return the 95 % interval of `difference`, the mean of `second` minus that of `first`.
 
-    `paired`: seed i of one side and seed i of the other are a pair (the same seed, or the same run at two moments).
-    None when neither items, nor recorded errors, nor several seeds tell anything of its chance.
+    `paired`: seed i of one side and seed i of the other form a pair (the same seed, or the same run at two points).
+    None if neither items, nor recorded errors, nor several seeds are available to estimate the variance.
     """
     seeds, seeds_freedom = _seeds(first, second, paired)
     matched = _items(first, second, paired)
@@ -130,7 +130,7 @@ def interval(first: Side, second: Side, difference: float, paired: bool) -> Inte
 
 
 def t_quantile(freedom: int) -> float:
-    """Return Student's t at 97.5 %, to 5 digits; beyond a table by Fisher's expansion in 1 / freedom."""
+    """Return Student's t at 97.5 %, to 5 digits; beyond the table, by Fisher's expansion in 1 / freedom."""
     if freedom <= len(_T):
         return _T[freedom - 1]
     z = NORMAL
@@ -143,7 +143,7 @@ def t_quantile(freedom: int) -> float:
 
 
 def _seeds(first: Side, second: Side, paired: bool) -> tuple[float, int]:
-    """Variance of the difference by its seeds, and its degrees of freedom; with one seed a side none are known."""
+    """Return the seed variance of the difference and its degrees of freedom; (0, 0) with one seed per side."""
     if paired:
         differences = second.means - first.means
         count = len(differences)
@@ -157,7 +157,7 @@ def _seeds(first: Side, second: Side, paired: bool) -> tuple[float, int]:
 
 
 def _items(first: Side, second: Side, paired: bool) -> tuple[float, float] | None:
-    """Variance of the difference by its items, and the part of it that items and seeds make together; None unpaired."""
+    """Return the item variance of the difference and its item-seed interaction; None unless the items are the same."""
     if first.influence is None or second.influence is None or first.ids is None or second.ids is None:
         return None
     if not np.array_equal(first.ids, second.ids):
@@ -176,5 +176,5 @@ def _items(first: Side, second: Side, paired: bool) -> tuple[float, float] | Non
 
 
 def _squares(influence: Values) -> float:
-    """Sum of the squares about every item's mean over seeds."""
+    """Return the sum of squares about each item's mean over seeds."""
     return float(((influence - influence.mean(axis=0)) ** 2).sum())

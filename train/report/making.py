@@ -1,4 +1,4 @@
-"""From settings to a report: read the runs, compute, draw, write. The face of the room."""
+"""From settings to a report: read the runs, compute, draw, write. Entry point of the package."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 
 
 def run(settings: ReportSettings, console: Any = None) -> Path:
-    """Make the report, write page, JSON and CSV (and pictures when asked), print the table; return the page's path.
+    """Write the page, JSON and CSV (and figures if requested), print the table; return the path of the page.
 
-    With `wandb` send the runs to W&B instead, and return the folder of the last one. `console` is a rich Console; None
-    prints to the standard output. Raises ValueError as `make` does.
+    With `wandb`, send the runs to W&B instead and return the folder of the last one. `console` is a rich Console; None
+    prints to standard output. Raises ValueError as `make` does.
     """
     if settings.wandb:
         return _replayed(settings)
@@ -51,7 +51,7 @@ def run(settings: ReportSettings, console: Any = None) -> Path:
     write_text(output.with_suffix(".csv"), writing.as_csv(report))
     write_text(output, page.render(report, pictures))
     terminal.show(report, console, output)
-    log.info("report %s: %s arms, %s moments compared", output, len(report.arms), len(report.gains.points))
+    log.info("report %s: %s arms compared at %s points", output, len(report.arms), len(report.gains.points))
     return output
 
 
@@ -73,9 +73,9 @@ def _replayed(settings: ReportSettings) -> Path:
 
 
 def make(settings: ReportSettings) -> Report:
-    """Read the runs and compute what the report shows.
+    """Read the runs and compute the contents of the report.
 
-    Raises ValueError for a run that is missing or broken, and for an arm that shares no stage with the baseline.
+    Raises ValueError for a missing or broken run, and for an arm that shares no stage with the baseline.
     """
     names = sorted(settings.runs, key=lambda name: name != settings.baseline)
     arms = [read_arm(name, settings.places[name]) for name in names]
@@ -84,8 +84,8 @@ def make(settings: ReportSettings) -> Report:
     material = open_material(runs)
     sentences = []
     for arm in gains.arms[1:]:
-        told = (headline(gains, arms, arm), confidence(gains, arm), benchmarks(gains, arm))
-        sentences += [sentence for sentence in told if sentence]
+        written = (headline(gains, arms, arm), confidence(gains, arm), benchmarks(gains, arm))
+        sentences += [sentence for sentence in written if sentence]
     plans, missing = _plans(arms, material)
     exposures = _exposures(arms, material)
     preferences = None
@@ -100,7 +100,7 @@ def make(settings: ReportSettings) -> Report:
         arms,
         gains,
         sentences,
-        [*warnings(arms), *_doubts(exposures), *cautions(gains, arms)],
+        [*warnings(arms), *_order_warnings(exposures), *cautions(gains, arms)],
         [f"{run.name}: {note}." for run in runs for note in run.notes] + _gaps(arms, gains) + gains.notes,
         differences(arms),
         [throughput(arm) for arm in arms],
@@ -113,7 +113,7 @@ def make(settings: ReportSettings) -> Report:
 
 
 def _plans(arms: list[Arm], material: Material) -> tuple[dict[str, Plan], dict[str, str]]:
-    """The plan of every arm, from the order of its first seed that has one or else from its metrics, and sentences."""
+    """Return each arm's plan, from its first readable order or else from the metrics; and notes on missing ones."""
     plans: dict[str, Plan] = {}
     missing: dict[str, str] = {}
     for arm in arms:
@@ -123,12 +123,12 @@ def _plans(arms: list[Arm], material: Material) -> tuple[dict[str, Plan], dict[s
         if views:
             plans[arm.name] = views[0]
         else:
-            missing[f"plan/{arm.name}"] = f"The metrics of {arm.name} record no plan either."
+            missing[f"plan/{arm.name}"] = f"The metrics of {arm.name} contain no plan either."
     return plans, missing
 
 
 def _exposures(arms: list[Arm], material: Material) -> dict[str, Exposure]:
-    """What the samples of every arm's order are, of the first seed that has one; nothing without tokens."""
+    """Return the exposure of each arm, from the first seed with a readable order; empty without tokens."""
     if material.tokens is None:
         return {}
     source_N = material.tokens.source_of(np.arange(len(material.tokens)))
@@ -141,27 +141,27 @@ def _exposures(arms: list[Arm], material: Material) -> dict[str, Exposure]:
     return {arm: exposure_of(found[0], high_N, source_N, sources) for arm, found in orders.items() if found}
 
 
-def _doubts(exposures: dict[str, Exposure]) -> list[str]:
-    """Warnings that the orders give."""
+def _order_warnings(exposures: dict[str, Exposure]) -> list[str]:
+    """Return warnings about the contents of the orders."""
     result = []
     if len({view.content for view in exposures.values()}) > 1:
         counts = ", ".join(f"{arm} {view.content[0]}" for arm, view in exposures.items())
         result.append(
-            f"The orders do not hold the same samples ({counts}): the arms differ in the data, not in its order only."
+            f"The orders do not hold the same samples ({counts}): the arms differ in the data, not only in its order."
         )
     return result
 
 
 def _failures(seed: Evaluated) -> list[str]:
-    """Notes on what failed at a stage end of a run, with the message where there is one, and how to make it good."""
+    """Return notes on failed evaluations of a run at a stage end, with the error message and the command to rerun."""
     run, record = seed
     tasks = failed_tasks(record)
     if not tasks:
         return []
     messages = {task: record.get("val/error" if task == "heldout" else f"bench/{task}/error") for task in tasks}
-    told = ", ".join(task + (f" ({message})" if message else "") for task, message in messages.items())
-    mend = f": run `pdpc evaluate run={run.folder} stages=failed`" if record.get("stage/failed") else ""
-    return [f"stage {record.get('stage', '?')} of {run.name} failed in {told}{mend}"]
+    failed = ", ".join(task + (f" ({message})" if message else "") for task, message in messages.items())
+    remedy = f": run `pdpc evaluate run={run.folder} stages=failed`" if record.get("stage/failed") else ""
+    return [f"stage {record.get('stage', '?')} of {run.name} failed in {failed}{remedy}"]
 
 
 def _apart(point: Point) -> float:
@@ -170,22 +170,22 @@ def _apart(point: Point) -> float:
 
 
 def _gaps(arms: list[Arm], gains: Gains) -> list[str]:
-    """Notes on moments where a run was not evaluated, or not whole, or not at the very same tokens."""
+    """Return notes on points where a run was not evaluated, only partly, or not at exactly the same tokens."""
     result = []
     for arm in arms:
         for run in arm.runs:
             lacking = [str(point.tokens) for point in gains.points if not _has(point, arm.name, run.name)]
             if lacking:
-                what = "nothing is compared there" if len(arm.runs) == 1 else "it is not in the means there"
-                result.append(f"{run.name}: no evaluation at {', '.join(lacking)} tokens; {what}.")
+                effect = "nothing is compared there" if len(arm.runs) == 1 else "it is left out of the means there"
+                result.append(f"{run.name}: no evaluation at {', '.join(lacking)} tokens; {effect}.")
         for point in gains.points:
             for seed in point.evaluated.get(arm.name, []):
                 result += _failures(seed)
     apart = max(_apart(point) for point in gains.points)
     if apart > 0:
         result.append(
-            f"Stages are compared at tokens that differ by up to {100 * apart:.2g}%: "
-            "padded samples fall at other steps in another order."
+            f"Stages are compared at token counts that differ by up to {100 * apart:.2g}%: "
+            "each order has its padded samples at different steps."
         )
     return result
 

@@ -1,4 +1,4 @@
-"""The artifacts that a run names, opened for the report; a sentence says what is missing where one cannot be."""
+"""The artifacts that a run refers to, opened for the report; for one that cannot be opened, a sentence says why."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from train.report.records import Run
 
 @dataclass(frozen=True)
 class Material:
-    """Orders by arm, and the scores and tokens that all arms share; `missing` tells why one is None."""
+    """Orders by run, and the scores and tokens that all arms share; `missing` says why one is None."""
 
     orders: dict[str, Order]
     scores: Scores | None
     tokens: Tokens | None
     missing: dict[str, str]
-    """`scores`, `tokens` or `order/<arm>` to a sentence."""
+    """`scores`, `tokens` or `order/<run>` to a sentence."""
 
 
 def open_material(runs: list[Run]) -> Material:
-    """Open what the runs' run.json names. Nothing that is missing, moved or changed is an error: the page says so."""
+    """Open the artifacts in the runs' run.json. Missing, moved or changed ones are no error: the page reports them."""
     missing: dict[str, str] = {}
     orders: dict[str, Order] = {}
     for run in runs:
@@ -42,26 +42,26 @@ def open_material(runs: list[Run]) -> Material:
         try:
             scores.check(tokens)
         except ValueError as error:
-            scores, missing["scores"] = None, f"The scores are of other tokens: {error}."
+            scores, missing["scores"] = None, f"The scores belong to other tokens: {error}."
     for run in runs:
         order = orders.get(run.name)
         if order is not None and tokens is not None and order.manifest.inputs.get("tokens") != tokens.fingerprint:
             del orders[run.name]
             missing[f"order/{run.name}"] = (
-                f"The order of {run.name} arranges other tokens than the ones at {tokens.folder}."
+                f"The order of {run.name} was arranged for other tokens than those at {tokens.folder}."
             )
     return Material(orders, scores, tokens, {name: text for name, text in missing.items() if text})
 
 
 def _first(runs: list[Run], opening: Callable[[Run], tuple[Any, str]]) -> tuple[Any, str]:
-    """What the first run offers that can open it; else the sentence of the first run."""
+    """Return the artifact from the first run that has one; else None and why it is missing."""
     sentences: list[str] = []
     for run in runs:
         artifact, sentence = opening(run)
         if artifact is not None:
             return artifact, ""
         sentences.append(sentence)
-    named = [sentence for sentence in sentences if "names no" not in sentence]
+    named = [sentence for sentence in sentences if "records no" not in sentence]
     return None, (named or sentences)[0]
 
 
@@ -84,12 +84,12 @@ def _open_tokens(run: Run) -> tuple[Tokens | None, str]:
 
 
 def _open(run: Run, what: str, opening: Callable[[Path, str], Any]) -> tuple[Any, str]:
-    """Open the artifact `what` where run.json says it is, and hold its fingerprint against the recorded one."""
+    """Open the artifact `what` at the path in run.json, and compare its fingerprint with the recorded one."""
     path = run.fact("paths", what)
     if run.from_wandb:
-        return None, f"{run.name} was read out of W&B, which names no {what}."
+        return None, f"{run.name} was read from W&B, which records no {what}."
     if not path:
-        return None, f"The run {run.name} names no {what}."
+        return None, f"The run {run.name} records no {what}."
     if not Path(path).is_dir():
         verb = "is" if what == "order" else "are"
         return None, f"The {what} of {run.name} {verb} no longer at {path}."
@@ -101,6 +101,6 @@ def _open(run: Run, what: str, opening: Callable[[Path, str], Any]) -> tuple[Any
     if recorded and recorded != found:
         return (
             None,
-            f"What lies at {path} is not the {what} that {run.name} used (fingerprint {found}, recorded {recorded}).",
+            f"{path} is not the {what} that {run.name} used (fingerprint {found}, recorded {recorded}).",
         )
     return artifact, ""

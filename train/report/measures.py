@@ -1,4 +1,4 @@
-"""What a stage record measures: names, groups, direction, and how numbers are written."""
+"""The measures in a stage record: labels, groups, direction, and number formatting."""
 
 import math
 from collections.abc import Iterable
@@ -16,45 +16,45 @@ _LABELS = {
     "val/loss": "All held-out text",
     "val/low_pd/loss": "Low-PD half",
     "val/high_pd/loss": "High-PD half",
-    "val/bits_per_byte": "All held-out text, bits a byte",
-    "val/low_pd/bits_per_byte": "Low-PD half, bits a byte",
-    "val/high_pd/bits_per_byte": "High-PD half, bits a byte",
-    "bench/avg": "Average of the benchmarks",
+    "val/bits_per_byte": "All held-out text, bits per byte",
+    "val/low_pd/bits_per_byte": "Low-PD half, bits per byte",
+    "val/high_pd/bits_per_byte": "High-PD half, bits per byte",
+    "bench/avg": "Benchmark average",
 }
 HEADLINES = ("acc_norm", "acc", "exact_match", "em", "f1")
-"""A task enters `bench/avg` by the first of these that it has, as in train/evaluation/harness/benchmarks.py."""
+"""`bench/avg` uses the first of these metrics that a task has, as in train/evaluation/harness/benchmarks.py."""
 _RESOLUTION = {"nats": 5e-5, "bits": 5e-5, "share": 5e-4, "number": 5e-5}
-_WORDS = {"nats": "nats a token", "bits": "bits a byte", "share": "percentage points", "number": ""}
+_WORDS = {"nats": "nats per token", "bits": "bits per byte", "share": "percentage points", "number": ""}
 _LOWER_IS_BETTER = ("loss", "ppl", "perplexity", "bits_per_byte", "brier", "error_rate")
 _SHARES = ("acc", "exact_match", "em", "f1", "avg", "pass@", "score")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a stage record."""
+    """One number in a stage record."""
 
     key: str
-    """Its key in metrics.jsonl."""
+    """Key in metrics.jsonl."""
     label: str
-    """Its name for a reader."""
+    """Name shown to the reader."""
     group: str
     """A key of GROUPS."""
     unit: str
-    """`nats` (a token), `bits` (a byte), `share` (0 to 1, written in per cent) or `number`."""
+    """`nats` (per token), `bits` (per byte), `share` (0 to 1, written in percent) or `number`."""
     lower_is_better: bool
 
     @property
     def words(self) -> str:
-        """The unit of a difference for a reader."""
+        """The unit of a difference, in words."""
         return _WORDS[self.unit]
 
     @property
     def resolution(self) -> float:
-        """A difference below this is not visible in the written numbers and counts as none."""
+        """Differences below this are not visible in the written numbers and count as zero."""
         return _RESOLUTION[self.unit]
 
     def write(self, value: float | None) -> str:
-        """The value for a reader; an em dash where there is none."""
+        """Format a value; None becomes an em dash."""
         if value is None:
             return "\u2014"
         if self.unit == "share":
@@ -62,14 +62,14 @@ class Measure:
         return f"{value:.4f}".replace("-", MINUS)
 
     def write_difference(self, value: float | None) -> str:
-        """A signed difference for a reader: nats, percentage points or the number itself."""
+        """Format a signed difference: nats, percentage points or the number itself."""
         if value is None:
             return "\u2014"
         text = f"{100 * value:+.1f} pt" if self.unit == "share" else f"{value:+.4f}"
         return _unsigned_zero(text).replace("-", MINUS)
 
     def write_interval(self, low: float | None, high: float | None) -> str:
-        """Both ends of an interval of a difference for a reader; nothing where there is none."""
+        """Format both ends of the interval of a difference; empty without an interval."""
         if low is None or high is None:
             return ""
         scale, digits = (100, 1) if self.unit == "share" else (1, 4)
@@ -78,9 +78,9 @@ class Measure:
 
 
 def measures_of(records: Iterable[Record]) -> list[Measure]:
-    """Every measure that a stage record holds, held-out losses first, then sources and benchmarks by name.
+    """Return every measure in the stage records: held-out losses first, then sources and benchmarks by name.
 
-    A failed benchmark (`bench/<task>/error`) is a measure too: it has a message where the others have a value.
+    A failed benchmark (`bench/<task>/error`) is also a measure, with an error message instead of a value.
     """
     keys: set[str] = set()
     for record in records:
@@ -97,7 +97,7 @@ def measures_of(records: Iterable[Record]) -> list[Measure]:
 
 
 def short_tokens(tokens: float) -> str:
-    """A number of tokens for a reader: 950, 81.9k, 4.19M, 1.00B."""
+    """Format a number of tokens: 950, 81.9k, 4.19M, 1.00B."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if tokens >= size:
             digits = 2 - min(2, int(math.log10(tokens / size)))
@@ -109,7 +109,7 @@ def _measure(key: str) -> Measure:
     parts = key.split("/")
     if key.startswith("val/source/"):
         name = "/".join(parts[2:-1])
-        label = {"loss": name, "bits_per_byte": f"{name}, bits a byte"}.get(parts[-1], f"{name} ({parts[-1]})")
+        label = {"loss": name, "bits_per_byte": f"{name}, bits per byte"}.get(parts[-1], f"{name} ({parts[-1]})")
         return Measure(key, label, "source", _unit(parts[-1]), True)
     group = "benchmark" if parts[0] == "bench" else "held-out"
     label = _LABELS.get(key) or _label(parts)
@@ -137,5 +137,5 @@ def _rank(measure: Measure) -> tuple[int, int, str]:
 
 
 def _unsigned_zero(text: str) -> str:
-    """+0.0000 and -0.0000 are both written as 0.0000."""
+    """Write +0.0000 and -0.0000 as 0.0000."""
     return text[1:] if not any(letter in "123456789" for letter in text) else text

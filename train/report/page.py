@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it, nothing to fetch, no scripts."""
+"""The page: one self-contained HTML file, with no external resources and no scripts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from train.report.curves import gain_pictures, loss_pictures, mixtures
 from train.report.gains import NO_ERROR_BAR, UNDECIDED, Cell, Gain
 from train.report.measures import GROUPS, Measure, short_tokens
 from train.report.records import Run
-from train.report.summary import METHODS, headline_measures, told_seeds
+from train.report.summary import METHODS, headline_measures, seed_counts
 
 MOST_ROWS = 24
-"""Rows of a picture of differences or of PD by source; the tables hold them all."""
+"""Maximum number of rows in a figure of differences or of PD by source; the tables list them all."""
 MARKS = {"better": "\u25b2", "worse": "\u25bc", UNDECIDED: "\u2248", "equal": "=", NO_ERROR_BAR: "?"}
 
 
 def draw(report: Report) -> dict[str, theme.Picture]:
-    """Draw every picture that the report has the numbers for, by name."""
+    """Draw every figure for which the report has data; return them by name."""
     pictures: list[theme.Picture] = []
     with theme.drawing():
         pictures += loss_pictures(report)
@@ -45,7 +45,7 @@ def draw(report: Report) -> dict[str, theme.Picture]:
 
 
 def render(report: Report, pictures: dict[str, theme.Picture]) -> str:
-    """The whole page as HTML text; the same report gives the same bytes."""
+    """Return the page as HTML; the same report gives the same bytes."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -70,7 +70,7 @@ def render(report: Report, pictures: dict[str, theme.Picture]) -> str:
         svg={name: Markup(drawn.inline()) for name, drawn in pictures.items()},  # noqa: S704 - labels are escaped by the drawing
         groups={group: title for group, title in GROUPS.items() if report.gains.in_group(group)},
         headline_measures=headline_measures(report.gains),
-        told_seeds=told_seeds,
+        seed_counts=seed_counts,
         counted=counted,
         methods=METHODS,
         several=any(len(arm.runs) > 1 for arm in report.arms),
@@ -93,13 +93,13 @@ def render(report: Report, pictures: dict[str, theme.Picture]) -> str:
 
 
 def shared_method(gains: Iterable[Gain | None]) -> str:
-    """What intervals are made from, in words, where that is the same for all; else empty: each says it then."""
+    """Return the interval method in words if it is the same for all gains; else empty, and each gain shows its own."""
     found = {gain.method for gain in gains if gain is not None}
     return METHODS[found.pop()] if len(found) == 1 else ""
 
 
 def by_share(report: Report) -> list[int]:
-    """Numbers of the sources that have samples, by their share above the median PD, the largest first."""
+    """Return the indices of the sources that have samples, by share above the median PD, largest first."""
     view = report.preferences
     if view is None:
         return []
@@ -108,28 +108,28 @@ def by_share(report: Report) -> list[int]:
 
 
 def by_size(report: Report) -> list[int]:
-    """Numbers of the sources by their share in all orders together, the largest first."""
+    """Return the indices of the sources by their share in all orders together, largest first."""
     tables = [view.sources.mean(axis=0) for view in report.exposures.values() if view.sources is not None]
     total = [float(sum(table[index] for table in tables)) for index in range(len(report.sources))]
     return sorted(range(len(total)), key=lambda index: (-round(total[index], 9), report.sources[index]))
 
 
 def _gains(report: Report, group: str) -> Iterator[Gain | None]:
-    """The gains of a group of measures at all moments."""
+    """Yield the gains of a group of measures at all points."""
     for measure in report.gains.in_group(group):
         for row in report.gains.cells[measure.key]:
             yield from (cell.gain for cell in row.values())
 
 
 def _forests(report: Report) -> list[theme.Picture]:
-    """Differences at the end: losses in one picture, benchmarks that are shares in another."""
+    """Draw the final differences: losses in one figure, benchmarks that are shares in another."""
     gains = report.gains
     losses = [m for m in gains.measures if m.group in ("held-out", "source") and m.unit == "nats"]
     tasks = [m for m in gains.in_group("benchmark") if m.unit == "share"]
     result = []
     for name, title, measures, unit in (
-        ("loss-differences", "Held-out loss against the baseline", losses, "difference in nats a token"),
-        ("benchmark-differences", "Benchmarks against the baseline", tasks, "difference in percentage points"),
+        ("loss-differences", "Held-out loss relative to the baseline", losses, "difference in nats per token"),
+        ("benchmark-differences", "Benchmarks relative to the baseline", tasks, "difference in percentage points"),
     ):
         rows: list[tuple[Measure, dict[str, Cell]]] = []
         for measure in measures[:MOST_ROWS]:
@@ -142,7 +142,7 @@ def _forests(report: Report) -> list[theme.Picture]:
 
 
 def _facts(runs: list[Run]) -> list[tuple[str, list[str]]]:
-    """What run.json tells about every arm: a name and one text an arm."""
+    """Return rows of facts from run.json: a label and one text per run."""
     keys: list[tuple[str, tuple[str, ...]]] = [("status", ("status",)), ("seed", ("seed",))]
     keys += [("parameters", ("parameters",)), ("processes", ("world_size",))]
     for part in ("fingerprints", "versions", "paths"):

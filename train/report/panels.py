@@ -1,4 +1,4 @@
-"""What is drawn into a pair of axes: shares of buckets and of sources, a mean over progress."""
+"""Contents of a pair of axes: bucket shares, source shares, a mean over progress."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from train.report.views import Plan
 
 Values = NDArray[np.float64]
 Mixture = tuple[str, float, Plan]
-"""An arm, its tokens at the end of training, and its plan."""
+"""An arm, its number of tokens at the end of training, and its plan."""
 
 
 def bucket_shares(axes: Any, view: Plan) -> None:
-    """Shares of the buckets over progress: realised as areas, planned as dashed edges.
+    """Draw the bucket shares over progress: realised as areas, planned as dashed edges.
 
-    Buckets that are gone at the end are named in their midst.
+    Buckets that have no samples left at the end are labelled inside their area.
     """
     bottom = np.zeros(len(view.progress))
     count = len(view.buckets)
@@ -48,7 +48,7 @@ def bucket_shares(axes: Any, view: Plan) -> None:
 
 
 def mixture_strips(figure: Any, above: Any, mixtures: Sequence[Mixture], strip_in: float) -> None:
-    """Under a pair of axes over tokens, a strip for each arm: the shares of its buckets over the same tokens."""
+    """Draw a strip per arm below a pair of axes over tokens: its bucket shares over the same tokens."""
     height = float(figure.get_figheight())
     box = above.get_position()
     for number, (arm, total, view) in enumerate(mixtures):
@@ -78,7 +78,7 @@ def mixture_strips(figure: Any, above: Any, mixtures: Sequence[Mixture], strip_i
 
 
 def source_shares(axes: Any, progress: Values, names: Sequence[str], table: Values) -> None:
-    """Share of every source over progress, stacked."""
+    """Draw the share of every source over progress, stacked."""
     bottom = np.zeros(len(progress))
     for index in range(len(names)):
         top = bottom + table[:, index]
@@ -96,7 +96,7 @@ def source_shares(axes: Any, progress: Values, names: Sequence[str], table: Valu
 
 
 def mean_line(axes: Any, progress: Values, values: Values, label: str) -> None:
-    """A mean over progress."""
+    """Draw a mean over progress."""
     axes.plot(progress, values, color=colour("bucket"), linewidth=1.8)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")

@@ -1,4 +1,4 @@
-"""Runs as the report reads them, from RUN folders or W&B: resolved config, what the run was, its metrics."""
+"""Runs as the report reads them, from RUN folders or W&B: resolved config, run.json, metrics."""
 
 import json
 import math
@@ -14,7 +14,7 @@ KINDS = ("train", "stage")
 
 @dataclass(frozen=True)
 class Run:
-    """One run, a seed of an arm: its folder and what was read from it."""
+    """One run (one seed of an arm): its folder and contents."""
 
     name: str
     folder: Path
@@ -27,28 +27,28 @@ class Run:
     stages: list[Record]
     """Metrics records of kind `stage`, by step."""
     notes: list[str]
-    """What a reader must know about the reading: torn lines, repeated records, missing files."""
+    """Problems found while reading: torn lines, repeated records, missing files."""
     from_wandb: bool = False
-    """It was read out of W&B: `folder` is its address there, and there are no answers, no order and no artifacts."""
+    """Read from W&B: `folder` is the address there, and there are no answers, no order and no artifacts."""
 
     @property
     def finished(self) -> bool:
-        """Whether run.json says that the run came to its end; of a run in W&B that is not known, and taken so."""
+        """Whether run.json says that the run finished; unknown for a run in W&B, which is assumed to have finished."""
         return self.from_wandb or self.info.get("status") == "finished"
 
     @property
     def seed(self) -> int | None:
-        """Its seed, None where neither run.json nor config.json tells."""
+        """The seed from run.json or config.json; None if neither has one."""
         value = self.info.get("seed", self.config.get("seed"))
         return value if type(value) is int else None
 
     @property
     def tokens(self) -> int:
-        """Tokens trained on, by the last record."""
+        """Tokens trained on, according to the last record."""
         return max((int(r["tokens"]) for r in (*self.train, *self.stages)), default=0)
 
     def fact(self, *keys: str) -> Any:
-        """The value at `keys` in run.json, None where it is absent."""
+        """Return the value at `keys` in run.json; None if absent."""
         value: Any = self.info
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
@@ -58,31 +58,29 @@ class Run:
 def read_run(name: str, folder: Path) -> Run:
     """Read the RUN folder of the arm `name`.
 
-    Raises ValueError when the folder or metrics.jsonl is missing, or a file in it cannot be read; a torn last line and
-    a missing run.json or config.json are notes, because a run that was killed leaves them.
+    Raises ValueError if the folder or metrics.jsonl is missing or a file in it cannot be read. A torn last line and a
+    missing run.json or config.json become notes, because a killed run can leave them.
     """
     if not folder.is_dir():
-        raise ValueError(f"runs.{name}: {folder} is not a folder: give the folder of a run (it holds metrics.jsonl)")
+        raise ValueError(f"runs.{name}: {folder} is not a folder: give a run folder (one with metrics.jsonl)")
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise ValueError(
-            f"runs.{name}: {path} is missing: give the folder of a run that was started, or train it first"
+            f"runs.{name}: {path} is missing: give the folder of a run that has started, or train it first"
         )
     records, notes = read_metrics(path)
     found: dict[str, dict[str, Any]] = {}
     for file in ("config.json", "run.json"):
         found[file] = _read_object(folder / file)
         if not found[file]:
-            notes.append(f"{file} is missing: what it would tell is not shown")
+            notes.append(f"{file} is missing, so its contents are not shown")
     info = found["run.json"]
     if info and info.get("status") != "finished":
-        notes.append(f"the run is not finished (status: {info.get('status', 'unknown')}); what it has so far is shown")
+        notes.append(f"the run is not finished (status: {info.get('status', 'unknown')}); results so far are shown")
     train, repeated_train = _last_of_each_step(r for r in records if r["kind"] == "train")
     stages, repeated_stages = _last_of_each_step(r for r in records if r["kind"] == "stage")
     if repeated := repeated_train + repeated_stages:
-        notes.append(
-            f"{repeated} record(s) were written again after a resume or an evaluation; the later ones are shown"
-        )
+        notes.append(f"{repeated} record(s) were rewritten by a resume or an evaluation; the later ones are shown")
     others = sorted({str(r["kind"]) for r in records if r["kind"] not in KINDS})
     if others:
         count = sum(r["kind"] in others for r in records)
@@ -92,9 +90,9 @@ def read_run(name: str, folder: Path) -> Run:
 
 
 def read_wandb(name: str, spec: str) -> Run:
-    """Read a run of the arm `name` out of W&B: its records, and of its settings those that were sent there.
+    """Read a run of the arm `name` from W&B: its records, and the settings that were sent there.
 
-    Raises ValueError when there is no such run or no key, OSError when W&B is out of reach.
+    Raises ValueError if there is no such run or no API key, OSError if W&B is unreachable.
     """
     from train.report.wandb.read import read_wandb_run
     from train.resume.identity import FINGERPRINTS
@@ -105,16 +103,16 @@ def read_wandb(name: str, spec: str) -> Run:
     info: dict[str, Any] = {"fingerprints": prints, "status": "in W&B", "arm": found.name}
     train, _ = _last_of_each_step(r for r in found.records if r["kind"] == "train")
     stages, _ = _last_of_each_step(r for r in found.records if r["kind"] == "stage")
-    missing = "its answers item by item, order, scores and tokens are not known, nor whether it came to its end"
-    notes = [f"read out of W&B ({spec}): {missing}", *_non_finite(train, stages)]
+    missing = "its per-item answers, order, scores and tokens are unknown, and so is whether it finished"
+    notes = [f"read from W&B ({spec}): {missing}", *_non_finite(train, stages)]
     return Run(name, Path(spec), config, info, train, stages, notes, from_wandb=True)
 
 
 def read_metrics(path: Path) -> tuple[list[Record], list[str]]:
-    """The records of a metrics.jsonl in file order, and notes on the reading.
+    """Return the records of a metrics.jsonl in file order, and notes on problems.
 
-    Raises ValueError with the line number for a line that is not a record; only the last line may be torn, and only
-    when it has no line end: that is what a killed process leaves.
+    Raises ValueError with the line number for a line that is not a record. Only the last line may be torn, and only
+    without a newline at its end: that is what a killed process leaves.
     """
     lines = path.read_bytes().split(b"\n")
     records: list[Record] = []
@@ -127,15 +125,15 @@ def read_metrics(path: Path) -> tuple[list[Record], list[str]]:
         except (ValueError, RecursionError) as error:
             if number < len(lines):
                 raise ValueError(
-                    f"{path}: line {number} is not a metrics record ({error}): mend or remove that line, "
+                    f"{path}: line {number} is not a metrics record ({error}): fix or remove that line, "
                     "or train the run again"
                 ) from None
-            notes.append(f"the last line of metrics.jsonl (line {number}) is torn and was left out")
+            notes.append(f"the last line of metrics.jsonl (line {number}) is torn and was ignored")
     return records, notes
 
 
 def finite(record: Record, key: str) -> float | None:
-    """The number at `key`, None when it is absent, not a number or not finite."""
+    """Return the number at `key`; None if it is absent, not a number or not finite."""
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
@@ -147,11 +145,11 @@ def _record(line: bytes) -> Record:
     if not isinstance(value, dict):
         raise ValueError(f"a {type(value).__name__}, not an object")
     if not isinstance(value.get("kind"), str):
-        raise ValueError("it has no kind")
+        raise ValueError("no kind")
     if value["kind"] in KINDS:
         for key in ("step", "tokens"):
             if type(value.get(key)) is not int or value[key] < 0:
-                raise ValueError(f"{key} is {value.get(key)!r}, not a whole number from 0 up")
+                raise ValueError(f"{key} is {value.get(key)!r}, not an integer of at least 0")
     return value
 
 
@@ -168,7 +166,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _last_of_each_step(records: Any) -> tuple[list[Record], int]:
-    """Records by step, the later one where a step was written twice; and how many were replaced."""
+    """Return records by step, the later one if a step occurs twice, and the number of records replaced."""
     by_step: dict[int, Record] = {}
     count = 0
     for record in records:
@@ -179,11 +177,11 @@ def _last_of_each_step(records: Any) -> tuple[list[Record], int]:
 
 def _non_finite(train: list[Record], stages: list[Record]) -> list[str]:
     broken = sum(_holds_non_finite(record) for record in (*train, *stages))
-    return [f"{broken} record(s) hold a value that is not a finite number; those values are left out"] if broken else []
+    return [f"{broken} record(s) contain non-finite values, which are left out"] if broken else []
 
 
 def _holds_non_finite(record: Record) -> bool:
-    """Tell whether a record has such values: under `nonfinite`, or, in older files, as numbers."""
+    """Tell whether a record has non-finite values: under `nonfinite`, or as numbers in older files."""
     return bool(record.get(NONFINITE)) or any(
         isinstance(value, float) and not math.isfinite(value) for value in record.values()
     )

@@ -1,4 +1,4 @@
-"""What is known of a measure of an arm at a stage end: its values by seed, the answers, the recorded errors."""
+"""A measure of one arm at the end of a stage: values by seed, per-item answers, recorded standard errors."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from train.report.measures import HEADLINES
 from train.report.records import Record, Run, finite
 
 CLOSE = 1e-4
-"""Answers are of a record when they give its value within this share of it (sums are rounded differently)."""
+"""Relative tolerance within which answers must reproduce the recorded value (sums are rounded differently)."""
 AVERAGE = "bench/avg"
 BITS, NATS = "/bits_per_byte", "/loss"
 
 
 class Answers:
-    """The answers of runs at stage ends, read once a moment."""
+    """The answers of runs at stage ends, read once per run and stage."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -29,24 +29,24 @@ class Answers:
         self._read: dict[tuple[str, int], dict[str, Items]] = {}
 
     def of(self, run: Run, record: Record) -> Mapping[str, Items]:
-        """The items by measure of a stage end; {} where none were kept. Raises ValueError for a broken file."""
+        """Return the items by measure for a stage end; {} if none were stored. Raises ValueError for a broken file."""
         where = (run.name, int(record["step"]))
         if where not in self._read:
             self._read[where] = read_answers(answers_path(run.folder, where[1]))
         return self._read[where]
 
     def note(self, text: str) -> None:
-        """Keep a note, once."""
+        """Add a note unless it is already there."""
         if text not in self.notes:
             self.notes.append(text)
 
     def forget(self) -> None:
-        """Let go of what was read."""
+        """Free what was read."""
         self._read.clear()
 
 
 def read_side(key: str, seeds: Sequence[tuple[Run, Record]], answers: Answers) -> Side:
-    """Return one measure of the seeds that have a value of it: from their answers where all have them, else without."""
+    """Return a measure over the seeds that have a value for it, with per-item answers if all of them have answers."""
     values = [value for _, record in seeds if (value := finite(record, key)) is not None]
     errors = [standard_error(record, key) for _, record in seeds]
     known = [error for error in errors if error is not None]
@@ -57,16 +57,16 @@ def read_side(key: str, seeds: Sequence[tuple[Run, Record]], answers: Answers) -
         return plain
     if not np.allclose(side.means, plain.means, rtol=CLOSE, atol=1e-6):
         names = ", ".join(run.name for run, _ in seeds)
-        answers.note(f"{names}: the answers kept for {key} do not give the recorded value and are not used")
+        answers.note(f"{names}: the stored answers for {key} do not reproduce the recorded value and are not used")
         return plain
     return replace(side, means=plain.means, error=error)
 
 
 def standard_error(record: Record, key: str) -> float | None:
-    """The standard error that the record gives for `key`.
+    """Return the recorded standard error of `key`.
 
-    For `bench/avg` without one: sqrt(sum of squares) / n over the tasks whose mean it is; the tasks ask different
-    questions, so their errors are independent.
+    `bench/avg` without one gets sqrt(sum of squares) / n over the tasks it averages: tasks have different questions,
+    so their errors are independent.
     """
     stderr = finite(record, f"{key}_stderr")
     if stderr is not None or key != AVERAGE:
@@ -77,7 +77,7 @@ def standard_error(record: Record, key: str) -> float | None:
 
 
 def averaged(record: Record) -> list[str]:
-    """Keys of the tasks' numbers whose mean is `bench/avg`; empty when they are not plain to see (groups of tasks)."""
+    """Return the task metrics that `bench/avg` averages; empty if they cannot be determined (groups of tasks)."""
     average = finite(record, AVERAGE)
     tasks: dict[str, list[str]] = {}
     for key in record:
@@ -113,6 +113,6 @@ def _from_answers(key: str, seeds: Sequence[tuple[Run, Record]], answers: Answer
 
 
 def _ratio(record: Record, key: str) -> float | None:
-    """Bits a byte for a nat a token: tokens and bytes of the text are the same for every model."""
+    """Return bits per byte divided by nats per token: the text has the same tokens and bytes for every model."""
     bits, nats = finite(record, key), finite(record, key.removesuffix(BITS) + NATS)
     return bits / nats if bits is not None and nats else None

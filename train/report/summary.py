@@ -1,4 +1,4 @@
-"""What the comparison came to, in plain sentences and a few numbers."""
+"""The result of the comparison in plain sentences and a few numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,35 +10,35 @@ from train.report.measures import Measure, short_tokens
 from train.report.records import finite
 
 ONE_SEED = (
-    "One seed an arm: an interval then holds the chance of the items that were asked, for this one pair of runs. "
-    "Another seed may give another sign; a difference counts when it holds over several."
+    "One seed per arm: the intervals cover only the choice of evaluation items, for this one pair of runs. "
+    "Another seed may flip the sign; trust a difference only when it holds across several seeds."
 )
-ONE_SIDED = "{arms} with one seed: the chance of its seed is taken to be as large as the other arm's."
+ONE_SIDED = "Only one seed for {arms}: the seed-to-seed variance is assumed to equal the other arm's."
 FEW_SEEDS = (
-    "{seeds} are few, and the intervals are wide for it: a difference counts from {times} times the standard deviation "
-    "of the differences seed by seed."
+    "With only {seeds} the intervals are wide: a difference is significant from {times} times the standard deviation "
+    "of the per-seed differences."
 )
 MANY_MEASURES = (
-    "Each interval is a 95 % interval of its own: of {count} measures without any difference, about {chance} would be "
-    "called better or worse by chance at a stage."
+    "The intervals are not corrected for multiple comparisons: of {count} measures without any real difference, about "
+    "{chance} per stage would be called better or worse by chance."
 )
 METHODS = {
-    "items": "paired item by item, one seed",
-    "items and seeds": "paired item by item, over seeds",
-    "seeds": "from the seeds alone",
-    "standard errors": "from standard errors, not paired",
-    "standard errors and seeds": "from standard errors, not paired, and seeds",
+    "items": "paired by item, one seed",
+    "items and seeds": "paired by item, over seeds",
+    "seeds": "from seeds only",
+    "standard errors": "from standard errors, unpaired",
+    "standard errors and seeds": "from standard errors, unpaired, and seeds",
     "": "",
 }
-"""What an interval is made from, in words."""
+"""`Interval.method` in words for the reader."""
 COUNTED = {UNDECIDED: f"with {UNDECIDED}", NO_ERROR_BAR: "without an error bar"}
-"""Verdicts as they follow a number."""
+"""Verdicts as worded after a count."""
 HEADLINE_KEYS = ("val/loss", "val/bits_per_byte", "val/low_pd/loss", "val/high_pd/loss", "bench/avg")
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Speed of one arm, from its train records; the first one, which holds the start-up, is left out."""
+    """Speed of one arm, from its train records; the first record is left out because it includes the start-up."""
 
     arm: str
     records: int
@@ -49,13 +49,13 @@ class Throughput:
     fast: float | None
     """90th percentile."""
     step_s: float | None
-    """Median seconds a step."""
+    """Median seconds per step."""
     evaluation_s: float | None
-    """Seconds in all evaluations of a run together, a mean over seeds."""
+    """Total evaluation seconds per run, mean over seeds."""
 
 
 def headline(gains: Gains, arms: Sequence[Arm], arm: str) -> str:
-    """One sentence: how far `arm` is from the baseline at the last tokens that both have, gain or loss."""
+    """Return one sentence: the difference of `arm` from the baseline at the last evaluation both have."""
     measure = gains.headline_measure()
     number = gains.last_common(arm)
     cell, base = gains.final(arm, measure), gains.final_baseline(arm, measure)
@@ -65,14 +65,14 @@ def headline(gains: Gains, arms: Sequence[Arm], arm: str) -> str:
     if cell.value is None or base.value is None or cell.gain is None:
         return f"{when}, {arm} cannot be compared with {gains.baseline} on {text}: a value is missing."
     amount = measure.write_difference(abs(cell.gain.value)).lstrip("+")
-    values = f"{measure.write(cell.value)} against {measure.write(base.value)}"
+    values = f"{measure.write(cell.value)} vs. {measure.write(base.value)}"
     if measure.unit in ("nats", "bits"):
         amount += f" {measure.words}"
         if base.value:
             amount += f" ({100 * abs(cell.gain.value / base.value):.1f}%)"
-    when += f" ({told_seeds(cell, base)})"
+    when += f" ({seed_counts(cell, base)})"
     if cell.verdict == "equal":
-        return f"{when}, {arm} does as well as {gains.baseline} on {text}: {values}."
+        return f"{when}, {arm} and {gains.baseline} are equal on {text}: {values}."
     if cell.verdict == NO_ERROR_BAR:
         side = "below" if cell.gain.value < 0 else "above"
         return f"{when}, {arm} is {amount} {side} {gains.baseline} on {text}, which may be chance: {values}."
@@ -82,25 +82,25 @@ def headline(gains: Gains, arms: Sequence[Arm], arm: str) -> str:
 
 
 def confidence(gains: Gains, arm: str) -> str:
-    """One sentence: how far the difference of the headline may be off; empty where nothing is compared."""
+    """Return one sentence: the confidence interval of the headline difference; empty if nothing is compared."""
     measure = gains.headline_measure()
     gain = gains.final(arm, measure).gain
     if gain is None:
         return ""
     if gain.low is None:
-        return "There is no error bar: that needs the answers or standard errors of both, or several seeds."
+        return "No error bar: that needs per-item answers or standard errors for both arms, or several seeds."
     written = measure.write_interval(gain.low, gain.high)
-    return f"With 95% confidence the difference lies in {written} {measure.words} ({METHODS[gain.method]})."
+    return f"The 95% confidence interval of the difference is {written} {measure.words} ({METHODS[gain.method]})."
 
 
-def told_seeds(cell: Cell, base: Cell) -> str:
-    """How many seeds a gain is made from: `3 seeds each`, or `3 seeds against 1`."""
+def seed_counts(cell: Cell, base: Cell) -> str:
+    """Return the number of seeds behind a gain: `3 seeds each`, or `3 seeds vs. 1`."""
     same = cell.seeds == base.seeds
-    return f"{counted(cell.seeds)} each" if same else f"{counted(cell.seeds)} against {base.seeds}"
+    return f"{counted(cell.seeds)} each" if same else f"{counted(cell.seeds)} vs. {base.seeds}"
 
 
 def benchmarks(gains: Gains, arm: str) -> str:
-    """One sentence that counts the benchmarks by verdict at the last common tokens; empty when there are none."""
+    """Return one sentence that counts benchmarks by verdict at the last common evaluation; empty without benchmarks."""
     tasks = [measure for measure in gains.in_group("benchmark") if measure.key != "bench/avg"]
     cells = [gains.final(arm, measure) for measure in tasks]
     failed = sum(bool(cell.error) for cell in cells)
@@ -110,12 +110,12 @@ def benchmarks(gains: Gains, arm: str) -> str:
     counts = [f"{compared.count(name)} {COUNTED.get(name, name)}" for name in VERDICTS if name in compared]
     if failed:
         counts.append(f"{failed} failed")
-    many = f"{len(cells)} benchmark number{'s' if len(cells) > 1 else ''}"
-    return f"{many} of {arm} against {gains.baseline}: {', '.join(counts)}."
+    many = f"{len(cells)} benchmark metric{'s' if len(cells) > 1 else ''}"
+    return f"{many} of {arm} compared with {gains.baseline}: {', '.join(counts)}."
 
 
 def cautions(gains: Gains, arms: Sequence[Arm]) -> list[str]:
-    """What a reader must know of intervals before believing them: seeds that are few, measures that are many."""
+    """Return caveats about the intervals: few seeds, many measures."""
     result = []
     counts = [len(arm.runs) for arm in arms]
     if max(counts) == 1:
@@ -131,12 +131,12 @@ def cautions(gains: Gains, arms: Sequence[Arm]) -> list[str]:
 
 
 def headline_measures(gains: Gains) -> list[Measure]:
-    """The few measures that matter most."""
+    """Return the measures for the top of the page."""
     return [m for m in gains.measures if m.key in HEADLINE_KEYS] or [gains.headline_measure()]
 
 
 def throughput(arm: Arm) -> Throughput:
-    """The speed of one arm, over all its seeds."""
+    """Return the speed of one arm, over all its seeds."""
     records = [record for run in arm.runs for record in run.train[1:] or run.train]
     speeds = [v for record in records if (v := finite(record, "throughput/tokens_per_s")) is not None]
     steps = [v for record in records if (v := finite(record, "time/step_s")) is not None]

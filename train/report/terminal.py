@@ -8,23 +8,23 @@ from typing import Any
 from train.report.contents import Report
 from train.report.gains import NO_ERROR_BAR, UNDECIDED, Cell
 from train.report.measures import Measure, short_tokens
-from train.report.summary import METHODS, told_seeds
+from train.report.summary import METHODS, seed_counts
 
 MOST_TASKS = 2
-"""More benchmark numbers than these are left to the page; the average stays."""
+"""With more benchmark metrics than this, only the average is shown; the page has the rest."""
 COLOURS = {"better": "green", "worse": "red"}
 MARKS = {UNDECIDED: " ~", NO_ERROR_BAR: " ?"}
 
 
 def show(report: Report, console: Any, output: Path) -> None:
-    """Print headline, table and warnings; `console` is a rich Console or None for the standard output."""
+    """Print the headline, table and warnings; `console` is a rich Console, None for standard output."""
     from rich.console import Console
     from rich.markup import escape
 
     console = console or Console()
     console.print()
     console.print(fitted(report, console))
-    console.print(f"Against {escape(report.baseline)} at the end, with 95% intervals:", highlight=False)
+    console.print(f"Final difference from {escape(report.baseline)}, with 95% intervals:", highlight=False)
     for line, style in ends(report):
         console.print(f"  {escape(line)}", style=style, highlight=False)
     for sentence in report.headlines:
@@ -35,7 +35,7 @@ def show(report: Report, console: Any, output: Path) -> None:
 
 
 def fitted(report: Report, console: Any) -> Any:
-    """The table with as many measures as the console is wide enough for; what is left out is counted below it."""
+    """Return the table with as many measures as fit the console; the caption counts the ones left out."""
     measures = chosen(report)
     while len(measures) > 1 and _natural_width(table(report, measures), console) > console.width:
         measures = measures[:-1]
@@ -43,13 +43,13 @@ def fitted(report: Report, console: Any) -> Any:
 
 
 def _natural_width(table: Any, console: Any) -> int:
-    """The width at which no cell of a table is cut."""
+    """Return the width at which no cell of a table is truncated."""
     widest = console.options.update(width=10_000)
     return int(table.__rich_measure__(console, widest).maximum)
 
 
 def table(report: Report, measures: list[Measure]) -> Any:
-    """A rich Table: per moment a row an arm, then a row for each difference to the baseline."""
+    """Return a rich Table: for each stage, one row per arm, then one row per difference from the baseline."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -58,7 +58,8 @@ def table(report: Report, measures: list[Measure]) -> Any:
     gains = report.gains
     left = len(gains.measures) - len(measures)
     caption = (
-        f"difference = arm - baseline at the same tokens; a loss: below zero is better; ~ {UNDECIDED}, ? {NO_ERROR_BAR}"
+        f"difference = arm - baseline at the same tokens; negative is better for a loss; "
+        f"~ {UNDECIDED}, ? {NO_ERROR_BAR}"
     )
     if left:
         caption += f"; {left} more measures on the page"
@@ -87,7 +88,7 @@ def table(report: Report, measures: list[Measure]) -> Any:
 
 
 def ends(report: Report) -> list[tuple[str, str]]:
-    """A line a gain at the last tokens that both have, and its style: difference, interval, verdict in words, seeds."""
+    """Return one line per gain at the last common evaluation, with its style: difference, interval, verdict, seeds."""
     result = []
     for arm in report.others:
         for measure in chosen(report):
@@ -95,15 +96,15 @@ def ends(report: Report) -> list[tuple[str, str]]:
             if cell.gain is None:
                 continue
             ends = measure.write_interval(cell.gain.low, cell.gain.high)
-            told = f"{measure.write_difference(cell.gain.value)}{f' ({ends})' if ends else ''}, {cell.verdict}"
-            how = [told_seeds(cell, base), METHODS[cell.gain.method]]
-            line = f"{arm}, {_heading(measure)}: {told}; {', '.join(part for part in how if part)}"
+            outcome = f"{measure.write_difference(cell.gain.value)}{f' ({ends})' if ends else ''}, {cell.verdict}"
+            how = [seed_counts(cell, base), METHODS[cell.gain.method]]
+            line = f"{arm}, {_heading(measure)}: {outcome}; {', '.join(part for part in how if part)}"
             result.append((line, COLOURS.get(cell.verdict, "")))
     return result
 
 
 def chosen(report: Report) -> list[Measure]:
-    """The measures that a terminal shows at most."""
+    """Return the measures to show on a terminal that is wide enough."""
     gains = report.gains
     tasks = gains.in_group("benchmark")
     if len(tasks) == 2:
@@ -124,7 +125,7 @@ def _heading(measure: Measure) -> str:
         "val/low_pd/loss": "Low PD",
         "val/high_pd/loss": "High PD",
         "bench/avg": "Bench avg",
-        "val/bits_per_byte": "Bits a byte",
+        "val/bits_per_byte": "Bits per byte",
     }
     return names.get(measure.key) or measure.label
 

@@ -1,7 +1,7 @@
-"""How pictures look and how they get into the page: drawing defaults, colour roles, SVG made safe to inline.
+"""Figure style and embedding: drawing defaults, colour roles, SVG prepared for inlining.
 
-Pictures are drawn with one fixed colour a role. In the page each of these colours becomes a CSS variable, so that
-light and dark follow the reader's setting; the .svg files keep the light colours.
+Figures are drawn with one fixed colour per role. On the page each of these colours becomes a CSS variable, so that
+light and dark mode follow the reader's setting; the .svg files keep the light colours.
 """
 
 from __future__ import annotations
@@ -38,40 +38,40 @@ ROLES = {
     "source-6": ("#5c5fa8", "#7f82cc"),
     "source-7": ("#7a8490", "#6a7582"),
 }
-"""Role to its colour on light and on dark. The arms' colours are told apart with every common colour blindness
-(after Okabe and Ito, 2008) and have a contrast of 3 or more to the paper; dashes tell the baseline from the rest."""
+"""Role to its light-mode and dark-mode colour. The arm colours are distinguishable with every common form of colour
+blindness (after Okabe and Ito, 2008) and have a contrast of at least 3 with the paper; the baseline is dashed."""
 ARMS = 6
 SOURCES = 8
 
 
 def colour(role: str) -> str:
-    """The drawing colour of a role."""
+    """Return the drawing colour of a role."""
     return ROLES[role][0]
 
 
 def arm_role(index: int) -> str:
-    """The colour role of the arm number `index`, the baseline being 0."""
+    """Return the colour role of arm number `index`; the baseline is 0."""
     return "arm-0" if index == 0 else f"arm-{1 + (index - 1) % (ARMS - 1)}"
 
 
 def arm_colour(index: int) -> str:
-    """The drawing colour of the arm number `index`, the baseline being 0."""
+    """Return the drawing colour of arm number `index`; the baseline is 0."""
     return colour(arm_role(index))
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One drawn figure: a standalone SVG and what it shows in words."""
+    """One drawn figure: a standalone SVG and its description."""
 
     name: str
-    """Short, unique in the page; begins the ids inside the SVG."""
+    """Short and unique on the page; prefix of the ids inside the SVG."""
     title: str
     words: str
-    """What it shows, for those who cannot see it."""
+    """Description for screen readers."""
     svg: str
 
     def inline(self) -> str:
-        """The SVG as it goes into HTML: sized by its box, coloured by variables, ids unique, with its words."""
+        """Return the SVG for inlining in HTML: scalable, coloured by CSS variables, unique ids, with a description."""
         from markupsafe import escape
 
         body = self.svg[self.svg.index("<svg") :]
@@ -95,7 +95,7 @@ class Picture:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Drawing defaults, whatever the user's own matplotlib settings are."""
+    """Apply the drawing defaults, independent of the user's matplotlib settings."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -107,7 +107,7 @@ def drawing() -> Iterator[None]:
 def canvas(
     height_in: float, *, left_in: float = 0.62, right_in: float = 0.22, top_in: float = 0.42, bottom_in: float = 0.5
 ) -> tuple[Figure, Any]:
-    """A figure of the page's width and one pair of axes with margins in inches."""
+    """Return a figure of the page's width with one pair of axes; margins in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH_IN, height_in))
@@ -123,7 +123,7 @@ def canvas(
 
 
 def picture(figure: Figure, name: str, title: str, words: str) -> Picture:
-    """Write the figure as SVG text: no dates, the same bytes every time."""
+    """Render the figure as SVG text: no dates, the same bytes every time."""
     stream = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
@@ -131,7 +131,7 @@ def picture(figure: Figure, name: str, title: str, words: str) -> Picture:
 
 
 def variables(dark: bool) -> str:
-    """The CSS variables of all roles."""
+    """Return the CSS variables of all roles."""
     return " ".join(f"--{role}: {pair[dark]};" for role, pair in ROLES.items())
 
 

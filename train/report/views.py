@@ -1,4 +1,4 @@
-"""What an arm saw and when: its plan, the share of high-PD samples and of every source over progress, PD by source."""
+"""What an arm trained on and when: its plan, the shares of high-PD samples and of sources, PD by source."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from curriculum.order.order import Order
 
 BINS = 60
-"""Moments of training that a picture over progress shows."""
+"""Maximum number of bins in a figure over progress."""
 PART_SAMPLES = 200
-"""Samples that a part of an order should hold, so that its shares are not all chance: a short order has fewer parts."""
+"""Minimum samples per bin, so that shares are not just noise: a short order has fewer bins."""
 LEAST_BINS = 12
 HISTOGRAM_BINS = 48
 CLIP = 0.005
-"""Share of samples beyond each end of the histogram's range; they are counted in its first and last bin."""
+"""Share of samples beyond each end of the histogram range; they are counted in the first and last bin."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Shares of the buckets over progress."""
+    """Bucket shares over progress."""
 
     buckets: list[str]
     progress: NDArray[np.float64]
@@ -37,12 +37,12 @@ class Plan:
     realised: NDArray[np.float64]
     """[n, buckets], rows sum to 1."""
     origin: str
-    """`order` (every step) or `metrics` (the steps that were logged)."""
+    """`order` (every step) or `metrics` (logged steps only)."""
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """What the samples of an order are, over progress."""
+    """The composition of an order over progress."""
 
     progress: NDArray[np.float64]
     high: NDArray[np.float64] | None
@@ -50,7 +50,7 @@ class Exposure:
     sources: NDArray[np.float64] | None
     """[n, sources] share of every source; None without tokens."""
     content: tuple[int, int]
-    """Number of samples and a sum of their hashes: alike for two orders of the same samples."""
+    """Number of samples and the sum of their hashes: equal for two orders of the same samples."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class Preferences:
     mean: float
     deviation: float
     negative: float
-    """Share of samples that the weak model fits better than the strong one."""
+    """Share of samples on which the weak model has a lower loss than the strong one."""
     explained: float
-    """Share of the variance of PD that lies between sources (eta squared)."""
+    """Share of the PD variance that is between sources (eta squared)."""
 
 
 def plan_of_order(order: Order) -> Plan:
-    """The plan of an order and what became of it, in BINS parts of the run. O(steps * buckets)."""
+    """Return the planned and realised bucket shares of an order in at most BINS bins. O(steps * buckets)."""
     edges = _edges(order.steps)
     planned = np.add.reduceat(order.plan[:], edges[:-1], axis=0)
     realised = np.add.reduceat(order.counts[:], edges[:-1], axis=0)
@@ -85,7 +85,7 @@ def plan_of_order(order: Order) -> Plan:
 
 
 def plan_of_metrics(run: Run) -> Plan | None:
-    """The plan as far as the train records tell it; None when they do not."""
+    """Return the plan reconstructed from the train records; None if they do not contain it."""
     prefix = "curriculum/realised/"
     keys = {key for record in run.train for key in record if key.startswith(prefix)}
     names = sorted((key.removeprefix(prefix) for key in keys), key=lambda name: (_place(name), name))
@@ -107,7 +107,7 @@ def plan_of_metrics(run: Run) -> Plan | None:
 def exposure_of(
     order: Order, high_N: NDArray[np.bool_] | None, source_N: NDArray[np.int64] | None, sources: int
 ) -> Exposure:
-    """Read an order once and count what its samples are, in BINS parts; [N] arrays are by sample id. O(samples)."""
+    """Read an order once and compute its composition in at most BINS bins; [N] arrays are by sample id. O(samples)."""
     edges = _edges(len(order), max(LEAST_BINS, len(order) // PART_SAMPLES))
     content = 0
     high = np.zeros(len(edges) - 1)
@@ -125,7 +125,7 @@ def exposure_of(
 
 
 def preferences_of(pd_N: NDArray[np.float32], source_N: NDArray[np.int64], sources: list[str]) -> Preferences:
-    """PD by source: histograms over one range, medians, shares above the median of the corpus. O(N log N)."""
+    """Return PD by source: histograms over one range, medians, shares above the corpus median. O(N log N)."""
     values = pd_N.astype(np.float64)
     median = float(np.median(values))
     low, high = (float(edge) for edge in np.quantile(values, [CLIP, 1 - CLIP]))
@@ -161,7 +161,7 @@ def preferences_of(pd_N: NDArray[np.float32], source_N: NDArray[np.int64], sourc
 
 
 def _edges(count: int, most: int = BINS) -> NDArray[np.int64]:
-    """Edges of at most BINS (and at most `most`) parts of `count` things, as equal as can be."""
+    """Return the edges of at most min(BINS, `most`) nearly equal parts of `count` items."""
     parts = min(BINS, most, count)
     return np.arange(parts + 1, dtype=np.int64) * count // parts
 
@@ -176,7 +176,7 @@ def _shares(table: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _place(name: str) -> int:
-    """Buckets are named low, high or q1, q2, ... by curriculum/buckets: low to high, not by the alphabet."""
+    """Return the sort key of a bucket name (low, high or q1, q2, ...): by score, not alphabetical."""
     if name in ("low", "high"):
         return ("low", "high").index(name)
     return int(name[1:]) if name[:1] == "q" and name[1:].isdigit() else 1 << 30

@@ -21,7 +21,7 @@ COLUMNS = (
 
 
 def rows(report: Report) -> list[dict[str, Any]]:
-    """One row a measure, moment and arm, keys COLUMNS; losses in nats a token, shares from 0 to 1."""
+    """Return one row per measure, point and arm, with keys COLUMNS; losses in nats per token, shares from 0 to 1."""
     result = []
     for measure in report.gains.measures:
         for point, cells in zip(report.gains.points, report.gains.cells[measure.key], strict=True):
@@ -43,7 +43,7 @@ def rows(report: Report) -> list[dict[str, Any]]:
 
 
 def _cell(cell: Cell, base: Cell | None) -> dict[str, Any]:
-    """What one cell says, by column; intervals are 95 % intervals of the differences."""
+    """Return the columns of one cell; intervals are 95 % intervals of the differences."""
     change, gain = cell.change, cell.gain
     return {
         "seeds": cell.seeds,
@@ -66,7 +66,7 @@ def _cell(cell: Cell, base: Cell | None) -> dict[str, Any]:
 
 
 def as_csv(report: Report) -> str:
-    """The table of gains as CSV, one row a measure, moment and arm."""
+    """Return the table of gains as CSV, one row per measure, point and arm."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -75,7 +75,7 @@ def as_csv(report: Report) -> str:
 
 
 def as_json(report: Report) -> str:
-    """All numbers of the page as JSON; null where there is no value."""
+    """Return all numbers of the page as JSON; null for missing values."""
     value = {
         "format_version": FORMAT_VERSION,
         "code_version": code_version(),
@@ -109,7 +109,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _seed_values(report: Report) -> list[dict[str, Any]]:
-    """What every seed of an arm gave, where an arm has several."""
+    """Return the value of each seed, for arms with several seeds."""
     return [
         {"measure": measure.key, "arm": arm, "tokens": point.tokens, "values": cell.values}
         for measure in report.gains.measures
@@ -157,7 +157,7 @@ def _preferences(report: Report) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """The value with what JSON cannot hold made plain: numbers that are not finite become null."""
+    """Convert a value to plain JSON types: non-finite numbers become null."""
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,8 @@
 """What a run is: which settings and data bind all of its lives, what may change between two, and what never can.
 
-Fields have dotted names: `optimizer.lr` is a setting, `fingerprints.order` is data that the run reads,
-`decoder.vocab_size` and `decoder.max_seq_len` are what the tokens make of the model.
+A setting says itself whether it binds a run (`models/setting.py`). Fields have dotted names: `optimizer.lr` is a
+setting, `fingerprints.order` is data that the run reads, `decoder.vocab_size` and `decoder.max_seq_len` are what the
+tokens make of the model.
 """
 
 from __future__ import annotations
@@ -10,45 +11,13 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
+from models.setting import binds
 from train.inputs import Inputs
 from train.resume.lineage import ChangedRun
 from train.settings import TrainSettings
-
-BINDING = (
-    *("arm", "precision", "seed"),
-    *("model.layers", "model.width", "model.heads", "model.kv_heads", "model.ffn", "model.vocab_multiple"),
-    *("model.rope_theta", "model.rope_scaling", "model.rope_factor", "model.rope_original_seq_len"),
-    *("model.rope_low_factor", "model.rope_high_factor", "model.norm_eps", "model.tie_embeddings", "model.z_loss"),
-    *("optimizer.lr", "optimizer.beta1", "optimizer.beta2", "optimizer.eps"),
-    *("optimizer.weight_decay", "optimizer.clip_norm"),
-    *("schedule.name", "schedule.warmup_share", "schedule.warmup_steps", "schedule.warmup_tokens"),
-    *("schedule.final_share", "schedule.decay_share", "schedule.decay"),
-    *("guards.finite", "guards.spike", "guards.spike_sigma", "guards.spike_window", "zero.reduce_in"),
-    *("heldout.max_samples", "benchmarks.tasks", "benchmarks.limit", "benchmarks.num_fewshot"),
-)
-"""Settings that decide what a run computes or reports: a change between two lives is refused, or accepted on record."""
-
-HARMLESS = (
-    *("output", "processes", "threads", "micro_batch_size", "accept_change"),
-    *("log_every", "verify_mb", "grace_s", "hang_timeout_s", "slow_timeout_s", "guards.stop_after"),
-    *("data.tokens", "data.order", "data.scores"),
-    *("checkpoints.keep_last", "checkpoints.keep_every", "checkpoints.keep_stages", "checkpoints.save_every"),
-    *("zero.stage", "zero.overlap_comm", "zero.bucket_mb", "zero.pin_memory"),
-    *("zero.offload_optimizer", "zero.offload_param", "zero.nvme_path", "zero.nvme_requests", "zero.sub_group_size"),
-    *("execution.kernels", "execution.checkpointing", "execution.checkpoint_every", "execution.compile"),
-    *("model.attention", "heldout.batch_size"),
-    *("benchmarks.batch_size", "benchmarks.task_paths", "benchmarks.offline", "benchmarks.task_timeout_s"),
-    *("tracker.name", "tracker.project", "tracker.entity", "tracker.group", "tracker.tags"),
-    *("tracker.queue", "tracker.start_s", "tracker.retry_s", "tracker.finish_s"),
-    *("throughput.peak_tflops", "straggler.factor", "averaging.decay", "averaging.every"),
-)
-"""Settings that may change between two lives of a run.
-
-What is read is compared by fingerprint, not by path; how the work is split and what computes attention move losses by
-rounding alone.
-"""
 
 FINGERPRINTS = ("benchmarks", "order", "scores", "tokenizer", "tokens", "validation")
 """What a run reads, compared by content."""
@@ -56,17 +25,30 @@ FINGERPRINTS = ("benchmarks", "order", "scores", "tokenizer", "tokens", "validat
 DECODER = ("max_seq_len", "vocab_size")
 """What the tokens make of the model: their sequence length, and their vocabulary rounded up."""
 
-_SHAPE = "the checkpoint's weights do not fit a model of another shape"
-_TOKENS = "the order's samples would be other text than what was read under the same numbers"
-FIXED = {
-    **dict.fromkeys(("model.layers", "model.width", "model.heads", "model.kv_heads", "model.ffn"), _SHAPE),
-    "model.tie_embeddings": _SHAPE,
-    "fingerprints.tokens": _TOKENS,
+_FIXED_DATA = {
+    "fingerprints.tokens": "the order's samples would be other text than what was read under the same numbers",
     "fingerprints.tokenizer": "the token ids that the model has learned would stand for other text",
     "decoder.vocab_size": "embedding and head have a row for each entry of the vocabulary that the run began with",
     "decoder.max_seq_len": "samples of another length are other samples than those that were read",
 }
-"""What can never be accepted once something was trained, and why."""
+
+
+@cache
+def binding() -> tuple[str, ...]:
+    """Return the settings that bind a run, by dotted name: a change is rejected on resume, or accepted on record."""
+    return tuple(name for name, item in _settings() if binds(item.metadata))
+
+
+@cache
+def free() -> tuple[str, ...]:
+    """Return the settings that may change whenever a run resumes, by dotted name."""
+    return tuple(name for name, item in _settings() if not binds(item.metadata))
+
+
+@cache
+def fixed() -> dict[str, str]:
+    """Return what can never be accepted once something was trained, by dotted name, and why."""
+    return {name: item.metadata["fixed"] for name, item in _settings() if "fixed" in item.metadata} | _FIXED_DATA
 
 
 @dataclass(frozen=True)
@@ -82,12 +64,9 @@ class Change:
 
 
 def identity(settings: TrainSettings) -> dict[str, Any]:
-    """Return the settings that decide what a run computes, nested, without the harmless ones.
-
-    A setting that is in neither list counts as binding; a test names it.
-    """
+    """Return the settings that decide what a run computes, nested, without the free ones."""
     tree = asdict(settings)
-    for key in HARMLESS:
+    for key in free():
         branch, _, leaf = key.rpartition(".")
         del (tree[branch] if branch else tree)[leaf]
     return {key: value for key, value in tree.items() if value != {}}
@@ -106,7 +85,7 @@ def flat(
     A setting that the identity of an older PDPC lacks has its default; of the decoder, what is not there is left out.
     """
     values = {**defaults(), **dict(_leaves(settings, ""))}
-    values = {key: value for key, value in values.items() if key not in HARMLESS}
+    values = {key: value for key, value in values.items() if key not in free()}
     values |= {f"fingerprints.{name}": fingerprints.get(name) for name in FINGERPRINTS}
     values |= {f"decoder.{name}": decoder[name] for name in DECODER if name in decoder}
     plain: dict[str, Any] = json.loads(json.dumps(values))
@@ -142,9 +121,9 @@ def judge(where: str, found: Sequence[Change], accept: Sequence[str], trained: b
 
     `where`: what the changes were found against; `trained`: it has weights that have learned.
     """
-    fixed = [change for change in found if change.field in FIXED and trained]
-    if fixed:
-        told = "; ".join(f"{change} ({FIXED[change.field]})" for change in fixed)
+    never = [change for change in found if change.field in fixed() and trained]
+    if never:
+        told = "; ".join(f"{change} ({fixed()[change.field]})" for change in never)
         raise ChangedRun(f"{where} cannot go on with {told}: give the old value again, or another output")
     refused = [change for change in found if change.field not in accept]
     if refused:
@@ -157,10 +136,10 @@ def judge(where: str, found: Sequence[Change], accept: Sequence[str], trained: b
 
 def check_acceptable(accept: Sequence[str]) -> None:
     """Raise ValueError for a name in `accept_change` that is no field of a run, naming the nearest ones."""
-    known = [key for key in leaves() if key not in HARMLESS]
+    known = [*binding()]
     known += [*(f"decoder.{name}" for name in DECODER), *(f"fingerprints.{name}" for name in FINGERPRINTS)]
     for name in accept:
-        if name in HARMLESS:
+        if name in free():
             raise ValueError(f"accept_change={name}: {name} may change at any time, leave it out")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)
@@ -168,20 +147,21 @@ def check_acceptable(accept: Sequence[str]) -> None:
             raise ValueError(f"accept_change={name} is no field of a run: {mend}")
 
 
-def leaves() -> list[str]:
-    """Return the dotted name of every setting of `pdpc train`."""
-    return [name for name, _ in _fields(TrainSettings, "")]
-
-
 def defaults() -> dict[str, Any]:
     """Return the default of every setting that has one, by dotted name."""
     found = {}
-    for name, item in _fields(TrainSettings, ""):
+    for name, item in _settings():
         if item.default is not MISSING:
             found[name] = item.default
         elif item.default_factory is not MISSING:
             found[name] = item.default_factory()
     return found
+
+
+@cache
+def _settings() -> tuple[tuple[str, Field[Any]], ...]:
+    """Return every setting of `pdpc train` with its dotted name."""
+    return tuple(_fields(TrainSettings, ""))
 
 
 def _fields(schema: type, prefix: str) -> Iterator[tuple[str, Field[Any]]]:

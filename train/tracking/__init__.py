@@ -1,4 +1,4 @@
-"""Tracking: metrics.jsonl is the truth; W&B and TensorBoard show the same records, from threads of their own."""
+"""Tracking: metrics.jsonl is authoritative; W&B and TensorBoard get the same records from background threads."""
 
 from train.tracking.metrics import METRICS, MetricsFile, Record, read_metrics
 from train.tracking.settings import TrackerSettings

@@ -1,4 +1,4 @@
-"""A queue and a thread between the training loop and a place that may be slow, out of reach, or hang."""
+"""A queue and a thread between the training loop and a destination that may be slow, unreachable, or hang."""
 
 from __future__ import annotations
 
@@ -15,75 +15,75 @@ from train.tracking.metrics import Record
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
-"""How often an idle thread looks whether the run is over."""
+"""How often an idle thread checks whether the run is over."""
 LONGEST_PAUSES = 10
-"""A pause between two attempts grows to so many times the first one."""
+"""The pause between attempts grows up to this multiple of the first one."""
 
 
 class Destination(Protocol):
-    """Somewhere that records are shown. Every method may block, raise, or hang: a thread of its own calls it."""
+    """A place that shows records. Every method may block, raise, or hang: it is called from a background thread."""
 
     title: str
-    """As it stands in the log."""
+    """Name in the log."""
 
     def connect(self) -> None:
-        """Get ready to take records; called again after a failure."""
+        """Prepare for records; called again after a failure."""
 
     def send(self, record: Record) -> None:
-        """Take a record."""
+        """Send a record."""
 
     def finish(self) -> None:
-        """Send what is still held back, and close."""
+        """Flush and close."""
 
 
 class Background:
-    """Hands records to a destination from a thread of its own: `log` never waits and never raises.
+    """Sends records to a destination from a background thread: `log` never waits and never raises.
 
-    A destination that fails is tried again after a pause; meanwhile `size` records wait, and what comes after those is
-    dropped and counted. Trouble is told once, and at the end in numbers.
+    A failed destination is retried after a pause; meanwhile up to `size` records are queued, and further ones are
+    dropped and counted. The first failure is logged, and the counts are logged at the end.
     """
 
     def __init__(self, destination: Destination, size: int, retry_s: float) -> None:
         self.destination = destination
         self.sent = 0
-        """Records that the destination has taken."""
+        """Records accepted by the destination."""
         self.dropped = 0
-        """Records that found the queue full."""
+        """Records dropped because the queue was full."""
         self.connected = False
         self._retry_s = retry_s
         self._waiting: queue.Queue[Record] = queue.Queue(size)
         self._closing = threading.Event()
-        self._told = False
+        self._warned = False
         self._unconfirmed = False
         self._thread = threading.Thread(target=self._work, name=f"tracker-{destination.title}", daemon=True)
         self._thread.start()
 
     def log(self, record: Record) -> None:
-        """Take one record of metrics.jsonl, or count it as dropped."""
+        """Queue one record of metrics.jsonl, or count it as dropped."""
         try:
             self._waiting.put_nowait(record)
         except queue.Full:
             self.dropped += 1
 
     def begin_finish(self) -> None:
-        """Let the thread send what waits and close, without waiting for it."""
+        """Let the thread send the queued records and close, without waiting for it."""
         self._closing.set()
 
     def finish(self, limit_s: float) -> None:
-        """Wait until everything is sent, at most `limit_s` seconds; say what was not."""
+        """Wait up to `limit_s` seconds until everything is sent; log what was not."""
         self.begin_finish()
         self._thread.join(limit_s)
         late = self._thread.is_alive()
         left = self._waiting.qsize()
         if self.dropped or left or late or self._unconfirmed:
             log.warning(
-                "%s: %s records sent, %s still waiting, %s dropped%s; metrics.jsonl has every one%s",
+                "%s: %s records sent, %s still queued, %s dropped%s; metrics.jsonl has all records%s",
                 self.destination.title,
                 self.sent,
                 left,
                 self.dropped,
-                f", not closed within {limit_s:g} s" if late else ", the last ones not confirmed" * self._unconfirmed,
-                " (pdpc report RUN --wandb sends them)" if self.destination.title == "W&B" else "",
+                f", not closed within {limit_s:g} s" if late else ", the last ones unconfirmed" * self._unconfirmed,
+                " (send them with `pdpc report RUN --wandb`)" if self.destination.title == "W&B" else "",
             )
 
     def _work(self) -> None:
@@ -104,7 +104,7 @@ class Background:
                 break
             except (Exception, SystemExit) as error:
                 self.connected = False
-                self._tell(error)
+                self._warn(error)
             if self._closing.wait(pause_s):
                 if record is not None:
                     self.dropped += 1
@@ -115,10 +115,10 @@ class Background:
             self.destination.finish()
         except (Exception, SystemExit) as error:
             self._unconfirmed = True
-            self._tell(error)
+            self._warn(error)
 
     def _next(self) -> Record | None:
-        """Return the next record; None when the run is over and none is left."""
+        """Return the next record; None once the run is over and the queue is empty."""
         while True:
             over = self._closing.is_set()
             try:
@@ -127,25 +127,25 @@ class Background:
                 if over:
                     return None
 
-    def _tell(self, error: BaseException) -> None:
-        if not self._told:
-            self._told = True
+    def _warn(self, error: BaseException) -> None:
+        if not self._warned:
+            self._warned = True
             log.warning(
-                "%s is out of reach (%s): the run goes on, metrics.jsonl has every record; it is tried again",
+                "cannot reach %s (%s): training continues, metrics.jsonl has all records; will retry",
                 self.destination.title,
-                in_a_line(error),
+                error_line(error),
             )
 
 
 class Trackers:
-    """Several destinations, each behind a queue and a thread of its own."""
+    """Several destinations, each with a separate queue and thread."""
 
     def __init__(self, parts: list[Background], finish_s: float) -> None:
         self.parts = parts
         self._finish_s = finish_s
 
     def log(self, record: Record) -> None:
-        """Hand a record to every destination."""
+        """Queue a record for every destination."""
         for part in self.parts:
             part.log(record)
 
@@ -158,6 +158,6 @@ class Trackers:
             part.finish(max(0.0, deadline - time.monotonic()))
 
 
-def in_a_line(error: BaseException) -> str:
-    """Return an error in one line of at most 300 characters, without secrets."""
+def error_line(error: BaseException) -> str:
+    """Return an error as one line of at most 300 characters, without secrets."""
     return without_secrets(" ".join(f"{type(error).__name__}: {error}".split()))[:300]

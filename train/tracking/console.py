@@ -1,4 +1,4 @@
-"""The one line that people watch at a logging step."""
+"""The console line of a logging step."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SHOWN_OF_STAGE = ("val/loss", "val/low_pd/loss", "val/high_pd/loss", "bench/avg"
 
 
 def on_terminal() -> bool:
-    """Tell whether the log goes to a terminal that wants colours (NO_COLOR is heeded: no-color.org)."""
+    """Tell whether the log goes to a terminal that supports colours (respects NO_COLOR, see no-color.org)."""
     return sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
 def one_line(record: Record, steps: int, *, colour: bool = False) -> str:
-    """Return a record as a line; with `colour` the loss stands out, red where it is not finite."""
+    """Format a record as one line; with `colour` the loss is highlighted, in red if it is not finite."""
 
     def tinted(text: str, code: str) -> str:
         return f"{code}{text}{PLAIN}" if colour else text
@@ -47,7 +47,7 @@ def one_line(record: Record, steps: int, *, colour: bool = False) -> str:
 
 
 def time_left(seconds: float) -> str:
-    """Return a time as m:ss, h:mm:ss, or days and hours."""
+    """Format a duration as m:ss, h:mm:ss, or days and hours."""
     whole = round(seconds)
     if whole >= 172800:
         return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -1,6 +1,6 @@
-"""metrics.jsonl: what a run measured, one JSON object a line, in step order.
+"""metrics.jsonl: the metrics of a run, one JSON object per line, in step order.
 
-A record that was made again (`pdpc evaluate`) stands at the end: of a kind and step, the later one counts.
+A recomputed record (`pdpc evaluate`) is appended at the end: of two records of one kind and step, the later one counts.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Record = dict[str, Any]
 METRICS = "metrics.jsonl"
 
 NONFINITE = "nonfinite"
-"""Key of a record under which values that JSON has no number for stand by name: "nan", "inf", "-inf"."""
+"""Key of a record that lists its non-finite values by name ("nan", "inf", "-inf"), which JSON numbers cannot hold."""
 
 
 class MetricsFile:
-    """`metrics.jsonl`; a resumed run drops what came after its checkpoint."""
+    """`metrics.jsonl`; a resumed run drops the records after its checkpoint."""
 
     def __init__(self, folder: Path, resume_step: int) -> None:
         self.path = folder / METRICS
@@ -37,14 +37,14 @@ class MetricsFile:
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  # held until close()
 
     def append(self, record: Record) -> None:
-        """Write a record; it is in the file when this returns."""
+        """Write and flush a record."""
         self._file.write(as_line(record))
         self._file.flush()
         if record["kind"] == "stage":
             self.stages.add(record["step"])
 
     def sync(self) -> None:
-        """Make every record durable."""
+        """Sync all records to disk."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -52,11 +52,11 @@ class MetricsFile:
         self._file.close()
 
 
-def make_again(path: Path, record: Record) -> None:
-    """Put a record in the place of an earlier one of its kind and step; what is in the file stays, to the byte.
+def supersede_record(path: Path, record: Record) -> None:
+    """Append a record that supersedes an earlier one of its kind and step; existing bytes do not change.
 
-    No run may be writing: hold its lock. Checkpoints vouch for what the file held then (train/checkpoint/records.py),
-    so the earlier record is not touched; a torn last line (of a killed writer) goes.
+    Hold the run's lock: no run may be writing. Checkpoints store a checksum of the file as it was at save time
+    (train/checkpoint/records.py), so the earlier record stays; a torn last line (of a killed writer) is removed.
     """
     text = path.read_text("utf-8")
     write_text(path, text[: text.rfind("\n") + 1] + as_line(record))
@@ -65,8 +65,8 @@ def make_again(path: Path, record: Record) -> None:
 def as_line(record: Record) -> str:
     """Return a record as a line of strict JSON.
 
-    A number that is not finite becomes null, and its name stands under `nonfinite`: a loss of nan is on record, and
-    every JSON reader reads the line.
+    Non-finite numbers become null and are listed by name under `nonfinite`: a loss of nan is recorded, and any JSON
+    parser can read the line.
     """
     odd = {key: value for key, value in record.items() if isinstance(value, float) and not math.isfinite(value)}
     if odd:
@@ -75,15 +75,15 @@ def as_line(record: Record) -> str:
 
 
 def in_order(records: Iterable[Record]) -> list[Record]:
-    """Return records by step, the later one where a kind has a step twice: one unbroken curve."""
+    """Return records sorted by step, the later one if a kind has a step twice: one continuous curve."""
     last = {(record["step"], record["kind"]): record for record in records}
-    return sorted(last.values(), key=lambda record: record["step"])  # of a step, in the order of the file
+    return sorted(last.values(), key=lambda record: record["step"])  # within a step: file order
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """Return the records of a metrics file; a torn last line (of a killed writer) is left out.
+    """Return the records of a metrics file; a torn last line (of a killed writer) is ignored.
 
-    Raises ValueError naming a broken line elsewhere.
+    Raises ValueError naming any other broken line.
     """
     records = []
     with reading(path, "the file was changed by hand; restore it"):
@@ -103,8 +103,8 @@ def read_metrics(path: Path) -> list[Record]:
 
 
 def _record(line: str) -> Record:
-    """Return a line as a record. Raises ValueError for one that does not say its kind and its step."""
+    """Parse a line as a record. Raises ValueError if it has no kind or no integer step."""
     record = json.loads(line)
     if not isinstance(record, dict) or type(record.get("step")) is not int or "kind" not in record:
-        raise ValueError("it has no kind and step")
+        raise ValueError("no kind and step")
     return record

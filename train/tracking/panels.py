@@ -1,4 +1,4 @@
-"""Panels: how what a run logs is laid out in W&B, made from the logged names themselves."""
+"""Panels: the layout of logged metrics in W&B, derived from their names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 STEP, TOKENS = "trainer/step", "trainer/tokens"
-"""W&B's axes."""
+"""The x-axes in W&B."""
 
 SECTIONS = {
     "train": ("train", TOKENS),
@@ -16,19 +16,19 @@ SECTIONS = {
     "source": ("source", TOKENS),
     "bucket": ("bucket", TOKENS),
     "optim": ("optim", TOKENS),
-    "guard": ("guard, steps left out", STEP),
+    "guard": ("guard, skipped steps", STEP),
     "throughput": ("throughput", STEP),
     "straggler": ("straggler", STEP),
     "memory": ("memory", STEP),
     "time": ("time", STEP),
     "data": ("data", STEP),
 }
-"""Sections in their order: what a metric's name begins with, the section's title and its x-axis."""
+"""Sections in display order: metric name prefix to section title and x-axis."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One line plot: a line a metric and run."""
+    """One line plot: a line per metric and run."""
 
     title: str
     metrics: tuple[str, ...]
@@ -36,7 +36,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
-    """Plots under one heading, over one axis."""
+    """Plots under one heading, with a common x-axis."""
 
     title: str
     x: str
@@ -44,9 +44,9 @@ class Section:
 
 
 def sections_of(names: Collection[str]) -> list[Section]:
-    """Return the sections that show the metrics of these names; a section without one is left out.
+    """Return the sections that show the metrics of these names; empty sections are left out.
 
-    What a bucket was planned and what it got are one plot. A standard error (`..._stderr`) has no plot of its own.
+    Planned and realised shares of a bucket are one plot. Standard errors (`..._stderr`) are not plotted.
     """
     sections = []
     for prefix, (title, x) in SECTIONS.items():

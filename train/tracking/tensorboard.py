@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from train.tracking.metrics import NONFINITE, Record
+from train.tracking.settings import TrackerSettings
 
 FOLDER = "tensorboard"
 """Folder of the event files in a RUN."""
@@ -26,6 +28,13 @@ class EventFile:
     """
 
     title = "TensorBoard"
+
+    @classmethod
+    def of(
+        cls, settings: TrackerSettings, folder: Path, name: str, config: Mapping[str, Any], resume_step: int
+    ) -> EventFile:
+        """Return the destination of a run, not yet connected."""
+        return cls(folder, resume_step)
 
     def __init__(self, folder: Path, resume_step: int) -> None:
         self.folder = folder / FOLDER

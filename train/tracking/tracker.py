@@ -1,8 +1,9 @@
-"""What the loop knows of trackers: a place to log records to, or the null one."""
+"""The tracker interface used by the training loop, and the null tracker."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,21 +11,21 @@ from typing import Any, Protocol
 from train.config.secrets import without_secrets
 from train.tracking.background import Background, Destination, Trackers
 from train.tracking.metrics import Record
-from train.tracking.settings import TrackerSettings
+from train.tracking.settings import TRACKERS, TrackerSettings
 
 
 class Tracker(Protocol):
-    """Somewhere that metrics are shown."""
+    """A place to log metrics to."""
 
     def log(self, record: Record) -> None:
-        """Take one record of metrics.jsonl; never waits."""
+        """Log one record of metrics.jsonl; never waits."""
 
     def finish(self) -> None:
         """Flush and close, within a time limit."""
 
 
 class NullTracker:
-    """Shows nothing."""
+    """Logs nothing."""
 
     def log(self, record: Record) -> None:
         """Drop the record: metrics.jsonl has it."""
@@ -45,27 +46,23 @@ def check_tracker(settings: TrackerSettings) -> None:
 def start_tracker(
     settings: TrackerSettings, folder: Path, name: str, config: Mapping[str, Any], resume_step: int = 0
 ) -> Tracker:
-    """Return the tracker that the settings name; nothing has been reached yet when this returns.
+    """Return the tracker for the settings; it returns before any connection is made.
 
-    `folder` is the RUN, `name` its arm; what is shown of steps after `resume_step` belongs to a life that was cut off.
+    `folder` is the RUN, `name` its arm; anything already shown for steps after `resume_step` is from an earlier
+    attempt that was cut off.
     """
     destinations: list[Destination] = []
-    if "wandb" in settings.name:
-        from train.tracking.wandb_run import WandbRun, run_id
-
-        config = without_keys(config)
-        destinations.append(WandbRun(settings, folder, name, config, run_id(folder)))
-    if "tensorboard" in settings.name:
-        from train.tracking.tensorboard import EventFile
-
-        destinations.append(EventFile(folder, resume_step))
+    for wanted in settings.names:
+        module, _, kind = TRACKERS[wanted].partition(":")
+        of = getattr(import_module(module), kind).of
+        destinations.append(of(settings, folder, name, without_keys(config), resume_step))
     if not destinations:
         return NullTracker()
     return Trackers([Background(one, settings.queue, settings.retry_s) for one in destinations], settings.finish_s)
 
 
 def without_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config without the secrets that its values may hold."""
+    """Return a config with any secrets in its values masked."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, Mapping):

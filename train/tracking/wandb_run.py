@@ -1,6 +1,6 @@
-"""Weights & Biases: one run id for the life of a RUN folder; offline when there is no key.
+"""Weights & Biases: one run id per RUN folder; offline without an API key.
 
-What is logged, and under which names: docs/tracking.md.
+The logged metrics and their names are listed in docs/tracking.md.
 """
 
 from __future__ import annotations
@@ -20,13 +20,20 @@ from train.tracking.settings import TrackerSettings
 
 WANDB_ID = "wandb_id"
 OWN_KEYS = ("kind", "step", "tokens", NONFINITE)
-"""Keys of a record that are shown under other names, or not at all."""
+"""Keys of a record that are logged under other names, or not at all."""
 
 
 class WandbRun:
-    """A W&B run as a destination of records: every call may wait for the network."""
+    """A W&B run as a destination for records: every call may wait for the network."""
 
     title = "W&B"
+
+    @classmethod
+    def of(
+        cls, settings: TrackerSettings, folder: Path, name: str, config: Mapping[str, Any], resume_step: int
+    ) -> WandbRun:
+        """Return the destination of a run, not yet connected."""
+        return cls(settings, folder, name, config, run_id(folder))
 
     def __init__(
         self, settings: TrackerSettings, folder: Path, name: str, config: Mapping[str, Any], run_id: str
@@ -35,7 +42,7 @@ class WandbRun:
         self._run: Any = None
 
     def connect(self) -> None:
-        """Start the run, or go on with it. Raises what wandb raises, after at most `start_s` seconds."""
+        """Start or resume the run. Raises whatever wandb raises, after at most `start_s` seconds."""
         wandb = quiet_wandb()
         before = set(self._local())
         try:
@@ -59,7 +66,7 @@ class WandbRun:
                 ),
             )
         except BaseException:
-            for left in set(self._local()) - before:  # an attempt that failed holds nothing
+            for left in set(self._local()) - before:  # a failed attempt has logged nothing
                 shutil.rmtree(left, ignore_errors=True)
             raise
         self._run.define_metric(STEP)
@@ -67,16 +74,16 @@ class WandbRun:
         self._run.define_metric("*", step_metric=STEP)
 
     def send(self, record: Record) -> None:
-        """Log a record at its step: W&B drops a step that lies before its last one, as after a resume."""
+        """Log a record at its step; W&B drops steps before its last one, as after a resume."""
         self._run.log(shown(record), step=record["step"])
 
     def finish(self) -> None:
-        """Flush and close; raises TimeoutError after `finish_s`: wandb's process then goes on until ours ends."""
+        """Flush and close; raises TimeoutError after `finish_s`. wandb's process then keeps running until ours ends."""
         self._run.finish()
 
     @property
     def place(self) -> tuple[str, str]:
-        """W&B user or team, and project, of a connected run; the first is "" offline."""
+        """W&B entity (user or team) and project of a connected run; the entity is "" offline."""
         return self._run.entity or "", self._run.project
 
     def _local(self) -> list[Path]:
@@ -84,7 +91,7 @@ class WandbRun:
 
 
 def shown(record: Record) -> dict[str, Any]:
-    """Return what W&B shows of a record: its numbers, and both axes."""
+    """Return the values of a record to log to W&B: its numbers, and both axes."""
     values = {
         key: value
         for key, value in record.items()
@@ -94,17 +101,17 @@ def shown(record: Record) -> dict[str, Any]:
 
 
 def mode() -> Any:
-    """Return how W&B is reached: as WANDB_MODE says, else online where there is a key."""
+    """Return the W&B mode: WANDB_MODE if set, else online if there is an API key."""
     return os.environ.get("WANDB_MODE", "online" if has_key() else "offline")
 
 
 def quiet_wandb() -> Any:
-    """Import wandb so that it neither talks nor leaves folders behind nor reports its errors over the network."""
+    """Import wandb without console output, leftover folders, or error reports over the network."""
     for name, value in (("SILENT", "true"), ("DISABLE_GIT", "true"), ("ERROR_REPORTING", "false")):
         os.environ.setdefault(f"WANDB_{name}", value)
     import wandb
 
-    # Two temporary folders that its import makes, for media that are never logged: ranks end without Python's clean-up.
+    # Importing wandb creates two temporary folders for media, which we never log; ranks exit without Python's clean-up.
     for module, attribute in (("data_types._private", "MEDIA_TMP"), ("artifacts.artifact", "_TMP_DIR")):
         folder = getattr(sys.modules.get(f"wandb.sdk.{module}"), attribute, None)
         if isinstance(folder, tempfile.TemporaryDirectory):
@@ -113,7 +120,7 @@ def quiet_wandb() -> Any:
 
 
 def run_id(folder: Path) -> str:
-    """Return the W&B run id of a RUN folder, drawn once."""
+    """Return the W&B run id of a RUN folder, generated once."""
     import uuid
 
     path = folder / WANDB_ID
@@ -123,7 +130,7 @@ def run_id(folder: Path) -> str:
 
 
 def has_key() -> bool:
-    """Tell whether there is a W&B key, in the environment or in netrc."""
+    """Tell whether there is a W&B API key, in the environment or in netrc."""
     import netrc
 
     if os.environ.get("WANDB_API_KEY"):

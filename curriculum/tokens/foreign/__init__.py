@@ -1,1 +1,1 @@
-"""Token files of other programs: adopted without a copy, or exported."""
+"""Token files of other programs: adopted without copying, or exported."""

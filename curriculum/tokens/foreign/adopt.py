@@ -1,6 +1,6 @@
-"""`pdpc adopt`: Megatron's and datatrove's token files to TOKENS that read them where they lie. No token is copied.
+"""`pdpc adopt`: turn token files of Megatron and datatrove into TOKENS that read them in place, without copying.
 
-find the files -> check their indexes -> read each once (ids, borders between documents, checksum) -> TOKENS
+find the files -> check their indexes -> read each once (ids, document boundaries, checksum) -> TOKENS
 """
 
 from __future__ import annotations
@@ -30,48 +30,48 @@ Files = Mapping[str, Mapping[str, Sequence[ForeignFile]]]
 
 
 @dataclass(frozen=True)
-class MadeBy:
-    """The tokenizer that made the tokens."""
+class ForeignTokenizer:
+    """The tokenizer that encoded the tokens."""
 
     name: str
-    """A folder with a tokenizer.json, or the name of a Hugging Face tokenizer (fetched when it is not in the cache)."""
+    """A folder with a tokenizer.json, or the name of a Hugging Face tokenizer (downloaded if it is not cached)."""
     end_of_text: str | None = None
-    """The token that stands between documents. null: the tokenizer's own."""
+    """The token between documents. null: the tokenizer's default."""
 
     def __post_init__(self) -> None:
         if self.settings().trained_vocabulary():
             raise ValueError(
-                f"tokenizer.name={self.name!r}: name the tokenizer that made the tokens, it exists already"
+                f"tokenizer.name={self.name!r}: name the existing tokenizer that encoded the tokens, not one to train"
             )
 
     def settings(self) -> TokenizerSettings:
-        """Return the same in the words of `pdpc prepare`."""
+        """Return the same settings as a `TokenizerSettings` of `pdpc prepare`."""
         return TokenizerSettings(name=self.name, end_of_text=self.end_of_text)
 
 
 @dataclass(frozen=True)
 class AdoptSettings:
-    """Everything that `pdpc adopt` can be told."""
+    """Settings of `pdpc adopt`."""
 
-    tokenizer: MadeBy
-    """What made the tokens."""
+    tokenizer: ForeignTokenizer
+    """The tokenizer that encoded the tokens."""
     train: dict[str, str] = field(default_factory=dict)
-    """Files to train on, by source: the prefix of Megatron's .bin and .idx, a .ds file of datatrove's, or a glob of
-    either (train.web=data/web_text_document train.code='data/code/*.ds')."""
+    """Files to train on, by source: the prefix of a Megatron .bin and .idx, a datatrove .ds file, or a glob of either
+    (train.web=data/web_text_document train.code='data/code/*.ds')."""
     validation: dict[str, str] = field(default_factory=dict)
-    """Files to measure losses on, by source. They hold other documents than `train`; that is for the user to see to."""
+    """Files to measure losses on, by source. Their documents must differ from those of `train`; this is not checked."""
     reference: dict[str, str] = field(default_factory=dict)
-    """Files to train the reference models on, by source; they hold other documents than `train` and `validation`."""
+    """Files to train the reference models on, by source; their documents must differ from `train` and `validation`."""
     seq_len: int = 1024
-    """Labels of a sample; a sample is seq_len + 1 tokens of one file."""
+    """Labels per sample; a sample is seq_len + 1 tokens of one file."""
     output: str = "artifacts/tokens"
-    """Folder to write TOKENS to. It names the files by absolute path: they must stay where they are."""
+    """Folder to write TOKENS to. It refers to the files by absolute path, so they must not be moved."""
 
     def __post_init__(self) -> None:
         if self.seq_len < SMALLEST_SEQ_LEN:
             raise ValueError(f"seq_len={self.seq_len} must be at least {SMALLEST_SEQ_LEN}")
         if not self.train:
-            raise ValueError("train names no files: give at least one source, as in train.web=data/web_text_document")
+            raise ValueError("train is empty: give at least one source, as in train.web=data/web_text_document")
         if not self.output:
             raise ValueError("output is empty: name the folder to write TOKENS to")
 
@@ -81,10 +81,10 @@ class AdoptSettings:
 
 
 def run(settings: AdoptSettings, console: Console | None = None) -> Path:
-    """Make TOKENS, or reuse them when they are whole and made of the same; return their folder.
+    """Write TOKENS, or reuse them if they are complete and match the settings; return their folder.
 
-    Raises ValueError for what the files or the settings have wrong, ArtifactError when something else stands at
-    `output` or a file of whole TOKENS has moved or changed.
+    Raises ValueError for errors in the files or the settings, ArtifactError if `output` contains something else or a
+    file of complete TOKENS has moved or changed.
     """
     console = console or Console()
     folder = Path(settings.output).expanduser()
@@ -97,32 +97,32 @@ def run(settings: AdoptSettings, console: Console | None = None) -> Path:
     inputs = {"tokenizer": tokenizer.fingerprint, **_identities(files)}
     config = {key: value for key, value in asdict(settings).items() if key != "output"}
     if reusable(folder, KIND, config=config, inputs=inputs):
-        _print(console, f"TOKENS at {folder}: whole, reused")
+        _print(console, f"TOKENS at {folder}: complete, reused")
     else:
         _check_train(settings, files["train"])
         with create(folder, KIND, config=config, inputs=inputs) as draft:
             _write(settings, files, tokenizer, draft, console)
             for key, value in _identities(files).items():
                 if inputs[key] != value:
-                    raise ValueError(f"{key} changed while it was being read: run again when it is whole")
-        _print(console, f"TOKENS written to {folder}; the tokens stay where they are")
+                    raise ValueError(f"{key} changed while it was being read: run again when it is complete")
+        _print(console, f"TOKENS written to {folder}; token files stay in place")
     show(folder, console)
     return folder
 
 
 def find(key: str, path: str) -> list[ForeignFile]:
-    """Open the files that a prefix, a path or a glob names, sorted by path. Raises ValueError naming `key`."""
+    """Open the files matched by a prefix, a path or a glob, sorted by path. Raises ValueError with `key`."""
     place = Path(path).expanduser().absolute()
     datatrove = place.suffix == SUFFIX
     if not datatrove:
         prefix = place.with_suffix("") if place.suffix in (".bin", ".idx") else place
         place = prefix.with_name(f"{prefix.name}.bin")
-    beside = place.with_suffix(".idx")  # what is missing of a pair is named when the pair is opened
-    literal = place.is_file() or (not datatrove and beside.is_file())
+    index = place.with_suffix(".idx")  # opening an incomplete pair reports what is missing
+    literal = place.is_file() or (not datatrove and index.is_file())
     found = [place] if literal else sorted(Path(name) for name in glob.glob(str(place)))
     if not found:
         raise ValueError(
-            f"{key}={path!r}: there is no {place}: give the prefix of a .bin and an .idx, a {SUFFIX} file, "
+            f"{key}={path!r}: {place} does not exist: give the prefix of a .bin and an .idx, a {SUFFIX} file, "
             "or a glob of either"
         )
     return [open_datatrove(file) if datatrove else open_megatron(file.with_suffix("")) for file in found]
@@ -138,7 +138,7 @@ def _identities(files: Files) -> dict[str, str]:
 
 
 def _check_apart(files: Files) -> None:
-    """Raise ValueError when a file is named twice: what is held out must not be trained on."""
+    """Raise ValueError if a file is listed twice: held-out files must not be trained on."""
     seen: dict[Path, str] = {}
     for slice_name, sources in files.items():
         for source, members in sources.items():
@@ -146,15 +146,15 @@ def _check_apart(files: Files) -> None:
                 key = f"{slice_name}.{source}"
                 before = seen.setdefault(file.path.resolve(), key)
                 if before != key:
-                    raise ValueError(f"{file.path} is named by {before} and by {key}: a file belongs to one of them")
+                    raise ValueError(f"{file.path} is listed in {before} and in {key}: remove it from one of them")
 
 
 def _check_train(settings: AdoptSettings, files: Mapping[str, Sequence[ForeignFile]]) -> None:
     longest = max(file.tokens for members in files.values() for file in members)
     if longest < settings.seq_len + 1:
         raise ValueError(
-            f"seq_len={settings.seq_len}: no file of train fills one sample (the largest has {longest} tokens, "
-            f"a sample has {settings.seq_len + 1}): lower seq_len or name larger files"
+            f"seq_len={settings.seq_len}: no file of train fills a sample (the largest has {longest} tokens, "
+            f"a sample has {settings.seq_len + 1}): lower seq_len or add larger files"
         )
 
 
@@ -183,7 +183,7 @@ def _write(settings: AdoptSettings, files: Files, tokenizer: TextTokenizer, draf
 
 
 class _SliceWriter:
-    """Writes where the documents of a slice begin, and checks the tokens that they are made of."""
+    """Writes the document starts of a slice, and checks its tokens."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class _SliceWriter:
         self._tokens = self._documents = self._origin = 0
 
     def write(self, sources: Sequence[str], files: Mapping[str, Sequence[ForeignFile]]) -> dict[str, Any]:
-        """Return the slice's table of the manifest's facts: a row a source, with a row a file inside."""
+        """Return the slice's table for the manifest's facts: a row per source with one row per file inside."""
         starts_path, origins_path = (self._draft.path / part_name(self._name, part) for part in ("starts", "origins"))
         rows = []
         with open(starts_path, "wb") as starts, open(origins_path, "wb") as origins:
@@ -225,8 +225,8 @@ class _SliceWriter:
         return {"name": name, "dtype": file.dtype, "documents": documents, "tokens": file.tokens}
 
     def _index(self, source: str, file: ForeignFile, starts: BinaryIO, origins: BinaryIO) -> int:
-        """Write where each document begins and its number in the input; count those without a token and leave them
-        out. Return the number of documents written."""
+        """Write each document's start and its ordinal in the input; documents without tokens are counted and left out.
+        Return the number of documents written."""
         written, before = 0, 0
         for ends in file.ends():
             begins = np.concatenate((np.array([before], dtype=np.int64), ends[:-1]))

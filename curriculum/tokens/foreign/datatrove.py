@@ -1,7 +1,7 @@
-"""datatrove's token files: <name>.ds holds token ids, <name>.ds.index says where documents end.
+"""datatrove's token files: token ids in <name>.ds, document ends in <name>.ds.index.
 
-The index is uint64 [documents]: where each document ends, in tokens (datatrove/pipeline/tokens/tokenizer.py). The ids
-are uint16 or uint32; which of them follows from the size of the file and the last document's end.
+The index is uint64 [documents]: the end of each document in tokens (datatrove/pipeline/tokens/tokenizer.py). The ids
+are uint16 or uint32, depending on the file's size and the last document's end.
 """
 
 from __future__ import annotations
@@ -21,28 +21,30 @@ END_BYTES = 8
 
 
 def open_datatrove(path: Path) -> ForeignFile:
-    """Open a .ds file by its index, reading the whole index and no token. O(documents).
+    """Open a .ds file by its index; reads the whole index and no tokens. O(documents).
 
-    Raises ValueError naming the file, the value that is wrong and the mend.
+    Raises ValueError with the file, the wrong value and a fix.
     """
     index, losses = (path.with_name(f"{path.name}.{part}") for part in ("index", "loss"))
     data_bytes, index_bytes = require(path, index), require(index, path)
     if losses.exists():
         raise ValueError(
-            f"{losses} masks labels, which TOKENS cannot: to train on every token of {path}, link it and its index "
-            "into another folder"
+            f"{losses} masks labels, which TOKENS do not support: to train on every token of {path}, link it and its "
+            "index into another folder"
         )
     if index_bytes % END_BYTES:
-        raise ValueError(f"{index} has {index_bytes} bytes, not {END_BYTES} a document: it is torn, copy it again")
+        raise ValueError(
+            f"{index} has {index_bytes} bytes, not {END_BYTES} per document: it is truncated, copy it again"
+        )
     ends_D = NumberFile(index, "<u8", index_bytes // END_BYTES).map()
     tokens = int(ends_D[-1]) if len(ends_D) else 0
     dtype = next((name for size, name in TYPES.items() if tokens * size == data_bytes), None)
     if dtype is None:
         raise ValueError(
-            f"{path} has {data_bytes} bytes, its index counts {tokens} tokens of 2 or 4 bytes: they are not of one "
-            "dataset, or one is torn; copy the pair again"
+            f"{path} has {data_bytes} bytes, but its index counts {tokens} tokens of 2 or 4 bytes: they belong to "
+            "different datasets, or one is truncated; copy the pair again"
         )
-    _check_rising(index, ends_D)
+    _check_increasing(index, ends_D)
 
     def ends() -> Iterator[IntArray]:
         for _, block in blocks(ends_D):
@@ -51,13 +53,13 @@ def open_datatrove(path: Path) -> ForeignFile:
     return ForeignFile(path, index, dtype, tokens, ends)
 
 
-def _check_rising(index: Path, ends_D: npt.NDArray[np.uint64]) -> None:
+def _check_increasing(index: Path, ends_D: npt.NDArray[np.uint64]) -> None:
     before = np.uint64(0)
     for start, block in blocks(ends_D):
-        falling = np.flatnonzero(block < np.concatenate((np.array([before]), block[:-1])))
-        if len(falling):
-            bad = int(falling[0])
+        decreasing = np.flatnonzero(block < np.concatenate((np.array([before]), block[:-1])))
+        if len(decreasing):
+            bad = int(decreasing[0])
             raise ValueError(
-                f"{index}: document {start + bad} ends at token {block[bad]}, before the one before it: make it again"
+                f"{index}: document {start + bad} ends at token {block[bad]}, before its predecessor: build it again"
             )
         before = block[-1]

@@ -1,12 +1,12 @@
-"""Megatron's indexed dataset: <prefix>.bin holds token ids, <prefix>.idx says where sequences and documents end.
+"""Megatron's indexed dataset: token ids in <prefix>.bin, sequences and documents in <prefix>.idx.
 
 The index, little-endian (megatron/core/datasets/indexed_dataset.py):
 
-    9 bytes "MMIDIDX" and two zeros, uint64 version 1, uint8 code of the ids' type,
+    9 bytes "MMIDIDX" and two zeros, uint64 version 1, uint8 code of the ids' dtype,
     uint64 sequences S, uint64 document bounds D,
-    int32 [S] lengths in tokens, int64 [S] places in bytes, int64 [D] bounds: 0, then the sequence after each document
+    int32 [S] lengths in tokens, int64 [S] offsets in bytes, int64 [D] bounds: 0, then the sequence after each document
 
-A document is one sequence or several (sentences). Multimodal datasets have int8 [S] modes after that.
+A document is one or more sequences (sentences). Multimodal datasets append int8 [S] modes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ AGAIN = "build the dataset again"
 
 
 def open_megatron(prefix: Path) -> ForeignFile:
-    """Open <prefix>.bin by its <prefix>.idx, reading the whole index and no token. O(sequences).
+    """Open <prefix>.bin by its <prefix>.idx; reads the whole index and no tokens. O(sequences).
 
-    Raises ValueError naming the file, the value that is wrong and the mend.
+    Raises ValueError with the file, the wrong value and a fix.
     """
     data, index = prefix.with_name(f"{prefix.name}.bin"), prefix.with_name(f"{prefix.name}.idx")
     data_bytes, index_bytes = require(data, index), require(index, data)
@@ -56,27 +56,29 @@ def open_megatron(prefix: Path) -> ForeignFile:
 
 
 def _header(index: Path, index_bytes: int) -> tuple[str, int, int]:
-    """Return the type of the ids, the number of sequences and the number of document bounds."""
+    """Return the dtype of the ids, the number of sequences and the number of document bounds."""
     with open(index, "rb") as file:
         raw = file.read(HEADER.size)
     if raw[: len(MAGIC)] != MAGIC:
-        raise ValueError(f"{index} begins with {raw[: len(MAGIC)]!r}, not {MAGIC!r}: it is no index of Megatron's")
+        raise ValueError(
+            f"{index} starts with {raw[: len(MAGIC)]!r}, not {MAGIC!r}: not a Megatron index, name another file"
+        )
     if len(raw) < HEADER.size:
-        raise ValueError(f"{index} is torn, {len(raw)} bytes are less than its header of {HEADER.size}: copy it again")
+        raise ValueError(f"{index} is truncated to {len(raw)} bytes, its header has {HEADER.size}: copy it again")
     _, version, code, sequences, bounds = HEADER.unpack(raw)
     if version != VERSION:
-        raise ValueError(f"{index} has version {version}, only {VERSION} can be read: {AGAIN} with a Megatron of today")
+        raise ValueError(f"{index} has version {version}, only {VERSION} is supported: {AGAIN} with a recent Megatron")
     name = TYPES.get(code)
     if name not in FOREIGN_DTYPES:
-        what = f"holds {name}, not token ids" if name else f"has ids of type {code}, which Megatron does not define"
-        raise ValueError(f"{index} {what}: {AGAIN} with an integer type")
+        what = f"contains {name}, not token ids" if name else f"has dtype code {code}, which Megatron does not define"
+        raise ValueError(f"{index} {what}: {AGAIN} with an integer dtype")
     expected = HEADER.size + 12 * sequences + 8 * bounds
     if index_bytes == expected + sequences and sequences:
-        raise ValueError(f"{index} is multimodal (a mode for each of {sequences} sequences): text alone can be read")
+        raise ValueError(f"{index} is multimodal (modes of {sequences} sequences): build a text-only dataset")
     if index_bytes != expected:
         raise ValueError(
-            f"{index} has {index_bytes} bytes, {sequences} sequences and {bounds} document bounds take {expected}: "
-            "it is torn, copy it again"
+            f"{index} has {index_bytes} bytes, but {sequences} sequences and {bounds} document bounds take {expected}: "
+            "it is truncated, copy it again"
         )
     return name, sequences, bounds
 
@@ -89,7 +91,7 @@ def _check_sequences(
     data: Path,
     data_bytes: int,
 ) -> None:
-    """Raise ValueError unless the sequences lie end to end and fill the .bin."""
+    """Raise ValueError unless the sequences are contiguous and fill the .bin."""
     expected = 0
     for start, lengths in blocks(lengths_S):
         places = np.asarray(places_S[start : start + len(lengths)])
@@ -102,32 +104,32 @@ def _check_sequences(
         if len(outside) and (not len(wrong) or outside[0] <= wrong[0]):
             bad = int(outside[0])
             raise ValueError(
-                f"{index}: sequence {start + bad} ({lengths[bad]} tokens at byte {places[bad]}) lies outside {data} "
-                f"({data_bytes} bytes): the .bin is torn or another dataset's; copy the pair again"
+                f"{index}: sequence {start + bad} ({lengths[bad]} tokens at byte {places[bad]}) is outside {data} "
+                f"({data_bytes} bytes): the .bin is truncated or from another dataset; copy the pair again"
             )
         if len(wrong):
             bad = int(wrong[0])
             raise ValueError(
-                f"{index}: sequence {start + bad} begins at byte {places[bad]}, the one before it ends at "
-                f"{expected if bad == 0 else ends[bad - 1]}: only sequences that lie end to end can be read; {AGAIN}"
+                f"{index}: sequence {start + bad} starts at byte {places[bad]}, but the one before it ends at "
+                f"{expected if bad == 0 else ends[bad - 1]}: only contiguous sequences can be read; {AGAIN}"
             )
         expected = int(ends[-1])
     if expected != data_bytes:
         raise ValueError(
-            f"{data} has {data_bytes} bytes, its index accounts for {expected}: they are not of one dataset; "
+            f"{data} has {data_bytes} bytes, but its index accounts for {expected}: they belong to different datasets; "
             "copy the pair again"
         )
 
 
 def _check_documents(index: Path, bounds_D: npt.NDArray[np.int64], sequences: int) -> None:
-    """Raise ValueError unless the document bounds rise from 0 to the number of sequences."""
+    """Raise ValueError unless the document bounds increase from 0 to the number of sequences."""
     ends = f"{bounds_D[0]} and {bounds_D[-1]}" if len(bounds_D) else "nothing"
     if not len(bounds_D) or bounds_D[0] != 0 or bounds_D[-1] != sequences:
-        raise ValueError(f"{index}: its document bounds begin and end with {ends}, not with 0 and {sequences}: {AGAIN}")
+        raise ValueError(f"{index}: document bounds start and end with {ends}, not with 0 and {sequences}: {AGAIN}")
     before = 0
     for start, block in blocks(bounds_D):
-        falling = np.flatnonzero(block < np.concatenate(([before], block[:-1])))
-        if len(falling):
-            bad = int(falling[0])
-            raise ValueError(f"{index}: document bound {start + bad} is {block[bad]}, below the one before: {AGAIN}")
+        decreasing = np.flatnonzero(block < np.concatenate(([before], block[:-1])))
+        if len(decreasing):
+            bad = int(decreasing[0])
+            raise ValueError(f"{index}: document bound {start + bad} is {block[bad]}, below its predecessor: {AGAIN}")
         before = int(block[-1])

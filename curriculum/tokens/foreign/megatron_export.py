@@ -1,6 +1,6 @@
-"""`pdpc megatron`: a slice of TOKENS as Megatron's .bin and .idx, one pair a source.
+"""`pdpc megatron`: export a slice of TOKENS as Megatron .bin and .idx files, one pair per source.
 
-A document becomes one sequence: its tokens and one end-of-text, as `--append-eod` leaves it.
+A document becomes one sequence: its tokens and an end-of-text, as with Megatron's `--append-eod`.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from curriculum.tokens.tokens import FOREIGN_DTYPES, SLICES, Tokens
 from curriculum.work.progress import TokenProgress
 
 KIND = "megatron"
-SMALL_VOCABULARY = 65_500  # below it Megatron chooses uint16, else int32
+SMALL_VOCABULARY = 65_500  # Megatron uses uint16 below it, else int32
 
 
 @dataclass(frozen=True)
 class MegatronSettings:
-    """Everything that `pdpc megatron` can be told."""
+    """Settings of `pdpc megatron`."""
 
     tokens: str
-    """TOKENS folder."""
+    """TOKENS folder to export."""
     output: str
-    """Folder to write; its pairs are named by source: Megatron is told OUTPUT/SOURCE."""
+    """Folder to write to; pairs are named by source, so Megatron's data path is OUTPUT/SOURCE."""
     slice: str = "train"
-    """Slice to write: train, validation or reference."""
+    """Slice to export: train, validation or reference."""
 
     def __post_init__(self) -> None:
         if self.slice not in SLICES:
             raise ValueError(f"slice={self.slice!r} is unknown: choose one of {', '.join(SLICES)}")
         if not self.output:
-            raise ValueError("output is empty: name the folder to write")
+            raise ValueError("output is empty: name the folder to write to")
 
 
 def run(settings: MegatronSettings, console: Console | None = None) -> Path:
-    """Write the pairs, or reuse them when they are whole and made of the same; return their folder.
+    """Write the pairs, or reuse them if they are complete and match the settings; return their folder.
 
-    The folder is there whole or not at all. Raises ValueError when the slice is empty, ArtifactError when the tokens
-    are not whole or something else stands at `output`.
+    The folder is complete or absent. Raises ValueError if the slice is empty, ArtifactError if the tokens are
+    incomplete or `output` contains something else.
     """
     console = console or Console()
     folder = Path(settings.output).expanduser()
@@ -58,20 +58,20 @@ def run(settings: MegatronSettings, console: Console | None = None) -> Path:
         raise ValueError(f"slice={settings.slice!r} of {settings.tokens} is empty: choose another")
     config, inputs = {"slice": settings.slice}, {"tokens": tokens.fingerprint}
     if reusable(folder, KIND, config=config, inputs=inputs):
-        _print(console, f"Megatron pairs at {folder}: whole, reused")
+        _print(console, f"Megatron pairs at {folder}: complete, reused")
     else:
         with create(folder, KIND, config=config, inputs=inputs) as draft:
             draft.facts["sources"] = write_pairs(tokens, draft.path, console)
     for row in open_manifest(folder, KIND).facts["sources"]:
-        there = f"{folder / row['pair']}.bin and .idx" if row["pair"] else "left out, it has no document"
+        there = f"{folder / row['pair']}.bin and .idx" if row["pair"] else "left out, it has no documents"
         _print(console, f"{row['name']}: {row['documents']:,} documents, {row['tokens']:,} tokens: {there}")
     return folder
 
 
 def write_pairs(tokens: Tokens, folder: Path, console: Console) -> list[dict[str, Any]]:
-    """Write a pair for each source that has documents; return a row a source.
+    """Write a pair for each source that has documents; return one row per source.
 
-    Memory: 4 bytes a document of the largest source, and the largest document.
+    Memory: 4 bytes per document of the largest source, and the largest document.
     """
     dtype = "uint16" if tokens.vocab_size < SMALL_VOCABULARY else "int32"
     rows: dict[str, dict[str, Any]] = {
@@ -80,8 +80,8 @@ def write_pairs(tokens: Tokens, folder: Path, console: Console) -> list[dict[str
     documents = (tokens.document(index) for index in range(tokens.documents))
     with TokenProgress(console, "tokens", tokens.tokens) as progress:
         for name, members in groupby(documents, key=itemgetter(0)):
-            pair = quote(name, safe=" ")  # a source's name can hold what a file's cannot
-            lengths = array("i")  # int32, as the index
+            pair = quote(name, safe=" ")  # a source's name may contain characters that a file name cannot
+            lengths = array("i")  # int32, as in the index
             with open(folder / f"{pair}.bin", "wb") as file:
                 for _, ids in members:
                     file.write(np.append(ids, tokens.end_of_text).astype(FOREIGN_DTYPES[dtype]).tobytes())
@@ -93,7 +93,7 @@ def write_pairs(tokens: Tokens, folder: Path, console: Console) -> list[dict[str
 
 
 def _write_index(path: Path, dtype: str, lengths_S: npt.NDArray[np.int32]) -> int:
-    """Write the index of sequences that lie end to end, each a document; return their tokens."""
+    """Write the index of contiguous sequences, one per document; return their number of tokens."""
     code = next(code for code, name in TYPES.items() if name == dtype)
     size = np.dtype(FOREIGN_DTYPES[dtype]).itemsize
     tokens = 0

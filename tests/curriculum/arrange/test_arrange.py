@@ -110,7 +110,7 @@ def test_a_whole_order_is_reused_and_another_one_refused(settings):
     stamp = (order.folder / "ids.bin").stat().st_mtime_ns
     run(settings())
     assert (order.folder / "ids.bin").stat().st_mtime_ns == stamp
-    with pytest.raises(ArtifactError, match=r"seed: there 0, asked for 1.*another output"):
+    with pytest.raises(ArtifactError, match=r"seed: found 0, requested 1.*another output"):
         run(settings(seed=1))
 
 
@@ -145,7 +145,7 @@ def test_a_score_that_is_not_finite_is_named(settings, tokens_folder, tmp_path):
     ("changes", "message"),
     [
         ({"scores": None}, "preference=pdpc cuts by 'pd': give scores=FOLDER"),
-        ({"scores": None, "preference": Pdpc(score="length +")}, r"score 'length \+' cannot be read"),
+        ({"scores": None, "preference": Pdpc(score="length +")}, r"score 'length \+' cannot be parsed"),
         ({"preference": Pdpc(uses={"hihg": 2})}, "uses names hihg, but the buckets are low, high"),
         ({"preference": Pdpc(uses={"unscored": 2})}, "uses names unscored, but the buckets are low, high"),
         ({"preference": Pdpc(uses={"low": 0, "high": 0})}, "uses leaves out every sample"),
@@ -155,11 +155,11 @@ def test_a_score_that_is_not_finite_is_named(settings, tokens_folder, tmp_path):
             {"preference": TwoStage(stratify_by="source", switch=0.1)},
             r"bucket low of (easy|hard) has \d+ samples, but the \d+ steps that want it \(from step 0 to \d+ of \d+\)",
         ),
-        ({"preference": Tilt(buckets=60_000, stratify_by="source")}, "60000 buckets in 2 strata are more than 65000"),
+        ({"preference": Tilt(buckets=60_000, stratify_by="source")}, "60000 buckets in 2 strata exceed 65000 cells"),
         ({"batch_size": -1}, "batch_size=-1"),
         ({"workers": 0}, "workers=0"),
         ({"nonfinite": "ignore"}, "nonfinite='ignore' must be one of fail, bucket"),
-        ({"tokens": None}, "scores are of TOKENS: give tokens=FOLDER too"),
+        ({"tokens": None}, "scores=FOLDER needs tokens=FOLDER: give both"),
         ({"tokens": None, "scores": None}, "give scores=FOLDER .* or own_scores=FILE"),
         ({"batch_size": 10**6}, "fewer than 4 stages of one batch of 1000000"),
         ({"batch_size": 0}, "batch_size=0"),
@@ -196,7 +196,7 @@ def test_a_table_changed_under_its_name_is_another_preference(settings, tmp_path
     first = run(settings(preference=Table(file=str(path))))
     assert run(settings(preference=Table(file=str(path)))).fingerprint == first.fingerprint
     path.write_text("progress,low,high\n0,2,1\n1,1,2\n")
-    with pytest.raises(ArtifactError, match=r"made from something else \(preference\.file: there"):
+    with pytest.raises(ArtifactError, match=r"written with other settings or inputs \(preference\.file: found"):
         run(settings(preference=Table(file=str(path))))
 
 
@@ -240,8 +240,8 @@ def test_a_source_that_cannot_be_parted_is_spread_evenly_whatever_is_wished(tmp_
 
 BUILD = """
 import sys
-from curriculum.arrange import ArrangeSettings, run
-from curriculum.artifact import ArtifactError
+from curriculum.arrange.arrange import ArrangeSettings, run
+from curriculum.artifact.manifest import ArtifactError
 from curriculum.preference import Sorted
 
 print("ready", flush=True)
@@ -254,7 +254,7 @@ except (ArtifactError, OSError) as error:
 
 
 def builder(own, output, before=""):
-    """Start a process that arranges once it is given a line."""
+    """Start a process that arranges once it reads a line."""
     process = subprocess.Popen(
         [sys.executable, "-c", before + BUILD, own, str(output)],
         cwd=ROOT,
@@ -294,7 +294,7 @@ def test_a_full_disk_leaves_nothing_behind(own, tmp_path, limit):
     _, error = process.communicate("go\n", timeout=120)
     assert process.returncode == 1
     assert "File too large after" in error
-    assert "make room there, or choose an output on another disk" in error
+    assert "free disk space there, or choose an output on another disk" in error
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -307,7 +307,7 @@ def test_a_spool_that_finds_no_space_leaves_nothing_behind(own, tmp_path, monkey
     asked = ArrangeSettings(
         output=str(tmp_path / "out" / "order"), own_scores=own, preference=Sorted(score="quality"), batch_size=10
     )
-    with pytest.raises(OSError, match=r"No space left on device after \d+ bytes of order .*make room there"):
+    with pytest.raises(OSError, match=r"No space left on device after \d+ bytes of order .*free disk space there"):
         run(asked)
     assert list((tmp_path / "out").iterdir()) == []
     monkeypatch.undo()

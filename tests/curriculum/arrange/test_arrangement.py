@@ -1,4 +1,4 @@
-"""Whatever the preference, the scores and the sources: the order holds what was planned, and the plan what was wished.
+"""For any preference, scores and sources: the order holds what was planned, and the plan what was wanted.
 
 Shapes: N samples, S steps, C cells.
 """
@@ -45,7 +45,7 @@ SHARES = {
 
 @dataclass(frozen=True)
 class Case:
-    """One corpus and what is asked of it."""
+    """One corpus and how to arrange it."""
 
     sizes: dict[str, int]
     scores: np.ndarray
@@ -91,7 +91,7 @@ def write_table(path: Path, buckets: int) -> str:
 
 @st.composite
 def preferences(draw, kinds=None):
-    """A preference of any kind that a corpus of any sizes can keep."""
+    """A preference of any kind that is feasible for any bucket sizes."""
     kind = draw(st.sampled_from(kinds or [Shuffled, Sorted, Tilt, Pdpc, Linear, TwoStage, Frame, Mixture, FlatTable]))
     fields = {"folds": draw(FOLDS)}
     if kind is not Mixture:
@@ -125,7 +125,7 @@ def preferences(draw, kinds=None):
 
 @st.composite
 def cases(draw, kinds=None, subset=True):
-    """A corpus of sources of very unequal sizes, empty and one-sample ones, with scores that may be tied or missing."""
+    """A corpus with sources of very unequal sizes, some empty or of one sample; scores may be tied or missing."""
     sizes = [draw(st.sampled_from([0, 1, 2, 17, 60, 150])) for _ in SOURCES]
     sizes[draw(st.integers(0, 4))] = 90
     samples = sum(sizes)
@@ -154,7 +154,7 @@ def cases(draw, kinds=None, subset=True):
 
 
 class Written:
-    """What an order holds, read back whole."""
+    """The contents of an order, read back completely."""
 
     def __init__(self, order: Order) -> None:
         self.order = order
@@ -166,7 +166,7 @@ class Written:
 
 @pytest.fixture
 def written(tokens_of, parquet):
-    """Arrange a case in a folder of its own and read it back; None where its scores are too few to part."""
+    """Arrange a case in a separate folder and read it back; None if it has too few distinct scores to cut."""
 
     def make(case: Case, **changes) -> Written | None:
         with tempfile.TemporaryDirectory() as folder:
@@ -261,7 +261,7 @@ def test_a_sort_is_one_inside_every_stratum_and_fold(written, case):
         assert (np.diff(fold_of_position[in_stratum]) >= 0).all()
         for fold in range(preference.folds):
             ids = made.ids[in_stratum & (fold_of_position == fold)]
-            if preference.uses:  # a bucket that is used twice is gone through twice
+            if preference.uses:  # a bucket that is used twice is traversed twice
                 continue
             assert (ids == ids[np.lexsort((ids, score[ids]))]).all()
 

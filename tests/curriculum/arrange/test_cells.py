@@ -1,4 +1,4 @@
-"""A layout cuts the corpus as its preference says: equal in tokens, at fixed edges, in quadrants, inside every source.
+"""A layout cuts the corpus as its preference says: into equal tokens, at fixed edges, in quadrants, per source.
 
 Shapes: N samples, K buckets.
 """
@@ -50,12 +50,12 @@ def test_fixed_edges_are_kept_and_a_score_on_one_goes_below(laid):
 
 @pytest.mark.parametrize("edges", [[1.0, 1.0 + 1e-12], [1e39, 1e40], [0.0, 1e-60]])
 def test_edges_alike_as_32_bit_numbers_are_refused(laid, edges):
-    with pytest.raises(ValueError, match="are alike or infinite as 32-bit numbers"):
+    with pytest.raises(ValueError, match="are not finite and rising in float32"):
         laid(Tilt(score="quality", edges=edges), quality=[1.0, 2.0])
 
 
 def test_an_edge_beyond_32_bits_is_refused(laid):
-    with pytest.raises(ValueError, match=r"preference\.edges=\[0\.0, 1e\+39\] are alike or infinite as 32-bit"):
+    with pytest.raises(ValueError, match=r"preference\.edges=\[0\.0, 1e\+39\] are not finite and rising in float32"):
         laid(Tilt(score="quality", edges=[0.0, 1e39]), quality=[1.0, 2.0])
 
 
@@ -144,7 +144,7 @@ def test_folds_are_parts_of_every_source_and_bucket(laid):
 
 
 def test_more_cells_than_can_be_numbered_are_refused(laid):
-    with pytest.raises(ValueError, match="70000 buckets in 1 strata are more than 65000 cells"):
+    with pytest.raises(ValueError, match="70000 buckets in 1 strata exceed 65000 cells"):
         laid(Tilt(score="quality", buckets=70_000), quality=[1.0])
 
 

@@ -1,4 +1,4 @@
-"""A deal is a uniform permutation of each cell's samples, and a stable sort where it sorts."""
+"""A deal is a uniform permutation of each cell's samples, or a stable sort."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
@@ -15,7 +15,7 @@ NO_TIMES, NO_KEYS = np.zeros(0, np.uint8), np.zeros(0, np.uint32)
 
 @pytest.fixture
 def dealt(tmp_path, monkeypatch):
-    """Deal the samples of some cells; return every cell's ids in their order."""
+    """Deal the samples of some cells; return every cell's ids in order."""
     monkeypatch.setattr(module, "GROUP", 8)
     monkeypatch.setattr(module, "LEAF", 3)
 

@@ -1,4 +1,4 @@
-"""Inside a step every arrangement of its samples is as likely as any other, and steps do not resemble one another."""
+"""Within a step every arrangement of its samples is equally likely, and steps are independent of each other."""
 
 from itertools import permutations
 

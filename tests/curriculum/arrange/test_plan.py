@@ -1,4 +1,4 @@
-"""A plan's rows are batches, its columns the buckets, and it never strays from the wish by a whole sample."""
+"""A plan's rows sum to batches, its columns to buckets, and it is never off the wish by a whole sample."""
 
 import numpy as np
 import pytest
@@ -106,7 +106,7 @@ def test_any_wish_above_zero_can_be_met_however_steep(steepness, counts, batch_s
     assert np.allclose(real.sum(axis=0), counts, atol=1e-4)
     assert np.allclose(real.sum(axis=1), sizes)
     ends = np.cumsum(real, axis=0)
-    if steepness > 0:  # at every moment the lower bucket is further on than the higher one
+    if steepness > 0:  # at every moment the lower bucket is further along than the higher one
         parts = ends[:, counts > 0] / counts[counts > 0]
         assert (np.diff(parts, axis=1) <= 1e-5).all()
 
@@ -130,7 +130,7 @@ def test_any_wish_above_zero_can_be_met_however_steep(steepness, counts, batch_s
             np.array([[1, 0], [1, 0], [1, 1.0]]),
             4,
             [4, 8],
-            r"bucket 1 has 8 samples, but the 1 steps that want it \(from step 2 to 2 of 3\) take 4 at most",
+            r"bucket 1 has 8 samples, but the 1 steps that want it \(from step 2 to 2 of 3\) can take at most 4",
         ),
     ],
 )

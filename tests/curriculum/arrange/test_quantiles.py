@@ -1,4 +1,4 @@
-"""Quantiles are exact: the same keys as a sort of all scores would give, whatever the chunks.
+"""Quantiles are exact: the same keys as from sorting all scores, for any chunking.
 
 Shapes: N samples, P parts, E edges.
 """
@@ -21,7 +21,7 @@ WHOLE = 0xFFFFFFFF
 
 
 def expected(score_N, weight_N, part_N, inside, parts):
-    """Edges [inside, parts - 1] by sorting, as float32; None for a part that has too few scores."""
+    """Edges [inside, parts - 1] by sorting, as float32; None for a part with too few distinct scores."""
     result = []
     for part in range(inside):
         mine = part_N == part

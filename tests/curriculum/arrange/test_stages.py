@@ -1,4 +1,4 @@
-"""Stages end where they were wished: after tokens, at quantiles of the mean score, as in another order."""
+"""Stages end where requested: after token counts, at quantiles of the mean score, or as in another order."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_a_stage_ends_where_the_mean_score_crosses_a_quantile(arranged, preferen
     quantiles = [0.4, 0.5, 0.6]
     order = arranged(preference=preference, stage_quantiles=quantiles)
     parts = len(order.buckets)
-    middles = (np.arange(parts) + 0.5) / parts  # buckets are equal in tokens, about so in samples
+    middles = (np.arange(parts) + 0.5) / parts  # buckets are equal in tokens, and roughly in samples
     mean = order.plan[:] @ middles / order.plan[:].sum(axis=1)
     for quantile, end in zip(quantiles, order.stage_ends[:-1], strict=True):
         assert mean[end - 1] <= quantile + 0.02
@@ -59,12 +59,12 @@ def test_the_other_arm_takes_the_stages_over(arranged, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stage_tokens": [5, 5]}, r"stage_tokens=\[5, 5\] must rise"),
+        ({"stage_tokens": [5, 5]}, r"stage_tokens=\[5, 5\] must be positive and rising"),
         ({"stage_tokens": [10**9]}, "1000000000 tokens are more than the run's"),
-        ({"stage_tokens": [1, 2]}, "ends two stages after one step"),
+        ({"stage_tokens": [1, 2]}, "ends two stages after the same step"),
         ({"stage_quantiles": [1.5]}, r"stage_quantiles=\[1.5\] must lie between 0 and 1"),
         ({"stage_quantiles": [0.6, 0.4]}, "after step .* does not cross the quantile 0.4"),
-        ({"stage_quantiles": [0.5], "preference": Shuffled()}, "shuffled cuts by no score"),
+        ({"stage_quantiles": [0.5], "preference": Shuffled()}, "shuffled does not cut by a score"),
         ({"stage_quantiles": [0.5], "stage_tokens": [100]}, "stage_tokens and stage_quantiles both"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Array files with a checksum a block: damage is found where it is read, and only there is it looked for."""
+"""Array files with one checksum per block: damage is found in the blocks that are read, and only those are checked."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def small_blocks(monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """An artifact of two arrays, written in pieces that do not fit the blocks."""
+    """An artifact of two arrays, written in pieces that do not align with the blocks."""
     with create(tmp_path / "thing", "thing", config={}, inputs={}) as draft:
         writers = {}
         for name, pieces in (("a.bin", (1, 16, 0, 15, 100, 333, 535)), ("b.bin", (7,))):
@@ -92,7 +92,7 @@ def test_damaged_checksums_are_found_at_the_door(folder):
 
 
 def test_files_of_another_length_or_place_are_named(folder):
-    with pytest.raises(ArtifactError, match=r"a\.bin has 4000 bytes and 63 checksums, 3996 bytes were expected"):
+    with pytest.raises(ArtifactError, match=r"a\.bin has 4000 bytes and 63 checksums, expected 3996 bytes"):
         opened(folder, rows=999)
     (folder / "a.bin").write_bytes(bytes(4000))
     with pytest.raises(ArtifactError, match="is damaged between bytes 0 and 64"):
@@ -101,7 +101,7 @@ def test_files_of_another_length_or_place_are_named(folder):
     with pytest.raises(ArtifactError, match="is damaged between bytes 0 and 64"):
         opened(folder)[0:1]
     (folder / "a.bin").write_bytes(VALUES.tobytes()[:-1])
-    with pytest.raises(ArtifactError, match="has 3999 bytes instead of 4000: it is torn"):
+    with pytest.raises(ArtifactError, match="has 3999 bytes instead of 4000: it is damaged"):
         opened(folder)
 
 

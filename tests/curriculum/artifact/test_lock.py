@@ -18,7 +18,7 @@ from curriculum.artifact.manifest import ArtifactError
 HOLD = """
 import sys, time
 from pathlib import Path
-from curriculum.lock import Lock
+from curriculum.artifact.lock import Lock
 sys.argv = ["/opt/bin/pdpc", "train", "data=secret", "verb"]
 lock = Lock(Path({path!r}), "run r")
 print("held", flush=True)

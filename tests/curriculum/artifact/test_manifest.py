@@ -65,7 +65,7 @@ def test_no_flipped_bit_of_a_manifest_changes_what_is_read(artifact):
 def test_an_edited_manifest_is_found(artifact):
     path = artifact / "manifest.json"
     path.write_text(path.read_text().replace('"rows": 10', '"rows": 11'))
-    with pytest.raises(ArtifactError, match=r"manifest\.json does not match its own checksum: it is damaged; make"):
+    with pytest.raises(ArtifactError, match=r"manifest\.json does not match its own checksum: it is damaged; recreate"):
         open_manifest(artifact, "thing")
 
 
@@ -93,7 +93,7 @@ def test_the_second_of_two_writers_is_told_and_changes_nothing(tmp_path):
             if text == "slow":
                 write("fast")
 
-    with pytest.raises(ArtifactError, match="thing was made by another process meanwhile: run again to use it"):
+    with pytest.raises(ArtifactError, match="thing was created by another process: run again to use it"):
         write("slow")
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
     assert (tmp_path / "thing" / "file").read_text() == "fast"
@@ -140,12 +140,12 @@ def test_reuse_names_what_differs(artifact):
     config = {"seed": 1, "inner": {"k": 2}}
     assert reusable(artifact, "thing", config=config, inputs={"text": "abc"})
     assert not reusable(artifact.parent / "none", "thing", config=config, inputs={})
-    with pytest.raises(ArtifactError, match=r"inner\.k: there 2, asked for 3.*text: there 'abc', asked for 'abd'"):
+    with pytest.raises(ArtifactError, match=r"inner\.k: found 2, requested 3.*text: found 'abc', requested 'abd'"):
         reusable(artifact, "thing", config={"seed": 1, "inner": {"k": 3}}, inputs={"text": "abd"})
 
 
 def _edit(artifact, **changes):
-    """Change a manifest as one who means it would: its checksum follows."""
+    """Change a manifest deliberately: its checksum is updated too."""
     path = artifact / "manifest.json"
     fields = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({**fields, "checksum": checksum_of(fields)}))
@@ -171,7 +171,7 @@ def test_torn_and_foreign_artifacts_are_named(artifact, damage, message):
 
 
 def test_an_existing_folder_is_not_overwritten(artifact):
-    with pytest.raises(ArtifactError, match="exists already"), create(artifact, "thing", config={}, inputs={}):
+    with pytest.raises(ArtifactError, match="already exists"), create(artifact, "thing", config={}, inputs={}):
         pass
     verify(artifact)
 
@@ -201,11 +201,9 @@ def test_files_outside_are_named_checked_and_free_of_their_place(tmp_path):
         verify(tmp_path / "there" / "thing")
     path.write_bytes(b"012345678")
     with pytest.raises(
-        ArtifactError, match=r"data\.bin has 9 bytes instead of 10: it changed after .* was made; put it back"
+        ArtifactError, match=r"data\.bin has 9 bytes instead of 10: it changed after .* was written; restore it"
     ):
         open_manifest(tmp_path / "there" / "thing", "tokens")
     path.unlink()
-    with pytest.raises(
-        ArtifactError, match=r"data\.bin is missing, though .*thing reads it where it lies: put it back"
-    ):
+    with pytest.raises(ArtifactError, match=r"data\.bin is missing, but .*thing reads it in place: restore it"):
         open_manifest(tmp_path / "there" / "thing", "tokens")

@@ -1,4 +1,4 @@
-"""Files that are cut, replaced, deleted or unreadable while they are open: an error that names them, or no harm."""
+"""Files truncated, replaced, deleted or unreadable while open: an error that names them, or no harm."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_cut_file_is_named_and_reads_again_once_it_is_whole(path: Path, name: 
     read = reader(name, path)
     before = np.array(read())
     os.truncate(path, length)
-    with pytest.raises(UnreadableError, match=rf"ids\.bin has {length} bytes, 10000 were there when it was opened"):
+    with pytest.raises(UnreadableError, match=rf"ids\.bin has {length} bytes, but had 10000 when it was opened"):
         read()
     with open(path, "r+b") as file:
         file.write(VALUES.tobytes())
@@ -85,19 +85,19 @@ def test_what_the_system_says_is_told_with_the_file(
 
     monkeypatch.setattr(mapped.os, "preadv", fails)
     monkeypatch.setattr(mapped, "size_on_disk", fails)
-    with pytest.raises(UnreadableError, match=rf"ids\.bin cannot be read any more \({os.strerror(code)}\)"):
+    with pytest.raises(UnreadableError, match=rf"ids\.bin can no longer be read \({os.strerror(code)}\)"):
         read()
 
 
 def test_the_exit_code_is_that_of_an_input_error(path: Path) -> None:
     assert UnreadableError.exit_code == 74
     os.truncate(path, 9_999)
-    with pytest.raises(UnreadableError, match="9999 bytes, 10000"):
+    with pytest.raises(UnreadableError, match="9999 bytes, but had 10000"):
         MappedFile(path, 10_000)
 
 
 def test_what_touches_a_page_that_is_gone_leaves_its_stack(path: Path) -> None:
-    """The case between two looks: the kernel ends the process, and the stack says where."""
+    """Truncation between two size checks: the kernel kills the process, and the stack shows where."""
     program = (
         "import faulthandler, os, sys; faulthandler.enable(); from pathlib import Path\n"
         "from curriculum.artifact.mapped import MappedFile\n"

@@ -21,7 +21,7 @@ def test_pieces_come_back_in_part_from_memory_and_from_the_file(tmp_path, held):
             assert spool.read(start, start + len(piece)).tolist() == piece.tolist()
             assert spool.read(start + first, start + last).tolist() == piece[first:last].tolist()
             start += len(piece)
-        assert list(tmp_path.iterdir()) == []  # the file is nobody's to see: a kill leaves nothing
+        assert list(tmp_path.iterdir()) == []  # the file is unlinked: a kill leaves nothing behind
 
 
 def test_a_spool_gives_its_file_back(tmp_path):

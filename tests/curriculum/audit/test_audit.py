@@ -53,7 +53,7 @@ def arranged(tokens_folder, scores_folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """An order of several blocks, made of own scores alone."""
+    """An order of several blocks, arranged from own scores only."""
     root = tmp_path_factory.mktemp("large")
     scores = np.random.default_rng(0).normal(size=400_000).astype(np.float32)
     pq.write_table(pa.table({"quality": scores}), root / "own.parquet")
@@ -182,7 +182,7 @@ def test_a_changed_manifest_is_found(large, tmp_path, edit_manifest):
     edit_manifest(tmp_path / "bad", lambda fields: fields["facts"].update(changed))
     found = wrong(audit(Order.open(tmp_path / "bad")))
     assert set(found) == {"manifest", "samples"}
-    assert found["manifest"].startswith(f"it says fingerprint {large.fingerprint}, its contents give ")
+    assert found["manifest"].startswith(f"fingerprint is {large.fingerprint}, but its contents give ")
 
 
 def test_a_sample_in_the_place_of_another_is_found(arranged, tmp_path):
@@ -192,7 +192,7 @@ def test_a_sample_in_the_place_of_another_is_found(arranged, tmp_path):
     result = audit(rewritten(order, tmp_path / "bad", ids=ids))
     found = wrong(result)
     assert set(found) == {"samples", "uses"}
-    assert found["uses"].startswith(f"sample {ids[7]} stands 2 times, 1 planned for bucket ")
+    assert found["uses"].startswith(f"sample {ids[7]} occurs 2 times, 1 planned for bucket ")
     assert "(2 positions are wrong)" in found["uses"]
     assert f"{len(order) - 1:,} different, 1 left out, 1 repeated, but the manifest says" in found["samples"]
     assert lost != ids[7]
@@ -216,7 +216,7 @@ def test_samples_that_changed_buckets_are_found_by_their_scores(arranged, column
     bad = rewritten(order, tmp_path / "bad", ids=ids)
     assert wrong(audit(bad)) == {}
     assert set(wrong(audit(bad, columns))) == {"scores"}
-    assert "is of another bucket by its scores" in wrong(audit(bad, columns))["scores"]
+    assert "in another bucket" in wrong(audit(bad, columns))["scores"]
 
 
 def test_counts_and_cells_that_disagree_are_found(arranged, tmp_path):
@@ -234,14 +234,14 @@ def test_counts_and_cells_that_disagree_are_found(arranged, tmp_path):
     cells[50] = (cells[50] + 1) % 4
     assert "step 4 holds" in wrong(audit(rewritten(order, tmp_path / "cell", cells=cells)))["composition"]
     cells[50] = 9
-    assert "holds cell 9, there are 4" in wrong(audit(rewritten(order, tmp_path / "far", cells=cells)))["composition"]
+    assert "holds cell 9 of 4" in wrong(audit(rewritten(order, tmp_path / "far", cells=cells)))["composition"]
 
 
 def test_steps_that_leave_the_plan_are_found(arranged, tmp_path):
     order = arranged(preference=Pdpc(stratify_by=None))
     found = wrong(audit(rewritten(order, tmp_path / "bad", plan=np.array(order.cell_plan[0 : order.steps])[:, ::-1])))
     assert set(found) == {"deviation"}
-    assert "less than 1 is right" in found["deviation"]
+    assert "must be less than 1" in found["deviation"]
     plan = np.array(order.cell_plan[0 : order.steps])
     plan[5] *= 1.1
     found = wrong(audit(rewritten(order, tmp_path / "row", plan=plan)))
@@ -253,7 +253,7 @@ def test_an_id_that_is_not_there_and_wrong_facts_are_found(arranged, tmp_path):
     ids = order[:]
     ids[20] = len(order)
     found = wrong(audit(rewritten(order, tmp_path / "far", ids=ids)))
-    assert found["samples"] == f"position 20 holds sample {len(order)}, there are {len(order):,} samples"
+    assert found["samples"] == f"position 20 holds sample {len(order)}, but there are {len(order):,} samples"
     assert "stages" in wrong(audit(rewritten(order, tmp_path / "stages", stage_ends=[5, order.steps - 1])))
     buckets = [{**bucket, "samples": bucket["samples"] - 1} for bucket in order.manifest.facts["buckets"]]
     found = wrong(audit(rewritten(order, tmp_path / "buckets", buckets=buckets)))
@@ -262,7 +262,7 @@ def test_an_id_that_is_not_there_and_wrong_facts_are_found(arranged, tmp_path):
 
 @pytest.fixture
 def replanned(arranged, tmp_path):
-    """A parent and a child whose part from step 10 on is in another order, in the parent's last cell's bucket."""
+    """A parent and a child whose part from step 10 on is reordered, in the bucket of the parent's last cell."""
     parent = arranged()
     cursor = 160
 

@@ -12,7 +12,7 @@ WORD = 2**64 - 1
 
 
 def plainly(ids, position=0):
-    """The formula of the module, in whole numbers of Python."""
+    """The module's formula, in Python integers."""
 
     def mix64(value):
         value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & WORD

@@ -1,6 +1,6 @@
-"""Random elastic schedules: whatever changes on the way, the order is read as a plain list is.
+"""Random elastic schedules: whatever changes on the way, the order is read like a plain list.
 
-PDPC_ELASTIC_SCHEDULES says how many; `make elastic COUNT=10000` is the whole campaign.
+PDPC_ELASTIC_SCHEDULES sets their number; `make elastic COUNT=10000` runs the full campaign.
 """
 
 import os
@@ -16,13 +16,13 @@ LARGEST_WORLD = 512
 
 
 class Campaign:
-    """What the schedules went through, so that a test can say that they are worth their number."""
+    """What the schedules covered, so that a test can check that they are varied enough."""
 
     def __init__(self):
         self.worlds, self.lives, self.fallbacks, self.short_steps, self.accumulations = set(), 0, 0, 0, set()
 
     def run(self, schedule: int) -> None:
-        """Read one order through many lives, each with its own world size and micro-batch, and compare with a list."""
+        """Read one order over many attempts, each with another world size and micro-batch, and compare with a list."""
         rng = np.random.default_rng([7, schedule])
         batch = int(rng.integers(1, LARGEST_WORLD + 1)) * int(rng.integers(1, 9))
         order = rng.permutation(int(rng.integers(1, 9 * batch)))
@@ -49,7 +49,7 @@ class Campaign:
                 read.append(ids)
                 hashes.append(joined(hashes[-1], stretch_hash(read[-1], cursor)))
                 cursor = stop
-            if rng.random() < 0.2:  # killed: the next life goes on from an earlier step, and what followed is forgotten
+            if rng.random() < 0.2:  # killed: the next attempt resumes from an earlier step; what followed is discarded
                 kept = int(rng.integers(1, len(hashes) + 1))
                 del read[kept:], hashes[kept:]
                 self.fallbacks += 1

@@ -1,4 +1,4 @@
-"""An ORDER on disk: it opens at once, is read by position, and no damage to it goes unseen."""
+"""An ORDER on disk: it opens instantly, is read by position, and no damage to it goes unnoticed."""
 
 import shutil
 
@@ -119,7 +119,7 @@ def test_files_of_two_orders_cannot_be_mixed(copy, tmp_path, folder):
 def test_opening_reads_no_array(copy, monkeypatch):
     for name in (IDS, CELLS, PLAN, COUNTS):
         data = (copy / name).read_bytes()
-        (copy / name).write_bytes(bytes(len(data)))  # damaged all over, and not looked at
+        (copy / name).write_bytes(bytes(len(data)))  # damaged everywhere, but not checked
     looked = []
     monkeypatch.setattr(blocks.BlockArray, "_check", lambda self, first, last, data: looked.append((first, last)))
     order = Order.open(copy)
@@ -151,5 +151,5 @@ def test_ids_are_as_wide_as_they_must_be(tmp_path, folder, largest, dtype):
 def test_an_order_of_another_build_is_named(tmp_path):
     with create(tmp_path / "order", KIND, config={}, inputs={}) as draft:
         draft.facts.update(samples=3)
-    with pytest.raises(ArtifactError, match=r"batch_size.*lacks what an ORDER needs; remove .* and arrange again"):
+    with pytest.raises(ArtifactError, match=r"batch_size.*lacks facts of an ORDER; remove .* and arrange again"):
         Order.open(tmp_path / "order")

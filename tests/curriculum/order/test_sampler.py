@@ -42,7 +42,7 @@ def test_cursor_and_length():
         (0, 0, 1, 0, "batch_size=0"),
         (4, 2, 2, 0, "rank=2"),
         (4, 0, 3, 0, r"use one of world_size=\[1, 2, 4\]"),
-        (4, 0, 2, 11, "cursor=11 lies outside"),
+        (4, 0, 2, 11, "cursor=11 is outside"),
         (4, 0, 2, 3, "cursor=3 is not at the start of a batch of 4 samples: use 0, or 4"),
         (4, 0, 2, 9, "cursor=9 is not at the start of a batch of 4 samples: use 8, or 10"),
     ],
@@ -82,7 +82,7 @@ def test_a_step_that_was_begun_is_read_again():
 
 
 def loaded(sampler, workers, lists=None):
-    """The ids that a DataLoader with this batch_sampler gives, list by list."""
+    """The ids that a DataLoader with this batch_sampler yields, list by list."""
     from torch.utils.data import DataLoader
 
     loader = DataLoader(range(1000), batch_sampler=sampler, num_workers=workers, collate_fn=list)

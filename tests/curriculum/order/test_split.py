@@ -38,7 +38,7 @@ def test_a_whole_batch_is_cut_evenly():
         ((0,), "batch_size=0 must be at least 1"),
         ((4, 0), "world_size=0 must be at least 1"),
         ((4, 1, 0), "micro_batch_size=0 must be at least 1"),
-        ((4, 8), r"world_size=8 ranks cannot .* batch of 4 samples evenly: use one of world_size=\[1, 2, 4\]$"),
+        ((4, 8), r"world_size=8 does not divide .* batch of 4 samples: use one of world_size=\[1, 2, 4\]$"),
         ((1024, 24, 64), r"\[1, 2, 4, .*, 512, 1024\] \(those that fit micro_batch_size=64: \[1, 2, 4, 8, 16\]\)"),
         ((1024, 512, 4), r"micro_batch_size=4 on 512 ranks .* use one of micro_batch_size=\[1, 2\]"),
         (

@@ -1,4 +1,4 @@
-"""What every preference has: names of buckets, folds, uses."""
+"""What all preferences share: bucket names, folds, uses."""
 
 import numpy as np
 import pytest
@@ -23,16 +23,16 @@ def test_buckets_are_called_by_their_cuts():
 def test_the_registry_knows_every_preference_by_its_name():
     made = {"mixture": {"shares": {0.0: {"a": 1.0}}}}
     for name, kind in PREFERENCES.items():
-        if name != "table":  # it reads its file at the door
+        if name != "table":  # it reads its file when created
             assert kind(**made.get(name, {})).name == name
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Shuffled(stratify_by="pd"), "stratify_by='pd': strata are sources"),
+        (lambda: Shuffled(stratify_by="pd"), "stratify_by='pd' is not supported: use source or null"),
         (lambda: Shuffled(folds=0), "folds=0 must be at least 1"),
-        (lambda: Shuffled(uses={"all": -1}), r"uses\.all=-1 must be 0 \(leave out\) to 255"),
+        (lambda: Shuffled(uses={"all": -1}), r"uses\.all=-1 must be between 0 \(leave out\) and 255"),
         (lambda: Shuffled(uses={"all": 256}), r"uses\.all=256"),
     ],
 )

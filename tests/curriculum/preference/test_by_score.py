@@ -1,4 +1,4 @@
-"""What each preference along a score wishes for: shares by step, from `log_wish`.
+"""What each preference along a score wants: shares by step, from `log_wish`.
 
 Shapes: S steps, K buckets.
 """
@@ -16,7 +16,7 @@ NAMES = ["low", "high"]
 
 
 def shares(preference, counts=HALVES, progress=PROGRESS):
-    """The wish as shares of a step, [S, K]."""
+    """The wish as shares per step, [S, K]."""
     wish = preference.log_wish(progress, np.array(counts), NAMES)
     assert wish.shape == (len(progress) - 1, len(counts))
     shares = np.exp(wish - wish.max(axis=1, keepdims=True))
@@ -24,7 +24,7 @@ def shares(preference, counts=HALVES, progress=PROGRESS):
 
 
 def planned(preference, counts=HALVES):
-    """The share of every bucket in every step of the real plan, [S, K]."""
+    """The share of every bucket in every step of the real-valued plan, [S, K]."""
     counts = np.array(counts)
     sizes = np.full(len(MIDDLE), counts.sum() / len(MIDDLE))
     return scaled(preference.log_wish(PROGRESS, counts, NAMES), sizes, counts) / sizes[:, None]
@@ -118,22 +118,22 @@ def test_folds_repeat_the_wish():
     [
         (lambda: Pdpc(floor=0.8, ceiling=0.2), "floor=0.8"),
         (lambda: Pdpc(floor=0.5, ceiling=0.5), "0 <= floor < ceiling <= 1"),
-        (lambda: Pdpc(ceiling=1.5), "ceiling=1.5 must be a share from 0 to 1"),
+        (lambda: Pdpc(ceiling=1.5), "ceiling=1.5 must be between 0 and 1"),
         (lambda: Pdpc(floor=float("nan")), "floor=nan"),
-        (lambda: Pdpc(buckets=3), "buckets=3: pdpc has two buckets"),
-        (lambda: Pdpc(edges=[1.0, 2.0]), "buckets=3: pdpc has two buckets"),
+        (lambda: Pdpc(buckets=3), "buckets=3: pdpc needs two buckets"),
+        (lambda: Pdpc(edges=[1.0, 2.0]), "buckets=3: pdpc needs two buckets"),
         (lambda: Pdpc(steepness=float("nan")), "steepness=nan"),
         (lambda: Pdpc(steepness=10_000.5), r"steepness=10000\.5 must be a number from -10000 to 10000"),
         (lambda: Tilt(steepness=float("-inf")), "steepness=-inf"),
-        (lambda: Pdpc(score=""), r"preference\.score is empty: pdpc cuts by a score"),
+        (lambda: Pdpc(score=""), r"preference\.score is empty: pdpc needs a score to cut by"),
         (lambda: Tilt(buckets=1), "buckets=1 must be at least 2"),
-        (lambda: Tilt(edges=[2.0, 1.0]), "must be finite and rise"),
-        (lambda: Tilt(edges=[1.0, 1.0]), "must be finite and rise"),
-        (lambda: Tilt(edges=[0.0, float("inf")]), "must be finite and rise"),
+        (lambda: Tilt(edges=[2.0, 1.0]), "must be finite and rising"),
+        (lambda: Tilt(edges=[1.0, 1.0]), "must be finite and rising"),
+        (lambda: Tilt(edges=[0.0, float("inf")]), "must be finite and rising"),
         (lambda: TwoStage(floor=0.5, ceiling=0.5), "use preference=shuffled"),
         (lambda: TwoStage(switch=1.0), r"switch=1\.0 must lie between 0 and 1"),
-        (lambda: Frame(sequence=[1, 2, 3, 3]), r"sequence=\[1, 2, 3, 3\] must hold 1, 2, 3 and 4"),
-        (lambda: Frame(width=0.0), r"width=0\.0 must be above 0"),
+        (lambda: Frame(sequence=[1, 2, 3, 3]), r"sequence=\[1, 2, 3, 3\] must contain 1, 2, 3 and 4"),
+        (lambda: Frame(width=0.0), r"width=0\.0 must be positive and finite"),
     ],
 )
 def test_impossible_parameters_are_named(make, message):

@@ -1,4 +1,4 @@
-"""Preferences that are told as shares: of sources, or of buckets in a table."""
+"""Preferences given as shares: of sources, or of buckets in a table."""
 
 import numpy as np
 import pytest
@@ -28,11 +28,11 @@ def test_a_point_that_gives_all_away_leaves_nothing_for_the_rest(row):
     ("make", "message"),
     [
         (lambda: Mixture(), "shares is empty"),
-        (lambda: Mixture(shares={1.5: {"a": 0.5}}), r"shares: 1\.5 is not a progress from 0 to 1"),
-        (lambda: Mixture(shares={0.0: {"a": -0.5}}), "at 0.0.* must be at least 0 and sum to 1"),
-        (lambda: Mixture(shares={0.0: {"a": 0.7, "b": 0.7}}), "at 0.0.* must be at least 0 and sum to 1"),
-        (lambda: Mixture(shares={0.0: {"a": float("nan")}}), "at 0.0.* must be at least 0 and sum to 1"),
-        (lambda: Mixture(stratify_by="source", shares={0.0: {"a": 0.5}}), "a mixture moves the sources"),
+        (lambda: Mixture(shares={1.5: {"a": 0.5}}), r"shares: progress 1\.5 must be between 0 and 1"),
+        (lambda: Mixture(shares={0.0: {"a": -0.5}}), "at 0.0.* must be at least 0 and sum to at most 1"),
+        (lambda: Mixture(shares={0.0: {"a": 0.7, "b": 0.7}}), "at 0.0.* must be at least 0 and sum to at most 1"),
+        (lambda: Mixture(shares={0.0: {"a": float("nan")}}), "at 0.0.* must be at least 0 and sum to at most 1"),
+        (lambda: Mixture(stratify_by="source", shares={0.0: {"a": 0.5}}), "a mixture moves source shares"),
     ],
 )
 def test_impossible_mixtures_are_named(make, message):
@@ -75,11 +75,11 @@ def test_a_table_that_a_spreadsheet_wrote_is_read(table, mark):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"has the columns \[\], but \['progress', 'low', 'high'\] are needed"),
+        ("", r"has the columns \[\], but needs \['progress', 'low', 'high'\]"),
         ("progress,low\n0,1\n", r"has the columns \['progress', 'low'\]"),
         ("progress,low,high,high\n0,1,1,1\n", r"has the columns"),
         ("progress,low,high\n", "has no rows"),
-        ("progress,low,high\n0,1,1\n1,one,1\n", r"table\.csv, line 3: low is 'one': give a number of at least 0"),
+        ("progress,low,high\n0,1,1\n1,one,1\n", r"table\.csv, line 3: low is 'one': it must be a number of at least 0"),
         ("progress,low,high\n0,1,-1\n", r"table\.csv, line 2: high is '-1'"),
         ("progress,low,high\n0,1,nan\n", r"table\.csv, line 2: high is 'nan'"),
         ("progress,low,high\n0,1,inf\n", r"table\.csv, line 2: high is 'inf'"),

@@ -1,4 +1,4 @@
-"""What is known of every sample comes together from TOKENS, SCORES and own scores, and what does not fit is named."""
+"""Sample columns are joined from TOKENS, SCORES and own scores, and mismatches are reported."""
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +69,7 @@ def test_a_sample_has_the_mean_of_its_documents_by_tokens(tokens, parquet, tmp_p
         patch.setattr(module, "CHUNK_SAMPLES", chunk)
         _, _, means = whole(SampleColumns(tokens, None, OwnScores(path)), "quality")
     of_document = dict(zip(origins.tolist(), values.astype(np.float32).tolist(), strict=True))
-    of_token = []  # position in the slice's stream of tokens: the value of the document it belongs to
+    of_token = []  # by position in the slice's token stream: the value of its document
     for document, origin in enumerate(tokens.origins.tolist()):
         of_token += [of_document[origin]] * (len(tokens.document(document)[1]) + 1)
         last_of_source = (
@@ -101,7 +101,9 @@ def test_without_tokens_the_table_knows_length_and_source(own):
 
 @pytest.mark.parametrize("length", [0, -3, None, float("inf"), 0.5, 1e30])
 def test_a_length_that_is_none_is_named(own, length):
-    with pytest.raises(ValueError, match=r"the length of sample 1 is .*: give a number from 1 to 2147483648"):
+    with pytest.raises(
+        ValueError, match=r"the length of sample 1 is .*: give a number of at least 1 and below 2147483648"
+    ):
         whole(SampleColumns(None, None, own(quality=[1.0, 2.0], length=pa.array([1, length], pa.float64()))))
 
 
@@ -113,7 +115,7 @@ def test_what_does_not_fit_is_named(tokens, tokens_folder, scores_folder, own):
     with pytest.raises(ValueError, match=r"has 3 rows, but slice 'train' of .* has 48 samples"):
         SampleColumns(tokens, None, own(quality=[1.0, 2.0, 3.0]))
     mine = Tokens.open(tokens_folder)
-    with pytest.raises(ValueError, match="own_scores has a column 'pd' as the scores have: give it another name"):
+    with pytest.raises(ValueError, match="own_scores has a column 'pd', which the scores also have: rename it"):
         SampleColumns(mine, Scores.open(scores_folder), own(pd=np.zeros(len(mine))))
     with pytest.raises(ValueError, match="scores other tokens"):
         SampleColumns(tokens, Scores.open(scores_folder), None)
@@ -122,12 +124,12 @@ def test_what_does_not_fit_is_named(tokens, tokens_folder, scores_folder, own):
 def test_an_unknown_column_is_named_with_what_there_is(tokens, tokens_folder, scores_folder, own):
     columns = SampleColumns(tokens, None, own(quality=np.zeros(48)))
     with pytest.raises(
-        ValueError, match=r"score 'qualty \+ 1' needs 'qualty', but there is only \['quality', 'length'\]; give scores="
+        ValueError, match=r"score 'qualty \+ 1' needs 'qualty', but columns are \['quality', 'length'\]; set scores="
     ):
         columns.check(Expression("qualty + 1"))
     scored = SampleColumns(Tokens.open(tokens_folder), Scores.open(scores_folder), None)
     with pytest.raises(
-        ValueError, match=r"only \['loss_weak', 'loss_strong', 'ppl_weak', 'ppl_strong', 'pd', 'length'\]$"
+        ValueError, match=r"columns are \['loss_weak', 'loss_strong', 'ppl_weak', 'ppl_strong', 'pd', 'length'\]$"
     ):
         scored.check(Expression("ppl_medium"))
 
@@ -137,6 +139,6 @@ def test_documents_without_a_row_are_named(tokens, own):
     missing = SampleColumns(tokens, None, own(quality=np.zeros(len(documents) - 2), document=documents[2:]))
     with pytest.raises(ValueError, match=rf"no row for document [01] \(2 of {len(documents)} are missing\)"):
         whole(missing, "quality")
-    others = [*documents, 10**6]  # of another slice: they are passed over
+    others = [*documents, 10**6]  # of another slice: they are ignored
     _, _, values = whole(SampleColumns(tokens, None, own(quality=np.ones(len(others)), document=others)), "quality")
     assert (values == 1).all()

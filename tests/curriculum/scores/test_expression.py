@@ -1,4 +1,4 @@
-"""Score expressions: what the grammar takes is what numpy computes; everything else is refused and never run."""
+"""Score expressions: accepted text evaluates as in numpy; everything else is rejected and never executed."""
 
 import time
 
@@ -186,5 +186,5 @@ def test_what_is_wrong_is_shown_as_it_was_written():
 
 
 def test_what_is_too_long_is_refused():
-    with pytest.raises(ValueError, match=f"has {LONGEST_TEXT + 4} characters: {LONGEST_TEXT} are the most"):
+    with pytest.raises(ValueError, match=f"has {LONGEST_TEXT + 4} characters, at most {LONGEST_TEXT} are allowed"):
         Expression("pd" + "+" * LONGEST_TEXT + "pd")

@@ -1,4 +1,4 @@
-"""Parquet of own scores: by sample or by document, in any order, in one file or many, and all that can be wrong."""
+"""Own scores in Parquet: by sample or by document, in any order, in one file or many, and every error."""
 
 import decimal
 
@@ -105,15 +105,15 @@ def test_documents_come_by_ordinal(own):
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([0, 1, 1], r"has 3 rows, but no row for sample 2 \(1 are missing; sample 1 stands 2 times\)"),
-        ([0, 1, 3], r"no row for sample 2 \(1 are missing; 3 is there\): give the samples 0 to 2 once each"),
-        ([1, 2, 3], r"no row for sample 0 \(1 are missing; 3 is there\)"),
-        ([0, -1, 1], r"no row for sample 2 \(1 are missing; -1 is there\)"),
-        ([5, 6, 7], r"no row for sample 0 \(3 are missing; 5 is there\)"),
-        ([0.0, 1.0, 2.0], "column 'sample' is double with 0 nulls: give ids"),
-        ([0, None, 2], "column 'sample' is int64 with 1 nulls: give ids"),
+        ([0, 1, 1], r"has 3 rows, but no row for sample 2 \(1 are missing; sample 1 occurs 2 times\)"),
+        ([0, 1, 3], r"no row for sample 2 \(1 are missing; 3 is present\): give each of the samples 0 to 2 once"),
+        ([1, 2, 3], r"no row for sample 0 \(1 are missing; 3 is present\)"),
+        ([0, -1, 1], r"no row for sample 2 \(1 are missing; -1 is present\)"),
+        ([5, 6, 7], r"no row for sample 0 \(3 are missing; 5 is present\)"),
+        ([0.0, 1.0, 2.0], "column 'sample' is double with 0 nulls: give integer ids"),
+        ([0, None, 2], "column 'sample' is int64 with 1 nulls: give integer ids"),
         (["a", "b", "c"], "column 'sample' is string"),
-        (pa.array([2, 1, 2**63], pa.uint64()), "column 'sample' holds what is no id: .*9223372036854775808"),
+        (pa.array([2, 1, 2**63], pa.uint64()), "column 'sample' contains an invalid id: .*9223372036854775808"),
     ],
 )
 def test_bad_sample_ids_are_named(own, ids, message):
@@ -122,21 +122,21 @@ def test_bad_sample_ids_are_named(own, ids, message):
 
 
 def test_a_document_that_stands_twice_is_named(own):
-    with pytest.raises(ValueError, match=r"document 4 stands twice \(1 repeated rows\): keep one"):
+    with pytest.raises(ValueError, match=r"document 4 is listed twice \(1 duplicate rows\): keep one row"):
         own(quality=[1.0, 2.0, 3.0], document=[4, 1, 4]).documents(["quality"])
 
 
 def test_a_row_without_a_source_is_an_error(own):
-    with pytest.raises(ValueError, match="a row has no source: name one in every row"):
+    with pytest.raises(ValueError, match="a row has a null source: name the source in every row"):
         whole(own(quality=[1.0, 2.0], source=["a", None]), ["quality"], with_source=True)
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"name": ["a"], "flag": [True]}, r"has no column of numbers beside \['name', 'flag'\]: add the scores"),
-        ({"sample": [0]}, r"has no column of numbers beside \['sample'\]"),
-        ({"price": [decimal.Decimal("1.5")]}, "has no column of numbers"),
+        ({"name": ["a"], "flag": [True]}, r"has no score column among \['name', 'flag'\]: add a numeric one"),
+        ({"sample": [0]}, r"has no score column among \['sample'\]"),
+        ({"price": [decimal.Decimal("1.5")]}, "has no score column"),
         ({"quality": pa.array([], pa.float32())}, "has no rows: write the scores first"),
         ({"quality": [1.0], "sample": [0], "document": [0]}, "both 'sample' and 'document'"),
     ],
@@ -149,14 +149,14 @@ def test_tables_that_hold_no_scores_are_named(own, columns, message):
 def test_columns_of_one_name_are_refused(tmp_path):
     table = pa.Table.from_arrays([pa.array([1.0]), pa.array([2.0])], names=["quality", "quality"])
     pq.write_table(table, tmp_path / "own.parquet")
-    with pytest.raises(ValueError, match="two columns are called 'quality'"):
+    with pytest.raises(ValueError, match="two columns are named 'quality'"):
         OwnScores(tmp_path / "own.parquet")
 
 
 def test_files_that_are_none_are_named(tmp_path, parquet):
-    with pytest.raises(ValueError, match="nowhere: there is no such Parquet file, nor a folder of them"):
+    with pytest.raises(ValueError, match="nowhere does not exist: give a Parquet file"):
         OwnScores(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="there is no such Parquet file"):
+    with pytest.raises(ValueError, match="does not exist: give a Parquet file"):
         OwnScores(tmp_path)
     for content in (b"", b"PAR1", b"quality\n1.0\n", b"PAR1" + bytes(100) + b"PAR1"):
         (tmp_path / "bad.parquet").write_bytes(content)
@@ -164,7 +164,9 @@ def test_files_that_are_none_are_named(tmp_path, parquet):
             OwnScores(tmp_path / "bad.parquet")
     parquet(tmp_path / "parts" / "a.parquet", quality=[1.0])
     parquet(tmp_path / "parts" / "b.parquet", quality=[1])
-    with pytest.raises(ValueError, match=r"b\.parquet has other columns than .*a\.parquet: write them alike"):
+    with pytest.raises(
+        ValueError, match=r"the columns of .*b\.parquet differ from those of .*a\.parquet: write the same columns"
+    ):
         OwnScores(tmp_path / "parts")
 
 

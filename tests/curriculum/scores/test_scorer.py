@@ -42,7 +42,7 @@ def test_a_score_is_the_mean_loss_of_the_real_labels_at_any_batch_size(tokens):
     scores = columns["loss_weak"]
     assert scores.dtype == np.float32
     assert np.allclose(scores, scorer(tokens, model, 64).score(everything(tokens))["loss_weak"], atol=1e-5)
-    for sample in (0, len(tokens.samples_of(0)) - 1, len(tokens) - 1):  # the last of a source is short
+    for sample in (0, len(tokens.samples_of(0)) - 1, len(tokens) - 1):  # the last sample of a source is short
         ids = torch.from_numpy(tokens.sample([sample]))
         real = ids[0][ids[0] >= 0]
         logits = model.logits(real[None, :-1])[0]
@@ -109,8 +109,13 @@ def test_another_tokenizer_and_a_small_vocabulary_are_refused(tokens, tmp_path):
             batch_size=8,
             precision="fp32",
         )
-    small = Reference(build(DecoderConfig(64, 1, 16, 2, 1, 24, 32), 0), "x", None, None)
-    with pytest.raises(ValueError, match="model 'weak' knows 64 tokens"):
+    small = Reference(
+        build(DecoderConfig(vocab_size=64, layers=1, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=32), 0),
+        "x",
+        None,
+        None,
+    )
+    with pytest.raises(ValueError, match="model 'weak' has a vocabulary of 64 tokens"):
         write_scores(
             tmp_path / "b",
             {"validation": tokens},

@@ -1,4 +1,4 @@
-"""A small dose of the campaign of killed scoring workers (python -m tests.torture --only scoring)."""
+"""A short run of the fault-injection campaign on scoring workers (python -m tests.torture --only scoring)."""
 
 from tests.torture.scoring import run
 

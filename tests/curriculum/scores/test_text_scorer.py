@@ -32,8 +32,17 @@ def test_windows_score_every_token_once_within_the_limit():
 
 
 def test_with_the_same_tokenizer_text_costs_what_tokens_cost(tokens):
-    """But for the ends of documents, which text does not have."""
-    config = DecoderConfig(tokens.vocab_size, 1, 16, 2, 1, 24, 32, end_of_text=tokens.end_of_text)
+    """Equal except for the ends of documents, which text does not have."""
+    config = DecoderConfig(
+        vocab_size=tokens.vocab_size,
+        layers=1,
+        width=16,
+        heads=2,
+        kv_heads=1,
+        ffn=24,
+        max_seq_len=32,
+        end_of_text=tokens.end_of_text,
+    )
     model = build(config, 0)
     scorer = TextScorer(model, tokens.tokenizer_folder, tokens.end_of_text, 32, tokens)
     text = "the cat sees a tree"

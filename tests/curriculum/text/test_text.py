@@ -1,4 +1,4 @@
-"""Text in: every format gives the same documents, and everything broken is named with its place and mend."""
+"""Input text: every format gives the same documents, and errors give the location and a fix."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def test_every_format_gives_the_same_documents(tmp_path: Path, name: str) -> Non
     text = open_text(TextSettings(paths=[str(write(tmp_path / name))]))
     assert list(text.documents()) == ROWS
     assert text.fraction_read == pytest.approx(1.0, abs=0.02)
-    assert list(text.documents()) == ROWS  # a second pass sees the same
+    assert list(text.documents()) == ROWS  # a second pass yields the same
 
 
 def test_compressed_files_of_several_parts_are_read_to_the_end(tmp_path: Path) -> None:
-    middle = LINES.index(b"\n", len(LINES) // 2) - 7  # inside a line: parts need not end where lines do
+    middle = LINES.index(b"\n", len(LINES) // 2) - 7  # inside a line: parts may end anywhere
     for name, compress in (("a.jsonl.gz", gzip.compress), ("a.jsonl.zst", zstandard.compress)):
         (tmp_path / name).write_bytes(compress(LINES[:middle]) + compress(LINES[middle:]))
         assert read(tmp_path / name) == ROWS
@@ -73,11 +73,11 @@ def test_folder_and_glob_are_read_by_relative_path(tmp_path: Path) -> None:
     (tmp_path / "in" / ".hidden.jsonl").write_text("not looked at")
     folder = open_text(TextSettings(paths=[str(tmp_path / "in")]))
     assert [text for text, _ in folder.documents()] == ["a/10.jsonl.gz", "a/2.parquet", "b/1.jsonl", "c.jsonl"]
-    assert any("1 entries left out" in note and "README.md" in note for note in folder.notes)
+    assert any("1 entries skipped" in note and "README.md" in note for note in folder.notes)
     assert [t for t, _ in read(tmp_path / "in" / "*" / "*.*")] == ["a/10.jsonl.gz", "a/2.parquet", "b/1.jsonl"]
     twice = open_text(TextSettings(paths=[str(tmp_path / "in" / "**" / "*.jsonl"), str(tmp_path / "in" / "c.jsonl")]))
     assert [text for text, _ in twice.documents()] == ["b/1.jsonl", "c.jsonl"]
-    assert any("reached twice" in note for note in twice.notes)
+    assert any("listed twice" in note for note in twice.notes)
 
 
 def test_source_without_a_column_is_the_stem_and_of_txt_the_folder(tmp_path: Path) -> None:
@@ -99,16 +99,16 @@ def test_other_columns_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"text": "a", "source": ', r"a\.jsonl, line 3: broken JSON .*one JSON object"),
-        (b"[" * 100_000, r"line 3: broken JSON"),
-        (b'["a"]', r"line 3: holds a list"),
-        (b'{"body": "a", "source": "s"}', r"line 3: column 'text' is missing; there are body, source: .*text_column"),
+        (b'{"text": "a", "source": ', r"a\.jsonl, line 3: invalid JSON .*must be a JSON object"),
+        (b"[" * 100_000, r"line 3: invalid JSON"),
+        (b'["a"]', r"line 3: contains a list"),
+        (b'{"body": "a", "source": "s"}', r"line 3: column 'text' is missing; columns are body, source: .*text_column"),
         (b'{"text": "a", "kind": "s"}', r"line 3: column 'source' is missing; .*source_column.*null"),
-        (b'{"text": null, "source": "s"}', r"line 3: column 'text' holds null"),
-        (b'{"text": 7, "source": "s"}', r"line 3: column 'text' holds int"),
+        (b'{"text": null, "source": "s"}', r"line 3: column 'text' contains null"),
+        (b'{"text": 7, "source": "s"}', r"line 3: column 'text' contains int"),
         (b'{"text": "a", "source": ""}', r"line 3: column 'source' is empty"),
         (b'{"text": "\xff\xfe", "source": "s"}', r"line 3: invalid UTF-8 at byte 10"),
-        (b'{"text": "\\ud800", "source": "s"}', r"line 3: holds half a surrogate pair"),
+        (b'{"text": "\\ud800", "source": "s"}', r"line 3: contains a lone surrogate"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, line: bytes, message: str) -> None:
@@ -123,15 +123,15 @@ def test_a_broken_line_is_named(tmp_path: Path, line: bytes, message: str) -> No
 def test_torn_and_foreign_files_are_named(tmp_path: Path, name: str, damage: str) -> None:
     path = write(tmp_path / name)
     path.write_bytes(path.read_bytes()[:-9] if damage == "cut" else b"this is no archive at all" * 9)
-    with pytest.raises(ValueError, match=rf"{name}.*(get it again)"):
+    with pytest.raises(ValueError, match=rf"{name}.*(download it again)"):
         read(path)
 
 
 def test_parquet_names_missing_columns_and_rows(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a\.parquet: column 'body' is missing; there are id, source, text"):
+    with pytest.raises(ValueError, match=r"a\.parquet: column 'body' is missing; columns are id, source, text"):
         read(write(tmp_path / "a.parquet"), text_column="body")
     pq.write_table(pa.table({"text": ["a", None], "source": ["s", "s"]}), tmp_path / "b.parquet")
-    with pytest.raises(ValueError, match=r"b\.parquet, row 2: column 'text' holds null"):
+    with pytest.raises(ValueError, match=r"b\.parquet, row 2: column 'text' contains null"):
         read(tmp_path / "b.parquet")
     raw = pa.array([b"good", b"\xff\xfe"], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"text": raw, "source": ["s", "s"]}), tmp_path / "c.parquet")
@@ -140,7 +140,7 @@ def test_parquet_names_missing_columns_and_rows(tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"text": pa.array([], pa.string()), "source": pa.array([], pa.string())}), tmp_path / "d.parquet"
     )
-    with pytest.raises(ValueError, match=r"d\.parquet holds no document"):
+    with pytest.raises(ValueError, match=r"d\.parquet contains no documents"):
         read(tmp_path / "d.parquet")
 
 
@@ -161,7 +161,7 @@ def test_missing_unknown_and_empty_inputs(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(ValueError, match=message):
             read(tmp_path / entry)
-    with pytest.raises(ValueError, match="there is no input"):
+    with pytest.raises(ValueError, match="no input given"):
         read()
     (tmp_path / "t" / "d.txt").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"d\.txt: invalid UTF-8"):
@@ -203,7 +203,7 @@ def test_settings_are_checked(settings: dict[str, object], message: str) -> None
 
 DATASET_SCRIPT = """
 import datasets, json, sys
-from curriculum.text import TextSettings, open_text
+from curriculum.text.text import TextSettings, open_text
 folder, saved = sys.argv[1:]
 datasets.disable_progress_bars()
 plain = list(open_text(TextSettings(dataset=folder)).documents())
@@ -243,12 +243,12 @@ def test_hugging_face_datasets_offline(tmp_path: Path) -> None:
     plain, streamed, again, unnamed, parts, errors, (mapped, stream) = json.loads(done.stdout.splitlines()[-1])
     assert [tuple(row) for row in plain] == ROWS
     assert plain == streamed == again
-    assert [len(part) for part in parts[1]] == [400, 300]  # the shards of a stream are its files
+    assert [len(part) for part in parts[1]] == [400, 300]  # a stream's shards are its files
     for two in parts:
         assert len(two) == 2
         assert two[0] + two[1] == plain
     assert unnamed == [ROWS[0].text, "corpus"]
-    assert "column 'body' is missing; there are id, source, text" in errors[0]
+    assert "column 'body' is missing; columns are id, source, text" in errors[0]
     assert "split 'test'" in errors[1]
     assert "column 'body' is missing" in errors[2]
     assert "nobody/nothing-of-that-name" in errors[3]
@@ -284,22 +284,22 @@ def test_ranges_of_places_cut_the_text_into_parts(tmp_path: Path, monkeypatch: p
             ends[name] = last
     assert [document for part in parts for document in part] == whole
     assert len([part for part in parts if part]) > 3
-    jumping = open_text(settings)  # in no order, and a part broken off: nothing remembered may show
+    jumping = open_text(settings)  # out of order, with one part interrupted: no state may leak
     for index in sorted(range(len(ranges)), key=lambda i: i * 7919 % 13):
         next(jumping.documents(*ranges[(index * 5) % len(ranges)]), None)
         assert list(jumping.documents(*ranges[index])) == parts[index]
-    every_other = open_text(settings)  # as one of two workers reads
+    every_other = open_text(settings)  # as read by one of two workers
     assert [list(every_other.documents(*part)) for part in ranges[1::2]] == parts[1::2]
 
 
 def test_a_part_is_read_without_what_is_before_it(tmp_path: Path) -> None:
-    """A broken line is the business of its own part, and named by its number in the file."""
+    """A broken line fails only in its own part, and is reported by its line number in the file."""
     rows = [json.dumps({"text": f"text {i}", "source": "s"}) for i in range(200)]
     (tmp_path / "a.jsonl").write_text("\n".join([*rows[:150], "{", *rows[150:]]))
     text = open_text(TextSettings(paths=[str(tmp_path / "a.jsonl")]))
     size = text.places // 4
     assert 45 < len(list(text.documents(0, size))) < 55
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 151: broken JSON"):
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 151: invalid JSON"):
         list(text.documents(2 * size, text.places))
 
 

@@ -1,4 +1,4 @@
-"""Text to TOKENS: nothing lost, held out by document, the same bits at any number of workers."""
+"""Text to TOKENS: nothing is lost, documents are held out as a whole, any number of workers gives the same bits."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_slices_are_held_out_by_text_alone(tmp_path: Path) -> None:
     shares = [len(first[name]) for name in SLICES]
     assert min(shares) > 0
     assert shares[0] > shares[2] > shares[1]
-    for name in SLICES:  # exact duplicates land together
+    for name in SLICES:  # exact duplicates share a slice
         others = {text for other in SLICES if other != name for _, text in first[other]}
         assert not others & {text for _, text in first[name]}
     os.rename(text / "a.jsonl", text / "z.jsonl")  # now read last
@@ -113,7 +113,7 @@ def test_chunks_of_any_size_give_the_bits_of_one(
 ) -> None:
     text = corpus(tmp_path / "text")
     prepare(settings(text, tmp_path / "one"))
-    monkeypatch.setattr("curriculum.tokens.encode.BLOCK_DOCUMENTS", 17)  # several blocks a chunk
+    monkeypatch.setattr("curriculum.tokens.encode.BLOCK_DOCUMENTS", 17)  # several blocks per chunk
     prepare(settings(text, tmp_path / "many", chunk_bytes=chunk_bytes))
     one, many = bits(tmp_path / "one"), bits(tmp_path / "many")
     assert one == many
@@ -122,7 +122,7 @@ def test_chunks_of_any_size_give_the_bits_of_one(
 
 
 def test_the_bits_are_those_of_one_pass_over_the_documents(tmp_path: Path) -> None:
-    """Against the layout written out: source after source, each document behind an end-of-text, one more at the end."""
+    """Compare with the documented layout: source by source, an end-of-text before each document and one at the end."""
     text, folder = corpus(tmp_path / "text"), tmp_path / "tokens"
     made = settings(text, folder, chunk_bytes=500)
     prepare(made)
@@ -161,13 +161,13 @@ def test_what_is_done_stays_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     damaged = tmp_path / "tokens.chunks" / "text.0000001.chunk"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     (tmp_path / "tokens.chunks" / "text.0000002.chunk.tmp-host-1").write_bytes(b"half")
-    with pytest.raises(ArtifactError, match=r"config\.seed: 0 there, 1 now.*remove that folder"):
+    with pytest.raises(ArtifactError, match=r"config\.seed: was 0, now 1.*remove that folder"):
         prepare(settings(text, output, chunk_bytes=2000, seed=1))
-    with pytest.raises(ArtifactError, match=r"chunk_places: 2000 there"):
+    with pytest.raises(ArtifactError, match=r"chunk_places: was 2000"):
         prepare(settings(text, output, chunk_bytes=3000))
     monkeypatch.setattr(TextWorker, "do", lambda self, chunk: done.append(chunk.number) or honest(self, chunk))
     printed = prepare(settings(text, output, chunk_bytes=2000, seq_len=32))
-    assert re.search(r"2 of \d+ chunks are done already", printed)
+    assert re.search(r"2 of \d+ chunks are already done", printed)
     assert done[:2] == [1, 3]
     assert bits(output) == bits(tmp_path / "whole")
     assert not (tmp_path / "tokens.chunks").exists()
@@ -187,8 +187,8 @@ def test_whole_is_reused_and_stale_is_refused(tmp_path: Path) -> None:
     text, output = corpus(tmp_path / "text"), tmp_path / "tokens"
     prepare(settings(text, output))
     before = (output / "manifest.json").stat().st_mtime_ns
-    printed = prepare(settings(text, output, chunk_bytes=999))  # the size of a chunk does not matter
-    assert "whole, reused" in printed
+    printed = prepare(settings(text, output, chunk_bytes=999))  # the chunk size does not matter
+    assert "complete, reused" in printed
     assert "books" in printed
     assert (output / "manifest.json").stat().st_mtime_ns == before
     with pytest.raises(ArtifactError, match="seq_len"):
@@ -216,9 +216,9 @@ def test_nothing_to_train_on_is_an_error_and_leaves_nothing(tmp_path: Path) -> N
     for changes, message in (
         (
             {"reference_fraction": 0.8999, "validation_fraction": 0.1},
-            "training slice is empty: of 2 documents 1 are blank",
+            "training slice is empty: of 2 documents, 1 are blank",
         ),
-        ({"reference_fraction": 0.0, "validation_fraction": 0.0}, r"no source of the training slice fills one sample"),
+        ({"reference_fraction": 0.0, "validation_fraction": 0.0}, r"no source of the training slice fills a sample"),
     ):
         with pytest.raises(ValueError, match=message):
             prepare(settings(tmp_path / "a.jsonl", tmp_path / "tokens", **changes))
@@ -239,7 +239,7 @@ def test_a_broken_last_line_is_named_and_makes_no_tokens(tmp_path: Path, chunk_b
     with (text / "b.jsonl").open("a") as file:
         file.write("{")
     train_tokenizer(["abc"], 300).save(tmp_path / "tokenizer")
-    with pytest.raises(ValueError, match=r"b\.jsonl, line 151: broken JSON"):
+    with pytest.raises(ValueError, match=r"b\.jsonl, line 151: invalid JSON"):
         prepare(settings(text, tmp_path / "tokens", str(tmp_path / "tokenizer"), chunk_bytes=chunk_bytes))
     done = {"tokens.chunks"} if chunk_bytes else set()
     assert {p.name for p in tmp_path.iterdir()} == {"text", "tokenizer"} | done
@@ -265,7 +265,7 @@ def test_text_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypat
         ({"seq_len": 1}, "seq_len=1 "),
         ({"validation_fraction": 1.0}, "validation_fraction=1.0"),
         ({"reference_fraction": -0.1}, "reference_fraction=-0.1"),
-        ({"validation_fraction": 0.5, "reference_fraction": 0.5}, "leave no text"),
+        ({"validation_fraction": 0.5, "reference_fraction": 0.5}, "leaves no text"),
         ({"seed": -1}, "seed=-1"),
         ({"chunk_bytes": 0}, "chunk_bytes=0"),
         ({"output": ""}, "output is empty"),

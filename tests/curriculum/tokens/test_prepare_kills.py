@@ -1,4 +1,4 @@
-"""A small dose of the campaign of killed tokenising workers (python -m tests.torture --only prepare)."""
+"""A short run of the fault-injection campaign on tokenising workers (python -m tests.torture --only prepare)."""
 
 from tests.torture.prepare import run
 

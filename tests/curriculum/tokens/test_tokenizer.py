@@ -1,4 +1,4 @@
-"""The tokenizer: deterministic, fair to every text, loadable by Hugging Face, and deaf to special tokens in a text."""
+"""The tokenizer: deterministic, unbiased in its training text, loadable by Hugging Face, safe from special tokens."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_trained_tokenizer_brings_every_text_back(trained: TextTokenizer) -> Non
     for text, ids in zip(TEXTS + HARD, trained.encode(TEXTS + HARD), strict=True):
         assert trained.decode(ids) == text
         assert trained.end_of_text not in ids
-    assert len(trained.encode([CHINESE])[0]) < 0.6 * len(CHINESE.encode())  # it learnt some Chinese
+    assert len(trained.encode([CHINESE])[0]) < 0.6 * len(CHINESE.encode())  # it learned some Chinese
 
 
 def test_training_is_deterministic(trained: TextTokenizer) -> None:
@@ -108,17 +108,17 @@ def test_end_of_text_is_found_named_or_asked_for(tmp_path: Path, eos: object) ->
     assert TextTokenizer.open(tmp_path).end_of_text_token == "</s>"
     with pytest.raises(ValueError, match=r"end_of_text='<none>' is not in the vocabulary"):
         TextTokenizer.open(tmp_path, "<none>")
-    with pytest.raises(ValueError, match="also makes it from plain text"):
+    with pytest.raises(ValueError, match="also encodes plain text to it"):
         TextTokenizer.open(_with_unigram(tmp_path / "unigram"))
     train_tokenizer(TEXTS, 300, "<stop>").save(tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
-    with pytest.raises(ValueError, match=r"names no end-of-text token.*tokenizer\.end_of_text="):
+    with pytest.raises(ValueError, match=r"has no end-of-text token.*tokenizer\.end_of_text="):
         TextTokenizer.open(tmp_path)
     assert TextTokenizer.open(tmp_path, "<stop>").end_of_text_token == "<stop>"
 
 
 def _with_unigram(folder: Path) -> Path:
-    """A tokenizer whose model itself makes "</s>" out of text."""
+    """A tokenizer whose model encodes plain text to "</s>"."""
     from tokenizers import Tokenizer, models
 
     folder.mkdir()
@@ -131,7 +131,7 @@ def _with_unigram(folder: Path) -> Path:
 def test_missing_and_broken_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tokenizer\.json does not exist"):
         load_tokenizer(TokenizerSettings(name=str(tmp_path)))
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         load_tokenizer(TokenizerSettings(name=str(tmp_path / "missing")))
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match=r"tokenizer\.json cannot be read"):

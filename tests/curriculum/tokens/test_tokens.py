@@ -1,4 +1,4 @@
-"""TOKENS: every token is a label once, documents come back whole, and what is wrong is refused."""
+"""TOKENS: every token is a label once, documents are read back whole, and invalid folders are rejected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DOCUMENTS = {  # source -> token ids of its documents, in the training slice
 
 
 def write(folder: Path, dtype: str = "uint32", documents: dict[str, list[list[int]]] = DOCUMENTS) -> Path:
-    """TOKENS of the documents above, given to the writer one at a time; the other slices are empty."""
+    """TOKENS of the documents above, passed to the writer one at a time; the other slices are empty."""
     with create(folder, "tokens", config={}, inputs={}) as draft:
         writer = TokenWriter(draft.path, dtype, EOT, SEQ_LEN)
         sources = {name: index for index, name in enumerate(documents)}
@@ -148,7 +148,7 @@ def test_facts_that_do_not_fit_the_files_are_refused(tokens: Tokens, edit_manife
     with pytest.raises(ArtifactError, match=r"train\.ids\.bin has .* bytes, .* remove .* prepare again"):
         Tokens.open(tokens.folder)
     edit_manifest(tokens.folder, lambda fields: fields["facts"].pop("end_of_text"))
-    with pytest.raises(ArtifactError, match="lacks what TOKENS need"):
+    with pytest.raises(ArtifactError, match="lacks fields of TOKENS"):
         Tokens.open(tokens.folder)
     with pytest.raises(ArtifactError, match="does not exist"):
         Tokens.open(tokens.folder / "missing")

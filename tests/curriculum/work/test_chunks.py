@@ -44,7 +44,7 @@ def test_a_chunk_of_several_blocks_comes_back_block_by_block(tmp_path):
         assert folder.missing([chunk]) == [chunk]
     path.write_bytes(data)
     assert folder.missing([chunk]) == []
-    folder.also("another tokenizer")
+    folder.add_dependency("another tokenizer")
     assert folder.missing([chunk]) == [chunk]
 
 
@@ -75,7 +75,7 @@ def test_another_plan_and_a_second_writer_are_refused(tmp_path):
         ChunkFolder(tmp_path / "c", plan).begin()
     first.write(cut({"train": 4}, 10, 4, 40)[0], {"loss": np.zeros(4)})
     other = ChunkFolder(tmp_path / "c", {"config": {"precision": "bf16"}})
-    with pytest.raises(ArtifactError, match=r"config.precision: 'fp32' there, 'bf16' now"):
+    with pytest.raises(ArtifactError, match=r"config.precision: was 'fp32', now 'bf16'"):
         other.begin()
     with other.held(), pytest.raises(ArtifactError, match=r"c is being written by another process \(pid"), other.held():
         pass

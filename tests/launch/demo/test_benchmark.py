@@ -112,7 +112,7 @@ def test_whole_benchmark_is_kept_and_another_is_refused(held_out: HeldOut, tmp_p
     stamp = (tmp_path / "a" / "manifest.json").stat().st_mtime_ns
     make(held_out, tmp_path / "a")
     assert (tmp_path / "a" / "manifest.json").stat().st_mtime_ns == stamp
-    with pytest.raises(ArtifactError, match="seed: there 3, asked for 9"):
+    with pytest.raises(ArtifactError, match="seed: found 3, requested 9"):
         make(held_out, tmp_path / "a", seed=9)
 
 

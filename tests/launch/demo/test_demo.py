@@ -135,7 +135,7 @@ def killed_twice(folder, environment, power_cut):
     after = changed(folder)
     assert {path: after[path] for path in kept} == kept
     log = folder.with_suffix(".log").read_text()
-    assert f"scores {folder / 'scores'} are whole and made of the same: reused" in log
+    assert f"scores {folder / 'scores'} are complete and match the settings: reused" in log
     assert f"resumed from step {order.stage_ends[0]} of {order.steps}" in log
 
 

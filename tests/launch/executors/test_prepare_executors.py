@@ -55,7 +55,7 @@ def test_a_worker_reports_an_error_in_the_text(tmp_path, capsys, words):
     (tmp_path / "text.jsonl").write_text("\n".join([*lines, "{"]))
     settings = [f"input.paths=[{tmp_path}/text.jsonl]", words[1], "seq_len=32", "chunk_bytes=1000", "processes=2"]
     assert main(["prepare", *settings, f"output={tmp_path / 'tokens'}"]) == 2
-    assert "text.jsonl, line 101: broken JSON" in capsys.readouterr().err
+    assert "text.jsonl, line 101: invalid JSON" in capsys.readouterr().err
     assert not (tmp_path / "tokens").exists()
 
 

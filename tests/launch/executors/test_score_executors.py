@@ -29,7 +29,16 @@ def words(tokens_folder, tmp_path_factory):
     common = [f"tokens={tokens_folder}", f"batch_size={BATCH}", f"chunk_tokens={CHUNK}"]
     for seed, name in enumerate(("weak", "strong")):
         folder = tmp_path_factory.mktemp("models") / name
-        config = DecoderConfig(320, 1, 16, 2, 2, 16, tokens.seq_len, end_of_text=tokens.end_of_text)
+        config = DecoderConfig(
+            vocab_size=320,
+            layers=1,
+            width=16,
+            heads=2,
+            kv_heads=2,
+            ffn=16,
+            max_seq_len=tokens.seq_len,
+            end_of_text=tokens.end_of_text,
+        )
         state = build(config, seed).state_dict()
         export(folder, config, state, dtype=torch.float32, tokenizer_folder=tokens.tokenizer_folder, card=None)
         common.append(f"models.{name}={folder}")
@@ -66,7 +75,7 @@ def test_two_ranks_killed_and_resumed(words, expected, tmp_path, contained):
     assert 1 <= len(done) <= 2
     again = subprocess.run(command, env=contained, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert f"{len(done)} of 3 chunks are done already" in again.stderr
+    assert f"{len(done)} of 3 chunks are already done" in again.stderr
     assert files(tmp_path / "scores") == expected
 
 
@@ -77,7 +86,7 @@ def test_chunks_of_other_settings_are_refused(words, tmp_path, capsys, monkeypat
         main(["score", *words, "processes=1", f"output={output}"])
     monkeypatch.delenv("PDPC_FAULT")
     assert main(["score", *words, "processes=1", "precision=bf16", f"output={output}"]) == 2
-    assert "config.precision: 'fp32' there, 'bf16' now" in capsys.readouterr().err
+    assert "config.precision: was 'fp32', now 'bf16'" in capsys.readouterr().err
 
 
 def test_a_worker_reports_a_damaged_model(words, tmp_path, capsys):

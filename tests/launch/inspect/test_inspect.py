@@ -54,7 +54,19 @@ def inspect(capsys, *words, code=0):
 
 def decoder_of(tokens, seed=0):
     vocabulary = -(-tokens.vocab_size // 64) * 64
-    return build(DecoderConfig(vocabulary, 1, 16, 2, 2, 16, tokens.seq_len, end_of_text=tokens.end_of_text), seed)
+    return build(
+        DecoderConfig(
+            vocab_size=vocabulary,
+            layers=1,
+            width=16,
+            heads=2,
+            kv_heads=2,
+            ffn=16,
+            max_seq_len=tokens.seq_len,
+            end_of_text=tokens.end_of_text,
+        ),
+        seed,
+    )
 
 
 def write_checkpoint(run_folder, step, decoder):
@@ -380,7 +392,7 @@ def test_a_replanned_order_shows_its_descent_and_its_parents_buckets(capsys, ord
     assert f"parent        {order.fingerprint}" in text
     assert f"ancestors     {'f' * 32}, {order.fingerprint}" in text
     assert "replanned     after step 20, 320 samples consumed" in text
-    assert re.search(r"^  ok    read +the first 320 positions are the parent's", text, re.MULTILINE)
+    assert re.search(r"^  ok    read +the first 320 positions match the parent's", text, re.MULTILINE)
     assert re.search(r"^low planned .* -$", text, re.MULTILINE)
     assert re.search(r"^all@20 planned +- .*100\.0$", text, re.MULTILINE)
     assert "all@20" in (tmp_path / "child.svg").read_text()

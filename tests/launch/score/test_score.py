@@ -39,7 +39,16 @@ def gpt2(folder: Path, tokens: Tokens, **changes):
 @pytest.fixture
 def llama(tmp_path, tokens_folder):
     tokens = Tokens.open(tokens_folder)
-    config = DecoderConfig(320, 1, 16, 2, 2, 16, tokens.seq_len, end_of_text=tokens.end_of_text)
+    config = DecoderConfig(
+        vocab_size=320,
+        layers=1,
+        width=16,
+        heads=2,
+        kv_heads=2,
+        ffn=16,
+        max_seq_len=tokens.seq_len,
+        end_of_text=tokens.end_of_text,
+    )
     state = build(config, 0).state_dict()
     export(tmp_path / "llama", config, state, dtype=torch.float32, tokenizer_folder=tokens.tokenizer_folder, card=None)
     return tmp_path / "llama"
@@ -86,8 +95,8 @@ def test_gpt2_and_a_llama(tmp_path, tokens_folder, llama, caplog):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_positions": 31}, "positions end at 31 tokens (max_position_embeddings), samples have seq_len=32"),
-        ({"vocab_size": 290}, "model 'weak' knows 290 tokens"),
+        ({"n_positions": 31}, "positions end at 31 tokens (max_position_embeddings), but samples have seq_len=32"),
+        ({"vocab_size": 290}, "model 'weak' has a vocabulary of 290 tokens"),
     ],
 )
 def test_a_gpt2_that_cannot_read_the_samples_is_refused(tmp_path, tokens_folder, llama, capsys, changes, message):

@@ -1,4 +1,4 @@
-"""Every backend that runs here computes what `reference` does, and documents never see each other.
+"""Every backend that runs here matches `reference`, and documents never see each other.
 
 Shapes: N tokens, H query heads, K key/value heads, S head size.
 """
@@ -48,7 +48,7 @@ def both_passes(backend: str, documents: Documents, parts: list[Tensor]) -> list
 
 
 def assert_near(ours: Tensor, exact: Tensor, tolerance: float) -> None:
-    """Allow an error of `tolerance` times the largest number; what is exactly zero may come out as a rounding error."""
+    """Allow an error of `tolerance` times the largest number; exact zeros may come out as rounding errors."""
     assert ours.shape == exact.shape
     error = (ours.double() - exact.double()).abs().max() / exact.double().abs().max().clamp(min=0.1)
     assert error <= tolerance, f"relative error {error:.1e} is above {tolerance:.0e}"
@@ -149,7 +149,7 @@ def test_a_decoder_costs_the_same_with_every_backend(backend):
 
 
 def test_flex_equals_the_reference_forward():
-    """One compilation, 2 to 20 seconds on a core: equality, isolation and the decoder share it."""
+    """Compilation takes 2 to 20 seconds on one core: equality, isolation and the decoder share it."""
     decoder = build(replace(TINY, attention="flex"), 0).requires_grad_(False)
     ids_BT = sample()
     plain = Decoder(replace(TINY, attention="reference"))

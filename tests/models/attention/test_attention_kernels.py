@@ -1,4 +1,4 @@
-"""What is handed to the kernels that need a GPU: fakes with the real signatures check the call, and the numbers."""
+"""Calls to the kernels that need a GPU: fakes with the real signatures check the arguments and the numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def softmax_attention(q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor, starts_E: Ten
 
 
 def check_packed(q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor, starts_E: Tensor, longest: int) -> None:
-    """Hold to what the kernels ask for: [tokens, heads, size], 16 bits, int32 bounds from 0 to the last token."""
+    """Check the kernels' requirements: [tokens, heads, size], 16 bits, int32 bounds from 0 to the last token."""
     assert q_NHS.dim() == 3
     assert k_NKS.shape == v_NKS.shape
     assert q_NHS.shape[::2] == k_NKS.shape[::2]
@@ -49,7 +49,7 @@ def check_packed(q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor, starts_E: Tensor, 
 
 
 def fake_flash(calls: list[Call]) -> Callable[..., Tensor]:
-    """Return a stand-in with the signature of flash_attn 2.8.3's flash_attn_varlen_func."""
+    """Return a fake with the signature of flash_attn 2.8.3's flash_attn_varlen_func."""
 
     def flash_attn_varlen_func(
         q,
@@ -82,7 +82,7 @@ def fake_flash(calls: list[Call]) -> Callable[..., Tensor]:
 
 
 def fake_varlen(calls: list[Call]) -> Callable[..., Tensor]:
-    """Return a stand-in with the signature of torch 2.13's varlen_attn."""
+    """Return a fake with the signature of torch 2.13's varlen_attn."""
 
     def varlen_attn(
         query,
@@ -120,7 +120,7 @@ def parameters_of(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """Put the fakes in the kernels' places and collect the calls that they get."""
+    """Replace the kernels by the fakes and collect the calls they receive."""
     made: list[Call] = []
     package = ModuleType("flash_attn")
     package.flash_attn_varlen_func = fake_flash(made)  # type: ignore[attr-defined]
@@ -179,7 +179,7 @@ def test_flash_is_deterministic_when_torch_is(calls):
 
 @pytest.mark.parametrize("kv_heads", [2, 4])
 def test_the_installed_varlen_takes_the_call(kv_heads):
-    """Shapes alone, through torch's own checks, both passes: no kernel runs on the meta device."""
+    """Only shapes, through torch's own checks, in both passes: no kernel runs on the meta device."""
     inputs = [part.to("meta").requires_grad_() for part in parts(kv_heads)[:3]]
     layout = BACKENDS["varlen"].layout(Documents(LENGTHS), torch.device("meta"))
     out = BACKENDS["varlen"].attend(*inputs, layout)

@@ -1,4 +1,4 @@
-"""Which backend attends, and what each refuses: by name and value, with a backend that can."""
+"""Which backend is chosen, and what each rejects: the message names the value and a backend that supports it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from models.attention import BACKENDS, choose
 from models.attention.backend import ANY_FLOAT, HALF
-from models.config import ATTENTION, DecoderConfig
+from models.config import ATTENTION_BACKENDS, DecoderConfig
 from models.decoder import build
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -24,8 +24,8 @@ def with_flash(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
     monkeypatch.setattr("models.attention.flash.find_spec", lambda name: spec)
 
 
-def test_settings_know_every_backend():
-    assert ("auto", *BACKENDS) == ATTENTION
+def test_every_backend_is_the_one_of_its_file():
+    assert tuple(BACKENDS) == ATTENTION_BACKENDS
     assert all(name == backend.name for name, backend in BACKENDS.items())
 
 
@@ -54,7 +54,7 @@ def test_auto_takes_the_fastest_that_can(monkeypatch, flash, head_size, dtype, d
 @pytest.mark.parametrize("gradients", [True, False])
 def test_auto_and_the_backend_that_a_refusal_names_always_can(monkeypatch, dtype, device, head_size, gradients):
     with_flash(monkeypatch, False)
-    for name in ATTENTION:
+    for name in ("auto", *BACKENDS):
         try:
             choose(name, head_size, dtype, device, gradients=gradients)
         except ValueError as error:
@@ -67,15 +67,15 @@ def test_auto_and_the_backend_that_a_refusal_names_always_can(monkeypatch, dtype
 @pytest.mark.parametrize(
     ("name", "head_size", "dtype", "device", "message"),
     [
-        ("flash", 64, torch.bfloat16, CPU, "attention=flash runs on cuda alone, not on cpu: use attention=blocks"),
-        ("varlen", 64, torch.float32, CPU, "attention=varlen runs on cuda alone, not on cpu: use attention=sdpa"),
+        ("flash", 64, torch.bfloat16, CPU, "attention=flash runs only on cuda, not on cpu: use attention=blocks"),
+        ("varlen", 64, torch.float32, CPU, "attention=varlen runs only on cuda, not on cpu: use attention=sdpa"),
         ("flash", 64, torch.float32, CUDA, "attention=flash cannot compute in float32: use attention=sdpa"),
         ("varlen", 64, torch.float32, CUDA, "attention=varlen cannot compute in float32: use attention=sdpa"),
         ("flash", 320, torch.bfloat16, CUDA, "a multiple of 8 of at most 256, not 320: use attention=flex"),
         ("varlen", 20, torch.float16, CUDA, "a multiple of 8 of at most 256, not 20: use attention=flex"),
         ("flex", 64, torch.float32, CPU, "attention=flex has no backward pass on cpu: use attention=sdpa"),
         ("flex", 64, torch.float64, CUDA, "attention=flex cannot compute in float64: use attention=sdpa"),
-        ("blocks", 64, torch.bfloat16, CUDA, "attention=blocks runs on cpu alone, not on cuda: use attention=varlen"),
+        ("blocks", 64, torch.bfloat16, CUDA, "attention=blocks runs only on cpu, not on cuda: use attention=varlen"),
         ("blocks", 64, torch.float64, CPU, "attention=blocks cannot compute in float64: use attention=sdpa"),
         ("flash", 64, torch.bfloat16, CUDA, "flash-attn, which is not installed: use attention=varlen"),
         ("paged", 64, torch.bfloat16, CPU, "attention='paged' is unknown: use auto or one of flash, varlen"),
@@ -100,7 +100,7 @@ def test_an_old_varlen_is_no_varlen(monkeypatch):
 
 def test_a_decoder_refuses_at_its_door():
     ids_BT = torch.ones(1, 4, dtype=torch.int64)
-    with pytest.raises(ValueError, match="attention=flash runs on cuda alone"):
+    with pytest.raises(ValueError, match="attention=flash runs only on cuda"):
         build(replace(TINY, attention="flash"), 0).hidden(ids_BT)
     with pytest.raises(ValueError, match="attention=flex has no backward pass on cpu"):
         build(replace(TINY, attention="flex"), 0).hidden(ids_BT)

@@ -1,4 +1,4 @@
-"""Models of other architectures: a document costs what transformers says of it alone; what cannot score is refused."""
+"""Models of other architectures: each document's loss equals transformers' on it; unusable models are rejected."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def saved(folder: Path, kind: str, **changes: Any) -> Any:
 
 
 def samples() -> torch.Tensor:
-    """Four samples of 41 ids: many documents, one of a token alone, a whole sample of one, and a short sample."""
+    """Four samples of 41 ids: many documents, a one-token document, a sample of one document, and a short sample."""
     ids_BS = torch.randint(4, VOCABULARY, (4, 41), generator=torch.Generator().manual_seed(1))
     ids_BS[0, [0, 5, 6, 30]] = END
     ids_BS[2, [17, 40]] = END  # the last document of a sample begins with its last label
@@ -61,7 +61,7 @@ def samples() -> torch.Tensor:
 
 
 def alone(model: Any, ids_BS: torch.Tensor) -> torch.Tensor:
-    """Return the losses by transformers, a document at a time, without padding or mask."""
+    """Return the losses by transformers, one document at a time, without padding or mask."""
     losses_BT = torch.zeros(ids_BS.shape[0], ids_BS.shape[1] - 1)
     for row, ids_S in enumerate(ids_BS):
         real = int((ids_S != IGNORED).sum()) - 1
@@ -158,13 +158,13 @@ def _adapter(folder: Path) -> None:
     ("change", "message"),
     [
         ({"auto_map": {"AutoModelForCausalLM": "modeling_trap.Trap"}}, "auto_map=.* which is never run"),
-        ({"attn_implementation": "someone/kernel"}, "attn_implementation='someone/kernel' names attention from"),
+        ({"attn_implementation": "someone/kernel"}, "attn_implementation='someone/kernel' needs external attention"),
         ({"quantization_config": {"bits": 4}}, "quantised weights are not supported"),
         ({"architectures": ["GPT2Model"]}, r"\['GPT2Model'\] is not a causal language model .* is GPT2LMHeadModel"),
         ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, "is not a causal language model"),
         ({"n_positions": 39}, "positions end at 39 tokens .*seq_len=40"),
-        (_pickled, r"holds no model.safetensors .* it has pytorch_model.bin, and pickles are never read"),
-        (_adapter, "holds an adapter"),
+        (_pickled, r"contains no model.safetensors .* it has pytorch_model.bin, but pickles are never loaded"),
+        (_adapter, "contains an adapter"),
     ],
 )  # fmt: skip
 def test_what_cannot_score_is_refused_at_the_door(tmp_path: Path, change: Any, message: str) -> None:
@@ -188,7 +188,7 @@ def test_positions_stretched_by_longrope_end_where_stretching_begins(tmp_path: P
 
 def test_an_encoder_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, "bert")
-    with pytest.raises(ValueError, match="it is not causal; use a model that predicts the next token"):
+    with pytest.raises(ValueError, match=r"is not causal: .*; use a model that predicts the next token"):
         load_scorer(tmp_path, torch.float32, CPU, end_of_text=END, seq_len=40)
 
 
@@ -215,8 +215,8 @@ def test_a_model_that_does_not_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_layer": 3}, r"missing keys transformer\.h\.2.*\(12 in all\)"),
-        ({"n_layer": 1}, r"unexpected keys transformer\.h\.1.*in all\)"),
+        ({"n_layer": 3}, r"missing keys transformer\.h\.2.*\(12 in total\)"),
+        ({"n_layer": 1}, r"unexpected keys transformer\.h\.1.*in total\)"),
         ({"vocab_size": 98}, r"mismatched keys .*wte"),
     ],
 )
@@ -230,4 +230,4 @@ def test_weights_of_another_config_are_refused(
     with pytest.raises(ValueError, match=message) as caught:
         load_foreign(tmp_path, torch.float32, CPU, end_of_text=END)
     assert str(tmp_path) in str(caught.value)
-    assert capfd.readouterr().err == ""  # no table of transformers beside the one paragraph
+    assert capfd.readouterr().err == ""  # no table from transformers in addition to our message

@@ -1,4 +1,4 @@
-"""Hugging Face export and import: other people's code loads what we write, and computes the same numbers."""
+"""Hugging Face export and import: transformers loads our exports and computes the same numbers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def exported(folder: Path, config: DecoderConfig = CONFIG, **options: Any) -> De
 
 
 def random_ids() -> torch.Tensor:
-    """Return ids without end-of-text: one document a row, as Llama sees it."""
+    """Return ids without end-of-text: one document per row, as Llama sees it."""
     return torch.randint(1, 97, (3, 40), generator=torch.Generator().manual_seed(3))
 
 
@@ -222,7 +222,7 @@ def test_tokenizer_and_card_travel_along(tmp_path: Path) -> None:
     assert {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "README.md"} <= names
     assert "modeling_trap.py" not in names
     assert (tmp_path / "hf" / "README.md").read_text() == "# A card\n"
-    with pytest.raises(ValueError, match=r"holds no tokenizer\.json"):
+    with pytest.raises(ValueError, match=r"contains no tokenizer\.json"):
         exported(tmp_path / "other", tokenizer_folder=tmp_path)
     assert not (tmp_path / "other").exists()
 
@@ -257,24 +257,24 @@ def test_export_refuses_wrong_tensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}, "only LlamaForCausalLM can be read"),
+        ({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}, "only LlamaForCausalLM can be loaded"),
         ({"attention_bias": True}, "attention_bias=True is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 8.0}}, r"rotary positions .*'yarn'.* are not supported"),
         ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "are not supported"),
-        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "only the whole head"),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "only full-head RoPE"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "lacks original_max_position_embeddings, low_fr"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "linear scaling lacks factor"),
         ({"head_dim": 16}, r"self_attn\.q_proj\.weight has shape \(32, 32\), the config says \(64, 32\)"),
         ({"head_dim": 7}, "explicit_head_size=7 must be even"),
         ({"num_key_value_heads": 3}, "kv_heads=3 must divide model.heads=4"),
-        ({"num_attention_heads": 0}, "model.heads must be a whole number of at least 1, not 0"),
+        ({"num_attention_heads": 0}, "model.heads must be an integer of at least 1, not 0"),
         ({"quantization_config": {"bits": 4}}, "quantised weights are not supported"),
         ({"num_hidden_layers": 3}, r"missing tensors model\.layers\.2\.input_layernorm\.weight, .* and 5 more"),
         ({"num_hidden_layers": 1}, r"unexpected tensors model\.layers\.1\.input_layernorm\.weight"),
         ({"intermediate_size": 64}, r"mlp\.gate_proj\.weight has shape \(48, 32\), the config says \(64, 32\)"),
-        ({"hidden_size": "32"}, "hidden_size='32' is not a whole number"),
-        ({"tie_word_embeddings": True}, "lm_head.weight is not the embedding"),
+        ({"hidden_size": "32"}, "hidden_size='32' is not an integer"),
+        ({"tie_word_embeddings": True}, "lm_head.weight differs from the embedding"),
     ],
 )  # fmt: skip
 def test_load_refuses_what_it_would_compute_differently(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -308,8 +308,8 @@ def _no_config(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_pickled, r"it has pytorch_model\.bin, and pickles are never read"),
-        (_escaping, r"names '\.\./model\.safetensors', no safetensors file there"),
+        (_pickled, r"it has pytorch_model\.bin, but pickles are never loaded"),
+        (_escaping, r"lists '\.\./model\.safetensors', which is not a safetensors file in the folder"),
         (_no_json, r"config\.json is not JSON"),
         (_no_config, r"config\.json does not exist: name a folder"),
     ],

@@ -1,4 +1,4 @@
-"""Plain kernels against the formulae; Liger's against plain, in Triton's interpreter where it can."""
+"""Plain kernels against the formulas; Liger's against plain, in Triton's interpreter where possible."""
 
 import inspect
 import os
@@ -96,7 +96,7 @@ import torch
 from models.config import DecoderConfig
 from models.kernels import liger, plain
 from models.kernels.interface import IGNORED
-from models.loss import linear_cross_entropy
+from models.losses.cross_entropy import linear_cross_entropy
 from models.rotary import rotary_table
 
 torch.manual_seed(0)
@@ -106,7 +106,7 @@ def same(ours, theirs, tolerance=1e-5):
         torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance)
 
 # RoPE, grouped heads, forward and backward
-shape = DecoderConfig(50, layers=1, width=32, heads=4, kv_heads=2, ffn=8, max_seq_len=6, rope_theta=100.0)
+shape = DecoderConfig(vocab_size=50, layers=1, width=32, heads=4, kv_heads=2, ffn=8, max_seq_len=6, rope_theta=100.0)
 rotary = rotary_table(shape, 6, torch.device("cpu"))
 results = []
 for kernels in (plain, liger):
@@ -131,22 +131,26 @@ for z_loss in (0.0, 0.01):
         results.append((losses, logits[real], *([squares] if z_loss else [])))
     same(*results)
 
-for z_loss in (0.0, 0.01):
+for z_loss, weights in ((0.0, None), (0.01, None), (0.01, torch.linspace(-1, 1, 9))):  # of which one is 0
     results = []
     for kernels in (plain, liger):
         torch.manual_seed(3)
         hidden, weight = torch.randn(9, 16, requires_grad=True), torch.randn(37, 16, requires_grad=True)
         labels = torch.randint(0, 37, (9,))
         labels[4] = IGNORED
-        total, losses = linear_cross_entropy(hidden, weight, labels, z_loss=z_loss, kernels=kernels.KERNELS)
+        total, losses = linear_cross_entropy(
+            hidden, weight, labels, weights_N=weights, z_loss=z_loss, kernels=kernels.KERNELS
+        )
         (total / 8).backward()
         results.append((total.detach(), losses, hidden.grad, weight.grad))
     same(*results)
     with torch.no_grad():
-        total, losses = linear_cross_entropy(hidden, weight, labels, z_loss=z_loss, kernels=liger.KERNELS)
+        total, losses = linear_cross_entropy(
+            hidden, weight, labels, weights_N=weights, z_loss=z_loss, kernels=liger.KERNELS
+        )
     same((total, losses), results[0][:2])
 
-# Liger's own fused linear cross-entropy, by token: the same losses and gradients
+# Liger's own fused linear cross-entropy, per token: the same losses and gradients
 from liger_kernel.ops import LigerFusedLinearCrossEntropyFunction
 hidden.grad = weight.grad = None
 losses, *_ = LigerFusedLinearCrossEntropyFunction.apply(hidden, weight, labels, None, None, IGNORED, 0.0, 0.0, "none")

@@ -81,6 +81,66 @@ def test_z_loss_is_in_the_total_and_not_in_the_losses(monkeypatch, chunk_logits,
         torch.testing.assert_close(mine, theirs, **close)
 
 
+@pytest.mark.parametrize("chunk_logits", [1 << 24, 50 * 7, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+def test_weights_multiply_each_tokens_part_of_the_total_and_its_gradients(monkeypatch, chunk_logits, dtype, z_loss):
+    monkeypatch.setattr(module, "CHUNK_LOGITS", chunk_logits)
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(23, 16).to(dtype).requires_grad_(), torch.randn(50, 16).to(dtype).requires_grad_()
+    labels, weights = torch.randint(0, 50, (23,)), torch.randn(23) * 3
+    labels[[0, 9]] = IGNORED
+    weights[[2, 5, 9]], weights[[3, 4]] = 0.0, -1.0
+    total, losses = linear_cross_entropy(hidden, weight, labels, weights_N=weights, z_loss=z_loss)
+    (total / 21).backward()
+    exact_hidden, exact_weight = (x.detach().float().requires_grad_() for x in (hidden, weight))
+    logits = exact_hidden @ exact_weight.T
+    expected = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+    penalty = z_loss * logits.logsumexp(dim=1).square() * (labels != IGNORED)
+    whole = (weights * (expected + penalty)).sum()
+    (whole / 21).backward()
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    found = (total, losses, hidden.grad, weight.grad)
+    for ours, theirs in zip(found, (whole, expected, exact_hidden.grad, exact_weight.grad), strict=True):
+        scale = theirs.abs().max().clamp(min=1e-3)
+        torch.testing.assert_close(ours.float() / scale, theirs / scale, rtol=tolerance, atol=tolerance)
+    assert not losses.requires_grad
+    assert hidden.grad[[0, 2, 5, 9]].eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_of_one_change_no_digit_and_weights_of_zero_equal_ignored_labels(monkeypatch, dtype):
+    monkeypatch.setattr(module, "CHUNK_LOGITS", 50 * 7)
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(23, 16).to(dtype).requires_grad_(), torch.randn(50, 16).to(dtype).requires_grad_()
+    labels = torch.randint(0, 50, (23,))
+    ignored = labels.clone()
+    ignored[[1, 20]] = IGNORED
+    zeros = torch.ones(23)
+    zeros[[1, 20]] = 0.0
+
+    def run(labels, weights):
+        total, _ = linear_cross_entropy(hidden, weight, labels, weights_N=weights, z_loss=0.01)
+        return total, *torch.autograd.grad(total, (hidden, weight))
+
+    for one, other in zip(run(labels, None), run(labels, torch.ones(23)), strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(run(ignored, None), run(labels, zeros), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_weight_is_not_rounded_to_bfloat16():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(256, 64).bfloat16().requires_grad_(), torch.randn(50, 64).bfloat16().requires_grad_()
+    labels = torch.randint(0, 50, (256,))
+    norms = []
+    for factor in (1.0, 1.25 + 1 / 256):  # between two numbers of bfloat16, 1.25 and the next
+        total, _ = linear_cross_entropy(hidden, weight, labels, weights_N=torch.full((256,), factor))
+        gradients = torch.autograd.grad(total, (hidden, weight))
+        norms.append(torch.stack([total.detach(), *(gradient.float().norm() for gradient in gradients)]))
+    torch.testing.assert_close(norms[1] / norms[0], torch.full((3,), 1.25 + 1 / 256), rtol=5e-4, atol=0.0)
+
+
 def test_ignored_tokens_pass_nothing_on():
     hidden, weight = torch.randn(4, 8), torch.randn(10, 8, requires_grad=True)
     total, _ = linear_cross_entropy(hidden.requires_grad_(), weight, torch.tensor([1, 2, IGNORED, 4]))
@@ -101,24 +161,25 @@ def test_a_second_backward_pass_is_refused():
     hidden = torch.randn(4, 8, requires_grad=True)
     total, _ = linear_cross_entropy(hidden, torch.randn(10, 8), torch.tensor([1, 2, 3, 4]))
     total.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="went backward before"):
+    with pytest.raises(RuntimeError, match="second backward pass"):
         total.backward()
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_memory_does_not_grow_with_vocabulary_times_tokens(monkeypatch, live_bytes, dtype):
+def test_memory_does_not_grow_with_vocabulary_times_tokens(monkeypatch, live_bytes, dtype, weighted):
     monkeypatch.setattr(module, "CHUNK_LOGITS", 1 << 14)
     monkeypatch.setattr(plain, "BLOCK_LOGITS", 1 << 12)
 
     def excess(tokens, vocabulary, width=8):
         hidden, weight = torch.randn(tokens, width).to(dtype).requires_grad_(), torch.randn(vocabulary, width).to(dtype)
-        labels = torch.randint(0, vocabulary, (tokens,))
+        labels, weights = torch.randint(0, vocabulary, (tokens,)), torch.randn(tokens) if weighted else None
         with live_bytes() as bytes_:
-            total, _ = linear_cross_entropy(hidden, weight.requires_grad_(), labels)
+            total, _ = linear_cross_entropy(hidden, weight.requires_grad_(), labels, weights_N=weights)
             total.backward()
         gradients = hidden.numel() * hidden.element_size() + weight.numel() * (4 + 2 * weight.element_size())
         return bytes_.peak - gradients
 
     small, large = excess(256, 1024), excess(2048, 4096)
     assert large < 3 * 4 * (1 << 14)  # all logits in float32 would be 32 MiB
-    assert large - small < 32 * 2048  # what is kept a token: labels, losses, masks
+    assert large - small < 32 * 2048  # kept per token: labels, losses, masks

@@ -1,4 +1,4 @@
-"""An engine in this process: what it saves is what it had, and damage is found before it is used."""
+"""An engine in this process: it saves exactly its state, and damage is detected before anything is used."""
 
 import errno
 import json
@@ -53,7 +53,7 @@ def save(engine, world, folder, step):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", [1, 2])
-def test_a_resumed_engine_goes_on_digit_for_digit(world, tmp_path, precision, stage):
+def test_a_resumed_engine_continues_bit_for_bit(world, tmp_path, precision, stage):
     straight = make(world, precision, stage)
     steps(straight, 0, 4)
     folder = save(straight, world, tmp_path / "c", 4)
@@ -100,7 +100,7 @@ def test_weights_read_back_are_the_master_weights(world, tmp_path):
         assert torch.equal(dict(engine.decoder.named_parameters())[fragment.name], state[fragment.name].bfloat16())
 
 
-def test_how_a_run_attended_does_not_bind_readers(world, tmp_path):
+def test_the_attention_backend_of_a_run_does_not_bind_readers(world, tmp_path):
     engine = make(world, "fp32")
     engine.decoder.config = replace(CONFIG, attention="sdpa")
     steps(engine, 0, 1)
@@ -110,7 +110,7 @@ def test_how_a_run_attended_does_not_bind_readers(world, tmp_path):
 
 
 def test_a_checkpoint_split_over_three_ranks_reads_as_one(world, tmp_path):
-    """The same tensors, cut into uneven fragments over three files, load as the whole ones do."""
+    """The same tensors, split into uneven fragments over three files, load like the complete ones."""
     from safetensors.torch import load_file, save_file
 
     from curriculum.artifact.manifest import open_manifest, write_manifest
@@ -138,7 +138,7 @@ def test_a_checkpoint_split_over_three_ranks_reads_as_one(world, tmp_path):
         assert all(torch.isfinite(fragment.tensors[kind]).all() for fragment in resumed.fragments())
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(world, tmp_path, caplog):
+def test_a_damaged_checkpoint_is_skipped_for_the_previous_one(world, tmp_path, caplog):
     engine = make(world, "fp32")
     for step in (1, 2):
         steps(engine, step - 1, step)
@@ -190,7 +190,7 @@ def test_a_checkpoint_of_another_version_is_not_damaged(world, tmp_path, monkeyp
         checkpoint.newest(tmp_path)
 
 
-def test_a_checkpoint_of_another_model_is_refused(world, tmp_path):
+def test_a_checkpoint_of_another_model_is_rejected(world, tmp_path):
     engine = make(world, "fp32")
     steps(engine, 0, 1)
     folder = save(engine, world, tmp_path, 1)
@@ -227,21 +227,22 @@ def _fail_on_rank_0(rank, port, folder, results):
     steps(engine, 0, 1)
     try:
         save(engine, here, folder / "in_the_way", 1)
-        told = "saved"
+        outcome = "saved"
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-    (results / str(rank)).write_text(told)
+        outcome = f"{type(error).__name__}: {error}"
+    (results / str(rank)).write_text(outcome)
     here.barrier()
     dist.destroy_process_group()
     os._exit(0)
 
 
-def test_a_failure_of_one_rank_ends_the_save_on_both(tmp_path):
+def test_a_failure_on_one_rank_ends_the_save_on_both(tmp_path):
     import torch.multiprocessing as mp
 
     from train.distributed.world import free_port
 
-    (tmp_path / "told").mkdir()
-    mp.spawn(_fail_on_rank_0, args=(free_port(), tmp_path, tmp_path / "told"), nprocs=2)
-    assert (tmp_path / "told" / "0").read_text().startswith("FileExistsError: [Errno 17] checkpoint")
-    assert (tmp_path / "told" / "0").read_text() == (tmp_path / "told" / "1").read_text()
+    results = tmp_path / "results"
+    results.mkdir()
+    mp.spawn(_fail_on_rank_0, args=(free_port(), tmp_path, results), nprocs=2)
+    assert (results / "0").read_text().startswith("FileExistsError: [Errno 17] checkpoint")
+    assert (results / "0").read_text() == (results / "1").read_text()

@@ -1,4 +1,4 @@
-"""A small dose of every campaign on checkpoints, and proof that each can fail. PDPC_TORTURE=n: n times the dose."""
+"""A small dose of every campaign on checkpoints, and a check that each can fail. PDPC_TORTURE=n: n times the dose."""
 
 import os
 import pickle
@@ -21,13 +21,13 @@ def test_a_small_dose(campaign, count, tmp_path):
     assert tally.good, "\n".join(tally.failures)
 
 
-def test_every_beginning_of_a_save(tmp_path):
+def test_every_prefix_of_a_save(tmp_path):
     tally = power.every_prefix(tmp_path)
     assert tally.attempts > 200
     assert tally.good, "\n".join(tally.failures)
 
 
-def test_the_recorded_calls_are_all_that_a_save_does():
+def test_the_recorded_calls_are_complete():
     for first in (False, True):
         recorded = power.interleaved(power.record(first), np.random.default_rng(0))
         disk_after = power.crash(recorded, len(recorded.calls), set())
@@ -36,8 +36,8 @@ def test_the_recorded_calls_are_all_that_a_save_does():
 
 
 @pytest.mark.parametrize("forgotten", [".safetensors", ".tmp-", "checkpoints"])
-def test_a_sync_that_is_forgotten_is_found(tmp_path, forgotten, monkeypatch):
-    """Without the syncs of the files, of the temporary folder or of the checkpoints, some power loss takes both."""
+def test_a_missing_sync_is_detected(tmp_path, forgotten, monkeypatch):
+    """Without syncing the files, the temporary folder or the checkpoints folder, some power loss destroys both."""
     recorded = power.record(True)
     calls = [c for c in recorded.calls if not (c.name == "fsync" and c.path.rpartition("/")[2].find(forgotten) >= 0)]
     assert len(calls) < len(recorded.calls)
@@ -50,7 +50,7 @@ def test_a_sync_that_is_forgotten_is_found(tmp_path, forgotten, monkeypatch):
     assert any(problems)
 
 
-def test_the_payloads_run_where_a_careless_reader_opens_them(tmp_path):
+def test_the_payloads_execute_in_a_careless_reader(tmp_path):
     canary = tmp_path / "canary"
     bad = poison.payloads(canary)
     assert len(bad) >= 15
@@ -73,7 +73,7 @@ def test_the_payloads_run_where_a_careless_reader_opens_them(tmp_path):
     assert canary.exists()
 
 
-def test_a_failing_call_is_told_and_counted(tmp_path):
+def test_a_failing_call_is_reported_and_counted(tmp_path):
     with watched(tmp_path, 5) as seen:
         results = on_ranks(2, lambda world: save_step(tmp_path / "checkpoints", world, 2))
     assert seen.failed is not None

@@ -59,8 +59,17 @@ def test_the_variants_of_a_preference_are_what_they_say():
     assert (folded.folds, folded.buckets, folded.steepness) == (4, 2, 10.0)
 
 
-def test_every_preference_has_a_file():
-    assert set(PREFERENCES) | set(VARIANTS) == set(PREFERENCE_FILES)
+def test_every_file_is_of_a_preference():
+    assert set(PREFERENCE_FILES) <= set(PREFERENCES) | set(VARIANTS)
+
+
+def test_a_preference_needs_no_file():
+    schema, _, choices = VERBS["arrange"].load()
+    choices = {"preference": {**choices["preference"], "unfiled": PREFERENCES["linear"]}}
+    words = ["preference=unfiled", "preference.floor=0.1", *REQUIRED["arrange"]]
+    assert compose("arrange", schema, words, choices).preference == PREFERENCES["linear"](floor=0.1)
+    with pytest.raises(SettingsError, match=r"preference=x is unknown: use one of .*, unfiled"):
+        compose("arrange", schema, ["preference=x", *REQUIRED["arrange"]], choices)
 
 
 @pytest.mark.parametrize(

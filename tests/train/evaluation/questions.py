@@ -1,4 +1,4 @@
-"""What a step asks the device, counted on the CPU, where nobody has to wait for the answer."""
+"""Counts the host-device syncs of a step, on the CPU, where they cost nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Questions(TorchDispatchMode):
-    """Counts what makes a host wait for its GPU: values that are read, and shapes that follow from values."""
+    """Records operations that make the host wait for its GPU: reads of values, and data-dependent shapes."""
 
     ASKING = ("_local_scalar_dense", "nonzero", "equal.default", "masked_select", "unique")
 

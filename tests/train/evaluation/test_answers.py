@@ -1,4 +1,4 @@
-"""Answers come back as they were written; a broken file is named."""
+"""Answers are read back as written; a broken file is named."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ ANSWERS = {
 }
 
 
-def test_answers_come_back(tmp_path: Path) -> None:
+def test_answers_round_trip(tmp_path: Path) -> None:
     path = answers_path(tmp_path, 40)
     write_answers(path, ANSWERS)
     found = read_answers(path)
@@ -25,7 +25,7 @@ def test_answers_come_back(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["step_00000040.parquet"]
 
 
-def test_no_file_holds_no_answers(tmp_path: Path) -> None:
+def test_a_missing_file_gives_no_answers(tmp_path: Path) -> None:
     assert read_answers(answers_path(tmp_path, 1)) == {}
     write_answers(answers_path(tmp_path, 1), {})
     assert read_answers(answers_path(tmp_path, 1)) == {}

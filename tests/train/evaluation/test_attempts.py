@@ -1,4 +1,4 @@
-"""A task that ended the process is passed over at its stage, and after two stages in the run; others are not."""
+"""A task that ended the process is skipped at its stage, and after two stages in the whole run; others are not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from train.evaluation.attempts import MOST_ASKED, Attempts, forget_attempts
 
 
 def killed_in(run: Path, step: int, task: str, asked: bool = False) -> None:
-    """Be a life that ends while a task runs."""
+    """Act as an attempt that ends while a task runs."""
     attempts = Attempts(run, step)
     assert attempts.begin("sound") is None
     attempts.end()
@@ -20,7 +20,7 @@ def killed_in(run: Path, step: int, task: str, asked: bool = False) -> None:
         attempts.asked_to_leave()
 
 
-def test_a_task_that_ended_a_life_is_passed_over_at_its_stage_and_tried_at_the_next(tmp_path) -> None:
+def test_a_task_that_ended_an_attempt_is_skipped_at_its_stage_and_tried_at_the_next(tmp_path) -> None:
     killed_in(tmp_path, 10, "deadly")
     for _ in range(2):
         attempts = Attempts(tmp_path, 10)
@@ -34,12 +34,12 @@ def test_a_task_that_ended_a_life_is_passed_over_at_its_stage_and_tried_at_the_n
     assert Attempts(tmp_path, 30).begin("deadly") is None
 
 
-def test_a_life_that_was_asked_to_leave_was_not_ended_by_the_task(tmp_path) -> None:
+def test_an_attempt_stopped_by_a_signal_was_not_ended_by_the_task(tmp_path) -> None:
     for _ in range(MOST_ASKED - 1):
         killed_in(tmp_path, 10, "slow", asked=True)
     attempts = Attempts(tmp_path, 10)
     assert attempts.begin("slow") is None
-    attempts.end()  # it came to its end: the count begins anew
+    attempts.end()  # it finished: the count restarts
     for _ in range(MOST_ASKED):
         killed_in(tmp_path, 10, "slow", asked=True)
     assert Attempts(tmp_path, 10).begin("slow") == "ended the process at an earlier attempt"
@@ -58,6 +58,6 @@ def test_a_damaged_file_lets_every_task_be_tried(tmp_path, text, caplog) -> None
     path = tmp_path / "evaluations" / "attempts.json"
     path.write_text(text)
     attempts = Attempts(tmp_path, 10)
-    assert "every task is tried again" in caplog.text
+    assert "all tasks will be tried again" in caplog.text
     assert attempts.begin("deadly") is None
     assert json.loads(path.read_text())["running"]["task"] == "deadly"

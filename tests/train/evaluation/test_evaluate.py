@@ -1,4 +1,4 @@
-"""A held-out loss that fails costs itself alone; settings that contradict each other are refused."""
+"""A failing held-out loss affects nothing else; contradictory settings are rejected."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from train.evaluation.evaluate import FAILED, Questions, evaluate
 from train.evaluation.harness.tasks import BenchmarkSettings
 from train.evaluation.heldout import HeldoutSettings
 from train.tracking import MetricsFile, read_metrics
-from train.tracking.metrics import make_again
+from train.tracking.metrics import supersede_record
 
-ALONE = World(0, 1, 0, 1, torch.device("cpu"))
+SINGLE = World(0, 1, 0, 1, torch.device("cpu"))
 
 
-def test_a_held_out_loss_that_fails_is_told(tokens_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_held_out_loss_is_reported(tokens_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokens = Tokens.open(tokens_folder, "validation")
     config = DecoderConfig(vocab_size=8, layers=1, width=8, heads=2, kv_heads=1, ffn=8, max_seq_len=tokens.seq_len)
-    asked = Questions(tokens.tokenizer_folder, tokens, None, HeldoutSettings(max_samples=4), BenchmarkSettings())
+    questions = Questions(tokens.tokenizer_folder, tokens, None, HeldoutSettings(max_samples=4), BenchmarkSettings())
     with caplog.at_level(logging.WARNING):
-        found = evaluate(build(config, seed=0), asked, ALONE)
+        found = evaluate(build(config, seed=0), questions, SINGLE)
     assert found.values.keys() == {"val/error", FAILED}
     assert "IndexError" in str(found.values["val/error"])
     assert found.values[FAILED] == "heldout"
@@ -38,10 +38,10 @@ def test_a_held_out_loss_that_fails_is_told(tokens_folder: Path, caplog: pytest.
     assert found.answers == {}
 
 
-def test_what_is_not_asked_gives_nothing(tokens_folder: Path) -> None:
+def test_without_data_and_tasks_there_are_no_values(tokens_folder: Path) -> None:
     config = DecoderConfig(vocab_size=8, layers=1, width=8, heads=2, kv_heads=1, ffn=8, max_seq_len=8)
-    asked = Questions(tokens_folder, None, None, HeldoutSettings(), BenchmarkSettings())
-    assert evaluate(build(config, seed=0), asked, ALONE).values == {}
+    questions = Questions(tokens_folder, None, None, HeldoutSettings(), BenchmarkSettings())
+    assert evaluate(build(config, seed=0), questions, SINGLE).values == {}
 
 
 @pytest.mark.parametrize(
@@ -59,21 +59,21 @@ def test_what_is_not_asked_gives_nothing(tokens_folder: Path) -> None:
         ({"run": "r", "processes": 0}, "processes=0 must be at least 1"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], message: str) -> None:
+def test_contradictory_settings_are_rejected(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EvaluateSettings(**given)
 
 
-def test_a_record_made_again_stands_at_the_end_and_a_torn_line_goes(tmp_path: Path) -> None:
+def test_a_superseding_record_is_appended_and_a_torn_line_removed(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     whole = '{"kind": "stage", "step": 2}\n{"kind": "train", "step": 3}\n'
     path.write_text(whole)
-    vouched = SimpleNamespace(facts={"records": seal_records(tmp_path)})
+    manifest = SimpleNamespace(facts={"records": seal_records(tmp_path)})
     path.write_text(whole + '{"kind": "tra')
-    make_again(path, {"kind": "stage", "step": 2, "val/loss": 1.0})
+    supersede_record(path, {"kind": "stage", "step": 2, "val/loss": 1.0})
     assert path.read_text().startswith(whole)
     assert [record["step"] for record in read_metrics(path)] == [2, 3, 2]
     assert read_metrics(path)[-1]["val/loss"] == 1.0
-    assert damaged_records(tmp_path, vouched) == []  # what a checkpoint vouches for is still there
+    assert damaged_records(tmp_path, manifest) == []  # the sealed part is unchanged
     MetricsFile(tmp_path, 2).close()
     assert [record["step"] for record in read_metrics(path)] == [2, 2]

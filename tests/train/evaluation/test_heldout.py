@@ -1,4 +1,4 @@
-"""Held-out loss against sums done by hand, and the same figures at any number of ranks."""
+"""Held-out loss compared with hand-computed sums, and the same values at any number of ranks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from train.distributed.world import World, free_port
 from train.evaluation.heldout import HeldoutSettings, evaluate_heldout
 
 SEQ_LEN = 8
-ALONE = World(0, 1, 0, 1, torch.device("cpu"))
+SINGLE = World(0, 1, 0, 1, torch.device("cpu"))
 
 
 class Slice:
@@ -57,7 +57,7 @@ PD = np.random.default_rng(1).normal(size=13).astype(np.float32)
 
 
 def priced(ids_BS: torch.Tensor) -> TokenLosses:
-    """A model that charges as many nats for a token as its id says."""
+    """A model whose loss for a token, in nats, is its id."""
     labels = ids_BS[:, 1:]
     losses = torch.where(labels == IGNORED, 0, labels).float()
     return TokenLosses(losses.sum(), losses)
@@ -70,7 +70,7 @@ def price(rows: npt.NDArray[Any]) -> float:
 
 def test_losses_are_means_over_real_labels() -> None:
     rows = Slice().rows
-    values = evaluate_heldout(priced, SLICE, None, HeldoutSettings(batch_size=3), ALONE).values
+    values = evaluate_heldout(priced, SLICE, None, HeldoutSettings(batch_size=3), SINGLE).values
     assert values == pytest.approx(
         {
             "val/loss": price(rows),
@@ -81,8 +81,8 @@ def test_losses_are_means_over_real_labels() -> None:
     )
 
 
-def test_halves_are_cut_at_the_median_by_tokens() -> None:
-    values = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(), ALONE).values
+def test_halves_are_split_at_the_token_weighted_median() -> None:
+    values = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(), SINGLE).values
     rows, order = Slice().rows, np.argsort(PD)
     labels = (rows[order, 1:] != IGNORED).sum(axis=1)
     cut = int(np.argmin(np.abs(np.cumsum(labels) - labels.sum() / 2))) + 1
@@ -90,22 +90,22 @@ def test_halves_are_cut_at_the_median_by_tokens() -> None:
     assert values["val/high_pd/loss"] == pytest.approx(price(rows[order[cut:]]))
 
 
-def test_equal_scores_still_make_two_halves() -> None:
-    values = evaluate_heldout(priced, SLICE, np.zeros(13, dtype=np.float32), HeldoutSettings(), ALONE).values
+def test_equal_scores_still_give_two_halves() -> None:
+    values = evaluate_heldout(priced, SLICE, np.zeros(13, dtype=np.float32), HeldoutSettings(), SINGLE).values
     assert {"val/low_pd/loss", "val/high_pd/loss"} <= set(values)
 
 
 def test_max_samples_spreads_evenly_and_drops_absent_keys() -> None:
-    values = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=3), ALONE).values
+    values = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=3), SINGLE).values
     rows = Slice().rows[[0, 4, 8]]
     assert values["val/loss"] == pytest.approx(price(rows))
     assert "val/source/c/loss" not in values
-    everything = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=99), ALONE).values
-    assert everything == evaluate_heldout(priced, SLICE, PD, HeldoutSettings(), ALONE).values
+    everything = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=99), SINGLE).values
+    assert everything == evaluate_heldout(priced, SLICE, PD, HeldoutSettings(), SINGLE).values
 
 
 def test_answers_are_the_items_of_the_means() -> None:
-    found = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=7), ALONE)
+    found = evaluate_heldout(priced, SLICE, PD, HeldoutSettings(max_samples=7), SINGLE)
     assert found.answers.keys() == found.values.keys()
     for key, items in found.answers.items():
         assert items.mean() == pytest.approx(found.values[key])
@@ -116,8 +116,8 @@ def test_answers_are_the_items_of_the_means() -> None:
     assert found.answers["val/source/b/loss"].values[1] == Slice().rows[11, 1]
 
 
-def test_bits_per_byte_are_nats_by_the_bytes_of_the_labels(tokens_folder: Path) -> None:
-    """Bytes counted by decoding the labels; a uniform model pays ln(vocabulary) for each."""
+def test_bits_per_byte_use_the_bytes_of_the_labels(tokens_folder: Path) -> None:
+    """Count the bytes by decoding the labels; a uniform model has a loss of ln(vocabulary) for each label."""
     from tokenizers import Tokenizer
 
     tokens = Tokens.open(tokens_folder, "validation")
@@ -127,7 +127,7 @@ def test_bits_per_byte_are_nats_by_the_bytes_of_the_labels(tokens_folder: Path) 
         losses = torch.where(ids_BS[:, 1:] == IGNORED, 0.0, np.log(300.0)).float()
         return TokenLosses(losses.sum(), losses)
 
-    values = evaluate_heldout(uniform, tokens, None, HeldoutSettings(max_samples=40), ALONE).values
+    values = evaluate_heldout(uniform, tokens, None, HeldoutSettings(max_samples=40), SINGLE).values
     ids = np.arange(40) * len(tokens) // 40
     groups = {"val": ids} | {
         f"val/source/{name}": ids[tokens.source_of(ids) == index] for index, name in enumerate(tokens.sources)
@@ -140,12 +140,12 @@ def test_bits_per_byte_are_nats_by_the_bytes_of_the_labels(tokens_folder: Path) 
         assert values[f"{name}/loss"] == pytest.approx(np.log(300.0))
 
 
-def test_a_model_that_fails_is_a_failure_of_all_ranks() -> None:
+def test_a_failing_model_fails_on_all_ranks() -> None:
     def broken(ids_BS: torch.Tensor) -> TokenLosses:
         raise IndexError("no such token")
 
     with pytest.raises(RankFailed, match="IndexError: no such token"):
-        evaluate_heldout(broken, SLICE, None, HeldoutSettings(), ALONE)
+        evaluate_heldout(broken, SLICE, None, HeldoutSettings(), SINGLE)
 
 
 def test_the_model_is_left_in_training_mode_without_gradients() -> None:
@@ -153,7 +153,7 @@ def test_the_model_is_left_in_training_mode_without_gradients() -> None:
     decoder.train()
     seen = []
     decoder.register_forward_pre_hook(lambda module, _: seen.append((module.training, torch.is_grad_enabled())))
-    evaluate_heldout(decoder, SLICE, PD, HeldoutSettings(), ALONE)
+    evaluate_heldout(decoder, SLICE, PD, HeldoutSettings(), SINGLE)
     assert seen == [(False, False)]
     assert decoder.training
     assert all(parameter.grad is None for parameter in decoder.parameters())
@@ -162,19 +162,19 @@ def test_the_model_is_left_in_training_mode_without_gradients() -> None:
 @pytest.mark.parametrize(
     ("pd", "message"),
     [
-        (PD[:5], r"pd has shape \(5,\), the validation slice has 13 samples: score this slice again"),
-        (np.where(np.arange(13) == 4, np.nan, PD).astype(np.float32), "pd of validation sample 4 is nan"),
+        (PD[:5], r"pd has shape \(5,\), but the validation slice has 13 samples: score this slice again"),
+        (np.where(np.arange(13) == 4, np.nan, PD).astype(np.float32), "pd of sample 4 of the validation slice is nan"),
     ],
 )
-def test_scores_that_do_not_fit_are_refused(pd: npt.NDArray[np.float32], message: str) -> None:
+def test_mismatched_scores_are_rejected(pd: npt.NDArray[np.float32], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        evaluate_heldout(priced, SLICE, pd, HeldoutSettings(), ALONE)
+        evaluate_heldout(priced, SLICE, pd, HeldoutSettings(), SINGLE)
 
 
-def test_an_empty_slice_is_refused() -> None:
+def test_an_empty_slice_is_rejected() -> None:
     empty = type("Empty", (), {"folder": "tokens", "slice": "validation", "__len__": lambda self: 0})()
-    with pytest.raises(ValueError, match="the validation slice is empty: prepare with a share for it"):
-        evaluate_heldout(priced, cast(Tokens, empty), None, HeldoutSettings(), ALONE)
+    with pytest.raises(ValueError, match="the validation slice is empty: run prepare with a share for it"):
+        evaluate_heldout(priced, cast(Tokens, empty), None, HeldoutSettings(), SINGLE)
 
 
 @pytest.mark.parametrize(("key", "value"), [("max_samples", 0), ("batch_size", 0)])
@@ -184,7 +184,7 @@ def test_settings_are_checked(key: str, value: int) -> None:
 
 
 def evaluate_decoder(world: World) -> tuple[dict[str, float], int]:
-    """Return the values of a small decoder, and how many forward passes this rank made."""
+    """Return the values of a small decoder, and the number of forward passes on this rank."""
     config = DecoderConfig(vocab_size=50, layers=1, width=16, heads=2, kv_heads=1, ffn=16, max_seq_len=8)
     decoder = build(config, seed=0)
     calls: list[int] = []
@@ -201,12 +201,12 @@ def run_rank(rank: int, size: int, port: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def test_two_ranks_return_what_one_returns(tmp_path: Path) -> None:
+def test_two_ranks_return_the_same_as_one(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    alone, calls = evaluate_decoder(ALONE)
+    expected, calls = evaluate_decoder(SINGLE)
     assert calls == 5
     mp.spawn(run_rank, args=(2, free_port(), tmp_path), nprocs=2)
     for rank in range(2):
         values, calls = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert values == alone  # to the last bit: the batches are the same
-        assert calls == 3  # in step, though rank 1 has only two batches of its own
+        assert values == expected  # bit for bit: the batches are the same
+        assert calls == 3  # in lockstep, although rank 1 has only two batches

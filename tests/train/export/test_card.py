@@ -81,4 +81,4 @@ def test_a_run_that_does_not_know_its_preference_says_so(facts):
 def test_a_card_without_a_run_tells_the_shape():
     tied = rows(model_card(replace(CONFIG, tie_embeddings=True), "float32"))
     assert tied["embedding, attention, ffn, norm, head"].endswith("the embedding itself")
-    assert tied["heads, for keys and values, their size"] == "4, 2, 8"
+    assert tied["heads, key/value heads, head size"] == "4, 2, 8"

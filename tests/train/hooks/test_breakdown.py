@@ -11,6 +11,7 @@ from models.losses.cross_entropy import TokenLosses
 from tests.torture.ranks import on_ranks
 from train.batches import batches
 from train.hooks.breakdown import Breakdown
+from train.objectives.language_model import LanguageModel
 
 MICRO = 4
 
@@ -39,7 +40,7 @@ def loop_of(world, order, tokens):
 def drive(hook, loop, first, last, skipped=()):
     """Go through the steps from `first` to before `last` as the loop does."""
     order, tokens = loop.inputs.order, loop.inputs.tokens
-    for batch in batches(order, tokens, loop.world, MICRO, first, None):
+    for batch in batches(order, tokens, loop.world, MICRO, first, LanguageModel(tokens)):
         if batch.step == last:
             return
         losses = [made_up(micro.ids_BS).losses_BT.double().sum(1) for micro in batch.micro_batches]
@@ -119,7 +120,7 @@ def test_a_step_that_is_left_out_leaves_no_trace(data):
         hook.pre_train(loop)
         drive(hook, loop, 0, 1)
         before = hook.state()
-        batch = next(batches(order, tokens, world, MICRO, 1, None))
+        batch = next(batches(order, tokens, world, MICRO, 1, LanguageModel(tokens)))
         loop.losses_N = torch.full((len(batch.ids),), torch.nan, dtype=torch.float64)
         loop.left_out = torch.tensor(1.0)
         hook.post_step(loop, batch)

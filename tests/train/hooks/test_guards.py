@@ -11,8 +11,8 @@ import torch
 from train.distributed.world import World
 from train.hooks.choice import hooks_of
 from train.hooks.guards import Guard, GuardStopped
-from train.hooks.settings import GuardSettings
 from train.records.skipped import SKIPPED
+from train.settings import GuardSettings
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 BATCH = 4
@@ -45,14 +45,14 @@ class FakeLoop:
     def cursor(self):
         return self.progress.step * BATCH
 
-    def restore(self, _loop):
+    def restore(self):
         return self.back
 
     def step(self, losses=(1.0, 1.0, 1.0, 1.0), norm=1.0):
         """Make a step with these losses of its samples; tell whether the weights moved."""
         step, self.norm = self.progress.step, norm
         ids = list(range(100 + step * BATCH, 100 + (step + 1) * BATCH))
-        batch = SimpleNamespace(step=step, ids=ids, global_tokens=BATCH)
+        batch = SimpleNamespace(step=step, ids=ids, global_count=BATCH)
         self.guard.pre_step(self, batch)
         self.losses_N = torch.tensor(losses, dtype=torch.float64)
         self.left_out = self.guard.pre_optim_step(self)

@@ -141,7 +141,7 @@ def signalled_while_it_waits(words, output):
                 time.sleep(0.5)
             yield batch
 
-    loop.ahead = slow
+    loop.prefetched = slow
     return train(words, output)
 
 

@@ -105,7 +105,7 @@ class Alone(Straggler):
         self._done.clear()
 
 
-def measured(stage, monkeypatch, **pauses):
+def measured(stage, monkeypatch, passes=1, **pauses):
     """Return what a step of two micro-batches counts as own work, with pauses (s) at the places named."""
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
@@ -143,8 +143,9 @@ def measured(stage, monkeypatch, **pauses):
     hook.pre_step(loop, None)
     pass_("before", 1.0)
     for index in range(2):
-        decoder(torch.zeros(1))
-        pass_("forward", 1.0)
+        for _ in range(passes):
+            decoder(torch.zeros(1))
+            pass_("forward", 1.0)
         loop.engine.returned_at = now[0]
         pass_("after_forward", 1.0)
         hook.post_forward(loop, None, index, None)
@@ -169,6 +170,8 @@ def test_what_a_rank_does_alone_counts_and_where_it_meets_the_others_does_not(st
     assert measured(stage, monkeypatch, gathering=7.0) == pytest.approx(own + 7.0 * 3 * 2 * (stage < 3))
     for place, times in (("data", 1), ("before", 1), ("after_forward", 2), ("after_backward", 1), ("after_step", 1)):
         assert measured(stage, monkeypatch, **{place: 7.0}) == pytest.approx(own + 7.0 * times), place
+    twice = measured(stage, monkeypatch, passes=2)  # an objective's: another forward pass of each micro-batch
+    assert twice == pytest.approx(own + 2 * (3 * (1.0 + 2.0) + 1.0 if stage < 3 else 3 * 2.0))
 
 
 def test_there_is_none_for_one_rank_or_when_it_is_switched_off():

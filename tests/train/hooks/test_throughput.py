@@ -7,8 +7,8 @@ import torch
 
 from models.config import DecoderConfig
 from train.distributed.world import World
-from train.hooks.settings import ThroughputSettings
 from train.hooks.throughput import Throughput, peak_gib, peak_of, peak_tflops
+from train.settings import ThroughputSettings
 
 CPU = torch.device("cpu")
 CONFIG = DecoderConfig(vocab_size=64, layers=2, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16)
@@ -31,14 +31,15 @@ def loop_of(peak=None, precision="fp32"):
     return hook, loop, decoder
 
 
-def step(hook, loop, decoder, tokens=1000, micro_batches=2, wait_s=0.0):
+def step(hook, loop, decoder, tokens=1000, micro_batches=2, wait_s=0.0, passes=1):
     time.sleep(wait_s)
     loop.window.waited_s += wait_s
     batch = SimpleNamespace(global_tokens=tokens)
     hook.pre_step(loop, batch)
     for index in range(micro_batches):
-        decoder(torch.zeros(1))
-        time.sleep(0.004)
+        for _ in range(passes):
+            decoder(torch.zeros(1))
+            time.sleep(0.004)
         hook.post_forward(loop, batch, index, None)
         time.sleep(0.008)
     assert hook.pre_optim_step(loop) is None
@@ -68,6 +69,14 @@ def test_the_time_of_a_step_is_split_and_checkpoints_are_left_out():
     assert record["throughput/tokens_total"] == 4000
     assert record["memory/peak_gib"] > 0.05
     assert "throughput/mfu" not in record
+
+
+def test_all_forward_passes_of_an_objective_are_forward_time():
+    hook, loop, decoder = loop_of()
+    step(hook, loop, decoder, passes=5)
+    record = hook.metrics(loop)
+    assert record["time/forward_s"] >= 2 * 5 * 0.004
+    assert 0.016 <= record["time/backward_s"] < 0.032
 
 
 def test_what_the_loop_does_between_two_steps_is_time_of_a_step():

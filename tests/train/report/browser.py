@@ -1,4 +1,4 @@
-"""A headless Chromium by its DevTools protocol over a pipe: no port, no library, no process left."""
+"""A headless Chromium controlled by DevTools protocol over a pipe: no port, no library, no leftover process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", "chrome-headless-shell")
-NONE_FOUND = "no headless Chromium on PATH (apt-get install chromium has one, on Debian)"
+NONE_FOUND = "no headless Chromium on PATH (on Debian: apt-get install chromium)"
 WAIT_S = 60.0
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars",
@@ -26,12 +26,12 @@ FLAGS = (
 
 
 def find_chromium() -> str | None:
-    """The browser on PATH, None without one."""
+    """Return the browser on PATH, None without one."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
 class Browser:
-    """One page in a browser of its own; a context manager, at whose end no process of it is left."""
+    """One page in a separate browser; a context manager that leaves no process behind."""
 
     def __init__(self, binary: str, profile: Path) -> None:
         to_read, self._write = os.pipe()
@@ -49,7 +49,7 @@ class Browser:
         self._number = 0
         self._session: str | None = None
         self.events: list[dict[str, Any]] = []
-        """What the page has told since it was opened: logs, exceptions, requests."""
+        """Events since the page was opened: logs, exceptions, requests."""
 
     def __enter__(self) -> Browser:
         try:
@@ -83,7 +83,7 @@ class Browser:
             self._take(until)
 
     def view(self, *, width: int, dark: bool) -> None:
-        """Look at the page at a width in CSS pixels, in light or dark, and wait until it is drawn."""
+        """Set the viewport width in CSS pixels and light or dark mode, and wait until the page is drawn."""
         sizes = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **sizes)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -91,30 +91,30 @@ class Browser:
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
 
     def evaluate(self, script: str) -> Any:
-        """The value of a JavaScript expression in the page."""
+        """Return the value of a JavaScript expression in the page."""
         found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     def screenshot(self, path: Path, whole: bool = True) -> None:
-        """Keep what is seen, or the whole page, as a PNG."""
+        """Save the viewport, or the whole page, as a PNG."""
         found = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(found["data"]))
 
     def requests(self) -> list[str]:
-        """Addresses that the page asked for beside itself."""
-        asked = [
+        """Return the URLs that the page requested, apart from its own."""
+        urls = [
             event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"
         ]
-        return asked[1:]
+        return urls[1:]
 
     def complaints(self) -> list[str]:
-        """What the console shows: logs, warnings and errors."""
-        told = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
-        return [json.dumps(event["params"]) for event in self.events if event["method"] in told]
+        """Return the console output: logs, warnings and errors."""
+        methods = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
+        return [json.dumps(event["params"]) for event in self.events if event["method"] in methods]
 
     def call(self, method: str, *, wait_s: float = WAIT_S, **parameters: Any) -> dict[str, Any]:
-        """Send a command and return its result. Raises TimeoutError, AssertionError for an error of the browser's."""
+        """Send a command and return its result. Raises TimeoutError; AssertionError if the browser reports an error."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
         if self._session is not None:

@@ -1,4 +1,4 @@
-"""Small synthetic TOKENS, SCORES, ORDER and RUN folders, written with the real writers where there is one."""
+"""Small synthetic TOKENS, SCORES, ORDER and RUN folders, written with the real writers where possible."""
 
 import json
 from collections.abc import Callable
@@ -18,17 +18,17 @@ from train.evaluation.answers import Items, answers_path, write_answers
 from train.report.records import Run
 
 SOURCES = {"code": 150, "help": 60, "licences": 90, "prose": 200}
-"""Source to its number of documents."""
+"""Source to number of documents."""
 SEQ_LEN = 16
 VALUES = {
     "shuffled": {"val/loss": 4.0, "val/low_pd/loss": 4.2, "val/high_pd/loss": 3.8, "bench/echo/acc": 0.50},
     "pdpc": {"val/loss": 4.1, "val/low_pd/loss": 4.5, "val/high_pd/loss": 3.7, "bench/echo/acc": 0.53},
 }
-"""What each arm measures at the end of the last stage; earlier stages lie above."""
+"""Values of each arm at the end of the last stage; earlier stages have higher losses."""
 
 
 def write_tokens(folder: Path, sources: dict[str, int] | None = None, length: int = 40) -> Tokens:
-    """TOKENS with one train slice: every source holds documents of `length` tokens."""
+    """Write TOKENS with one train slice: every source has documents of `length` tokens."""
     table = []
     ids: list[int] = []
     starts: list[int] = []
@@ -51,7 +51,7 @@ def write_tokens(folder: Path, sources: dict[str, int] | None = None, length: in
 
 
 def write_scores(folder: Path, tokens: Tokens) -> Scores:
-    """SCORES whose PD rises with the source's number, so that PD and source go together."""
+    """Write SCORES whose PD rises with the source index, so that PD and source are correlated."""
     ids = np.arange(len(tokens))
     spread = np.random.default_rng(7).normal(0.0, 0.1, len(ids))
     weak = (5.0 + 0.2 * tokens.source_of(ids) + spread).astype(np.float32)
@@ -62,7 +62,7 @@ def write_scores(folder: Path, tokens: Tokens) -> Scores:
 
 
 def stage_record(arm: str, stage: int, tokens: int, **more: Any) -> dict[str, Any]:
-    """A record of kind `stage` as `pdpc train` writes it."""
+    """Return a record of kind `stage` as `pdpc train` writes it."""
     record: dict[str, Any] = {
         "kind": "stage",
         "stage": stage,
@@ -80,7 +80,7 @@ def stage_record(arm: str, stage: int, tokens: int, **more: Any) -> dict[str, An
 
 
 def train_record(arm: str, step: int, tokens: int, **more: Any) -> dict[str, Any]:
-    """A record of kind `train` as `pdpc train` writes it."""
+    """Return a record of kind `train` as `pdpc train` writes it."""
     high = step / 40 if arm != "shuffled" else 0.5
     return {
         "kind": "train", "step": step, "tokens": tokens, "train/loss": 4.0 + 3.0 / step, "optim/lr": 1e-3,
@@ -91,7 +91,7 @@ def train_record(arm: str, step: int, tokens: int, **more: Any) -> dict[str, Any
 
 
 def records_of(arm: str, stages: int = 4, stage_tokens: int = 1000) -> list[dict[str, Any]]:
-    """The metrics of a run: ten steps a stage, a train record every second one, a stage record at the end of each."""
+    """Return the metrics of a run: ten steps per stage, a train record every other step, a record per stage end."""
     records = []
     for stage in range(1, stages + 1):
         for step in range(10 * (stage - 1) + 2, 10 * stage + 1, 2):
@@ -101,7 +101,7 @@ def records_of(arm: str, stages: int = 4, stage_tokens: int = 1000) -> list[dict
 
 
 def write_run(folder: Path, arm: str, records: list[dict[str, Any]] | None = None, **info: Any) -> Path:
-    """A RUN folder; `info` replaces keys of run.json, and its key `config` replaces keys of config.json."""
+    """Write a RUN folder; `info` replaces keys of run.json, and its key `config` replaces keys of config.json."""
     folder.mkdir(parents=True)
     config = {
         "arm": arm, "output": str(folder), "seed": 1,
@@ -124,7 +124,7 @@ def write_run(folder: Path, arm: str, records: list[dict[str, Any]] | None = Non
 
 
 def items_of(value: float, kind: str, rng: np.random.Generator, shared: np.ndarray) -> Items:
-    """Answers whose mean is `value`: right or wrong for `quiz`, else losses about those that all arms share."""
+    """Return answers whose mean is `value`: right or wrong for `quiz`, else losses around those all arms share."""
     count = len(shared)
     if kind == "quiz":
         right = np.argsort(np.argsort(shared + rng.normal(0, 0.3, count))) < round(value * count)
@@ -135,7 +135,7 @@ def items_of(value: float, kind: str, rng: np.random.Generator, shared: np.ndarr
 
 
 def answer(run: Path, seed: int = 0, count: int = 200) -> Path:
-    """Write the answers of every stage of a RUN; its stage records then have the values that the answers give."""
+    """Write answers for every stage of a RUN, and set the values in its stage records to match."""
     shared = np.random.default_rng(5).normal(0, 1, count)
     lines = []
     for line in (run / "metrics.jsonl").read_text("utf-8").splitlines():
@@ -154,7 +154,7 @@ def answer(run: Path, seed: int = 0, count: int = 200) -> Path:
 
 
 def write_seeds(folder: Path, arm: str, seeds: int, spread: float = 0.02) -> list[str]:
-    """RUN folders of one arm that differ in the seed, with answers; their losses differ by about `spread`."""
+    """Write RUN folders of one arm that differ in the seed, with answers; their losses differ by about `spread`."""
     places = []
     for seed in range(seeds):
         rng = np.random.default_rng([seed, len(arm)])
@@ -170,12 +170,12 @@ def write_seeds(folder: Path, arm: str, seeds: int, spread: float = 0.02) -> lis
 
 
 def write_comparison(folder: Path) -> dict[str, str]:
-    """The whole road: TOKENS, SCORES, two ORDERs and two RUN folders that name them. Returns arm to run folder."""
+    """Write the full pipeline: TOKENS, SCORES, two ORDERs and two RUN folders. Return arm to run folder."""
     tokens = write_tokens(folder / "tokens")
     scores = write_scores(folder / "scores", tokens)
     assert len(tokens) == sum(samples_in(41 * documents + 1, SEQ_LEN) for documents in SOURCES.values())
     runs = {}
-    plain = Pdpc(stratify_by=None, floor=0.0, ceiling=1.0)  # PD is by source here: inside sources it would hardly move
+    plain = Pdpc(stratify_by=None, floor=0.0, ceiling=1.0)  # PD depends on the source here and hardly varies within one
     for arm, preference in (("shuffled", Shuffled()), ("pdpc", plain)):
         order = arrange.run(
             arrange.ArrangeSettings(
@@ -205,7 +205,7 @@ def write_comparison(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def comparison(tmp_path: Path) -> dict[str, str]:
-    """Arm to run folder of a whole comparison, shuffled and pdpc."""
+    """Arm to run folder of a complete comparison, shuffled and pdpc."""
     return write_comparison(tmp_path)
 
 
@@ -221,7 +221,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def with_seeds(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """RUN folders with answers: with_seeds(shuffled=3, pdpc=3) is what `runs` takes."""
+    """Write RUN folders with answers: with_seeds(shuffled=3, pdpc=3) returns a value for `runs`."""
 
     def build(**seeds: int) -> dict[str, Any]:
         return {arm: write_seeds(tmp_path / "runs", arm, count) for arm, count in seeds.items()}

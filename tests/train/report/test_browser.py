@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing fetched, nothing complained about, nothing cut off, the numbers of the files."""
+"""The page in a real browser: no requests, no console messages, nothing cut off, and the numbers of the files."""
 
 import json
 
@@ -87,7 +87,7 @@ def test_the_page_in_a_browser(browser, comparison, with_seeds, tmp_path):
 
 
 def check_headlines(browser, page):
-    """The numbers that a reader sees on top are those of the JSON file."""
+    """The numbers at the top of the page are those of the JSON file."""
     shown = browser.evaluate(HEADLINES)
     value = json.loads(page.with_suffix(".json").read_text("utf-8"))
     rows = {(row["arm"], row["measure"]): row for row in value["gains"] if row["stage"] == 4}
@@ -104,7 +104,7 @@ def check_headlines(browser, page):
 
 
 def check_the_checks(browser):
-    """A page that is spoilt is seen to be."""
+    """The checks detect a broken page."""
     browser.view(width=1280, dark=False)
     browser.evaluate("document.querySelector('.headline').style.color = '#999'")
     browser.evaluate("document.querySelectorAll('figure svg text').forEach(text => text.style.fontSize = '90px')")
@@ -116,4 +116,4 @@ def check_the_checks(browser):
     browser.evaluate("document.querySelector('main').style.minWidth = '3000px'")
     assert browser.evaluate(TOO_WIDE) > 0
     browser.evaluate("document.body.append(Object.assign(new Image(), {src: 'https://nowhere.invalid/x.png'}))")
-    assert browser.complaints(), "the page forbids itself to fetch anything"
+    assert browser.complaints(), "the page's CSP forbids fetching anything"

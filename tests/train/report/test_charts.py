@@ -12,7 +12,7 @@ SERIES = {"shuffled": ([100.0, 200.0, 300.0], [5.0, 4.5, 4.0]), "pdpc": ([100.0,
 
 def curve(name="curve", series=SERIES):
     with theme.drawing():
-        return charts.curves(name, "Held-out loss", series, unit="nats a token", markers=True)
+        return charts.curves(name, "Held-out loss", series, unit="nats per token", markers=True)
 
 
 def test_a_picture_is_the_same_bytes_every_time_and_holds_no_date():
@@ -40,7 +40,7 @@ def test_text_stays_text_and_colours_become_variables():
     assert "DejaVu" not in inline
 
 
-def test_inline_pictures_are_named_and_need_nothing_from_elsewhere():
+def test_inline_figures_are_labelled_and_self_contained():
     inline = curve().inline()
     root = ET.fromstring(inline)
     assert root.get("role") == "img"
@@ -54,13 +54,13 @@ def test_inline_pictures_are_named_and_need_nothing_from_elsewhere():
     assert {one or other for one, other in used} <= ids
 
 
-def test_ids_of_two_pictures_never_meet():
+def test_ids_of_two_figures_never_collide():
     first, second = (set(re.findall(r'\bid="([^"]+)"', curve(name).inline())) for name in ("one", "two"))
     assert first
     assert not first & second
 
 
-def test_names_from_the_data_are_text_whatever_they_hold():
+def test_names_from_the_data_are_always_rendered_as_text():
     names = ["</svg><script>alert(1)</script>", "$x^2$", "_hidden"]
     table = np.tile([0.5, 0.3, 0.2], (4, 1))
     view = Exposure(np.linspace(0, 1, 4), None, table, (4, 0))
@@ -78,7 +78,7 @@ def test_a_plan_of_many_buckets_and_of_one_can_be_drawn():
         view = Plan([f"q{index + 1}" for index in range(count)], np.linspace(0.1, 0.9, 5), shares, shares, "order")
         with theme.drawing():
             words = charts.plan("pdpc", 1, view).words
-        assert "at most 0.0 points off" in words
+        assert "differ by at most 0.0 percentage points" in words
     assert "and 28 more" in words
 
 
@@ -90,7 +90,7 @@ def test_a_long_curve_is_thinned_to_means_that_keep_its_mean():
     assert charts.thinned([1.0], [2.0]) == ([1.0], [2.0])
 
 
-def test_beyond_the_colours_the_smallest_sources_are_drawn_together():
+def test_beyond_the_number_of_colours_the_smallest_sources_are_merged():
     table = np.tile(np.arange(12, 0, -1) / 78, (3, 1))
     names, merged = axes.largest_sources([f"s{index}" for index in range(12)], table, list(range(12)))
     assert names == ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "5 others"]
@@ -101,7 +101,7 @@ def test_beyond_the_colours_the_smallest_sources_are_drawn_together():
 @pytest.mark.parametrize(
     ("tokens", "text"), [(0, "0"), (500_000, "500k"), (1_500_000, "1.5M"), (2_000_000, "2M"), (100, "100")]
 )
-def test_ticks_have_no_zeros_that_say_nothing(tokens, text):
+def test_ticks_have_no_trailing_zeros(tokens, text):
     assert axes.tick(tokens) == text
 
 

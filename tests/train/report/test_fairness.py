@@ -29,12 +29,12 @@ def test_arms_that_differ_in_the_order_only_give_no_warning(make_run):
         ({"extra": True}, "extra"),
     ],
 )
-def test_any_other_difference_is_a_warning_that_names_the_key(make_run, config, key):
+def test_any_other_difference_is_a_warning_with_the_key(make_run, config, key):
     pair = runs(make_run, config=config)
     first = differences(pair)[0]
     assert (first.key, first.kind) == (key, "unfair")
     assert key in warnings(pair)[0]
-    assert "differs in the order only" in warnings(pair)[0]
+    assert "only the order differs" in warnings(pair)[0]
 
 
 def test_how_the_work_is_split_is_shown_but_does_not_warn(make_run):
@@ -75,16 +75,16 @@ def test_the_same_order_in_both_arms_is_a_warning(make_run):
     ]
 
 
-def test_unknown_settings_are_said_to_be_unknown(make_run):
+def test_unknown_settings_are_reported_as_unknown(make_run):
     folder = make_run("pdpc")
     (folder / "config.json").unlink()
     pair = [read_arm("shuffled", [str(make_run("shuffled"))]), read_arm("pdpc", [str(folder)])]
     assert differences(pair) == []
-    assert any("Whether pdpc had the same settings is not known" in sentence for sentence in warnings(pair))
+    assert any("The settings of pdpc are unknown" in sentence for sentence in warnings(pair))
 
 
 def seeds(make_run, arm, numbers, **changed):
-    """An arm of runs with these seeds; `changed` holds for the last one."""
+    """Return an arm of runs with these seeds; `changed` applies to the last one."""
     places = []
     for place, seed in enumerate(numbers):
         more = changed if place == len(numbers) - 1 else {}
@@ -109,28 +109,28 @@ def test_seeds_that_differ_in_the_seed_only_give_no_warning(make_run):
             {"config": {"optimizer": {"lr": 5.0}}},
             r"seeds of pdpc differ in more than the seed: optimizer\.lr\. .*repeats",
         ),
-        ({"arranged": {"preference": {"name": "sorted"}}}, "their orders have other preferences"),
+        ({"arranged": {"preference": {"name": "sorted"}}}, "their orders use different preferences"),
         ({"parameters": 7}, "differ in size"),
     ],
 )
-def test_what_else_seeds_of_an_arm_differ_in_is_said(make_run, changed, words):
-    told = {"arranged": {"preference": {"name": "pdpc"}}} if "arranged" in changed else {}
+def test_other_differences_between_seeds_of_an_arm_are_warnings(make_run, changed, words):
+    more = {"arranged": {"preference": {"name": "pdpc"}}} if "arranged" in changed else {}
     arm = seeds(make_run, "pdpc", [1, 2], **changed)
-    if told:
-        arm.runs[0].info.update(told)
+    if more:
+        arm.runs[0].info.update(more)
     (found,) = warnings([seeds(make_run, "shuffled", [1, 2]), arm])
     assert re.search(words, found)
 
 
-def test_a_seed_that_comes_twice_is_no_second_seed(make_run):
+def test_a_repeated_seed_does_not_count_as_a_second_seed(make_run):
     found = warnings([seeds(make_run, "shuffled", [1, 2]), seeds(make_run, "pdpc", [2, 2])])
     assert any("Seeds of pdpc are given more than once (2)" in sentence for sentence in found)
 
 
-def test_arms_with_other_seeds_are_said_to_be_unpaired(make_run):
+def test_arms_with_different_seeds_are_reported_as_unpaired(make_run):
     found = warnings([seeds(make_run, "shuffled", [1, 2]), seeds(make_run, "pdpc", [1, 3])])
     assert found == [
-        "Not all arms have the seeds of shuffled (shuffled 1, 2; pdpc 1, 3): pdpc is compared without pairs of seeds."
+        "Not all arms have the seeds of shuffled (shuffled 1, 2; pdpc 1, 3): pdpc is compared without seed pairing."
     ]
 
 

@@ -20,7 +20,7 @@ def table(in_memory, base, other, baseline="shuffled"):
     return compute([arm_of(name, [in_memory(name, records)]) for name, records in arms.items()], baseline)
 
 
-def test_change_is_to_the_stage_before_and_difference_to_the_baseline(in_memory):
+def test_change_is_from_the_previous_stage_and_difference_from_the_baseline(in_memory):
     gains = table(in_memory, [stage(1, 100, 5.0), stage(2, 200, 4.0)], [stage(1, 100, 5.5), stage(2, 200, 3.75)])
     assert gains.arms == ["shuffled", "pdpc"]
     first, second = gains.cells["val/loss"]
@@ -41,7 +41,7 @@ def test_arms_are_compared_at_equal_tokens_not_at_equal_stage_numbers(in_memory)
     assert gains.last_common("pdpc") == 1
 
 
-def test_tokens_may_differ_by_the_padding_of_a_few_samples_only(in_memory):
+def test_tokens_may_differ_only_by_the_padding_of_a_few_samples(in_memory):
     assert same_tokens(100_000, 100_400)
     assert not same_tokens(100_000, 101_000)
     near, far = round(100_000 * (1 + TOKEN_TOLERANCE / 2)), round(100_000 * (1 + 3 * TOKEN_TOLERANCE))
@@ -50,7 +50,7 @@ def test_tokens_may_differ_by_the_padding_of_a_few_samples_only(in_memory):
         table(in_memory, [stage(1, 100_000)], [stage(1, far)])
 
 
-def test_an_arm_without_stages_and_records_without_values_are_refused(in_memory):
+def test_an_arm_without_stages_and_records_without_values_are_rejected(in_memory):
     with pytest.raises(ValueError, match=r"evaluated at no and 100 tokens"):
         table(in_memory, [stage(1, 100)], [])
     empty = {"kind": "stage", "stage": 1, "step": 1, "tokens": 100}
@@ -73,12 +73,12 @@ def test_an_arm_without_stages_and_records_without_values_are_refused(in_memory)
         ("val/loss", 1e-5, (8e-6, 1.2e-5), "equal"),
     ],
 )
-def test_a_verdict_needs_an_interval_that_leaves_out_zero(key, difference, ends, expected):
+def test_a_verdict_needs_an_interval_that_excludes_zero(key, difference, ends, expected):
     (measure,) = measures_of([{key: 0.5}])
     assert verdict(measure, difference, None if ends is None else Interval(*ends, "items")) == expected
 
 
-def test_without_answers_both_standard_errors_make_the_interval_and_it_says_so(in_memory):
+def test_without_answers_the_interval_uses_both_standard_errors_and_says_so(in_memory):
     more = {"bench/x/acc": 0.5, "bench/x/acc_stderr": 0.03}
     other = {"bench/x/acc": 0.57, "bench/x/acc_stderr": 0.04}
     gains = table(in_memory, [stage(1, 100, **more)], [stage(1, 100, **other)])
@@ -97,13 +97,11 @@ def test_several_seeds_are_one_arm_whose_values_are_means(in_memory):
     assert (row["shuffled"].value, row["shuffled"].seeds) == (pytest.approx(4.2), 3)
     gain = row["pdpc"].gain
     assert gain.paired
-    assert (gain.value, gain.low, gain.high) == pytest.approx((-0.1, -0.1, -0.1)), (
-        "the seeds' own chance is paired away"
-    )
+    assert (gain.value, gain.low, gain.high) == pytest.approx((-0.1, -0.1, -0.1)), "pairing removes the seed variance"
     assert (gain.verdict, gain.method) == ("better", "seeds")
 
 
-def test_arms_with_other_seeds_are_compared_without_pairs(in_memory):
+def test_arms_with_different_seeds_are_compared_unpaired(in_memory):
     base, other = seeds_of(in_memory, "shuffled", [4.0, 4.2, 4.4]), seeds_of(in_memory, "pdpc", [3.9, 4.1])
     (row,) = compute([other, base], "shuffled").cells["val/loss"]
     gain = row["pdpc"].gain
@@ -120,7 +118,7 @@ def test_a_seed_that_was_not_evaluated_is_not_in_the_mean(in_memory):
 
 
 def answered(in_memory, folder, arm, records, answers):
-    """A run in memory whose answers lie in a folder: answers by step."""
+    """Return an arm with a run in memory whose answers are in a folder; `answers` is by step."""
     for step, items in answers.items():
         write_answers(answers_path(folder / arm, step), items)
     return arm_of(arm, [in_memory(str(folder / arm), records)])
@@ -163,22 +161,23 @@ def test_a_stage_is_compared_with_the_one_before_item_by_item(in_memory, tmp_pat
     assert 0.06 < change.low < change.high < 0.14
 
 
-@pytest.mark.parametrize("mend", ["other items", "other values"])
-def test_answers_that_do_not_fit_are_not_used(in_memory, tmp_path, mend):
+@pytest.mark.parametrize("problem", ["other items", "other values"])
+def test_answers_that_do_not_match_are_not_used(in_memory, tmp_path, problem):
     values = np.arange(100) % 2
     record = stage(1, 100, **{"bench/x/acc": 0.5, "bench/x/acc_stderr": 0.05})
-    other = right(values, np.arange(100) + 1) if mend == "other items" else right(np.zeros(100))
+    other = right(values, np.arange(100) + 1) if problem == "other items" else right(np.zeros(100))
     arms = [
         answered(in_memory, tmp_path, "shuffled", [record], {1: {"bench/x/acc": right(values)}}),
         answered(in_memory, tmp_path, "pdpc", [record], {1: {"bench/x/acc": other}}),
     ]
     gains = compute(arms, "shuffled")
     assert gains.cells["bench/x/acc"][0]["pdpc"].gain.method == "standard errors"
-    told = [note for note in gains.notes if "the answers kept for bench/x/acc do not give the recorded value" in note]
-    assert len(told) == (mend == "other values")
+    text = "the stored answers for bench/x/acc do not reproduce the recorded value"
+    notes = [note for note in gains.notes if text in note]
+    assert len(notes) == (problem == "other values")
 
 
-def test_bits_a_byte_have_the_interval_of_the_loss(in_memory, tmp_path):
+def test_bits_per_byte_have_the_scaled_interval_of_the_loss(in_memory, tmp_path):
     rng = np.random.default_rng(3)
     weights = rng.integers(5, 50, 200).astype(float)
     own = rng.normal(4, 1, 200)
@@ -204,13 +203,13 @@ def test_the_average_gets_the_standard_error_of_its_tasks():
     assert averaged({"bench/avg": 0.7, "bench/a/acc": 0.4, "bench/a/acc_norm": 0.7}) == ["bench/a/acc_norm"]
 
 
-def test_a_failed_benchmark_has_its_message_in_the_place_of_a_value(in_memory):
+def test_a_failed_benchmark_has_an_error_message_instead_of_a_value(in_memory):
     failed = stage(1, 100, **{"bench/x/error": "no data"})
     gains = table(in_memory, [stage(1, 100, **{"bench/x/acc": 0.5})], [failed])
     cell = gains.cells["bench/x/acc"][0]["pdpc"]
     assert (cell.value, cell.error, cell.difference, cell.verdict) == (None, "no data", None, "")
 
 
-def test_a_value_that_is_not_finite_is_no_value(in_memory):
+def test_a_non_finite_value_is_missing(in_memory):
     gains = table(in_memory, [stage(1, 100), stage(2, 200)], [stage(1, 100), stage(2, 200, math.nan)])
     assert gains.cells["val/loss"][1]["pdpc"].value is None

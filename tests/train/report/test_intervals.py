@@ -1,4 +1,4 @@
-"""Intervals hold what they say: against the bootstrap, against known cases, and over simulated comparisons."""
+"""Intervals have their stated coverage: compared with the bootstrap, known cases and simulated comparisons."""
 
 import math
 import time
@@ -60,11 +60,11 @@ def test_the_variance_of_the_items_is_that_of_a_bootstrap_with_several_seeds_too
     means = [side.means.mean() for side in sides]
     drawn = np.random.default_rng(0).multinomial(400, np.full(400, 1 / 400), size=8_000)
     shift = (sides[1].influence - sides[0].influence).mean(axis=0) @ drawn.T * math.sqrt(399 / 400)
-    alone = [
+    averaged = [
         Side(np.asarray([mean]), side.influence.mean(axis=0)[None], side.ids, 399)
         for mean, side in zip(means, sides, strict=True)
     ]
-    _, found = between(*alone)
+    _, found = between(*averaged)
     assert (found.high - found.low) / 2 / t_quantile(399) == pytest.approx(shift.std(), rel=0.02)
 
 
@@ -87,12 +87,12 @@ def test_items_and_seeds_widen_the_interval_together():
         assert found.method == "items and seeds"
         widths.append(found.high - found.low)
     assert widths[0] < widths[1] < widths[2]
-    seeds_alone = [Side(side.means) for side in sides(0.5)]
-    _, alone = between(*seeds_alone)
-    assert widths[2] == pytest.approx(alone.high - alone.low, rel=0.02), "where the seeds are all, it is their t"
+    seeds_only = [Side(side.means) for side in sides(0.5)]
+    _, found = between(*seeds_only)
+    assert widths[2] == pytest.approx(found.high - found.low, rel=0.02), "if seeds dominate, it is their t interval"
 
 
-def test_nothing_known_is_no_interval():
+def test_without_any_variance_estimate_there_is_no_interval():
     one, three = Side(np.asarray([4.0])), Side(np.asarray([4.1, 4.2, 4.0]))
     assert interval(one, one, 0.0, True) is None
     _, found = between(one, three, paired=False)
@@ -109,13 +109,13 @@ def test_other_items_are_not_paired():
     assert interval(side_of([first]), side_of([moved]), 0.0, True) is None
 
 
-def test_answers_that_hardly_differ_are_not_called_by_four_questions():
+def test_four_questions_do_not_decide_between_nearly_equal_answers():
     same = np.zeros(500)
     better = same.copy()
     better[:4] = 1.0
     sides = [side_of([Items(np.arange(500), values, np.ones(500))]) for values in (same, better)]
     _, found = between(*sides)
-    assert found.low < 0 < found.high, "four of four one way come by chance in one of eight comparisons"
+    assert found.low < 0 < found.high, "four of four in one direction happen by chance in one of eight comparisons"
     _, found = between(sides[0], sides[0])
     assert found.low < 0 < found.high
 
@@ -138,13 +138,13 @@ def test_a_measure_in_other_units_has_its_interval_in_them():
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
-def test_intervals_cover_what_they_say_in_simulated_comparisons(seeds):
-    """1,000 repeats of each kind: python -m benchmarks.interval_coverage."""
+def test_intervals_have_their_coverage_in_simulated_comparisons(seeds):
+    """`python -m benchmarks.interval_coverage` runs 1,000 repeats of each case."""
     total = Count()
     for case in CASES:
         total.add(simulate(case, seeds, 60, seed=7))
     assert total.repeats == 480
-    assert 91.5 <= total.coverage <= 98.5, "two binomial deviations beside 93.5 to 96.5"
+    assert 91.5 <= total.coverage <= 98.5, "93.5 to 96.5, plus or minus two binomial standard deviations"
     assert total.false_alarms <= 9.5
     assert total.without >= 60
 
@@ -155,7 +155,7 @@ def test_two_level_bootstraps_of_few_seeds_are_too_narrow():
     assert count.bootstrap < 90 < count.coverage
 
 
-def test_a_large_table_is_made_in_seconds():
+def test_a_large_table_is_computed_in_seconds():
     began = time.perf_counter()
     for _ in range(4):  # of 400 comparisons each: 100 measures, 4 stages
         sides = [side_of([answers(10 * arm + seed, 0.1 * arm, 2000) for seed in range(3)]) for arm in (0, 1)]

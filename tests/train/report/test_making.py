@@ -20,7 +20,7 @@ def made(runs, folder, **more):
     return path, console.file.getvalue()
 
 
-def test_page_json_and_csv_lie_side_by_side_and_agree(comparison, tmp_path):
+def test_page_json_and_csv_are_written_together_and_agree(comparison, tmp_path):
     path, _ = made(comparison, tmp_path)
     assert sorted(file.name for file in path.parent.iterdir()) == ["report.csv", "report.html", "report.json"]
     value = json.loads(path.with_suffix(".json").read_text("utf-8"))
@@ -40,13 +40,13 @@ def test_page_json_and_csv_lie_side_by_side_and_agree(comparison, tmp_path):
     assert [source["name"] for source in value["pd_by_source"]["sources"]] == ["code", "help", "licences", "prose"]
 
 
-def test_the_pictures_are_written_when_asked_for(comparison, tmp_path):
+def test_figures_are_written_on_request(comparison, tmp_path):
     path, _ = made(comparison, tmp_path, figures=True)
     names = {file.name for file in (path.parent / "report_figures").iterdir()}
     assert {"train-loss.svg", "plan-1.svg", "pd-by-source.svg"} <= names
 
 
-def test_a_report_made_again_is_the_same_and_leaves_nothing_behind(comparison, tmp_path):
+def test_rerunning_the_report_gives_the_same_files_and_no_others(comparison, tmp_path):
     path, _ = made(comparison, tmp_path)
     first = {file.name: file.read_bytes() for file in path.parent.iterdir()}
     made(comparison, tmp_path)
@@ -115,7 +115,7 @@ def test_a_broken_file_of_answers_is_named(with_seeds, tmp_path):
         made(runs, tmp_path)
 
 
-def test_an_order_that_was_exchanged_is_not_shown(comparison, tmp_path):
+def test_a_replaced_order_is_not_shown(comparison, tmp_path):
     shutil.rmtree(tmp_path / "pdpc")
     shutil.copytree(tmp_path / "shuffled", tmp_path / "pdpc")
     report = make(ReportSettings(runs=comparison))
@@ -124,7 +124,7 @@ def test_an_order_that_was_exchanged_is_not_shown(comparison, tmp_path):
     assert "pdpc" not in report.exposures
 
 
-def test_a_torn_artifact_costs_its_section_only(comparison, tmp_path):
+def test_a_torn_artifact_removes_only_its_own_section(comparison, tmp_path):
     (tmp_path / "scores" / "train.parquet").write_bytes(b"torn")
     report = make(ReportSettings(runs=comparison))
     assert "cannot be opened" in report.missing["scores"]
@@ -133,19 +133,19 @@ def test_a_torn_artifact_costs_its_section_only(comparison, tmp_path):
     assert report.exposures["pdpc"].sources is not None
 
 
-def test_an_unfinished_run_is_shown_as_far_as_it_came(metrics, make_run, tmp_path):
+def test_an_unfinished_run_is_shown_up_to_its_last_record(metrics, make_run, tmp_path):
     half = make_run("pdpc", metrics("pdpc", stages=2), status="running")
     with (half / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "tra')
     path, printed = made({"shuffled": str(make_run("shuffled")), "pdpc": str(half)}, tmp_path)
     value = json.loads(path.with_suffix(".json").read_text())
-    assert value["headlines"][0].startswith("So far, at 2.00k tokens (1 seed each), pdpc is 0.1000 nats a token")
+    assert value["headlines"][0].startswith("So far, at 2.00k tokens (1 seed each), pdpc is 0.1000 nats per token")
     notes = " ".join(value["notes"])
     assert "pdpc: the run is not finished (status: running)" in notes
-    assert "is torn and was left out" in notes
+    assert "is torn and was ignored" in notes
     assert "pdpc: no evaluation at 3000, 4000 tokens; nothing is compared there." in notes
     assert "not evaluated" in path.read_text("utf-8")
-    assert "is torn and was left out" in printed.replace("\n", " ")
+    assert "is torn and was ignored" in printed.replace("\n", " ")
 
 
 def test_nothing_is_written_when_the_runs_cannot_be_compared(metrics, make_run, tmp_path):

@@ -13,7 +13,7 @@ RECORD = {
 def test_measures_come_in_the_order_of_the_table_with_names_and_units():
     found = measures_of([RECORD])
     assert [measure.label for measure in found] == [
-        "All held-out text", "Low-PD half", "High-PD half", "a/b", "Average of the benchmarks",
+        "All held-out text", "Low-PD half", "High-PD half", "a/b", "Benchmark average",
         "boolq (acc)", "echo (acc)", "lambada (perplexity)", "mcc (mcc)",
     ]  # fmt: skip
     by_key = {measure.key: measure for measure in found}
@@ -61,11 +61,11 @@ def test_tokens_are_written_short(tokens, text):
     assert short_tokens(tokens) == text
 
 
-def test_bits_a_byte_are_a_measure_of_their_own():
+def test_bits_per_byte_are_a_separate_measure():
     found = measures_of([{"val/loss": 4.0, "val/bits_per_byte": 1.2, "val/source/a/bits_per_byte": 1.3}])
     assert [(m.label, m.unit, m.words, m.lower_is_better) for m in found[1:]] == [
-        ("All held-out text, bits a byte", "bits", "bits a byte", True),
-        ("a, bits a byte", "bits", "bits a byte", True),
+        ("All held-out text, bits per byte", "bits", "bits per byte", True),
+        ("a, bits per byte", "bits", "bits per byte", True),
     ]
 
 
@@ -76,7 +76,7 @@ def test_intervals_are_written_like_differences():
     assert loss.write_interval(None, None) == ""
 
 
-def test_headlines_of_tasks_are_those_of_the_harness():
+def test_task_headlines_match_the_harness():
     from train.evaluation.harness.benchmarks import HEADLINES
     from train.report import measures
 

@@ -9,7 +9,7 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
 class Checker(HTMLParser):
-    """Counts what a sound, self-contained page must not have."""
+    """Collects what a valid, self-contained page must not have."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ def text_of(html):
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
 
 
-def test_the_page_is_sound_and_fetches_nothing(comparison):
+def test_the_page_is_valid_and_fetches_nothing(comparison):
     html = html_of(comparison)
     found = checked(html)
     assert len(found.ids) == len(set(found.ids))
@@ -72,16 +72,16 @@ def test_the_page_has_every_section_when_everything_is_there(comparison):
         assert f'id="figure-{name}-title"' in html, name
     text = text_of(html)
     assert (
-        "After 4.00k tokens (1 seed each), pdpc is 0.1000 nats a token (2.5%) above shuffled on held-out text, "
-        "which may be chance: 4.1000 against 4.0000. There is no error bar: that needs" in text
+        "After 4.00k tokens (1 seed each), pdpc is 0.1000 nats per token (2.5%) above shuffled on held-out text, "
+        "which may be chance: 4.1000 vs. 4.0000. No error bar: that needs" in text
     )
-    assert "One seed an arm: an interval then holds the chance of the items" in text
+    assert "One seed per arm: the intervals cover only the choice of evaluation items" in text
     assert "no significant difference" in text
-    assert "from standard errors, not paired" in text
+    assert "from standard errors, unpaired" in text
     words = re.search(r'id="figure-held-out-loss-words">([^<]*)<', html)
     assert words is not None
-    assert "Under them the batch of pdpc: low from 100 to 5 per cent" in words.group(1)
-    assert "batch of shuffled" not in words.group(1), "one bucket is no mixture"
+    assert "Below, the batches of pdpc: low from 100 to 5 percent" in words.group(1)
+    assert "batches of shuffled" not in words.group(1), "one bucket is not a mixture"
     assert 'class="missing"' not in html
 
 
@@ -94,33 +94,33 @@ def test_a_gain_is_called_a_gain_with_its_seeds_and_its_interval(with_seeds):
     checked(html)
     text = text_of(html)
     found = re.search(
-        r"\(3 seeds each\), pdpc is (0\.\d{4}) nats a token \(.*?%\) worse than shuffled on held-out text: [\d.]+ "
-        r"against [\d.]+\. With 95% confidence the difference lies in \+(0\.\d{4}) to \+(0\.\d{4}) nats a token "
-        r"\(paired item by item, over seeds\)\.",
+        r"\(3 seeds each\), pdpc is (0\.\d{4}) nats per token \(.*?%\) worse than shuffled on held-out text: [\d.]+ "
+        r"vs\. [\d.]+\. The 95% confidence interval of the difference is \+(0\.\d{4}) to \+(0\.\d{4}) nats per token "
+        r"\(paired by item, over seeds\)\.",
         text,
     )
     assert found is not None, text[:2000]
     difference, low, high = map(float, found.groups())
     assert 0.02 < low < difference < high < 0.18
     assert f"\u22120.{'0' * 4}" not in text
-    assert "3 seeds each, paired by seed; at 4.00k tokens; intervals paired item by item, over seeds" in text
+    assert "3 seeds each, paired by seed; at 4.00k tokens; intervals paired by item, over seeds" in text
     assert text.count("3 seeds") >= 5
     assert "pdpc seed 2" in text
-    assert "One seed an arm" not in text
-    assert "3 seeds are few" in text
+    assert "One seed per arm: " not in text
+    assert "With only 3 seeds the intervals are wide" in text
 
 
-def test_a_stage_that_failed_is_noted_with_the_command_that_mends_it(metrics, make_run):
+def test_a_failed_stage_is_noted_with_the_command_that_reruns_it(metrics, make_run):
     records = metrics("pdpc")
     stages = [record for record in records if record["kind"] == "stage"]
     stages[1] |= {"stage/failed": "boolq,heldout", "bench/boolq/error": "no data", "val/error": "out of memory"}
     folder = make_run("pdpc", records)
     text = text_of(html_of({"shuffled": str(make_run("shuffled")), "pdpc": str(folder)}))
-    told = f"heldout (out of memory): run `pdpc evaluate run={folder} stages=failed`"
-    assert f"stage 2 of pdpc failed in boolq (no data), {told}" in text
+    remedy = f"heldout (out of memory): run `pdpc evaluate run={folder} stages=failed`"
+    assert f"stage 2 of pdpc failed in boolq (no data), {remedy}" in text
 
 
-def test_what_has_moved_is_replaced_by_a_sentence(make_run):
+def test_missing_artifacts_are_replaced_by_a_sentence(make_run):
     runs = {arm: str(make_run(arm)) for arm in ("shuffled", "pdpc")}
     html = html_of(runs)
     checked(html)
@@ -128,7 +128,7 @@ def test_what_has_moved_is_replaced_by_a_sentence(make_run):
     assert "The scores of shuffled are no longer at gone/scores." in text
     assert "The order of pdpc is no longer at gone/pdpc." in text
     assert 'id="figure-plan-1-title"' in html, "the plan is then taken from the metrics"
-    assert "Taken from the steps that were logged." in text
+    assert "Reconstructed from the logged steps." in text
     assert 'id="figure-pd-by-source-title"' not in html
 
 
@@ -143,11 +143,11 @@ def test_names_and_settings_are_escaped(make_run):
 
 
 @pytest.mark.parametrize("many", [3, 8])
-def test_more_arms_than_two_each_get_their_columns(make_run, many):
+def test_with_more_than_two_arms_each_gets_its_columns(make_run, many):
     names = ["shuffled", *(f"arm{number}" for number in range(1, many))]
     html = html_of({name: str(make_run(name)) for name in names})
     checked(html)
-    assert all(f"{name} is 0.1000 nats a token (2.5%) above shuffled" in text_of(html) for name in names[1:])
+    assert all(f"{name} is 0.1000 nats per token (2.5%) above shuffled" in text_of(html) for name in names[1:])
     rows = re.findall(r'<tr><th scope="row">\d+</th>.*?</tr>', html, flags=re.DOTALL)
     head = re.search(r"<thead><tr><th scope=\"col\">Stage.*?</tr>", html, flags=re.DOTALL)
     assert head is not None

@@ -33,7 +33,7 @@ def test_a_missing_folder_and_missing_metrics_are_errors_that_name_them(tmp_path
     [
         ("{not json\n", "line 2"),
         ("[1]\n", "a list, not an object"),
-        ('{"step": 1}\n', "it has no kind"),
+        ('{"step": 1}\n', "no kind"),
         ('{"kind": "train", "step": -1, "tokens": 5}\n', "step is -1"),
         ('{"kind": "stage", "step": 1, "tokens": true}\n', "tokens is True"),
         ("\xff\n", "line 2"),
@@ -48,18 +48,18 @@ def test_a_broken_line_is_an_error_with_its_number(tmp_path, broken, why):
     assert str(path) in str(error.value)
 
 
-def test_a_torn_last_line_is_left_out_and_reported(tmp_path):
+def test_a_torn_last_line_is_ignored_and_reported(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(line() + line(step=2)[:20])
     records, notes = read_metrics(path)
     assert [record["step"] for record in records] == [1]
-    assert notes == ["the last line of metrics.jsonl (line 2) is torn and was left out"]
+    assert notes == ["the last line of metrics.jsonl (line 2) is torn and was ignored"]
     path.write_text(line() + line(step=2)[:20] + "\n")
     with pytest.raises(ValueError, match="line 2"):
         read_metrics(path)
 
 
-def test_a_last_line_that_is_whole_counts_without_its_line_end(tmp_path):
+def test_a_complete_last_line_counts_without_a_newline(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(line() + line(step=2).rstrip("\n"))
     records, notes = read_metrics(path)
@@ -74,7 +74,7 @@ def test_the_later_record_of_a_step_wins_and_is_counted(tmp_path):
     run = read_run("pdpc", tmp_path)
     assert [(record["step"], record.get("train/loss")) for record in run.train] == [(1, 4.0), (2, None)]
     notes = " ".join(run.notes)
-    assert "1 record(s) were written again after a resume" in notes
+    assert "1 record(s) were rewritten by a resume" in notes
     assert "1 record(s) of other kinds (note)" in notes
     assert "run.json is missing" in notes
     assert "config.json is missing" in notes
@@ -84,7 +84,7 @@ def test_values_that_are_not_finite_are_reported_and_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(line(**{"train/loss": float("nan")}) + line(step=2))
     run = read_run("pdpc", tmp_path)
     assert finite(run.train[0], "train/loss") is None
-    assert any("not a finite number" in note for note in run.notes)
+    assert any("non-finite values" in note for note in run.notes)
 
 
 @pytest.mark.parametrize(("value", "expected"), [(3, 3.0), (0.5, 0.5), (True, None), ("3", None), (None, None)])

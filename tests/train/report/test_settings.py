@@ -13,19 +13,19 @@ RUNS = {"shuffled": "a", "pdpc": "b"}
     ("values", "message"),
     [
         ({"runs": {}}, r"runs names 0 run\(s\) \(none\)"),
-        ({"runs": {"shuffled": "a"}}, "at least one arm more"),
-        ({"runs": {"a b": "x", "shuffled": "a"}}, "'a b' is not an arm name"),
+        ({"runs": {"shuffled": "a"}}, "at least one other arm"),
+        ({"runs": {"a b": "x", "shuffled": "a"}}, "'a b' is not a valid arm name"),
         ({"runs": {"shuffled": "a", "pdpc": ""}}, r"runs\.pdpc is empty"),
-        ({"runs": RUNS, "baseline": "random"}, r"baseline='random' is none of the runs \(shuffled, pdpc\)"),
+        ({"runs": RUNS, "baseline": "random"}, r"baseline='random' is not among the runs \(shuffled, pdpc\)"),
         ({"runs": RUNS, "output": "report"}, r"output='report' does not end in \.html"),
         ({"runs": RUNS, "title": " "}, "title is empty"),
         ({"runs": {"shuffled": "a", "pdpc": []}}, r"runs\.pdpc is empty"),
-        ({"runs": {"shuffled": "a", "pdpc": ["b", "c", "b"]}}, r"runs\.pdpc names b twice"),
+        ({"runs": {"shuffled": "a", "pdpc": ["b", "c", "b"]}}, r"runs\.pdpc lists b twice"),
         ({"runs": {"shuffled": "a", "pdpc": {"x": 1}}}, "neither a run nor a list of runs"),
-        ({"runs": {"pdpc": "wandb:e/p/r"}, "wandb": True}, "wandb:e/p/r is in W&B already"),
+        ({"runs": {"pdpc": "wandb:e/p/r"}, "wandb": True}, "wandb:e/p/r is already in W&B"),
     ],
 )
-def test_a_wrong_setting_is_refused_with_its_name(values, message):
+def test_a_wrong_setting_is_rejected_with_its_name(values, message):
     with pytest.raises(ValueError, match=message):
         ReportSettings(**values)
 

@@ -7,7 +7,7 @@ from train.report.views import BINS, exposure_of, plan_of_metrics, plan_of_order
 
 
 class FakeOrder:
-    """An order of the given ids, as far as exposure_of reads one."""
+    """An order of the given ids, with just the interface that exposure_of uses."""
 
     def __init__(self, ids):
         self.ids = np.asarray(ids)
@@ -82,7 +82,7 @@ def test_the_content_of_an_order_does_not_depend_on_the_order():
     assert exposure_of(FakeOrder(other), None, None, 0).content not in contents
 
 
-def test_pd_by_source_tells_medians_shares_and_what_the_source_explains():
+def test_pd_by_source_has_medians_shares_and_explained_variance():
     pd = np.array([0.1, 0.2, 0.3, 0.7, 0.8, 0.9, -0.5, 0.95], dtype=np.float32)
     source = np.array([0, 0, 0, 1, 1, 1, 0, 1])
     view = preferences_of(pd, source, ["a", "b", "empty"])
@@ -99,7 +99,7 @@ def test_pd_by_source_tells_medians_shares_and_what_the_source_explains():
     assert view.explained == pytest.approx(between / ((pd - pd.mean()) ** 2).sum(), rel=1e-5)
 
 
-def test_scores_that_are_all_alike_do_not_break_the_histogram():
+def test_constant_scores_do_not_break_the_histogram():
     view = preferences_of(np.full(10, 0.3, dtype=np.float32), np.zeros(10, dtype=np.int64), ["a"])
     assert view.explained == 0.0
     assert view.histogram[0].sum() == pytest.approx(1.0)

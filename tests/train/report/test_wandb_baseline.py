@@ -1,4 +1,4 @@
-"""A run in W&B as the baseline: its records count, and what W&B does not hold is said to be unknown."""
+"""A run in W&B as the baseline: its records are used, and what W&B does not store is reported as unknown."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ class WandbRecords:
 
 @pytest.fixture
 def wandb_holds(monkeypatch, metrics):
-    """Put a run into a W&B that is none: wandb_holds(**config)."""
+    """Put a run into a fake W&B: wandb_holds(**config)."""
 
     def build(**config):
         module = ModuleType("train.report.wandb.read")
@@ -47,29 +47,29 @@ def test_a_run_in_wandb_is_a_baseline_like_any_other(wandb_holds, make_run):
     assert cell.verdict == "no error bar"
     assert report.gains.cells["bench/echo/acc"][-1]["pdpc"].gain.method == "standard errors"
     assert report.headlines[0].startswith(
-        "After 4.00k tokens (1 seed each), pdpc is 0.1000 nats a token (2.5%) above shuffled"
+        "After 4.00k tokens (1 seed each), pdpc is 0.1000 nats per token (2.5%) above shuffled"
     )
     (run,) = report.arms[0].runs
     assert (run.seed, str(run.folder), run.fact("fingerprints", "tokens")) == (1, SPEC, "a" * 32)
 
 
-def test_the_page_says_what_is_not_known_of_it(wandb_holds, make_run):
+def test_the_page_says_what_is_unknown_about_it(wandb_holds, make_run):
     wandb_holds()
     report = make(ReportSettings(runs={"shuffled": SPEC, "pdpc": str(make_run("pdpc"))}))
     html = page.render(report, page.draw(report))
-    assert f"shuffled: read out of W&amp;B ({SPEC}): its answers item by item, order, scores and tokens are not" in html
-    assert "shuffled was read out of W&amp;B, which names no order." in html
-    assert "Of shuffled only the settings that W&amp;B holds are compared." in html
+    assert f"shuffled: read from W&amp;B ({SPEC}): its per-item answers, order, scores and tokens are unknown" in html
+    assert "shuffled was read from W&amp;B, which records no order." in html
+    assert "For shuffled, only the settings stored in W&amp;B are compared." in html
 
 
-def test_settings_that_wandb_holds_are_compared_and_no_others(wandb_holds, make_run):
+def test_only_settings_stored_in_wandb_are_compared(wandb_holds, make_run):
     wandb_holds(optimizer={"lr": 2e-3})
     report = make(ReportSettings(runs={"shuffled": SPEC, "pdpc": str(make_run("pdpc"))}))
     unfair = [difference.key for difference in report.differences if difference.kind == "unfair"]
     assert unfair == ["optimizer.lr"]
 
 
-def test_a_wrong_address_is_an_error_of_one_line(wandb_holds, make_run):
+def test_a_wrong_address_is_a_one_line_error(wandb_holds, make_run):
     wandb_holds()
     with pytest.raises(ValueError, match="wandb:entity/project/other is not in W&B"):
         make(ReportSettings(runs={"shuffled": "wandb:entity/project/other", "pdpc": str(make_run("pdpc"))}))

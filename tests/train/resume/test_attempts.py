@@ -146,7 +146,7 @@ def test_a_damaged_record_is_begun_anew_once(forks, material, folder):
     for said in (1, 0):
         ranks = material.start(forks, folder, 2, fault="loop.before_step:kill")
         assert ranks.wait(PATIENCE_S) == [-9, -9]
-        assert ranks.told().count("is not what the checkpoint vouches for") == said
+        assert ranks.told().count("does not match the checkpoint") == said
         ranks.log.unlink()
     assert (folder / "consumed" / f"{record.name}.damaged").read_bytes() == bytes(data)
     assert [path.name for path in (folder / "consumed").glob("*.damaged*")] == [f"{record.name}.damaged"]

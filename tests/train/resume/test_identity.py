@@ -1,28 +1,32 @@
 """What binds the lives of a run: every setting has its place, and changes are judged by name."""
 
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from curriculum.artifact.manifest import ArtifactError
+from models.setting import BINDS, FREE, binds
+from models.setting import fixed as never
 from train.checkpoint import UnreadableCheckpoint
 from train.config.compose import compose
 from train.distributed.exit_codes import CHANGED
 from train.resume.identity import (
-    BINDING,
     DECODER,
     FINGERPRINTS,
-    FIXED,
-    HARMLESS,
     Change,
+    binding,
     changes,
     check_acceptable,
     defaults,
+    fixed,
     flat,
+    free,
     identity,
     judge,
-    leaves,
     unrecorded,
 )
 from train.resume.lineage import ChangedRun, conversion
@@ -34,21 +38,50 @@ SETTINGS = compose("train", TrainSettings, WORDS)
 NO_DATA = dict.fromkeys(FINGERPRINTS)
 
 
-def test_every_setting_is_in_one_of_the_two_lists():
-    names = leaves()
-    assert sorted([*BINDING, *HARMLESS]) == sorted(names), (
-        "a new setting binds a run's lives, or is harmless: say which"
-    )
-    known = {*names, *(f"fingerprints.{name}" for name in FINGERPRINTS), *(f"decoder.{name}" for name in DECODER)}
-    assert set(FIXED) <= known - set(HARMLESS)
+def every_field(schema: type, prefix: str = "") -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield the dotted name and the metadata of every setting under a dataclass."""
+    hints = get_type_hints(schema)
+    for item in fields(schema):
+        if is_dataclass(hints[item.name]):
+            yield from every_field(hints[item.name], f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", item.metadata
+
+
+def test_every_setting_says_whether_it_binds_a_run():
+    stated = dict(every_field(TrainSettings))
+    silent = [name for name, metadata in stated.items() if metadata.get("binds") not in (True, False)]
+    assert not silent, "a new setting says metadata=BINDS or metadata=FREE (models/setting.py)"
+    assert sorted([*binding(), *free()]) == sorted(stated)
+
+
+def test_a_setting_that_does_not_say_binds():
+    assert binds({})
+    assert [binds(metadata) for metadata in (BINDS, FREE, never("why"))] == [True, False, True]
+
+
+@pytest.mark.parametrize("name", ["optimizer.lr", "seed", "model.z_loss", "zero.reduce_in", "guards.finite"])
+def test_what_changes_the_numbers_binds(name):
+    assert name in binding()
+
+
+@pytest.mark.parametrize("name", ["output", "zero.stage", "model.attention", "data.order", "guards.stop_after"])
+def test_what_changes_none_is_free(name):
+    assert name in free()
+
+
+def test_what_is_fixed_binds():
+    known = {*binding(), *(f"fingerprints.{name}" for name in FINGERPRINTS), *(f"decoder.{name}" for name in DECODER)}
+    assert set(fixed()) <= known
+    assert {"model.layers", "model.tie_embeddings", "fingerprints.tokens", "decoder.vocab_size"} <= set(fixed())
 
 
 def test_the_identity_holds_what_binds_and_nothing_else():
     made = flat(identity(SETTINGS), NO_DATA, {})
-    assert {name for name in made if not name.startswith("fingerprints.")} == set(BINDING)
+    assert {name for name in made if not name.startswith("fingerprints.")} == set(binding())
 
 
-@pytest.mark.parametrize("name", [name for name in BINDING if name in defaults()])
+@pytest.mark.parametrize("name", [name for name in binding() if name in defaults()])
 def test_what_an_older_identity_lacks_had_its_default(name):
     now = flat(identity(SETTINGS), NO_DATA, {})
     older = json.loads(json.dumps(identity(SETTINGS)))
@@ -123,7 +156,7 @@ def test_a_name_that_is_no_field_is_refused(name, told):
 
 
 def test_every_field_can_be_named():
-    check_acceptable([*BINDING, "decoder.vocab_size", "fingerprints.order"])
+    check_acceptable([*binding(), "decoder.vocab_size", "fingerprints.order"])
 
 
 def test_the_line_of_a_conversion():

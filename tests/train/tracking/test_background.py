@@ -1,4 +1,4 @@
-"""The queue and its thread: logging never waits, failures are tried again, what is lost is counted."""
+"""The queue and its thread: logging never waits, failures are retried, dropped records are counted."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ import pytest
 
 from tests.torture.wandb_server import wait_for
 from train import faults
-from train.tracking.background import Background, Trackers, in_a_line
+from train.tracking.background import Background, Trackers, error_line
 from train.tracking.settings import TrackerSettings
 from train.tracking.tracker import NullTracker, start_tracker, without_keys
 
@@ -41,7 +41,7 @@ def log_all(tracker, count):
         tracker.log({"step": step})
 
 
-def test_every_record_arrives_in_order_and_nothing_is_said(caplog):
+def test_every_record_arrives_in_order_and_nothing_is_logged(caplog):
     place = Place()
     tracker = Background(place, 100, 0.01)
     log_all(tracker, 50)
@@ -51,7 +51,7 @@ def test_every_record_arrives_in_order_and_nothing_is_said(caplog):
     assert not caplog.records
 
 
-def test_a_place_that_fails_is_tried_again_and_told_once(caplog):
+def test_a_failing_destination_is_retried_and_reported_once(caplog):
     place = Place(fail_connects=3, fail_sends=2)
     tracker = Background(place, 100, 0.01)
     log_all(tracker, 20)
@@ -60,12 +60,11 @@ def test_a_place_that_fails_is_tried_again_and_told_once(caplog):
     assert place.got == list(range(20))
     assert place.connects == 6
     assert [record.message for record in caplog.records] == [
-        "place is out of reach (ConnectionError: no route): the run goes on, metrics.jsonl has every record; it is "
-        "tried again"
+        "cannot reach place (ConnectionError: no route): training continues, metrics.jsonl has all records; will retry"
     ]
 
 
-def test_a_full_queue_drops_and_counts_and_nobody_waits(caplog):
+def test_a_full_queue_drops_and_counts_without_waiting(caplog):
     hold = threading.Event()
     tracker = Background(Place(hold=hold), 5, 0.01)
     began = time.perf_counter()
@@ -74,10 +73,10 @@ def test_a_full_queue_drops_and_counts_and_nobody_waits(caplog):
     assert tracker.dropped == 995
     tracker.finish(0.1)
     hold.set()
-    assert "0 records sent, 5 still waiting, 995 dropped, not closed within 0.1 s; metrics.jsonl" in caplog.text
+    assert "0 records sent, 5 still queued, 995 dropped, not closed within 0.1 s; metrics.jsonl" in caplog.text
 
 
-def test_a_place_out_of_reach_to_the_end_costs_the_end_nothing(caplog):
+def test_an_unreachable_destination_does_not_delay_the_end(caplog):
     place = Place(fail_connects=10**6)
     tracker = Background(place, 100, 60.0)
     log_all(tracker, 3)
@@ -85,10 +84,10 @@ def test_a_place_out_of_reach_to_the_end_costs_the_end_nothing(caplog):
     began = time.perf_counter()
     tracker.finish(30.0)
     assert time.perf_counter() - began < 5.0
-    assert "0 records sent, 3 still waiting, 0 dropped" in caplog.text
+    assert "0 records sent, 3 still queued, 0 dropped" in caplog.text
 
 
-def test_two_places_do_not_wait_for_each_other(caplog):
+def test_two_destinations_do_not_wait_for_each_other(caplog):
     hold, good = threading.Event(), Place()
     trackers = Trackers([Background(Place(hold=hold), 5, 0.01), Background(good, 100, 0.01)], 0.3)
     log_all(trackers, 30)
@@ -114,14 +113,14 @@ def test_faults_strike_in_the_thread(point, caplog):
     assert f"RuntimeError: fault {point}" in caplog.text
 
 
-def test_the_key_is_in_no_message_and_in_no_config(monkeypatch):
+def test_the_key_is_masked_in_messages_and_configs(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "canary123")
-    assert in_a_line(ValueError("bad key\ncanary123 !")) == "ValueError: bad key *** !"
+    assert error_line(ValueError("bad key\ncanary123 !")) == "ValueError: bad key *** !"
     config = {"a": {"b": ["x canary123"]}, "c": 3, "d": "canary123"}
     assert without_keys(config) == {"a": {"b": ["x ***"]}, "c": 3, "d": "***"}
 
 
-def test_settings_choose_the_tracker(tmp_path):
+def test_settings_select_the_tracker(tmp_path):
     assert isinstance(start_tracker(TrackerSettings(), tmp_path, "a", {}), NullTracker)
     tracker = start_tracker(TrackerSettings(name="tensorboard"), tmp_path, "a", {})
     tracker.finish()
@@ -137,6 +136,6 @@ def test_settings_choose_the_tracker(tmp_path):
         ({"finish_s": -1.0}, "tracker.finish_s=-1.0 must not be negative"),
     ],
 )
-def test_impossible_settings_are_named(changes, message):
+def test_invalid_settings_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         TrackerSettings(**changes)

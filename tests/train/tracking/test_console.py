@@ -8,7 +8,7 @@ RECORD = {
 }  # fmt: skip
 
 
-def test_it_tells_loss_rate_utilisation_and_the_time_left():
+def test_the_line_has_loss_rate_utilisation_and_time_left():
     line = one_line(RECORD, 400)
     for part in ("step 10/400", "tokens 12,345", "loss 3.2500", "lr 3.00e-04", "20,513 tok/s", "MFU 59.9%", "low 0.75"):
         assert part in line
@@ -16,7 +16,7 @@ def test_it_tells_loss_rate_utilisation_and_the_time_left():
     assert "MFU" not in one_line({key: value for key, value in RECORD.items() if key != "throughput/mfu"}, 400)
 
 
-def test_colours_are_asked_for_and_change_no_letter():
+def test_colours_are_optional_and_do_not_change_the_text():
     plain, coloured = one_line(RECORD, 400), one_line(RECORD, 400, colour=True)
     assert "\033" not in plain
     assert "\033" in coloured

@@ -15,7 +15,7 @@ def strict(line):
     return json.loads(line, parse_constant=refuse)
 
 
-def test_a_line_is_strict_json_whatever_was_measured():
+def test_a_line_is_strict_json_for_any_values():
     assert strict(as_line(RECORD)) == RECORD
     odd = {**RECORD, "train/loss": float("nan"), "train/ppl": float("inf"), "optim/grad_norm": float("-inf")}
     found = strict(as_line(odd))
@@ -24,7 +24,7 @@ def test_a_line_is_strict_json_whatever_was_measured():
     assert strict(as_line(found)) == found
 
 
-def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path):
+def test_a_resumed_run_drops_records_after_its_checkpoint(tmp_path):
     first = MetricsFile(tmp_path, 0)
     for step in range(1, 6):
         first.append({**RECORD, "step": step})

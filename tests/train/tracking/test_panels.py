@@ -1,4 +1,4 @@
-"""What a workspace shows is what was logged, in sections by name."""
+"""A workspace shows exactly the logged metrics, in sections by name."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from train.tracking.panels import SECTIONS, STEP, TOKENS, Plot, Section, section
 ROOT = Path(__file__).parents[3]
 
 
-def test_panels_are_made_of_the_names_and_of_nothing_else():
+def test_panels_are_derived_only_from_the_names():
     names = [
         "train/ppl", "train/loss", "bench/a/acc", "bench/a/acc_stderr", "bench/avg", "curriculum/progress",
         "curriculum/planned/low", "curriculum/realised/low", "time/step_s", "stage", STEP, TOKENS, "other/x",
@@ -32,7 +32,7 @@ def test_panels_are_made_of_the_names_and_of_nothing_else():
     assert sections_of([]) == []
 
 
-def test_sections_are_those_of_the_documentation():
+def test_sections_match_the_documentation():
     text = (ROOT / "docs" / "tracking.md").read_text("utf-8")
     table = text[text.index("| section | keys |") :].split("\n\n")[0]
     assert [prefix for prefix in SECTIONS if f"`{prefix}/" not in table] == []

@@ -1,4 +1,4 @@
-"""W&B: what is written offline, what a server gets, what a dead one costs, and the replay of a whole run."""
+"""W&B: offline files, records received by a server, behaviour with a dead server, and replay of a whole run."""
 
 import json
 import os
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def offline_rows(folder, run_id="*"):
-    """Return the history of the one offline run of that id in a RUN folder, by `wandb leet inspect`."""
+    """Return the history of the only offline run with that id in a RUN folder, from `wandb leet inspect`."""
     (run,) = (folder / "wandb").glob(f"offline-run-{run_id}")
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(run)]
     out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
@@ -28,7 +28,7 @@ def offline_rows(folder, run_id="*"):
     return records, [record["history"]["item"] for record in records if record["type"] == "history"]
 
 
-def test_offline_a_run_is_on_disk_under_its_names(tmp_path):
+def test_offline_a_run_is_on_disk_with_its_metric_names(tmp_path):
     done, _ = tracked(tmp_path, TRACKER, {"WANDB_MODE": OFFLINE}, last=7)
     assert done.returncode == 0, done.stderr
     records, rows = offline_rows(tmp_path / "run")
@@ -42,7 +42,7 @@ def test_offline_a_run_is_on_disk_under_its_names(tmp_path):
     assert not list((tmp_path / "run").glob(".wandb*"))
 
 
-def test_a_run_that_is_killed_and_rolled_back_goes_on_as_the_same_run(tmp_path):
+def test_a_killed_and_rolled_back_run_resumes_as_the_same_run(tmp_path):
     with WandbServer() as server:
         environment = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
         tracked(tmp_path, TRACKER, environment, last=8)
@@ -57,13 +57,13 @@ def test_a_run_that_is_killed_and_rolled_back_goes_on_as_the_same_run(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [BLACK_HOLE, ERROR, DIES])
-def test_a_dead_network_is_not_noticed(mode, tmp_path):
+def test_a_dead_network_does_not_affect_the_run(mode, tmp_path):
     assert problem_of(mode, np.random.default_rng(5), tmp_path) is None
 
 
 @pytest.fixture
 def run_folder(tmp_path):
-    """A RUN whose metrics.jsonl is of two lives: steps 4 and 5 stand twice."""
+    """A RUN with metrics.jsonl from two attempts: steps 4 and 5 are in it twice."""
     folder = tmp_path / "run"
     folder.mkdir()
     facts = {key: {} for key in WRITTEN}
@@ -85,7 +85,7 @@ def replayed(folder, environment):
     )
 
 
-def test_offline_replay_is_one_unbroken_curve_and_is_made_once(run_folder):
+def test_offline_replay_is_one_continuous_curve_and_happens_once(run_folder):
     for expected in ("records of", "already"):
         done = replayed(run_folder, {"WANDB_MODE": OFFLINE})
         assert done.returncode == 0, done.stderr
@@ -96,7 +96,7 @@ def test_offline_replay_is_one_unbroken_curve_and_is_made_once(run_folder):
     assert rows[4]["val/loss"] == 9.0
 
 
-def test_a_run_of_two_offline_lives_is_replayed_as_one_curve(tmp_path):
+def test_two_offline_attempts_are_replayed_as_one_curve(tmp_path):
     environment, folder = {"WANDB_MODE": OFFLINE}, tmp_path / "run"
     tracked(tmp_path, TRACKER, environment, last=8)
     tracked(tmp_path, TRACKER, environment, first=6, last=12)  # killed, and resumed from the checkpoint of step 5
@@ -110,7 +110,7 @@ def test_a_run_of_two_offline_lives_is_replayed_as_one_curve(tmp_path):
     assert [row["train/loss"] for row in rows] == [pytest.approx(5.0 / step) for step in range(1, 13)]
 
 
-def test_online_replay_twice_doubles_nothing_and_a_grown_file_is_a_new_run(run_folder):
+def test_replaying_twice_online_duplicates_nothing_and_a_grown_file_is_a_new_run(run_folder):
     with WandbServer() as server:
         environment = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
         for _ in range(2):
@@ -125,12 +125,12 @@ def test_online_replay_twice_doubles_nothing_and_a_grown_file_is_a_new_run(run_f
     assert KEY not in done.stdout + done.stderr
 
 
-def test_a_replay_that_cannot_be_sent_says_what_to_do(run_folder):
+def test_a_replay_without_records_says_what_to_do(run_folder):
     command = {"WANDB_MODE": OFFLINE}
     (run_folder / "metrics.jsonl").unlink()
     done = replayed(run_folder, command)
     assert done.returncode == 2
-    assert "metrics.jsonl holds no record yet" in done.stderr
+    assert "metrics.jsonl has no records yet" in done.stderr
     assert nothing_left(run_folder)
 
 

@@ -7,13 +7,12 @@ nvme_path/pdpc_swap_<random>/      one a rank and life, so that no two ranks or 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from curriculum.artifact.lock import Held, Lock
 from train.settings import ZeroSettings
 
 PREFIX = "pdpc_swap_"
@@ -21,33 +20,28 @@ LOCK = "lock"
 
 
 class SwapFolder:
-    """A rank's own folder on the fast disk, held by a lock that dies with the process."""
+    """A rank's own folder on the fast disk, locked until it is removed or the process ends."""
 
     def __init__(self, parent: Path) -> None:
         remove_abandoned(parent)
         made = Path(tempfile.mkdtemp(prefix=".pdpc_new_", dir=parent))
-        self._lock = os.open(made / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock = Lock(made / LOCK, str(made))
         self.path = made.rename(parent / f"{PREFIX}{made.name.removeprefix('.pdpc_new_')}")
 
     def remove(self) -> None:
         """Remove the files. A second call does nothing."""
         if self.path.exists():
             shutil.rmtree(self.path, ignore_errors=True)
-            os.close(self._lock)
+            self._lock.release()
 
 
 def remove_abandoned(parent: Path) -> None:
     """Remove the folders of ranks that no longer live; those of other users stay."""
     for folder in parent.glob(f"{PREFIX}*"):
-        try:
-            lock = os.open(folder / LOCK, os.O_RDWR)
-        except OSError:
-            continue
-        with suppress(BlockingIOError):  # its rank lives
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        with suppress(Held, OSError):  # its rank lives; or the folder is another user's
+            if (folder / LOCK).is_file():
+                with Lock(folder / LOCK, str(folder)):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_swap(zero: ZeroSettings) -> None:

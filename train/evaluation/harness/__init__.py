@@ -1,1 +1,1 @@
-"""Benchmark tasks of lm-evaluation-harness, scored by our model."""
+"""Benchmark tasks of lm-evaluation-harness, evaluated on our decoder."""

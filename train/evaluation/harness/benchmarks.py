@@ -1,4 +1,4 @@
-"""Benchmarks at a stage end, by lm-evaluation-harness, on the decoder as it is in memory."""
+"""Benchmarks at a stage end, run by lm-evaluation-harness on the decoder in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from train.distributed.collectives import Exchange, RankFailed
 from train.evaluation.answers import Evaluated, Items
 from train.evaluation.attempts import Attempts
-from train.evaluation.harness.sandbox import shelter
+from train.evaluation.harness.sandbox import sandbox
 from train.evaluation.harness.tasks import BenchmarkSettings, load_tasks
 from train.evaluation.heldout import evaluating
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HEADLINES = ("acc_norm", "acc", "exact_match", "em", "f1")
-"""A task enters `bench/avg` by the first of these that it has; one with none of them (a perplexity) stays out."""
+"""`bench/avg` uses the first of these metrics that a task has; a task with none of them (a perplexity) is left out."""
 
 
 def evaluate_benchmarks(
@@ -40,10 +40,10 @@ def evaluate_benchmarks(
 ) -> Evaluated:
     """Return `bench/<task>/<metric>`, its `..._stderr`, and `bench/avg`, the mean of the tasks' headline metrics.
 
-    Metrics of a filter other than "none" are called `<metric>.<filter>`. Those that are a mean over documents have a
-    standard error (sample deviation / sqrt(n)) and answers, one a document. A task that cannot be loaded or run, or is
-    not done after `task_timeout_s`, gives `bench/<task>/error`, a message, and does not enter the average; the others
-    still run. So does one that `attempts` (on rank 0) refuses. All ranks call this together and get the same values.
+    Metrics of a filter other than "none" are named `<metric>.<filter>`. Metrics that are means over documents have a
+    standard error (sample deviation / sqrt(n)) and answers, one per document. A task that cannot be loaded or run,
+    exceeds `task_timeout_s`, or is rejected by `attempts` (on rank 0) gives `bench/<task>/error`, a message, and does
+    not enter the average; the others still run. Collective: all ranks return the same values.
     `max_length`: longest input in tokens; None: the decoder's `max_seq_len`. `watch` is entered around every task.
     """
     found = Evaluated()
@@ -81,7 +81,7 @@ def _opened(
     max_length: int | None,
 ) -> Callable[[], Any]:
     def opened() -> Any:
-        stack.enter_context(shelter(settings.offline, settings.task_paths))
+        stack.enter_context(sandbox(settings.offline, settings.task_paths))
         stack.enter_context(evaluating(decoder))
         from train.evaluation.harness.model import harness_model, load_tokenizer
         from train.evaluation.harness.scorer import Scorer
@@ -104,11 +104,11 @@ Results = dict[str, dict[str, float]]
 def _run_together(
     name: str, model: Any, settings: BenchmarkSettings, exchange: Exchange, attempts: Attempts | None
 ) -> tuple[Evaluated, list[float]]:
-    """Run one task on all ranks; return what it gave, and its part of the average.
+    """Run one task on all ranks; return its results, and its contribution to the average.
 
-    Raises RankFailed on all of them if one cannot, whatever the reason: a task is other people's code and data, and
-    none of its errors may end the training. The deadline is over before the ranks agree that the task has ended well,
-    so that no rank can fail after that.
+    Raises RankFailed on all ranks if it fails on one, for whatever reason: a task is third-party code and data, and
+    none of its errors may end training. The deadline ends before the ranks agree that the task has succeeded, so that
+    no rank can fail after that.
     """
 
     def begin() -> str | None:
@@ -143,7 +143,7 @@ def _run_together(
 
 
 def _run_task(name: str, model: Any, settings: BenchmarkSettings) -> tuple[Results, dict[str, Items]]:
-    """Return the metrics of a task and, if it is a group or a tag, of its members; and the answers by measure."""
+    """Return the metrics of a task, or of a group or tag and its members, and the answers by measure."""
     from lm_eval.api.metrics import mean, mean_stderr
     from lm_eval.evaluator import evaluate
 
@@ -165,20 +165,20 @@ def _run_task(name: str, model: Any, settings: BenchmarkSettings) -> tuple[Resul
             items = _items(found["samples"][task], metric, filtered)
             answers[f"bench/{task}/{label}"] = items
             if len(items.ids) > 1:
-                # The harness gives it only together with its bootstrap, which forks a pool: not in a training rank.
+                # The harness only computes it along with a bootstrap that forks a pool, unsafe in a training rank.
                 results[task][f"{label}_stderr"] = float(mean_stderr(items.values.tolist()))
     return results, answers
 
 
 def _items(samples: list[dict[str, Any]], metric: str, filtered: str) -> Items:
-    """Return what every document gave for a metric, by the number of the document in its task."""
+    """Return the result of every document for a metric, by its index in the task."""
     rows = {int(s["doc_id"]): float(s[metric]) for s in samples if s["filter"] == filtered and metric in s}
     ids = sorted(rows)
     return Items(np.asarray(ids, np.int64), np.asarray([rows[number] for number in ids], np.float64), np.ones(len(ids)))
 
 
 def _headlines(name: str, results: Results) -> list[float]:
-    """Return what a named task, group or tag adds to the average: at most one number, as a plain mean over a tag."""
+    """Return the contribution of a task, group or tag to the average: at most one number; the mean over a tag."""
     members = [results[name]] if results.get(name) else list(results.values())
     found = []
     for metrics in members:

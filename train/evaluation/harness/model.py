@@ -1,4 +1,4 @@
-"""The decoder as lm-evaluation-harness sees it: text in, log-likelihoods and greedy text out."""
+"""Adapter of the decoder for lm-evaluation-harness: text in, log-likelihoods and greedy text out."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from train.evaluation.harness.scorer import Scorer
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer saved in `folder`, by transformers and from the disk alone."""
+    """Load the tokenizer saved in `folder` with transformers, from local files only."""
     from transformers import AutoTokenizer
 
     if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
-        raise ValueError(f"{folder} holds no tokenizer: name the folder of a saved one, as in TOKENS")
+        raise ValueError(f"{folder} holds no tokenizer: give the folder of a saved one, as in TOKENS")
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
 def harness_model(scorer: Scorer, tokenizer: Any) -> Any:
     """Return an `lm_eval.api.model.LM` over `scorer`, with the conventions of the harness's own HFLM.
 
-    A context is encoded as the tokenizer does it (ours adds no special tokens); an empty one becomes the token that
-    starts documents. White space between context and continuation belongs to the continuation. The harness is told of
-    one rank only: the scorer itself shares the work out, so every rank sees all requests and all answers.
+    A context is encoded with the tokenizer's defaults (ours adds no special tokens); an empty one becomes the token
+    that starts documents. White space between context and continuation belongs to the continuation. The harness sees a
+    single rank: the scorer distributes the work, so every rank has all requests and all answers.
     """
     from lm_eval.api.model import TemplateLM
     from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
@@ -31,14 +31,14 @@ def harness_model(scorer: Scorer, tokenizer: Any) -> Any:
     prefix = _prefix_token(scorer, tokenizer)
 
     class HarnessModel(TemplateLM):  # type: ignore[misc]
-        """Encodes the harness's requests and hands them to the scorer."""
+        """Encodes the harness's requests and passes them to the scorer."""
 
         @property
         def eot_token_id(self) -> int:
             return prefix
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-            # As HFLM: a text that already begins with the prefix gets no second one.
+            # Like HFLM: a text that already begins with the prefix does not get another one.
             if add_special_tokens is None and string.startswith(tokenizer.decode([prefix])):
                 add_special_tokens = False
             options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
@@ -68,7 +68,7 @@ def harness_model(scorer: Scorer, tokenizer: Any) -> Any:
                 options = normalize_gen_kwargs(request.args[1])
                 if options.get("do_sample"):
                     raise ValueError(
-                        f"{request.args[1]} asks for sampling: only greedy tasks (do_sample: false) can run"
+                        f"{request.args[1]} requests sampling: only greedy tasks (do_sample: false) are supported"
                     )
                 stops = tuple(stop for stop in handle_stop_sequences(options["until"], eos=None) if stop)
                 groups.setdefault((options["max_gen_toks"], stops), []).append(index)
@@ -91,7 +91,7 @@ def harness_model(scorer: Scorer, tokenizer: Any) -> Any:
 
 
 def _prefix_token(scorer: Scorer, tokenizer: Any) -> int:
-    """Return the token that starts a document: the model's own, else the tokenizer's."""
+    """Return the token that starts a document: that of the model, else of the tokenizer."""
     for token in (scorer.decoder.config.end_of_text, tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)

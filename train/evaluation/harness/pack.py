@@ -1,14 +1,14 @@
 """Task packs: tasks of lm-evaluation-harness with their data and code in one folder, for machines without internet.
 
     FOLDER/manifest.json                      kind "task_pack"; size and xxh3-128 of every file
-    FOLDER/tasks/<task>/<task>.yaml           the task, its includes resolved; a group as the harness describes it
-    FOLDER/tasks/<task>/<module>.py           the code that it names with !function, as it was
-    FOLDER/tasks/<task>/<split>-<hash>.parquet    its data, named relative to FOLDER, so that a pack may be moved
+    FOLDER/tasks/<task>/<task>.yaml           the task, with its includes resolved; a group as the harness describes it
+    FOLDER/tasks/<task>/<module>.py           the code that it refers to with !function, unchanged
+    FOLDER/tasks/<task>/<split>-<hash>.parquet    its data, with paths relative to FOLDER, so that a pack can be moved
 
-`benchmarks.task_paths=[FOLDER]` uses it. A pack is published only after every task in it was loaded offline and gave
-the same documents and the same first requests as the original: results are the same. What cannot be packed is refused
-by name: tasks that are Python classes, and groups that define or change members in place. A module is copied alone, so
-one that needs files beside it fails that test.
+Use it with `benchmarks.task_paths=[FOLDER]`. A pack is published only after every task in it, loaded offline, gave the
+same documents and the same first requests as the original, and therefore the same results. Tasks that are Python
+classes and groups that define or change members inline are rejected by name. Only the module itself is copied, so code
+that needs other files next to it fails this check.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from curriculum.artifact.manifest import Draft, create, fingerprint_of, hash_file
-from train.evaluation.harness.sandbox import shelter
+from train.evaluation.harness.sandbox import sandbox
 from train.evaluation.harness.tasks import BenchmarkSettings, check_known, load_tasks, task_manager
 
 log = logging.getLogger(__name__)
@@ -32,14 +32,14 @@ log = logging.getLogger(__name__)
 KIND = "task_pack"
 TASKS = "tasks"
 FIRST = 5
-"""Questions whose requests are compared with those of the original."""
+"""Number of questions whose requests are compared with the original."""
 REPLACED = ("include", "dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset", "tag")
-"""Keys of a task file that a pack says anew."""
+"""Keys of a task file that a pack replaces."""
 
 
 @dataclass(frozen=True)
 class Function:
-    """What stands after `!function` in a task file."""
+    """The argument of `!function` in a task file."""
 
     name: str
     """`module.function`"""
@@ -48,9 +48,9 @@ class Function:
 
 
 def write_pack(folder: Path, settings: BenchmarkSettings) -> None:
-    """Write the tasks that the settings name, with their data, into `folder`.
+    """Write the tasks of the settings, with their data, to `folder`.
 
-    Raises ValueError naming a task that cannot be packed and why, ArtifactError when `folder` exists.
+    Raises ValueError naming a task that cannot be packed and why, ArtifactError if `folder` exists.
     """
     from importlib.metadata import version
 
@@ -65,7 +65,7 @@ def write_pack(folder: Path, settings: BenchmarkSettings) -> None:
         groups, tags = _write_groups(draft.path / TASKS, settings.tasks, manager)
         documents: dict[str, int] = {}
         prints: dict[str, str] = {}
-        with shelter(settings.offline, settings.task_paths):
+        with sandbox(settings.offline, settings.task_paths):
             for name in settings.tasks:
                 for label, task in _loaded(name, settings).items():
                     if label not in documents:
@@ -78,19 +78,19 @@ def write_pack(folder: Path, settings: BenchmarkSettings) -> None:
         for compiled in list(draft.path.rglob("__pycache__")):
             shutil.rmtree(compiled)
         draft.facts |= {"documents": documents, "groups": groups, "lm_eval": version("lm_eval")}
-    log.info("%d tasks are in %s: use them with benchmarks.task_paths=[%s]", len(documents), folder, folder)
+    log.info("packed %d tasks in %s: use them with benchmarks.task_paths=[%s]", len(documents), folder, folder)
 
 
 def _loaded(name: str, settings: BenchmarkSettings) -> dict[str, Any]:
     try:
         tasks: dict[str, Any] = load_tasks(name, settings)["tasks"]
-    except Exception as error:  # of other people's code and data: it is named and not packed
+    except Exception as error:  # third-party code and data can raise anything
         raise ValueError(f"{name} cannot be packed: it cannot be loaded ({type(error).__name__}: {error})") from error
     return tasks
 
 
 def _write_groups(place: Path, names: list[str], manager: Any) -> tuple[list[str], set[str]]:
-    """Write the groups among the names, and those in them; return their names, and the tags that are packed whole."""
+    """Write the groups among `names`, recursively; return the names of groups, and of tags that are packed whole."""
     groups: list[str] = []
     tags: set[str] = set()
     left = list(names)
@@ -98,7 +98,7 @@ def _write_groups(place: Path, names: list[str], manager: Any) -> tuple[list[str
         name = left.pop()
         entry = manager.task_index.get(name)
         if entry is None:
-            raise ValueError(f"{name} is a member of a group and no task file has it: it cannot be packed")
+            raise ValueError(f"{name} cannot be packed: it is a member of a group, but no task file defines it")
         if entry.kind.name == "TAG":
             tags.add(name)
         if entry.kind.name != "GROUP" or name in groups:
@@ -106,7 +106,10 @@ def _write_groups(place: Path, names: list[str], manager: Any) -> tuple[list[str
         config = _read(entry.yaml_path)
         inline = [member for member in config["task"] if not isinstance(member, str)]
         if inline:
-            raise ValueError(f"group {name} defines or changes members in place ({inline[0]}): name its tasks instead")
+            raise ValueError(
+                f"group {name} cannot be packed: it defines or changes members inline ({inline[0]}); name its tasks "
+                "instead"
+            )
         _check_name(name)
         groups.append(name)
         left += config["task"]
@@ -116,16 +119,16 @@ def _write_groups(place: Path, names: list[str], manager: Any) -> tuple[list[str
 
 
 def _check_name(name: str) -> None:
-    """Raise ValueError for a name that is no name of a folder: it would be written elsewhere."""
+    """Raise ValueError for a name that is not a valid folder name: it would be written elsewhere."""
     if Path(name).name != name:
-        raise ValueError(f"{name!r} cannot be packed: a pack has a folder for it, and that is no name of one")
+        raise ValueError(f"{name!r} cannot be packed: its name is not a valid folder name")
 
 
 def _write_task(draft: Draft, name: str, task: Any, manager: Any, tags: set[str]) -> None:
-    """Write one task's yaml, code and data."""
+    """Write the YAML, code and data of one task."""
     entry = manager.task_index.get(name)
     if entry is None or entry.kind.name != "TASK":
-        raise ValueError(f"{name} is not a task file but Python code, or defined inside a group: it cannot be packed")
+        raise ValueError(f"{name} cannot be packed: it is Python code or defined inside a group, not a task file")
     _check_name(name)
     place = draft.path / TASKS / name
     place.mkdir(exist_ok=True)
@@ -139,10 +142,10 @@ def _write_task(draft: Draft, name: str, task: Any, manager: Any, tags: set[str]
 
 
 def _write_split(folder: Path, place: Path, name: str, task: Any, split: str) -> str:
-    """Write a split as Parquet under a name that no other contents have; return it relative to the pack."""
+    """Write a split as Parquet with its hash in the name; return the path relative to the pack."""
     data = task.dataset[split]
     if not hasattr(data, "to_parquet"):
-        raise ValueError(f"{name} makes its data in code ({type(data).__name__}): it cannot be packed")
+        raise ValueError(f"{name} cannot be packed: it generates its data in code ({type(data).__name__})")
     draft = place / f"{split}.parquet"
     data.to_parquet(str(draft))
     path = draft.rename(place / f"{split}-{hash_file(draft).xxh3_128[:12]}.parquet")
@@ -150,7 +153,7 @@ def _write_split(folder: Path, place: Path, name: str, task: Any, split: str) ->
 
 
 def _splits(task: Any) -> list[str]:
-    """Return the splits of its data that a task reads."""
+    """Return the dataset splits that a task reads."""
     config = task.config
     named = [config.training_split, config.validation_split, config.test_split, config.fewshot_split]
     named.append(getattr(config.fewshot_config, "split", None))
@@ -158,7 +161,7 @@ def _splits(task: Any) -> list[str]:
 
 
 def _with_code(value: Any, place: Path, modules: dict[Path, str]) -> Any:
-    """Return a value of a task file in which every function is named by a module that lies beside it now."""
+    """Copy the modules of all functions in a task file value to `place`; return the value with updated names."""
     if isinstance(value, dict):
         return {key: _with_code(part, place, modules) for key, part in value.items()}
     if isinstance(value, list):
@@ -168,7 +171,7 @@ def _with_code(value: Any, place: Path, modules: dict[Path, str]) -> Any:
     module, _, function = value.name.rpartition(".")
     source = (value.base / f"{module.replace('.', '/')}.py").resolve()
     if not source.is_file():
-        return value  # of an installed package: the harness imports it by name
+        return value  # from an installed package: the harness imports it by name
     if source not in modules:
         modules[source] = source.stem if source.stem not in modules.values() else f"{source.stem}_{len(modules)}"
         (place / f"{modules[source]}.py").write_bytes(source.read_bytes())
@@ -176,10 +179,10 @@ def _with_code(value: Any, place: Path, modules: dict[Path, str]) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return a task file with what it includes; its functions are named and not imported."""
+    """Return a task file with its includes resolved; functions are kept by name, not imported."""
 
     class Loader(yaml.SafeLoader):
-        """Knows !function."""
+        """Supports !function."""
 
     def function(loader: yaml.SafeLoader, node: yaml.Node) -> Function:
         assert isinstance(node, yaml.ScalarNode)
@@ -200,7 +203,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write_yaml(path: Path, value: dict[str, Any]) -> None:
     class Dumper(yaml.SafeDumper):
-        """Knows !function."""
+        """Supports !function."""
 
     def function(dumper: yaml.SafeDumper, data: Function) -> yaml.Node:
         return dumper.represent_scalar("!function", data.name)
@@ -210,16 +213,16 @@ def _write_yaml(path: Path, value: dict[str, Any]) -> None:
 
 
 def _compare(settings: BenchmarkSettings, prints: dict[str, str]) -> None:
-    """Load every task from the pack, offline; raise ValueError for one that is not what was packed."""
-    with shelter(offline=True, folders=settings.task_paths):
+    """Load every task from the pack, offline; raise ValueError for one that differs from the original."""
+    with sandbox(offline=True, folders=settings.task_paths):
         for name in settings.tasks:
             for label, task in _loaded(name, settings).items():
                 if _fingerprint(task) != prints.get(label):
-                    raise ValueError(f"{label} cannot be packed: from the pack it asks other questions than before")
+                    raise ValueError(f"{label} cannot be packed: loaded from the pack, it has different questions")
 
 
 def _fingerprint(task: Any) -> str:
-    """Return a fingerprint of all of a task's documents, and of the requests of the first ones."""
+    """Return a fingerprint of all documents of a task, and of the requests of the first ones."""
     return fingerprint_of([list(_documents(task)), list(_requests(task))])
 
 

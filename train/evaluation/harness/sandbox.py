@@ -1,4 +1,4 @@
-"""Where the harness runs: no network unless asked for, no files left, no chatter, random state given back."""
+"""Sandbox for the harness: no network unless enabled, no leftover files, no log output, random state restored."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 
 SEED = 1234
-"""Seeds what tasks draw at random (the harness's own default): the same questions on every rank and at every stage."""
+"""Seed for random choices in tasks (the harness's default): the same questions on every rank and at every stage."""
 
 LOCAL_FORMATS = ("arrow", "csv", "json", "pandas", "parquet", "text")
-"""Dataset paths that name a file format: such data is on this machine, and its cache is worth nothing afterwards."""
+"""Dataset paths that are file formats: such data is local, and its cache is not worth keeping."""
 
 
 @contextmanager
-def shelter(offline: bool, folders: Sequence[str] = ()) -> Iterator[None]:
-    """Prepare the process for the harness and undo all of it afterwards. Safe in several processes at once.
+def sandbox(offline: bool, folders: Sequence[str] = ()) -> Iterator[None]:
+    """Prepare the process for the harness and restore it afterwards. Safe in several processes at once.
 
-    Data files with a relative path are looked for in `folders`.
+    Relative paths of data files are resolved in `folders`.
     """
     with ExitStack() as stack:
         if offline:
@@ -39,7 +39,7 @@ def shelter(offline: bool, folders: Sequence[str] = ()) -> Iterator[None]:
 
 @contextmanager
 def _swapped(holder: Any, name: str, value: Any) -> Iterator[None]:
-    """Give an attribute another value for a while."""
+    """Temporarily replace the value of an attribute."""
     before = getattr(holder, name)
     setattr(holder, name, value)
     try:
@@ -50,7 +50,7 @@ def _swapped(holder: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Keep Hugging Face libraries off the network, whether they are imported already or only now."""
+    """Keep the Hugging Face libraries off the network, whether already imported or not."""
     names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
@@ -71,7 +71,7 @@ def _offline() -> Iterator[None]:
 
 
 def located(value: Any, folders: Sequence[str]) -> Any:
-    """Return `data_files` (a name, a list, or either by split) with relative names as they lie in one of `folders`."""
+    """Return `data_files` (a name, a list, or either by split) with relative names resolved in `folders`."""
     if isinstance(value, dict):
         return {split: located(part, folders) for split, part in value.items()}
     if isinstance(value, list):
@@ -82,7 +82,7 @@ def located(value: Any, folders: Sequence[str]) -> Any:
 
 @contextmanager
 def _data_read(cache: Path, folders: Sequence[str]) -> Iterator[None]:
-    """Let local data files be found, and keep their caches in `cache`; those of the Hub keep the user's own cache."""
+    """Resolve local data files, with their cache in `cache`; datasets of the Hub keep the user's cache."""
     import datasets
 
     load = datasets.load_dataset
@@ -100,7 +100,7 @@ def _data_read(cache: Path, folders: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence progress bars, and the harness's log below errors."""
+    """Disable progress bars, and the harness's log messages below ERROR."""
     import datasets
     import lm_eval.api.task
     from tqdm import tqdm
@@ -120,7 +120,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _random_state() -> Iterator[None]:
-    """Seed Python's, numpy's and torch's generators, and give them back as they were."""
+    """Seed the generators of Python, numpy and torch, and restore them afterwards."""
     import torch
 
     python, array = random.getstate(), np.random.get_state()

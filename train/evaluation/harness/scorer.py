@@ -1,4 +1,4 @@
-"""What a decoder says of token ids: how likely a continuation is, and how it would go on. Shared out over all ranks.
+"""Log-likelihoods and greedy continuations of token ids by a decoder, distributed over all ranks.
 
 Shapes: B rows, T tokens, W width, P scored positions, V vocabulary.
 """
@@ -27,21 +27,21 @@ Row = tuple[int, ...]
 class Scorer:
     """Scores and continues token ids, longest first, in batches padded on the right.
 
-    Batches are cut before they are dealt to ranks, so results do not depend on the number of ranks; all ranks call with
-    the same requests, make the same number of forward passes, and return the same values.
+    Batches are formed before they are distributed over ranks, so results do not depend on the number of ranks. All
+    ranks call with the same requests, make the same number of forward passes, and return the same values.
     """
 
     decoder: Decoder
     exchange: Exchange
     max_length: int
-    """Longest input in tokens; what is longer loses its left end."""
+    """Longest input in tokens; longer inputs are truncated on the left."""
     batch_size: int
 
     def log_likelihoods(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """Return, for each (context, continuation), log p(continuation | context) in nats and whether greedy agrees.
 
-        Contexts and continuations hold at least one token. Pairs with the same input (as the one-letter answers to one
-        question) share a row. ValueError for a continuation longer than `max_length`.
+        Contexts and continuations need at least one token. Pairs with the same input (such as one-letter answers to the
+        same question) share a row. Raises ValueError for a continuation longer than `max_length`.
         """
         rows: dict[Row, list[int]] = {}
         shortened = 0
@@ -49,7 +49,7 @@ class Scorer:
             if not context or not 1 <= len(continuation) <= self.max_length:
                 raise ValueError(
                     f"a continuation of {len(continuation)} tokens after {len(context)} cannot be scored with "
-                    f"max_length={self.max_length}: both need a token, and the continuation must fit"
+                    f"max_length={self.max_length}: both need at least one token, and the continuation must fit"
                 )
             whole = (*context, *continuation)
             shortened += len(whole) > self.max_length + 1
@@ -67,24 +67,25 @@ class Scorer:
     def continuations(
         self, prompts: Sequence[list[int]], *, new_tokens: int, finished: Callable[[list[int]], bool]
     ) -> list[list[int]]:
-        """Return what greedy decoding adds to each prompt: until `finished(added)` or `new_tokens` tokens.
+        """Continue each prompt greedily until `finished(added)` or `new_tokens` tokens; return the added tokens.
 
-        Prompts keep their last `max_length - new_tokens` tokens. Every token costs a forward pass over the whole row.
+        Prompts keep their last `max_length - new_tokens` tokens. Each new token costs a forward pass over the whole row
+        (no KV cache).
         """
-        room = self.max_length - new_tokens
-        if room < 1:
+        limit = self.max_length - new_tokens
+        if limit < 1:
             raise ValueError(
                 f"generating {new_tokens} tokens leaves no room for a prompt in max_length={self.max_length}"
             )
-        _warn(sum(len(prompt) > room for prompt in prompts), len(prompts), room)
-        rows = [tuple(prompt[-room:]) for prompt in prompts]
+        _warn(sum(len(prompt) > limit for prompt in prompts), len(prompts), limit)
+        rows = [tuple(prompt[-limit:]) for prompt in prompts]
         unique = sorted(set(rows), key=lambda row: (-len(row), row))
         added = self._share("texts", unique, lambda batch: self._continue(batch, new_tokens, finished))
         found = dict(zip(unique, added, strict=True))
         return [found[row] for row in rows]
 
     def _share(self, step: str, rows: list[Row], work: Callable[[list[Row]], list[Any]]) -> list[Any]:
-        """Deal batches of rows to the ranks in turn; return `work`'s result for every row, on every rank.
+        """Distribute batches of rows over the ranks round-robin; return the result of `work` per row, on every rank.
 
         A rank without a batch in the last round repeats the last one and drops the result: sharded weights need every
         rank in every forward pass.
@@ -101,7 +102,7 @@ class Scorer:
         return [row for number in range(len(batches)) for row in every[number % size][number // size]]
 
     def _score(self, batch: list[Row], wanted: list[list[list[int]]]) -> list[list[tuple[float, bool]]]:
-        """Return (log-likelihood, greedy) of each wanted continuation of each row; no logits elsewhere."""
+        """Return (log-likelihood, greedy) of each wanted continuation of each row; logits only at scored positions."""
         at = [
             (row, len(ids) - len(labels) + offset, label)
             for row, (ids, continuations) in enumerate(zip(batch, wanted, strict=True))
@@ -123,13 +124,13 @@ class Scorer:
         return [[next(scores) for _ in continuations] for continuations in wanted]
 
     def _continue(self, batch: list[Row], new_tokens: int, finished: Callable[[list[int]], bool]) -> list[list[int]]:
-        """Return the tokens that greedy decoding adds to each row; goes on until every rank has finished its batch."""
+        """Return the tokens that greedy decoding adds to each row; loops until every rank has finished its batch."""
         added: list[list[int]] = [[] for _ in batch]
         active = list(range(len(batch)))
         for _ in range(new_tokens):
             if not any(self.exchange.gather("unfinished rows", len(active))):
                 break
-            # A rank that waits for others runs its first row again and drops the result.
+            # A rank that waits for others repeats its first row and drops the result.
             rows = [(*batch[row], *added[row]) for row in active or [0]]
             last = torch.tensor([len(row) - 1 for row in rows], device=self.exchange.world.device)
             hidden_BW = self._hidden(rows)[torch.arange(len(rows), device=last.device), last]
@@ -140,8 +141,8 @@ class Scorer:
         return added
 
     def _hidden(self, rows: Sequence[Row]) -> Tensor:
-        """Return the last hidden states of rows padded on the right, [B, T, W]; causality keeps padding out of them."""
-        # No token's id as padding: end_of_text would start a document, and an attention call, at every padded place.
+        """Return the last hidden states of right-padded rows, [B, T, W]; causal attention never sees the padding."""
+        # Padding is not a token id: end_of_text would start a document, and an attention call, at every such position.
         ids_BT = torch.full((len(rows), max(map(len, rows))), IGNORED)
         for index, row in enumerate(rows):
             ids_BT[index, : len(row)] = torch.tensor(row)
@@ -149,10 +150,10 @@ class Scorer:
             return self.decoder.hidden(ids_BT.to(self.exchange.world.device))
 
     def _chunk(self) -> int:
-        """Return how many positions may have logits at once."""
+        """Return the number of positions whose logits are computed at once."""
         return max(1, CHUNK_LOGITS // self.decoder.config.vocab_size)
 
 
 def _warn(shortened: int, requests: int, limit: int) -> None:
     if shortened:
-        logger.warning("%d of %d prompts lost their left end: longer than %d tokens", shortened, requests, limit)
+        logger.warning("%d of %d prompts truncated on the left: longer than %d tokens", shortened, requests, limit)

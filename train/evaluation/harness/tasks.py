@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness by name: found, checked and tried before anything depends on them."""
+"""Tasks of lm-evaluation-harness by name: look-up, and checks before training depends on them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.artifact.manifest import MANIFEST, fingerprint_of, hash_file, verify
+from models.setting import BINDS, FREE
 from train.config.check import check_yaml
-from train.evaluation.harness.sandbox import LOCAL_FORMATS, SEED, located, shelter
+from train.evaluation.harness.sandbox import LOCAL_FORMATS, SEED, located, sandbox
 
 LARGEST_TASK = 1 << 20
-"""Bytes of a task file."""
+"""Maximum size of a task file, bytes."""
 MOST_VALUES = 100_000
-"""Values of a task file, those that come of its aliases among them."""
+"""Maximum number of values in a task file, including those from aliases."""
 log = logging.getLogger(__name__)
 
 
@@ -25,25 +26,25 @@ log = logging.getLogger(__name__)
 class BenchmarkSettings:
     """Which tasks of lm-evaluation-harness are run at the end of a stage, and how."""
 
-    tasks: list[str] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list, metadata=BINDS)
     """Names of tasks, groups or tags. Empty: no benchmarks."""
-    task_paths: list[str] = field(default_factory=list)
-    """Folders with task files (yaml) of your own, or task packs; the harness's own tasks are looked up when a name is
-    not there. Data files with a relative path are looked for in these folders."""
-    limit: int | None = None
-    """Questions per task, the first ones. None: all of them."""
-    num_fewshot: int | None = None
-    """Solved examples before a question. None: as the task says."""
-    batch_size: int = 16
-    """Rows a forward pass, per rank."""
-    offline: bool = True
-    """Never use the network: tasks read local files, or data sets that are in the Hugging Face cache already."""
-    task_timeout_s: float = 1200.0
-    """Seconds that one task, group or tag may take; it is then an error of that task, and the others go on."""
+    task_paths: list[str] = field(default_factory=list, metadata=FREE)
+    """Folders with your own task files (YAML) or task packs; names not found there are looked up in the harness.
+    Relative paths of data files are resolved in these folders."""
+    limit: int | None = field(default=None, metadata=BINDS)
+    """Use only the first N questions of each task. null: all of them."""
+    num_fewshot: int | None = field(default=None, metadata=BINDS)
+    """Number of few-shot examples. null: the task's default."""
+    batch_size: int = field(default=16, metadata=FREE)
+    """Rows per forward pass and rank."""
+    offline: bool = field(default=True, metadata=FREE)
+    """Never use the network: tasks read local files, or datasets already in the Hugging Face cache."""
+    task_timeout_s: float = field(default=1200.0, metadata=FREE)
+    """Time limit of a task, group or tag, seconds; after that it fails, and the others continue."""
 
     def __post_init__(self) -> None:
         if len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"benchmarks.tasks={self.tasks} names a task twice: name it once")
+            raise ValueError(f"benchmarks.tasks={self.tasks} lists a task twice: list it once")
         for name, value, least in (("limit", self.limit, 1), ("num_fewshot", self.num_fewshot, 0)):
             if value is not None and value < least:
                 raise ValueError(f"benchmarks.{name}={value} must be at least {least}, or null")
@@ -54,10 +55,10 @@ class BenchmarkSettings:
 
 
 def check_tasks(settings: BenchmarkSettings) -> None:
-    """Refuse, before training starts, tasks that cannot run: a folder, a name or a local data file that is not there.
+    """Reject tasks that cannot run (a missing folder, name or local data file) before training starts.
 
-    Raises ValueError. Reads task files, and every byte of a task pack; the harness's own list of tasks takes some
-    seconds, and is read only if a name is not found in `task_paths`. `try_task` looks deeper.
+    Raises ValueError. Reads task files, and every byte of a task pack. The harness's own task index takes seconds to
+    read, and is read only if a name is not found in `task_paths`. `try_task` is more thorough.
     """
     if not settings.tasks:
         return
@@ -78,16 +79,16 @@ def check_tasks(settings: BenchmarkSettings) -> None:
 
 
 def task_files_fingerprint(settings: BenchmarkSettings) -> str | None:
-    """Return a fingerprint of the task files in `task_paths` and of the data files that the tasks name.
+    """Return a fingerprint of the task files in `task_paths` and of the tasks' data files.
 
-    It is the same wherever the folders lie. None without tasks or without files of one's own.
+    It does not depend on the location of the folders. None without tasks or without `task_paths`.
     """
     if not settings.tasks or not settings.task_paths:
         return None
     parts = []
     for folder in map(Path, settings.task_paths):
         for file in sorted(folder.glob("**/*.yaml")):
-            # The harness wants absolute paths in a task file; those into its own folder move with it.
+            # The harness requires absolute paths in a task file; paths into its own folder move with it.
             text = file.read_text("utf-8").replace(str(folder.resolve()), ".")
             parts.append([file.relative_to(folder).as_posix(), text])
     manager = task_manager(settings)
@@ -97,26 +98,26 @@ def task_files_fingerprint(settings: BenchmarkSettings) -> str | None:
 
 
 def data_fingerprint(name: str, settings: BenchmarkSettings) -> str:
-    """Return a fingerprint of the data files on this machine that a task names; one that is gone is another."""
+    """Return a fingerprint of a task's local data files; a missing file changes it."""
     files = _data_files(name, task_manager(settings), settings)
     return fingerprint_of([hash_file(file).xxh3_128 if file.is_file() else None for file in files])
 
 
 def load_tasks(name: str, settings: BenchmarkSettings) -> dict[str, Any]:
-    """Return what the harness's `evaluate` takes for a named task, group or tag; its data are read. In a shelter."""
+    """Load a task, group or tag with its data, as input for the harness's `evaluate`. Call it inside `sandbox`."""
     manager = task_manager(settings)
     check_known(name, manager)
     loaded: dict[str, Any] = manager.load([name])
     if not loaded["tasks"]:
-        raise ValueError(f"{name} names no task that can be loaded: mend its task file")
+        raise ValueError(f"{name} contains no task that can be loaded: fix its task file")
     for task in loaded["tasks"].values():
         _set_fewshot(task, settings.num_fewshot)
     return loaded
 
 
 def try_task(name: str, settings: BenchmarkSettings) -> str:
-    """Load a task with its data and build its first question; return what it is. Any error is the task's own."""
-    with shelter(settings.offline, settings.task_paths):
+    """Load a task with its data and build its first question; return a description. May raise any error of the task."""
+    with sandbox(settings.offline, settings.task_paths):
         tasks = load_tasks(name, settings)["tasks"]
         questions = 0
         for label, task in tasks.items():
@@ -125,24 +126,24 @@ def try_task(name: str, settings: BenchmarkSettings) -> str:
                 raise ValueError(f"{label} has no questions")
             task.build_all_requests(limit=1, rank=0, world_size=1)
             if not task.instances:
-                raise ValueError(f"{label} asks nothing: its first question cannot be built")
+                raise ValueError(f"{label} has no requests: its first question cannot be built")
             questions += count
     kinds = ", ".join(sorted({str(task.OUTPUT_TYPE) for task in tasks.values()}))
     return f"{questions:,} questions" + (f" in {len(tasks)} tasks" if len(tasks) > 1 else "") + f", {kinds}"
 
 
 def _set_fewshot(task: Any, num_fewshot: int | None) -> None:
-    """Set the number of solved examples as the harness's own entry point does, but say so when a task forbids it."""
+    """Set the number of few-shot examples as the harness's entry point does, with a warning if the task forbids it."""
     fixed = task.get_config("num_fewshot")
     if num_fewshot and fixed == 0:
-        log.warning("benchmark %s is fixed at no examples: num_fewshot=%d is not used", task.task_name, num_fewshot)
+        log.warning("benchmark %s allows no few-shot examples: ignoring num_fewshot=%d", task.task_name, num_fewshot)
     elif num_fewshot is not None or fixed is None:
         task.set_config(key="num_fewshot", value=num_fewshot or 0)
     task.set_fewshot_seed(seed=SEED)
 
 
 def task_manager(settings: BenchmarkSettings) -> Any:
-    """Return the harness's index of tasks: those of `task_paths` and, if they lack a name, its own too."""
+    """Return the harness's task index: the tasks in `task_paths`, plus the harness's own if a name is not there."""
     return _task_manager(tuple(settings.tasks), tuple(settings.task_paths))
 
 
@@ -160,16 +161,16 @@ def _task_manager(tasks: tuple[str, ...], paths: tuple[str, ...]) -> Any:
 
 
 def check_known(name: str, manager: Any) -> None:
-    """Raise ValueError, with near names, for a name that no task, group or tag has."""
+    """Raise ValueError, with similar names, if there is no such task, group or tag."""
     if name in manager.task_index:
         return
     near = difflib.get_close_matches(name, manager.all_tasks, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "name one that `lm-eval ls tasks` lists"
+    hint = f"did you mean {' or '.join(near)}?" if near else "`lm-eval ls tasks` lists the names"
     raise ValueError(f"benchmarks.tasks: {name!r} is neither in benchmarks.task_paths nor in the harness: {hint}")
 
 
 def _data_files(name: str, manager: Any, settings: BenchmarkSettings) -> Iterator[Path]:
-    """Yield the files on this machine that a task names as its data; patterns and addresses are left out."""
+    """Yield the local data files of a task; glob patterns and URLs are left out."""
     config = manager.task_index[name].cfg or {}
     if config.get("dataset_path") in LOCAL_FORMATS:
         for file in _paths((config.get("dataset_kwargs") or {}).get("data_files")):

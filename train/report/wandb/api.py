@@ -1,4 +1,4 @@
-"""What is asked of W&B outside a run: within a time limit, with the key that is there, without a prompt."""
+"""Calls to W&B outside a run: with a time limit, with the existing API key, without a prompt."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ T = TypeVar("T")
 
 
 def check_key() -> None:
-    """Raise ValueError when no W&B key is there: wandb would ask for one on the terminal."""
+    """Raise ValueError if there is no W&B API key: wandb would prompt for one on the terminal."""
     if not has_key():
-        raise ValueError("there is no W&B key: set WANDB_API_KEY, or run `wandb login` once")
+        raise ValueError("no W&B API key found: set WANDB_API_KEY, or run `wandb login` once")
 
 
 def within(limit_s: float, action: Callable[[], T]) -> T:
-    """Return what an action gives, or raise what it raises; TimeoutError when it takes longer than `limit_s` seconds.
+    """Return the result of an action or raise its error; raise TimeoutError after `limit_s` seconds.
 
-    The action goes on in a thread of its own that does not keep the process from ending.
+    After a timeout the action continues in a daemon thread, which does not keep the process alive.
     """
     results: list[T] = []
     errors: list[BaseException] = []

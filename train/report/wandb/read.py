@@ -1,4 +1,4 @@
-"""Read a run out of W&B, as records like those of metrics.jsonl."""
+"""Read a run from W&B, as records like those in metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.report.wandb.api import check_key, within
-from train.tracking.background import in_a_line
+from train.tracking.background import error_line
 from train.tracking.metrics import NONFINITE, Record, in_order
 from train.tracking.panels import STEP, TOKENS
 from train.tracking.wandb_run import quiet_wandb
 
 SPEC = re.compile(r"wandb:([^/\s:]+)/([^/\s:]+)/([^/\s:]+)")
 ANSWER_S = 20
-"""Longest time of one request to W&B."""
+"""Timeout of one request to W&B, seconds."""
 READ_S = 600.0
-"""Longest time that reading a run may take."""
+"""Timeout for reading a run, seconds."""
 STAGE = ("val/", "bench/", "stage", "time/evaluation_s")
-"""What the names of a stage record begin with."""
+"""Prefixes of the keys in a stage record."""
 NOT_FINITE = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
-"""W&B's names for numbers that JSON has none for, and metrics.jsonl's."""
+"""W&B's names for non-finite numbers, and those of metrics.jsonl."""
 
 
 @dataclass(frozen=True)
 class WandbRecords:
-    """A run as W&B has it."""
+    """A run as stored in W&B."""
 
     name: str
-    """Its name there: the arm, for a run of ours."""
+    """Display name in W&B; PDPC uses the arm."""
     config: dict[str, Any]
     records: list[Record]
-    """By step, `train` before `stage`, with the keys of metrics.jsonl; what was null there has no key here."""
+    """By step, `train` before `stage`, with the keys of metrics.jsonl; keys that are null there are absent here."""
 
 
 def read_wandb_run(spec: str, *, read_s: float = READ_S) -> WandbRecords:
-    """Return the run `wandb:ENTITY/PROJECT/RUN_ID`, with the key in WANDB_API_KEY or netrc.
+    """Return the run `wandb:ENTITY/PROJECT/RUN_ID`, using the API key in WANDB_API_KEY or netrc.
 
-    Raises ValueError for a spec of another form, without a key, with a key that W&B refuses, and for a run that is not
-    there or was not logged by PDPC; OSError when W&B is out of reach or takes longer than `read_s` seconds.
+    Raises ValueError for a malformed spec, a missing or rejected API key, and a run that does not exist or was not
+    logged by PDPC; OSError if W&B is unreachable or takes longer than `read_s` seconds.
     """
     match = SPEC.fullmatch(spec)
     if match is None:
-        raise ValueError(f"{spec!r} names no W&B run: write wandb:ENTITY/PROJECT/RUN_ID, as in the run's address")
+        raise ValueError(f"{spec!r} is not a W&B run: write wandb:ENTITY/PROJECT/RUN_ID, as in the run's URL")
     check_key()
     wandb = quiet_wandb()
     path = "/".join(match.groups())
@@ -60,13 +60,13 @@ def read_wandb_run(spec: str, *, read_s: float = READ_S) -> WandbRecords:
     records = in_order(_records(rows))
     if not records:
         raise ValueError(
-            f"{spec} has no row with {STEP} and {TOKENS}: it was not logged by PDPC, or holds no record yet"
+            f"{spec} has no row with {STEP} and {TOKENS}: it was not logged by PDPC, or has no records yet"
         )
     return WandbRecords(name, config, records)
 
 
 def _records(rows: Iterable[Mapping[str, Any]]) -> Iterator[Record]:
-    """Yield the records of W&B's rows; a row holds all that was logged at its step."""
+    """Yield the records of W&B's rows; a row holds everything logged at its step."""
     for row in rows:
         if row.get(STEP) is None or row.get(TOKENS) is None:
             continue
@@ -85,24 +85,24 @@ def _record(kind: str, step: int, tokens: int, values: Mapping[str, Any]) -> Rec
 
 
 def _not_finite(value: Any) -> str | None:
-    """Return the name that metrics.jsonl has for a number that is not finite, None for every other value."""
+    """Return metrics.jsonl's name for a non-finite number, None for any other value."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return NOT_FINITE.get(value) if isinstance(value, str) else None
 
 
 def _explained(error: Exception, spec: str) -> Exception:
-    """Return what went wrong with its mend, and without the key."""
-    told = in_a_line(error)
-    if "could not find run" in told.lower() or "not found" in told.lower():
-        return ValueError(f"{spec} is not in W&B, or this key may not read it: compare it with the run's address")
+    """Return the error to raise, with a remedy and without the key."""
+    message = error_line(error)
+    if "could not find run" in message.lower() or "not found" in message.lower():
+        return ValueError(f"{spec} is not in W&B, or the API key has no access to it: compare it with the run's URL")
     if _statuses(error) & {401, 403}:
-        return ValueError(f"W&B refuses the key, for {spec} ({told}): set WANDB_API_KEY to one that may read it")
-    return OSError(f"W&B is out of reach, for {spec} ({told}): try again, or give the RUN folder, which has it all")
+        return ValueError(f"W&B rejected the API key for {spec} ({message}): set WANDB_API_KEY to one with access")
+    return OSError(f"cannot reach W&B to read {spec} ({message}): try again, or give the RUN folder instead")
 
 
 def _statuses(error: BaseException | None) -> set[int]:
-    """Return the HTTP codes of an error and of what caused it."""
+    """Return the HTTP status codes of an error and its causes."""
     found = set()
     while error is not None:
         found.add(getattr(getattr(error, "response", None), "http_status", 0))

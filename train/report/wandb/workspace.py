@@ -1,7 +1,7 @@
-"""A W&B workspace and a W&B report of replayed runs: what they show follows from what the runs logged.
+"""A W&B workspace and a W&B report of replayed runs, laid out from the metrics that the runs logged.
 
-The definition is RUN/wandb_workspace.json of the first run, a plain list of sections and plots, and where W&B has what
-was made of it. The same definition is made once. Sending it needs the network and the package wandb-workspaces.
+The definition is stored in RUN/wandb_workspace.json of the first run: a plain list of sections and plots, and the URLs
+of what was created from it. A definition is created once. Creating it needs the network and wandb-workspaces.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from curriculum.artifact.manifest import fingerprint_of, write_text
 from train.report.wandb.api import within
 from train.report.wandb.replay import Replayed, replay, wandb_settings
-from train.tracking.background import in_a_line
+from train.tracking.background import error_line
 from train.tracking.panels import sections_of
 from train.tracking.wandb_run import mode, quiet_wandb
 
@@ -26,18 +26,18 @@ log = logging.getLogger(__name__)
 
 FILE = "wandb_workspace.json"
 NAME = "PDPC"
-"""The workspace as W&B lists it."""
+"""Name of the workspace in W&B."""
 SEND_S = 60.0
-"""Longest time that making one of the two may take."""
+"""Timeout for creating the workspace or the report, seconds."""
 
 Definition = dict[str, Any]
 
 
 def replay_with_workspace(folders: Mapping[str, Path], baseline: str) -> Path:
-    """Replay runs, by arm, and make one workspace and one report of them; return the file of the definition.
+    """Replay runs, by arm, and create one workspace and one report for them; return the path of the definition.
 
-    Offline, the file is written and nothing is made. Raises ValueError at the door: when wandb-workspaces is missing or
-    the runs belong to several W&B projects; else what `replay` raises, and OSError when W&B took the runs alone.
+    Offline, only the definition is written. Raises ValueError before sending anything if wandb-workspaces is missing or
+    the runs belong to several W&B projects; later, whatever `replay` raises, and OSError if W&B accepted only the runs.
     """
     _check(folders)
     runs = {arm: replay(folder) for arm, folder in folders.items()}
@@ -47,21 +47,21 @@ def replay_with_workspace(folders: Mapping[str, Path], baseline: str) -> Path:
     _write(path, definition, kept)
     if mode() == "offline":
         log.warning(
-            "a W&B workspace cannot be made offline: its definition is %s; give the same command again with the "
-            "network and a key, which sends runs and workspace",
+            "a W&B workspace cannot be created offline: its definition is %s; rerun the same command with network "
+            "access and an API key to send the runs and the workspace",
             path,
         )
         return path
     made = kept.setdefault(fingerprint_of(definition), {})
     for kind, make in (("workspace", _make_workspace), ("report", _make_report)):
         if kind in made:
-            log.info("W&B has the %s already: %s", kind, made[kind])
+            log.info("W&B already has the %s: %s", kind, made[kind])
             continue
         try:
             made[kind] = within(SEND_S, partial(make, definition))
         except Exception as error:
             raise OSError(
-                f"W&B took the runs, but not the {kind} ({in_a_line(error)}): its definition is {path}; run the "
+                f"W&B accepted the runs, but not the {kind} ({error_line(error)}): its definition is {path}; run the "
                 "same command again"
             ) from None
         _write(path, definition, kept)
@@ -70,7 +70,7 @@ def replay_with_workspace(folders: Mapping[str, Path], baseline: str) -> Path:
 
 
 def define(runs: Mapping[str, Replayed], baseline: str) -> Definition:
-    """Return the definition of runs by arm, in which every metric was logged by one of them."""
+    """Return the definition for runs by arm; it contains every metric that at least one of them logged."""
     first = next(iter(runs.values()))
     names = frozenset[str]().union(*(run.names for run in runs.values()))
     arms = ", ".join(run.arm for run in runs.values())
@@ -92,21 +92,21 @@ def _check(folders: Mapping[str, Path]) -> None:
     settings = {arm: wandb_settings(folder) for arm, folder in folders.items()}
     places = {arm: f"{one.entity or 'your own'}/{one.project}" for arm, one in settings.items()}
     if len(set(places.values())) > 1:
-        told = ", ".join(f"{arm} {place}" for arm, place in places.items())
+        listed = ", ".join(f"{arm} {place}" for arm, place in places.items())
         raise ValueError(
-            f"a W&B workspace shows the runs of one project, and these belong to several ({told}): give them one at a "
-            "time, or leave workspace=true out"
+            f"a W&B workspace shows runs of one project, but these belong to several ({listed}): give the runs of one "
+            "project at a time, or leave out workspace=true"
         )
 
 
 def _made(path: Path) -> dict[str, dict[str, str]]:
-    """Return the addresses of what was made of each definition so far, by the definition's digest."""
+    """Return the URLs of what was created so far, by the digest of the definition."""
     if not path.is_file():
         return {}
     try:
         return dict(json.loads(path.read_text("utf-8"))["made"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({error!r}): remove it, then both are made anew") from error
+        raise ValueError(f"{path} cannot be read ({error!r}): remove it to create both again") from error
 
 
 def _write(path: Path, definition: Definition, made: Mapping[str, Mapping[str, str]]) -> None:
@@ -114,7 +114,7 @@ def _write(path: Path, definition: Definition, made: Mapping[str, Mapping[str, s
 
 
 def _make_workspace(definition: Definition) -> str:
-    """Make the workspace; return its address."""
+    """Create the workspace; return its URL."""
     quiet_wandb()
     import wandb_workspaces.reports.v2 as reports
     import wandb_workspaces.workspaces as workspaces
@@ -143,7 +143,7 @@ def _make_workspace(definition: Definition) -> str:
 
 
 def _make_report(definition: Definition) -> str:
-    """Make the report; return its address."""
+    """Create the report; return its URL."""
     quiet_wandb()
     import wandb_workspaces.reports.v2 as reports
 
@@ -182,5 +182,5 @@ def _make_report(definition: Definition) -> str:
 
 
 def _filter(definition: Definition) -> str:
-    """Return the filter that shows the replayed runs alone, in wandb-workspaces' words."""
+    """Return the filter for only the replayed runs, in the syntax of wandb-workspaces."""
     return f"Metric('ID') in {sorted(definition['runs'].values())}"

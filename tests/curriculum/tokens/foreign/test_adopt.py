@@ -1,4 +1,4 @@
-"""Other people's tokens: read where they lie, every token a label once, and what does not fit is refused."""
+"""Adopted tokens: read in place, every token a label once, and mismatches are rejected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from curriculum.artifact.manifest import ArtifactError, open_manifest, verify
 from curriculum.tokens import ids as token_ids
 from curriculum.tokens.foreign import adopt as adopt_module
 from curriculum.tokens.foreign import files as foreign
-from curriculum.tokens.foreign.adopt import AdoptSettings, MadeBy, run
+from curriculum.tokens.foreign.adopt import AdoptSettings, ForeignTokenizer, run
 from curriculum.tokens.tokenizer import TextTokenizer
 from curriculum.tokens.tokens import IGNORED, Tokens
 from launch.cli import main
@@ -32,7 +32,7 @@ SEQ_LEN = 5
 
 
 def adopt(output: Path, tokenizer: Path, seq_len: int = SEQ_LEN, **slices: dict[str, str]) -> Path:
-    return run(AdoptSettings(MadeBy(str(tokenizer)), **slices, seq_len=seq_len, output=str(output)), SILENT)  # type: ignore[arg-type]
+    return run(AdoptSettings(ForeignTokenizer(str(tokenizer)), **slices, seq_len=seq_len, output=str(output)), SILENT)  # type: ignore[arg-type]
 
 
 def windows(ids: list[int], seq_len: int) -> list[list[int]]:
@@ -78,7 +78,7 @@ def test_no_token_is_lost(
 ) -> None:
     end = [tokenizer.end_of_text]
     before, after = (end if place in wanted else [] for wanted in (("start", "both"), ("end", "both")))
-    files = [*files, [[1] * (seq_len + 1)]]  # one that fills a sample
+    files = [*files, [[1] * (seq_len + 1)]]  # a file that fills a sample
     raw = [[[*before, *word, *after] for word in words] for words in files]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -86,7 +86,7 @@ def test_no_token_is_lost(
             if letter.startswith("ds"):
                 write_datatrove(folder / f"{number}.ds", documents, letter[-1])
             else:
-                cut = [[document[:2], document[2:]] for document in documents]  # two sequences a document
+                cut = [[document[:2], document[2:]] for document in documents]  # two sequences per document
                 write_megatron(folder / str(number), cut, letter)
         pattern = str(folder / ("*.ds" if letter.startswith("ds") else "*"))
         tokens = Tokens.open(adopt(folder / "tokens", tokenizer_folder, seq_len, train={"web": pattern}))
@@ -110,7 +110,7 @@ def test_attention_begins_anew_at_every_document(web: Path, tokenizer_folder: Pa
     tokens = Tokens.open(adopt(tmp_path / "tokens", tokenizer_folder, 16, train={"web": str(web)}))
     sample = torch.from_numpy(tokens.sample([0]))
     documents = Documents.of(sample[:, :-1], tokens.end_of_text)
-    assert documents.lengths == (4, 2, 10)  # each but the first with the end before
+    assert documents.lengths == (4, 2, 10)  # each except the first with the end-of-text before it
 
 
 def test_documents_without_a_token_are_left_out_and_counted(
@@ -158,14 +158,14 @@ def test_the_command_line_adopts_and_inspects(
     words = ["adopt", f"tokenizer.name={tokenizer_folder}", f"train.web={web}", f"output={tmp_path}/t", "seq_len=4"]
     assert main(words) == 0
     assert main(words) == 0
-    assert "whole, reused" in capsys.readouterr().out
+    assert "complete, reused" in capsys.readouterr().out
     assert main(["inspect", f"folder={tmp_path}/t", "verify=true"]) == 0
     assert "web.bin" in capsys.readouterr().out.replace("\n", "")
     assert main(["adopt", f"tokenizer.name={tokenizer_folder}", f"output={tmp_path}/u"]) == 2
-    assert "train names no files" in capsys.readouterr().err
+    assert "train is empty" in capsys.readouterr().err
 
 
-# what changes after
+# changes after adoption
 
 
 @pytest.fixture
@@ -180,9 +180,7 @@ def test_a_moved_file_is_named_and_its_tokens_stay_the_same_ones(adopted: Path, 
     place.mkdir()
     for part in ("bin", "idx"):
         (adopted.parent / f"web.{part}").rename(place / f"web.{part}")
-    with pytest.raises(
-        ArtifactError, match=r"web\.bin is missing, though .*tokens reads it where it lies: put it back"
-    ):
+    with pytest.raises(ArtifactError, match=r"web\.bin is missing, but .*tokens reads it in place: restore it"):
         Tokens.open(adopted)
     again = adopt(adopted.parent / "again", tokenizer_folder, train={"web": str(place / "web")})
     assert Tokens.open(again).fingerprint == fingerprint
@@ -191,7 +189,7 @@ def test_a_moved_file_is_named_and_its_tokens_stay_the_same_ones(adopted: Path, 
 def test_a_file_of_another_size_is_named(adopted: Path) -> None:
     with open(adopted.parent / "web.bin", "ab") as file:
         file.write(b"\0\0\0\0")
-    with pytest.raises(ArtifactError, match=r"web\.bin has 72 bytes instead of 68: it changed after .* was made"):
+    with pytest.raises(ArtifactError, match=r"web\.bin has 72 bytes instead of 68: it changed after .* was written"):
         Tokens.open(adopted)
 
 
@@ -208,10 +206,10 @@ def test_a_flipped_bit_is_found(adopted: Path) -> None:
 
 def test_running_again_names_what_differs(adopted: Path, tokenizer_folder: Path) -> None:
     path = adopted.parent / "web.bin"
-    with pytest.raises(ArtifactError, match="seq_len: there 5, asked for 6"):
+    with pytest.raises(ArtifactError, match="seq_len: found 5, requested 6"):
         adopt(adopted, tokenizer_folder, 6, train={"web": str(adopted.parent / "web")})
     path.write_bytes(path.read_bytes())
-    with pytest.raises(ArtifactError, match=r"train/web/0/web\.bin: there 'bytes=68 mtime_ns="):
+    with pytest.raises(ArtifactError, match=r"train/web/0/web\.bin: found 'bytes=68 mtime_ns="):
         adopt(adopted, tokenizer_folder, train={"web": str(adopted.parent / "web")})
 
 
@@ -220,10 +218,10 @@ def test_facts_that_do_not_fit_are_refused(adopted: Path, edit_manifest: Callabl
         return lambda fields: fields["facts"]["slices"]["train"]["sources"][0]["files"][0].update(dtype=name)
 
     edit_manifest(adopted, with_dtype("uint16"))
-    with pytest.raises(ArtifactError, match=r"web\.bin has 68 bytes, 17 tokens of type uint16 were expected"):
+    with pytest.raises(ArtifactError, match=r"web\.bin has 68 bytes, but 17 tokens of type uint16 were expected"):
         Tokens.open(adopted)
     edit_manifest(adopted, with_dtype("float32"))
-    with pytest.raises(ArtifactError, match=r"float32.*lacks what TOKENS need"):
+    with pytest.raises(ArtifactError, match=r"float32.*lacks fields of TOKENS"):
         Tokens.open(adopted)
 
 
@@ -243,7 +241,7 @@ def test_a_file_that_changes_under_the_reader_is_named(
     assert not (tmp_path / "tokens").exists()
 
 
-# refused
+# rejected
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -255,18 +253,18 @@ def test_a_file_that_changes_under_the_reader_is_named(
             "i",
             r"a\.bin: token 4 is 257, not one of the tokenizer's ids 0 to 256: name the tok",
         ),
-        ([[1, 2, 0], [3, -1, 0]], "h", r"a\.bin: token 4 is -1, not one of .* ids 0 to 256: make the file again"),
+        ([[1, 2, 0], [3, -1, 0]], "h", r"a\.bin: token 4 is -1, not one of .* ids 0 to 256: build the file again"),
         (
             [[1, 2], [3, 4]],
             "i",
-            r"begins at token 2, but neither that token \(3\) nor the one before it \(2\) is the end",
+            r"starts at token 2, but neither that token \(3\) nor the one before it \(2\) is the end",
         ),
         (
             [[1, 2, 3, 0], [4, 5, 6, 7], [8, 0]],
             "i",
-            r"begins at token 8, but neither that token \(8\).*\(7\).*append-eod",
+            r"starts at token 8, but neither that token \(8\).*\(7\).*append-eod",
         ),
-        ([[1, 0]], "i", r"seq_len=5: no file of train fills one sample \(the largest has 2 tokens, a sample has 6\)"),
+        ([[1, 0]], "i", r"seq_len=5: no file of train fills a sample \(the largest has 2 tokens, a sample has 6\)"),
     ],
 )
 def test_wrong_tokens_are_refused(
@@ -291,22 +289,22 @@ def test_a_file_named_twice_is_refused(web: Path, tmp_path: Path, tokenizer_fold
     for part in ("bin", "idx"):
         Path(f"{link}.{part}").symlink_to(f"{web}.{part}")
     with pytest.raises(
-        ValueError, match=r"link\.bin is named by train\.web and by validation\.web: a file belongs to one"
+        ValueError, match=r"link\.bin is listed in train\.web and in validation\.web: remove it from one"
     ):
         adopt(tmp_path / "tokens", tokenizer_folder, train={"web": str(web)}, validation={"web": str(link)})
 
 
 @pytest.mark.parametrize("path", ["none", "none.ds", "no*ne", "no*ne.ds"])
 def test_a_path_without_files_is_refused(path: str, tmp_path: Path, tokenizer_folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"train\.web='.*none.*': there is no .*none|train\.web='.*no\*ne"):
+    with pytest.raises(ValueError, match=r"train\.web='.*none.*': .*none.* does not exist|train\.web='.*no\*ne"):
         adopt(tmp_path / "tokens", tokenizer_folder, train={"web": str(tmp_path / path)})
 
 
 def test_settings_that_cannot_be_meant_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"tokenizer\.name='train:300': name the tokenizer that made the tokens"):
-        MadeBy("train:300")
-    made_by = MadeBy("gpt2")
+    with pytest.raises(ValueError, match=r"tokenizer\.name='train:300': name the existing tokenizer"):
+        ForeignTokenizer("train:300")
+    tokenizer = ForeignTokenizer("gpt2")
     with pytest.raises(ValueError, match="seq_len=1 must be at least 2"):
-        AdoptSettings(made_by, train={"web": "x"}, seq_len=1)
+        AdoptSettings(tokenizer, train={"web": "x"}, seq_len=1)
     with pytest.raises(ValueError, match="output is empty"):
-        AdoptSettings(made_by, train={"web": "x"}, output="")
+        AdoptSettings(tokenizer, train={"web": "x"}, output="")

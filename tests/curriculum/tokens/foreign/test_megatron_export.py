@@ -1,4 +1,4 @@
-"""TOKENS written as Megatron's pairs: its layout byte by byte, and the way back."""
+"""TOKENS exported as Megatron pairs: the layout byte by byte, and the round trip."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def native(folder: Path, vocab_size: int = 257) -> Path:
 
 
 def parse(prefix: Path, letter: str) -> list[list[int]]:
-    """Read a pair by its layout alone; every document is one sequence."""
+    """Read a pair independently, by its layout; every document is one sequence."""
     raw, data = Path(f"{prefix}.idx").read_bytes(), Path(f"{prefix}.bin").read_bytes()
     code = {"H": 8, "i": 4}[letter]
     assert raw[:18] == b"MMIDIDX\x00\x00" + struct.pack("<QB", 1, code)
@@ -78,7 +78,7 @@ def test_there_and_back(tmp_path: Path, tokenizer_folder: Path) -> None:
     before = Tokens.open(native(tmp_path / "tokens"))
     folder = run(MegatronSettings(str(before.folder), str(tmp_path / "out")), SILENT)
     settings = adopt.AdoptSettings(
-        adopt.MadeBy(str(tokenizer_folder)),
+        adopt.ForeignTokenizer(str(tokenizer_folder)),
         train={"code": str(folder / "code"), "web/en": str(folder / "web%2Fen")},
         seq_len=5,
         output=str(tmp_path / "back"),
@@ -110,12 +110,12 @@ def test_a_failure_leaves_nothing_and_another_slice_is_not_mixed_in(
     assert [path.name for path in tmp_path.iterdir()] == ["tokens"]
     run(settings, SILENT)
     run(settings)
-    assert "whole, reused" in capsys.readouterr().out
+    assert "complete, reused" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"slice='validation' of .* is empty: choose another"):
         run(MegatronSettings(str(tokens), str(tmp_path / "out"), "validation"), SILENT)
     other = native(tmp_path / "other", 300)
     edit_manifest(other, lambda fields: fields["facts"].update(end_of_text=1))
-    with pytest.raises(ArtifactError, match=r"tokens: there .*, asked for .*: choose another output"):
+    with pytest.raises(ArtifactError, match=r"tokens: found .*, requested .*: choose another output"):
         run(MegatronSettings(str(other), str(tmp_path / "out")), SILENT)
 
 

@@ -1,4 +1,4 @@
-"""What the harness's tests share: a tokenizer, tasks, and a small decoder with strong opinions."""
+"""Shared by the harness tests: a tokenizer, tasks, and a small decoder with peaked distributions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.decoder import Decoder, build
 from train.distributed.world import World
 from train.evaluation.harness.tasks import BenchmarkSettings
 
-ALONE = World(0, 1, 0, 1, torch.device("cpu"))
+SINGLE = World(0, 1, 0, 1, torch.device("cpu"))
 MAX_LENGTH = 48
 WORDS = [
     "the",
@@ -152,8 +152,8 @@ def make_decoder(end_of_text: int | None = 0) -> Decoder:
     return decoder
 
 
-def settings_of(room: Path, *tasks: str, **options: Any) -> BenchmarkSettings:
-    return BenchmarkSettings(tasks=list(tasks), task_paths=[str(room / "tasks")], batch_size=4, **options)
+def settings_of(assets: Path, *tasks: str, **options: Any) -> BenchmarkSettings:
+    return BenchmarkSettings(tasks=list(tasks), task_paths=[str(assets / "tasks")], batch_size=4, **options)
 
 
 def requests(*arguments: Any) -> list[Any]:
@@ -161,7 +161,7 @@ def requests(*arguments: Any) -> list[Any]:
 
 
 def random_pairs() -> list[tuple[str, str]]:
-    """Return contexts and continuations: empty and over-long contexts, spaces around the cut, shared answers."""
+    """Return contexts and continuations: empty and overlong contexts, spaces at the boundary, shared answers."""
     rng = random.Random(2)
     pairs = [(sentence(rng, rng.randint(1, 60)), " " + sentence(rng, rng.randint(1, 8))) for _ in range(12)]
     pairs += [("", "the cat"), ("the cat ", "sees"), ("the cat\n\n", " dog"), (END + "house", " cat")]

@@ -1,4 +1,4 @@
-"""Benchmarks: our numbers are those of lm-evaluation-harness's own model on the exported folder."""
+"""Benchmarks: our results equal those of lm-evaluation-harness's own model on the exported folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from tests.train.evaluation.harness.material import (
-    ALONE,
     MAX_LENGTH,
+    SINGLE,
     make_decoder,
     random_pairs,
     requests,
@@ -26,7 +26,7 @@ from tests.train.evaluation.harness.material import (
 )
 from train.distributed.collectives import Exchange
 from train.evaluation.harness.benchmarks import evaluate_benchmarks
-from train.evaluation.harness.sandbox import shelter
+from train.evaluation.harness.sandbox import sandbox
 from train.evaluation.harness.scorer import Scorer
 from train.evaluation.harness.tasks import BenchmarkSettings, check_tasks
 
@@ -35,7 +35,7 @@ def values_of(*arguments: Any, **options: Any) -> dict[str, float | str]:
     return evaluate_benchmarks(*arguments, **options).values
 
 
-def test_log_likelihoods_are_the_harness_models(ours: Any, theirs: Any) -> None:
+def test_log_likelihoods_match_the_harness_model(ours: Any, theirs: Any) -> None:
     pairs = random_pairs()
     mine = ours.loglikelihood(requests(*pairs))
     other = theirs.loglikelihood(requests(*pairs), disable_tqdm=True)
@@ -44,7 +44,7 @@ def test_log_likelihoods_are_the_harness_models(ours: Any, theirs: Any) -> None:
     assert len({round(nats, 3) for nats, _ in mine}) > 15
 
 
-def test_rolling_log_likelihoods_are_the_harness_models(ours: Any, theirs: Any) -> None:
+def test_rolling_log_likelihoods_match_the_harness_model(ours: Any, theirs: Any) -> None:
     rng = random.Random(4)
     texts = [(sentence(rng, words),) for words in (1, 20, 60, 150)]
     tokens = [len(ours.tok_encode(text)) for (text,) in texts]
@@ -54,7 +54,7 @@ def test_rolling_log_likelihoods_are_the_harness_models(ours: Any, theirs: Any) 
 
 
 @pytest.mark.parametrize("until", [["e"], [" the", "zz"], []])
-def test_greedy_texts_are_the_harness_models(ours: Any, theirs: Any, until: list[str]) -> None:
+def test_greedy_texts_match_the_harness_model(ours: Any, theirs: Any, until: list[str]) -> None:
     rng = random.Random(5)
     wanted = requests(*[(sentence(rng, words), {"until": until, "max_gen_toks": 12}) for words in (1, 3, 9, 60)])
     mine = ours.generate_until(wanted)
@@ -62,33 +62,35 @@ def test_greedy_texts_are_the_harness_models(ours: Any, theirs: Any, until: list
     assert len(set(mine)) > 1
 
 
-def test_one_letter_answers_share_a_forward_pass(room: Path) -> None:
+def test_one_letter_answers_share_a_forward_pass(assets: Path) -> None:
     decoder = make_decoder()
     shapes: list[torch.Size] = []
     decoder.embedding.register_forward_hook(lambda _, ids, __: shapes.append(ids[0].shape))
-    scorer = Scorer(decoder, Exchange(ALONE), MAX_LENGTH, batch_size=8)
+    scorer = Scorer(decoder, Exchange(SINGLE), MAX_LENGTH, batch_size=8)
     scorer.log_likelihoods([([5, 6, 7], [answer]) for answer in range(8, 14)])
     assert shapes == [(1, 3)]
 
 
-def test_a_shared_row_scores_each_continuation_at_its_own_place() -> None:
-    # HFLM of 0.4.13 reads the shorter of two such continuations at the places of the longer one.
-    scorer = Scorer(make_decoder(), Exchange(ALONE), MAX_LENGTH, batch_size=8)
+def test_a_shared_row_scores_each_continuation_at_its_own_positions() -> None:
+    # HFLM 0.4.13 scores the shorter of two such continuations at the positions of the longer one.
+    scorer = Scorer(make_decoder(), Exchange(SINGLE), MAX_LENGTH, batch_size=8)
     pairs = [([5], [6, 7, 8]), ([5, 6, 7], [8]), ([5, 6], [7, 9])]
     together = scorer.log_likelihoods(pairs)
     apart = [scorer.log_likelihoods([pair])[0] for pair in pairs]
     np.testing.assert_allclose([nats for nats, _ in together], [nats for nats, _ in apart], atol=1e-5)
 
 
-def test_accuracies_are_the_harness_models(room: Path, theirs: Any) -> None:
+def test_accuracies_match_the_harness_model(assets: Path, theirs: Any) -> None:
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    values = values_of(make_decoder(), room / "tokenizer", settings_of(room, "choice", "rolling", "writing"), ALONE)
-    with shelter(offline=True):
+    values = values_of(
+        make_decoder(), assets / "tokenizer", settings_of(assets, "choice", "rolling", "writing"), SINGLE
+    )
+    with sandbox(offline=True):
         found = simple_evaluate(
             model=theirs, tasks=["choice", "rolling", "writing"], bootstrap_iters=0, log_samples=False,
-            task_manager=TaskManager(include_path=str(room / "tasks"), include_defaults=False),
+            task_manager=TaskManager(include_path=str(assets / "tasks"), include_defaults=False),
         )["results"]  # fmt: skip
     for task, metric in (("choice", "acc"), ("choice", "acc_norm"), ("writing", "exact_match")):
         assert values[f"bench/{task}/{metric}"] == pytest.approx(found[task][f"{metric},none"], abs=1e-9)
@@ -103,10 +105,10 @@ def test_accuracies_are_the_harness_models(room: Path, theirs: Any) -> None:
 
 
 @pytest.mark.usefixtures("no_defaults")
-def test_a_failing_task_is_told_and_the_others_run(room: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_task_is_reported_and_the_others_run(assets: Path, caplog: pytest.LogCaptureFixture) -> None:
     tasks = ("broken_field", "no_data", "chioce", "choice")
     with caplog.at_level(logging.WARNING, logger="train.evaluation.harness.benchmarks"):
-        values = values_of(make_decoder(), room / "tokenizer", settings_of(room, *tasks), ALONE)
+        values = values_of(make_decoder(), assets / "tokenizer", settings_of(assets, *tasks), SINGLE)
     assert "missing" in str(values["bench/broken_field/error"])
     assert "no_data.jsonl" in str(values["bench/no_data/error"])
     assert "did you mean choice" in str(values["bench/chioce/error"])
@@ -115,49 +117,49 @@ def test_a_failing_task_is_told_and_the_others_run(room: Path, caplog: pytest.Lo
     assert [record.args[0] for record in caplog.records if record.args] == list(tasks[:3])
 
 
-def test_groups_and_tags_and_limits(room: Path, tmp_path: Path) -> None:
+def test_groups_and_tags_and_limits(assets: Path, tmp_path: Path) -> None:
     write_tasks(tmp_path / "tasks")
     (tmp_path / "tasks" / "both.yaml").write_text(
         yaml.safe_dump({"group": "both", "task": ["choice"], "aggregate_metric_list": [{"metric": "acc"}]})
     )
-    values = values_of(make_decoder(), room / "tokenizer", settings_of(tmp_path, "both", limit=3), ALONE)
+    values = values_of(make_decoder(), assets / "tokenizer", settings_of(tmp_path, "both", limit=3), SINGLE)
     assert values["bench/both/acc"] == values["bench/choice/acc"] == values["bench/avg"]
     assert float(values["bench/avg"]) * 3 == pytest.approx(round(float(values["bench/avg"]) * 3))
 
 
-def test_no_tasks_cost_nothing(room: Path) -> None:
-    assert values_of(make_decoder(), Path("nowhere"), BenchmarkSettings(), ALONE) == {}
+def test_no_tasks_cost_nothing(assets: Path) -> None:
+    assert values_of(make_decoder(), Path("nowhere"), BenchmarkSettings(), SINGLE) == {}
     check_tasks(BenchmarkSettings(task_paths=["nowhere"]))
 
 
-def test_nothing_is_left_behind(room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_behind(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    tasks = sorted(path.name for path in (room / "tasks").iterdir())
+    tasks = sorted(path.name for path in (assets / "tasks").iterdir())
     decoder = make_decoder().train()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
-    evaluate_benchmarks(decoder, room / "tokenizer", settings_of(room, "choice"), ALONE)
+    evaluate_benchmarks(decoder, assets / "tokenizer", settings_of(assets, "choice"), SINGLE)
     after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     assert after == before
     assert decoder.training
     assert os.environ["HF_HUB_OFFLINE"] == "0"
     assert list(tmp_path.iterdir()) == []
-    assert sorted(path.name for path in (room / "tasks").iterdir()) == tasks
+    assert sorted(path.name for path in (assets / "tasks").iterdir()) == tasks
 
 
-def test_the_door_names_what_cannot_run(room: Path, tmp_path: Path) -> None:
-    check_tasks(settings_of(room, "choice", "rolling"))
+def test_check_tasks_names_what_cannot_run(assets: Path, tmp_path: Path) -> None:
+    check_tasks(settings_of(assets, "choice", "rolling"))
     with pytest.raises(ValueError, match=r"data file .*no_data\.jsonl does not exist: build the benchmark again"):
-        check_tasks(settings_of(room, "no_data"))
+        check_tasks(settings_of(assets, "no_data"))
     with pytest.raises(ValueError, match=r"holds no task file"):
         check_tasks(BenchmarkSettings(tasks=["choice"], task_paths=[str(tmp_path)]))
 
 
 @pytest.mark.usefixtures("no_defaults")
-def test_an_unknown_task_is_met_with_near_names(room: Path) -> None:
+def test_an_unknown_task_is_rejected_with_similar_names(assets: Path) -> None:
     with pytest.raises(ValueError, match=r"'chioces' is neither in .* nor in the harness: did you mean choice"):
-        check_tasks(settings_of(room, "chioces"))
+        check_tasks(settings_of(assets, "chioces"))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_an_unknown_task_is_met_with_near_names(room: Path) -> None:
         ({"limit": 0}, r"benchmarks\.limit=0 must be at least 1"),
         ({"num_fewshot": -1}, r"benchmarks\.num_fewshot=-1 must be at least 0"),
         ({"batch_size": 0}, r"benchmarks\.batch_size=0 must be at least 1"),
-        ({"tasks": ["a", "a"]}, "names a task twice"),
+        ({"tasks": ["a", "a"]}, "lists a task twice"),
     ],
 )
 def test_settings_are_checked(options: dict[str, Any], message: str) -> None:
@@ -174,8 +176,8 @@ def test_settings_are_checked(options: dict[str, Any], message: str) -> None:
         BenchmarkSettings(**options)
 
 
-def test_requests_that_cannot_be_scored_are_refused() -> None:
-    scorer = Scorer(make_decoder(), Exchange(ALONE), max_length=4, batch_size=2)
+def test_requests_that_cannot_be_scored_are_rejected() -> None:
+    scorer = Scorer(make_decoder(), Exchange(SINGLE), max_length=4, batch_size=2)
     with pytest.raises(ValueError, match="a continuation of 5 tokens after 1 cannot be scored with max_length=4"):
         scorer.log_likelihoods([([1], [1, 2, 3, 4, 5])])
     with pytest.raises(ValueError, match="generating 4 tokens leaves no room for a prompt in max_length=4"):

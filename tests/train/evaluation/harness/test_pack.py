@@ -1,4 +1,4 @@
-"""A pack holds tasks with data and code, wherever it is moved; what it cannot hold is refused by name."""
+"""A pack holds tasks with data and code and can be moved; tasks that cannot be packed are rejected by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 from curriculum.artifact.manifest import ArtifactError, open_manifest
 from launch.cli import main
-from tests.train.evaluation.harness.material import ALONE, CHOICE, make_decoder, settings_of, write_task, write_tasks
+from tests.train.evaluation.harness.material import CHOICE, SINGLE, make_decoder, settings_of, write_task, write_tasks
 from train.evaluation.harness.benchmarks import evaluate_benchmarks
 from train.evaluation.harness.pack import KIND, write_pack
 from train.evaluation.harness.tasks import BenchmarkSettings, check_tasks, task_files_fingerprint
@@ -32,9 +32,9 @@ def question(doc):
 
 
 @pytest.fixture
-def packed(room: Path, tmp_path: Path) -> Path:
-    """A pack of a group, a task with code and an include, and a generation; their task files are gone."""
-    source = tmp_path / "room" / "tasks"
+def packed(assets: Path, tmp_path: Path) -> Path:
+    """A pack with a group, a task with code and an include, and a generation; the original task files are deleted."""
+    source = tmp_path / "assets" / "tasks"
     write_tasks(source)
     (source / "code.py").write_text(CODE)
     (source / "_base").write_text("process_docs: !function code.longer\ndoc_to_text: !function code.question\n")
@@ -46,27 +46,27 @@ def packed(room: Path, tmp_path: Path) -> Path:
     both = {"group": "both", "task": ["choice", "whole"], "aggregate_metric_list": [{"metric": "acc"}]}
     (source / "both.yaml").write_text(yaml.safe_dump(both))
     names = ("both", "writing")
-    before = values_of(room, settings_of(tmp_path / "room", *names))
+    before = values_of(assets, settings_of(tmp_path / "assets", *names))
     assert len(before) > 8
-    write_pack(tmp_path / "made", settings_of(tmp_path / "room", *names))
+    write_pack(tmp_path / "made", settings_of(tmp_path / "assets", *names))
     shutil.rmtree(source)
     (tmp_path / "made").rename(tmp_path / "moved")
-    after = values_of(room, BenchmarkSettings(list(names), [str(tmp_path / "moved")], batch_size=4))
+    after = values_of(assets, BenchmarkSettings(list(names), [str(tmp_path / "moved")], batch_size=4))
     assert after == before
     return tmp_path / "moved"
 
 
-def values_of(room: Path, settings: BenchmarkSettings) -> dict[str, float | str]:
-    return evaluate_benchmarks(make_decoder(), room / "tokenizer", settings, ALONE).values
+def values_of(assets: Path, settings: BenchmarkSettings) -> dict[str, float | str]:
+    return evaluate_benchmarks(make_decoder(), assets / "tokenizer", settings, SINGLE).values
 
 
-def test_a_pack_gives_the_same_results_and_is_whole(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_gives_the_same_results_and_is_complete(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = open_manifest(packed, KIND)
     assert manifest.facts["documents"].keys() == {"choice", "coded", "writing"}
     assert manifest.facts["groups"] == ["both"]
     assert {"tasks/both/both.yaml", "tasks/coded/coded.yaml", "tasks/coded/code.py"} <= manifest.files.keys()
     assert {Path(name).suffix for name in manifest.files} == {".yaml", ".py", ".parquet"}
-    assert "half" not in (packed / "tasks" / "coded" / "coded.yaml").read_text()  # a tag that is not here as a whole
+    assert "half" not in (packed / "tasks" / "coded" / "coded.yaml").read_text()  # the pack has only part of this tag
     settings = BenchmarkSettings(["both"], [str(packed)])
     check_tasks(settings)
     fingerprint = task_files_fingerprint(settings)
@@ -74,7 +74,7 @@ def test_a_pack_gives_the_same_results_and_is_whole(packed: Path, monkeypatch: p
     assert task_files_fingerprint(BenchmarkSettings(["both"], ["moved"])) == fingerprint
 
 
-def test_a_damaged_pack_is_refused_at_the_door_and_by_the_doctor(
+def test_a_damaged_pack_is_rejected_before_training_and_by_the_doctor(
     packed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["doctor", "benchmarks.tasks=[both,writing]", f"benchmarks.task_paths=[{packed}]"]
@@ -92,8 +92,8 @@ def test_a_damaged_pack_is_refused_at_the_door_and_by_the_doctor(
     assert f"FAILED  {packed}: {code} does not match its checksum" in capsys.readouterr().out
 
 
-def test_what_cannot_be_packed_is_refused_by_name(room: Path, tmp_path: Path) -> None:
-    source = tmp_path / "room" / "tasks"
+def test_tasks_that_cannot_be_packed_are_rejected_by_name(assets: Path, tmp_path: Path) -> None:
+    source = tmp_path / "assets" / "tasks"
     write_tasks(source)
     (source / "needy.py").write_text(
         "from pathlib import Path\nTEXT = Path(__file__).with_name('beside.txt').read_text()\n"
@@ -107,26 +107,26 @@ def test_what_cannot_be_packed_is_refused_by_name(room: Path, tmp_path: Path) ->
     (source / "changed.yaml").write_text(yaml.safe_dump(changed))
     for name, message in (
         ("needy", r"needy cannot be packed: it cannot be loaded .*beside\.txt"),
-        ("changed", "group changed defines or changes members in place"),
+        ("changed", "group changed cannot be packed: it defines or changes members inline"),
         ("no_data", r"no_data cannot be packed: it cannot be loaded .*no_data\.jsonl"),
         ("nothing", "'nothing' is neither in benchmarks.task_paths nor in the harness"),
     ):
         with pytest.raises(ValueError, match=message):
-            write_pack(tmp_path / "pack", settings_of(tmp_path / "room", name))
+            write_pack(tmp_path / "pack", settings_of(tmp_path / "assets", name))
     assert not list(tmp_path.glob("*pack*"))
 
 
-def test_the_command_packs(room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["evaluate", "--pack", str(tmp_path / "pack"), f"benchmarks.task_paths=[{room / 'tasks'}]"]
+def test_the_command_packs(assets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "--pack", str(tmp_path / "pack"), f"benchmarks.task_paths=[{assets / 'tasks'}]"]
     assert main([*words, "benchmarks.tasks=[rolling]"]) == 0
     assert open_manifest(tmp_path / "pack", KIND).facts["documents"] == {"rolling": 5}
     assert main([*words, "benchmarks.tasks=[rolling]"]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
-def test_the_doctor_names_every_task_that_would_fail(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_doctor_names_every_task_that_would_fail(assets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = "[choice,broken_field,no_data,chioce]"
-    assert main(["doctor", f"benchmarks.tasks={tasks}", f"benchmarks.task_paths=[{room / 'tasks'}]"]) == 1
+    assert main(["doctor", f"benchmarks.tasks={tasks}", f"benchmarks.task_paths=[{assets / 'tasks'}]"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "ok      choice: 15 questions, multiple_choice"
     assert [line[:8] for line in lines[1:]] == ["FAILED  "] * 3

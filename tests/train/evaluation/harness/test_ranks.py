@@ -1,4 +1,4 @@
-"""Real ranks: answers are the harness's own model's, request by request; what hangs or kills costs itself alone."""
+"""Real ranks: answers equal those of the harness's model, per request; a task that hangs or kills fails only itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launch.cli import main
 from tests.torture.forks import Forks, served
 from tests.torture.runs import PATIENCE_S, Material
 from tests.train.evaluation.harness.material import CHOICE, requests, write_misdeeds, write_task
-from tests.train.evaluation.harness.ranks import BATCH, STAGES, asked
+from tests.train.evaluation.harness.ranks import BATCH, STAGES, all_requests
 from train.checkpoint import newest
 from train.distributed.collectives import FIRST_BYTES
 from train.evaluation.answers import answers_path, read_answers
@@ -32,10 +32,10 @@ def forks() -> Any:
 
 
 @pytest.fixture(scope="module")
-def found(room: Path, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Any]:
-    """What each rank of each number of ranks answered, by both."""
+def found(assets: Path, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Any]:
+    """Answers by (number of ranks, rank)."""
     folder = tmp_path_factory.mktemp("answers")
-    arguments = {"room": str(room), "output": str(folder)}
+    arguments = {"assets": str(assets), "output": str(folder)}
     for size in SIZES:
         log = folder / f"{size}.log"
         ranks = forks.start("tests.train.evaluation.harness.ranks:answer", arguments, size, log)
@@ -47,11 +47,14 @@ def found(room: Path, forks: Forks, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def expected(theirs: Any) -> dict[str, Any]:
-    return {kind: getattr(theirs, kind)(requests(*arguments), disable_tqdm=True) for kind, arguments in asked().items()}
+    return {
+        kind: getattr(theirs, kind)(requests(*arguments), disable_tqdm=True)
+        for kind, arguments in all_requests().items()
+    }
 
 
 def test_the_requests_do_not_divide() -> None:
-    for arguments in asked().values():
+    for arguments in all_requests().values():
         assert len(arguments) % BATCH
 
 
@@ -94,14 +97,14 @@ def test_two_ranks_give_the_values_of_one_and_fail_together(found: dict[tuple[in
         assert two["failed"] == {"bench/writing/error": error, "bench/choice/error": error}
         assert two["failures"][0].startswith("the ranks were asked different things (['step 0', 'step 1'])")
         assert two["failures"][1] == "no memory"
-        told = [["0" * length, "1" * length] for length in (0, 5, FIRST_BYTES, 3 * FIRST_BYTES)]
-        assert two["told"] == [*told, ["", "long" * FIRST_BYTES]]
+        gathered = [["0" * length, "1" * length] for length in (0, 5, FIRST_BYTES, 3 * FIRST_BYTES)]
+        assert two["gathered"] == [*gathered, ["", "long" * FIRST_BYTES]]
 
 
-def test_a_model_is_evaluated_alike_by_one_process_and_by_ranks(
-    room: Path, forks: Forks, tokens_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_one_process_and_several_ranks_give_the_same_evaluation(
+    assets: Path, forks: Forks, tokens_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = [f"folder={room / 'hf'}", f"benchmarks.task_paths=[{room / 'tasks'}]", "benchmarks.batch_size=4"]
+    words = [f"folder={assets / 'hf'}", f"benchmarks.task_paths=[{assets / 'tasks'}]", "benchmarks.batch_size=4"]
     words.append("benchmarks.tasks=[choice,broken_field,writing]")
     assert main(["evaluate", *words, f"output={tmp_path / 'one.json'}"]) == 1  # one task is broken
     arguments = {"words": [*words, f"output={tmp_path / 'two.json'}"]}
@@ -115,7 +118,7 @@ def test_a_model_is_evaluated_alike_by_one_process_and_by_ranks(
     assert "were prepared with a different tokenizer than" in capfd.readouterr().err
 
 
-def test_a_task_that_kills_is_passed_over_by_the_next_life_and_repaired_later(
+def test_a_task_that_kills_is_skipped_by_the_next_attempt_and_rerun_later(
     forks: Forks, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     material = Material.make(tmp_path / "material", stages=1, samples=60)

@@ -1,4 +1,4 @@
-"""A run is read out of W&B as records like those of metrics.jsonl."""
+"""A run is read from W&B as records like those in metrics.jsonl."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[4]
 READ = """
 import json, os, sys
 from dataclasses import asdict
-from train.tracking.wandb_read import read_wandb_run
+from train.report.wandb.read import read_wandb_run
 for spec in sys.argv[2:]:
     try:
         print(json.dumps(asdict(read_wandb_run(spec, read_s=float(sys.argv[1])))), flush=True)
@@ -72,16 +72,16 @@ def test_a_run_is_read_with_its_name_and_its_config(tmp_path):
     assert other.startswith("ValueError wandb:us/p/nowhere is not in W&B")
 
 
-@pytest.mark.parametrize(("mode", "said"), [(BLACK_HOLE, "out of reach"), (REFUSE, "out of reach"), (DENIED, "key")])
-def test_a_dead_network_ends_in_time_and_says_so(mode, said, tmp_path):
+@pytest.mark.parametrize(("mode", "part"), [(BLACK_HOLE, "cannot reach"), (REFUSE, "cannot reach"), (DENIED, "key")])
+def test_a_dead_network_times_out_with_a_message(mode, part, tmp_path):
     with WandbServer(mode) as server:
-        (told,), took_s = read(tmp_path, server, "wandb:us/p/r1", read_s=2.0)
+        (message,), took_s = read(tmp_path, server, "wandb:us/p/r1", read_s=2.0)
     assert took_s < 30
-    assert told.startswith("ValueError W&B refuses" if mode == DENIED else "OSError W&B is out of reach")
-    assert said in told
+    assert message.startswith("ValueError W&B rejected" if mode == DENIED else "OSError cannot reach W&B")
+    assert part in message
 
 
-def test_the_door(monkeypatch, tmp_path):
+def test_a_malformed_spec_and_a_missing_key_are_rejected(monkeypatch, tmp_path):
     for spec in ("us/p/r", "wandb:us/p", "wandb:us/p/r/x", "wandb:us/p/ r", ""):
         with pytest.raises(ValueError, match="write wandb:ENTITY/PROJECT/RUN_ID"):
             read_wandb_run(spec)

@@ -1,4 +1,4 @@
-"""A workspace and a report of two arms, made on a server of ours; offline a file that the same command sends later."""
+"""A workspace and a report of two arms, created on a local server; offline, a file that a later run sends."""
 
 import json
 import os
@@ -60,14 +60,14 @@ def panels_of_report(spec):
 
 
 @EXTRA
-def test_what_was_not_taken_is_made_by_the_same_command(arms, tmp_path):
+def test_rerunning_the_command_creates_what_was_not_accepted(arms, tmp_path):
     path = arms["shuffled"] / FILE
     with WandbServer() as server:
         environment, answer = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}, server.answer
         server.answer = lambda query: {} if "upsertView" in query["query"] else answer(query)
         done = sent(arms, environment, tmp_path)
         assert done.returncode == 1
-        assert "W&B took the runs, but not the workspace" in done.stderr
+        assert "W&B accepted the runs, but not the workspace" in done.stderr
         assert f"its definition is {path}; run the same command again" in done.stderr
         server.answer = answer
         done = sent(arms, environment, tmp_path)
@@ -96,7 +96,7 @@ def test_what_was_not_taken_is_made_by_the_same_command(arms, tmp_path):
 
 @pytest.fixture
 def made(monkeypatch):
-    """Runs that are taken without a network; the workspaces and reports that were made, by the runs in them."""
+    """Accept runs without a network; return the workspaces and reports created, by the runs in them."""
     found, version = [], {"": "1"}
 
     def replay(folder):
@@ -116,49 +116,49 @@ def made(monkeypatch):
     return found, version
 
 
-def test_offline_the_definition_is_kept_and_nothing_is_made(arms, made, monkeypatch, caplog):
+def test_offline_only_the_definition_is_written(arms, made, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_MODE", OFFLINE)
     monkeypatch.setattr(workspace, "find_spec", lambda name: None)
     path = workspace.replay_with_workspace(arms, "shuffled")
-    assert f"cannot be made offline: its definition is {path}" in caplog.text
+    assert f"cannot be created offline: its definition is {path}" in caplog.text
     kept = json.loads(path.read_text())
     assert (kept["made"], kept["project"], kept["baseline"], made[0]) == ({}, "p", "shuffled", [])
     assert [plot["metrics"] for section in kept["sections"] for plot in section["plots"]] == [["val/loss"]]
 
 
-def test_the_same_command_makes_nothing_twice_and_a_grown_run_a_new_pair(arms, made, caplog):
+def test_the_same_command_creates_nothing_twice_but_a_grown_run_gives_a_new_pair(arms, made, caplog):
     caplog.set_level("INFO")
     found, version = made
     for _ in range(2):
         path = workspace.replay_with_workspace(arms, "shuffled")
     assert found == [["pdpc1", "shuffled1"]] * 2
-    assert "W&B has the report already: https://2" in caplog.text
+    assert "W&B already has the report: https://2" in caplog.text
     version[""] = "2"
     workspace.replay_with_workspace(arms, "shuffled")
     assert found[2:] == [["pdpc2", "shuffled2"]] * 2
     assert len(json.loads(path.read_text())["made"]) == 2
 
 
-def test_without_its_package_nothing_is_sent_and_the_extra_is_named(arms, made, monkeypatch):
+def test_without_the_package_nothing_is_sent_and_the_extra_is_named(arms, made, monkeypatch):
     monkeypatch.setattr(workspace, "find_spec", lambda name: None)
     monkeypatch.setattr(workspace, "replay", lambda folder: pytest.fail("sent"))
     with pytest.raises(ValueError, match=r"pip install 'pdpc\[workspace\]'"):
         workspace.replay_with_workspace(arms, "shuffled")
 
 
-def test_a_workspace_is_asked_for_with_wandb():
+def test_a_workspace_requires_wandb():
     with pytest.raises(ValueError, match="add wandb=true"):
         ReportSettings(runs={"run": "r"}, workspace=True)
 
 
-def test_runs_of_two_projects_are_refused(arms, made, tmp_path, monkeypatch):
+def test_runs_of_two_projects_are_rejected(arms, made, tmp_path, monkeypatch):
     monkeypatch.setattr(workspace, "replay", lambda folder: pytest.fail("sent"))
     other = {**arms, "third": write_run(tmp_path / "third", "third", project="q")}
     with pytest.raises(ValueError, match=r"belong to several .*pdpc your own/p, third your own/q"):
         workspace.replay_with_workspace(other, "shuffled")
 
 
-def test_what_was_made_and_cannot_be_read_is_named(arms, made):
+def test_an_unreadable_definition_is_named(arms, made):
     (arms["shuffled"] / FILE).write_text("{")
     with pytest.raises(ValueError, match=r"wandb_workspace\.json cannot be read .* remove it"):
         workspace.replay_with_workspace(arms, "shuffled")

@@ -4,66 +4,40 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from models.config import DecoderConfig
+from models.config import DecoderConfig, DecoderSettings
 from models.execution import ExecutionSettings
+from models.setting import BINDS, FREE
 from train.evaluation.harness.tasks import BenchmarkSettings
 from train.evaluation.heldout import HeldoutSettings
-from train.hooks.settings import AveragingSettings, GuardSettings, StragglerSettings, ThroughputSettings
 from train.schedule import ScheduleSettings
+from train.settings.hooks import AveragingSettings, GuardSettings, StragglerSettings, ThroughputSettings
+from train.settings.optimizer import PRECISIONS, OptimizerSettings, ZeroSettings
 from train.tracking import TrackerSettings
 
-PRECISIONS = ("bf16", "fp32")
-OFFLOAD_DEVICES = ("none", "cpu", "nvme")
+OBJECTIVES = {
+    "language_model": "train.objectives.language_model:LanguageModel",
+}
+"""Module and class by name (`objective=NAME`), imported when the run needs it: settings are read without torch."""
 
 
 @dataclass(frozen=True)
 class DataSettings:
     """What the run reads."""
 
-    tokens: str
+    tokens: str = field(metadata=FREE)
     """TOKENS folder."""
-    order: str
+    order: str = field(metadata=FREE)
     """ORDER folder: which samples, in which order, in which global batch."""
-    scores: str | None = None
+    scores: str | None = field(default=None, metadata=FREE)
     """SCORES folder, for the loss on the low-PD and high-PD halves of the validation slice; null: not reported."""
 
 
 @dataclass(frozen=True)
-class ModelSettings:
-    """Size of the decoder; the vocabulary and the sequence length come from the tokens."""
+class ModelSettings(DecoderSettings):
+    """Size of the decoder; the vocabulary and the sequence length are read from the tokens."""
 
-    layers: int
-    """Number of blocks."""
-    width: int
-    """Size of the residual stream."""
-    heads: int
-    """Query heads."""
-    kv_heads: int
-    """Key and value heads."""
-    ffn: int
-    """Inner size of the feed-forward network."""
-    vocab_multiple: int = 64
+    vocab_multiple: int = field(default=64, metadata=BINDS)
     """The vocabulary is rounded up to a multiple of this: matrix products like it."""
-    rope_theta: float = 10000.0
-    """Base of the rotary frequencies."""
-    rope_scaling: str = "none"
-    """How positions are stretched to read longer texts: none, linear, ntk or llama3."""
-    rope_factor: float = 1.0
-    """By how much they are stretched, above 1 unless `rope_scaling` is none."""
-    rope_original_seq_len: int | None = None
-    """llama3 alone: sequence length in tokens before stretching."""
-    rope_low_factor: float | None = None
-    """llama3 alone: waves longer than `rope_original_seq_len` over this are stretched in full."""
-    rope_high_factor: float | None = None
-    """llama3 alone: waves shorter than `rope_original_seq_len` over this are not stretched."""
-    norm_eps: float = 1e-5
-    """Added to the mean square in RMSNorm."""
-    tie_embeddings: bool = False
-    """Use the embedding matrix as the head."""
-    attention: str = "auto"
-    """Attention backend: auto, flash, varlen, flex, blocks, sdpa or reference (docs/attention.md)."""
-    z_loss: float = 0.0
-    """Weight of logsumexp(logits)^2 beside the cross-entropy, keeping logits small; 1e-4 in PaLM."""
 
     def __post_init__(self) -> None:
         if self.vocab_multiple < 1:
@@ -78,97 +52,16 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
-class OptimizerSettings:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) and clipping."""
-
-    lr: float = 3e-4
-    """Peak learning rate."""
-    beta1: float = 0.9
-    """Decay of the first moment."""
-    beta2: float = 0.95
-    """Decay of the second moment."""
-    eps: float = 1e-8
-    """Added to the root of the second moment."""
-    weight_decay: float = 0.1
-    """Decoupled decay of matrices; norms are not decayed."""
-    clip_norm: float = 1.0
-    """Largest global norm of the gradient; 0 switches clipping off."""
-
-    def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"optimizer.lr={self.lr} must be above 0")
-        for key in ("beta1", "beta2"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"optimizer.{key}={getattr(self, key)} must lie in [0, 1)")
-        for key in ("eps", "weight_decay", "clip_norm"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"optimizer.{key}={getattr(self, key)} must not be negative")
-
-
-@dataclass(frozen=True)
-class ZeroSettings:
-    """DeepSpeed's ZeRO: what is split over the ranks, and what is kept outside the device's memory."""
-
-    stage: int = 1
-    """0: nothing is split; 1: the optimizer's states; 2: the gradients too; 3: the parameters too."""
-    overlap_comm: bool = True
-    """Reduce gradients while the backward pass runs (on GPUs)."""
-    bucket_mb: int = 500
-    """Size of communication buckets in MB; DeepSpeed may hold two of them (overlap_comm)."""
-    reduce_in: str = "fp32"
-    """Type in which gradients are summed over the ranks: fp32, or bf16 for half the traffic."""
-    offload_optimizer: str = "none"
-    """Where master weights and moments live: none (the device); cpu, where AdamW then runs, stage 1 or more; nvme, from
-    where a sub-group at a time is brought to the CPU, stage 3."""
-    offload_param: str = "none"
-    """Where parameters wait to be used: none (the device), cpu or nvme; stage 3."""
-    nvme_path: str | None = None
-    """Folder on a fast local disk of every node, for nvme; a run leaves nothing in it."""
-    nvme_requests: int = 8
-    """Reads or writes of 1 MiB that a rank has under way at once, for nvme."""
-    sub_group_size: int = 1_000_000_000
-    """Stage 3: elements of a rank that are updated together. With offload_optimizer=nvme it needs 16 bytes of host
-    memory for each, or for each of the largest parameter's."""
-    pin_memory: bool = True
-    """Pin the host memory of what is offloaded."""
-
-    def __post_init__(self) -> None:
-        if self.stage not in (0, 1, 2, 3):
-            raise ValueError(f"zero.stage={self.stage} is not supported: use 0, 1, 2 or 3")
-        if self.bucket_mb < 1:
-            raise ValueError(f"zero.bucket_mb={self.bucket_mb} must be at least 1")
-        if self.reduce_in not in PRECISIONS:
-            raise ValueError(f"zero.reduce_in={self.reduce_in!r} is unknown: use one of {list(PRECISIONS)}")
-        for key in ("nvme_requests", "sub_group_size"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"zero.{key}={getattr(self, key)} must be at least 1")
-        for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
-            device = getattr(self, key)
-            if device not in OFFLOAD_DEVICES:
-                raise ValueError(f"zero.{key}={device!r} is unknown: use one of {list(OFFLOAD_DEVICES)}")
-            needed = 3 if device == "nvme" else least
-            if device != "none" and self.stage < needed:
-                raise ValueError(f"zero.{key}={device} needs zero.stage={needed}{' or more' if needed < 3 else ''}")
-            if device == "nvme" and not self.nvme_path:
-                raise ValueError(f"zero.{key}=nvme needs zero.nvme_path: a folder on a fast local disk")
-
-    @property
-    def uses_nvme(self) -> bool:
-        """Does anything lie on the fast disk?"""
-        return "nvme" in (self.offload_optimizer, self.offload_param)
-
-
-@dataclass(frozen=True)
 class CheckpointSettings:
     """When the run is saved and what stays."""
 
-    keep_last: int = 2
+    keep_last: int = field(default=2, metadata=FREE)
     """Newest checkpoints that are kept."""
-    keep_every: int | None = None
+    keep_every: int | None = field(default=None, metadata=FREE)
     """Every so-manieth checkpoint of the run is kept for good as well; null: none."""
-    keep_stages: bool = False
+    keep_stages: bool = field(default=False, metadata=FREE)
     """The checkpoint of every stage's end is kept for good as well."""
-    save_every: int | None = None
+    save_every: int | None = field(default=None, metadata=FREE)
     """Steps between two checkpoints within a stage; null: at stage ends alone."""
 
     def __post_init__(self) -> None:
@@ -186,14 +79,16 @@ class CheckpointSettings:
 class TrainSettings:
     """What `pdpc train` is told."""
 
-    output: str
+    output: str = field(metadata=FREE)
     """RUN folder: created, or resumed when it holds a run of the same settings."""
-    arm: str
+    arm: str = field(metadata=BINDS)
     """Name of this run in a comparison."""
     data: DataSettings
     """What the run reads."""
     model: ModelSettings
     """Size of the decoder."""
+    objective: str = field(default="language_model", metadata=BINDS)
+    """What training minimises: language_model (the next token)."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     """AdamW and clipping."""
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
@@ -210,39 +105,41 @@ class TrainSettings:
     """Where metrics go beside metrics.jsonl."""
     throughput: ThroughputSettings = field(default_factory=ThroughputSettings)
     """What the speed is held against."""
-    verify_mb: int = 256
+    verify_mb: int = field(default=256, metadata=FREE)
     """Files of TOKENS, ORDER and SCORES of at most so many MB are compared with their checksums at each start; 0: none.
     An ORDER's blocks are checked when they are read, whatever its size."""
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     """When the run is saved and what stays."""
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
     """Kernels, recomputation, compilation."""
-    precision: str = "bf16"
+    precision: str = field(default="bf16", metadata=BINDS)
     """bf16 (with float32 master weights and gradient sums) or fp32."""
-    micro_batch_size: int = 8
+    micro_batch_size: int = field(default=8, metadata=FREE)
     """Samples in one forward pass of one rank; accumulation follows from the order's batch size."""
-    seed: int = 0
+    seed: int = field(default=0, metadata=BINDS)
     """Seed of the initial weights."""
-    log_every: int = 10
+    log_every: int = field(default=10, metadata=FREE)
     """Steps between two records of the training loss."""
     guards: GuardSettings = field(default_factory=GuardSettings)
     """What is done about a loss or a gradient that is not finite, or leaps."""
     straggler: StragglerSettings = field(default_factory=StragglerSettings)
     """When a rank that the others wait for is named."""
-    grace_s: float = 30.0
+    grace_s: float = field(default=30.0, metadata=FREE)
     """Seconds after SIGTERM, SIGINT or SIGUSR1 in which the run writes a checkpoint and leaves; then it just leaves."""
-    hang_timeout_s: float = 600.0
+    hang_timeout_s: float = field(default=600.0, metadata=FREE)
     """Seconds without a finished step after which the run is taken to hang and ended (exit code 79)."""
-    slow_timeout_s: float = 1800.0
+    slow_timeout_s: float = field(default=1800.0, metadata=FREE)
     """The same for the start with the first step, a checkpoint, an evaluation (each of its tasks) and the export."""
-    processes: int | None = None
+    processes: int | None = field(default=None, metadata=FREE)
     """Ranks on this machine that `pdpc train` starts; null: one a GPU, or one."""
-    threads: int | None = None
+    threads: int | None = field(default=None, metadata=FREE)
     """CPU threads of a rank; null: the machine's cores shared out."""
-    accept_change: list[str] = field(default_factory=list)
+    accept_change: list[str] = field(default_factory=list, metadata=FREE)
     """Fields in which this life may differ from what the run was begun with, such as optimizer.lr; kept on record."""
 
     def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective={self.objective!r} is unknown: use one of {list(OBJECTIVES)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is unknown: use one of {list(PRECISIONS)}")
         for key in ("micro_batch_size", "log_every", "processes", "threads"):

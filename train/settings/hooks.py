@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from models.setting import BINDS, FREE
 
 SPIKE_ACTIONS = ("off", "skip", "rollback")
 
@@ -11,9 +13,9 @@ SPIKE_ACTIONS = ("off", "skip", "rollback")
 class AveragingSettings:
     """The running average of the weights, off by default."""
 
-    decay: float = 0.0
+    decay: float = field(default=0.0, metadata=FREE)
     """What the average keeps of itself at an update, for example 0.999; 0: no average is kept."""
-    every: int = 10
+    every: int = field(default=10, metadata=FREE)
     """Steps between two updates."""
 
     def __post_init__(self) -> None:
@@ -27,16 +29,16 @@ class AveragingSettings:
 class GuardSettings:
     """What is done about a loss or a gradient that is not finite, or leaps."""
 
-    finite: bool = True
+    finite: bool = field(default=True, metadata=BINDS)
     """Leave out a step whose loss or gradient is not finite on any rank."""
-    stop_after: int = 5
+    stop_after: int = field(default=5, metadata=FREE)
     """Stop the run (exit code 70) when so many steps in a row were left out."""
-    spike: str = "off"
+    spike: str = field(default="off", metadata=BINDS)
     """A loss far above the last ones: off (let it be), skip (leave the step out) or rollback (leave the step out, take
     the weights of the last checkpoint and go on after it)."""
-    spike_sigma: float = 6.0
+    spike_sigma: float = field(default=6.0, metadata=BINDS)
     """Standard deviations above the mean of the last losses from which on a loss is a spike."""
-    spike_window: int = 128
+    spike_window: int = field(default=128, metadata=BINDS)
     """Losses, of as many steps, that mean and deviation are taken over."""
 
     def __post_init__(self) -> None:
@@ -56,7 +58,7 @@ class GuardSettings:
 class StragglerSettings:
     """When a rank is called slow."""
 
-    factor: float | None = 2.0
+    factor: float | None = field(default=2.0, metadata=FREE)
     """Its own work takes so many times as long as the other ranks' (their median); null: nothing is measured."""
 
     def __post_init__(self) -> None:
@@ -68,7 +70,7 @@ class StragglerSettings:
 class ThroughputSettings:
     """What the speed of a run is held against."""
 
-    peak_tflops: float | None = None
+    peak_tflops: float | None = field(default=None, metadata=FREE)
     """Peak of one device in TFLOP/s; null: known for A100, A800 and H100 in bf16, else there is no MFU."""
 
     def __post_init__(self) -> None:

@@ -1,0 +1,14 @@
+"""docs/preferences.md: its table has every preference, and no other."""
+
+import re
+from pathlib import Path
+
+from curriculum.preference import PREFERENCES
+from train.config.compose import options_of
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "preferences.md"
+
+
+def test_the_table_has_every_preference():
+    rows = re.findall(r"^\| `(\w+)` \|", PAGE.read_text("utf-8"), flags=re.MULTILINE)
+    assert set(rows) == {*PREFERENCES, *options_of("preference")}

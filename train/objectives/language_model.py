@@ -1,0 +1,63 @@
+"""Next-token prediction, what pretraining minimises: the mean loss of all labels.
+
+Shapes: B samples, T tokens, S = T + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curriculum.tokens.tokens import IGNORED, Tokens
+from models.attention import Documents, on_device
+from models.losses.cross_entropy import TokenLosses
+from train.objectives.objective import Objective
+
+if TYPE_CHECKING:
+    from train.engine import Engine
+    from train.settings import TrainSettings
+    from train.tracking import Record
+
+
+class MicroBatch(NamedTuple):
+    """What one forward pass reads."""
+
+    ids_BS: Tensor
+    """int64; a step's last samples are filled up with rows that cost nothing."""
+    documents: Documents
+    """Of its inputs."""
+
+
+class LanguageModel(Objective):
+    """Every label costs -log p(label | the tokens of its document before it)."""
+
+    name = "language_model"
+
+    def __init__(self, tokens: Tokens) -> None:
+        self.tokens = tokens
+
+    @classmethod
+    def of(cls, settings: TrainSettings, tokens: Tokens) -> LanguageModel:
+        """Return the objective; it has no settings."""
+        return cls(tokens)
+
+    def micro_batch(self, ids: Sequence[int], size: int) -> MicroBatch:
+        """Return samples as a micro-batch; rows without a sample are IGNORED."""
+        rows = np.full((size, self.tokens.seq_len + 1), IGNORED, dtype=np.int64)
+        if ids:
+            rows[: len(ids)] = self.tokens.sample(ids)
+        ids_BS = torch.from_numpy(rows)
+        return MicroBatch(ids_BS, Documents.of(ids_BS[:, :-1], self.tokens.end_of_text))
+
+    def losses(self, engine: Engine, micro_batch: MicroBatch) -> TokenLosses:
+        """Return each label's loss, and their sum."""
+        losses: TokenLosses = engine(on_device(micro_batch.ids_BS, engine.world.device), micro_batch.documents)
+        return losses
+
+    def summary(self, loss: float) -> Record:
+        """Return the mean loss of a label and its perplexity."""
+        return {"train/loss": loss, "train/ppl": float(torch.tensor(loss).exp())}

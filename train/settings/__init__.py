@@ -1,0 +1,19 @@
+"""Settings of `pdpc train`, one dataclass per component. Reading them loads no torch."""
+
+from train.settings.hooks import AveragingSettings, GuardSettings, StragglerSettings, ThroughputSettings
+from train.settings.optimizer import OptimizerSettings, ZeroSettings
+from train.settings.run import OBJECTIVES, CheckpointSettings, DataSettings, ModelSettings, TrainSettings
+
+__all__ = [
+    "OBJECTIVES",
+    "AveragingSettings",
+    "CheckpointSettings",
+    "DataSettings",
+    "GuardSettings",
+    "ModelSettings",
+    "OptimizerSettings",
+    "StragglerSettings",
+    "ThroughputSettings",
+    "TrainSettings",
+    "ZeroSettings",
+]

@@ -64,7 +64,7 @@ def _checked(subject: Subject, settings: InspectSettings, console: Any) -> bool:
 
 
 def _own_preference(order: Order, named: str | None) -> type[Preference] | None:
-    """Load the code that the user names, if it is what the order was arranged by; else raise ValueError."""
+    """Load the user's preference code. Raises ValueError if the order was arranged by other code or by PDPC's own."""
     from curriculum.preference.own import load, recorded
 
     if named is None:
@@ -72,7 +72,7 @@ def _own_preference(order: Order, named: str | None) -> type[Preference] | None:
     code = recorded(order.manifest.config)
     if code is None:
         raise ValueError(
-            f"preference_code={named}: {order.folder} was arranged by PDPC's own "
-            f"{order.manifest.config['preference']['name']}: leave it out"
+            f"preference_code={named}: {order.folder} was arranged by PDPC's own preference "
+            f"{order.manifest.config['preference']['name']}: leave preference_code out"
         )
     return load(named, code)

@@ -581,7 +581,7 @@ def test_a_folder_that_is_no_run_is_refused(folder, capsys, tmp_path):
         capsys, "report", f"runs.shuffled={place}", f"runs.pdpc={place}", f"output={tmp_path / 'page.html'}"
     )
     assert str(place) in message
-    assert "give the folder of a run" in message
+    assert "give a run folder" in message
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "page.html").exists()
 

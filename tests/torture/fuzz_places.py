@@ -1,4 +1,4 @@
-"""What `fuzz` changes: a file of every format that is opened, and the reader that opens it."""
+"""The files that `fuzz` changes, one of every format that is opened, and the readers that open them."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _artifact(name: str) -> Callable[[Path], None]:
 def _checkpoint(root: Path) -> None:
     checkpoint.verified(root / CHECKPOINT)
     checkpoint.read_weights(root / CHECKPOINT)
-    with contextlib.suppress(ChangedRun):  # it was made up, and has read no order
+    with contextlib.suppress(ChangedRun):  # a made-up checkpoint, which has read no order
         check_resume(root / CHECKPOINT, Order.open(root / "order"))
 
 
@@ -226,4 +226,4 @@ PLACES: dict[str, Callable[[Path], None]] = {
     "hf/config.json": _hf,
     "hf/model.safetensors": _hf,
 }
-"""Files below the root, and what opens them."""
+"""Files under the root, and the functions that open them."""

@@ -100,7 +100,7 @@ def _in_our_engine(make: Callable[[], Any], settings: Settings, *, packed: bool)
     from train.engine import Engine
     from train.settings import DataSettings, ModelSettings, TrainSettings
 
-    world = start(settings["threads"])  # before Meter: importing DeepSpeed does not count as a step's memory
+    world = start(settings["threads"])  # before Meter, so that importing DeepSpeed does not count as memory of a step
     meter = Meter(settings)
 
     size_keys = ("layers", "width", "heads", "kv_heads", "ffn")

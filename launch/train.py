@@ -48,7 +48,7 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
         f"starting {processes} rank{'s' if processes > 1 else ''}: {inputs.order.steps} steps into {settings.output}",
         flush=True,
     )
-    code = start_ranks("train", processes, overrides, threads, settings.hang_timeout_s, speaking=True)
+    code = start_ranks("train", processes, overrides, threads, settings.hang_timeout_s, reports_codes=True)
     if code == FAILED:
         code = _explained(settings, killed=oom_kills() > kills)
     if code == 0 and not finished(Path(settings.output), settings, inputs):
@@ -88,11 +88,11 @@ def start_ranks(
     threads: int,
     hang_timeout_s: float | None = None,
     *,
-    speaking: bool = False,
+    reports_codes: bool = False,
 ) -> int:
     """Start `python -m MODULE WORDS` as ranks on this machine with DeepSpeed's launcher; return their exit code.
 
-    `speaking`: the ranks report their exit code after any signal except SIGKILL.
+    `reports_codes`: the ranks report their exit code after any signal except SIGKILL.
     """
 
     def command(port: int) -> list[str]:
@@ -101,7 +101,7 @@ def start_ranks(
         launcher += ["--num_gpus", str(processes), "--master_addr", "127.0.0.1", "--master_port", str(port)]
         return [*launcher, "--no_local_rank", "--module", module, *words]
 
-    return on_free_port(command, launcher_environment(threads), hang_timeout_s, speaking=speaking)
+    return on_free_port(command, launcher_environment(threads), hang_timeout_s, reports_codes=reports_codes)
 
 
 def on_free_port(
@@ -109,7 +109,7 @@ def on_free_port(
     environment: Mapping[str, str],
     hang_timeout_s: float | None = None,
     *,
-    speaking: bool = False,
+    reports_codes: bool = False,
 ) -> int:
     """Run the launcher command that `command` returns for a free port; retry on another port if it was taken meanwhile.
 
@@ -120,7 +120,9 @@ def on_free_port(
 
     for left in reversed(range(MOST_PORTS)):
         port = free_port()
-        code = supervise(command(port), {**environment, LIFE: secrets.token_hex(8)}, hang_timeout_s, speaking=speaking)
+        code = supervise(
+            command(port), {**environment, LIFE: secrets.token_hex(8)}, hang_timeout_s, reports_codes=reports_codes
+        )
         if code != PORT_TAKEN:
             break
         if left:
@@ -147,14 +149,14 @@ def supervise(
     environment: Mapping[str, str],
     hang_timeout_s: float | None = None,
     *,
-    speaking: bool = False,
-    elsewhere: bool = False,
+    reports_codes: bool = False,
+    multi_node: bool = False,
 ) -> int:
     """Run a launcher in a new session and leave no process behind; return the exit code that represents its ranks.
 
     Once the ranks have started, signals go only to them: DeepSpeed's launcher would kill them on a signal, and orphans
     them when killed itself. If a rank is stopped (SIGSTOP) for longer than `hang_timeout_s`, all ranks are killed.
-    `speaking`: as in `start_ranks`; `elsewhere`: ranks run on other machines too, and the launcher ends them.
+    `reports_codes`: as in `start_ranks`; `multi_node`: ranks run on other machines too, and the launcher ends them.
     """
     from train.distributed import heartbeat
     from train.distributed.watchdog import end_processes
@@ -172,7 +174,7 @@ def supervise(
             for pid in ranks.values():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-            if elsewhere and not ranks:
+            if multi_node and not ranks:
                 _signal_group(launcher.pid, number)
             elif not ranks:
                 ended_by = number
@@ -197,7 +199,7 @@ def supervise(
             return 128 + ended_by
         if hung:
             return HUNG
-        if speaking and (mute := heartbeat.mute(folder)):
+        if reports_codes and (mute := heartbeat.mute(folder)):
             names = f"rank {mute[0]}" if len(mute) == 1 else f"ranks {', '.join(map(str, mute))}"
             print(
                 f"{names} died without an exit code, as after SIGKILL: run the same command again to resume",

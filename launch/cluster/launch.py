@@ -114,6 +114,6 @@ def _execute(start: Start) -> int:
 
     environment = {**os.environ, **start.environment}
     if "--hostfile" in start.command:
-        return supervise(start.command, environment, elsewhere=True)
+        return supervise(start.command, environment, multi_node=True)
     environment[SUPERVISOR] = str(os.getpid())  # process ids and free ports are only valid on this machine
     return on_free_port(lambda port: [program, "--master_port", str(port), *start.command[1:]], environment)

@@ -20,7 +20,7 @@ from curriculum.scores.own import OwnScores
 from curriculum.scores.scores import Scores
 from curriculum.scores.sums import sum_up
 from curriculum.tokens.bytes import byte_lengths
-from curriculum.tokens.encoded import summary_of, told
+from curriculum.tokens.encoded import metadata_of, summary_of
 from curriculum.tokens.foreign.datatrove import open_datatrove
 from curriculum.tokens.foreign.files import ForeignFile
 from curriculum.tokens.foreign.megatron import open_megatron
@@ -166,7 +166,7 @@ def _chunks(root: Path) -> None:
     folder.check()
     first, last = folder.blocks(CHUNK)
     assert len(first) + len(last) > 0
-    told(last) if "told" in last else None
+    metadata_of(last) if "told" in last else None
     folder.noted("plan_of_text")
 
 

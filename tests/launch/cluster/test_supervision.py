@@ -215,7 +215,7 @@ def test_the_launcher_ends_the_ranks_on_other_machines():
         "signal.signal(signal.SIGINT, end)\nos.write(1, b'1\\n')\ntime.sleep(60)"
     )
     command = [sys.executable, "-c", launcher]
-    program = f"from launch.train import supervise; print(supervise({command!r}, {{}}, elsewhere=True))"
+    program = f"from launch.train import supervise; print(supervise({command!r}, {{}}, multi_node=True))"
     with subprocess.Popen([sys.executable, "-c", program], text=True, stdout=subprocess.PIPE) as supervisor:
         assert supervisor.stdout.readline() == "1\n"
         supervisor.send_signal(signal.SIGINT)
@@ -229,7 +229,7 @@ def test_a_rank_that_was_killed_is_named(capfd):
         "for rank in (0, 1):\n    os.environ['RANK'] = str(rank); heartbeat.report_in()\n"
         "os.environ['RANK'] = '0'; heartbeat.report_code(1)"
     )
-    assert supervise([sys.executable, "-c", ranks], os.environ, speaking=True) == 1
+    assert supervise([sys.executable, "-c", ranks], os.environ, reports_codes=True) == 1
     expected = "rank 1 died without an exit code, as after SIGKILL: run the same command again to resume\n"
     assert capfd.readouterr().err == expected
 

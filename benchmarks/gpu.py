@@ -31,7 +31,7 @@ from rich.table import Table
 from benchmarks.gpu_published import comparable, mfu, peak_of
 from benchmarks.options import add_sizes, say, size
 from benchmarks.report import KEPT, RESULTS, machine, versions
-from curriculum.artifact.manifest import write_text
+from curriculum.artifact.files import write_text
 from train.distributed.world import SUPERVISOR
 
 NAME = "gpu"

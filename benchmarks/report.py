@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.rounds import ENOUGH_ROUNDS, Check, Spread, spread
-from curriculum.artifact.manifest import code_version, write_text
+from curriculum.artifact.files import code_version, write_text
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = "kept"

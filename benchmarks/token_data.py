@@ -59,7 +59,7 @@ def write_all(folder: Path, samples: int, length: int, seed: int) -> dict[str, P
 def _write_tokens(folder: Path, pieces: Documents, length: int) -> None:
     """Write TOKENS with one source, and a shuffled ORDER next to them."""
     from curriculum.arrange.arrange import ArrangeSettings, run
-    from curriculum.artifact.manifest import create
+    from curriculum.artifact.create import create
     from curriculum.tokens.encode import TRAIN, Group
     from curriculum.tokens.tokens import KIND
     from curriculum.tokens.writer import TokenWriter

@@ -63,7 +63,7 @@ def _explained(settings: TrainSettings, *, killed: bool) -> int:
     The kernel kills a rank that touches a mapped file after its truncation (SIGBUS), or that exceeds the available
     memory (SIGKILL): neither can report it.
     """
-    from curriculum.artifact.manifest import ArtifactError
+    from curriculum.artifact.files import ArtifactError
     from train.inputs import open_inputs
 
     try:

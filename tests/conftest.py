@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curriculum.artifact.manifest import MANIFEST, checksum_of, create
+from curriculum.artifact.create import create
+from curriculum.artifact.manifest import MANIFEST, checksum_of
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
 from tests.scores import write_slice

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,14 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curriculum.artifact.manifest import sync
 from curriculum.order.consumed import joined, stretch_hash
 from curriculum.order.order import Order
 from curriculum.order.sampler import CurriculumSampler
 from curriculum.order.split import cursor_after
 from curriculum.tokens.tokens import Tokens
 from train.distributed.world import World
-from train.records.consumption import CONSUMED, NO_SAMPLE
 
 
 class MicroBatches(Protocol):
@@ -108,72 +104,3 @@ def check_consumed(world: World, own: int, expected: int, order: Order) -> None:
             "different copies of it, or a damaged one; give every node the same folder (pdpc inspect verify=true) "
             "and run again: the run goes on from its last checkpoint"
         )
-
-
-class ConsumedFile:
-    """What one rank consumed: rows of int64 [step, ids...], `NO_SAMPLE` filling short rows.
-
-    `hash` is the consumed hash of this rank's samples in this life; rank 0's begins with what earlier lives consumed:
-    the sum over the ranks is the run's.
-    """
-
-    def __init__(self, folder: Path, world: World, width: int, consumed_hash: int) -> None:
-        self.width = width
-        self.hash = consumed_hash if world.first else 0
-        path = folder / CONSUMED / f"world_{world.size:05d}_rank_{world.rank:05d}_width_{width}.bin"
-        self._file = open(path, "ab")  # noqa: SIM115  # held until close()
-
-    def append(self, batch: Batch) -> None:
-        """Record a step's samples."""
-        row = np.full(1 + self.width, NO_SAMPLE, dtype=np.int64)
-        row[0] = batch.step
-        row[1 : 1 + len(batch.ids)] = batch.ids
-        self._file.write(row.tobytes())
-        self.hash = joined(self.hash, batch.own_hash)
-
-    def sync(self) -> None:
-        """Make the record durable."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def forget_consumed(folder: Path, step: int) -> None:
-    """Drop the record of `step` and what followed: a resumed run consumes it again. Call once, before ranks append."""
-    (folder / CONSUMED).mkdir(exist_ok=True)
-    for path in (folder / CONSUMED).glob("world_*.bin"):
-        rows = _rows(path, int(path.stem.split("_")[5]))
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(rows[rows[:, 0] < step].tobytes())
-        sync(temporary)
-        os.replace(temporary, path)
-
-
-def _rows(path: Path, width: int) -> NDArray[np.int64]:
-    """Return the whole rows of a record [n, 1 + width]; a torn last row is left out."""
-    flat = np.fromfile(path, dtype=np.int64)
-    whole = len(flat) // (1 + width) * (1 + width)
-    return flat[:whole].reshape(-1, 1 + width)
-
-
-def read_consumed(folder: Path) -> NDArray[np.int64]:
-    """Return the sample ids that a run consumed, step by step and rank by rank, [n].
-
-    Raises ValueError when a step was recorded by more than one set of ranks.
-    """
-    parts: dict[tuple[int, int], NDArray[np.int64]] = {}
-    for path in sorted((folder / CONSUMED).glob("world_*.bin")):
-        fields = path.stem.split("_")
-        rank, width = int(fields[3]), int(fields[5])
-        for row in _rows(path, width):
-            key = (int(row[0]), rank)
-            if key in parts:
-                raise ValueError(
-                    f"{path} records step {key[0]} of rank {rank}, which another file records too: "
-                    "the run folder was changed"
-                )
-            parts[key] = row[1:][row[1:] != NO_SAMPLE]
-    return np.concatenate([parts[key] for key in sorted(parts)]) if parts else np.empty(0, dtype=np.int64)

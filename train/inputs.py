@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact.manifest import ArtifactError, verify
+from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import verify
 from curriculum.order.order import Order
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens

@@ -114,7 +114,7 @@ class Loop(LoopState):
         self.window.count += moved * batch.global_count
         for hook in self.hooks:
             hook.post_optim_step(self)
-        self.consumed.append(batch)
+        self.consumed.append(batch.step, batch.ids, batch.own_hash)
         self.progress.step += 1
         self.progress.tokens += batch.global_tokens
         self.progress.consumed_hash = joined(self.progress.consumed_hash, batch.global_hash)

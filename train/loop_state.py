@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from curriculum.order.split import cursor_after
-from train.batches import ConsumedFile
 from train.distributed.signals import Signals
 from train.distributed.watchdog import Watchdog
 from train.distributed.world import World
 from train.engine import Engine
 from train.inputs import Inputs
+from train.records.consumed import ConsumedFile
 from train.settings import TrainSettings
 from train.tracking import MetricsFile, Tracker
 

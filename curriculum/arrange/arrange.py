@@ -17,7 +17,7 @@ from curriculum.arrange.arrangement import Arrangement
 from curriculum.arrange.cells import Layout, Times
 from curriculum.arrange.interleave import OrderWriter
 from curriculum.arrange.stages import StageWish, stage_ends
-from curriculum.artifact.manifest import create, reusable
+from curriculum.artifact.create import create, reusable
 from curriculum.order.order import KIND, Order
 from curriculum.order.permutation import KeyedPermutation, key_of
 from curriculum.preference import FOLD, SOURCE, Preference, Shuffled

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.arrange.quantiles import LEFT_OUT, Keys, Scored, bits_of, equal_parts, keys_of, scores_of
+from curriculum.order.order import Bucket
 from curriculum.order.permutation import mix64
 from curriculum.preference.base import FOLD, SOURCE, Cut, Preference
 from curriculum.scores.columns import Chunk, SampleColumns
@@ -28,19 +29,6 @@ MOST_CELLS = 65_000
 
 Times = Callable[[int, int], NDArray[np.uint8]]
 """times(i, n): how often each of the n samples from i on may be used: 0 or 1, or its uses left in a read order."""
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """One group of samples, for display: scores in (low, high], if a single cut over the whole corpus defines it."""
-
-    name: str
-    low: float | None
-    high: float | None
-    samples: int
-    """Distinct samples."""
-    uses: int = 1
-    """How often each sample is used."""
 
 
 @dataclass(frozen=True)

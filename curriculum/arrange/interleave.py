@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from curriculum.arrange.deal import Deal, Ids
 from curriculum.artifact.blocks import BlockWriter, write_blocks
-from curriculum.artifact.manifest import Draft
+from curriculum.artifact.create import Draft
 from curriculum.order.order import CELLS, COUNTS, IDS, PLAN
 from curriculum.work.threads import Buffers
 

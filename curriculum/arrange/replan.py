@@ -19,7 +19,8 @@ from curriculum.arrange.arrange import ArrangeSettings, open_columns
 from curriculum.arrange.arrangement import Arrangement
 from curriculum.arrange.cells import Layout
 from curriculum.arrange.interleave import OrderWriter
-from curriculum.artifact.manifest import ArtifactError, create, reusable
+from curriculum.artifact.create import create, reusable
+from curriculum.artifact.files import ArtifactError
 from curriculum.order.order import KIND, Order
 from curriculum.order.permutation import key_of
 from curriculum.preference import Pdpc, Preference

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from curriculum.artifact.manifest import ArtifactError, FileEntry, Manifest
+from curriculum.artifact.files import ArtifactError, FileEntry
+from curriculum.artifact.manifest import Manifest
 from curriculum.artifact.mapped import OpenFile
 
 BLOCKS = "blocks.bin"

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from curriculum.artifact.manifest import ArtifactError
+from curriculum.artifact.files import ArtifactError
 
 log = logging.getLogger(__name__)
 

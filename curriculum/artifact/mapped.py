@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curriculum.artifact.manifest import ArtifactError
+from curriculum.artifact.files import ArtifactError
 
 
 class UnreadableError(ArtifactError):

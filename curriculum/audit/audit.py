@@ -16,7 +16,8 @@ from pathlib import Path
 import xxhash
 
 from curriculum.artifact.blocks import BLOCK_BYTES, blocks_of, open_blocks
-from curriculum.artifact.manifest import FileEntry, Manifest, identity_of
+from curriculum.artifact.files import FileEntry
+from curriculum.artifact.manifest import Manifest, identity_of
 from curriculum.audit.checks import Check
 from curriculum.audit.origin import check_parent, check_scores
 from curriculum.audit.positions import Walk, check_uses

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from curriculum.arrange.cells import Layout
 from curriculum.arrange.quantiles import LEFT_OUT
-from curriculum.artifact.manifest import ArtifactError
+from curriculum.artifact.files import ArtifactError
 from curriculum.audit.checks import Check
 from curriculum.order.order import Order
 from curriculum.order.permutation import key_of

@@ -8,15 +8,16 @@ a bucket within a stratum; the manifest's facts define the cells.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.arrange.cells import Bucket
 from curriculum.artifact.blocks import BlockArray, blocks_of, open_blocks
-from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest, reading
+from curriculum.artifact.files import reading
+from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
 
 KIND = "order"
 IDS, CELLS, PLAN, COUNTS = "ids.bin", "cells.bin", "plan.bin", "counts.bin"
@@ -139,3 +140,16 @@ class Order:
     def _stages(self, start: int, stop: int) -> NDArray[np.int64]:
         steps = np.arange(start, stop) // self.batch_size
         return np.searchsorted(self.stage_ends, steps, side="right").astype(np.int64) + 1
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One group of samples, for display: scores in (low, high], if a single cut over the whole corpus defines it."""
+
+    name: str
+    low: float | None
+    high: float | None
+    samples: int
+    """Distinct samples."""
+    uses: int = 1
+    """How often each sample is used."""

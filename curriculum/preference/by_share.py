@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact.manifest import hash_file, reading
+from curriculum.artifact.files import hash_file, reading
 from curriculum.preference.base import SOURCE, Counts, Cut, Preference, Progress, ScoreCut
 
 ALL_GIVEN = 1e-9

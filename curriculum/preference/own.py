@@ -22,7 +22,7 @@ from typing import Any
 
 import xxhash
 
-from curriculum.artifact.manifest import hash_file
+from curriculum.artifact.files import hash_file
 from curriculum.preference import PREFERENCES
 from curriculum.preference.base import Preference
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact.manifest import ArtifactError
+from curriculum.artifact.files import ArtifactError
 from curriculum.scores.expression import Expression
 from curriculum.scores.own import DOCUMENT, SOURCE, OwnScores
 from curriculum.scores.scores import Scores

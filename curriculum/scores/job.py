@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from curriculum.artifact.manifest import create, reusable
+from curriculum.artifact.create import create, reusable
 from curriculum.scores.checks import warnings_of
 from curriculum.scores.scorer import ChunkScorer, ScoringOptions
-from curriculum.scores.scores import KIND, DocumentsWriter, Scores, SliceWriter
+from curriculum.scores.scores import KIND, Scores
 from curriculum.scores.table import show
+from curriculum.scores.writer import DocumentsWriter, SliceWriter
 from curriculum.tokens.tokens import Tokens
 from curriculum.work.chunks import Chunk, ChunkFolder, cut
 from curriculum.work.job import done_note

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from curriculum.artifact.manifest import fingerprint_of, hash_file, reading
+from curriculum.artifact.files import fingerprint_of, hash_file, reading
 from curriculum.artifact.parquet import open_parquet
 
 BATCH_ROWS = 1 << 20

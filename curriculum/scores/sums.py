@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact.manifest import reading
+from curriculum.artifact.files import reading
 from curriculum.artifact.parquet import open_parquet
 from curriculum.tokens.tokens import Tokens
 

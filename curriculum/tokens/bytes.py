@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curriculum.artifact.manifest import reading
+from curriculum.artifact.files import reading
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, parse
 
 SPACE = "\u2581"

@@ -14,7 +14,8 @@ from typing import Any
 
 from rich.console import Console
 
-from curriculum.artifact.manifest import create, reusable, sync
+from curriculum.artifact.create import create, reusable
+from curriculum.artifact.files import sync
 from curriculum.text.text import open_text
 from curriculum.tokens.encode import TRAIN, Blocks, Encoder, HeldOut, check_sources, one_thread
 from curriculum.tokens.encoded import block_of, check_span, groups_of, metadata_of, summary_of

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from curriculum.artifact.manifest import fingerprint_of, reading
+from curriculum.artifact.files import fingerprint_of, reading
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curriculum.artifact.manifest import MANIFEST, ArtifactError, Manifest, fingerprint_of, open_manifest, reading
+from curriculum.artifact.files import ArtifactError, fingerprint_of, reading
+from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
 from curriculum.tokens.ids import IntArray, NumberFile, Numbers, TokenIds
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
 

@@ -28,8 +28,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from curriculum.artifact.files import MISREAD, ArtifactError, differing, fingerprint_of, reading, sync, write_text
 from curriculum.artifact.lock import Lock
-from curriculum.artifact.manifest import MISREAD, ArtifactError, differing, fingerprint_of, reading, sync, write_text
 
 PLAN, LOCK, SUFFIX = "plan.json", ".lock", ".chunk"
 TEXT = "text"

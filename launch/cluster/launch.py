@@ -57,7 +57,7 @@ def run(settings: LaunchSettings) -> int:
 
     Raises ValueError before anything starts when the run's settings are invalid or a program is missing.
     """
-    from curriculum.artifact.manifest import write_text
+    from curriculum.artifact.files import write_text
 
     overrides = check_training(settings.overrides, settings.cluster)
     folder = Path(settings.scripts).absolute()

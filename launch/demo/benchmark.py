@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from curriculum.artifact.manifest import ArtifactError, create, reusable
+from curriculum.artifact.create import create, reusable
+from curriculum.artifact.files import ArtifactError
 from curriculum.tokens.tokens import Tokens
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.manifest import create, open_manifest, reusable
+from curriculum.artifact.create import create, reusable
+from curriculum.artifact.manifest import open_manifest
 from launch.demo.sources import Document, Places, rank, read_sources
 
 RECIPE = 1

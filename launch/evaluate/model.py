@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from curriculum.artifact.manifest import MANIFEST, ArtifactError, reading, write_text
+from curriculum.artifact.files import ArtifactError, reading, write_text
+from curriculum.artifact.manifest import MANIFEST
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
 from curriculum.tokens.tokens import Tokens
@@ -22,11 +23,12 @@ from launch.evaluate.settings import FAILED_STAGES, EvaluateSettings
 from models import huggingface
 from models.decoder import Decoder
 from train import checkpoint
+from train.checkpoint.decoder import decoder_of, load_decoder
 from train.distributed.collectives import Exchange
 from train.distributed.world import World
 from train.evaluation.answers import EVALUATIONS, Evaluated, answers_path, write_answers
 from train.evaluation.attempts import forget_attempts
-from train.evaluation.evaluate import FAILED, Questions, decoder_of, evaluate, load_decoder
+from train.evaluation.evaluate import FAILED, Questions, evaluate
 from train.evaluation.harness.tasks import BenchmarkSettings, check_tasks, task_files_fingerprint
 from train.evaluation.heldout import HeldoutSettings
 from train.export.export import tokenizer_folder

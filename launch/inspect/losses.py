@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from curriculum.artifact.manifest import MANIFEST, ArtifactError
+from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import MANIFEST
 from curriculum.audit.step_samples import StepSamples
 from curriculum.scores.scorer import mean_losses
 from curriculum.tokens.tokens import Tokens
@@ -18,7 +19,7 @@ from launch.inspect.subject import Subject
 from models import huggingface
 from models.losses.loss_model import LossModel
 from train import checkpoint
-from train.evaluation.evaluate import load_decoder
+from train.checkpoint.decoder import load_decoder
 from train.export.export import newest_checkpoint
 from train.resume.runfolder import CHECKPOINTS
 

@@ -55,7 +55,7 @@ def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool
 
 def compared(run: Run, step: StepSamples) -> tuple[bool, str]:
     """Compare the samples a run consumed at a step with the order; return whether they match, and a description."""
-    from train.records.consumption import consumed_at
+    from train.records.consumed import consumed_at
 
     found = consumed_at(run.folder, step.number - 1)
     if found is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curriculum.artifact.manifest import ArtifactError
+from curriculum.artifact.files import ArtifactError
 from curriculum.order.order import Order
 from curriculum.scores.columns import SampleColumns
 from curriculum.scores.own import OwnScores

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curriculum.artifact.manifest import ArtifactError, fingerprint_of, hash_file, open_manifest
+from curriculum.artifact.files import ArtifactError, fingerprint_of, hash_file
+from curriculum.artifact.manifest import open_manifest
 from curriculum.scores.scorer import Reference
 from curriculum.tokens.tokenizer import TOKENIZER_FILE
 from curriculum.tokens.tokens import SLICES, Tokens
@@ -92,7 +93,7 @@ def load_reference(
 
     from models import huggingface
     from models.huggingface.admission import position_limit
-    from train.evaluation.evaluate import load_decoder
+    from train.checkpoint.decoder import load_decoder
 
     first = next(iter(tokens.values()))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 
-from curriculum.artifact.manifest import create
+from curriculum.artifact.create import create
 from curriculum.tokens.tokenizer import TextTokenizer, train_tokenizer
 from curriculum.tokens.tokens import Tokens
 

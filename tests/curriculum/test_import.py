@@ -16,7 +16,16 @@ def python(code):
     return done.stdout
 
 
-@pytest.mark.parametrize("module", ["curriculum", "curriculum.arrange.arrange", "curriculum.preference"])
+def test_reading_an_order_takes_numpy_and_nothing_else():
+    code = (
+        "import sys, curriculum.order.order, curriculum.order.sampler; print(*{n.split('.')[0] for n in sys.modules})"
+    )
+    loaded = set(python(code).split())
+    assert "numpy" in loaded
+    assert {*HEAVY, "pyarrow", "tokenizers", "scipy"} & loaded == set()
+
+
+@pytest.mark.parametrize("module", ["curriculum.scores.scores", "curriculum.arrange.arrange", "curriculum.preference"])
 def test_importing_the_curriculum_brings_in_nothing_heavy(module):
     loaded = python(f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))").split()
     assert "numpy" in loaded

@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import save_file
 
 from curriculum.arrange import arrange
-from curriculum.artifact.manifest import create, open_manifest, write_manifest
+from curriculum.artifact.create import create, write_manifest
+from curriculum.artifact.manifest import open_manifest
 from curriculum.text.text import TextSettings
 from curriculum.tokens.job import run as prepare
 from curriculum.tokens.settings import PrepareSettings

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from curriculum.artifact.manifest import ArtifactError, open_manifest
+from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import open_manifest
 from curriculum.order.order import Order
 from tests.torture.campaign import Tally, case_seeds
 from tests.torture.material import RANKS, STEPS, make_run, settings_of

@@ -29,7 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from curriculum.artifact.manifest import MANIFEST, checksum_of, hash_file
+from curriculum.artifact.files import hash_file
+from curriculum.artifact.manifest import MANIFEST, checksum_of
 from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import ROOT
 from tests.torture.poison import payloads

@@ -32,10 +32,9 @@ from models import huggingface
 from tests.torture import poison
 from tests.torture.material import STEPS
 from train import checkpoint
-from train.batches import forget_consumed, read_consumed
 from train.evaluation.answers import Items, read_answers, write_answers
 from train.evaluation.attempts import Attempts
-from train.records.consumption import consumed_at
+from train.records.consumed import consumed_at, forget_consumed, read_consumed
 from train.records.skipped import skipped_until
 from train.report.records import read_run as read_report
 from train.report.wandb.replay import wandb_settings

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from curriculum.arrange import arrange
-from curriculum.artifact.manifest import create, write_text
+from curriculum.artifact.create import create
+from curriculum.artifact.files import write_text
 from curriculum.preference import Shuffled
 from curriculum.text.text import TextSettings
 from curriculum.tokens.job import run as prepare

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from curriculum.artifact.manifest import MANIFEST, checksum_of, hash_file, open_manifest, verify
+from curriculum.artifact.files import hash_file
+from curriculum.artifact.manifest import MANIFEST, checksum_of, open_manifest, verify
 from curriculum.order.order import Order
 from curriculum.scores.scores import Scores
 from curriculum.tokens.foreign.megatron_export import MegatronSettings

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from curriculum.artifact.manifest import MANIFEST, ArtifactError, checksum_of, hash_file, open_manifest
+from curriculum.artifact.files import ArtifactError, hash_file
+from curriculum.artifact.manifest import MANIFEST, checksum_of, open_manifest
 from curriculum.order.order import Order
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokenizer import TextTokenizer
@@ -32,9 +33,9 @@ from tests.torture.campaign import Tally
 from tests.torture.material import STEPS, make_run, settings_of
 from tests.torture.ranks import CONFIG, quiet
 from train import checkpoint
-from train.batches import forget_consumed
 from train.config import compose
 from train.inputs import open_inputs, verify_inputs
+from train.records.consumed import forget_consumed
 from train.report.records import read_run as read_report
 from train.resume.runfolder import read_run
 from train.settings import TrainSettings

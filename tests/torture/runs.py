@@ -20,7 +20,7 @@ from curriculum.order.order import Order
 from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import Forks, Ranks, served
 from train import checkpoint
-from train.batches import read_consumed
+from train.records.consumed import read_consumed
 from train.resume.runfolder import CHECKPOINTS, RUN, read_run
 from train.tracking import read_metrics
 

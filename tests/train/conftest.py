@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from curriculum.arrange.interleave import OrderWriter
-from curriculum.artifact.manifest import create
+from curriculum.artifact.create import create
 from curriculum.order.order import Order
 from train.distributed.world import start
 

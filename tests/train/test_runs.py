@@ -20,10 +20,10 @@ from curriculum.preference import Pdpc
 from curriculum.tokens.tokens import Tokens
 from launch.cli import main
 from tests.train.descendants import descendants
-from train.batches import read_consumed
-from train.evaluation.evaluate import load_decoder
+from train.checkpoint.decoder import load_decoder
 from train.export.export import newest_checkpoint
 from train.export.weights import choose_weights
+from train.records.consumed import read_consumed
 from train.resume.runfolder import read_run
 from train.tracking import read_metrics
 from train.tracking.panels import STEP, TOKENS, sections_of

@@ -20,15 +20,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.manifest import (
-    ArtifactError,
-    FileEntry,
-    Manifest,
-    fingerprint_of,
-    open_manifest,
-    sync,
-    write_manifest,
-)
+from curriculum.artifact.create import write_manifest
+from curriculum.artifact.files import ArtifactError, FileEntry, fingerprint_of, sync
+from curriculum.artifact.manifest import Manifest, open_manifest
 from train.checkpoint.find import KIND, candidates, folder_of
 from train.checkpoint.layout import header_of, rank_file
 from train.checkpoint.records import seal_records

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from curriculum.artifact.manifest import ArtifactError, FileEntry, Manifest, OtherVersion, hash_file, open_manifest
+from curriculum.artifact.files import ArtifactError, FileEntry, hash_file
+from curriculum.artifact.manifest import Manifest, OtherVersion, open_manifest
 from train.distributed.exit_codes import UNREADABLE
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.manifest import ArtifactError
+from curriculum.artifact.files import ArtifactError
 from train.engine import MOMENTS, Fragment
 
 KINDS = ("param", *MOMENTS)

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from curriculum.artifact.manifest import MANIFEST, ArtifactError, Manifest, open_manifest, reading
+from curriculum.artifact.files import ArtifactError, reading
+from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
 from models.config import DecoderConfig
 from train.checkpoint.find import KIND, check_file, verified
 from train.checkpoint.layout import KINDS, WORD, Part, check_complete, read_header

@@ -16,9 +16,10 @@ from typing import Any
 
 import xxhash
 
-from curriculum.artifact.manifest import Manifest, hash_file, sync, write_text
+from curriculum.artifact.files import hash_file, sync, write_text
+from curriculum.artifact.manifest import Manifest
 from train.checkpoint.find import aside_of
-from train.records.consumption import CONSUMED
+from train.records.consumed import CONSUMED
 from train.records.skipped import SKIPPED
 from train.tracking import METRICS
 

@@ -9,7 +9,8 @@ import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from curriculum.artifact.manifest import ArtifactError, open_manifest, sync
+from curriculum.artifact.files import ArtifactError, sync
+from curriculum.artifact.manifest import open_manifest
 from train.checkpoint.find import DAMAGED, KIND, NAME, aside_of, candidates, step_of
 from train.faults import fault
 from train.settings import CheckpointSettings

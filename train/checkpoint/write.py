@@ -22,7 +22,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from curriculum.artifact.manifest import FileEntry
+from curriculum.artifact.files import FileEntry
 from train.checkpoint.layout import BLOCK, WORD, kinds_of
 from train.distributed.exit_codes import GUARD_STOPPED
 from train.engine import Fragment

@@ -29,7 +29,7 @@ def check_packages() -> None:
 
 def versions() -> dict[str, str]:
     """Return the versions of what computes a run."""
-    from curriculum.artifact.manifest import code_version
+    from curriculum.artifact.files import code_version
 
     found = {"pdpc": code_version(), "python": platform.python_version()}
     return found | {name: _installed(name) for name in RECORDED}

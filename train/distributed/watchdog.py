@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from curriculum.artifact.manifest import process_alive
+from curriculum.artifact.files import process_alive
 from train.distributed.collectives import Exchange
 from train.distributed.exit_codes import HUNG
 from train.distributed.heartbeat import leave

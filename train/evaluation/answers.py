@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact.manifest import reading
+from curriculum.artifact.files import reading
 
 EVALUATIONS = "evaluations"
 

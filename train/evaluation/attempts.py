@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.manifest import ArtifactError, reading, write_text
+from curriculum.artifact.files import ArtifactError, reading, write_text
 from train.evaluation.answers import EVALUATIONS
 
 log = logging.getLogger(__name__)

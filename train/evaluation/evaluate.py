@@ -16,9 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from curriculum.tokens.tokens import Tokens
-from models.config import DecoderConfig
 from models.decoder import Decoder
-from train import checkpoint
 from train.distributed.collectives import Exchange, RankFailed
 from train.distributed.world import World
 from train.evaluation.answers import Evaluated
@@ -46,21 +44,6 @@ class Questions:
     """PD of the validation samples."""
     heldout: HeldoutSettings
     benchmarks: BenchmarkSettings
-
-
-def load_decoder(source: Path) -> Decoder:
-    """Return the float32 decoder of a checkpoint."""
-    return decoder_of(*checkpoint.read_weights(source))
-
-
-def decoder_of(config: DecoderConfig, state: dict[str, torch.Tensor]) -> Decoder:
-    """Return a decoder with these weights, in evaluation mode."""
-    with torch.device("meta"):
-        decoder = Decoder(config)
-    if config.tie_embeddings:
-        state["head.weight"] = state["embedding.weight"]
-    decoder.load_state_dict(state, assign=True)
-    return decoder.eval()
 
 
 def evaluate(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from curriculum.artifact.manifest import Manifest, fingerprint_of
+from curriculum.artifact.files import fingerprint_of
+from curriculum.artifact.manifest import Manifest
 from models.config import DecoderConfig
 from models.huggingface.card import model_card, table
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from curriculum.artifact.manifest import ArtifactError, open_manifest, sync
+from curriculum.artifact.files import ArtifactError, sync
+from curriculum.artifact.manifest import open_manifest
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
 from models import huggingface
 from models.config import DecoderConfig

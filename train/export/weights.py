@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from curriculum.artifact.manifest import ArtifactError
+from curriculum.artifact.files import ArtifactError
 from models.config import DecoderConfig
 from train import checkpoint
 from train.resume.runfolder import CHECKPOINTS, read_run

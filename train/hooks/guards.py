@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from curriculum.artifact.manifest import write_text
+from curriculum.artifact.files import write_text
 from curriculum.order.split import cursor_after
 from train.distributed.exit_codes import GUARD_STOPPED
 from train.hooks.hook import Hook

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.manifest import reading
+from curriculum.artifact.files import reading
 
 SKIPPED = "skipped.jsonl"
 """File of a run with one JSON object for every step that was left out of the weights, and for every way back."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from curriculum.artifact.manifest import write_text
+from curriculum.artifact.files import write_text
 from train.report.arms import Arm, read_arm
 from train.report.contents import Report
 from train.report.fairness import differences, warnings

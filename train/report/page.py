@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.manifest import code_version
+from curriculum.artifact.files import code_version
 from train.report import charts, theme
 from train.report.arms import counted
 from train.report.contents import Report

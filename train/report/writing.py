@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from curriculum.artifact.manifest import code_version
+from curriculum.artifact.files import code_version
 from train.report.arms import Arm
 from train.report.contents import Report
 from train.report.gains import Cell

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.manifest import MANIFEST, ArtifactError, open_manifest, reading
+from curriculum.artifact.files import ArtifactError, reading
+from curriculum.artifact.manifest import MANIFEST, open_manifest
 from curriculum.order.consumed import as_hex, order_hash
 from curriculum.order.order import Order
 from curriculum.order.split import Split, cursor_after

@@ -11,24 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from curriculum.artifact.files import DISK_FULL, ArtifactError, fingerprint_of, reading, write_text
 from curriculum.artifact.lock import Lock
-from curriculum.artifact.manifest import (
-    DISK_FULL,
-    MANIFEST,
-    ArtifactError,
-    Manifest,
-    fingerprint_of,
-    open_manifest,
-    reading,
-    write_text,
-)
+from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
 from train import checkpoint
 from train.config.compose import as_yaml
 from train.config.packages import versions
 from train.distributed.watchdog import STACKS
 from train.evaluation.answers import EVALUATIONS
 from train.inputs import Inputs
-from train.records.consumption import CONSUMED
+from train.records.consumed import CONSUMED
 from train.resume.identity import Change, changes, facts_of, flat, identity, judge, unrecorded
 from train.resume.lineage import ChangedRun
 from train.settings import TrainSettings

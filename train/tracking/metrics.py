@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.manifest import reading, write_text
+from curriculum.artifact.files import reading, write_text
 
 Record = dict[str, Any]
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.manifest import write_text
+from curriculum.artifact.files import write_text
 from train.tracking.metrics import NONFINITE, Record
 from train.tracking.panels import STEP, TOKENS
 from train.tracking.settings import TrackerSettings

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from rich.console import Console
 
-from curriculum.artifact.manifest import Draft, create, reusable
+from curriculum.artifact.create import Draft, create, reusable
 from curriculum.tokens.foreign.datatrove import SUFFIX, open_datatrove
 from curriculum.tokens.foreign.files import ForeignFile, scan
 from curriculum.tokens.foreign.megatron import open_megatron

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from curriculum.artifact.manifest import create, open_manifest, reusable
+from curriculum.artifact.create import create, reusable
+from curriculum.artifact.manifest import open_manifest
 from curriculum.tokens.foreign.files import INDEX_AT_ONCE, blocks
 from curriculum.tokens.foreign.megatron import HEADER, MAGIC, TYPES, VERSION
 from curriculum.tokens.tokens import FOREIGN_DTYPES, SLICES, Tokens

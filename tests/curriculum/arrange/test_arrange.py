@@ -10,10 +10,12 @@ import pytest
 
 from curriculum.arrange.arrange import ArrangeSettings, run
 from curriculum.artifact import spool
-from curriculum.artifact.manifest import ArtifactError, create, verify
+from curriculum.artifact.create import create
+from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import verify
 from curriculum.order.order import Order
 from curriculum.preference import Mixture, Pdpc, Shuffled, Sorted, Table, Tilt, TwoStage
-from curriculum.scores.scores import SliceWriter
+from curriculum.scores.writer import SliceWriter
 from curriculum.tokens.tokens import Tokens
 from tests.scores import write_slice
 

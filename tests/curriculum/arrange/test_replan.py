@@ -6,7 +6,8 @@ import pytest
 from curriculum.arrange import arrange, replan
 from curriculum.arrange.arrange import ArrangeSettings
 from curriculum.arrange.replan import ReplanSettings, times_of
-from curriculum.artifact.manifest import ArtifactError, verify
+from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import verify
 from curriculum.preference import Pdpc, Shuffled, Tilt
 from curriculum.tokens.tokens import Tokens
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from curriculum.arrange.arrange import ArrangeSettings, run
-from curriculum.artifact.manifest import ArtifactError
+from curriculum.artifact.files import ArtifactError
 from curriculum.preference import Pdpc, Shuffled, Tilt
 from curriculum.tokens.tokens import Tokens
 

@@ -5,7 +5,9 @@ import pytest
 
 from curriculum.artifact import blocks as module
 from curriculum.artifact.blocks import BlockArray, BlockWriter, blocks_of, open_blocks, write_blocks
-from curriculum.artifact.manifest import ArtifactError, create, open_manifest
+from curriculum.artifact.create import create
+from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import open_manifest
 
 VALUES = np.random.default_rng(0).integers(0, 2**32, 1000, dtype=np.uint32)
 

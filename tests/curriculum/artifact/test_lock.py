@@ -12,8 +12,8 @@ import time
 
 import pytest
 
+from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.lock import Held, Lock
-from curriculum.artifact.manifest import ArtifactError
 
 HOLD = """
 import sys, time

@@ -2,18 +2,9 @@ import json
 
 import pytest
 
-from curriculum.artifact.manifest import (
-    ArtifactError,
-    OutsideFile,
-    checksum_of,
-    create,
-    fingerprint_of,
-    hash_file,
-    open_manifest,
-    remove_abandoned,
-    reusable,
-    verify,
-)
+from curriculum.artifact.create import create, remove_abandoned, reusable
+from curriculum.artifact.files import ArtifactError, fingerprint_of, hash_file
+from curriculum.artifact.manifest import OutsideFile, checksum_of, open_manifest, verify
 
 
 @pytest.fixture

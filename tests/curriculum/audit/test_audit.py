@@ -8,7 +8,8 @@ import pytest
 from curriculum.arrange.arrange import ArrangeSettings, run
 from curriculum.arrange.interleave import OrderWriter
 from curriculum.artifact.blocks import BLOCK_BYTES
-from curriculum.artifact.manifest import ArtifactError, create
+from curriculum.artifact.create import create
+from curriculum.artifact.files import ArtifactError
 from curriculum.audit import origin, positions
 from curriculum.audit.audit import audit
 from curriculum.order.order import CELLS, COUNTS, IDS, PLAN, Order

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curriculum.arrange.arrange import ArrangeSettings, run
-from curriculum.artifact.manifest import write_manifest
+from curriculum.artifact.create import write_manifest
 from curriculum.audit.audit import audit
 from curriculum.order.order import Order
 from curriculum.preference import PREFERENCES, Shuffled, Tilt

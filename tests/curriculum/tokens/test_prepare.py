@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from curriculum.artifact.manifest import ArtifactError, verify
+from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import verify
 from curriculum.text.text import TextSettings, open_text
 from curriculum.tokens.encode import HeldOut
 from curriculum.tokens.job import TextJob, TextWorker, run

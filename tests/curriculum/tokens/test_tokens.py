@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curriculum.artifact.manifest import ArtifactError, create
+from curriculum.artifact.create import create
+from curriculum.artifact.files import ArtifactError
 from curriculum.tokens.encode import Group
 from curriculum.tokens.tokens import IGNORED, SLICES, Tokens, samples_in
 from curriculum.tokens.writer import TokenWriter, dtype_for

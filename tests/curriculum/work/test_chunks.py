@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from curriculum.artifact.manifest import ArtifactError
+from curriculum.artifact.files import ArtifactError
 from curriculum.work.chunks import ChunkFolder, cut, cut_text
 
 

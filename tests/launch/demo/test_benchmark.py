@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from curriculum.artifact.manifest import ArtifactError, open_manifest, verify
+from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import open_manifest, verify
 from curriculum.tokens.tokens import Tokens
 from launch.demo.benchmark import build
 from train.evaluation.harness.tasks import BenchmarkSettings, task_files_fingerprint

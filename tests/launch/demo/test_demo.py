@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from curriculum.order.order import Order
 from curriculum.tokens.tokens import Tokens
-from train.batches import read_consumed
 from train.export.export import newest_checkpoint
+from train.records.consumed import read_consumed
 from train.resume.runfolder import read_run
 from train.tracking import read_metrics
 

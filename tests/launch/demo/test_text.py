@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from curriculum.artifact.manifest import ArtifactError, open_manifest, verify
+from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import open_manifest, verify
 from launch.demo import sources
 from launch.demo import text as demo_text
 from launch.demo.python_text import module_name, split_module

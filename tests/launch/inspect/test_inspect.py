@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from curriculum.arrange.arrange import ArrangeSettings, run
-from curriculum.artifact.manifest import create
+from curriculum.artifact.create import create
 from curriculum.order.order import Order
 from curriculum.preference import Pdpc, Shuffled, Tilt
 from curriculum.tokens.tokens import Tokens

@@ -19,7 +19,7 @@ from models.config import DecoderConfig
 from models.decoder import Decoder, build
 
 CPU = torch.device("cpu")
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 RUN_HERE = ("sdpa", "blocks")
 """Backends with both passes on the CPU."""
 
@@ -201,7 +201,7 @@ def test_blocks_keep_inputs_output_and_normalisers_alone():
     assert sum(kept.values()) == tokens * (2 * size * (2 * heads + 2 * kv_heads) + 4 * heads)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_long_documents_of_blocks_go_back_by_torchs_own_kernel(dtype, tolerance, kv_heads):
     documents = Documents((LONG, LONG, 130, 7))

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from curriculum.artifact.manifest import ArtifactError, OtherVersion
+from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import OtherVersion
 from models import DecoderConfig
 from models.decoder import build
 from train import checkpoint
@@ -113,7 +114,8 @@ def test_a_checkpoint_split_over_three_ranks_reads_as_one(world, tmp_path):
     """The same tensors, split into uneven fragments over three files, load like the complete ones."""
     from safetensors.torch import load_file, save_file
 
-    from curriculum.artifact.manifest import open_manifest, write_manifest
+    from curriculum.artifact.create import write_manifest
+    from curriculum.artifact.manifest import open_manifest
 
     engine = make(world, "fp32")
     steps(engine, 0, 2)

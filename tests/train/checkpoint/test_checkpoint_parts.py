@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from curriculum.artifact.manifest import ArtifactError, hash_file, open_manifest
+from curriculum.artifact.files import ArtifactError, hash_file
+from curriculum.artifact.manifest import open_manifest
 from tests.torture.ranks import CONFIG, MadeUpEngine, on_ranks, same_state, save_step
 from train import checkpoint
 from train.checkpoint import commit, layout, read, write

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from curriculum.artifact.manifest import Manifest, fingerprint_of
+from curriculum.artifact.files import fingerprint_of
+from curriculum.artifact.manifest import Manifest
 from models import DecoderConfig
 from models.huggingface import model_card
 from train.export.card import run_card

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from curriculum.artifact.manifest import ArtifactError
+from curriculum.artifact.files import ArtifactError
 from launch.evaluate.settings import EvaluateSettings
 from launch.export import ExportSettings
 from models import DecoderConfig

@@ -7,9 +7,9 @@ import pytest
 from tests.torture.forks import served
 from tests.torture.runs import BATCH, PATIENCE_S, Material
 from train import faults
-from train.batches import read_consumed
 from train.config.compose import compose
 from train.hooks.choice import hooks_of
+from train.records.consumed import read_consumed
 from train.settings import TrainSettings
 
 POINTS = ("loop.before_step", "loop.after_forward", "loop.after_backward", "loop.after_step", "loop.before_record")

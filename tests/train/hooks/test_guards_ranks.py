@@ -11,7 +11,7 @@ from tests.torture.forks import served
 from tests.torture.runs import PATIENCE_S, Ending, Material
 from tests.train.evaluation.questions import Questions
 from train import checkpoint
-from train.batches import read_consumed
+from train.records.consumed import read_consumed
 from train.records.skipped import SKIPPED
 from train.resume.runfolder import CHECKPOINTS, EXPORT
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from curriculum.arrange import arrange
-from curriculum.artifact.manifest import create
+from curriculum.artifact.create import create
 from curriculum.preference import Pdpc, Shuffled
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens, samples_in

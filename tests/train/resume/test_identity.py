@@ -8,7 +8,7 @@ from typing import get_type_hints
 
 import pytest
 
-from curriculum.artifact.manifest import ArtifactError
+from curriculum.artifact.files import ArtifactError
 from models.setting import BINDS, FREE, binds
 from models.setting import fixed as never
 from train.checkpoint import UnreadableCheckpoint

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from curriculum.arrange import arrange
-from curriculum.artifact.manifest import ArtifactError, write_manifest
+from curriculum.artifact.create import write_manifest
+from curriculum.artifact.files import ArtifactError
 from curriculum.order.consumed import as_hex, order_hash
 from curriculum.order.order import Order
 from train.resume.lineage import ancestors, check_resume

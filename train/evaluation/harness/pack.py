@@ -23,7 +23,8 @@ from typing import Any
 
 import yaml
 
-from curriculum.artifact.manifest import Draft, create, fingerprint_of, hash_file
+from curriculum.artifact.create import Draft, create
+from curriculum.artifact.files import fingerprint_of, hash_file
 from train.evaluation.harness.sandbox import sandbox
 from train.evaluation.harness.tasks import BenchmarkSettings, check_known, load_tasks, task_manager
 

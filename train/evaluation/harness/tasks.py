@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.manifest import MANIFEST, fingerprint_of, hash_file, verify
+from curriculum.artifact.files import fingerprint_of, hash_file
+from curriculum.artifact.manifest import MANIFEST, verify
 from models.setting import BINDS, FREE
 from train.config.check import check_yaml
 from train.evaluation.harness.sandbox import LOCAL_FORMATS, SEED, located, sandbox

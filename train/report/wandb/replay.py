@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.manifest import fingerprint_of, reading
+from curriculum.artifact.files import fingerprint_of, reading
 from train.resume.runfolder import read_run
 from train.tracking.background import error_line
 from train.tracking.metrics import METRICS, in_order, read_metrics

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.manifest import fingerprint_of, write_text
+from curriculum.artifact.files import fingerprint_of, write_text
 from train.report.wandb.api import within
 from train.report.wandb.replay import Replayed, replay, wandb_settings
 from train.tracking.background import error_line

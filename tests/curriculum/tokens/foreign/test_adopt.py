@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from curriculum.artifact.manifest import ArtifactError, open_manifest, verify
+from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import open_manifest, verify
 from curriculum.tokens import ids as token_ids
 from curriculum.tokens.foreign import adopt as adopt_module
 from curriculum.tokens.foreign import files as foreign

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from curriculum.artifact.manifest import ArtifactError, create, verify
+from curriculum.artifact.create import create
+from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import verify
 from curriculum.tokens.encode import Group
 from curriculum.tokens.foreign import adopt, files, megatron_export
 from curriculum.tokens.foreign.megatron_export import MegatronSettings, run

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from curriculum.artifact.manifest import ArtifactError, open_manifest
+from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import open_manifest
 from launch.cli import main
 from tests.train.evaluation.harness.material import CHOICE, SINGLE, make_decoder, settings_of, write_task, write_tasks
 from train.evaluation.harness.benchmarks import evaluate_benchmarks

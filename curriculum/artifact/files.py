@@ -1,0 +1,142 @@
+"""Files: read with errors that name them, hashed, written atomically."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a write that finds no space left."""
+
+
+class ArtifactError(ValueError):
+    """An artifact is missing, incomplete, foreign or stale; the message names the file and the fix."""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size and checksum of one file of an artifact."""
+
+    bytes: int
+    xxh3_128: str
+
+
+MISREAD = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RecursionError,
+    NotImplementedError,
+    MemoryError,
+)
+"""What a reader raises when the contents of a file are not what it expects."""
+
+
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Read or parse a file: any failure becomes an ArtifactError that names the file."""
+    try:
+        yield
+    except ArtifactError:
+        raise
+    except (*MISREAD, OSError) as error:
+        if type(error) is ValueError:  # its message already says what is wrong and what to do
+            raise ArtifactError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+        if isinstance(error, OSError) and error.errno is not None:  # a disk error; pyarrow's own errors have no errno
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ArtifactError(f"{path} cannot be read ({reason}): {remedy}") from error
+
+
+def fingerprint_of(value: Any) -> str:
+    """Return the xxh3-128 digest (32 hex digits) of a JSON value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def hash_file(path: Path) -> FileEntry:
+    """Return the size in bytes and the xxh3-128 of a file, read in 8 MiB blocks."""
+    digest = xxhash.xxh3_128()
+    size = 0
+    with open(path, "rb") as file:
+        while block := file.read(8 << 20):
+            digest.update(block)
+            size += len(block)
+    return FileEntry(size, digest.hexdigest())
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """Return the installed version of PDPC, or "unknown" in a source tree that was never installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("pdpc")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted key, old value, new value) for every leaf where two nested mappings differ."""
+    for key in sorted(set(old) | set(new)):
+        name, a, b = f"{prefix}{key}", old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from differing(a, b, f"{name}.")
+        elif a != b:
+            yield name, a, b
+
+
+def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping as it reads back from JSON: tuples as lists, keys as strings."""
+    result: dict[str, Any] = json.loads(json.dumps(value))
+    return result
+
+
+def process_alive(pid: int) -> bool:
+    """Return whether a process exists on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically and durably: readers see the old or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            left = memoryview(text.encode())
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to disk (fsync)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curriculum.artifact.manifest import ArtifactError, open_manifest
+from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import open_manifest
 from train.records.skipped import SKIPPED, read_skipped
 
 if TYPE_CHECKING:

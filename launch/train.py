@@ -1,4 +1,4 @@
-"""`pdpc train`: check at the door, then start the ranks with the DeepSpeed launcher and stay their supervisor."""
+"""`pdpc train`: check the inputs, start the ranks with the DeepSpeed launcher, and supervise them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from types import FrameType
 from train.distributed.exit_codes import FAILED, HUNG, OUT_OF_MEMORY, PORT_TAKEN, UNREADABLE
 from train.settings import TrainSettings
 
-HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Signals that go on to the ranks."""
+FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""Signals that the supervisor forwards to the ranks."""
 MOST_PORTS = 4
-"""Ports of this machine that are tried, one after the other."""
+"""Number of ports to try on this machine."""
 POLL_S = 0.5
-"""How often the ranks are looked at."""
+"""Interval at which the ranks are polled."""
 MARGIN_S = 1.5
-"""How much longer the supervisor waits than the ranks, which know more of each other."""
+"""How much longer the supervisor waits than the ranks, which know more about each other."""
 
 
 def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
-    """Check at the door, start the run's ranks on this machine with `overrides`, and wait; return their exit code."""
+    """Check the inputs, start the ranks on this machine with `overrides`, and wait; return their exit code."""
     from train.engine import deepspeed_config
     from train.inputs import open_inputs
     from train.memory.available import oom_kills
@@ -48,20 +48,20 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
         f"starting {processes} rank{'s' if processes > 1 else ''}: {inputs.order.steps} steps into {settings.output}",
         flush=True,
     )
-    code = start_ranks("train", processes, overrides, threads, settings.hang_timeout_s, speaking=True)
+    code = start_ranks("train", processes, overrides, threads, settings.hang_timeout_s, reports_codes=True)
     if code == FAILED:
         code = _explained(settings, killed=oom_kills() > kills)
     if code == 0 and not finished(Path(settings.output), settings, inputs):
-        print(f"run {settings.output} was cut off: run the same command again to go on", file=sys.stderr)
+        print(f"run {settings.output} did not finish: run the same command again to resume", file=sys.stderr)
         return FAILED
     return code
 
 
 def _explained(settings: TrainSettings, *, killed: bool) -> int:
-    """Return the code of a run of which a rank died without a word, and say why where that can be found out.
+    """Return the exit code for a run with a rank that died silently, and print the cause if it can be determined.
 
-    A rank that touches a mapped file just when it is cut is ended by the kernel (SIGBUS), one that has more than there
-    is by SIGKILL: neither can speak for itself.
+    The kernel kills a rank that touches a mapped file after its truncation (SIGBUS), or that exceeds the available
+    memory (SIGKILL): neither can report it.
     """
     from curriculum.artifact.files import ArtifactError
     from train.inputs import open_inputs
@@ -73,7 +73,7 @@ def _explained(settings: TrainSettings, *, killed: bool) -> int:
         return UNREADABLE
     if killed:
         print(
-            "pdpc train: the kernel killed a process of this control group for want of memory: lower micro_batch_size="
+            "pdpc train: out of memory: the kernel's OOM killer ended a process of this cgroup: lower micro_batch_size="
             f"{settings.micro_batch_size} or processes, and run the same command again",
             file=sys.stderr,
         )
@@ -88,20 +88,20 @@ def start_ranks(
     threads: int,
     hang_timeout_s: float | None = None,
     *,
-    speaking: bool = False,
+    reports_codes: bool = False,
 ) -> int:
     """Start `python -m MODULE WORDS` as ranks on this machine with DeepSpeed's launcher; return their exit code.
 
-    `speaking`: its ranks say with which code they leave, whatever signal comes, but for SIGKILL.
+    `reports_codes`: the ranks report their exit code after any signal except SIGKILL.
     """
 
     def command(port: int) -> list[str]:
         launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", "none"]
-        launcher += ["--log_level", "critical"]  # every end but 0 is an error to it
+        launcher += ["--log_level", "critical"]  # it logs every nonzero exit as an error
         launcher += ["--num_gpus", str(processes), "--master_addr", "127.0.0.1", "--master_port", str(port)]
         return [*launcher, "--no_local_rank", "--module", module, *words]
 
-    return on_free_port(command, launcher_environment(threads), hang_timeout_s, speaking=speaking)
+    return on_free_port(command, launcher_environment(threads), hang_timeout_s, reports_codes=reports_codes)
 
 
 def on_free_port(
@@ -109,27 +109,29 @@ def on_free_port(
     environment: Mapping[str, str],
     hang_timeout_s: float | None = None,
     *,
-    speaking: bool = False,
+    reports_codes: bool = False,
 ) -> int:
-    """Run the launcher that `command` gives for a free port of this machine; on another port when it was taken since.
+    """Run the launcher command that `command` returns for a free port; retry on another port if it was taken meanwhile.
 
-    Seconds pass between the choice of a port and the moment in which rank 0 listens there.
+    Seconds pass between choosing a port and rank 0 listening on it.
     """
     from train.distributed.rendezvous import LIFE
     from train.distributed.world import free_port
 
     for left in reversed(range(MOST_PORTS)):
         port = free_port()
-        code = supervise(command(port), {**environment, LIFE: secrets.token_hex(8)}, hang_timeout_s, speaking=speaking)
+        code = supervise(
+            command(port), {**environment, LIFE: secrets.token_hex(8)}, hang_timeout_s, reports_codes=reports_codes
+        )
         if code != PORT_TAKEN:
             break
         if left:
-            print(f"port {port} was taken before the ranks could meet there: another one is tried", file=sys.stderr)
+            print(f"port {port} was taken before rank 0 could listen on it: trying another one", file=sys.stderr)
     return code
 
 
 def launcher_environment(threads: int) -> dict[str, str]:
-    """Return the environment of a launcher; its ranks have so many CPU threads, and leave when this process is gone."""
+    """Return a launcher's environment: its ranks use `threads` CPU threads and exit when this process is gone."""
     from train.distributed.world import SUPERVISOR
 
     return {
@@ -147,44 +149,44 @@ def supervise(
     environment: Mapping[str, str],
     hang_timeout_s: float | None = None,
     *,
-    speaking: bool = False,
-    elsewhere: bool = False,
+    reports_codes: bool = False,
+    multi_node: bool = False,
 ) -> int:
-    """Run a launcher in a session of its own and leave no process behind; return the code that speaks for its ranks.
+    """Run a launcher in a new session and leave no process behind; return the exit code that represents its ranks.
 
-    Signals go to the ranks alone, once they have started: DeepSpeed's launcher would end them itself, and orphans them
-    when it is ended. A rank that is stopped (SIGSTOP) for longer than `hang_timeout_s` is ended with all others.
-    `speaking` as in `start_ranks`; `elsewhere`: ranks are on other machines too, and the launcher ends them.
+    Once the ranks have started, signals go only to them: DeepSpeed's launcher would kill them on a signal, and orphans
+    them when killed itself. If a rank is stopped (SIGSTOP) for longer than `hang_timeout_s`, all ranks are killed.
+    `reports_codes`: as in `start_ranks`; `multi_node`: ranks run on other machines too, and the launcher ends them.
     """
     from train.distributed import heartbeat
     from train.distributed.watchdog import end_processes
 
-    # A rank that is silent for longer would have been found out by the other ranks by now.
+    # If the other ranks could still run, they would have detected a rank that is silent for this long.
     limit_s = math.inf if hang_timeout_s is None else hang_timeout_s + MARGIN_S
     with tempfile.TemporaryDirectory(prefix="pdpc_roll_") as name:
         folder = Path(name)
         launcher = subprocess.Popen(command, env={**environment, heartbeat.VARIABLE: name}, start_new_session=True)
         silence, hung, ended_by = heartbeat.Silence(folder, 2 * POLL_S), False, 0
 
-        def hand_on(number: int, _frame: FrameType | None) -> None:
+        def forward(number: int, _frame: FrameType | None) -> None:
             nonlocal ended_by
             ranks = heartbeat.pids(folder)
             for pid in ranks.values():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-            if elsewhere and not ranks:
+            if multi_node and not ranks:
                 _signal_group(launcher.pid, number)
             elif not ranks:
                 ended_by = number
                 _signal_group(launcher.pid, signal.SIGKILL)
 
-        handlers = {number: signal.signal(number, hand_on) for number in HANDED_ON}
+        handlers = {number: signal.signal(number, forward) for number in FORWARDED_SIGNALS}
         try:
             while (code := _waited(launcher)) is None:
                 silent_s = silence.poll()
                 if silent := [pid for rank, pid in heartbeat.pids(folder).items() if silent_s.get(rank, 0.0) > limit_s]:
                     hung = True
-                    print(f"a rank was silent for {hang_timeout_s:g} s: the run is ended", file=sys.stderr)
+                    print(f"a rank sent no heartbeat for {hang_timeout_s:g} s: ending the run", file=sys.stderr)
                     end_processes(silent)
                     _signal_group(launcher.pid, signal.SIGKILL)
         finally:
@@ -193,21 +195,24 @@ def supervise(
                 signal.signal(number, handler)
         if ended_by:
             name = signal.Signals(ended_by).name
-            print(f"{name} before the ranks had started: run the same command again", file=sys.stderr)
+            print(f"{name} arrived before the ranks had started: run the same command again", file=sys.stderr)
             return 128 + ended_by
         if hung:
             return HUNG
-        if speaking and (silent := heartbeat.silent_ranks(folder)):
-            told = f"rank {silent[0]}" if len(silent) == 1 else f"ranks {', '.join(map(str, silent))}"
-            print(f"{told} ended without a word, as by SIGKILL: run the same command again to go on", file=sys.stderr)
-        spoken = heartbeat.code(folder)
-    if spoken is not None:
-        return spoken
+        if reports_codes and (silent := heartbeat.silent_ranks(folder)):
+            names = f"rank {silent[0]}" if len(silent) == 1 else f"ranks {', '.join(map(str, silent))}"
+            print(
+                f"{names} died without an exit code, as after SIGKILL: run the same command again to resume",
+                file=sys.stderr,
+            )
+        reported = heartbeat.code(folder)
+    if reported is not None:
+        return reported
     return code if code >= 0 else 128 - code
 
 
 def _waited(launcher: subprocess.Popen[bytes]) -> int | None:
-    """Return the launcher's exit code; None when it is still there after a moment."""
+    """Return the launcher's exit code; None if it is still running after POLL_S."""
     try:
         return launcher.wait(timeout=POLL_S)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""One rank's part of `pdpc evaluate`: which weights, which questions, and where the values go."""
+"""One rank's part of `pdpc evaluate`: choose weights and questions, evaluate, and store the values."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ MAY_DIFFER = (
     *("heldout.batch_size", "benchmarks.batch_size", "benchmarks.task_paths"),
     *("benchmarks.offline", "benchmarks.task_timeout_s"),
 )
-"""What may be given with `stages`: how the run's own questions are worked through, and where their files lie now."""
+"""Keys allowed with `stages`: how the run's own questions are processed, and where the task files are now."""
 
 
 def evaluate_asked(settings: EvaluateSettings, overrides: Sequence[str], world: World) -> int:
-    """Evaluate what the settings name; every rank calls this. Return 1 when a part failed, else 0."""
+    """Evaluate the settings' folder, run or stages; called by every rank. Return 1 if any part failed, else 0."""
     if settings.folder is not None:
         found = _evaluate_folder(settings, Path(settings.folder), world)
         return int(bool(found.failed))
-    assert settings.run is not None, "the settings name a run, a folder or a pack"
+    assert settings.run is not None, "settings have a run, a folder or a pack"
     if settings.stages is not None:
         return _evaluate_stages(settings, Path(settings.run), overrides, world)
     found = _evaluate_newest(settings, Path(settings.run), world)
@@ -62,7 +62,7 @@ def evaluate_asked(settings: EvaluateSettings, overrides: Sequence[str], world: 
 
 
 def _evaluate_newest(settings: EvaluateSettings, run: Path, world: World) -> Evaluated:
-    """Evaluate the newest checkpoint; keep the values and answers in `evaluations/`, beside those of the run itself."""
+    """Evaluate the newest checkpoint; write values and answers to `evaluations/`, next to those of the run itself."""
     asked = _questions(read_run(run), settings.heldout, settings.benchmarks)
     chosen = choose_weights(run, settings.weights, settings.average)
     found = evaluate(decoder_of(*chosen.read()).to(world.device), asked, world)
@@ -78,7 +78,7 @@ def _evaluate_newest(settings: EvaluateSettings, run: Path, world: World) -> Eva
 
 
 def _evaluate_folder(settings: EvaluateSettings, folder: Path, world: World) -> Evaluated:
-    """Evaluate a Hugging Face folder, or the folder of one checkpoint of a run."""
+    """Evaluate a Hugging Face folder, or a checkpoint folder of a run."""
     check_tasks(settings.benchmarks)
     if (folder / MANIFEST).is_file():
         run = folder.parent.parent
@@ -92,8 +92,8 @@ def _evaluate_folder(settings: EvaluateSettings, folder: Path, world: World) -> 
             tokenizer_fingerprint(tokenizer) != validation.tokenizer_fingerprint
         ):
             raise ValueError(
-                f"tokens={settings.tokens} were made with another tokenizer than {tokenizer} has: give TOKENS prepared "
-                f"with tokenizer.name={tokenizer}, or leave tokens out"
+                f"tokens={settings.tokens} were prepared with a different tokenizer than the one in {tokenizer}: give "
+                f"TOKENS prepared with tokenizer.name={tokenizer}, or leave tokens out"
             )
     asked = Questions(tokenizer, validation, None, settings.heldout, settings.benchmarks)
     found = evaluate(decoder.eval().to(world.device), asked, world)
@@ -106,28 +106,28 @@ def _evaluate_folder(settings: EvaluateSettings, folder: Path, world: World) -> 
 
 
 def _evaluate_stages(settings: EvaluateSettings, run: Path, overrides: Sequence[str], world: World) -> int:
-    """Ask the run's own questions at stage ends again, and put the answers in the place of those in its records.
+    """Repeat the run's own stage-end evaluations, and replace the values in its records.
 
-    The run's lock is held: nothing else writes there meanwhile.
+    Holds the run's lock, so that nothing else writes to the run meanwhile.
     """
     facts = read_run(run)
     heldout, benchmarks = _own_settings(run, settings, overrides)
     asked = _questions(facts, heldout, benchmarks)
     before, now = facts["fingerprints"].get("benchmarks"), task_files_fingerprint(benchmarks)
     if before != now:
-        log.warning("the task files are not those that run %s began with: compare its stages with care", run)
+        log.warning("the task files differ from those that run %s started with: compare its stages with care", run)
     claimed = world.first_does(lambda: RunFolder.claim(run, wait_s=0.0))
     try:
         chosen = world.first_does(lambda: _chosen(run, str(settings.stages)))
         records: list[Record] = Collectives(world).gather("stages", chosen)[0]
-        still = 0
+        failures = 0
         for record in records:
-            began = time.perf_counter()
+            started = time.perf_counter()
             decoder = _as_trained(run, record["step"], facts).to(world.device)
             found = evaluate(decoder, asked, world)
-            still += bool(found.failed)
+            failures += bool(found.failed)
             kept = {key: record[key] for key in ("kind", "stage", "step", "tokens")}
-            made = {**kept, **found.values, "time/evaluation_s": time.perf_counter() - began}
+            made = {**kept, **found.values, "time/evaluation_s": time.perf_counter() - started}
 
             def keep(made: Record = made, found: Evaluated = found) -> None:
                 write_answers(answers_path(run, made["step"]), found.answers)
@@ -136,18 +136,18 @@ def _evaluate_stages(settings: EvaluateSettings, run: Path, overrides: Sequence[
             world.first_does(keep)
             log.info("stage %s, step %s", record["stage"], record["step"])
             _show(found, run / METRICS)
-        if records and not still:
+        if records and not failures:
             world.first_does(lambda: forget_attempts(run))
     finally:
         if claimed is not None:
             claimed.release()
-    return int(still > 0)
+    return int(failures > 0)
 
 
 def _chosen(run: Path, stages: str) -> list[Record]:
-    """Return the records of the stages that are to be evaluated again, by step.
+    """Return the records of the stages to evaluate again, by step.
 
-    Raises ValueError when a stage has no record, or none of them has a checkpoint any more.
+    Raises ValueError if the stage has no record, or none of the stages has a checkpoint left.
     """
     records = read_metrics(run / METRICS) if (run / METRICS).is_file() else []
     last = {record["step"]: record for record in records if record["kind"] == "stage"}
@@ -159,36 +159,36 @@ def _chosen(run: Path, stages: str) -> list[Record]:
         wanted = [record for record in last.values() if record["stage"] == int(stages)]
         if not wanted:
             known = ", ".join(str(record["stage"]) for _, record in sorted(last.items())) or "none"
-            raise ValueError(f"run {run} has no record of stage {stages} (it has {known})")
+            raise ValueError(f"stages={stages}: run {run} has no record of this stage: use one of {known}")
     there: list[Record] = []
     gone: list[Record] = []
     for record in wanted:
         folder = checkpoint.folder_of(run / CHECKPOINTS, record["step"])
         (there if folder.is_dir() else gone).append(record)
-    told = ", ".join(f"{record['stage']} (step {record['step']})" for record in gone)
+    names = ", ".join(f"{record['stage']} (step {record['step']})" for record in gone)
     if gone and not there:
         raise ValueError(
-            f"the checkpoint of stage {told} of run {run} is gone, and its weights with it: train with "
-            "checkpoints.keep_stages=true to keep those of all stages"
+            f"the checkpoint of stage {names} of run {run} no longer exists: train with "
+            "checkpoints.keep_stages=true to keep the checkpoints of all stages"
         )
     if gone:
-        log.warning("the checkpoint of stage %s is gone: it stays as it is", told)
+        log.warning("the checkpoint of stage %s no longer exists: its record is unchanged", names)
     return there
 
 
 def _own_settings(
     run: Path, settings: EvaluateSettings, overrides: Sequence[str]
 ) -> tuple[HeldoutSettings, BenchmarkSettings]:
-    """Return what the run asks at its stage ends, with what of MAY_DIFFER was given on the command line.
+    """Return the run's stage-end evaluation settings, with the MAY_DIFFER keys given on the command line.
 
-    Raises ValueError for anything else that was given: the stages of a run are compared with each other.
+    Raises ValueError for any other key: the stages of a run must stay comparable.
     """
     given = [word.lstrip("+").partition("=")[0] for word in overrides]
     other = [key for key in given if key.startswith(("heldout.", "benchmarks.")) and key not in MAY_DIFFER]
     if other:
         raise ValueError(
-            f"{other[0]} is the run's own with stages={settings.stages}: leave it out (what may differ is "
-            f"{', '.join(MAY_DIFFER)})"
+            f"{other[0]} cannot change with stages={settings.stages}, which uses the run's own setting: leave it out "
+            f"(only {', '.join(MAY_DIFFER)} may differ)"
         )
     heldout, benchmarks = own_settings(run)
 
@@ -201,13 +201,13 @@ def _own_settings(
 
 
 def own_settings(run: Path) -> tuple[HeldoutSettings, BenchmarkSettings]:
-    """Return what a run asks at its stage ends, by its config.json; keys that this PDPC does not know are left out.
+    """Return a run's stage-end evaluation settings from its config.json, ignoring keys unknown to this PDPC version.
 
     Raises ArtifactError naming the file.
     """
     path = run / "config.json"
     if not path.is_file():
-        raise ArtifactError(f"{path} is missing, and what the run asks at its stage ends with it: restore it")
+        raise ArtifactError(f"{path}, which holds the run's evaluation settings, is missing: restore it")
 
     def own(name: str, kind: type[T]) -> T:
         known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
@@ -219,13 +219,13 @@ def own_settings(run: Path) -> tuple[HeldoutSettings, BenchmarkSettings]:
 
 
 def _as_trained(run: Path, step: int, facts: dict[str, Any]) -> Decoder:
-    """Return the decoder of a checkpoint in the precision in which the run evaluates it at a stage end."""
+    """Return a checkpoint's decoder in the precision that the run uses for stage-end evaluations."""
     decoder = load_decoder(checkpoint.folder_of(run / CHECKPOINTS, step))
     return decoder.bfloat16() if facts["identity"].get("precision") == "bf16" else decoder
 
 
 def _questions(facts: dict[str, Any], heldout: HeldoutSettings, benchmarks: BenchmarkSettings) -> Questions:
-    """Return what a run's model is asked. Raises ArtifactError when its inputs are not what the run used."""
+    """Return the questions for a run's model. Raises ArtifactError if its inputs are not those the run used."""
     check_tasks(benchmarks)
     validation, pd = _heldout_of(facts)
     validation.check_tokenizer()
@@ -239,8 +239,8 @@ def _heldout_of(facts: dict[str, Any]) -> tuple[Tokens, NDArray[np.float32] | No
     for name, found in (("validation", validation), ("scores", scores)):
         if found is not None and found.fingerprint != prints[name]:
             raise ArtifactError(
-                f"{found.folder} is not what the run used ({name}: {found.fingerprint} there, {prints[name]} in the "
-                "run): put the old folder back"
+                f"{found.folder} is not what the run used ({name}: fingerprint {found.fingerprint}, the run used "
+                f"{prints[name]}): restore the old folder"
             )
     return validation, scores.column("pd") if scores else None
 

@@ -1,4 +1,4 @@
-"""The page runs as it stands: its Python from a Parquet of scores to batches, and every one of its commands."""
+"""The page's code runs unchanged: its Python, from a Parquet file of scores to batches, and each of its commands."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ SAMPLES = 40_000
 
 
 def commands():
-    """The words of the page's command lines, lines that end in a backslash joined."""
+    """Return the words of the page's command lines, with continued lines joined."""
     import shlex
 
     joined = re.sub(r" *\\\n *", " ", TEXT)
@@ -39,7 +39,7 @@ def scores():
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, scores):
-    """A folder as the page supposes it."""
+    """A working directory with the files that the page assumes."""
     monkeypatch.chdir(tmp_path)
     pq.write_table(pa.table(scores), "scores.parquet")
     Path("table.csv").write_text("progress,low,high\n0,3,1\n1,1,3\n")

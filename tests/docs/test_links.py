@@ -1,4 +1,4 @@
-"""The pages for readers: their links lead somewhere, and the commands they show use keys that there are."""
+"""The documentation: its links resolve, and its commands use existing keys."""
 
 import re
 import shlex
@@ -32,7 +32,7 @@ ASSIGNMENT = re.compile(r"(\w+)=(.*)", re.DOTALL)
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The indented `pdpc VERB ...` lines of a page as words: lines that end in a backslash joined, variables put in."""
+    """Return the words of a page's indented `pdpc VERB ...` lines: continued lines joined, variables expanded."""
     joined = re.sub(r" *\\\n *", " ", page.read_text("utf-8"))
     variables: dict[str, str] = {}
     found = []
@@ -43,7 +43,7 @@ def commands(page: Path) -> list[list[str]]:
         try:
             split = shlex.split(words, comments=True)
         except ValueError:
-            continue  # an apostrophe in something else that is indented
+            continue  # an apostrophe in indented text that is not a command
         if len(split) == 1 and (assignment := ASSIGNMENT.fullmatch(split[0])):
             variables[assignment[1]] = assignment[2]
         elif split[:1] == ["pdpc"] and split[1] in VERBS:
@@ -52,7 +52,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def keys_of(schema: type, prefix: str = "") -> tuple[set[str], set[str]]:
-    """The dotted keys of a settings dataclass, and those among them that take names of the user's own below them."""
+    """Return the dotted keys of a settings dataclass, and those among them that take arbitrary names as subkeys."""
     hints = get_type_hints(schema)
     keys: set[str] = set()
     free: set[str] = set()
@@ -69,7 +69,7 @@ def keys_of(schema: type, prefix: str = "") -> tuple[set[str], set[str]]:
 
 
 def unknown(verb: str, words: list[str]) -> list[str]:
-    """The words of a command line whose key the verb does not have, or whose choice is not there."""
+    """Return the words of a command line with a key or a choice that the verb does not have."""
     schema, _, choices = VERBS[verb].load()
     words = as_overrides(words, schema, first=VERBS[verb].first)
     if verb == "launch":
@@ -102,9 +102,9 @@ def test_relative_links_lead_to_files(page: Path) -> None:
 
 
 @pytest.mark.parametrize("name", WITH_COMMANDS)
-def test_commands_use_keys_that_there_are(name: str) -> None:
+def test_commands_use_existing_keys(name: str) -> None:
     found = commands(ROOT / name)
-    assert len(found) >= 5, "the page's command lines are no longer found"
+    assert len(found) >= 5, "too few command lines found: has the page's format changed?"
     assert {" ".join([verb, *words]): wrong for verb, *words in found if (wrong := unknown(verb, words))} == {}
 
 

@@ -1,9 +1,9 @@
-"""Faults: named points at which a drill kills, stops or poisons a rank, inert unless PDPC_FAULT names them.
+"""Fault injection: named points where a drill kills, stops or poisons a rank; no-ops unless PDPC_FAULT names them.
 
-    PDPC_FAULT=name[:rank=R][:nth=N][:action]    several separated by commas
+    PDPC_FAULT=name[:rank=R][:nth=N][:action]    comma-separated list
 
-`rank`: on that rank alone (default: every rank that comes by); `nth`: the N-th time that this process comes by (default
-1); `sleep=S` strikes from then on each time. The action is one of ACTIONS, `kill` by default. `pdpc doctor --faults`
+`rank`: only on that rank (default: on every rank that reaches the point); `nth`: the N-th time this process reaches it
+(default 1); `sleep=S` then strikes every time. The action is one of ACTIONS, `kill` by default. `pdpc doctor --faults`
 lists the points.
 """
 
@@ -22,15 +22,15 @@ VARIABLE = "PDPC_FAULT"
 
 ACTIONS = {
     "kill": "SIGKILL to itself",
-    "raise": "an exception: no space left on device (ENOSPC) at a write, RuntimeError elsewhere",
-    "memory": "an exception: no memory on the host (MemoryError)",
-    "device_memory": "an exception: no memory on the device (torch.OutOfMemoryError)",
-    "no_more": "no memory from here on that the process does not have already (RLIMIT_AS)",
-    "stop": "SIGSTOP to itself: the process is there and does nothing",
-    "hang": "sleep for ever",
-    "sleep": "written sleep=S: sleep S seconds, this time and every time after it",
-    "exit": "leave at once with code 1, without a word to the other ranks",
-    "nan": "a value that is not a number: for the points of the guards",
+    "raise": "raise OSError (ENOSPC, no space left on device) where a file is being written, RuntimeError elsewhere",
+    "memory": "raise MemoryError: out of host memory",
+    "device_memory": "raise torch.OutOfMemoryError: out of device memory",
+    "no_more": "allow no further memory allocation (RLIMIT_AS)",
+    "stop": "SIGSTOP to itself: the process exists but does nothing",
+    "hang": "sleep forever",
+    "sleep": "sleep S seconds (written sleep=S), this time and every later time",
+    "exit": "exit immediately with code 1, without notifying the other ranks",
+    "nan": "replace a value with NaN (guard points only)",
 }
 
 
@@ -39,70 +39,70 @@ class Point:
     """A place in the code where a fault can strike."""
 
     about: str
-    """Where it is, in a sentence."""
+    """Where the point is, in a sentence."""
     writes: bool = False
-    """Is something being written there? Then `raise` is a full disk."""
+    """True if a file is being written there: `raise` then simulates a full disk."""
     poisons: bool = False
-    """Is it a value that `nan` replaces? Then `nan` is the only action."""
+    """True if `nan` replaces a value there: it is then the only action."""
 
 
 POINTS = {
-    "world.joined": Point("The ranks have met; nothing is built yet."),
-    "world.leaving": Point("The run is over; the ranks are about to part."),
+    "world.joined": Point("The process group is up; nothing is built yet."),
+    "world.leaving": Point("The run is over; the process group is about to shut down."),
     "engine.weights": Point("The decoder is about to be built."),
-    "engine.states": Point("The decoder is there; DeepSpeed is about to take it and to make the optimizer's states."),
-    "loop.before_step": Point("A batch is there; nothing of the step is computed."),
+    "engine.states": Point("The decoder is built; DeepSpeed is about to wrap it and create the optimizer states."),
+    "loop.before_step": Point("A batch is ready; the step has not started computing."),
     "loop.after_forward": Point("The forward pass of a micro-batch is done."),
-    "loop.after_backward": Point("The last backward pass of a step is done; the weights have not moved."),
-    "loop.after_step": Point("The weights have moved; the step is not on record."),
+    "loop.after_backward": Point("The last backward pass of a step is done; the weights are not yet updated."),
+    "loop.after_step": Point("The weights are updated; the step is not yet recorded."),
     "loop.before_record": Point("A record is about to be written.", writes=True),
-    "loop.before_evaluation": Point("The checkpoint of a stage is there; its evaluation begins."),
-    "loop.in_evaluation": Point("An evaluation is under way; a signal leaves at once."),
-    "heldout.batch": Point("A batch of held-out samples is about to be scored, in an evaluation."),
-    "loop.after_evaluation": Point("The evaluation of a stage is done and not on record."),
-    "checkpoint.before_write": Point("A save begins; nothing of it is on disk."),
-    "checkpoint.in_shard": Point("A rank's file is half written.", writes=True),
-    "checkpoint.after_shard": Point("A rank's file is written and not yet synced.", writes=True),
-    "checkpoint.after_sync": Point("A rank's file is durable; the other ranks do not know."),
-    "checkpoint.before_manifest": Point("Every file is there, the manifest is not.", writes=True),
-    "checkpoint.after_manifest": Point("The manifest is there, the folder has its temporary name."),
-    "checkpoint.before_rename": Point("The temporary folder is durable and not yet renamed."),
-    "checkpoint.after_rename": Point("The checkpoint has its name; its parent folder is not synced."),
+    "loop.before_evaluation": Point("The checkpoint of a stage is written; its evaluation is about to start."),
+    "loop.in_evaluation": Point("An evaluation is running; a signal exits immediately."),
+    "heldout.batch": Point("A batch of held-out samples is about to be scored during an evaluation."),
+    "loop.after_evaluation": Point("The evaluation of a stage is done but not yet recorded."),
+    "checkpoint.before_write": Point("A save is starting; nothing is on disk yet."),
+    "checkpoint.in_shard": Point("A rank's shard is half written.", writes=True),
+    "checkpoint.after_shard": Point("A rank's shard is written but not yet fsynced.", writes=True),
+    "checkpoint.after_sync": Point("A rank's shard is durable; the other ranks do not know yet."),
+    "checkpoint.before_manifest": Point("Every shard is written, the manifest is not.", writes=True),
+    "checkpoint.after_manifest": Point("The manifest is written; the folder still has its temporary name."),
+    "checkpoint.before_rename": Point("The temporary folder is durable but not yet renamed."),
+    "checkpoint.after_rename": Point("The checkpoint is renamed; its parent folder is not yet fsynced."),
     "checkpoint.before_prune": Point("The checkpoint is published; older ones are about to be removed."),
     "checkpoint.in_prune": Point("An old checkpoint is half removed."),
     "checkpoint.in_load": Point("A checkpoint is being read."),
     "tracker.start": Point("The tracker is about to be started."),
-    "tracker.log": Point("A record is on its way to the tracker."),
+    "tracker.log": Point("A record is about to be sent to the tracker."),
     "tracker.finish": Point("The tracker is about to be closed."),
     "chunk.before_write": Point(
-        "A chunk of `pdpc score` is scored, or one of `pdpc prepare` begins: no byte is there."
+        "A chunk is scored (`pdpc score`) or starting (`pdpc prepare`); nothing is written yet."
     ),
-    "chunk.half_written": Point("A block of a chunk's temporary file is begun.", writes=True),
-    "chunk.before_rename": Point("A chunk's temporary file is durable and not yet renamed."),
-    "chunk.after_write": Point("A chunk is done; nobody has been told."),
-    "chunk.before_join": Point("All chunks are done; they are about to be put together."),
-    "chunk.after_join": Point("The scores, or the tokens, are published; their chunks are not yet removed."),
-    "guard.loss": Point("The loss of a micro-batch, on one rank.", poisons=True),
-    "guard.gradient": Point("A gradient, on one rank, after the last backward pass.", poisons=True),
-    "guard.weight": Point("A weight that the model computes with, on one rank, before a step.", poisons=True),
+    "chunk.half_written": Point("A block of a chunk's temporary file is partly written.", writes=True),
+    "chunk.before_rename": Point("A chunk's temporary file is durable but not yet renamed."),
+    "chunk.after_write": Point("A chunk is done but not yet reported."),
+    "chunk.before_join": Point("All chunks are done and about to be joined."),
+    "chunk.after_join": Point("The scores or tokens are published; their chunks are not yet removed."),
+    "guard.loss": Point("The loss of a micro-batch on one rank.", poisons=True),
+    "guard.gradient": Point("A gradient on one rank, after the last backward pass.", poisons=True),
+    "guard.weight": Point("A weight used in the forward pass on one rank, before a step.", poisons=True),
 }
-"""Every point by name. `fault` and `poisoned` accept no other."""
+"""All points, by name; `fault` and `poisoned` accept no others."""
 
 
 @dataclass
 class Fault:
-    """A fault that waits at a point."""
+    """A fault armed at a point."""
 
     action: str
     rank: int | None
     nth: int
     sleep_s: float = 0.0
-    """Of the action `sleep`."""
+    """Seconds of the action `sleep`."""
     passed: int = 0
-    """How often this process has come by."""
+    """How often this process has reached the point."""
 
     def strikes(self) -> bool:
-        """Count one more time; tell whether it is this one."""
+        """Count a pass; return whether the fault strikes now."""
         if self.rank is not None and self.rank != int(os.environ.get("RANK", "0")):
             return False
         self.passed += 1
@@ -113,13 +113,13 @@ _armed: dict[str, list[Fault]] = {}
 
 
 def arm(text: str | None = None) -> None:
-    """Set the faults that PDPC_FAULT (or `text`) asks for, in place of those before.
+    """Arm the faults in PDPC_FAULT (or `text`), replacing any armed before.
 
-    Raises ValueError for what it cannot be: a misspelled drill would pass as a run that survived.
+    Raises ValueError on anything it cannot parse: a misspelled drill would look like a run that survived.
     """
-    asked = os.environ.get(VARIABLE, "") if text is None else text
+    spec = os.environ.get(VARIABLE, "") if text is None else text
     found: dict[str, list[Fault]] = {}
-    for entry in filter(None, (part.strip() for part in asked.split(","))):
+    for entry in filter(None, (part.strip() for part in spec.split(","))):
         name, *words = entry.split(":")
         found.setdefault(name, []).append(_parsed(entry, name, words))
     _armed.clear()
@@ -127,12 +127,12 @@ def arm(text: str | None = None) -> None:
 
 
 def armed() -> bool:
-    """Tell whether any point is armed."""
+    """Return whether any point is armed."""
     return bool(_armed)
 
 
 def fault(name: str) -> None:
-    """Mark a point: nothing happens there unless it is armed."""
+    """Mark a point; a no-op unless it is armed."""
     waiting = _armed.get(name)
     if waiting is None:
         return
@@ -142,18 +142,18 @@ def fault(name: str) -> None:
 
 
 def poisoned(name: str) -> bool:
-    """Tell whether the caller is to make a value not a number; False unless the point is armed."""
+    """Return whether the caller should replace a value with NaN; False unless the point is armed."""
     waiting = _armed.get(name)
     if waiting is None:
         return False
-    struck = [one.strikes() for one in waiting]  # each of them counts, whatever the first says
+    struck = [one.strikes() for one in waiting]  # no short circuit: each one must count the pass
     return any(struck)
 
 
 def listed() -> list[str]:
-    """Return the points and the actions, a line each."""
+    """Return the points and the actions, one per line."""
     width = max(map(len, POINTS))
-    lines = [f"{name:<{width}}  {point.about}{' Action nan alone.' * point.poisons}" for name, point in POINTS.items()]
+    lines = [f"{name:<{width}}  {point.about}{' Only action: nan.' * point.poisons}" for name, point in POINTS.items()]
     actions = [f"{name:<{width}}  {about}" for name, about in ACTIONS.items()]
     return ["points", *lines, "", "actions", *actions, "", f"{VARIABLE}=name[:rank=R][:nth=N][:action]"]
 
@@ -163,29 +163,29 @@ def _parsed(entry: str, name: str, words: list[str]) -> Fault:
     if point is None:
         near = difflib.get_close_matches(name, POINTS, n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ValueError(f"{VARIABLE}: no point is named {name!r}: {hint}The points are {', '.join(POINTS)}")
-    made = Fault("nan" if point.poisons else "kill", None, 1)
+        raise ValueError(f"{VARIABLE}: no point is named {name!r}: {hint}Use one of {', '.join(POINTS)}")
+    parsed = Fault("nan" if point.poisons else "kill", None, 1)
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in ("rank", "nth") and value.isdecimal() and int(value) >= (key == "nth"):
-            setattr(made, key, int(value))
+            setattr(parsed, key, int(value))
         elif key == "sleep" and _seconds(value):
-            made.action, made.sleep_s = "sleep", float(value)
+            parsed.action, parsed.sleep_s = "sleep", float(value)
         elif word in ACTIONS and word != "sleep":
-            made.action = word
+            parsed.action = word
         else:
             raise ValueError(
-                f"{VARIABLE}: {word!r} in {entry!r} is none of rank=R, nth=N (from 1), sleep=S (seconds) and "
+                f"{VARIABLE}: {word!r} in {entry!r} is unknown: use rank=R, nth=N (from 1), sleep=S (in s) or one of "
                 f"{', '.join(action for action in ACTIONS if action != 'sleep')}"
             )
-    if (made.action == "nan") != point.poisons:
-        fits = "nan alone" if point.poisons else ", ".join(action for action in ACTIONS if action != "nan")
-        raise ValueError(f"{VARIABLE}: action {made.action!r} does not fit {name}: it takes {fits}")
-    return made
+    if (parsed.action == "nan") != point.poisons:
+        fits = "only nan" if point.poisons else ", ".join(action for action in ACTIONS if action != "nan")
+        raise ValueError(f"{VARIABLE}: action {parsed.action!r} does not fit {name}: use {fits}")
+    return parsed
 
 
 def _seconds(text: str) -> bool:
-    """Tell whether a text is a number of seconds."""
+    """Return whether a text is a number of seconds."""
     whole, _, part = text.partition(".")
     return (whole + part).isdecimal()
 
@@ -220,7 +220,7 @@ def _strike(name: str, one: Fault) -> None:
 
 
 def _no_more_memory() -> None:
-    """Let this process have the addresses that it has, and no more."""
+    """Cap this process's address space at its current size."""
     with open("/proc/self/statm") as file:
         size = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size, resource.getrlimit(resource.RLIMIT_AS)[1]))

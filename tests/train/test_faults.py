@@ -1,4 +1,4 @@
-"""Fault points: the syntax, what each action does, and that every point in the code is in the table."""
+"""Fault points: syntax, actions, and a table that has every point in the code."""
 
 import ast
 import errno
@@ -26,7 +26,7 @@ def test_a_point_that_is_not_armed_does_nothing():
     assert not faults.poisoned("guard.loss")
 
 
-def test_a_fault_strikes_the_nth_time_on_its_rank_alone(monkeypatch):
+def test_a_fault_strikes_the_nth_time_and_only_on_its_rank(monkeypatch):
     faults.arm("loop.after_step:rank=1:nth=2:raise, guard.loss:nth=1,guard.loss:nth=3")
     for _ in range(3):
         faults.fault("loop.after_step")
@@ -38,7 +38,7 @@ def test_a_fault_strikes_the_nth_time_on_its_rank_alone(monkeypatch):
     assert [faults.poisoned("guard.loss") for _ in range(4)] == [True, False, True, False]
 
 
-def test_raise_is_a_full_disk_where_something_is_written():
+def test_raise_simulates_a_full_disk_where_a_file_is_written():
     faults.arm("checkpoint.after_shard:raise")
     with pytest.raises(OSError, match="No space left on device") as caught:
         faults.fault("checkpoint.after_shard")
@@ -46,29 +46,33 @@ def test_raise_is_a_full_disk_where_something_is_written():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("loop.befor_step", "did you mean loop.before_step"),
-        ("nonsense", "The points are world.joined, "),
-        ("loop.before_step:explode", "'explode' in 'loop.before_step:explode' is none of rank=R, nth=N"),
+        ("nonsense", "Use one of world.joined, "),
+        ("loop.before_step:explode", "'explode' in 'loop.before_step:explode' is unknown: use rank=R, nth=N"),
         ("loop.before_step:nth=0", "'nth=0' in"),
         ("loop.before_step:nan", "action 'nan' does not fit loop.before_step"),
-        ("guard.loss:kill", "it takes nan alone"),
+        ("guard.loss:kill", "use only nan"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_mend(text, said):
+def test_bad_specs_are_rejected_with_a_fix(text, message):
     with pytest.raises(ValueError, match=r"^PDPC_FAULT: ") as caught:
         faults.arm(text)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_every_point_in_the_code_is_in_the_table_and_the_other_way_round():
+def test_the_table_has_exactly_the_points_in_the_code():
     named = set()
     for path in [*ROOT.glob("train/**/*.py"), *ROOT.glob("launch/**/*.py"), *ROOT.glob("curriculum/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             called = getattr(node.func, "id", getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
-            if called in ("fault", "poisoned", "_mark"):  # scoring is told its mark: curriculum knows no faults
-                assert isinstance(node.args[0], ast.Constant), f"{path}: a point is named by a literal"
+            if called in (
+                "fault",
+                "poisoned",
+                "_mark",
+            ):  # curriculum imports no faults: scoring gets its mark passed in
+                assert isinstance(node.args[0], ast.Constant), f"{path}: the name of a point must be a literal"
                 named.add(node.args[0].value)
     assert named <= set(faults.POINTS)
     assert {point for point in faults.POINTS if not point.startswith("tracker.")} <= named
@@ -82,7 +86,7 @@ def test_kill_and_exit_end_the_process(action, code):
     assert f"fault loop.before_step: {action} (rank 0)" in done.stderr
 
 
-def test_doctor_lists_the_points_and_an_unknown_one_is_refused_at_the_door(capsys, monkeypatch):
+def test_doctor_lists_the_points_and_rejects_an_unknown_one(capsys, monkeypatch):
     assert main(["doctor", "--faults"]) == 0
     out = capsys.readouterr().out
     for name, point in faults.POINTS.items():

@@ -1,4 +1,4 @@
-"""Which hooks a run has, from its settings, in the order in which they are called."""
+"""The hooks of a run, chosen by its settings, in call order."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from train.settings import TrainSettings
 
 
 def hooks_of(settings: TrainSettings) -> list[Hook]:
-    """Return the hooks of a run, the same on every rank; those that refuse an update come before those that count.
+    """Return the hooks of a run, the same on every rank. Hooks that can skip an update come before those that count.
 
-    The straggler's comes first: it measures what a rank does before it meets the others. Drills, if any are armed
-    (`faults.arm`), come before and after all of them.
+    The straggler hook comes first: it measures a rank's own work, before any collective. Drills, if armed
+    (`faults.arm`), wrap all others.
     """
     hooks: list[Hook] = []
     if settings.straggler.factor is not None:

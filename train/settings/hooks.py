@@ -1,4 +1,4 @@
-"""What the hooks are told, apart from them: the command line reads it without loading torch."""
+"""Settings of the hooks, kept apart from them so that the command line does not import torch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ SPIKE_ACTIONS = ("off", "skip", "rollback")
 
 @dataclass(frozen=True)
 class AveragingSettings:
-    """The running average of the weights, off by default."""
+    """Exponential moving average of the weights, off by default."""
 
     decay: float = field(default=0.0, metadata=FREE)
-    """What the average keeps of itself at an update, for example 0.999; 0: no average is kept."""
+    """Decay of the average per update, for example 0.999; 0: no average is kept."""
     every: int = field(default=10, metadata=FREE)
-    """Steps between two updates."""
+    """Steps between updates of the average."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.decay < 1.0:
@@ -27,19 +27,19 @@ class AveragingSettings:
 
 @dataclass(frozen=True)
 class GuardSettings:
-    """What is done about a loss or a gradient that is not finite, or leaps."""
+    """What to do about non-finite losses or gradients, and loss spikes."""
 
     finite: bool = field(default=True, metadata=BINDS)
-    """Leave out a step whose loss or gradient is not finite on any rank."""
+    """Skip the update if a loss or gradient is not finite on any rank."""
     stop_after: int = field(default=5, metadata=FREE)
-    """Stop the run (exit code 70) when so many steps in a row were left out."""
+    """Stop the run (exit code 70) after this many consecutive skipped steps."""
     spike: str = field(default="off", metadata=BINDS)
-    """A loss far above the last ones: off (let it be), skip (leave the step out) or rollback (leave the step out, take
-    the weights of the last checkpoint and go on after it)."""
+    """On a loss far above the recent ones: off (do nothing), skip (skip the update) or rollback (skip the update,
+    reload the weights of the last checkpoint and continue with the next batch)."""
     spike_sigma: float = field(default=6.0, metadata=BINDS)
-    """Standard deviations above the mean of the last losses from which on a loss is a spike."""
+    """A loss this many standard deviations above the mean of the recent losses is a spike."""
     spike_window: int = field(default=128, metadata=BINDS)
-    """Losses, of as many steps, that mean and deviation are taken over."""
+    """Steps whose losses give the mean and the standard deviation."""
 
     def __post_init__(self) -> None:
         if self.spike not in SPIKE_ACTIONS:
@@ -50,16 +50,16 @@ class GuardSettings:
             raise ValueError(f"guards.spike_sigma={self.spike_sigma} must be above 0")
         if self.spike_window < 2:
             raise ValueError(
-                f"guards.spike_window={self.spike_window} must be at least 2: a deviation needs two losses"
+                f"guards.spike_window={self.spike_window} must be at least 2: a standard deviation needs two losses"
             )
 
 
 @dataclass(frozen=True)
 class StragglerSettings:
-    """When a rank is called slow."""
+    """When a rank counts as a straggler."""
 
     factor: float | None = field(default=2.0, metadata=FREE)
-    """Its own work takes so many times as long as the other ranks' (their median); null: nothing is measured."""
+    """Report a rank whose own work takes this many times the median of the other ranks; null: measure nothing."""
 
     def __post_init__(self) -> None:
         if self.factor is not None and not self.factor > 1:
@@ -68,10 +68,10 @@ class StragglerSettings:
 
 @dataclass(frozen=True)
 class ThroughputSettings:
-    """What the speed of a run is held against."""
+    """Hardware peak that throughput is compared with."""
 
     peak_tflops: float | None = field(default=None, metadata=FREE)
-    """Peak of one device in TFLOP/s; null: known for A100, A800 and H100 in bf16, else there is no MFU."""
+    """Peak TFLOP/s of one device; null: built in for A100, A800 and H100 in bf16, otherwise no MFU is reported."""
 
     def __post_init__(self) -> None:
         if self.peak_tflops is not None and not self.peak_tflops > 0:

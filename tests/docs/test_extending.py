@@ -131,12 +131,12 @@ def commands(section: str) -> list[list[str]]:
 def test_a_preference_of_your_own(here, capsys):
     from launch.cli import main
 
-    asked, compared = (words for words in commands(OWN) if words[0] == "inspect")
+    without_code, with_code = (words for words in commands(OWN) if words[0] == "inspect")
     for words in commands(OWN):
         assert main(words) == 0
         printed = " ".join(capsys.readouterr().out.split())
-        assert ("add preference_code=my_preference.py:Ramp" in printed) == (words == asked)
-        assert ("is in the bucket that its scores give" in printed) == (words == compared)
+        assert ("add preference_code=my_preference.py:Ramp" in printed) == (words == without_code)
+        assert ("is in the bucket that its scores give" in printed) == (words == with_code)
 
 
 def test_a_preference_in_a_package(here, monkeypatch, capsys):

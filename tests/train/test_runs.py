@@ -178,8 +178,8 @@ def test_an_unreachable_tracker_and_weight_averaging_do_not_change_the_run(whole
     with WandbServer(BLACK_HOLE) as server:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
         environment = {**inherited, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": key}
-        asked = ["tracker=both", "tracker.finish_s=0.5", "averaging.decay=0.9", "averaging.every=2"]
-        out = finish(pdpc_train([*words, *asked], folder, 2, env=environment))
+        trackers = ["tracker=both", "tracker.finish_s=0.5", "averaging.decay=0.9", "averaging.every=2"]
+        out = finish(pdpc_train([*words, *trackers], folder, 2, env=environment))
     assert "W&B: 0 records sent" in out
     assert losses(folder) == losses(whole_run)
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))

@@ -173,8 +173,8 @@ def test_an_unknown_objective_is_rejected_and_every_registered_one_loads(monkeyp
     with pytest.raises(ValueError, match=r"objective='dpo' is unknown: use one of \['language_model'\]"):
         compose("train", TrainSettings, [*words, "objective=dpo"])
     for name in OBJECTIVES:
-        made = objective_of(compose("train", TrainSettings, [*words, f"objective={name}"]), None)
-        assert made.name == name
+        objective = objective_of(compose("train", TrainSettings, [*words, f"objective={name}"]), None)
+        assert objective.name == name
 
 
 def test_batches_are_divided_by_what_the_objective_counts(material):

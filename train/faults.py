@@ -1,6 +1,6 @@
 """Faults: named points at which a drill kills, stops or poisons a rank; inactive unless PDPC_FAULT names them.
 
-    PDPC_FAULT=name[:rank=R][:nth=N][:action]    comma-separated list
+    PDPC_FAULT=name[:rank=R][:nth=N][:action]    several separated by commas
 
 `rank`: only on that rank (default: on every rank that reaches the point); `nth`: the N-th time that this process
 reaches it (default 1); `sleep=S` strikes every time from then on. The action is one of ACTIONS, `kill` by default.
@@ -117,9 +117,9 @@ def arm(text: str | None = None) -> None:
 
     Raises ValueError for an invalid fault: a misspelled drill would look like a run that survived.
     """
-    spec = os.environ.get(VARIABLE, "") if text is None else text
+    asked = os.environ.get(VARIABLE, "") if text is None else text
     found: dict[str, list[Fault]] = {}
-    for entry in filter(None, (part.strip() for part in spec.split(","))):
+    for entry in filter(None, (part.strip() for part in asked.split(","))):
         name, *words = entry.split(":")
         found.setdefault(name, []).append(_parsed(entry, name, words))
     _armed.clear()
@@ -168,11 +168,11 @@ def _parsed(entry: str, name: str, words: list[str]) -> Fault:
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in ("rank", "nth") and value.isdecimal() and int(value) >= (key == "nth"):
-            setattr(parsed, key, int(value))
+            setattr(made, key, int(value))
         elif key == "sleep" and _seconds(value):
-            parsed.action, parsed.sleep_s = "sleep", float(value)
+            made.action, made.sleep_s = "sleep", float(value)
         elif word in ACTIONS and word != "sleep":
-            parsed.action = word
+            made.action = word
         else:
             raise ValueError(
                 f"{VARIABLE}: {word!r} in {entry!r} is invalid: use rank=R, nth=N (from 1), sleep=S (seconds), or "

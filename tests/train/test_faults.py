@@ -1,4 +1,4 @@
-"""Fault points: syntax, actions, and a table that has every point in the code."""
+"""Fault points: the syntax, what each action does, and that every point in the code is in the table."""
 
 import ast
 import errno
@@ -46,7 +46,7 @@ def test_raise_is_a_full_disk_where_a_file_is_written():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "said"),
     [
         ("loop.befor_step", "did you mean loop.before_step"),
         ("nonsense", "The points are world.joined, "),
@@ -59,20 +59,16 @@ def test_raise_is_a_full_disk_where_a_file_is_written():
 def test_invalid_faults_are_rejected_with_a_suggestion(text, said):
     with pytest.raises(ValueError, match=r"^PDPC_FAULT: ") as caught:
         faults.arm(text)
-    assert message in str(caught.value)
+    assert said in str(caught.value)
 
 
-def test_the_table_has_exactly_the_points_in_the_code():
+def test_every_point_in_the_code_is_in_the_table_and_the_other_way_round():
     named = set()
     for path in [*ROOT.glob("train/**/*.py"), *ROOT.glob("launch/**/*.py"), *ROOT.glob("curriculum/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             called = getattr(node.func, "id", getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
-            if called in (
-                "fault",
-                "poisoned",
-                "_mark",
-            ):  # curriculum imports no faults: scoring gets its mark passed in
-                assert isinstance(node.args[0], ast.Constant), f"{path}: the name of a point must be a literal"
+            if called in ("fault", "poisoned", "_mark"):  # scoring is told its mark: curriculum knows no faults
+                assert isinstance(node.args[0], ast.Constant), f"{path}: a point is named by a literal"
                 named.add(node.args[0].value)
     assert named <= set(faults.POINTS)
     assert {point for point in faults.POINTS if not point.startswith("tracker.")} <= named

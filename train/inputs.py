@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import verify
-from curriculum.order.order import Order
+from curriculum.order.order import Order, ancestors
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
 from models.config import DecoderConfig
 from train.evaluation.harness.tasks import check_tasks, data_fingerprint, task_files_fingerprint
-from train.resume.lineage import ancestors
 from train.schedule import Schedule
 from train.settings import TrainSettings
 

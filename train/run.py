@@ -21,8 +21,9 @@ from train.distributed.exit_codes import REFUSED, Refused
 from train.distributed.out_of_memory import OutOfMemory, needing
 from train.distributed.signals import Left, Signals, heed
 from train.distributed.watchdog import Watchdog
-from train.distributed.world import World, finish, local_ranks, start
+from train.distributed.world import World, finish, local_ranks
 from train.engine import Engine, check_swap, deepspeed_config
+from train.engine.communication import start
 from train.export.export import export_checkpoint
 from train.export.weights import ChosenWeights, choose_weights
 from train.faults import arm, fault
@@ -34,9 +35,10 @@ from train.memory.available import room_here
 from train.memory.footprint import advice, check_fits
 from train.objectives import Objective, objective_of
 from train.records.consumed import ConsumedFile, forget_consumed
+from train.records.layout import CHECKPOINTS, EXPORT
 from train.resume.claim import claim_run
 from train.resume.identity import check_acceptable, identity
-from train.resume.runfolder import CHECKPOINTS, EXPORT, RunFolder
+from train.resume.runfolder import RunFolder
 from train.schedule import wasted_rise
 from train.settings import TrainSettings
 from train.stages import evaluate_stage, load_newest, make_up_evaluation, save_checkpoint

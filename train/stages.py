@@ -17,8 +17,8 @@ from train.evaluation.evaluate import FAILED, Questions, evaluate
 from train.evaluation.harness.tasks import data_fingerprint
 from train.faults import fault
 from train.loop import Loop
+from train.records.layout import CHECKPOINTS
 from train.resume.identity import identity
-from train.resume.runfolder import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 

@@ -631,7 +631,7 @@ def test_demo_refuses_numbers_that_cannot_be(capsys, tmp_path):
 
 @pytest.mark.parametrize("code", [0, 1, 2, 77])
 def test_the_exit_code_is_passed_on(code, contained):
-    program = f"import os, sys; from launch.train import supervise; sys.exit(supervise({exiting(code)!r}, os.environ))"
+    program = f"import os, sys; from launch.cluster.supervisor import supervise; sys.exit(supervise({exiting(code)!r}, os.environ))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=contained, timeout=60, check=False)
     assert done.returncode == code
 
@@ -642,7 +642,7 @@ def exiting(code):
 
 def test_a_killed_launcher_gives_its_signal(contained):
     killed = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
-    program = f"import sys, os; from launch.train import supervise; sys.exit(supervise({killed!r}, os.environ))"
+    program = f"import sys, os; from launch.cluster.supervisor import supervise; sys.exit(supervise({killed!r}, os.environ))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=contained, timeout=60, check=False)
     assert done.returncode == 128 + signal.SIGKILL
 
@@ -662,7 +662,7 @@ def supervised(tmp_path, environment, *arguments):
     """Start a supervisor whose launcher spawns a child and sleeps; return it and the child's process id."""
     (tmp_path / "sleepers.py").write_text(SLEEPERS)
     command = [sys.executable, str(tmp_path / "sleepers.py"), str(tmp_path / "child"), *arguments]
-    program = f"import os, sys; from launch.train import supervise; sys.exit(supervise({command!r}, os.environ))"
+    program = f"import os, sys; from launch.cluster.supervisor import supervise; sys.exit(supervise({command!r}, os.environ))"
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment)
     deadline = time.monotonic() + 60
     while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():

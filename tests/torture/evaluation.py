@@ -21,7 +21,8 @@ from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import Forks, served
 from tests.torture.forks import train as rank_of
 from tests.torture.runs import MEASURED, PATIENCE_S, Ending, Material, forget
-from train.evaluation.answers import EVALUATIONS, read_answers
+from train.evaluation.answers import read_answers
+from train.records.layout import EVALUATIONS
 
 FULL = 50
 SOFT = ("raises", "no memory", "leaves", "sleeps", "loops")

@@ -174,11 +174,11 @@ def start(
 def rank(words: list[str], output: str, lost: int, when: str) -> int:
     """Run a rank with a rendezvous timeout of MEET_S, or the one that dies."""
     from train import run as entry
-    from train.distributed import world
+    from train.engine import communication
 
     tempfile.tempdir = os.environ["TMPDIR"]
-    entry.start = partial(world.start, meet_s=MEET_S)
-    world.rendezvous = partial(_disturbed, world.rendezvous, int(os.environ["RANK"]) == lost, when)
+    entry.start = partial(communication.start, meet_s=MEET_S)
+    communication.rendezvous = partial(_disturbed, communication.rendezvous, int(os.environ["RANK"]) == lost, when)
     return rank_of(words, output)
 
 

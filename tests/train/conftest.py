@@ -6,7 +6,7 @@ import pytest
 from curriculum.arrange.interleave import OrderWriter
 from curriculum.artifact.create import create
 from curriculum.order.order import Order
-from train.distributed.world import start
+from train.engine.communication import start
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from train.checkpoint.decoder import load_decoder
 from train.export.export import newest_checkpoint
 from train.export.weights import choose_weights
 from train.records.consumed import read_consumed
-from train.resume.runfolder import read_run
+from train.records.run_json import read_run
 from train.tracking import read_metrics
 from train.tracking.panels import STEP, TOKENS, sections_of
 from train.tracking.wandb_run import shown

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from curriculum.artifact.files import sync
 from curriculum.order.consumed import joined
+from train.records.layout import CONSUMED
 
-CONSUMED = "consumed"
-"""Folder of a run with one file per rank: rows of int64 [step, ids...], steps counted from 0."""
 NO_SAMPLE = -1
 """Padding of short rows."""
 

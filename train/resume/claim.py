@@ -12,9 +12,10 @@ from train.config.packages import drift
 from train.distributed.exit_codes import REFUSED, Refused
 from train.distributed.world import World
 from train.inputs import Inputs, verify_inputs
+from train.records.layout import CHECKPOINTS
 from train.resume.identity import Change, is_accepted
 from train.resume.lineage import check_resume, conversion, work_split
-from train.resume.runfolder import CHECKPOINTS, RunFolder
+from train.resume.runfolder import RunFolder
 from train.settings import TrainSettings
 
 log = logging.getLogger(__name__)

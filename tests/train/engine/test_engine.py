@@ -163,7 +163,7 @@ def test_a_start_is_quiet_and_loads_no_compiler():
     program = (
         "import sys\n"
         "from tests.train.engine.test_engine import make, steps\n"
-        "from train.distributed.world import start\n"
+        "from train.engine.communication import start\n"
         "steps(make(start(threads=1), 'zero.stage=1', 'precision=bf16'), 0, 1)\n"
         "print('compiler', 'torch._inductor.compile_fx' in sys.modules)\n"
     )

@@ -12,8 +12,8 @@ from tests.torture.runs import PATIENCE_S, Ending, Material
 from tests.train.evaluation.questions import Questions
 from train import checkpoint
 from train.records.consumed import read_consumed
+from train.records.layout import CHECKPOINTS, EXPORT
 from train.records.skipped import SKIPPED
-from train.resume.runfolder import CHECKPOINTS, EXPORT
 
 
 @pytest.fixture(scope="module")

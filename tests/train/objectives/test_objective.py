@@ -20,7 +20,7 @@ from train.engine import Engine
 from train.inputs import open_inputs
 from train.objectives import objective_of
 from train.objectives.language_model import LanguageModel
-from train.resume.runfolder import read_run
+from train.records.run_json import read_run
 from train.settings import OBJECTIVES, TrainSettings
 from train.tracking import read_metrics
 

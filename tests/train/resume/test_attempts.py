@@ -9,7 +9,8 @@ from tests.torture.forks import served
 from tests.torture.runs import PATIENCE_S, Material
 from train import checkpoint
 from train.distributed.exit_codes import CHANGED, REFUSED
-from train.resume.runfolder import CHECKPOINTS, RUN, read_run
+from train.records.layout import CHECKPOINTS, RUN
+from train.records.run_json import read_run
 
 
 @pytest.fixture(scope="module")

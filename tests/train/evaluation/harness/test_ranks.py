@@ -19,7 +19,7 @@ from train.checkpoint import newest
 from train.distributed.collectives import FIRST_BYTES
 from train.evaluation.answers import answers_path, read_answers
 from train.evaluation.attempts import ATTEMPTS
-from train.resume.runfolder import CHECKPOINTS
+from train.records.layout import CHECKPOINTS
 from train.tracking import read_metrics
 
 SIZES = (1, 2)

@@ -71,7 +71,8 @@ def test_silence_counts_only_the_time_that_the_supervisor_ran(tmp_path, monkeypa
 
 
 SUPERVISED = (
-    "import os, sys; from launch.cluster.supervisor import supervise; sys.exit(supervise({command!r}, os.environ, {timeout}))"
+    "import os, sys; from launch.cluster.supervisor import supervise; "
+    "sys.exit(supervise({command!r}, os.environ, {timeout}))"
 )
 RANK = """
 import os, signal, sys, time

@@ -1,1 +1,1 @@
-"""Speed and memory beside named peers, each benchmark in one run: `python -m benchmarks.reading`."""
+"""Speed and memory compared with named peers, measured in one run: `python -m benchmarks.reading`."""

@@ -1,9 +1,9 @@
 """python -m benchmarks.arrange_memory --samples 1e8
 
-Arrange scores that lie in memory, beside a full sort of them: polars' `arg_sort` and numpy's `argsort` on the same
-float32 column. All three end with an array of sample ids; ours follows a preference, theirs can only rise.
+Arrange scores in memory, compared with a full sort: polars' `arg_sort` and numpy's `argsort` on the same float32
+column. All three produce an array of sample ids; ours follows a preference, the peers only sort in ascending order.
 
-Decides: at least 5 times faster than polars, 20 times faster than numpy. Polars uses as many threads as it likes
+Targets: at least 5 times as fast as polars, 20 times as fast as numpy. Polars uses its default number of threads
 unless `--threads` limits it.
 """
 
@@ -104,12 +104,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     made = parser(__doc__)
     made.add_argument("--samples", type=size, default=10**8, help="scores to arrange (default 1e8)")
-    made.add_argument("--batch-size", type=size, default=1024, help="samples a step (default 1024)")
+    made.add_argument("--batch-size", type=size, default=1024, help="samples per step (default 1024)")
     made.add_argument("--preference", choices=("pdpc", "shuffled"), default="pdpc")
     made.add_argument("--threads", type=size, help="threads that polars and OpenMP may use (default: theirs)")
     options = made.parse_args(arguments)
     if not options.batch_size <= options.samples < 2**32:
-        made.error(f"--samples {options.samples} must lie from one batch of {options.batch_size} to 2^32 - 1")
+        made.error(f"--samples {options.samples} must be between one batch of {options.batch_size} and 2^32 - 1")
     return options
 
 

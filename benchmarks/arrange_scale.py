@@ -1,12 +1,12 @@
 """python -m benchmarks.arrange_scale --samples 1e9
 
-Arrange a corpus of scores that lie in a Parquet file, beside what the disk alone costs: reading the scores and writing
-an index of the same bytes, on the disk when it ends (fsync). Then open the order in fresh processes and take the first
-batch at random positions, at this size and at a small one.
+Arrange a corpus of scores in a Parquet file, compared with raw disk I/O: reading the scores and writing as many bytes
+as the ORDER has, fsynced. Then open the order in fresh processes and read the first batch at random positions, at this
+size and at a small one.
 
-Decides: arrange at most 2 times the disk; at most 2 GiB resident; open and first batch at most 50 ms and 64 MiB over
-an interpreter with the imports; at most 2 times the time at the small size. Both sides start with the files out of the
-page cache (`--cache cold`) or in it (`warm`).
+Targets: arrange in at most 2 times the disk's time; at most 2 GiB resident; open and first batch at most 50 ms and
+64 MiB more than an interpreter with the imports, and at most 2 times the time at the small size. Both sides start with
+the files outside the page cache (`--cache cold`) or in it (`warm`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MEBIBYTE = 1 << 20
 
 
 def arrange(settings: Settings) -> Facts:
-    """Our arrangement, from the Parquet file to a whole ORDER."""
+    """Our arrangement, from the Parquet file to a complete ORDER."""
     from benchmarks.arrangement import arrange_scores
 
     output = Path(settings["order"])
@@ -51,7 +51,7 @@ def arrange(settings: Settings) -> Facts:
 
 
 def disk(settings: Settings) -> Facts:
-    """The floor: read every score, then write as many bytes as an ORDER has, and wait for the disk."""
+    """The lower bound: read all scores, then write and fsync as many bytes as the ORDER has."""
     block = np.random.default_rng(settings["seed"]).bytes(BLOCK)
     left = int(settings["bytes"])
     path = Path(settings["index"])
@@ -70,7 +70,7 @@ def disk(settings: Settings) -> Facts:
 
 
 def imports(settings: Settings) -> Facts:
-    """An interpreter that has imported what opening an ORDER imports, and done no more."""
+    """The baseline: an interpreter with only the imports needed to open an ORDER."""
     import curriculum
 
     assert curriculum.Order is not None
@@ -79,7 +79,7 @@ def imports(settings: Settings) -> Facts:
 
 
 def first_batch(settings: Settings) -> Facts:
-    """Open an ORDER and take the first batch at a random step."""
+    """Open an ORDER and read the first batch at a random step."""
     from curriculum import CurriculumSampler, Order
 
     forget_peak()
@@ -96,7 +96,7 @@ SIDES: dict[str, Side] = {"arrange": arrange, "disk": disk, "imports": imports, 
 
 
 def _make(work: Path, samples: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Write the scores of one size; return the settings of its sides."""
+    """Write the scores of one size; return the settings for its sides."""
     say(f"scores: {samples:,} in a Parquet file")
     scores = write_scores(
         work, samples, options.seed, compression=options.compression, sample_column=options.sample_column
@@ -106,7 +106,7 @@ def _make(work: Path, samples: int, options: argparse.Namespace) -> dict[str, An
 
 
 def _one_side(side: str, settings: dict[str, Any], work: Path, cold: bool) -> Facts:
-    """Measure arrange or disk; the bytes that arrange wrote are what disk writes from then on."""
+    """Measure arrange or disk; disk writes as many bytes as the last arrange did."""
     if side == "arrange":
         shutil.rmtree(settings["order"], ignore_errors=True)
     if cold:
@@ -121,7 +121,7 @@ def _one_side(side: str, settings: dict[str, Any], work: Path, cold: bool) -> Fa
 
 
 def _open_times(work: Path, made: dict[str, dict[str, Any]], options: argparse.Namespace) -> dict[str, list[Facts]]:
-    """Open every size's order in fresh processes, in turn, each time at another random step."""
+    """Open the order of each size in fresh processes, in turn, each time at a different random step."""
     draws = dict.fromkeys(("imports", *made), 0)
 
     def one(side: str) -> Facts:
@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
         measured = interleave(
             ["arrange", "disk"], options.rounds, lambda side: _one_side(side, settings, work, cold), say
         )
-        say(f"opening in {options.opens} fresh processes a size")
+        say(f"opening in {options.opens} fresh processes per size")
         opened = _open_times(work, sizes, options)
         order_bytes = settings["bytes"]
         for made in sizes.values():
@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
         Check("open + first batch, memory", extra, OPEN_MIB, "at most", "MiB"),
         Check("open, over the small size", spread(large).median / spread(small).median, OPEN_TIMES, "at most", "x"),
     ]
-    notes = [f"an order takes {order_bytes / options.samples:.2f} bytes a sample on disk"]
+    notes = [f"the order takes {order_bytes / options.samples:.2f} bytes per sample on disk"]
     finish(
         Result(NAME, chosen(options), (), {**measured, **opened}, all_ratios, checks, notes),
         keep=options.keep,
@@ -176,8 +176,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     made = parser(__doc__)
     made.add_argument("--samples", type=size, default=10**9, help="scores to arrange (default 1e9)")
-    made.add_argument("--small", type=size, default=10**6, help="the small size to open beside it (default 1e6)")
-    made.add_argument("--batch-size", type=size, default=1024, help="samples a step (default 1024)")
+    made.add_argument("--small", type=size, default=10**6, help="the small size to compare with (default 1e6)")
+    made.add_argument("--batch-size", type=size, default=1024, help="samples per step (default 1024)")
     made.add_argument("--preference", choices=("pdpc", "shuffled"), default="pdpc")
     made.add_argument("--compression", choices=COMPRESSIONS, default="none", help="of the scores (default none)")
     made.add_argument("--sample-column", action="store_true", help="give the scores a column of sample ids")

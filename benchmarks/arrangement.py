@@ -1,4 +1,4 @@
-"""The one place that knows how PDPC arranges: the benchmarks call these two functions and nothing beside them."""
+"""How PDPC arranges, for the benchmarks: they arrange only through these functions."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ PREFERENCES: dict[str, Preference] = {
     "tilt": Tilt(score="score"),
     "sorted": Sorted(score="score"),
 }
-"""What the benchmarks may ask for; scores alone know no sources, so that nothing is stratified."""
+"""Preferences for the benchmarks; none is stratified, because the scores come without sources."""
 
 
 def load() -> None:
-    """Load the compiled loops, as a peer's import loads its own, before a clock starts."""
+    """Load the compiled loops before timing starts, as the peers do on import."""
     arrange_in_memory(np.arange(1000, dtype=np.float32), "pdpc", 8, 0)
 
 
 def arrange_scores(*, scores: Path, preference: str, batch_size: int, seed: int, output: Path) -> None:
-    """Write the ORDER of the scores of a Parquet file (`score` float32, `sample` int64 or none) into `output`."""
+    """Write the ORDER for the scores in a Parquet file (`score` float32, optionally `sample` int64) to `output`."""
     run(
         ArrangeSettings(
             own_scores=str(scores),
@@ -47,7 +47,7 @@ def arrange_scores(*, scores: Path, preference: str, batch_size: int, seed: int,
 
 
 def arrange_in_memory(score_N: NDArray[np.float32], preference: str, batch_size: int, seed: int) -> NDArray[np.uint32]:
-    """Return the sample ids of scores in training order, [N], without touching the disk."""
+    """Return the sample ids in training order, [N], without touching the disk."""
     columns = SampleColumns(None, None, HeldScores(score_N))
     layout = Layout(PREFERENCES[preference], columns, fold_key=key_of(seed, "fold"), keep_unscored=False, workers=None)
     with Arrangement(layout, batch_size, seed, None) as arrangement:

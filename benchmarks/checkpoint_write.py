@@ -1,10 +1,10 @@
-"""How fast is a checkpoint written, checksums included? Beside the disk alone, the same bytes on the same file system.
+"""Speed of writing a checkpoint, with checksums, compared with raw writes of as many bytes to the same file system.
 
     python -m benchmarks.checkpoint_write --bytes 1e9 --work FOLDER
 
-Sides: `save` is `train.checkpoint.save` of one rank, from the tensors to the synced rename; `disk` writes as many bytes
-in sequence past the page cache and syncs them (`dd oflag=direct conv=fsync bs=8M`); `cached` does the same through the
-page cache (`dd conv=fsync bs=8M`); `torch.save` pickles the same tensors and syncs them, without checksums.
+Sides: `save` is `train.checkpoint.save` on one rank, from the tensors to the fsynced rename; `disk` writes as many
+bytes sequentially past the page cache and fsyncs (`dd oflag=direct conv=fsync bs=8M`); `cached` does the same through
+the page cache (`dd conv=fsync bs=8M`); `torch.save` pickles the same tensors and fsyncs, without checksums.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WIDTH = 512
 
 
 class _State:
-    """An engine's state alone: a decoder's weights and moments of about so many bytes, drawn at random."""
+    """The state of an engine without the engine: random weights and moments of a decoder, about `total` bytes."""
 
     def __init__(self, total: int, seed: int) -> None:
         layers = max(1, round((total / 12 - 2 * VOCABULARY * WIDTH) / (12 * WIDTH**2)))
@@ -66,26 +66,26 @@ class _State:
 
 
 def _timed(settings: Settings, write: Any) -> Facts:
-    """Make the state, write it once into an empty folder, and tell seconds and memory beside the state."""
+    """Create the state, write it once into an empty folder, and return the seconds and the memory on top of it."""
     torch.set_num_threads(1)
     folder = Path(settings["work"]) / "written"
     shutil.rmtree(folder, ignore_errors=True)
     state = _State(settings["bytes"], settings["seed"])
-    os.sync()  # nobody pays for what another side left
+    os.sync()  # flush what other sides left to write
     forget_peak()
     before = resident_bytes()
-    began = time.perf_counter()
+    started = time.perf_counter()
     write(folder, state)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     grown = peak_bytes() - before
     shutil.rmtree(folder)
     return {"seconds": seconds, "bytes": state.bytes, "beside_bytes": grown}
 
 
 def _save(folder: Path, state: _State) -> None:
-    alone = World(0, 1, 0, 1, torch.device("cpu"))
+    single = World(0, 1, 0, 1, torch.device("cpu"))
     read: dict[str, Any] = {"config": {}, "inputs": {}, "consumed_hash": "0" * 16}
-    checkpoint.save(folder, cast(Engine, state), alone, step=1, cursor=1, tokens=1, **read)
+    checkpoint.save(folder, cast(Engine, state), single, step=1, cursor=1, tokens=1, **read)
 
 
 def _sequential(flags: int) -> Any:
@@ -122,22 +122,22 @@ SIDES = {
 def main() -> None:
     """Measure, print the table, write the result."""
     options = parser(__doc__)
-    options.add_argument("--bytes", type=size, default=1_000_000_000, help="weights and moments (default 1e9)")
-    asked = options.parse_args()
-    with work_folder(asked.work) as work:
-        settings = {"work": str(work), "bytes": asked.bytes, "seed": asked.seed}
+    options.add_argument("--bytes", type=size, default=1_000_000_000, help="bytes of weights and moments (default 1e9)")
+    parsed = options.parse_args()
+    with work_folder(parsed.work) as work:
+        settings = {"work": str(work), "bytes": parsed.bytes, "seed": parsed.seed}
         measured = interleave(
-            list(SIDES), asked.rounds, lambda side: measure("checkpoint_write", side, settings, work), say
+            list(SIDES), parsed.rounds, lambda side: measure("checkpoint_write", side, settings, work), say
         )
     seconds = {side: column(measured, side, "seconds") for side in SIDES}
     shares = {f"rate of save over {side}": ratios(seconds[side], seconds["save"]) for side in SIDES if side != "save"}
-    beside = max(column(measured, "save", "beside_bytes"))
+    extra_bytes = max(column(measured, "save", "beside_bytes"))
     checks = [
         Check("rate over the disk's", spread(shares["rate of save over disk"]).median, TARGET, "at least"),
-        Check("memory beside the state", beside / (1 << 20), 64.0, "at most", "MiB"),
+        Check("memory on top of the state", extra_bytes / (1 << 20), 64.0, "at most", "MiB"),
     ]
-    result = Result("checkpoint_write", chosen(asked), ("torch", "xxhash"), measured, shares, checks)
-    finish(result, keep=asked.keep)
+    result = Result("checkpoint_write", chosen(parsed), ("torch", "xxhash"), measured, shares, checks)
+    finish(result, keep=parsed.keep)
 
 
 if __name__ == "__main__":

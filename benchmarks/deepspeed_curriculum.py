@@ -1,14 +1,14 @@
 """python -m benchmarks.deepspeed_curriculum --samples 1e6
 
-DeepSpeed's own curriculum (data efficiency: DataAnalyzer, then DeepSpeedDataSampler) beside ours on one float score a
-sample: from the scores to the last batch of an epoch, bytes and files left on disk, and whether a run that is resumed
-in mid-epoch sees the ids of one that was not.
+DeepSpeed's own curriculum (data efficiency: DataAnalyzer, then DeepSpeedDataSampler) compared with ours on one float
+score per sample: the time from the scores to the last batch of an epoch, bytes and files left on disk, and whether a
+run resumed in mid-epoch sees the same ids as an uninterrupted one.
 
-DataAnalyzer takes integers alone, so that its metric is the score over `--level` (1e-4), rounded; its sampler follows
-a percentile schedule that rises linearly over the epoch, read from the merged index of a hundred rows: its fastest way.
-Its pool can only grow, so that it cannot follow our preference; ours rises through the same epoch by `pdpc`.
+DataAnalyzer only accepts integers, so its metric is the score divided by `--level` (1e-4) and rounded. Its sampler
+follows a percentile schedule that rises linearly over the epoch, read from the merged index of a hundred rows, which is
+its fastest path. Its pool can only grow, so it cannot follow our preference; ours follows `pdpc` over the same epoch.
 
-Decides: at least 50 times faster; at most 12 bytes a sample and 10 files; our resumed ids equal.
+Targets: at least 50 times as fast; at most 12 bytes per sample and 10 files; the same ids after our resume.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HIGHEST = 100
 
 
 def pdpc(settings: Settings) -> Facts:
-    """Arrange, then iterate every batch of the order; resume it at half."""
+    """Arrange, then iterate over all batches of the order; resume it halfway."""
     from benchmarks.arrangement import arrange_scores, load
     from curriculum import CurriculumSampler, Order
 
@@ -65,7 +65,7 @@ def pdpc(settings: Settings) -> Facts:
 
 
 def deepspeed(settings: Settings) -> Facts:
-    """Analyse, then iterate every batch of an epoch; resume it at half with the state that the sampler gives."""
+    """Analyse, then iterate over all batches of an epoch; resume it halfway from the sampler's state dict."""
     import deepspeed
     import deepspeed.runtime.data_pipeline.data_sampling.data_analyzer
     import deepspeed.runtime.data_pipeline.data_sampling.data_sampler
@@ -99,7 +99,7 @@ SIDES: dict[str, Side] = {OURS: pdpc, THEIRS: deepspeed}
 
 
 class _Levels:
-    """The scores as DataAnalyzer's data set: item i is its level, a whole number."""
+    """The scores as a dataset for DataAnalyzer: item i is its integer level."""
 
     def __init__(self, settings: Settings) -> None:
         import torch
@@ -159,7 +159,7 @@ def _sampler(settings: Settings, output: Path, clusters: str) -> Any:
 
 
 def _epoch(sampler: Any, settings: Settings, first: int = 0) -> Iterator[list[int]]:
-    """Yield the batches of one epoch from batch `first` on: the sampler itself would go on past its end."""
+    """Yield the batches of one epoch starting at batch `first`; the sampler itself does not stop at its end."""
     batches = iter(sampler)
     for _ in range(first, settings["samples"] // settings["batch_size"]):
         yield next(batches)
@@ -193,23 +193,23 @@ def main(arguments: list[str] | None = None) -> None:
     with work_folder(options.work) as work:
         paths = {"ours": str(work / "order"), "theirs": str(work / "data-efficiency")}
         settings = {**chosen(options), **paths, "scores": str(write_scores(work, options.samples, options.seed))}
-        say(f"scores: {options.samples:,}; first a few, not measured: DeepSpeed's first run compiles an operator")
+        say(f"scores: {options.samples:,}; first a small warm-up: DeepSpeed compiles an operator on its first run")
         few = 4 * options.batch_size
         scores = write_scores(work, few, options.seed)
         _one_side({**settings, "samples": few, "scores": str(scores)}, work, THEIRS)
         measured = interleave(list(SIDES), options.rounds, partial(_one_side, settings, work), say)
     ours, theirs = measured[OURS], measured[THEIRS]
     faster = ratios(column(measured, THEIRS, "seconds"), column(measured, OURS, "seconds"))
-    bytes_a_sample = max(facts["bytes_a_sample"] for facts in ours)
+    bytes_per_sample = max(facts["bytes_a_sample"] for facts in ours)
     lost = max(facts["resumed_batches"] - facts["resumed_equal"] for facts in ours)
     checks = [
         Check("faster than deepspeed", spread(faster).median, LEAST_TIMES, "at least", "x"),
-        Check("bytes a sample", bytes_a_sample, MOST_BYTES, "at most"),
+        Check("bytes per sample", bytes_per_sample, MOST_BYTES, "at most"),
         Check("files", max(facts["files"] for facts in ours), MOST_FILES, "at most"),
         Check("resumed batches that differ", lost, 0, "at most"),
     ]
     notes = [_summary(side, facts[-1]) for side, facts in ((OURS, ours), (THEIRS, theirs))]
-    notes.append(f"DeepSpeed's metric is the score in whole steps of {options.level:g}: it takes no float")
+    notes.append(f"DeepSpeed's metric is the score in steps of {options.level:g}: it does not accept floats")
     finish(
         Result(NAME, chosen(options), ("deepspeed", "torch"), measured, {f"{THEIRS} / {OURS}": faster}, checks, notes),
         keep=options.keep,
@@ -219,8 +219,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _summary(side: str, facts: Facts) -> str:
     return (
         f"{side}: {facts['arrange_s']:.3g} s to arrange, {facts['sample_s']:.3g} s to sample; "
-        f"{facts['bytes_a_sample']:.4g} bytes a sample in {facts['files']:,} files; "
-        f"{facts['never_seen']:,} samples never seen, {facts['seen_again']:,} seen again; resumed at half, "
+        f"{facts['bytes_a_sample']:.4g} bytes per sample in {facts['files']:,} files; "
+        f"{facts['never_seen']:,} samples never seen, {facts['seen_again']:,} seen more than once; resumed halfway, "
         f"{facts['resumed_equal']:,} of {facts['resumed_batches']:,} batches equal"
     )
 
@@ -237,13 +237,13 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     made = parser(__doc__)
     made.add_argument("--samples", type=size, default=10**6, help="samples of the corpus (default 1e6)")
-    made.add_argument("--batch-size", type=size, default=512, help="samples a batch (default 512)")
-    made.add_argument("--level", type=float, default=1e-4, help="width of a whole step of DeepSpeed's metric")
+    made.add_argument("--batch-size", type=size, default=512, help="samples per batch (default 512)")
+    made.add_argument("--level", type=float, default=1e-4, help="score difference of one level of DeepSpeed's metric")
     options = made.parse_args(arguments)
     if options.samples < 2 * options.batch_size:
         made.error(f"--samples {options.samples} must be at least two batches of {options.batch_size}")
     if not 0 < options.level < 1:
-        made.error(f"--level {options.level} must lie between 0 and 1")
+        made.error(f"--level {options.level} must be between 0 and 1")
     return options
 
 

@@ -1,12 +1,12 @@
 """python -m benchmarks.evaluation [--questions FOLDER]
 
-Multiple-choice requests answered by the same model: ours (train/evaluation/harness/model.py over train/evaluation/harness/scorer.py) beside
-lm-evaluation-harness's own HFLM on the exported folder, at the same batch size. The clock covers what the harness asks
-for: encoding, forward passes and log-likelihoods of all requests. Requests are arc_easy's and hellaswag's in turn from
-FOLDER/arc_easy/*.parquet and FOLDER/hellaswag/*.parquet, or made-up questions of four answers each.
+Multiple-choice requests answered by the same model: ours (model.py and scorer.py in train/evaluation/harness) compared
+with lm-evaluation-harness's own HFLM on the exported folder, at the same batch size. Timed are encoding, forward passes
+and log-likelihoods of all requests. Requests alternate between arc_easy and hellaswag, read from
+FOLDER/arc_easy/*.parquet and FOLDER/hellaswag/*.parquet; without FOLDER, they are made-up questions with four answers.
 
-Decides: no more time than HFLM; every request's log-likelihood within 1e-3 nats, and the same greedy answers but for
-ties in rounding.
+Targets: no more time than HFLM; every request's log-likelihood within 1e-3 nats, and the same greedy answers except
+for ties broken by rounding.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NAME = "evaluation"
 MOST_TIME = 1.0
 CLOSE = 1e-3
 MOST_TIES = 0.005
-"""Share of the requests in which two rounding errors may choose another token."""
+"""Share of the requests in which rounding errors may flip the greedy token."""
 END = "<|endoftext|>"
 CHOICES = 4
 
@@ -79,7 +79,7 @@ def _one_side(settings: dict[str, Any], work: Path, environment: dict[str, str],
 
 
 def requests(settings: Settings, folder: Path | None) -> list[Pair]:
-    """Return (context, continuation) of every request; `folder` holds the questions, None: they are made up."""
+    """Return (context, continuation) of every request, from the questions in `folder`; None: made-up questions."""
     if folder is None:
         found = _made_up(settings)
     else:
@@ -87,7 +87,7 @@ def requests(settings: Settings, folder: Path | None) -> list[Pair]:
         found = (pair for both in two for question in both if question for pair in question)
     pairs = [pair for pair, _ in zip(found, range(settings["requests"]), strict=False)]
     if len(pairs) < settings["requests"]:
-        raise SystemExit(f"--requests {settings['requests']}: there are only {len(pairs)}, ask for fewer")
+        raise SystemExit(f"--requests {settings['requests']}: there are only {len(pairs)}, request fewer")
     return pairs
 
 
@@ -109,7 +109,7 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
 
     files = sorted(folder.glob("*.parquet"))
     if not files:
-        raise SystemExit(f"--questions: {folder} holds no Parquet file")
+        raise SystemExit(f"--questions: {folder} contains no Parquet file")
     for file in files:
         yield from parquet.read_table(file).to_pylist()
 
@@ -125,7 +125,7 @@ def _hellaswag(folder: Path) -> Iterator[list[Pair]]:
 
 
 def ours(settings: Settings) -> Facts:
-    """PDPC's model for the harness."""
+    """PDPC's harness model."""
     import torch
 
     from models.huggingface import load
@@ -205,7 +205,7 @@ def _write_model(settings: Settings, pairs: list[Pair]) -> None:
     names = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": END, "eos_token": END, "pad_token": END}
     (place / "tokenizer_config.json").write_text(json.dumps(names), "utf-8")
     config = decoder_config(settings)
-    # Of the vocabulary that was asked for, also where the text has fewer tokens: logits are what costs.
+    # The requested vocabulary size even if the tokenizer has fewer tokens: the logits dominate the cost.
     state = build(config, settings["seed"]).state_dict()
     export(folder, config, state, dtype=torch.float32, tokenizer_folder=place, card=None)
 
@@ -216,14 +216,14 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     sizes = {
         "requests": (1000, "requests"),
         "layers": (8, "blocks of the model"),
-        "width": (512, "width of the stream"),
+        "width": (512, "width of the residual stream"),
         "heads": (8, "query heads"),
         "kv-heads": (8, "key and value heads"),
-        "ffn": (1408, "width of the feed-forward part"),
-        "vocabulary": (32000, "tokens that the model knows"),
-        "length": (1024, "longest input in tokens"),
-        "batch-size": (16, "rows of a forward pass"),
-        "threads": (1, "CPU threads of every side"),
+        "ffn": (1408, "inner width of the feed-forward network"),
+        "vocabulary": (32000, "vocabulary size of the model"),
+        "length": (1024, "maximum input length in tokens"),
+        "batch-size": (16, "rows per forward pass"),
+        "threads": (1, "CPU threads per side"),
     }
     add_sizes(made, sizes)
     made.add_argument("--questions", type=Path, help="folder with arc_easy/ and hellaswag/ as Parquet (default: none)")

@@ -1,15 +1,15 @@
 """python -m benchmarks.gpu
 
-On a node with GPUs: attention backends and kernels (plain beside liger) on one of them, and full training steps of 1.3b
-and 3b (forward, backward, AdamW, DeepSpeed ZeRO 1, bf16) on all of them, in tokens a second and GPU and in MFU, beside
-what others published for A100 (benchmarks/gpu_published.py). It ends with tables and writes the same as JSON.
+On a node with GPUs: attention backends and kernels (plain compared with liger) on one GPU, and full training steps of
+1.3b and 3b (forward, backward, AdamW, DeepSpeed ZeRO 1, bf16) on all GPUs, in tokens/s/GPU and MFU, compared with
+published figures for A100 (benchmarks/gpu_published.py). Prints tables and writes the same as JSON.
 
-    mfu         tokens/s/GPU * (6 * N + 12 * layers * query width * T) / peak, N the parameters in matrix products (all
-                but the embedding and the norms): the convention of the published figures
-    mfu_causal  the same with attention halved: no token looks ahead
+    mfu         tokens/s/GPU * (6 * N + 12 * layers * query width * T) / peak, where N counts the parameters in matrix
+                products (all but the embedding and the norms): the convention of the published figures
+    mfu_causal  the same with attention halved for the causal mask
 
-Without a GPU it says so, measures nothing and ends with code 0. `--device cpu --size demo` walks the same way on the
-CPU, to see that it works: its figures are not a GPU's. Not yet run on a GPU.
+Without a GPU it says so, measures nothing and exits with code 0. `--device cpu --size demo` is a dry run of the same
+code on the CPU; its figures say nothing about a GPU. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.gpu_published import beside, mfu, peak_of
+from benchmarks.gpu_published import comparable, mfu, peak_of
 from benchmarks.options import add_sizes, say, size
 from benchmarks.report import KEPT, RESULTS, machine, versions
 from curriculum.artifact.files import write_text
@@ -39,7 +39,7 @@ Row = dict[str, Any]
 STEP_MODULE = "benchmarks.gpu_step"
 LOG_TAIL = 3000
 TIMEOUT_S = 1800
-"""Longest wait for a size's steps: ranks that wait for one that ran out of memory would wait for ever."""
+"""Timeout for the steps of one size: ranks that wait for one that ran out of memory would wait forever."""
 
 
 def main(arguments: list[str] | None = None, folder: Path = RESULTS) -> None:
@@ -77,11 +77,11 @@ def main(arguments: list[str] | None = None, folder: Path = RESULTS) -> None:
 
 
 def _parts(settings: Mapping[str, Any], device: Any) -> dict[str, list[Row]]:
-    """Measure attention and kernels in the shapes of the first size."""
+    """Measure attention and kernels at the shapes of the first size."""
     from benchmarks import gpu_parts
     from benchmarks.gpu_step import VOCABULARY, train_settings
 
-    say(f"attention and kernels in the shapes of {settings['size'][0]}")
+    say(f"attention and kernels at the shapes of {settings['size'][0]}")
     model = train_settings({**settings, "size": settings["size"][0]}).model
     config = model.decoder_config(VOCABULARY, settings["seq_len"], VOCABULARY - 1)
     return {
@@ -91,7 +91,7 @@ def _parts(settings: Mapping[str, Any], device: Any) -> dict[str, list[Row]]:
 
 
 def _step(each: str, settings: Mapping[str, Any], device: str) -> Row:
-    """Run the training steps of one size in processes of their own, one a GPU; return what rank 0 wrote."""
+    """Run the training steps of one size in separate processes, one per GPU; return rank 0's result."""
     import torch
 
     ranks = torch.cuda.device_count() if device == "cuda" else 1
@@ -104,7 +104,7 @@ def _step(each: str, settings: Mapping[str, Any], device: str) -> Row:
         program = [sys.executable, "-m"]
         if ranks > 1:
             program += ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
-        # Ranks end with this process or with torchrun, whatever ends those.
+        # Ranks exit when this process or torchrun does, for any reason.
         environment = {**os.environ, SUPERVISOR: str(os.getpid())}
         environment |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
         command = [*program, STEP_MODULE, str(given), str(result)]
@@ -119,8 +119,8 @@ def _step(each: str, settings: Mapping[str, Any], device: str) -> Row:
 
 
 def with_mfu(row: Row, peak: float | None) -> Row:
-    """Add both MFUs to a measured step, where the card's peak is known; the published rows stand beside it."""
-    published = beside(row["size"], row.get("seq_len", 0))
+    """Add the published rows to a measured step, and both MFUs if the card's peak is known."""
+    published = comparable(row["size"], row.get("seq_len", 0))
     found: Row = {**row, "published": [dict(vars(other)) for other in published]}
     if peak is not None and "tokens_per_s" in row:
         for name, operations in (("mfu", "operations_per_token"), ("mfu_causal", "operations_per_token_causal")):
@@ -129,21 +129,21 @@ def with_mfu(row: Row, peak: float | None) -> Row:
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """Return the tables of a result: attention, kernels, steps beside published ones."""
-    what = "CPU DRY RUN, not a GPU's figures: " if result["dry_run"] else f"{result['card']}: "
-    attention = _table(f"{what}attention, forward and backward", "backend", "documents", "ms", "TFLOP/s")
+    """Return the tables of a result: attention, kernels, and steps with the published ones."""
+    prefix = "CPU DRY RUN, not a GPU's figures: " if result["dry_run"] else f"{result['card']}: "
+    attention = _table(f"{prefix}attention, forward and backward", "backend", "documents", "ms", "TFLOP/s")
     for row in result["attention"]:
         if "ms" in row:
             attention.add_row(row["backend"], row["documents"], f"{row['ms']:.2f}", f"{row['tflop_per_s']:.3g}")
         else:
             attention.add_row(row["backend"], row["documents"], "-", row["not_run"])
-    kernels = _table(f"{what}kernels, forward and backward", "function", "plain ms", "liger ms", "plain / liger")
+    kernels = _table(f"{prefix}kernels, forward and backward", "function", "plain ms", "liger ms", "plain / liger")
     for row in result["kernels"]:
         plain, liger = row.get("plain_ms"), row.get("liger_ms")
         ratio = f"{plain / liger:.2f}" if plain and liger else row.get("liger_not_run", "-").split(",")[0]
         kernels.add_row(row["function"], *("-" if ms is None else f"{ms:.2f}" for ms in (plain, liger)), ratio)
     titles = ("model", "T", "GPUs", "card", "tokens/s/GPU", "mfu", "mfu_causal", "GiB")
-    steps = _table(f"{what}training steps", *titles)
+    steps = _table(f"{prefix}training steps", *titles)
     for row in result["steps"]:
         steps.add_section()
         steps.add_row(*_step_cells(row, result["card"]))
@@ -177,19 +177,19 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run (default cuda)")
     made.add_argument("--size", nargs="+", default=["1.3b", "3b"], help="files of configs/model (default 1.3b 3b)")
     sizes = {
-        "seq_len": (2048, "tokens of a sample"),
-        "micro_batch_size": (8, "samples of a step and GPU"),
-        "steps": (20, "steps that are measured"),
-        "warm_up": (5, "steps before them"),
-        "tokens": (16_384, "tokens in attention and kernels, whole samples"),
+        "seq_len": (2048, "tokens per sample"),
+        "micro_batch_size": (8, "samples per step and GPU"),
+        "steps": (20, "measured steps"),
+        "warm_up": (5, "steps before the measured ones"),
+        "tokens": (16_384, "tokens for attention and kernels, a multiple of the sample length"),
         "repeats": (10, "calls of attention and kernels"),
     }
     add_sizes(made, sizes)
     made.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of pdpc train")
-    made.add_argument("--peak-tflops", type=float, help="the card's dense bf16 peak, where it is no A100 or A800")
-    made.add_argument("--threads", type=size, help="CPU threads of a rank")
+    made.add_argument("--peak-tflops", type=float, help="the card's dense bf16 peak, unless it is an A100 or A800")
+    made.add_argument("--threads", type=size, help="CPU threads per rank")
     made.add_argument("--seed", type=int, default=0, help="seed of weights and tokens (default 0)")
-    made.add_argument("--keep", action="store_true", help="write the result where git keeps it")
+    made.add_argument("--keep", action="store_true", help="write the result to the folder tracked by git")
     options = made.parse_args(arguments)
     if options.tokens % options.seq_len:
         made.error(f"--tokens {options.tokens} must be a multiple of --seq-len {options.seq_len}")

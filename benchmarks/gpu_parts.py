@@ -1,6 +1,6 @@
-"""The parts of a step on one device, forward and backward: attention backends, and kernels plain against liger.
+"""The parts of a step on one device, forward and backward: attention backends, and kernels (plain and liger).
 
-Shapes: N tokens, T tokens of a sample, H heads, S head size, W width, F inner size, V vocabulary.
+Shapes: N tokens, T tokens per sample, H heads, S head size, W width, F inner size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from models.rotary import rotary_table
 Row = dict[str, Any]
 
 YARDSTICK = "reference"
-"""Its mask of N by N does not fit at these lengths: it is for tests."""
+"""Not measured: this backend is for tests, and its N by N mask does not fit at these lengths."""
 
 
 def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Return the median time of a call after one that warms up; a GPU is waited for before and after each."""
+    """Return the median seconds per call after one warm-up call; a GPU is synchronized before and after each call."""
     taken = []
     for _ in range(repeats + 1):
         _wait(device)
@@ -39,10 +39,10 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> f
 
 
 def attention_rows(config: DecoderConfig, settings: Mapping[str, Any], device: torch.device) -> list[Row]:
-    """Return a row for each backend and layout of documents: milliseconds and TFLOP/s, or why it was not run."""
+    """Return a row per backend and layout of documents: milliseconds and TFLOP/s, or why it was not run."""
     dtype, rows = torch.bfloat16, []
     tokens, seq_len = settings["tokens"], settings["seq_len"]
-    layouts = {"one a sample": [seq_len] * (tokens // seq_len), "packed": _lengths(tokens, seq_len, settings["seed"])}
+    layouts = {"one per sample": [seq_len] * (tokens // seq_len), "packed": _lengths(tokens, seq_len, settings["seed"])}
     generator = torch.Generator(device).manual_seed(settings["seed"])
     shapes = [(tokens, heads, config.head_size) for heads in (config.heads, config.kv_heads, config.kv_heads)]
     q_NHS, k_NKS, v_NKS = (
@@ -72,7 +72,7 @@ def attention_rows(config: DecoderConfig, settings: Mapping[str, Any], device: t
 
 
 def kernel_rows(config: DecoderConfig, settings: Mapping[str, Any], device: torch.device) -> list[Row]:
-    """Return a row for each fused function: milliseconds of plain and of liger, or why one was not run."""
+    """Return a row per fused function: milliseconds with plain and with liger kernels, or why one was not run."""
     rows = []
     for function, make in _cases(config, settings, device).items():
         row: Row = {"function": function}
@@ -90,7 +90,7 @@ def kernel_rows(config: DecoderConfig, settings: Mapping[str, Any], device: torc
 def _cases(
     config: DecoderConfig, settings: Mapping[str, Any], device: torch.device
 ) -> dict[str, Callable[[Any], Callable[[], object]]]:
-    """Return, by function, what makes a call of both passes from an implementation."""
+    """Return, by function name, a factory from kernels to a call that runs the forward and the backward pass."""
     N, T, S = settings["tokens"], settings["seq_len"], config.head_size
     generator = torch.Generator(device).manual_seed(settings["seed"])
 
@@ -108,7 +108,7 @@ def _cases(
         return lambda: _both_passes((kernels.rms_norm(x_NW, weight_W, config.norm_eps),), (x_NW, weight_W))
 
     def rotate(kernels: Any) -> Callable[[], object]:
-        # Times one: the inputs may be overwritten.
+        # Multiplied by one to copy: the kernel may overwrite its inputs.
         return lambda: _both_passes(kernels.rotate(q_BTHS * 1, k_BTKS * 1, rotary), (q_BTHS, k_BTKS))
 
     def swiglu(kernels: Any) -> Callable[[], object]:
@@ -127,7 +127,7 @@ def _both_passes(outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> obj
 
 
 def _lengths(tokens: int, seq_len: int, seed: int) -> list[int]:
-    """Return random documents, a quarter of a sample long in the mean; none crosses from one sample into the next."""
+    """Return random document lengths with a mean of about a quarter of a sample; no document crosses samples."""
     generator = np.random.default_rng(seed)
     lengths: list[int] = []
     for _ in range(tokens // seq_len):

@@ -1,7 +1,7 @@
-"""What others published for training on A100: the rows that `benchmarks.gpu` prints beside its own, and its MFU.
+"""Published figures for training on A100, which `benchmarks.gpu` prints next to its own, and the MFU.
 
-MFU is the model's operations over what the card can do, 312 TFLOP/s in dense bf16 for an A100. All rows count attention
-in full, not halved for the causal mask, and nothing for recomputed activations.
+MFU is the model's operations divided by the card's peak, 312 TFLOP/s in dense bf16 for an A100. All rows count
+attention in full, not halved for the causal mask, and do not count recomputed activations.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PEAK_PER_S = {"A100": 312e12, "A800": 312e12}
-"""Dense bf16 operations a second by what a card's name holds (NVIDIA's data sheets; an A800 has an A100's chip)."""
+"""Dense bf16 operations per second by part of the card's name (NVIDIA's data sheets; an A800 has an A100's chip)."""
 
 FOUNDRY = "https://github.com/mosaicml/llm-foundry/blob/main/scripts/train/benchmarking/README.md"
 TINY_LLAMA = "https://github.com/jzhang38/TinyLlama/blob/main/README.md"
@@ -19,18 +19,18 @@ NEOX = "https://github.com/EleutherAI/gpt-neox/pull/725"
 
 @dataclass(frozen=True)
 class Published:
-    """A published figure. What the source does not say is None."""
+    """A published figure; None for values that the source does not give."""
 
     size: str
-    """The size of ours that it stands beside."""
+    """Our model size that it is compared with."""
     model: str
     seq_len: int
     devices: int
     card: str
     tokens_per_s: float | None
-    """Tokens a second and GPU."""
+    """Tokens per second and GPU."""
     mfu: float
-    """As published, or the published TFLOP/s over 312."""
+    """As published, or the published TFLOP/s divided by 312."""
     source: str
 
 
@@ -50,16 +50,16 @@ PUBLISHED = (
 )
 
 
-def beside(size: str, seq_len: int) -> list[Published]:
-    """Return the published rows that a size of ours compares with: those of its sequence length."""
+def comparable(size: str, seq_len: int) -> list[Published]:
+    """Return the published rows comparable with a size of ours: those with the same sequence length."""
     return [row for row in PUBLISHED if (row.size, row.seq_len) == (size, seq_len)]
 
 
 def peak_of(card: str) -> float | None:
-    """Return a card's dense bf16 operations a second by its name, None where it is not known here."""
+    """Return a card's peak of dense bf16 operations per second by its name, None for an unknown card."""
     return next((peak for name, peak in PEAK_PER_S.items() if name in card), None)
 
 
 def mfu(tokens_per_s: float, operations_per_token: float, peak_per_s: float) -> float:
-    """Return the share of a card's peak that the model's own operations take."""
+    """Return the share of a card's peak used by the model's operations."""
     return tokens_per_s * operations_per_token / peak_per_s

@@ -1,7 +1,7 @@
 """python -m benchmarks.gpu_step SETTINGS.json RESULT.json
 
-One rank of `benchmarks.gpu`: full training steps (forward, backward, AdamW) under the product's engine, on random
-tokens in samples of one document. Rank 0 writes what was measured; a model that does not fit is a result too.
+One rank of `benchmarks.gpu`: full training steps (forward, backward, AdamW) with the product's engine, on random tokens
+in samples of one document. Rank 0 writes the measurements; running out of memory is a valid result.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from models.attention import Documents
 from models.decoder import build
 from train.config.compose import compose
 from train.distributed.heartbeat import leave
-from train.distributed.world import finish, start
+from train.distributed.world import finish
 from train.engine import Engine
+from train.engine.communication import start
 from train.settings import TrainSettings
 
 VOCABULARY = 50_257
-"""GPT-2's, rounded up by the model's settings as in training."""
+"""GPT-2's; the model's settings round it up as in training."""
 WORDS = ("output=none", "arm=benchmark", "data.tokens=none", "data.order=none", "tracker=none", "precision=bf16")
 
 
 def train_settings(settings: Mapping[str, Any]) -> TrainSettings:
-    """Return the run's settings: a size of configs/model and what the command line set."""
+    """Return the run's settings: a size from configs/model and the overrides of --set."""
     words = [f"model={settings['size']}", f"micro_batch_size={settings['micro_batch_size']}", *settings["set"]]
     return compose("train", TrainSettings, [*WORDS, *words])
 
 
 def measure_steps(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return tokens a second and device, seconds a step, peak bytes and the operations of a token. Every rank calls."""
+    """Return tokens/s per device, seconds per step, peak bytes and operations per token. Call on every rank."""
     run = train_settings(settings)
     world = start(settings["threads"])
     config = run.model.decoder_config(VOCABULARY, settings["seq_len"], VOCABULARY - 1)
@@ -52,7 +53,7 @@ def measure_steps(settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         facts |= _steps(run, config, settings, world)
         finish(world)
-    except torch.OutOfMemoryError as error:  # no farewell: other ranks may be in the middle of a sum
+    except torch.OutOfMemoryError as error:  # no finish(): other ranks may be inside a collective
         facts["not_run"] = f"out of memory: {str(error).splitlines()[0]}"
     return facts
 
@@ -65,21 +66,21 @@ def _steps(run: TrainSettings, config: Any, settings: Mapping[str, Any], world: 
     ids_BS = torch.randint(VOCABULARY - 1, (rows, settings["seq_len"] + 1), generator=generator)
     documents = Documents.of(ids_BS[:, :-1], config.end_of_text)
     tokens = ids_BS[:, 1:].numel() * world.size
-    began = 0.0
+    started = 0.0
     for number in range(settings["warm_up"] + settings["steps"]):
         if number == settings["warm_up"]:
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
                 torch.cuda.synchronize()
             world.barrier()
-            began = time.perf_counter()
+            started = time.perf_counter()
         losses = engine(ids_BS.to(world.device, non_blocking=True), documents)
         engine.backward(losses.total / tokens)
         engine.step()
     if cuda:
         torch.cuda.synchronize()
     world.barrier()
-    step_s = (time.perf_counter() - began) / settings["steps"]
+    step_s = (time.perf_counter() - started) / settings["steps"]
     loss = float(losses.total) / ids_BS[:, 1:].numel()
     if not 0 < loss < 20:
         raise ValueError(f"the loss after {settings['steps']} steps is {loss}: it did not train")
@@ -92,7 +93,7 @@ def _steps(run: TrainSettings, config: Any, settings: Mapping[str, Any], world: 
 
 
 def main(arguments: list[str]) -> None:
-    """Be a rank."""
+    """Run one rank."""
     settings, result = (Path(name) for name in arguments)
     facts = measure_steps(json.loads(settings.read_text("utf-8")))
     if os.environ.get("RANK", "0") == "0":

@@ -1,12 +1,12 @@
 """python -m benchmarks.hf_parity FOLDER [--gguf FILE]
 
-Does a real Llama-type model give the same logits here and in transformers, both ways? The folder is read by
-transformers and by us, then written by us and read by transformers again; logits are compared in float32 over the same
-tokens: text of this checkout by the folder's tokenizer, and random ids. `--gguf` names a GGUF file in the folder, which
-transformers turns into safetensors first (needs the package gguf).
+Compare the logits of a real Llama-type model here and in transformers, in both directions: the folder is loaded by
+transformers and by us, then exported by us and loaded by transformers again. Logits are compared in float32 on the same
+tokens: text from this checkout with the folder's tokenizer, and random ids. `--gguf` names a GGUF file in the folder,
+which transformers converts to safetensors first (needs the package gguf).
 
-Decides: no logit differs by more than 1e-4; the tokenizer that we wrote gives the same ids. Ends with code 1 if not.
-Beside it stands how far both are from transformers in float64: what float32 rounds off.
+Targets: no logit differs by more than 1e-4, and the exported tokenizer gives the same ids; otherwise the exit code is
+1. For comparison, it prints how far both are from transformers in float64, which is the rounding error of float32.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
                 read, back = ours.logits(ids_BT), again(ids_BT, use_cache=False).logits
             differences = {"read": (read - expected).abs().max(), "written": (back - expected).abs().max()}
             held &= all(float(value) <= LARGEST_DIFFERENCE for value in differences.values())
-            told = ", ".join(f"{way} {float(value):.2e}" for way, value in differences.items())
+            shown = ", ".join(f"{way} {float(value):.2e}" for way, value in differences.items())
             largest = float(expected.abs().max())
-            print(f"{kind}, {ids_BT.numel()} tokens: largest difference {told}; largest logit {largest:.1f}")
+            print(f"{kind}, {ids_BT.numel()} tokens: largest difference {shown}; largest logit {largest:.1f}")
             with torch.no_grad():
                 exact = theirs.double()(ids_BT, use_cache=False).logits
             theirs.float()
@@ -76,20 +76,20 @@ def _tokens(folder: Path | None, written: Path, config: Any, options: argparse.N
         text = TEXT.read_text("utf-8")
         ids, again = (AutoTokenizer.from_pretrained(place)(text)["input_ids"] for place in (folder, written))
         if ids != again:
-            raise ValueError(f"{written}: the tokenizer that was written gives other ids than that of {folder}")
+            raise ValueError(f"{written}: the exported tokenizer gives other ids than the one of {folder}")
         found["text"] = torch.tensor([ids[:length]])
-    if config.end_of_text is not None:  # to Llama it is a token as any other: here it would start a document
+    if config.end_of_text is not None:  # an ordinary token for Llama, but the start of a document here
         found = {kind: ids_BT.masked_fill(ids_BT == config.end_of_text, 1) for kind, ids_BT in found.items()}
     return found
 
 
 def _converted(folder: Path, gguf: str, target: Path) -> Path:
-    """Write a GGUF file as safetensors with its tokenizer, by transformers alone."""
+    """Convert a GGUF file to safetensors with its tokenizer, using only transformers."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
     dequantised = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
-    del dequantised.config.quantization_config  # transformers writes no model that it read as a GGUF
+    del dequantised.config.quantization_config  # transformers refuses to save a model loaded from GGUF
     plain = LlamaForCausalLM(dequantised.config)
     plain.load_state_dict(dequantised.state_dict())
     plain.save_pretrained(target)
@@ -102,7 +102,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("folder", type=Path, help="Hugging Face folder of a Llama-type model")
     made.add_argument("--gguf", help="name of a GGUF file in the folder")
-    made.add_argument("--tokens", type=size, default=512, help="most tokens of each kind (default 512)")
+    made.add_argument("--tokens", type=size, default=512, help="maximum tokens of each kind (default 512)")
     made.add_argument("--seed", type=int, default=0, help="seed of the random ids (default 0)")
     return made.parse_args(arguments)
 

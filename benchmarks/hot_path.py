@@ -1,9 +1,9 @@
-"""What the loss and recomputation cost on this machine: time and memory, variants in turn, each round in one process.
+"""Time and memory of the loss and of activation checkpointing on this machine, with the variants interleaved.
 
     python -m benchmarks.hot_path --rounds 3 [--tokens 2048 --width 512 --vocabulary 32000 --layers 4]
 
-Times are the best of the rounds, on one thread. Memory is what the process holds beside its inputs: the growth of its
-largest resident size, measured in a process of its own for each variant.
+Times are the best of the rounds, on one thread, all in one process. Memory is the growth of the peak resident size over
+the inputs, measured in a separate process for each variant.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def loss_step(sizes: argparse.Namespace, dtype: torch.dtype, name: str) -> Callable[[], float]:
-    """Return a call that takes one loss forward and backward, and returns its mean."""
+    """Return a call that runs one loss forward and backward, and returns its mean."""
     torch.manual_seed(0)
     hidden = torch.randn(sizes.tokens, sizes.width).to(dtype).requires_grad_()
     weight = (0.05 * torch.randn(sizes.vocabulary, sizes.width)).to(dtype).requires_grad_()
@@ -66,7 +66,7 @@ def loss_step(sizes: argparse.Namespace, dtype: torch.dtype, name: str) -> Calla
 
 
 def body_step(sizes: argparse.Namespace, dtype: torch.dtype, name: str) -> Callable[[], float]:
-    """Return a call that takes one forward and backward pass of a decoder with a small vocabulary."""
+    """Return a call that runs one forward and backward pass of a decoder with a small vocabulary."""
     ffn = sizes.width * 11 // 4
     config = DecoderConfig(
         vocab_size=64,
@@ -93,13 +93,13 @@ PARTS = {"loss": (loss_step, tuple(LOSSES)), "body": (body_step, MODES)}
 
 
 def _peak_mb(part: str, name: str, dtype: str, arguments: list[str]) -> float:
-    command = [sys.executable, "-m", "benchmarks.hot_path", "--alone", part, name, dtype, *arguments]
+    command = [sys.executable, "-m", "benchmarks.hot_path", "--peak-of", part, name, dtype, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
-def _alone(sizes: argparse.Namespace) -> None:
-    part, name, dtype = sizes.alone
+def _print_peak_mb(sizes: argparse.Namespace) -> None:
+    part, name, dtype = sizes.peak_of
     step = PARTS[part][0](sizes, DTYPES[dtype], name)
     forget_peak()
     before = peak_bytes()
@@ -108,16 +108,16 @@ def _alone(sizes: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Print one JSON line a part, dtype and variant."""
+    """Print one JSON line per part, dtype and variant."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     for name, value in (("tokens", 2048), ("width", 512), ("vocabulary", 32_000), ("layers", 4)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--peak-of", nargs=3, help=argparse.SUPPRESS)
     sizes = parser.parse_args()
     torch.set_num_threads(1)
-    if sizes.alone:
-        return _alone(sizes)
+    if sizes.peak_of:
+        return _print_peak_mb(sizes)
     arguments = [f"--{name}={getattr(sizes, name)}" for name in ("tokens", "width", "vocabulary", "layers")]
     for part, (make, names) in PARTS.items():
         for label, dtype in DTYPES.items():
@@ -126,9 +126,9 @@ def main() -> None:
             times: dict[str, list[float]] = {name: [] for name in names}
             for _ in range(sizes.rounds):
                 for name, step in steps.items():
-                    began = time.perf_counter()
+                    started = time.perf_counter()
                     step()
-                    times[name].append(time.perf_counter() - began)
+                    times[name].append(time.perf_counter() - started)
             for name in names:
                 peak_mb = _peak_mb(part, name, label, arguments)
                 facts = {"part": part, "dtype": label, "variant": name, "best_s": round(min(times[name]), 3)}

@@ -1,17 +1,17 @@
 """python -m benchmarks.interval_coverage [--repeats 1000] [--seed 0] [--bootstrap 300]
 
-Do the 95 % intervals of `pdpc report` hold what they say? Two arms of 1, 3 and 5 seeds answer the same items, many
-times over, with items and seeds drawn anew each time: a benchmark (600 questions, right or wrong, by a probit model)
-and a held-out loss (400 samples of unequal length). Seeds are drawn in three strengths, from none to four times what
-the items make; the difference is real in one half of the repeats and absent in the other.
+Coverage of the 95 % intervals of `pdpc report` in simulations. Two arms with 1, 3 or 5 seeds answer the same items, in
+many repeats with newly drawn items and seeds: a benchmark (600 questions, right or wrong, by a probit model) and a
+held-out loss (400 samples of unequal length). Seed noise has three strengths, from none to four times the noise of the
+items; there is a true difference in one half of the repeats and none in the other.
 
-Printed for each: how often the interval covers the true difference (of these two runs where there is one seed, of the
-arms where there are several); how often a difference is called better or worse though that true difference is none; the
-same where the arms are alike, which two runs of them need not be; and beside it, in the first `--bootstrap` repeats,
-the coverage of a paired two-level bootstrap (items and seeds, percentiles of 400).
+Printed for each case: how often the interval covers the true difference (between the two runs with one seed, between
+the arms with several); false alarms, that is how often a difference is called better or worse when the true difference
+is zero; the same when the arms are equal, although two runs of equal arms may differ; and for comparison, in the first
+`--bootstrap` repeats, the coverage of a paired two-level bootstrap (items and seeds, percentiles of 400 resamples).
 
-Decides: coverage within 93 to 97 % and at most 7 % false alarms, each with 1, 3 and 5 seeds over all cases. Ends with
-code 1 otherwise.
+Targets: coverage between 93 and 97 % and at most 7 % false alarms, for each of 1, 3 and 5 seeds over all cases.
+Otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ QUESTIONS, SAMPLES, RESAMPLES = 600, 400, 400
 COVERED = (93.0, 97.0)
 FALSE_ALARMS = 7.0
 QUESTION, LIKING, LUCK = 1.5, 0.3, 0.25
-"""Deviations, in probits, of what a question asks, of how an arm likes it, and of how a seed does."""
+"""Standard deviations, in probits, of a question's difficulty, of its effect on an arm, and of its effect on a seed."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One kind of world."""
+    """One kind of simulation."""
 
     name: str
     loss: bool
-    """Losses of samples of unequal length; False: right or wrong answers."""
+    """True: losses of samples of unequal length; False: right or wrong answers."""
     noise: float
-    """Deviation of the seeds' difference by chance, over that of the difference by items, of one pair of seeds."""
+    """For one pair of seeds: standard deviation of the difference due to seeds, divided by that due to items."""
     paired: bool = True
-    """Both arms have the same seeds."""
+    """Whether both arms have the same seeds."""
 
 
 CASES = (
@@ -66,46 +66,46 @@ CASES = (
 
 @dataclass
 class Count:
-    """What was counted in repeats."""
+    """Counts over repeats."""
 
     repeats: int = 0
     covered: int = 0
     without: int = 0
     """Repeats without a true difference."""
     alarms: int = 0
-    """Of these, in which one was seen."""
+    """Of these, repeats in which a difference was reported."""
     alike: int = 0
-    """Repeats with arms that are alike."""
+    """Repeats with equal arms."""
     called: int = 0
-    """Of these, in which a difference was seen: with one seed, that may be the seed's."""
+    """Of these, repeats in which a difference was reported: with one seed, it may be due to the seed."""
     bootstrapped: int = 0
     bootstrap_covered: int = 0
 
     def add(self, other: Count) -> None:
-        """Take in other repeats."""
+        """Add the counts of other repeats."""
         for name in vars(self):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property
     def coverage(self) -> float:
-        """Per cent."""
+        """In percent."""
         return 100 * self.covered / self.repeats
 
     @property
     def false_alarms(self) -> float:
-        """Per cent."""
+        """In percent."""
         return 100 * self.alarms / max(1, self.without)
 
     @property
     def bootstrap(self) -> float:
-        """Coverage of the bootstrap, per cent."""
+        """Coverage of the bootstrap, in percent."""
         return 100 * self.bootstrap_covered / max(1, self.bootstrapped)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Simulate, print, and return 0 if the intervals hold what they say."""
+    """Simulate, print, and return 0 if the targets are held."""
     options = _options(arguments)
-    table = Table("case", "seeds", "covered", "false alarms", "arms alike", "bootstrap")
+    table = Table("case", "seeds", "covered", "false alarms", "equal arms", "bootstrap")
     totals = {seeds: Count() for seeds in SEEDS}
     for case in CASES:
         for seeds, total in totals.items():
@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def simulate(case: Case, seeds: int, repeats: int, seed: int, bootstrap: int = 0) -> Count:
-    """Count what the intervals of `repeats` comparisons of arms with so many seeds do."""
+    """Return the counts over `repeats` comparisons of two arms with `seeds` seeds each."""
     rng = np.random.default_rng([seed, CASES.index(case), seeds])
     count = Count()
     for number, (arms, truth) in enumerate(_worlds(case, seeds, repeats, rng)):
@@ -152,7 +152,7 @@ def simulate(case: Case, seeds: int, repeats: int, seed: int, bootstrap: int = 0
 def bootstrap_interval(
     first: Side, second: Side, difference: float, paired: bool, rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """The percentile interval of a paired bootstrap: items drawn with both sides' answers, and seeds (in pairs)."""
+    """Return the percentile interval of a bootstrap over items (the same for both sides) and seeds (in pairs)."""
     assert first.influence is not None
     assert second.influence is not None
     items = first.influence.shape[1]
@@ -174,7 +174,7 @@ def bootstrap_interval(
 def _worlds(
     case: Case, seeds: int, repeats: int, rng: np.random.Generator
 ) -> Iterator[tuple[tuple[list[Items], list[Items]], float]]:
-    """Yield answers of both arms, and the true difference; in every other one the arms are alike."""
+    """Yield the answers of both arms and the true difference; in every second repeat the arms are equal."""
     for number in range(repeats):
         yield (_loss if case.loss else _benchmark)(case, seeds, number % 2 == 0, rng)
 
@@ -182,10 +182,10 @@ def _worlds(
 def _benchmark(
     case: Case, seeds: int, real: bool, rng: np.random.Generator
 ) -> tuple[tuple[list[Items], list[Items]], float]:
-    """Right when arm + seed - question + liking + luck is above 0, all normal: shares follow in closed form."""
+    """An answer is right if arm + seed - question + liking + luck > 0, all normal: shares have a closed form."""
     together = math.sqrt(QUESTION**2 + LIKING**2 + LUCK**2)
     levels = (-0.2, -0.2 + 0.12 * real)
-    # the difference of two shares by items has a deviation of about sqrt(2 * unlike / 2 / n) with `unlike` answers
+    # over n items, the difference of two shares has a standard deviation of about sqrt(2 * unlike / 2 / n)
     density = math.exp(-0.02) / math.sqrt(2 * math.pi) / together
     deviation = case.noise * math.sqrt(_unlike(together) / QUESTIONS) / density / math.sqrt(2)
     asked = rng.normal(0, QUESTION, QUESTIONS)
@@ -207,7 +207,7 @@ def _benchmark(
 def _loss(
     case: Case, seeds: int, real: bool, rng: np.random.Generator
 ) -> tuple[tuple[list[Items], list[Items]], float]:
-    """Losses around a sample's own (skewed), an arm's taste for long samples, a seed's shift, and luck."""
+    """Losses are the sum of a skewed base per sample, an effect of the arm per sample, a seed's shift, and noise."""
     weights = np.maximum(1.0, np.floor(rng.gamma(2.0, 60.0, SAMPLES)))
     own = rng.gamma(4.0, 0.8, SAMPLES)
     taste, luck = 0.10, 0.04
@@ -227,7 +227,7 @@ def _loss(
 
 
 def _unlike(together: float) -> float:
-    """Share of questions that two seeds of two arms answer differently: arccos of their correlation, over pi."""
+    """Return the share of questions that two runs of two arms answer differently: arccos of their correlation / pi."""
     return math.acos(QUESTION**2 / together**2) / math.pi
 
 
@@ -251,8 +251,8 @@ def _row(count: Count) -> list[str]:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=1000, help="comparisons of each kind (default 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of what is drawn (default 0)")
-    parser.add_argument("--bootstrap", type=int, default=300, help="of them, with a bootstrap too (default 300)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default 0)")
+    parser.add_argument("--bootstrap", type=int, default=300, help="repeats that also run a bootstrap (default 300)")
     return parser.parse_args(arguments)
 
 

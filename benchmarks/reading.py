@@ -1,13 +1,14 @@
 """python -m benchmarks.reading --samples 100000
 
-Steady reading of shuffled samples of 2,048 uint16 tokens in one process: ours (CurriculumSampler, Tokens.sample) beside
-mosaicml-streaming's StreamingDataset (local MDS shards, py1e shuffle), Megatron-core's GPTDataset (its own shuffle,
-labels, loss mask and positions, no attention mask) and Megatron-core's raw IndexedDataset (`get`, our shuffled ids).
+Throughput of reading shuffled samples of 2,048 uint16 tokens in one process: ours (CurriculumSampler, Tokens.sample)
+compared with mosaicml-streaming's StreamingDataset (local MDS shards, py1e shuffle), Megatron-core's GPTDataset (its
+own shuffle, labels, loss mask and positions, no attention mask) and Megatron-core's raw IndexedDataset (`get` with our
+shuffled ids).
 
-Every side hands over batches of int64, as a model takes them. Each reads all samples once before the clock runs: that
-warms the page cache and gives the sum of the tokens, which must be the same for all.
+Every side returns int64 batches, as models expect. Each reads all samples once before timing starts: this warms the
+page cache and gives the sum of the tokens, which must be the same for all sides.
 
-Decides: at least 100,000 samples/s; at least 8 times StreamingDataset and GPTDataset; never slower than IndexedDataset.
+Targets: at least 100,000 samples/s; at least 8 times StreamingDataset and GPTDataset; not slower than IndexedDataset.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ LEAST_TIMES = {"streaming": 8.0, "gpt_dataset": 8.0, "indexed_dataset": 1.0}
 
 
 def _read(settings: Settings, batches: Callable[[], Iterator[Any]]) -> Facts:
-    """Read everything once for the sum of its tokens, then against the clock. A batch is int64 [n, length or more]."""
+    """Read everything once for the sum of the tokens, then once timed. A batch is int64 [n, length or more]."""
     length = settings["length"]
     token_sum = 0
     for batch in batches():
@@ -49,7 +50,7 @@ def _read(settings: Settings, batches: Callable[[], Iterator[Any]]) -> Facts:
 
 
 def pdpc(settings: Settings) -> Facts:
-    """Our order and our tokens; each batch has one column more, the last label."""
+    """Our order and our tokens; each batch has one more column, the last label."""
     from curriculum import CurriculumSampler, Order, Tokens
 
     tokens = Tokens.open(Path(settings["tokens"]) / "tokens")
@@ -70,7 +71,7 @@ def streaming(settings: Settings) -> Facts:
         shuffle_algo="py1e",
         shuffle_seed=settings["seed"],
         batch_size=settings["batch_size"],
-        num_canonical_nodes=1,  # else it repeats samples until 64 nodes have equally many
+        num_canonical_nodes=1,  # otherwise it repeats samples until 64 nodes have equally many
     )
     loader = DataLoader(dataset, batch_size=settings["batch_size"], collate_fn=_stack)
     return _read(settings, lambda: iter(loader))
@@ -87,7 +88,7 @@ def gpt_dataset(settings: Settings) -> Facts:
     from torch.utils.data import DataLoader
 
     class Tokenizer:
-        """What GPTDataset asks a tokenizer for."""
+        """The attributes that GPTDataset needs from a tokenizer."""
 
         def __init__(self) -> None:
             self.vocab_size = VOCABULARY
@@ -106,7 +107,7 @@ def gpt_dataset(settings: Settings) -> Facts:
         reset_attention_mask=False,
         eod_mask_loss=False,
         create_attention_mask=False,
-        add_extra_token_to_sequence=False,  # each sample is one document: no sample is put together from two
+        add_extra_token_to_sequence=False,  # each sample is one document: no sample is joined from two
     )
     indexed = GPTDataset.build_low_level_dataset(prefix, config)
     everything = np.arange(settings["samples"], dtype=np.int32)
@@ -116,7 +117,7 @@ def gpt_dataset(settings: Settings) -> Facts:
 
 
 def indexed_dataset(settings: Settings) -> Facts:
-    """Megatron's IndexedDataset, one `get` a sample by ids of our order, stacked and widened by numpy."""
+    """Megatron's IndexedDataset, one `get` per sample with ids from our order, stacked and cast by numpy."""
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 
     from curriculum import CurriculumSampler, Order
@@ -156,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     ours = column(measured, OURS, "seconds")
     faster = {f"{peer} / {OURS}": ratios(column(measured, peer, "seconds"), ours) for peer in LEAST_TIMES}
     speed = spread(column(measured, OURS, "samples_per_s")).median
-    checks = [Check("samples a second", speed, LEAST_PER_S, "at least", "/s")]
+    checks = [Check("samples per second", speed, LEAST_PER_S, "at least", "/s")]
     checks += [
         Check(f"faster than {peer}", spread(values).median, least, "at least", "x")
         for (peer, least), values in zip(LEAST_TIMES.items(), faster.values(), strict=True)
@@ -175,9 +176,9 @@ def _one_side(settings: dict[str, Any], work: Path, side: str) -> Facts:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     made = parser(__doc__)
-    made.add_argument("--samples", type=size, default=100_000, help="samples a round (default 100000)")
-    made.add_argument("--length", type=size, default=2048, help="tokens of a sample (default 2048)")
-    made.add_argument("--batch-size", type=size, default=512, help="samples a batch (default 512)")
+    made.add_argument("--samples", type=size, default=100_000, help="samples per round (default 100000)")
+    made.add_argument("--length", type=size, default=2048, help="tokens per sample (default 2048)")
+    made.add_argument("--batch-size", type=size, default=512, help="samples per batch (default 512)")
     options = made.parse_args(arguments)
     if options.samples < options.batch_size:
         made.error(f"--samples {options.samples} must be at least one batch of {options.batch_size}")

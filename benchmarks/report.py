@@ -1,4 +1,4 @@
-"""What a benchmark hands back: one table for the terminal, and the same as JSON with machine, versions and sizes."""
+"""The result of a benchmark: a table for the terminal, and the same as JSON with machine, versions and sizes."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ FILE_COLUMNS = 120
 
 @dataclass(frozen=True)
 class Result:
-    """All that one run of a benchmark found."""
+    """The result of one run of a benchmark."""
 
     name: str
     settings: dict[str, Any]
-    """Sizes and seed: what the command line chose."""
+    """Sizes and seed from the command line."""
     peers: Sequence[str]
-    """Distributions whose versions count."""
+    """Distributions whose versions are recorded."""
     measured: Mapping[str, Sequence[Mapping[str, Any]]]
-    """Facts of every side, one mapping a round: `seconds`, `peak_bytes` and what else it says."""
+    """Facts of each side, one mapping per round: `seconds`, `peak_bytes` and any others."""
     ratios: Mapping[str, Sequence[float]]
-    """Ratios by name, one a round."""
+    """Ratios by name, one per round."""
     checks: Sequence[Check]
     notes: Sequence[str] = field(default_factory=tuple)
 
     @property
     def rounds(self) -> int:
-        """Number of rounds of the side that has the fewest."""
+        """Number of rounds of the side with the fewest."""
         return min(len(results) for results in self.measured.values())
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    """Return a result as JSON values: medians and spreads, every round, the checks, and where it was measured."""
+    """Return a result as JSON values: medians and spreads, every round, the checks, and the machine."""
     sides = {
         side: {
             "seconds": asdict(_seconds(rounds)),
@@ -72,7 +72,7 @@ def as_json(result: Result) -> dict[str, Any]:
 
 
 def finish(result: Result, *, keep: bool, console: Console | None = None, folder: Path = RESULTS) -> Path:
-    """Print the table and write `<name>.json`; `keep`: into the folder that git keeps. Return the file."""
+    """Print the table and write `<name>.json`; `keep`: into the folder tracked by git. Return the file."""
     console = console or _console()
     console.print(table(result))
     for note in result.notes:
@@ -87,7 +87,7 @@ def finish(result: Result, *, keep: bool, console: Console | None = None, folder
 
 
 def table(result: Result) -> Table:
-    """Return one table: the sides, then the ratios, then what was to be decided."""
+    """Return one table: the sides, then the ratios, then the checks."""
     sizes = ", ".join(f"{key} {_number(value)}" for key, value in result.settings.items() if value is not None)
     shown = Table(title=f"{result.name}: {sizes}", title_justify="left")
     for title in ("what", "median", "min .. max", "peak memory", "target"):
@@ -108,13 +108,13 @@ def table(result: Result) -> Table:
 
 
 def _console() -> Console:
-    """A terminal as it is; a file or a pipe in lines that are long enough for the table."""
+    """Return a console of the terminal's width; for a file or a pipe, wide enough for the table."""
     console = Console()
     return console if console.is_terminal else Console(width=FILE_COLUMNS)
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on: processor, cores, memory, kernel, Python, and how busy it is."""
+    """Return the machine that the figures depend on: processor, cores, memory, kernel, Python and load."""
     cpuinfo = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
     models = [line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
     pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
@@ -129,7 +129,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions(peers: Sequence[str]) -> dict[str, str]:
-    """Return the versions of PDPC (and its commit, where there is one), numpy, pyarrow and the peers."""
+    """Return the versions of PDPC (with its commit, if any), numpy, pyarrow and the peers."""
     found = {"pdpc": code_version(), "commit": _commit()}
     for name in ("numpy", "pyarrow", *peers):
         try:
@@ -142,10 +142,10 @@ def versions(peers: Sequence[str]) -> dict[str, str]:
 def _commit() -> str:
     here = Path(__file__).resolve().parent
     try:
-        said = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return said.stdout.strip()
+    return done.stdout.strip()
 
 
 def _seconds(rounds: Sequence[Mapping[str, Any]]) -> Spread:

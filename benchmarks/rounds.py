@@ -1,4 +1,4 @@
-"""Rounds: every side once a round, so that what disturbs the machine disturbs all of them; ratios within a round."""
+"""Rounds: each measures every side once, so that disturbances hit all sides; ratios are taken within a round."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ENOUGH_ROUNDS = 5
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of a few values and how far they lie apart."""
+    """The median of a few values and their range."""
 
     median: float
     low: float
@@ -21,7 +21,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Check:
-    """What a benchmark decides: a measured value beside its target."""
+    """A measured value and its target."""
 
     name: str
     value: float
@@ -31,7 +31,7 @@ class Check:
 
     @property
     def held(self) -> bool:
-        """Tell whether the value keeps the target."""
+        """Return whether the value meets the target."""
         return self.value <= self.target if self.sense == "at most" else self.value >= self.target
 
 
@@ -43,23 +43,23 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratios(upper: Sequence[float], lower: Sequence[float]) -> list[float]:
-    """Return upper / lower round by round. Raises ValueError for sides of unequal rounds or a value of zero or less."""
+    """Return upper / lower per round. Raises ValueError for unequal numbers of rounds or a value of zero or less."""
     if len(upper) != len(lower):
         raise ValueError(f"ratios: {len(upper)} rounds of one side, {len(lower)} of the other")
     if any(value <= 0 for value in (*upper, *lower)):
-        raise ValueError(f"ratios: values must be above zero, got {list(upper)} and {list(lower)}")
+        raise ValueError(f"ratios: values must be positive, got {list(upper)} and {list(lower)}")
     return [a / b for a, b in zip(upper, lower, strict=True)]
 
 
 def turns(sides: Sequence[str], rounds: int) -> list[list[str]]:
-    """Return the sides in the order in which each round measures them: whoever was first goes last next time."""
+    """Return the order of the sides in each round: rotated by one, so that every side has every position."""
     return [[sides[(turn + number) % len(sides)] for turn in range(len(sides))] for number in range(rounds)]
 
 
 def interleave(
     sides: Sequence[str], rounds: int, measure: Callable[[str], dict[str, Any]], say: Callable[[str], None]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Measure every side once a round; return each side's facts, one mapping a round. `say` hears the progress."""
+    """Measure every side once per round; return each side's facts, one mapping per round. `say` prints progress."""
     measured: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for number, order in enumerate(turns(sides, rounds), start=1):
         for side in order:
@@ -70,5 +70,5 @@ def interleave(
 
 
 def column(measured: Mapping[str, Sequence[Mapping[str, Any]]], side: str, name: str) -> list[float]:
-    """Return one fact of a side, one value a round."""
+    """Return one fact of a side, one value per round."""
     return [float(facts[name]) for facts in measured[side]]

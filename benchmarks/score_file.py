@@ -1,4 +1,4 @@
-"""Scores to arrange: a Parquet file with one float32 column, drawn from a normal distribution, written in a stream."""
+"""Scores to arrange: a Parquet file with one float32 column from a normal distribution, written as a stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMPRESSIONS = ("none", "zstd")
 
 
 def draw(samples: int, seed: int) -> Iterator[NDArray[np.float32]]:
-    """Yield `samples` scores, normal with MEAN and DEVIATION, in pieces of ROWS; the same for the same seed."""
+    """Yield `samples` normal scores with MEAN and DEVIATION, in pieces of ROWS; deterministic given the seed."""
     generator = np.random.default_rng(seed)
     for first in range(0, samples, ROWS):
         yield generator.standard_normal(min(ROWS, samples - first), np.float32) * np.float32(DEVIATION) + np.float32(
@@ -30,9 +30,9 @@ def draw(samples: int, seed: int) -> Iterator[NDArray[np.float32]]:
 def write_scores(
     folder: Path, samples: int, seed: int, *, compression: str = "none", sample_column: bool = False
 ) -> Path:
-    """Write the scores into `folder`, or find them there; return the file. Memory does not grow with `samples`.
+    """Write the scores into `folder`, or reuse them; return the file. Memory does not grow with `samples`.
 
-    Columns: `score` float32, and before it `sample` int64 where `sample_column` says so.
+    Columns: `score` float32, preceded by `sample` int64 if `sample_column`.
     """
     path = folder / f"scores-{samples}-{seed}-{compression}{'-sample' * sample_column}.parquet"
     if path.exists():
@@ -50,7 +50,7 @@ def write_scores(
 
 
 def read_scores(path: Path) -> Iterator[NDArray[np.float32]]:
-    """Yield the score column in pieces: the least that any arrangement of it must read."""
+    """Yield the score column in pieces: the minimum that any arrangement has to read."""
     with open_parquet(path) as file:
         for batch in file.iter_batches(batch_size=ROWS, columns=["score"]):
             yield batch.column(0).to_numpy()

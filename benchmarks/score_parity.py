@@ -1,11 +1,12 @@
 """python -m benchmarks.score_parity FOLDER TEXT.parquet [MORE.parquet ...] [--gguf FILE] [--harness]
 
-Does a real model cost a text the same here as elsewhere? The first documents of each file are scored through the text
-path of `pdpc score` (the model's own tokenizer) and by transformers, document by document with its own loss; with
---harness also by `loglikelihood_rolling` of lm-evaluation-harness. Texts are cut to what the model reads at once, but
-with --harness they are whole. `--gguf` names a GGUF file in the folder (as benchmarks.hf_parity).
+Compare the loss of a real model on texts here and elsewhere. The first documents of each file are scored through the
+text path of `pdpc score` (with the model's own tokenizer) and by transformers' own loss, document by document; with
+--harness also by `loglikelihood_rolling` of lm-evaluation-harness. Texts are cut to --characters; transformers is
+compared only on documents that fit into the model's context. `--gguf` names a GGUF file in the folder (see
+benchmarks.hf_parity).
 
-Decides: no document's mean loss differs by more than 1e-3 nats. Ends with code 1 if one does.
+Target: no document's mean loss differs by more than 1e-3 nats; otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
             others["lm-eval loglikelihood_rolling"] = _harness(folder, texts) / counts
         text_bytes = sum(len(text.encode()) for text in texts)
         bits = float((ours * counts).sum() / np.log(2) / text_bytes)
-        print(f"{folder.name}: {len(texts)} documents, {counts.sum():,} tokens, {way}; {bits:.4f} bits a byte")
+        print(f"{folder.name}: {len(texts)} documents, {counts.sum():,} tokens, {way}; {bits:.4f} bits per byte")
         held = True
         for other, losses in others.items():
             known = np.isfinite(losses)
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _token_counts(folder: Path, texts: list[str]) -> NDArray[np.int64]:
-    """Return how many tokens of the model's own each document has."""
+    """Return the number of tokens of each document with the model's tokenizer."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -79,7 +80,7 @@ def _token_counts(folder: Path, texts: list[str]) -> NDArray[np.int64]:
 
 
 def _transformers(folder: Path, texts: list[str], first: int, limit: int | None) -> NDArray[np.float64]:
-    """Return the loss that transformers itself gives each document; nan where it is longer than the model reads."""
+    """Return each document's loss by transformers; nan for a document longer than the model's context."""
     import torch
     from tokenizers import Tokenizer
     from transformers import AutoModelForCausalLM
@@ -99,11 +100,11 @@ def _transformers(folder: Path, texts: list[str], first: int, limit: int | None)
 
 
 def _harness(folder: Path, texts: list[str]) -> NDArray[np.float64]:
-    """Return the nats that lm-evaluation-harness gives each document."""
+    """Return each document's nats by lm-evaluation-harness."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    # A begin-of-text that its tokenizer adds would stand behind the one that the harness itself puts before a text.
+    # The harness itself puts a begin-of-text token before a text: its tokenizer must not add a second one.
     model: Any = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=1, add_bos_token=False)
     requests = [Instance("loglikelihood_rolling", {}, (text,), index) for index, text in enumerate(texts)]
     return -np.array(model.loglikelihood_rolling(requests, disable_tqdm=True), dtype=np.float64)
@@ -115,9 +116,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     made.add_argument("folder", type=Path, help="Hugging Face folder of a causal model with its tokenizer.json")
     made.add_argument("texts", type=Path, nargs="+", help="Parquet files with a column `text`")
     made.add_argument("--gguf", help="name of a GGUF file in the folder")
-    made.add_argument("--documents", type=size, default=300, help="documents in all (default 300)")
-    made.add_argument("--characters", type=size, default=1500, help="most characters of a document (default 1500)")
-    made.add_argument("--harness", action="store_true", help="compare with lm-evaluation-harness too")
+    made.add_argument("--documents", type=size, default=300, help="total number of documents (default 300)")
+    made.add_argument("--characters", type=size, default=1500, help="characters to keep of a document (default 1500)")
+    made.add_argument("--harness", action="store_true", help="also compare with lm-evaluation-harness")
     return made.parse_args(arguments)
 
 

@@ -1,12 +1,13 @@
 """python -m benchmarks.scoring
 
-Documents scored by the same model: ours packs them into rows and takes the loss by chunks; beside it Hugging Face's
-model on padded batches with full logits, in the order of arrival, and the way of lm-evaluation-harness (sorted by
-length, log_softmax over all logits). Lengths are log-normal. Then two models in one `pdpc score` beside two.
+Documents scored by the same model: ours packs them into rows and computes the loss in chunks; it is compared with the
+Hugging Face model on padded batches with full logits, in order of arrival, and sorted by length as in
+lm-evaluation-harness (log_softmax over all logits). Lengths are log-normal. Then two models in one `pdpc score`,
+compared with two runs.
 
-Decides: 2.5 and 1.5 times their real tokens/s; at most 1/8 of their memory beside the model; 85 % of the forward roof
-(the bare forward pass over random tokens in documents of the same lengths); every document's mean loss within 1e-3;
-one run of two models in less time than two runs.
+Targets: 2.5 and 1.5 times their real tokens/s; at most 1/8 of their memory on top of the model; 85 % of the forward
+roof (the bare forward pass over random tokens in documents of the same lengths); every document's mean loss within
+1e-3; one run with two models faster than two runs.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ LEAST_OF_ROOF = 0.85
 MOST_MEMORY = 1 / 8
 CLOSE = 1e-3
 SPREAD = 0.8
-"""Deviation of the logarithm of the documents' lengths."""
+"""Standard deviation of the logarithm of the document lengths."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -94,7 +95,7 @@ def _apart(measured: dict[str, list[dict[str, Any]]], side: str) -> float:
 
 
 def documents(settings: Settings) -> list[list[int]]:
-    """Return token ids of documents of log-normal lengths; END_OF_TEXT begins each, the rest are labels."""
+    """Return the token ids of documents of log-normal lengths; each starts with END_OF_TEXT, the rest are labels."""
     generator = np.random.default_rng(settings["seed"])
     lengths = np.exp(generator.normal(np.log(settings["document"]), SPREAD, settings["documents"]))
     lengths = np.clip(lengths.astype(int), 8, settings["length"])
@@ -102,7 +103,7 @@ def documents(settings: Settings) -> list[list[int]]:
 
 
 def packed(settings: Settings) -> Facts:
-    """Ours: documents one after the other in rows of `batch` tokens."""
+    """Ours: documents packed into rows of at most `batch` tokens."""
     import torch
 
     decoder = _ours(settings)
@@ -144,12 +145,12 @@ def roof(settings: Settings) -> Facts:
 
 
 def padded(settings: Settings) -> Facts:
-    """Hugging Face's model on padded batches in the order of arrival, log_softmax over all logits."""
+    """The Hugging Face model on padded batches in order of arrival, log_softmax over all logits."""
     return _transformers(settings, lambda texts: list(range(len(texts))))
 
 
 def harness(settings: Settings) -> Facts:
-    """The way of lm-evaluation-harness: sorted by length, longest first, log_softmax over all logits."""
+    """As in lm-evaluation-harness: sorted by length, longest first, log_softmax over all logits."""
     return _transformers(settings, lambda texts: sorted(range(len(texts)), key=lambda i: -len(texts[i])))
 
 
@@ -159,7 +160,7 @@ def one_run(settings: Settings) -> Facts:
 
 
 def two_run(settings: Settings) -> Facts:
-    """Two models in two `pdpc score`."""
+    """Two models in two runs of `pdpc score`."""
     return _pdpc(settings, [("weak",), ("strong",)])
 
 
@@ -233,7 +234,7 @@ def _ours(settings: Settings) -> Any:
 
 
 def _write_models(settings: Settings) -> None:
-    """Write the models as Hugging Face folders: weak, and strong of as many parameters."""
+    """Write the models as Hugging Face folders: weak and strong, of the same size."""
     import torch
 
     from models.decoder import build
@@ -248,7 +249,7 @@ def _write_models(settings: Settings) -> None:
 
 
 def _write_tokens(settings: Settings, work: Path) -> Path:
-    """Write TOKENS of random bytes' text for `pdpc score`: a byte vocabulary, which both models know."""
+    """Write TOKENS of random letters for `pdpc score`, with a byte vocabulary that fits both models."""
     from curriculum.text.text import TextSettings
     from curriculum.tokens.job import run
     from curriculum.tokens.settings import PrepareSettings
@@ -289,20 +290,20 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     made = parser(__doc__)
     sizes = {
         "layers": (8, "blocks of the model"),
-        "width": (512, "width of the stream"),
+        "width": (512, "width of the residual stream"),
         "heads": (8, "query heads"),
         "kv-heads": (8, "key and value heads"),
-        "ffn": (1408, "width of the feed-forward part"),
-        "vocabulary": (32000, "tokens that the model knows"),
-        "length": (1024, "longest document in tokens"),
-        "document": (200, "median document in tokens"),
-        "documents": (96, "documents"),
-        "batch": (4096, "tokens of a row of ours"),
-        "batch-size": (16, "documents of a padded batch"),
-        "threads": (1, "CPU threads of every side"),
+        "ffn": (1408, "inner width of the feed-forward network"),
+        "vocabulary": (32000, "vocabulary size of the model"),
+        "length": (1024, "maximum document length in tokens"),
+        "document": (200, "median document length in tokens"),
+        "documents": (96, "number of documents"),
+        "batch": (4096, "tokens per packed row of ours"),
+        "batch-size": (16, "documents per padded batch"),
+        "threads": (1, "CPU threads per side"),
     }
     add_sizes(made, sizes)
-    made.add_argument("--samples", type=int, default=48, help="samples of one run and two (default 48; 0: leave out)")
+    made.add_argument("--samples", type=int, default=48, help="samples for one run and two runs (default 48; 0: skip)")
     return made.parse_args(arguments)
 
 

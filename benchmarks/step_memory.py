@@ -1,12 +1,11 @@
 """python -m benchmarks.step_memory
 
-Peak memory of the training steps that benchmarks.train_step times, at equal shapes: ours beside Hugging Face's Trainer,
-on samples of one document and on packed ones. It is the peak resident memory during the steps after the warm-up, less
-what the process held before the model was made. The C library hands every freed block of 128 KiB or more back at once
-(MALLOC_MMAP_THRESHOLD_, for all sides): its own caches, which differ by hundreds of MiB from run to run, are not what a
-step needs.
+Peak memory of the training steps of benchmarks.train_step at equal shapes: ours compared with Hugging Face's Trainer,
+on samples of one document and on packed ones. Measured is the peak resident memory during the steps after the warm-up,
+minus the memory before the model was built. On all sides the C library returns every freed block of 128 KiB or more at
+once (MALLOC_MMAP_THRESHOLD_): its caches vary by hundreds of MiB between runs and are not memory that a step needs.
 
-Decides: at most 0.8 times the Trainer's.
+Target: at most 0.8 times the Trainer's.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from benchmarks.step_models import decoder_config
 NAME = "step_memory"
 PAIRS = {"single documents": ("pdpc", "trainer"), "packed": ("pdpc_packed", "trainer_packed")}
 MOST_TIMES = 0.8
-HAND_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+RETURN_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -49,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
         for kind, values in zip(PAIRS, compared.values(), strict=True)
     ]
     notes = [
-        f"{side}: {spread(column(measured, side, 'step_bytes')).median / MEBIBYTE:,.0f} MiB a step (median)"
+        f"{side}: {spread(column(measured, side, 'step_bytes')).median / MEBIBYTE:,.0f} MiB per step (median)"
         for side in sides
     ]
     settings["parameters"] = decoder_config(settings).parameter_count()
@@ -58,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _one_side(settings: dict[str, Any], work: Path, side: str) -> Facts:
-    environment = train_step.environment_of(settings) | HAND_BACK
+    environment = train_step.environment_of(settings) | RETURN_FREED_MEMORY
     return measure(train_step.NAME, side, settings, work, environment)
 
 

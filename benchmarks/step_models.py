@@ -1,6 +1,6 @@
-"""The same Llama three times - ours, transformers' and litgpt's - and the same samples for each.
+"""The same Llama three times (ours, transformers' and litgpt's), and the same samples for each.
 
-Shapes: B samples of a batch, T tokens of a sample; S steps.
+Shapes: S steps, B samples per batch, T tokens per sample.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHORTEST_DOCUMENT = 8
 
 
 def decoder_config(settings: Settings) -> DecoderConfig:
-    """Return our configuration of the shape that the settings name."""
+    """Return our configuration for the shape in the settings."""
     from models.config import DecoderConfig
 
     return DecoderConfig(
@@ -37,9 +37,9 @@ def decoder_config(settings: Settings) -> DecoderConfig:
 
 
 def batches(settings: Settings, *, packed: bool) -> torch.Tensor:
-    """Return token ids int64 [S, B, T + 1], the same for the same seed; END_OF_TEXT starts every document.
+    """Return token ids int64 [S, B, T + 1], deterministic given the seed; END_OF_TEXT starts every document.
 
-    A sample is one document, or, `packed`, documents of random lengths around the settings' `document` tokens.
+    A sample is one document; if `packed`, several of random lengths, on average about the settings' `document` tokens.
     """
     import torch
 
@@ -57,7 +57,7 @@ def batches(settings: Settings, *, packed: bool) -> torch.Tensor:
 
 
 def positions(ids_BT: torch.Tensor) -> torch.Tensor:
-    """Return each token's place in its document, int64 [B, T]: how transformers is told where documents begin."""
+    """Return each token's position in its document, int64 [B, T]: how transformers recognizes packed documents."""
     import torch
 
     place_T = torch.arange(ids_BT.shape[1]).expand_as(ids_BT)
@@ -87,9 +87,9 @@ def llama(settings: Settings) -> Any:
 
 
 def litgpt_with_losses(settings: Settings) -> Any:
-    """Return litgpt's GPT in the shape of a Decoder: token ids and documents in, TokenLosses out.
+    """Return litgpt's GPT with the interface of a Decoder: token ids and documents in, TokenLosses out.
 
-    The loss is the chunked one that litgpt's own pretraining calls. Documents are not kept apart: it cannot.
+    The loss is the chunked one of litgpt's own pretraining. litgpt cannot separate documents within a sample.
     """
     import torch
     from litgpt.config import Config
@@ -125,7 +125,7 @@ def litgpt_with_losses(settings: Settings) -> Any:
             self.model.apply(self.model._init_weights)
 
         def forward(self, ids_BS: torch.Tensor, documents: Any = None) -> TokenLosses:
-            """Return the batch's summed loss; no token's own."""
+            """Return the batch's summed loss, without losses per token."""
             mean = chunked_cross_entropy(self.model(ids_BS[:, :-1]), ids_BS[:, 1:])
             total = mean * (ids_BS.shape[0] * (ids_BS.shape[1] - 1))
             return TokenLosses(total, total.detach())

@@ -1,13 +1,12 @@
 """python -m benchmarks.step_overhead
 
-What the loop costs a step. One side is `pdpc train` itself - reading, hooks, guards, records - with a clock around
-DeepSpeed's forward, backward and step: what a step takes outside them is the overhead, free of the noise between two
-processes. The gradient's norm counts as DeepSpeed's: its step takes ours in place of its own
-(train/engine/stand_ins.py), and the other side's step computes it. The other side is those three calls alone, in the
-same engine on the same samples; the ratio of the two sides' steps also shows what threads beside the loop take, with
-the noise of two processes.
+Overhead of the training loop per step. One side is `pdpc train` itself (reading, hooks, guards, records) with timers
+around DeepSpeed's forward, backward and step: the time of a step outside them is the overhead, measured in one process.
+The gradient norm counts as DeepSpeed's: its step uses ours instead of its own (train/engine/stand_ins.py), and the
+other side's step computes it too. The other side makes only those three calls, with the same engine on the same
+samples; the ratio of the two sides' steps also shows the cost of background threads, with the noise between processes.
 
-Decides: at most 1 % of a step, or 2 ms where that is more.
+Target: at most 1 % of a step, or 2 ms if that is more.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ from benchmarks.rounds import Check, column, interleave, ratios, spread
 NAME = "step_overhead"
 MOST_SHARE, MOST_S = 0.01, 0.002
 WARM_UP = 5
-"""Steps that are not counted: the first allocate."""
+"""Steps that are not counted: the first ones allocate memory."""
 
 
 def write_data(folder: Path, settings: Settings) -> None:
-    """Write random words as TOKENS, and an ORDER of one stage."""
+    """Write TOKENS of random words, and an ORDER with one stage."""
     from curriculum.arrange import arrange
     from curriculum.text.text import TextSettings
     from curriculum.tokens import job
@@ -50,7 +49,7 @@ def write_data(folder: Path, settings: Settings) -> None:
     samples = (settings["steps"] + WARM_UP + 1) * settings["batch_size"]
     folder.mkdir(parents=True)
     with open(folder / "text.jsonl", "w", encoding="utf-8") as file:
-        for index in range(samples):  # a word is two tokens: more than enough
+        for index in range(samples):  # a word is about two tokens: more than enough text
             text = " ".join(draw.choices(words, k=settings["length"]))
             file.write(json.dumps({"text": text, "source": ("a", "b")[index % 2]}) + "\n")
     job.run(
@@ -87,15 +86,15 @@ def train_settings(settings: Settings) -> Any:
 
 
 class Clock:
-    """Time spent in DeepSpeed's calls, and the moments at which steps ended."""
+    """The time spent in DeepSpeed's calls, and when each step ended."""
 
     def __init__(self) -> None:
         self.inside_s = 0.0
         self.ends: list[tuple[float, float]] = []
-        """After every step: the time, and what DeepSpeed's calls have taken so far."""
+        """For each step: when it ended, and the time in DeepSpeed's calls up to then."""
 
     def around(self, call: Callable[..., Any], *, ends_step: bool = False) -> Callable[..., Any]:
-        """Return a call that is timed."""
+        """Return a timed version of a call."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
@@ -110,7 +109,7 @@ class Clock:
         return timed
 
     def facts(self, steps: int) -> Facts:
-        """Return medians over steps: seconds of a whole step, and of what is outside DeepSpeed's calls."""
+        """Return medians over steps: seconds per whole step, and seconds per step outside DeepSpeed's calls."""
         ends = np.array(self.ends[WARM_UP : WARM_UP + steps + 1])
         assert len(ends) == steps + 1, f"{len(self.ends)} steps were taken, {WARM_UP + steps + 1} are needed"
         whole_S, inside_S = np.diff(ends, axis=0).T
@@ -122,7 +121,7 @@ class Clock:
 
 
 def _run(settings: Settings) -> Facts:
-    """Train as users do."""
+    """Train as a user would."""
     from deepspeed.runtime.engine import DeepSpeedEngine
 
     from train.engine import Engine
@@ -138,13 +137,13 @@ def _run(settings: Settings) -> Facts:
 
 
 def _bare(settings: Settings) -> Facts:
-    """Call DeepSpeed alone."""
+    """Call only DeepSpeed."""
     from curriculum.order.order import Order
     from curriculum.tokens.tokens import Tokens
     from models.decoder import build
     from train.batches import batches
-    from train.distributed.world import start
     from train.engine import Engine
+    from train.engine.communication import start
     from train.objectives.language_model import LanguageModel
 
     made = train_settings(settings)
@@ -188,12 +187,12 @@ def main(arguments: list[str] | None = None) -> None:
     outside = spread(column(measured, "run", "outside_s"))
     step_s = spread(column(measured, "run", "seconds")).median
     limit_s = max(MOST_SHARE * step_s, MOST_S)
-    checks = [Check("a step outside DeepSpeed's calls", outside.median * 1e3, limit_s * 1e3, "at most", "ms")]
+    checks = [Check("outside DeepSpeed's calls, per step", outside.median * 1e3, limit_s * 1e3, "at most", "ms")]
     mean_ms = spread(column(measured, "run", "outside_mean_s")).median * 1e3
     low_ms, middle_ms, high_ms = (value * 1e3 for value in (outside.low, outside.median, outside.high))
     notes = [
         f"outside DeepSpeed's calls {middle_ms:.3g} ms ({low_ms:.3g} to {high_ms:.3g}) of a step of "
-        f"{step_s * 1e3:.4g} ms: {outside.median / step_s:.2%}; steps that log included, {mean_ms:.3g} ms"
+        f"{step_s * 1e3:.4g} ms: {outside.median / step_s:.2%}; mean including steps that log, {mean_ms:.3g} ms"
     ]
     compared = {"step of run / bare": ratios(column(measured, "run", "seconds"), column(measured, "bare", "seconds"))}
     finish(Result(NAME, settings, ("torch", "deepspeed"), measured, compared, checks, notes), keep=options.keep)
@@ -207,17 +206,17 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     made = parser(__doc__)
     sizes = {
-        "length": (256, "tokens of a sample"),
-        "batch_size": (8, "samples of a step"),
-        "micro_batch_size": (4, "samples of a micro-batch"),
+        "length": (256, "tokens per sample"),
+        "batch_size": (8, "samples per step"),
+        "micro_batch_size": (4, "samples per micro-batch"),
         "layers": (4, "blocks"),
         "width": (256, "width"),
         "heads": (4, "query heads"),
         "kv_heads": (2, "key and value heads"),
         "ffn": (704, "inner width of the feed-forward network"),
-        "vocabulary": (2000, "tokens of the vocabulary"),
-        "steps": (30, "steps that are measured"),
-        "threads": (1, "threads of each side"),
+        "vocabulary": (2000, "vocabulary size"),
+        "steps": (30, "measured steps"),
+        "threads": (1, "CPU threads per side"),
     }
     add_sizes(made, sizes)
     made.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=1, help="ZeRO stage (default 1)")

@@ -1,7 +1,7 @@
-"""The same tokens for every reader: a TOKENS folder with its ORDER, Mosaic's MDS shards, Megatron's .bin and .idx.
+"""The same tokens for every reader: TOKENS with an ORDER, Mosaic's MDS shards, Megatron's .bin and .idx.
 
-Every document is one sample of `length` uint16 tokens, the friendliest case for the peers: none of their samples is put
-together from two documents. Ours reads one token more than that, the label of the last.
+Every document is one sample of `length` uint16 tokens, the best case for the peers: none of their samples is joined
+from two documents. Ours reads one more token, the last label.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Documents = Iterator[NDArray[np.uint16]]
 
 
 def documents(samples: int, length: int, seed: int) -> Documents:
-    """Yield the tokens in pieces [n, length]: END_OF_TEXT first, then tokens above it; the same for the same seed."""
+    """Yield the tokens in pieces [n, length]: END_OF_TEXT, then other tokens; deterministic given the seed."""
     generator = np.random.default_rng(seed)
     for first in range(0, samples, PIECE):
         piece = generator.integers(1, VOCABULARY, (min(PIECE, samples - first), length), dtype=np.uint16)
@@ -34,9 +34,9 @@ def documents(samples: int, length: int, seed: int) -> Documents:
 
 
 def write_all(folder: Path, samples: int, length: int, seed: int) -> dict[str, Path]:
-    """Write every format, or find it there; return the folders by name.
+    """Write every format, or reuse it; return the folders by name.
 
-    Raises ModuleNotFoundError naming the peer that is missing and how to get it.
+    Raises ModuleNotFoundError with the name of a missing peer and how to install it.
     """
     writers: dict[str, Callable[[Path, Documents, int], None]] = {
         "tokens": _write_tokens,
@@ -57,7 +57,7 @@ def write_all(folder: Path, samples: int, length: int, seed: int) -> dict[str, P
 
 
 def _write_tokens(folder: Path, pieces: Documents, length: int) -> None:
-    """Write TOKENS of one source, and a shuffled ORDER of them beside it."""
+    """Write TOKENS with one source, and a shuffled ORDER next to them."""
     from curriculum.arrange.arrange import ArrangeSettings, run
     from curriculum.artifact.create import create
     from curriculum.tokens.encode import TRAIN, Group
@@ -78,7 +78,7 @@ def _write_tokens(folder: Path, pieces: Documents, length: int) -> None:
 
 
 def _write_mds(folder: Path, pieces: Documents, length: int) -> None:
-    """Write Mosaic's shards: one fixed-size array a sample, neither compressed nor hashed."""
+    """Write Mosaic's shards: one fixed-size array per sample, neither compressed nor hashed."""
     streaming = import_streaming()
     with streaming.MDSWriter(out=str(folder), columns={"tokens": f"ndarray:uint16:{length}"}) as writer:
         for piece in pieces:
@@ -87,7 +87,7 @@ def _write_mds(folder: Path, pieces: Documents, length: int) -> None:
 
 
 def _write_megatron(folder: Path, pieces: Documents, length: int) -> None:
-    """Write Megatron's indexed data set: one document a sample."""
+    """Write Megatron's indexed dataset: one document per sample."""
     import torch
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
@@ -99,9 +99,9 @@ def _write_megatron(folder: Path, pieces: Documents, length: int) -> None:
 
 
 def import_streaming() -> Any:
-    """Import mosaicml-streaming. It asks for torchvision, for its vision data sets alone: an empty one will do here.
+    """Import mosaicml-streaming with an empty torchvision module, which it only needs for vision datasets.
 
-    transformers comes first: it would look closer at the empty torchvision.
+    transformers is imported first, because it would inspect the empty torchvision.
     """
     import transformers.feature_extraction_utils  # noqa: F401
 

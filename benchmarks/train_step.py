@@ -1,13 +1,13 @@
 """python -m benchmarks.train_step
 
-Training steps of one Llama in bf16 on the CPU: ours (Engine: DeepSpeed ZeRO 1, float32 master weights) beside Hugging
-Face's Trainer with LlamaForCausalLM (bf16=True), on samples of one document and on packed ones (Trainer's with
-position_ids that begin anew, no attention mask, no cache), and beside litgpt's model in our engine. Every side takes
-the same tokens and steps AdamW once a batch. Beside the time stands the share of the machine's own bf16 matrix-product
+Training steps of one Llama in bf16 on the CPU: ours (Engine: DeepSpeed ZeRO 1, float32 master weights) compared with
+Hugging Face's Trainer with LlamaForCausalLM (bf16=True), on samples of one document and on packed ones (for Trainer:
+position_ids that restart at each document, no attention mask, no cache), and with litgpt's model in our engine. Every
+side gets the same tokens and makes one AdamW step per batch. Also reported is the share of the machine's bf16 matmul
 rate, measured in the same process before and after the steps.
 
-Decides: at least 1.15 times as fast as Trainer on single documents and 1.3 times on packed ones, not slower than
-litgpt; at least 55 % of the matrix-product rate. Memory is measured by benchmarks.step_memory.
+Targets: at least 1.15 times as fast as Trainer on single documents and 1.3 times on packed ones, not slower than
+litgpt; at least 55 % of the matmul rate. Memory is measured by benchmarks.step_memory.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ OURS, OURS_PACKED = "pdpc", "pdpc_packed"
 LEAST_TIMES = {("trainer", OURS): 1.15, ("trainer_packed", OURS_PACKED): 1.3, ("litgpt", OURS): 1.0}
 LEAST_SHARE = 0.55
 PRODUCT = 2048
-"""Rows and columns, at most, of the matrices whose product is the machine's rate."""
+"""Maximum rows and columns of the matrices that measure the machine's rate."""
 CLEAR_S = 0.02
-"""Smaller matrices will do where their product takes so long: a CPU without bf16 units takes minutes for PRODUCT."""
+"""Smaller matrices suffice if their product takes this long: without bf16 units, a CPU takes minutes for PRODUCT."""
 
 
 def matmul_rate(repeats: int = 6) -> float:
-    """Return the bf16 matrix-product rate of this process's threads in operations a second: the median of a few."""
+    """Return the bf16 matmul rate of this process's threads in operations per second: the median of a few runs."""
     import torch
 
     size, taken = 128, [0.0]
@@ -54,7 +54,7 @@ def matmul_rate(repeats: int = 6) -> float:
 
 
 class Meter:
-    """The clock and the memory of the steps after the warm-up."""
+    """Time and memory of the steps after the warm-up."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -63,20 +63,20 @@ class Meter:
         self.held_bytes = 0
 
     def begin_step(self, number: int) -> None:
-        """Start the clock where the warm-up ends."""
+        """Start timing when the warm-up ends."""
         if number == self.settings["warm_up"]:
             forget_peak()
             self.start, self.start_processor_s = time.perf_counter(), time.process_time()
 
     def end_step(self, number: int) -> None:
-        """Stop the clock after the last step."""
+        """Stop timing after the last step."""
         if number == self.settings["warm_up"] + self.settings["steps"] - 1:
             self.seconds = time.perf_counter() - self.start
             self.processor_s = time.process_time() - self.start_processor_s
             self.held_bytes = peak_bytes()
 
     def facts(self, loss: float) -> Facts:
-        """Return what was measured. Raises ValueError for a loss that no model of random tokens has."""
+        """Return the measurements. Raises ValueError for a loss that is implausible on random tokens."""
         expected = math.log(self.settings["vocabulary"])
         if not abs(loss - expected) < 0.25 * expected:
             raise ValueError(f"the last loss is {loss}, far from log(vocabulary) = {expected:.2f}: it did not train")
@@ -92,15 +92,15 @@ class Meter:
 
 
 def _in_our_engine(make: Callable[[], Any], settings: Settings, *, packed: bool) -> Facts:
-    """Train a module of Decoder's face under the product's engine; the clock sees what train/loop.py does a step."""
+    """Train a module with Decoder's interface in the product's engine, timing the same calls as train/loop.py makes."""
     import torch
 
     from models.attention import Documents
-    from train.distributed.world import start
     from train.engine import Engine
+    from train.engine.communication import start
     from train.settings import DataSettings, ModelSettings, TrainSettings
 
-    world = start(settings["threads"])  # first: DeepSpeed's import is not a step's memory
+    world = start(settings["threads"])  # before Meter, so that importing DeepSpeed does not count as memory of a step
     meter = Meter(settings)
 
     size_keys = ("layers", "width", "heads", "kv_heads", "ffn")
@@ -142,7 +142,7 @@ def _ours(settings: Settings, *, packed: bool) -> Facts:
 
 
 def _litgpt(settings: Settings) -> Facts:
-    import litgpt.model  # noqa: F401  # before the memory is looked at
+    import litgpt.model  # noqa: F401  # before memory is measured
     import torch
 
     torch.manual_seed(settings["seed"])
@@ -150,8 +150,8 @@ def _litgpt(settings: Settings) -> Facts:
 
 
 def _trainer(settings: Settings, *, packed: bool) -> Facts:
-    """Hugging Face's Trainer, as its users start it; the clock runs from the step after the warm-up to the last."""
-    import accelerate  # noqa: F401  # before the memory is looked at
+    """Hugging Face's Trainer with its usual settings, timed from the first step after the warm-up to the last."""
+    import accelerate  # noqa: F401  # before memory is measured
     import torch
     from transformers import (
         LlamaForCausalLM,  # noqa: F401
@@ -208,7 +208,7 @@ Measured = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def conclude(measured: Measured) -> tuple[dict[str, list[float]], list[Check], list[str]]:
-    """Return the ratios, checks and notes that follow from the sides that were measured."""
+    """Return the ratios, checks and notes for the measured sides."""
     compared: dict[str, list[float]] = {}
     checks = []
     for (peer, ours), least in LEAST_TIMES.items():
@@ -222,14 +222,14 @@ def conclude(measured: Measured) -> tuple[dict[str, list[float]], list[Check], l
         checks.append(Check("share of the matrix-product rate", spread(share).median, LEAST_SHARE, "at least"))
     notes = [
         f"{side}: {spread(column(measured, side, 'tokens_per_s')).median:,.0f} tokens/s, "
-        f"{spread(column(measured, side, 'processor_s')).median:.1f} s of processor time (medians)"
+        f"{spread(column(measured, side, 'processor_s')).median:.1f} s of CPU time (medians)"
         for side in measured
     ]
     if OURS in measured:
         rate, full = (spread(column(measured, OURS, name)).median for name in ("matmul_per_s", "matmul_share_full"))
         notes.append(
-            f"matrix products: {rate / 1e9:,.0f} GFLOP/s in bf16; the share counts 6 operations a matrix "
-            f"parameter and token, and causal attention ({full:.1%} with attention in full)"
+            f"matrix products: {rate / 1e9:,.0f} GFLOP/s in bf16; the share counts 6 operations per matrix "
+            f"parameter and token, and causal attention ({full:.1%} with full attention)"
         )
     return compared, checks, notes
 
@@ -250,7 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
-    """Return what every side's process finds in its environment."""
+    """Return the environment variables for the process of every side."""
     return {"OMP_NUM_THREADS": str(settings["threads"]), "DS_ACCELERATOR": "cpu", "WANDB_MODE": "disabled"}
 
 
@@ -267,22 +267,22 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def add_model_sizes(made: argparse.ArgumentParser, *, steps: int) -> None:
-    """Add the options that give the model's shape, the samples and the steps."""
+    """Add the options for the model's shape, the samples and the steps."""
     sizes = {
-        "length": (1024, "tokens of a sample"),
-        "batch_size": (2, "samples of a step"),
-        "document": (256, "mean tokens of a document in a packed sample"),
+        "length": (1024, "tokens per sample"),
+        "batch_size": (2, "samples per step"),
+        "document": (256, "mean tokens per document in a packed sample"),
         "layers": (6, "blocks"),
         "width": (512, "width"),
         "heads": (8, "query heads"),
         "kv_heads": (8, "key and value heads"),
         "ffn": (1408, "inner width of the feed-forward network"),
-        "vocabulary": (32_000, "vocabulary"),
-        "steps": (steps, "steps that are measured"),
-        "warm_up": (1, "steps before them"),
+        "vocabulary": (32_000, "vocabulary size"),
+        "steps": (steps, "measured steps"),
+        "warm_up": (1, "steps before the measured ones"),
     }
     add_sizes(made, sizes)
-    made.add_argument("--threads", type=size, help="threads of each side (default: every core)")
+    made.add_argument("--threads", type=size, help="CPU threads per side (default: all cores)")
 
 
 if __name__ == "__main__":

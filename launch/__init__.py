@@ -1,1 +1,1 @@
-"""How a run is started, where, and whether it fits: command line, clusters, demo."""
+"""Command line, clusters, executors and the demo: how and where a run is started, and whether it fits."""

@@ -1,4 +1,4 @@
-"""The command line: `pdpc VERB [KEY=VALUE ...]`, one verb a step, the same Hydra overrides everywhere."""
+"""The command line: `pdpc VERB [KEY=VALUE ...]`, one verb per pipeline step, with Hydra overrides throughout."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Verb:
-    """A row of the table of verbs. Its defaults are `configs/NAME.yaml`; a path is MODULE:NAME, imported late."""
+    """A verb. Its defaults are in `configs/NAME.yaml`; paths have the form MODULE:NAME and are imported lazily."""
 
     name: str
     does: str
-    """What it does, in a line."""
+    """One-line description."""
     settings: str
     """Path of its settings class."""
     run: str
     """Path of its function, which takes the settings."""
     takes: str | None = None
-    """What the function takes as well: overrides, to hand them on to other processes, or pdpc, which runs a verb."""
+    """Second argument of the function: overrides, to pass to other processes, or pdpc, which runs a verb."""
     first: str | None = None
-    """Key that the first word without a "=" stands for: `pdpc inspect ORDER` is `pdpc inspect folder=ORDER`."""
+    """Key for a first word without "=": `pdpc inspect ORDER` is `pdpc inspect folder=ORDER`."""
     choices: Mapping[str, str] = field(default_factory=dict)
-    """Groups whose type depends on the choice: the path of each one's registry."""
+    """Config groups that select a type, with the path of each registry."""
     also: Sequence[str] = ()
-    """Paths of other settings classes whose keys its words may name."""
+    """Paths of other settings classes whose keys are accepted."""
     split: str | None = None
-    """Path of a function that splits the words into the verb's own and those that its `overrides` hand on."""
+    """Path of a function that splits the words into the verb's own and those for its key `overrides`."""
 
     def load(self) -> tuple[type, Callable[..., object], dict[str, Mapping[str, type]]]:
-        """Import what the verb needs; return its settings class, its function and the groups that choose a type."""
+        """Import the verb's modules; return its settings class, its function and the groups that select a type."""
         choices = {group: _imported(path) for group, path in self.choices.items()}
         return _imported(self.settings), _imported(self.run), choices
 
@@ -60,34 +60,34 @@ VERBS: dict[str, Verb] = {
     for verb in (
         Verb(
             "prepare",
-            "text to TOKENS: documents, sources and samples, two slices held out",
+            "tokenize text into TOKENS: training samples and two held-out slices",
             "launch.prepare:SharedPrepareSettings",
             "launch.prepare:run",
             takes="overrides",
         ),
         Verb(
             "adopt",
-            "Megatron's and datatrove's token files to TOKENS that read them where they lie",
+            "wrap Megatron or datatrove token files as TOKENS, read in place",
             "curriculum.tokens.foreign.adopt:AdoptSettings",
             "curriculum.tokens.foreign.adopt:run",
         ),
         Verb(
             "score",
-            "TOKENS to SCORES: every sample's loss under the reference models",
+            "compute SCORES: every sample's loss under the reference models",
             "launch.score.settings:ScoreSettings",
             "launch.score.score:run",
             takes="overrides",
         ),
         Verb(
             "arrange",
-            "SCORES and a preference to an ORDER that uses every sample once",
+            "turn SCORES and a preference into an ORDER that uses every sample once",
             "curriculum.arrange.arrange:ArrangeSettings",
             "curriculum.arrange.arrange:run",
             choices={"preference": "curriculum.preference:PREFERENCES"},
         ),
         Verb(
             "replan",
-            "a new order for what an ORDER has not been read of yet",
+            "reorder the samples of an ORDER that a run has not consumed yet",
             "curriculum.arrange.replan:ReplanSettings",
             "curriculum.arrange.replan:run",
             first="order",
@@ -102,46 +102,46 @@ VERBS: dict[str, Verb] = {
         ),
         Verb(
             "evaluate",
-            "held-out loss and benchmarks of a run or a model; failed stages again; with --pack, tasks for offline use",
+            "compute held-out loss and benchmarks; repeat failed stages; with --pack, pack tasks for offline use",
             "launch.evaluate.settings:EvaluateSettings",
             "launch.evaluate.evaluate:run",
             takes="overrides",
         ),
         Verb(
             "doctor",
-            "whether benchmarks will run, before a run needs them; the fault points of a drill",
+            "check benchmarks before a run needs them; list fault points for failure drills",
             "launch.doctor.doctor:DoctorSettings",
             "launch.doctor.doctor:run",
         ),
         Verb(
             "report",
-            "a page that shows arms beside each other; with --wandb, a run replayed to W&B",
+            "compare runs on one HTML page; with --wandb, upload a run to W&B",
             "train.report:ReportSettings",
             "train.report:run",
             first="runs.run",
         ),
         Verb(
             "export",
-            "a run's newest checkpoint as a Hugging Face folder",
+            "export a run's newest checkpoint in Hugging Face format",
             "launch.export:ExportSettings",
             "launch.export:run",
         ),
         Verb(
             "megatron",
-            "a slice of TOKENS as Megatron's .bin and .idx, a pair a source",
+            "export a slice of TOKENS as Megatron .bin and .idx files, one pair per source",
             "curriculum.tokens.foreign.megatron_export:MegatronSettings",
             "curriculum.tokens.foreign.megatron_export:run",
         ),
         Verb(
             "inspect",
-            "an order's plan, checks and steps; of any artifact, what made it",
+            "show an order's plan, checks and steps, or any artifact's provenance",
             "launch.inspect:InspectSettings",
             "launch.inspect:run",
             first="folder",
         ),
         Verb(
             "launch",
-            "a hostfile or an sbatch script, and the run on a cluster",
+            "start a run on a cluster, with a generated hostfile or sbatch script",
             "launch.cluster.launch:LaunchSettings",
             "launch.cluster.launch:run",
             choices={"cluster": "launch.cluster.launch:CLUSTERS"},
@@ -150,7 +150,7 @@ VERBS: dict[str, Verb] = {
         ),
         Verb(
             "demo",
-            "the whole road on the text of this machine, both arms, a page at the end",
+            "run the full pipeline on text found on this machine: two arms and a report",
             "launch.demo.demo:DemoSettings",
             "launch.demo.demo:run",
             takes="pdpc",
@@ -160,9 +160,9 @@ VERBS: dict[str, Verb] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit code: 0 done, 2 refused at the door, 130 interrupted, else the failure's.
+    """Run one verb; return the exit code: 0 done, 2 invalid settings or inputs, 130 interrupted, else the failure's.
 
-    As a program, what only prints ends silently by SIGPIPE when nobody reads it any more (`pdpc inspect order | head`).
+    Run as a program, a command that only prints exits silently on SIGPIPE (`pdpc inspect order | head`).
     """
     if not faulthandler.is_enabled():
         faulthandler.enable()
@@ -198,12 +198,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(without_secrets(f"pdpc {name}: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"pdpc {name}: interrupted; run the same command again to go on", file=sys.stderr)
+        print(f"pdpc {name}: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
 
 
 def _only_prints(words: Sequence[str]) -> bool:
-    """Tell whether a command does nothing but print: no socket, and no file that it would leave half written."""
+    """Return whether a command only prints: it opens no socket and writes no file that could be left incomplete."""
     if not words or words[0] in ("inspect", "help", "--version") or list(words) == ["doctor", "--faults"]:
         return True
     return asks_help(words)
@@ -241,11 +241,11 @@ def _overview() -> str:
     lines = [f"  {name:<{width}}  {verb.does}" for name, verb in VERBS.items()]
     return "\n".join(
         [
-            "pdpc VERB [KEY=VALUE ...]    pretraining where the order of the data is what counts",
+            "pdpc VERB [KEY=VALUE ...]    pretraining on the data a model prefers at each moment of training",
             "",
             *lines,
             "",
-            "pdpc VERB --help lists a verb's keys. Overrides are Hydra's: experiment=pdpc_1.3b optimizer.lr=2e-4",
+            "pdpc VERB --help lists a verb's keys. KEY=VALUE is a Hydra override, such as optimizer.lr=2e-4",
         ]
     )
 

@@ -15,18 +15,18 @@ DTYPES = ("fp32", "bf16")
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What `pdpc export` is told."""
+    """Settings of `pdpc export`."""
 
     run: str
     """RUN folder."""
     output: str
-    """Hugging Face folder to write."""
+    """Output folder, in Hugging Face format."""
     dtype: str = "fp32"
     """fp32 or bf16."""
     weights: str = "last"
-    """last, or running: the running average that a run with averaging.decay keeps."""
+    """last, or running: the running average of a run with averaging.decay."""
     average: int = 1
-    """Take the mean of so many newest checkpoints."""
+    """Average the weights of the N newest checkpoints."""
 
     def __post_init__(self) -> None:
         check_choice(self.weights, self.average)
@@ -41,4 +41,4 @@ def run(settings: ExportSettings) -> None:
 
     chosen = choose_weights(Path(settings.run), settings.weights, settings.average)
     written = export_checkpoint(Path(settings.run), Path(settings.output), settings.dtype, chosen)
-    log.info("exported %s to %s" if written else "%s is at %s already: reused", settings.run, settings.output)
+    log.info("exported %s to %s" if written else "reused: %s is already exported to %s", settings.run, settings.output)

@@ -1,11 +1,11 @@
-"""`pdpc prepare`: text to TOKENS, by processes of this machine or of many.
+"""`pdpc prepare`: tokenize text into TOKENS, on one machine or many.
 
-    pdpc prepare 'input.paths=[text]' output=tokens                                      processes of this machine
-    pdpc prepare engine=deepspeed processes=2 'input.paths=[text]' ...                   ranks of this machine
-    deepspeed --hostfile hosts --module launch.rank prepare 'input.paths=[text]' ...     ranks of many machines
-    pdpc prepare engine=ray 'input.paths=[text]' ...                                     actors of a Ray cluster
+    pdpc prepare 'input.paths=[text]' output=tokens                                      processes on this machine
+    pdpc prepare engine=deepspeed processes=2 'input.paths=[text]' ...                   ranks on this machine
+    deepspeed --hostfile hosts --module launch.rank prepare 'input.paths=[text]' ...     ranks on many machines
+    pdpc prepare engine=ray 'input.paths=[text]' ...                                     actors on a Ray cluster
 
-What is done stays done: run the same command again to go on, with any engine and any number of processes.
+Finished chunks are kept: run the same command again to resume, with any engine and any number of processes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from train.faults import arm, fault
 
 @dataclass(frozen=True)
 class SharedPrepareSettings(PrepareSettings):
-    """What `pdpc prepare` is told: what TOKENS are made of, and who makes them."""
+    """Settings of `pdpc prepare`: the contents of TOKENS, and the processes that write them."""
 
     engine: str = "local"
-    """local (processes of this machine), deepspeed (ranks) or ray (actors)."""
+    """local (processes on this machine), deepspeed (ranks) or ray (actors)."""
     processes: int | None = None
-    """Processes, ranks or actors; null: one a core. The artifact does not depend on it."""
+    """Number of processes, ranks or actors; null: one per CPU core. Does not affect the artifact."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,9 +39,9 @@ class SharedPrepareSettings(PrepareSettings):
 
 
 class PrepareTask:
-    """`pdpc prepare`, as the engines are told it. `tokenizer` is an existing one's fingerprint where it is known."""
+    """`pdpc prepare` as a task for the executors. `tokenizer`: fingerprint of an existing tokenizer, if known."""
 
-    verb, threads, on_gpu, thrift = "prepare", 1, False, "processes"
+    verb, threads, on_gpu, memory_hint = "prepare", 1, False, "processes"
 
     def __init__(self, settings: SharedPrepareSettings, tokenizer: str | None = None) -> None:
         self._settings, self._tokenizer = settings, tokenizer
@@ -52,7 +52,7 @@ class PrepareTask:
         return TextJob(self._settings, tokenizer=self._tokenizer, mark=fault)
 
     def load(self, job: TextJob, number: int) -> TextWorker:
-        """Open the tokenizer that lies beside the chunks."""
+        """Open the tokenizer saved next to the chunks."""
         return TextWorker(job)
 
     def computing(self) -> AbstractContextManager[None]:
@@ -60,12 +60,12 @@ class PrepareTask:
         return one_thread()
 
     def usual_processes(self) -> int:
-        """Return one process a core."""
+        """Return one process per core."""
         return cores()
 
 
 def run(settings: SharedPrepareSettings, overrides: Sequence[str] = ()) -> Path | int:
-    """Make TOKENS, or reuse them; return their folder, or the ranks' exit code."""
+    """Write TOKENS, or reuse existing ones; return their folder, or the ranks' exit code."""
     arm()
     job = TextJob(settings, mark=fault)
     if job.reused() is None and (

@@ -1,4 +1,4 @@
-"""The entry of every rank that prepares, scores or evaluates; those that train start by `--module train`.
+"""Entry point of the ranks of prepare, score and evaluate; training ranks start with `--module train`.
 
 deepspeed --hostfile hosts --module launch.rank prepare 'input.paths=[text]' tokenizer.name=gpt2 output=tokens
 deepspeed --hostfile hosts --module launch.rank score tokens=tokens models.weak=weak models.strong=strong output=...
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do a verb with the words of `pdpc VERB`, the verb first; return the exit code (train/distributed/exit_codes.py)."""
+    """Run a verb on this rank, given the words of `pdpc`; return the exit code (train/distributed/exit_codes.py)."""
     name = next((word for word in arguments if not word.startswith("-")), "")
     if name in WORK:
         words = list(arguments)
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
             print(__doc__)
         return DONE
     if speaks():
-        print(f"launch.rank: the first word is {name!r}: it must be one of {', '.join(WORK)}", file=sys.stderr)
+        print(f"launch.rank: unknown verb {name!r}: use one of {', '.join(WORK)}", file=sys.stderr)
     return REFUSED
 
 
@@ -57,7 +57,8 @@ def _score(settings: ScoreSettings, _overrides: list[str]) -> None:
 def _chunks(task: Task) -> None:
     from launch.executors.ranks import work
     from train.distributed.signals import heed
-    from train.distributed.world import finish, start
+    from train.distributed.world import finish
+    from train.engine.communication import start
 
     world = start(task.threads)
     heed()
@@ -67,10 +68,11 @@ def _chunks(task: Task) -> None:
 
 def _evaluate(settings: EvaluateSettings, overrides: list[str]) -> int:
     if settings.pack is not None:
-        raise ValueError(f"pack={settings.pack} is written by one process: use pdpc evaluate --pack {settings.pack}")
+        raise ValueError(f"pack={settings.pack} needs a single process: use pdpc evaluate --pack {settings.pack}")
     from launch.evaluate.model import evaluate_asked
     from train.distributed.signals import heed
-    from train.distributed.world import finish, start
+    from train.distributed.world import finish
+    from train.engine.communication import start
 
     world = start()
     heed()

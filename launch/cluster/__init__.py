@@ -1,1 +1,1 @@
-"""Hostfiles, Slurm, and the supervisor of a machine's ranks."""
+"""Starting a run on this machine, a list of nodes, or Slurm."""

@@ -1,4 +1,4 @@
-"""Names of nodes: expand what Slurm and people write, and lay out DeepSpeed's hostfile."""
+"""Node names: expand Slurm's list notation and format DeepSpeed's hostfile."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ MOST_NODES = 100_000
 
 
 def expand(text: str) -> list[str]:
-    """Return the node names of a list such as "gpu[01-04,07],login1", in its order.
+    """Return the node names in a list such as "gpu[01-04,07],login1", in order.
 
-    Zeros in front are kept, several brackets multiply (rack[1-2]n[1-4]). Raises ValueError for what is no such list.
+    Leading zeros are kept; several brackets give all combinations (rack[1-2]n[1-4]). Raises ValueError for text that
+    is not a list of nodes.
     """
     names: list[str] = []
     position = 0
@@ -23,7 +24,7 @@ def expand(text: str) -> list[str]:
         piece = match.group() if match else ""
         end = position + len(piece)
         if not piece or text[end : end + 1] not in ("", ","):
-            raise ValueError(f"hosts: {text!r} is not a list of nodes: write gpu[01-04,07],gpu12")
+            raise ValueError(f"hosts: {text!r} is not a list of nodes: write it as gpu[01-04,07],gpu12")
         names.extend(_expand_piece(piece, text))
         position = end + 1
     return names
@@ -38,7 +39,7 @@ def _expand_piece(piece: str, text: str) -> list[str]:
         names = [name + option for name in names for option in options]
     for name in names:
         if not NAME.fullmatch(name):
-            raise ValueError(f"hosts: {name!r} is no name of a node: use letters, digits, dots, - and _")
+            raise ValueError(f"hosts: {name!r} is not a valid node name: use letters, digits, dots, - and _")
     return names
 
 
@@ -54,5 +55,5 @@ def _numbers(ranges: str, text: str) -> list[str]:
 
 
 def hostfile(names: Iterable[str], slots: int) -> str:
-    """Return the text of DeepSpeed's hostfile: a line a node, its rank by its place, `slots` processes on each."""
+    """Return the text of DeepSpeed's hostfile: one line per node in rank order, with `slots` processes each."""
     return "".join(f"{name} slots={slots}\n" for name in names)

@@ -1,10 +1,10 @@
 """`pdpc launch`: start a training run on one machine, on a list of nodes, or through Slurm.
 
-    pdpc launch experiment=pdpc_1.3b                                                   every GPU of this machine
+    pdpc launch experiment=pdpc_1.3b                                                   all GPUs of this machine
     pdpc launch cluster=hostfile 'cluster.hosts=["gpu[01-04]"]' experiment=pdpc_1.3b   nodes with ssh between them
     pdpc launch cluster=slurm cluster.nodes=4 experiment=pdpc_1.3b --dry-run           write the script, start nothing
 
-What is not a key of `launch` is an override of `train`; it is checked here, before anything is queued, and handed on.
+Keys that are not keys of `launch` are overrides of `train`: they are checked here, before anything is queued.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ CLUSTERS: dict[str, type[Cluster]] = {"local": Local, "hostfile": Hostfile, "slu
 
 @dataclass(frozen=True)
 class LaunchSettings:
-    """What `pdpc launch` is told."""
+    """Settings of `pdpc launch`."""
 
     cluster: Cluster = field(default_factory=Local)
-    """Where the run goes: local, hostfile or slurm."""
+    """Where to run: local, hostfile or slurm."""
     scripts: str = "runs/launch"
-    """Folder for the hostfile, the batch script and its logs; every node must see it."""
+    """Folder for the hostfile, the batch script and its logs; must be visible to all nodes."""
     dry_run: bool = False
-    """Write the files and print the command, start nothing."""
+    """Write the files and print the command without starting anything."""
     overrides: list[str] = field(default_factory=list)
-    """Overrides of `train`; on the command line everything that is not a key of `launch`."""
+    """Overrides for `train`; on the command line, every key that is not a key of `launch`."""
 
     def __post_init__(self) -> None:
         for one in self.overrides:
@@ -46,16 +46,16 @@ class LaunchSettings:
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split a command line into the overrides of `launch` and those of `train`."""
+    """Split a command line into the overrides for `launch` and those for `train`."""
     own = {one.name for one in fields(LaunchSettings)}
     mine = [word for word in words if re.split(r"[.=]", word.lstrip("+~"), maxsplit=1)[0] in own]
     return mine, [word for word in words if word not in mine]
 
 
 def run(settings: LaunchSettings) -> int:
-    """Write what the cluster needs, print it, and start the run unless it is dry; return the exit code.
+    """Write the scripts, print the command, and start the run unless dry_run is set; return the exit code.
 
-    Raises ValueError when the run's own settings are wrong or a program is missing, before anything is started.
+    Raises ValueError before anything starts when the run's settings are invalid or a program is missing.
     """
     from curriculum.artifact.files import write_text
 
@@ -76,9 +76,9 @@ def run(settings: LaunchSettings) -> int:
 
 
 def check_training(overrides: Sequence[str], where: Cluster) -> list[str]:
-    """Compose the run's settings, so that a mistake fails here and not after a day in the queue; return its overrides.
+    """Validate the run's settings here rather than after a day in the queue; return the run's overrides.
 
-    Slurm's say how long a checkpoint may take, unless the overrides or an experiment do.
+    On Slurm, grace_s is derived from cluster.signal_s unless an override or an experiment sets it.
     """
     from train.config.compose import compose
     from train.settings import TrainSettings
@@ -96,24 +96,24 @@ def check_training(overrides: Sequence[str], where: Cluster) -> list[str]:
 def _execute(start: Start) -> int:
     if start.by_hand:
         raise ValueError(
-            "cluster.ssh=false starts nothing by itself: type the command above on every node, or add --dry-run"
+            "cluster.ssh=false cannot start the nodes: run the commands above, one on each node, or add --dry-run"
         )
     program = start.command[0]
     if shutil.which(program) is None:
         raise ValueError(
-            f"{program} is not on this machine: run this where it is, or add --dry-run to write the files alone"
+            f"{program} is not installed here: run this on a machine that has it, or add --dry-run to only write files"
         )
     if "--hostfile" in start.command and shutil.which("pdsh") is None:
         raise ValueError(
-            "DeepSpeed starts the other nodes by pdsh, which is not installed: install pdsh or use cluster.ssh=false"
+            "DeepSpeed starts the other nodes with pdsh, which is not installed: install pdsh or use cluster.ssh=false"
         )
     if program == "sbatch":
         return subprocess.run(start.command, check=False).returncode
-    from launch.train import on_free_port, supervise
+    from launch.cluster.supervisor import on_free_port, supervise
     from train.distributed.world import SUPERVISOR
 
     environment = {**os.environ, **start.environment}
     if "--hostfile" in start.command:
-        return supervise(start.command, environment, elsewhere=True)
-    environment[SUPERVISOR] = str(os.getpid())  # a process id, and a free port, mean nothing on other machines
+        return supervise(start.command, environment, multi_node=True)
+    environment[SUPERVISOR] = str(os.getpid())  # process ids and free ports are only valid on this machine
     return on_free_port(lambda port: [program, "--master_port", str(port), *start.command[1:]], environment)

@@ -1,4 +1,4 @@
-"""Where a run can be started without a queue: this machine, or a list of nodes."""
+"""Clusters without a queue: this machine, or a list of nodes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from launch.cluster.hosts import expand, hostfile
 
 PLAIN = re.compile(r"[\w@%+=:,./~-]*")
-"""What a second shell, as pdsh puts one between the nodes, leaves as it is."""
+"""Words that a second shell, such as the remote one behind pdsh, leaves unchanged."""
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Start:
-    """What starts a run: files to write first, and one command, or commands for a person to type on each node."""
+    """How to start a run: files to write first, then one command, or commands to type on each node."""
 
     command: list[str] = field(default_factory=list)
     files: dict[Path, str] = field(default_factory=dict)
@@ -31,11 +31,11 @@ class Start:
 
 @dataclass(frozen=True)
 class Cluster(ABC):
-    """Where a run goes. Choose one with `cluster=NAME`."""
+    """Where to start a run, selected with `cluster=NAME`."""
 
     @abstractmethod
     def plan(self, overrides: Sequence[str], folder: Path) -> Start:
-        """Return what starts `train` with these overrides; files go into `folder` (absolute)."""
+        """Return how to start `train` with these overrides; files are written to `folder` (absolute)."""
 
 
 @dataclass(frozen=True)
@@ -43,49 +43,49 @@ class Local(Cluster):
     """This machine."""
 
     gpus_per_node: int | None = None
-    """Processes; null: one a GPU."""
+    """Number of processes; null: one per GPU."""
 
     def __post_init__(self) -> None:
         if self.gpus_per_node is not None:
             check_least("gpus_per_node", self.gpus_per_node)
 
     def plan(self, overrides: Sequence[str], folder: Path) -> Start:
-        """Return DeepSpeed's launcher on this machine."""
+        """Return the command of DeepSpeed's launcher on this machine."""
         processes = [] if self.gpus_per_node is None else ["--num_gpus", str(self.gpus_per_node)]
         return Start([deepspeed(), *processes, *training(overrides)])
 
 
 @dataclass(frozen=True)
 class Hostfile(Cluster):
-    """A list of nodes with the same file system and the same Python environment."""
+    """A list of nodes that share the file system and the Python environment."""
 
     hosts: list[str] = field(default_factory=list)
-    """Names or ranges: gpu[01-04]; empty: the nodes of the Slurm job that this shell is in."""
+    """Node names or ranges, such as gpu[01-04]; empty: the nodes of the current Slurm job."""
     gpus_per_node: int = 8
     """Processes on each node."""
     ssh: bool = True
-    """Start the other nodes by pdsh over ssh; false: one command is to be typed on each node."""
+    """Start the other nodes with pdsh over ssh; false: print one command to run on each node."""
     master_port: int = 29500
-    """Free port of the first node."""
+    """Free port on the first node."""
     environment: dict[str, str] = field(default_factory=dict)
-    """Environment variables of the ranks, beside NCCL_* and PYTHON*, which DeepSpeed hands on by itself."""
+    """Environment variables for the ranks, in addition to NCCL_* and PYTHON*, which DeepSpeed forwards."""
 
     def __post_init__(self) -> None:
         check_least("gpus_per_node", self.gpus_per_node)
         if not 1024 <= self.master_port <= 65535:
-            raise ValueError(f"cluster.master_port={self.master_port} must lie in [1024, 65535]")
+            raise ValueError(f"cluster.master_port={self.master_port} must be between 1024 and 65535")
         check_environment(self.environment)
         self._expanded(self.hosts)
 
     def plan(self, overrides: Sequence[str], folder: Path) -> Start:
-        """Return the hostfile and DeepSpeed's launcher over it, by pdsh or by a script for each node."""
+        """Return the hostfile and the command of DeepSpeed's launcher, or a script to run on each node."""
         hosts = (
             self.hosts or [os.environ[key] for key in ("SLURM_JOB_NODELIST", "SLURM_NODELIST") if key in os.environ][:1]
         )
         names = self._expanded(hosts)
         if not names:
             raise ValueError(
-                "cluster.hosts is empty and this shell is in no Slurm job: give 'cluster.hosts=[\"gpu[01-04]\"]'"
+                "cluster.hosts is empty and this is not a Slurm job: give 'cluster.hosts=[\"gpu[01-04]\"]'"
             )
         nodes = folder / "hostfile"
         files = {nodes: hostfile(names, self.gpus_per_node)}
@@ -109,12 +109,12 @@ class Hostfile(Cluster):
             [
                 "#!/usr/bin/env bash",
                 "# Written by `pdpc launch cluster=hostfile cluster.ssh=false`. NOT YET RUN ON A GPU CLUSTER.",
-                "# On every node: bash node.sh RANK   (the node's line in the hostfile, from 0)",
+                "# On each node: bash node.sh RANK   (RANK: the node's line in the hostfile, from 0)",
                 "set -eu",
                 f"cd {shlex.quote(str(Path.cwd()))}",
                 f'export PATH={shlex.quote(str(programs()))}:"$PATH"',
                 *(f"export {name}={shlex.quote(value)}" for name, value in self.environment.items()),
-                "# shellcheck disable=SC2016  # nothing in the overrides is for this shell to expand",
+                "# shellcheck disable=SC2016  # the overrides must not be expanded by this shell",
                 f'exec {launcher} "${{1:?rank of this node}}" {shlex.join(training(overrides))}',
                 "",
             ]
@@ -127,32 +127,32 @@ class Hostfile(Cluster):
         names = [name for text in hosts for name in expand(text)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"cluster.hosts names {', '.join(twice)} more than once: leave one of each")
+            raise ValueError(f"cluster.hosts lists {', '.join(twice)} more than once: list each node once")
         return names
 
 
 def deepspeed() -> str:
-    """Return DeepSpeed's launcher: by name where the shell would find it, else by its path beside this Python."""
-    beside = programs() / "deepspeed"
-    return str(beside) if shutil.which("deepspeed") is None and beside.exists() else "deepspeed"
+    """Return DeepSpeed's launcher: its name if it is on PATH, else its path next to this Python."""
+    path = programs() / "deepspeed"
+    return str(path) if shutil.which("deepspeed") is None and path.exists() else "deepspeed"
 
 
 def programs() -> Path:
-    """Return the folder of this Python, where its `deepspeed` is."""
+    """Return the folder of this Python, which also holds its `deepspeed`."""
     return Path(sys.executable).absolute().parent
 
 
 def training(overrides: Sequence[str]) -> list[str]:
-    """Return the launcher's last words: the module `train` and its overrides."""
+    """Return the launcher's final arguments: the module `train` and its overrides."""
     return ["--no_local_rank", "--module", "train", *overrides]
 
 
 def check_plain(words: Sequence[str]) -> None:
-    """Raise ValueError for a word that would not survive the shell that pdsh puts between two nodes."""
+    """Raise ValueError for a word that the remote shell behind pdsh would change."""
     for word in words:
         if not PLAIN.fullmatch(word):
             raise ValueError(
-                f"{word!r} would be read by a second shell on its way through pdsh: put it into an experiment file, "
+                f"{word!r} would be changed by the remote shell that pdsh starts: put it into an experiment file, "
                 "or start the nodes without ssh (cluster.ssh=false)"
             )
 
@@ -164,7 +164,9 @@ def check_least(key: str, value: int) -> None:
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
-    """Raise ValueError for what is no variable or takes more than a line."""
+    """Raise ValueError for an invalid variable name or a value of more than one line."""
     for name, value in environment.items():
         if not VARIABLE.fullmatch(name) or not value.isprintable():
-            raise ValueError(f"cluster.environment: {name!r}={value!r} is no name of a variable with one line of text")
+            raise ValueError(
+                f"cluster.environment: {name!r}={value!r} is not a valid variable name with a one-line value"
+            )

@@ -1,4 +1,4 @@
-"""Where a run waits in a queue: a Slurm cluster, and the batch script that goes there."""
+"""A Slurm cluster, and the batch script submitted to its queue."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ RESERVED = {
     "--job-name", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--time", "--output", "--signal", "--open-mode",
     "--requeue", "--exclusive", "--wait-all-nodes", "--partition", "--account", "--qos",
 }  # fmt: skip
-"""Options that the script writes from settings of their own."""
+"""Options that the script writes from other keys."""
 
 MARGIN_S = 30
-"""Seconds that the script keeps for itself between the ranks' leaving and the time limit."""
+"""Seconds that the script reserves between the ranks' exit and the time limit."""
 
 SCRIPT = """\
 #!/usr/bin/env bash
 # Written by `pdpc launch cluster=slurm`. NOT YET RUN ON A GPU CLUSTER: try it on two nodes first.
-# Start it with: sbatch {path}
+# Submit with: sbatch {path}
 {directives}
 
 set -eo pipefail
 cd {workdir}
 export PATH={programs}:"$PATH"
-{environment}set -u  # not before: `module` and `conda` read variables that are not set
+{environment}set -u  # not earlier: `module` and `conda` read unset variables
 
 # Network: uncomment what `ibstat` and `nvidia-smi topo -m` on a node confirm. A800 nodes are A100 nodes with NVLink
-# at 400 GB/s; they need no setting of their own.
-# export NCCL_SOCKET_IFNAME=bond0         # interface over which the ranks find each other
-# export NCCL_IB_HCA=mlx5_0,mlx5_1        # InfiniBand or RoCE cards, as `ibstat` names them
+# at 400 GB/s; they need no special settings.
+# export NCCL_SOCKET_IFNAME=bond0         # interface for the rendezvous
+# export NCCL_IB_HCA=mlx5_0,mlx5_1        # InfiniBand or RoCE cards, as named by `ibstat`
 # export NCCL_IB_GID_INDEX=3              # RoCE v2 only
 # export NCCL_IB_TIMEOUT=22               # large fabrics
 # export NCCL_IB_DISABLE=1                # no InfiniBand: TCP
-# export NCCL_DEBUG=INFO                  # shows in the log which network was taken
+# export NCCL_DEBUG=INFO                  # logs which network is used
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 if (( ${{#nodes[@]}} != {nodes} )); then
-    echo "expected {nodes} nodes, Slurm gave ${{#nodes[@]}}: ${{nodes[*]}}" >&2
+    echo "expected {nodes} nodes, but Slurm allocated ${{#nodes[@]}}: ${{nodes[*]}}" >&2
     exit 1
 fi
 hostfile={folder}/hostfile.$SLURM_JOB_ID
 printf '%s slots={slots}\\n' "${{nodes[@]}}" > "$hostfile"
 head_node=${{nodes[0]}}
-export PDPC_ROLL={folder}/roll.$SLURM_JOB_ID  # where every rank leaves its process id and its exit code
+export PDPC_ROLL={folder}/roll.$SLURM_JOB_ID  # where each rank writes its process id and its exit code
 rm -rf "$PDPC_ROLL" && mkdir "$PDPC_ROLL"
 restart=${{SLURM_RESTART_COUNT:-0}}
-export PDPC_LIFE=$SLURM_JOB_ID.$restart  # what is left of an earlier life is not taken for one of this life's ranks
-master_port=$(( 12000 + (SLURM_JOB_ID + 101 * restart) % 16000 ))  # below those that the system gives out by itself
+export PDPC_LIFE=$SLURM_JOB_ID.$restart  # keeps leftovers of an earlier attempt from joining this one as ranks
+master_port=$(( 12000 + (SLURM_JOB_ID + 101 * restart) % 16000 ))  # below the ephemeral port range
 echo "job $SLURM_JOB_ID, restart $restart, nodes ${{nodes[*]}}, port $master_port"
 
-# shellcheck disable=SC2016  # nothing in them is for this shell to expand
+# shellcheck disable=SC2016  # the overrides must not be expanded by this shell
 overrides=(
 {overrides}
 )
@@ -67,11 +67,11 @@ train() {{
 {start}
 }}
 
-# {signal_s} s before the time limit Slurm signals this shell alone, which tells rank 0, on this node: all ranks write a
-# checkpoint and leave, and the job goes back to the queue. The launcher is not told: it would leave the ranks behind.
-# shellcheck disable=SC2329  # the trap calls it
+# {signal_s} s before the time limit, Slurm signals only this shell, which signals rank 0 on this node: all ranks then
+# write a checkpoint and exit, and the job is requeued. The launcher gets no signal: it would orphan the ranks.
+# shellcheck disable=SC2329  # called by the trap
 nearly_over() {{
-    echo "time is nearly up: a checkpoint, then back to the queue"
+    echo "time limit is near: writing a checkpoint, then requeueing the job"
     if kill -USR1 "$(cat "$PDPC_ROLL/00000.pid")"; then
         for (( waited = 0; waited < {wait_s}; waited++ )); do
             kill -0 "$run" 2> /dev/null || break
@@ -83,13 +83,13 @@ nearly_over() {{
 }}
 trap nearly_over USR1
 
-train &  # in the background: a shell that waits for a program in front of it heeds no signal
+train &  # in the background: bash runs no trap while it waits for a foreground command
 run=$!
 wait "$run"
 """
 
 BY_SRUN = """\
-    # one launcher a node
+    # one launcher per node
     # shellcheck disable=SC2016  # the inner shell expands these
     srun --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=1 bash -c '
         exec deepspeed --hostfile "$1" --no_ssh --node_rank "$SLURM_NODEID" --master_addr "$2" --master_port "$3" \\
@@ -97,7 +97,7 @@ BY_SRUN = """\
     ' launch "$hostfile" "$head_node" "$master_port" "${overrides[@]}\""""
 
 BY_SSH = """\
-    # the head node starts the others by pdsh, which hands on what this file names
+    # the head node starts the others with pdsh; DeepSpeed exports the variables in this file to them
     export DS_ENV_FILE="$PDPC_ROLL/environment"
     printf '%s\\n' {exported} > "$DS_ENV_FILE"
     deepspeed --hostfile "$hostfile" --master_addr "$head_node" --master_port "$master_port" \\
@@ -109,75 +109,74 @@ class Slurm(Cluster):
     """A Slurm cluster whose nodes share the file system and the Python environment."""
 
     nodes: int = 1
-    """Nodes of the job."""
+    """Number of nodes."""
     gpus_per_node: int = 8
-    """GPUs asked for, and processes, on each node."""
+    """GPUs to request, and processes to start, on each node."""
     time_limit: str = "24:00:00"
-    """hours:minutes:seconds or days-hours:minutes:seconds; before it the run writes a checkpoint and is requeued."""
+    """hours:minutes:seconds or days-hours:minutes:seconds; the run writes a checkpoint and is requeued before it."""
     signal_s: int = 120
-    """Seconds before the time limit at which the run is told; Slurm may do so up to a minute earlier."""
+    """Seconds before the time limit at which the run is signaled; Slurm may send the signal up to a minute earlier."""
     job_name: str = "pdpc"
-    """Name in the queue and of the log."""
+    """Name of the job and of its log."""
     partition: str | None = None
     """Partition; null: the cluster's default."""
     account: str | None = None
-    """Account that pays; null: the user's default."""
+    """Account to charge; null: the user's default."""
     qos: str | None = None
     """Quality of service; null: the user's default."""
     options: list[str] = field(default_factory=list)
-    """More options for sbatch: --constraint=a100, --mem=0."""
+    """Additional sbatch options, such as --constraint=a100 or --mem=0."""
     setup: list[str] = field(default_factory=list)
-    """Shell lines before the run: module load cuda/13.0."""
+    """Shell lines to run first, such as module load cuda/13.0."""
     environment: dict[str, str] = field(default_factory=dict)
-    """Environment variables of the ranks."""
+    """Environment variables for the ranks."""
     ssh: bool = False
-    """Start the nodes from the first one by pdsh over ssh instead of by srun."""
+    """Start the other nodes from the first one with pdsh over ssh instead of srun."""
 
     def __post_init__(self) -> None:
         check_least("nodes", self.nodes)
         check_least("gpus_per_node", self.gpus_per_node)
         if self.signal_s <= MARGIN_S:
-            raise ValueError(f"cluster.signal_s={self.signal_s} must be above {MARGIN_S} seconds")
+            raise ValueError(f"cluster.signal_s={self.signal_s} must be greater than {MARGIN_S} seconds")
         if not TIME_LIMIT.fullmatch(self.time_limit):
             raise ValueError(
                 f"cluster.time_limit={self.time_limit!r} must be hours:minutes:seconds or days-hours:minutes:seconds "
-                '(in YAML in quotes: "24:00:00")'
+                '(quoted in YAML: "24:00:00")'
             )
         for key in ("job_name", "partition", "account", "qos"):
             value = getattr(self, key)
             if value is not None and not NAME.fullmatch(value):
-                raise ValueError(f"cluster.{key}={value!r} must be of letters, digits, dots, - and _")
+                raise ValueError(f"cluster.{key}={value!r} must consist of letters, digits, dots, - and _")
         for option in self.options:
             match = DIRECTIVE.fullmatch(option)
             if not match or match.group(1) in RESERVED:
                 raise ValueError(
-                    f"cluster.options: {option!r} is not of the form --name=value, or is written already from a key of "
+                    f"cluster.options: {option!r} is not of the form --name=value, or is already set by a key of "
                     "cluster=slurm: see pdpc launch --help"
                 )
         for line in self.setup:
             if not line.isprintable():
-                raise ValueError(f"cluster.setup: {line!r} must be one line: give a list of lines")
+                raise ValueError(f"cluster.setup: {line!r} is not a single line: give one list item per line")
         check_environment(self.environment)
 
     @property
     def longest_grace_s(self) -> int:
-        """Seconds that Slurm leaves the ranks for their checkpoint."""
+        """Seconds that the ranks have for their checkpoint."""
         return self.signal_s - MARGIN_S
 
     def check_grace(self, grace_s: float) -> None:
-        """Raise ValueError when the ranks may take longer to leave than Slurm leaves them."""
+        """Raise ValueError if grace_s allows the ranks more time than Slurm does."""
         if grace_s > self.longest_grace_s:
             raise ValueError(
-                f"cluster.signal_s={self.signal_s} is too short for grace_s={grace_s:g}: the ranks may take so long "
-                f"for their checkpoint, and the script {MARGIN_S} s more; use cluster.signal_s="
-                f"{math.ceil(grace_s) + MARGIN_S} or more"
+                f"cluster.signal_s={self.signal_s} is too short for grace_s={grace_s:g} (time for a checkpoint) plus "
+                f"{MARGIN_S} s for the script: use cluster.signal_s={math.ceil(grace_s) + MARGIN_S} or more"
             )
 
     def plan(self, overrides: Sequence[str], folder: Path) -> Start:
-        """Return the batch script and the sbatch that queues it."""
+        """Return the batch script and the sbatch command that submits it."""
         if not re.fullmatch(r"[\w./@+-]+", str(folder)):
             raise ValueError(
-                f"scripts={str(folder)!r}: Slurm reads this path out of a comment: use one without spaces or % signs"
+                f"scripts={str(folder)!r} appears in an #SBATCH line: use a path without spaces or % signs"
             )
         if self.ssh:
             check_plain([*overrides, *self.environment.values()])
@@ -185,7 +184,7 @@ class Slurm(Cluster):
         return Start(["sbatch", str(path)], {path: self.script(overrides, path)})
 
     def script(self, overrides: Sequence[str], path: Path) -> str:
-        """Return the text of the batch script that will stand at `path`."""
+        """Return the text of the batch script to be written to `path`."""
         named = {"partition": self.partition, "account": self.account, "qos": self.qos}
         directives = [
             f"--job-name={self.job_name}",

@@ -1,1 +1,1 @@
-"""The full pipeline on the text of this machine."""
+"""The full pipeline on text found on this machine."""

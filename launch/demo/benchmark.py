@@ -1,12 +1,12 @@
 """The demo's benchmark: which of four continuations is the real one?
 
     context       a stretch of a held-out document
-    choices       what really follows it, and three continuations out of other documents of the same source, each
-                  with something before it in its own document, so that neither topic nor position gives it away
+    choices       its real continuation, and three continuations from other documents of the same source; none of them
+                  starts its document, so that neither topic nor position gives the answer away
 
 The artifact (kind "benchmark") is a task folder that lm-evaluation-harness loads offline: `continuation.yaml` and
-`continuation.jsonl` (context, choices, answer, source). The yaml names the jsonl by its absolute path, as the harness
-asks: build the benchmark again when the folder moves.
+`continuation.jsonl` (context, choices, answer, source). The harness requires an absolute path to the jsonl in the yaml:
+rebuild the benchmark after moving the folder.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 TASK = "continuation"
 CHOICES = 4
 TRIES = 50
-"""Stretches tried for a wrong continuation before its question is given up."""
+"""Stretches tried for a wrong continuation before its question is dropped."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,22 @@ class Passage:
 
 @dataclass
 class Shelf:
-    """The documents of one source that are long enough, and where fresh questions may be cut out of them."""
+    """The long enough documents of one source, and where unused questions can be cut from them."""
 
     documents: dict[int, list[int]]
     """Token ids by document number."""
     starts: Iterator[tuple[int, int]]
-    """(document, first token) of stretches that do not overlap: every document once before any twice."""
+    """(document, first token) of non-overlapping stretches: every document once before any twice."""
 
 
 def build(
     tokens: Tokens, folder: Path, *, questions: int, seed: int, context_tokens: int, continuation_tokens: int
 ) -> None:
-    """Write the benchmark of `questions` questions into `folder`, or keep a whole one made from the same.
+    """Write a benchmark of `questions` questions into `folder`, or reuse a complete one built from the same inputs.
 
-    tokens: a held-out slice. Sources share the questions evenly while they last, and the right answer stands equally
-    often in each place. Raises ValueError for impossible numbers or when the slice has too few long documents,
-    ArtifactError when `folder` holds something else.
+    tokens: a held-out slice. Questions are spread evenly over the sources as far as their documents allow, and the
+    right answer is equally often in each position. Raises ValueError for invalid numbers or when the slice has too few
+    long documents, ArtifactError when `folder` holds something else.
     """
     config = {
         "questions": questions,
@@ -88,9 +88,9 @@ def build(
 
 
 def task(data: Path) -> dict[str, Any]:
-    """Return the harness's description of the task over the questions in the file `data`.
+    """Return the harness's task description for the questions in the file `data`.
 
-    No `num_fewshot`: written here it would silently win over the number that an evaluation asks for.
+    No `num_fewshot`: a value here would silently override the one an evaluation asks for.
     """
     return {
         "task": TASK,
@@ -101,7 +101,7 @@ def task(data: Path) -> dict[str, Any]:
         "doc_to_text": "context",
         "doc_to_choice": "choices",
         "doc_to_target": "answer",
-        "target_delimiter": "",  # a continuation brings its own white space
+        "target_delimiter": "",  # continuations include their leading whitespace
         "metric_list": [
             {"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in ("acc", "acc_norm")
         ],
@@ -111,7 +111,7 @@ def task(data: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Cutter:
-    """Cuts token ids into context and continuation and turns both into text."""
+    """Cuts token ids into context and continuation, and decodes both."""
 
     tokenizer: Tokenizer
     context_tokens: int
@@ -119,11 +119,11 @@ class Cutter:
 
     @property
     def length(self) -> int:
-        """Tokens of a whole stretch."""
+        """Tokens per stretch."""
         return self.context_tokens + self.continuation_tokens
 
     def cut(self, ids: list[int], start: int) -> Passage | None:
-        """Return the stretch at `start`; None when a cut splits a character or next to nothing follows it."""
+        """Return the stretch at `start`; None if a cut splits a character or the continuation is almost empty."""
         middle = start + self.context_tokens
         context = self.tokenizer.decode(ids[start:middle], skip_special_tokens=False)
         whole = self.tokenizer.decode(ids[start : start + self.length], skip_special_tokens=False)
@@ -146,9 +146,9 @@ def _tokenizer(folder: Path) -> Tokenizer:
 def _shelves(
     tokens: Tokens, rng: random.Random, length: int, *, wanted: int, skipped: Counter[str]
 ) -> dict[str, Shelf]:
-    """Return the sources that have documents enough of at least `length` tokens, sorted by name.
+    """Return the sources that have enough documents of at least `length` tokens, sorted by name.
 
-    Looks at no more than 50 documents a question, drawn by `rng`, so a large slice costs no more than a small one.
+    Reads at most 50 documents per question (at least 1,000), drawn by `rng`, so the cost does not grow with the slice.
     """
     looked_at = sorted(rng.sample(range(tokens.documents), min(tokens.documents, max(50 * wanted, 1000))))
     by_source: dict[str, dict[int, list[int]]] = {}
@@ -170,8 +170,8 @@ def _shelves(
 def _fresh_starts(documents: Mapping[int, list[int]], length: int, rng: random.Random) -> Iterator[tuple[int, int]]:
     stretches = []
     for number, ids in documents.items():
-        room = rng.randrange(len(ids) % length + 1)
-        starts = list(range(room, len(ids) - length + 1, length))
+        offset = rng.randrange(len(ids) % length + 1)
+        starts = list(range(offset, len(ids) - length + 1, length))
         rng.shuffle(starts)
         stretches += [(turn, rng.random(), number, start) for turn, start in enumerate(starts)]
     return iter([(number, start) for _, _, number, start in sorted(stretches)])
@@ -180,7 +180,7 @@ def _fresh_starts(documents: Mapping[int, list[int]], length: int, rng: random.R
 def _questions(
     shelves: dict[str, Shelf], cutter: Cutter, wanted: int, rng: random.Random, skipped: Counter[str]
 ) -> list[dict[str, Any]]:
-    """Cut `wanted` questions out of the sources in turn; a source that has no more drops out."""
+    """Cut `wanted` questions from the sources in turn; a source with no more stretches drops out."""
     places = [number % CHOICES for number in range(wanted)]
     rng.shuffle(places)
     rows: list[dict[str, Any]] = []
@@ -200,14 +200,14 @@ def _questions(
     if len(rows) < wanted:
         raise ValueError(
             f"questions={wanted}, but the slice has only {len(rows)} stretches of {cutter.length} tokens in sources "
-            f"with {CHOICES} documents that long: ask for fewer questions, a smaller context_tokens or "
+            f"with at least {CHOICES} documents of that length: lower questions, context_tokens or "
             "continuation_tokens, or hold out more documents"
         )
     return rows
 
 
 def _next_question(shelf: Shelf, cutter: Cutter, rng: random.Random, skipped: Counter[str]) -> list[Passage] | None:
-    """Return the right passage and three wrong ones of other documents; None when the source has no more."""
+    """Return the right passage and three wrong ones from other documents; None if the source has no more stretches."""
     for document, start in shelf.starts:
         right = cutter.cut(shelf.documents[document], start)
         if right is None:

@@ -1,7 +1,7 @@
-"""`pdpc demo`: the whole road on the text of this machine, in one command.
+"""`pdpc demo`: the full pipeline on text found on this machine, in one command.
 
-Every step is a verb that works alone; its command line is printed before it runs. What is whole is reused, so a demo
-that was killed goes on where it was.
+Each step is an ordinary verb whose command line is printed before it runs. Complete artifacts are reused, so a killed
+demo resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -20,50 +20,50 @@ BENCHMARK = "continuation"
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What `pdpc demo` is told."""
+    """Settings of `pdpc demo`."""
 
     output: str = "demo"
-    """Folder for everything."""
+    """Output folder."""
     processes: int = 2
-    """Ranks of every training run."""
+    """Ranks per training run."""
     threads: int | None = None
-    """CPU threads of a rank; null: the machine's cores shared out."""
+    """CPU threads per rank; null: the machine's cores divided by the ranks."""
     seed: int = 0
-    """Seed of split, permutations and weights."""
+    """Seed for the split, permutations and weights."""
     vocabulary: int = 4096
-    """Size of the tokenizer that is trained on the text."""
+    """Vocabulary size of the tokenizer trained on the text."""
     seq_len: int = 256
-    """Labels in a sample; it holds one token more."""
+    """Labels per sample; a sample holds one more token."""
     batch_size: int = 16
-    """Samples in a global batch."""
+    """Samples per global batch."""
     stages: int = 4
-    """Stages of the arms."""
+    """Stages per arm."""
     reference_fraction: float = 0.2
-    """Part of the documents that the reference models learn from."""
+    """Fraction of the documents used only to train the reference models."""
     validation_fraction: float = 0.04
-    """Part of the documents that nothing learns from."""
+    """Fraction of the documents held out from all training."""
     questions: int = 200
     """Questions in the benchmark."""
     text: str | None = None
-    """Read this folder of .jsonl files (columns text, source) instead of the text of this machine."""
+    """Folder of .jsonl files (columns text, source) to use instead of text found on this machine."""
 
     def __post_init__(self) -> None:
         for key in ("processes", "vocabulary", "seq_len", "batch_size", "stages", "questions"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
         if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads={self.threads} must be at least 1, or null for the machine's cores shared out")
+            raise ValueError(f"threads={self.threads} must be at least 1, or null to divide the cores by the ranks")
 
 
 def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:
-    """Go the whole road with `pdpc`, the command line; return 0, or the code of the step that failed."""
-    began = time.monotonic()
+    """Run the full pipeline through `pdpc`, the command line; return 0, or the exit code of the step that failed."""
+    started = time.monotonic()
     root = Path(settings.output)
     text = Path(settings.text) if settings.text else root / "text"
     if settings.text is None:
         from launch.demo.text import collect
 
-        _announce("the text of this machine")
+        _announce("collect text from this machine")
         collect(text)
     steps = _steps(settings, root, text)
     for words in steps["tokens"]:
@@ -73,13 +73,13 @@ def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:
     for words in steps["runs"]:
         if code := _verb(pdpc, words):
             return code
-    minutes = (time.monotonic() - began) / 60
-    print(f"\nDone in {minutes:.1f} minutes. Look at {root / 'report.html'}")
+    minutes = (time.monotonic() - started) / 60
+    print(f"\nDone in {minutes:.1f} minutes. The report is {root / 'report.html'}")
     return 0
 
 
 def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[list[str]]]:
-    """Return the command lines of the road, before and after the benchmark is built."""
+    """Return the command lines that run before ("tokens") and after ("runs") the benchmark is built."""
     tokens, scores, seed = quoted(f"{root}/tokens"), quoted(f"{root}/scores"), f"seed={settings.seed}"
     shape = [f"batch_size={settings.batch_size}", seed]
     train = [
@@ -166,7 +166,7 @@ def _benchmark(settings: DemoSettings, root: Path) -> None:
     from curriculum.tokens.tokens import Tokens
     from launch.demo.benchmark import build
 
-    _announce("a benchmark from held-out documents: which of four continuations is the real one?")
+    _announce("build a benchmark from held-out documents: which of four continuations is the real one?")
     build(
         Tokens.open(root / "tokens", "validation"),
         root / "benchmark",

@@ -1,6 +1,6 @@
 """Python source as training text: code without its docstrings, and the docstrings under their qualified names.
 
-Everything is read with `ast`; no module is imported and nothing is run.
+Everything is parsed with `ast`; no module is imported and no code is run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _Owner = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def module_name(path: Path, root: Path) -> str:
-    """Return the dotted name of the module in file `path` below the import root `root`."""
+    """Return the dotted name of the module in file `path` under the import root `root`."""
     parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
@@ -23,13 +23,13 @@ def module_name(path: Path, root: Path) -> str:
 def split_module(text: str, name: str) -> tuple[str, str]:
     """Split a module's text into its code without docstrings and its docstrings.
 
-    Returns (code, docstrings). The code parses to the same program with the docstrings left out (`pass` stands where
-    a body held nothing else). The docstrings are one text: qualified name, then the cleaned docstring, in the
-    order of the source. Raises ValueError for text that is not Python (SyntaxError, null bytes).
+    Returns (code, docstrings). The code parses to the same program without its docstrings (`pass` replaces a docstring
+    that was the whole body). The docstrings are one text in source order: qualified name, then the cleaned docstring.
+    Raises ValueError for text that is not Python (SyntaxError, null bytes).
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in other people's strings are not our news
+        warnings.simplefilter("ignore")  # invalid escapes in third-party code are not our concern
         try:
             tree = ast.parse(text)
         except (SyntaxError, RecursionError) as error:
@@ -40,7 +40,7 @@ def split_module(text: str, name: str) -> tuple[str, str]:
 
 
 def _owners(node: ast.AST, qualified: str) -> Iterator[tuple[str, _Owner]]:
-    """Yield (qualified name, node) for everything below `node` that has a docstring, in the order of the source."""
+    """Yield (qualified name, node) for everything under `node` that has a docstring, in source order."""
     if isinstance(node, _Owner) and ast.get_docstring(node, clean=False) is not None:
         yield qualified, node
     for child in ast.iter_child_nodes(node):
@@ -51,7 +51,7 @@ def _owners(node: ast.AST, qualified: str) -> Iterator[tuple[str, _Owner]]:
 
 
 def _without(text: str, owners: list[_Owner]) -> str:
-    data = text.encode()  # the columns of `ast` count UTF-8 bytes
+    data = text.encode()  # `ast` columns count UTF-8 bytes
     starts = [0, *itertools.accumulate(len(line) + 1 for line in data.split(b"\n"))]
     for owner in reversed(owners):
         node = owner.body[0]
@@ -71,7 +71,7 @@ def _without(text: str, owners: list[_Owner]) -> str:
 
 
 def _skip_semicolon(data: bytes, end: int) -> int:
-    """Return where the statement after a docstring starts, or where its line ends."""
+    """Return the start of the statement after a docstring, or the end of its line."""
     rest = data[end:].split(b"\n", 1)[0]
     bare = rest.lstrip(b" \t")
     if bare.startswith(b";"):

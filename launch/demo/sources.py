@@ -1,6 +1,6 @@
-"""Where the demo's text is found on a machine: Python's standard library and the packages installed beside it.
+"""Sources of the demo's text: Python's standard library and the installed packages.
 
-Nothing is imported or run: code is read through `ast`, help topics as a literal, packages by their metadata.
+Nothing is imported or run: code is parsed with `ast`, help topics are read as a literal, packages through metadata.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ PACKAGES = (
     "networkx", "numpy", "omegaconf", "pandas", "sympy", "torch", "transformers", "wandb", "yaml",
 )  # fmt: skip
 PACKAGE_CODE_BYTES = 330_000
-"""Most bytes of source files taken of one package."""
+"""Maximum bytes of source files per package."""
 
 SKIPPED_FOLDERS = {"test", "tests", "testing", "idle_test", "__pycache__", "site-packages", "dist-packages"}
 SKIPPED_STDLIB = {"encodings", "lib2to3", "pydoc_data", "turtledemo"}  # code tables, a grammar's copies, help topics
 TEST_FILE = re.compile(r"(test_.*|.*_test|conftest)\.py")
 LICENCE_FILE = re.compile(r"(licen[cs]e|copying|notice|authors|copyright)", re.IGNORECASE)
 NOT_A_TEXT = {".py", ".pyi", ".pyc", ".json", ".html", ".so"}
-OWN_PACKAGE = "pdpc"  # its README changes with every commit, which must not change the text
+OWN_PACKAGE = "pdpc"  # left out: its README changes between commits, and the text must not
 
 Document = tuple[str, str]
 """(id, text)"""
@@ -37,20 +37,20 @@ Document = tuple[str, str]
 
 @dataclass(frozen=True)
 class Places:
-    """Where the text is read: two folders of import roots."""
+    """The two import roots that the text is read from."""
 
     standard_library: Path
     packages: Path
 
     @classmethod
     def of_this_python(cls) -> Places:
-        """Return the folders of the running interpreter."""
+        """Return the import roots of the running interpreter."""
         paths = sysconfig.get_paths()
         return cls(Path(paths["stdlib"]), Path(paths["purelib"]))
 
 
 def read_sources(places: Places, skipped: Counter[str]) -> dict[str, list[Document]]:
-    """Read every source of `places`: documents in the order of their names; what is skipped is counted by reason."""
+    """Read every source of `places`: documents sorted by name; skipped files are counted by reason."""
     files = sorted(python_files(places.standard_library, SKIPPED_STDLIB))
     code, docstrings = read_modules(files, places.standard_library, skipped)
     package_files = [file for name in PACKAGES for file in chosen_files(places.packages, name, skipped)]
@@ -68,7 +68,7 @@ def read_sources(places: Places, skipped: Counter[str]) -> dict[str, list[Docume
 
 
 def python_files(root: Path, leave_out: Iterable[str] = ()) -> Iterator[Path]:
-    """Yield the .py files below `root` that are no tests, in no set order."""
+    """Yield the .py files under `root` that are not tests, in no particular order."""
     left_out = SKIPPED_FOLDERS | set(leave_out)
     for path in root.rglob("*.py"):
         if left_out.isdisjoint(path.relative_to(root).parts[:-1]) and not TEST_FILE.fullmatch(path.name):
@@ -76,7 +76,7 @@ def python_files(root: Path, leave_out: Iterable[str] = ()) -> Iterator[Path]:
 
 
 def chosen_files(packages: Path, name: str, skipped: Counter[str]) -> list[Path]:
-    """Return files of one package, drawn by the hash of their names until PACKAGE_CODE_BYTES, sorted."""
+    """Return files of one package, drawn by a hash of their names up to PACKAGE_CODE_BYTES, sorted."""
     files = sorted(python_files(packages / name), key=lambda path: rank(path.relative_to(packages).as_posix()))
     if not files:
         skipped["packages not installed"] += 1
@@ -90,7 +90,7 @@ def chosen_files(packages: Path, name: str, skipped: Counter[str]) -> list[Path]
 
 
 def read_modules(files: list[Path], root: Path, skipped: Counter[str]) -> tuple[list[Document], list[Document]]:
-    """Return the code and the docstrings of Python files, a document of each a module."""
+    """Return the code and the docstrings of Python files, one document of each per module."""
     code, docstrings = [], []
     for path in files:
         text = read_text(path, skipped)
@@ -108,7 +108,7 @@ def read_modules(files: list[Path], root: Path, skipped: Counter[str]) -> tuple[
 
 
 def read_text(path: Path, skipped: Counter[str]) -> str | None:
-    """Return a file's text with plain newlines; None, counted, when it cannot be read or is not UTF-8."""
+    """Return a file's text with LF newlines; None, and counted, if it cannot be read or is not UTF-8."""
     try:
         return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except OSError:
@@ -119,7 +119,7 @@ def read_text(path: Path, skipped: Counter[str]) -> str | None:
 
 
 def help_topics(path: Path) -> Iterator[Document]:
-    """Yield Python's built-in help topics out of the literal in pydoc_data/topics.py; nothing when it is absent."""
+    """Yield Python's built-in help topics from the literal in pydoc_data/topics.py; nothing if it is absent."""
     if not path.is_file():
         return
     for node in ast.parse(path.read_text("utf-8")).body:
@@ -128,7 +128,7 @@ def help_topics(path: Path) -> Iterator[Document]:
 
 
 def installed_packages(packages: Path, skipped: Counter[str]) -> dict[str, Distribution]:
-    """Return the packages that are installed in a folder by name, sorted; this project's own is left out."""
+    """Return the packages installed in a folder by name, sorted, without this project's package."""
     found = {}
     for one in distributions(path=[str(packages)]):
         try:
@@ -144,14 +144,14 @@ def installed_packages(packages: Path, skipped: Counter[str]) -> dict[str, Distr
 
 
 def descriptions(installed: Mapping[str, Distribution]) -> Iterator[Document]:
-    """Yield the long description of every installed package."""
+    """Yield the long description of each installed package."""
     for name, one in installed.items():
         body = one.metadata.get_payload() or one.metadata["Description"]  # type: ignore[attr-defined]
         yield name, str(body or "")
 
 
 def licences(installed: Mapping[str, Distribution], skipped: Counter[str]) -> Iterator[Document]:
-    """Yield the licence, notice and authors files that the installed packages list."""
+    """Yield the license, notice and authors files listed by the installed packages."""
     for one in installed.values():
         for file in sorted(one.files or [], key=str):
             if ".." in file.parts or file.suffix in NOT_A_TEXT or not LICENCE_FILE.match(file.name):
@@ -162,5 +162,5 @@ def licences(installed: Mapping[str, Distribution], skipped: Counter[str]) -> It
 
 
 def rank(name: str) -> bytes:
-    """Return the key that draws documents and files: a hash of the name, the same on every machine."""
+    """Return the sort key for drawing documents and files: a hash of the name, the same on every machine."""
     return blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()

@@ -1,9 +1,9 @@
-"""The demo's text: what every machine with Python and this project's packages has on its disk.
+"""The demo's text: files that any machine with Python and this project's dependencies has on disk.
 
-    pdpc demo        collects it once into a TEXT artifact: one .jsonl a source (columns text, source, id)
+    pdpc demo        collects it once into a TEXT artifact: one .jsonl per source (columns text, source, id)
 
-Nothing is fetched, imported or run: files are read in the order of their names, code through `ast`. Which documents
-fit into a source's budget is drawn by a hash of their ids, so that the letter A has no head start.
+Nothing is downloaded, imported or run: files are read in order of their names, code with `ast`. A source's documents
+are drawn by a hash of their ids until its budget is full, so that names early in the alphabet are not favored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from curriculum.artifact.manifest import open_manifest
 from launch.demo.sources import Document, Places, rank, read_sources
 
 RECIPE = 1
-"""Version of what is collected; raise it when the text of the same machine would change."""
+"""Version of the selection; raise it when the same machine would give a different text."""
 
 BUDGETS = {
     "help_topics": 1_000_000,
@@ -31,21 +31,21 @@ BUDGETS = {
     "stdlib_code": 3_650_000,
     "stdlib_docstrings": 1_700_000,
 }
-"""Most UTF-8 bytes of each source: 13.6 MB in all, the largest 27 %."""
+"""Maximum UTF-8 bytes per source: 13.6 MB in all, the largest 27 %."""
 
 LONGEST = 12_000
-"""Characters at which a document is cut, at the blank line before."""
+"""Maximum characters of a document; a longer one is cut at a blank line."""
 SHORTEST = 200
-"""Characters under which a document is left out."""
+"""Minimum characters of a document; a shorter one is left out."""
 LEAST_BYTES, LEAST_SOURCES, LARGEST_SHARE = 12_000_000, 5, 0.45
 
 
 def collect(folder: Path) -> None:
-    """Write the TEXT artifact of this machine into `folder`, or keep a whole one, and print its table.
+    """Write this machine's TEXT artifact into `folder`, or reuse a complete one, and print its table.
 
     The text is a snapshot: packages installed later do not make it stale. About 16 MB, under 20 s.
-    Raises ValueError when the machine has too little text (see `check`), ArtifactError when `folder` holds another
-    recipe's text or something else.
+    Raises ValueError when the machine has too little text (see `check`), ArtifactError when `folder` holds text of
+    another RECIPE or something else.
     """
     config = {"recipe": RECIPE, "budgets": BUDGETS, "longest": LONGEST, "shortest": SHORTEST}
     if not reusable(folder, "text", config=config, inputs={}):
@@ -62,12 +62,12 @@ def collect(folder: Path) -> None:
 def arrange_sources(
     sources: Mapping[str, list[Document]], budgets: Mapping[str, int], skipped: Counter[str]
 ) -> dict[str, list[Document]]:
-    """Leave out exact duplicates, what is not text and what is over a source's budget; cut what is long.
+    """Leave out exact duplicates, documents that are not text and those over a source's budget; cut long documents.
 
-    Returns the documents of each source (sources that end up empty are left out), sorted by id.
+    Returns the documents of each non-empty source, sorted by id.
     """
     seen: set[bytes] = set()
-    seen_pieces: set[bytes] = set()  # licences that differ in their first lines share their later pieces
+    seen_pieces: set[bytes] = set()  # licenses that differ in their first lines share their later pieces
     kept = {}
     for source in sorted(sources):
         whole = list(_new_documents(sources[source], seen, skipped))
@@ -92,7 +92,7 @@ def _new_documents(documents: Iterable[Document], seen: set[bytes], skipped: Cou
             continue
         try:
             digest = blake2b(text.encode(), digest_size=16).digest()
-        except UnicodeEncodeError:  # lone surrogates out of escapes in docstrings
+        except UnicodeEncodeError:  # lone surrogates from escapes in docstrings
             skipped["documents that are not UTF-8"] += 1
             continue
         if digest in seen:
@@ -103,7 +103,7 @@ def _new_documents(documents: Iterable[Document], seen: set[bytes], skipped: Cou
 
 
 def cut(document: Document) -> Iterator[Document]:
-    """Cut a document at the last blank line before LONGEST characters (else the last line, else there)."""
+    """Cut a document at the last blank line before LONGEST characters, else at the last newline, else at LONGEST."""
     name, text = document
     number = 1
     while len(text) > LONGEST:
@@ -115,26 +115,26 @@ def cut(document: Document) -> Iterator[Document]:
 
 
 def check(kept: Mapping[str, list[Document]]) -> None:
-    """Raise ValueError when there are too few sources, too few bytes, or one source outweighs the rest."""
+    """Raise ValueError when there are too few sources or bytes, or one source is too large a share."""
     sizes = {source: sum(len(text.encode()) for _, text in documents) for source, documents in kept.items()}
     total = sum(sizes.values())
     if len(sizes) < LEAST_SOURCES or total < LEAST_BYTES or max(sizes.values()) > LARGEST_SHARE * total:
         raise ValueError(
-            f"demo text: this machine has {total} bytes in {len(sizes)} sources {sizes}, wanted {LEAST_BYTES} in "
-            f"{LEAST_SOURCES}, none above {LARGEST_SHARE:.0%}: install a full Python with its standard library "
-            "(not a stripped one) and the project's packages, or give `prepare` a text of your own"
+            f"demo text: this machine has {total} bytes in {len(sizes)} sources {sizes}, the demo needs {LEAST_BYTES} "
+            f"in {LEAST_SOURCES}, none above {LARGEST_SHARE:.0%}: install a full Python with its standard library "
+            "(not a stripped one) and the project's dependencies, or set text to a folder of .jsonl files"
         )
 
 
 def write(path: Path, source: str, documents: list[Document]) -> None:
-    """Write one source as JSON lines."""
+    """Write one source as JSON Lines."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for name, text in documents:
             file.write(json.dumps({"text": text, "source": source, "id": name}, ensure_ascii=False) + "\n")
 
 
 def facts_of(kept: Mapping[str, list[Document]], skipped: Mapping[str, int]) -> dict[str, Any]:
-    """Return the counts that the manifest keeps: documents and text bytes by source, and what was left out."""
+    """Return the counts for the manifest: documents and text bytes by source, and left-out documents by reason."""
     rows = {
         source: {"documents": len(documents), "bytes": sum(len(text.encode()) for _, text in documents)}
         for source, documents in kept.items()

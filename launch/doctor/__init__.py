@@ -1,1 +1,1 @@
-"""Checks before a run is started."""
+"""Checks to make before starting a run."""

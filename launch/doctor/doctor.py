@@ -1,9 +1,9 @@
-"""`pdpc doctor`: what can be looked into on this machine before a run needs it.
+"""`pdpc doctor`: checks on this machine before a run needs them.
 
     pdpc doctor benchmarks.tasks=[arc_easy] benchmarks.task_paths=[packs/arc]     will these benchmarks run?
-    pdpc doctor --faults                                                          the fault points of a drill
+    pdpc doctor --faults                                                          fault points for failure drills
 
-The exit code is 1 when a benchmark would fail.
+The exit code is 1 if a benchmark would fail.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from train.faults import listed
 
 @dataclass(frozen=True)
 class DoctorSettings:
-    """What `pdpc doctor` is told."""
+    """Settings of `pdpc doctor`."""
 
     faults: bool = False
-    """List the points at which PDPC_FAULT can let a run fail, for a drill."""
+    """List the points at which PDPC_FAULT can inject a failure."""
     benchmarks: BenchmarkSettings = field(default_factory=BenchmarkSettings)
     """Tasks to try: each is loaded with its data, and its first question is built."""
 
     def __post_init__(self) -> None:
         if not self.faults and not self.benchmarks.tasks:
-            raise ValueError("there is nothing to look into: name benchmarks.tasks=[...], or use pdpc doctor --faults")
+            raise ValueError("nothing to check: give benchmarks.tasks=[...], or use pdpc doctor --faults")
 
 
 def run(settings: DoctorSettings) -> int:
-    """Print what was asked for, a line a finding; return 1 when a benchmark would fail, else 0."""
+    """Print one line per finding; return 1 if a benchmark would fail, else 0."""
     if settings.faults:
         print("\n".join(listed()))
     return int(not all([*_packs(settings.benchmarks), *_tasks(settings.benchmarks)]))
 
 
 def _packs(settings: BenchmarkSettings) -> list[bool]:
-    """Compare every byte of the folders in `task_paths` that have checksums; tell which are sound."""
+    """Verify the checksums of the folders in `task_paths` that have them; return which ones match."""
     from curriculum.artifact.manifest import MANIFEST, verify
 
     sound = []
@@ -47,14 +47,14 @@ def _packs(settings: BenchmarkSettings) -> list[bool]:
         try:
             verify(folder)
         except (ValueError, OSError) as error:
-            sound.append(_told(str(folder), error))
+            sound.append(_print(str(folder), error))
         else:
-            sound.append(_told(str(folder), "every file matches its checksum"))
+            sound.append(_print(str(folder), "every file matches its checksum"))
     return sound
 
 
 def _tasks(settings: BenchmarkSettings) -> list[bool]:
-    """Try every task within the time that it would have; tell which can run."""
+    """Try every task within its time limit; return which ones can run."""
     from train.distributed.deadline import Deadline, TooLate
     from train.evaluation.harness.tasks import try_task
 
@@ -63,14 +63,14 @@ def _tasks(settings: BenchmarkSettings) -> list[bool]:
         try:
             with Deadline().within(settings.task_timeout_s):
                 found = try_task(name, settings)
-        except (Exception, SystemExit, TooLate) as error:  # a task is other people's code and data
-            able.append(_told(name, error))
+        except (Exception, SystemExit, TooLate) as error:  # a task is third-party code and data
+            able.append(_print(name, error))
         else:
-            able.append(_told(name, found))
+            able.append(_print(name, found))
     return able
 
 
-def _told(name: str, finding: str | BaseException) -> bool:
+def _print(name: str, finding: str | BaseException) -> bool:
     if isinstance(finding, str):
         print(f"ok      {name}: {finding}")
         return True

@@ -1,1 +1,1 @@
-"""What `pdpc evaluate` evaluates, in this process or as ranks."""
+"""`pdpc evaluate`, in this process or as ranks."""

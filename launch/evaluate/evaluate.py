@@ -1,11 +1,11 @@
-"""`pdpc evaluate`: held-out loss and benchmarks of a run's checkpoints or of a model, and tasks packed for later.
+"""`pdpc evaluate`: held-out loss and benchmarks of a run's checkpoints or of a model; tasks packed for offline use.
 
-    pdpc evaluate run=runs/pdpc benchmarks.tasks=[arc_easy]     the newest checkpoint; the run's records stay
-    pdpc evaluate run=runs/pdpc stages=failed                   failed stages once more, into the run's records
-    pdpc evaluate folder=export tokens=tokens processes=8 ...   a Hugging Face folder, by eight ranks
+    pdpc evaluate run=runs/pdpc benchmarks.tasks=[arc_easy]     the newest checkpoint; the run's records are unchanged
+    pdpc evaluate run=runs/pdpc stages=failed                   repeat failed stages; updates the run's records
+    pdpc evaluate folder=export tokens=tokens processes=8 ...   a Hugging Face folder, on eight ranks
     pdpc evaluate --pack packs/arc benchmarks.tasks=[arc_easy]  tasks with their data, for a machine without internet
 
-The exit code is 1 when a part of what was asked failed.
+The exit code is 1 if any evaluation failed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from launch.evaluate.settings import EvaluateSettings
 
 
 def run(settings: EvaluateSettings, overrides: Sequence[str] = ()) -> int:
-    """Do what is asked, here or with ranks of this machine; return the exit code: 1 when a part of it failed."""
+    """Evaluate or pack, in this process or on ranks of this machine; return 1 if any part failed, else 0."""
     if settings.pack is not None:
         from pathlib import Path
 
@@ -33,7 +33,7 @@ def run(settings: EvaluateSettings, overrides: Sequence[str] = ()) -> int:
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return evaluate_asked(settings, overrides, World(0, 1, 0, 1, device))
-    from launch.train import start_ranks
+    from launch.cluster.supervisor import start_ranks
 
     threads = max(1, (os.cpu_count() or 1) // settings.processes)
     return start_ranks("launch.rank", settings.processes, ["evaluate", *overrides], threads)

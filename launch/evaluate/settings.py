@@ -1,4 +1,4 @@
-"""What `pdpc evaluate` is told."""
+"""Settings of `pdpc evaluate`."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ FAILED_STAGES = "failed"
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """What `pdpc evaluate` is told."""
+    """Settings of `pdpc evaluate`."""
 
     run: str | None = None
-    """RUN folder; its newest checkpoint is evaluated, unless stages says otherwise."""
+    """RUN folder; its newest checkpoint is evaluated unless stages is given."""
     stages: str | None = None
-    """failed, or the number of a stage: ask the run's own questions again and put the answers into its records."""
+    """failed, or a stage number: repeat the run's own stage-end evaluations and update its records."""
     folder: str | None = None
-    """Instead of a run: a Hugging Face folder of the Llama type (as pdpc export writes), or one checkpoint's folder."""
+    """Instead of a run: a Hugging Face folder of a Llama model (as pdpc export writes), or a checkpoint folder."""
     tokens: str | None = None
-    """With folder: TOKENS whose validation slice gives its held-out loss; null: benchmarks alone."""
+    """With folder: TOKENS whose validation slice is used for held-out loss; null: only benchmarks."""
     output: str | None = None
-    """With folder: JSON file for the values; null: they are only printed."""
+    """With folder: JSON file for the values; null: only print them."""
     weights: str = "last"
-    """last, or running: the running average that a run with averaging.decay keeps."""
+    """last, or running: the running average of a run with averaging.decay."""
     average: int = 1
-    """Take the mean of so many newest checkpoints."""
+    """Average the weights of the N newest checkpoints."""
     pack: str | None = None
-    """Instead of evaluating: write benchmarks.tasks with their data into this folder, for use in task_paths offline."""
+    """Instead of evaluating: write benchmarks.tasks and their data to this folder, for offline use as a task path."""
     processes: int = 1
-    """Ranks on this machine that share the work."""
+    """Number of ranks on this machine."""
     heldout: HeldoutSettings = field(default_factory=HeldoutSettings)
     """Held-out loss."""
     benchmarks: BenchmarkSettings = field(default_factory=BenchmarkSettings)
@@ -41,21 +41,21 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         given = [name for name in ("run", "folder", "pack") if getattr(self, name) is not None]
         if len(given) != 1:
-            told = f"both {' and '.join(given)} are given" if given else "neither run, folder nor pack is given"
-            raise ValueError(f"{told}: give one of run=RUN, folder=FOLDER and pack=FOLDER")
+            problem = f"both {' and '.join(given)} are given" if given else "neither run, folder nor pack is given"
+            raise ValueError(f"{problem}: give one of run=RUN, folder=FOLDER and pack=FOLDER")
         check_choice(self.weights, self.average)
         chosen = self.weights != "last" or self.average > 1
         if chosen and (self.run is None or self.stages is not None):
-            raise ValueError("weights and average choose among a run's newest checkpoints: give run=RUN without stages")
+            raise ValueError("weights and average apply to a run's newest checkpoints: give run=RUN without stages")
         if self.stages is not None:
             if self.run is None:
-                raise ValueError(f"stages={self.stages} are those of a run: give run=RUN")
+                raise ValueError(f"stages={self.stages} needs a run: give run=RUN")
             if self.stages != FAILED_STAGES and not (self.stages.isdecimal() and int(self.stages) > 0):
-                raise ValueError(f"stages={self.stages!r} must be failed, or the number of a stage from 1")
+                raise ValueError(f"stages={self.stages!r} must be failed, or a stage number of at least 1")
         for name in ("tokens", "output"):
             if getattr(self, name) is not None and self.folder is None:
-                raise ValueError(f"{name} goes with folder=FOLDER: a run names its own")
+                raise ValueError(f"{name}={getattr(self, name)} is only for folder=FOLDER: leave it out")
         if self.pack is not None and not self.benchmarks.tasks:
-            raise ValueError("benchmarks.tasks is empty: name what is to be packed")
+            raise ValueError("benchmarks.tasks is empty: give the tasks to pack")
         if self.processes < 1:
             raise ValueError(f"processes={self.processes} must be at least 1")

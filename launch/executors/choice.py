@@ -1,4 +1,4 @@
-"""The choice between the engines."""
+"""Selection of the executor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from launch.executors.task import Task
 
 
 def carry_out(task: Task, job: Job, engine: str, overrides: Sequence[str]) -> int:
-    """Do what is missing of a job and put it together; return 0, or the ranks' exit code."""
+    """Process a job's missing chunks and assemble its artifact; return 0, or the ranks' exit code."""
     if engine == "deepspeed":
         from launch.executors.ranks import start
 

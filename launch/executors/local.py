@@ -1,7 +1,7 @@
-"""Engine `local`: this process, or worker processes of this machine.
+"""Executor `local`: this process, or worker processes on this machine.
 
-The parent hands a chunk to whoever is free. A worker that dies is replaced and its chunk given out again; a chunk that
-kills its third worker ends the work with an error. Workers end with their parent, however it ends.
+The parent gives the next chunk to an idle worker. A worker that dies is replaced and its chunk is retried; a chunk that
+kills its third worker ends the job with an error. Workers exit when their parent does, for any reason.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from train.faults import arm
 log = logging.getLogger(__name__)
 
 MOST_DEATHS = 3
-"""A chunk that was lost with so many workers is not given out again."""
+"""Number of worker deaths at one chunk after which the job fails."""
 
 
 class WorkerError(RuntimeError):
-    """A worker could not go on; the message is its own."""
+    """A worker failed; the message is the worker's."""
 
 
 def run(task: Task, job: Job) -> None:
-    """Do what is missing."""
+    """Process the missing chunks."""
     processes = min(task.processes or task.usual_processes(), len(job.chunks))
     if processes <= 1:
         with task.computing():
@@ -63,16 +63,16 @@ class _Pool:
         self._workers = [self._start(number) for number in range(size)]
 
     def run(self) -> None:
-        """Hand out chunks until all are done."""
+        """Distribute chunks until all are done."""
         left = len(self._missing)
         with self._job.meter(self._missing) as meter:
             try:
                 while left:
-                    for worker in self._answers():
-                        said = self._hear(worker)
-                        if said is None:
+                    for worker in self._ready_workers():
+                        message = self._receive(worker)
+                        if message is None:
                             continue
-                        kind, value = said
+                        kind, value = message
                         if kind == "error":
                             raise (ValueError if value[0] == "ValueError" else WorkerError)(value[1])
                         if kind == "ready":
@@ -82,7 +82,7 @@ class _Pool:
                             worker.chunk = None
                             left -= 1
                             meter.count(value)
-                        self._give(worker)
+                        self._assign(worker)
             finally:
                 self._end()
 
@@ -93,28 +93,28 @@ class _Pool:
         theirs.close()
         return _Worker(number, process, ours)
 
-    def _answers(self) -> list[_Worker]:
-        heard = wait([worker.pipe for worker in self._workers])
-        return [worker for worker in self._workers if worker.pipe in heard]
+    def _ready_workers(self) -> list[_Worker]:
+        ready = wait([worker.pipe for worker in self._workers])
+        return [worker for worker in self._workers if worker.pipe in ready]
 
-    def _hear(self, worker: _Worker) -> tuple[str, Any] | None:
+    def _receive(self, worker: _Worker) -> tuple[str, Any] | None:
         try:
-            said: tuple[str, Any] = worker.pipe.recv()
-            return said
+            message: tuple[str, Any] = worker.pipe.recv()
+            return message
         except (EOFError, OSError):
-            self._bury(worker)
+            self._replace_dead_worker(worker)
             return None
 
-    def _give(self, worker: _Worker) -> None:
+    def _assign(self, worker: _Worker) -> None:
         if self._waiting and worker.chunk is None and worker.ready:
             worker.chunk = self._waiting.popleft()
             try:
                 worker.pipe.send(worker.chunk)
             except OSError:
-                self._bury(worker)
+                self._replace_dead_worker(worker)
 
-    def _bury(self, worker: _Worker) -> None:
-        """Replace a dead worker; give its chunk out again, unless too many died of it."""
+    def _replace_dead_worker(self, worker: _Worker) -> None:
+        """Replace a dead worker and retry its chunk, unless it killed MOST_DEATHS workers."""
         worker.process.join()
         worker.pipe.close()
         name = worker.chunk.name if worker.chunk else "start"
@@ -122,19 +122,20 @@ class _Pool:
         code = worker.process.exitcode
         if self._deaths[name] >= MOST_DEATHS:
             raise WorkerError(
-                f"{MOST_DEATHS} workers died at {'chunk ' + name if worker.chunk else 'their start'} (the last with "
-                f"code {code}; -9 is most likely want of memory): lower {self._task.thrift}, and run again to go on"
+                f"{MOST_DEATHS} workers died {'in chunk ' + name if worker.chunk else 'while starting'} (the last with "
+                f"exit code {code}; -9 most likely means out of memory): lower {self._task.memory_hint}, and run the "
+                "same command again to resume"
             )
-        log.warning("worker %d died with code %s: another takes its place", worker.number, code)
+        log.warning("worker %d died with exit code %s: starting a replacement", worker.number, code)
         if worker.chunk is not None:
             self._waiting.appendleft(worker.chunk)
         self._workers[self._workers.index(worker)] = self._start(worker.number)
         for other in self._workers:
-            self._give(other)
+            self._assign(other)
 
     def _end(self) -> None:
         for worker in self._workers:
-            worker.pipe.close()  # a worker that waits or writes ends with its pipe
+            worker.pipe.close()  # a worker that reads or writes its pipe exits
         for worker in self._workers:
             worker.process.join(timeout=0.5)
             if worker.process.is_alive():
@@ -143,9 +144,9 @@ class _Pool:
 
 
 def work(task: Task, number: int, pipe: Connection) -> None:
-    """Be a worker: load what it needs, then do chunk after chunk until the pipe closes."""
+    """Run a worker: load the task, then process chunks until the pipe closes."""
     faulthandler.enable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers it and ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and ends its workers
     os.environ["OMP_NUM_THREADS"] = str(task.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _end_with_parent()
@@ -164,7 +165,7 @@ def work(task: Task, number: int, pipe: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Leave when the parent is gone: a chunk that is being written then is done again by the next run."""
+    """Exit when the parent is gone; the next run redoes a chunk that was being written."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "workers are started by multiprocessing"
 

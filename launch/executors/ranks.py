@@ -1,7 +1,7 @@
-"""Engine `deepspeed`: ranks of the DeepSpeed launcher, on one machine or many with the output on a shared disk.
+"""Executor `deepspeed`: ranks of the DeepSpeed launcher, on one machine or many with the output on a shared disk.
 
-Rank 0 says which chunks are missing; a counter in the ranks' own store says which of them comes next, so that a rank
-takes a chunk when it is free. A rank that dies ends the launcher's ranks; the next run does what is missing.
+Rank 0 determines the missing chunks; each idle rank takes the next one from a shared counter in the process group's
+store. If a rank dies, the launcher ends all ranks; the next run processes the chunks that are still missing.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ LOOK_EVERY_S = 0.2
 
 def start(task: Task, overrides: Sequence[str]) -> int:
     """Start the ranks on this machine with `overrides`, and wait; return their exit code."""
-    from launch.train import start_ranks
+    from launch.cluster.supervisor import start_ranks
 
     processes = task.processes or task.usual_processes()
     code = start_ranks("launch.rank", processes, [task.verb, *overrides], task.threads)
     if code == 0 and not (task.output / MANIFEST).is_file():
-        # DeepSpeed's launcher also answers 0 when a part of it was killed by a signal.
-        print(f"{task.output} was cut off: run the same command again to go on", file=sys.stderr)
+        # DeepSpeed's launcher also returns 0 if one of its processes was killed by a signal.
+        print(f"{task.output} is incomplete: run the same command again to resume", file=sys.stderr)
         return 1
     return code
 
 
 def work(task: Task, world: World) -> None:
-    """Be one rank: do chunks until none is left; rank 0 then puts them together."""
+    """Run one rank: process chunks until none is left; rank 0 then assembles the artifact."""
     import torch.distributed as dist
 
     store = dist.distributed_c10d._get_default_store()
@@ -56,7 +56,7 @@ def work(task: Task, world: World) -> None:
 
 
 def _missing(job: Job, world: World, store: Any, held: ExitStack) -> list[Chunk] | None:
-    """Return the missing chunks, the same on all ranks; None where the artifact is. Rank 0 holds the folder."""
+    """Return the missing chunks, the same on all ranks; None if the artifact is complete. Rank 0 locks the folder."""
     import torch
 
     flags = torch.zeros(len(job.chunks) + 1, dtype=torch.int64)
@@ -70,18 +70,18 @@ def _missing(job: Job, world: World, store: Any, held: ExitStack) -> list[Chunk]
         flags[:-1] = torch.tensor([int(chunk in wanted) for chunk in job.chunks])
 
     _first_does(world, store, BEGUN, look)
-    told = world.all_sum(flags.to(world.device)).tolist()
-    return None if told[-1] else [chunk for chunk, flag in zip(job.chunks, told, strict=False) if flag]
+    shared = world.all_sum(flags.to(world.device)).tolist()
+    return None if shared[-1] else [chunk for chunk, flag in zip(job.chunks, shared, strict=False) if flag]
 
 
 def _take(task: Task, job: Job, world: World, store: Any, missing: list[Chunk]) -> None:
-    """Do chunk after chunk, each the next that nobody has taken, until every rank is idle."""
+    """Take and process the next free chunk until none is left, then wait until every rank is idle."""
     worker = task.load(job, world.local_rank)
     store.set(f"{READY}/{world.rank}", json.dumps(worker.introduction()))
     world.barrier()
     with ExitStack() as stack:
         meter = stack.enter_context(job.meter(missing)) if world.first else None
-        if meter is not None:  # rank 0 speaks for all
+        if meter is not None:  # rank 0 reports for all
             for rank in range(world.size):
                 job.on_worker_ready(json.loads(store.get(f"{READY}/{rank}")), meter)
         shown: list[int] = []
@@ -96,7 +96,7 @@ def _take(task: Task, job: Job, world: World, store: Any, missing: list[Chunk]) 
 
 
 def _first_does(world: World, store: Any, name: str, action: Callable[[], object]) -> None:
-    """Let rank 0 do something that may take longer than ranks wait in a collective; all end alike."""
+    """Run an action on rank 0 that may outlast a collective's timeout; if it raises, all ranks raise."""
     problem: Exception | None = None
     if world.first:
         try:

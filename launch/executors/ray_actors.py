@@ -1,9 +1,9 @@
-"""Engine `ray`: actors of a Ray cluster that may grow, shrink and lose nodes. What is read
-and what is written lie where all nodes see them.
+"""Executor `ray`: actors on a Ray cluster that may grow, shrink and lose nodes. Inputs and outputs must be on storage
+that all nodes share.
 
-The driver hands a chunk to whichever actor is free. An actor that is lost gives its chunk back and is made again; Ray
-starts it when there is room. With processes=null the driver asks again and again how large the cluster is. Each actor
-writes its chunk itself, whole or not at all, so the driver may be lost too: the next run does what is missing.
+The driver gives the next chunk to an idle actor. A lost actor is replaced as soon as Ray has resources for a new one,
+and its chunk is retried. With processes=null, the driver polls the size of the cluster. Each actor writes its chunk
+atomically, so the driver may be lost too: the next run processes the chunks that are still missing.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from launch.executors.task import Task
 log = logging.getLogger(__name__)
 
 MOST_LOSSES = 5
-"""A chunk that was lost with so many actors is not given out again."""
+"""Number of actors lost at one chunk after which the job fails."""
 LOOK_EVERY_S = 5.0
-"""How often the cluster's size is asked for."""
+"""Interval at which the size of the cluster is polled."""
 
 
 class Actor:
-    """A worker of the cluster. Its code travels as the installed package, which every node must have."""
+    """A worker on the cluster. Every node must have the package installed: Ray does not ship its code."""
 
     def __init__(self, task: Task) -> None:
         from train.faults import arm
 
         arm()
-        self._computing = ExitStack()  # for as long as it lives
+        self._computing = ExitStack()  # never closed: lasts as long as the actor
         self._computing.enter_context(task.computing())
         self._worker = task.load(task.open(), 0)
 
     def ready(self) -> dict[str, Any]:
-        """Return what the worker tells of itself."""
+        """Return the worker's introduction."""
         return self._worker.introduction()
 
     def do(self, chunk: Chunk) -> tuple[int, ...]:
-        """Do and write a chunk; return what is counted."""
+        """Process and write a chunk; return its counts for the meter."""
         return self._worker.do(chunk)
 
 
 def run(task: Task, job: Job) -> None:
-    """Do what is missing on the cluster that RAY_ADDRESS names, or on one of this machine."""
+    """Process the missing chunks on the cluster at RAY_ADDRESS, or on a local one."""
     try:
         import ray
     except ImportError as error:
@@ -72,7 +72,7 @@ class _Driver:
         self._waiting = deque(missing)
         self._losses: dict[str, int] = {}
         self._asked: dict[Any, tuple[Any, Chunk | None]] = {}
-        """What each pending answer is of: its actor and chunk; None: that the actor is ready."""
+        """Actor and chunk by pending result; chunk None: the actor's call of ready()."""
         gpus = task.on_gpu and int(ray.cluster_resources().get("GPU", 0)) > 0
         needs = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": task.threads}
         self._actor = ray.remote(max_restarts=0, **needs)(Actor)
@@ -80,7 +80,7 @@ class _Driver:
         self._looked = 0.0
 
     def run(self) -> None:
-        """Hand out chunks until all are done."""
+        """Distribute chunks until all are done."""
         left = len(self._missing)
         with self._job.meter(self._missing) as meter:
             while left:
@@ -106,22 +106,24 @@ class _Driver:
                         self._asked[actor.do.remote(given)] = (actor, given)
 
     def _grow(self) -> None:
-        """Make actors until there are as many as asked for, or as the cluster has room for."""
+        """Create actors up to `processes`, or up to the capacity of the cluster."""
         if time.monotonic() - self._looked < LOOK_EVERY_S and self._asked:
             return
         self._looked = time.monotonic()
-        room = int(self._ray.cluster_resources().get(self._unit, 0)) // self._each
-        wanted = min(self._task.processes or max(1, room), max(1, len(self._waiting) + len(self._asked)))
+        capacity = int(self._ray.cluster_resources().get(self._unit, 0)) // self._each
+        wanted = min(self._task.processes or max(1, capacity), max(1, len(self._waiting) + len(self._asked)))
         for _ in range(wanted - len(self._asked)):
             actor = self._actor.remote(self._task)
             self._asked[actor.ready.remote()] = (actor, None)
 
     def _lost(self, chunk: Chunk | None, error: Exception) -> None:
-        name = chunk.name if chunk else "its start"
+        name = f"in chunk {chunk.name}" if chunk else "while starting"
         self._losses[name] = self._losses.get(name, 0) + 1
         if self._losses[name] >= MOST_LOSSES:
-            raise RuntimeError(f"{MOST_LOSSES} actors were lost at {name}; run again to go on: {error}")
-        log.warning("an actor was lost at %s: another takes its place", name)
+            raise RuntimeError(
+                f"{MOST_LOSSES} actors were lost {name}: run the same command again to resume (last error: {error})"
+            )
+        log.warning("an actor was lost %s: starting a replacement", name)
         if chunk is not None:
             self._waiting.appendleft(chunk)
         self._looked = 0.0

@@ -1,4 +1,4 @@
-"""What an engine is told of a verb's work."""
+"""Task: what an executor needs to run a verb."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ ENGINES = ("local", "deepspeed", "ray")
 
 
 class Task(Protocol):
-    """A verb and its settings: with it, any process of an engine opens the job and does chunks of it.
+    """A verb and its settings, from which any process of an executor can open the job and process its chunks.
 
-    It travels to other processes, so it holds settings and fingerprints alone.
+    A task is pickled to other processes, so it holds only settings and fingerprints.
     """
 
     verb: str
     output: Path
     """Folder of the artifact."""
     processes: int | None
-    """Workers that were asked for; None: as many as the machine or cluster is good for."""
+    """Number of workers requested; None: as many as the machine or cluster supports."""
     threads: int
-    """CPU threads of a worker."""
+    """CPU threads per worker."""
     on_gpu: bool
-    """Does a worker take a GPU where there is one?"""
-    thrift: str
-    """The settings to lower when memory is short."""
+    """Whether a worker uses a GPU if there is one."""
+    memory_hint: str
+    """Settings to lower when out of memory."""
 
     def open(self) -> Job:
-        """Open the job, as every process does. Raises ValueError for what cannot be."""
+        """Open the job; called in every process. Raises ValueError for invalid settings or inputs."""
 
     def load(self, job: Any, number: int) -> Worker:
-        """Make worker `number` of a job of this task's that has begun."""
+        """Create worker `number` for a job that `open` returned and that has begun."""
 
     def computing(self) -> AbstractContextManager[None]:
-        """Compute with `threads` threads inside the block."""
+        """Limit computation to `threads` threads inside the block."""
 
     def usual_processes(self) -> int:
-        """Return the workers that this machine is good for."""
+        """Return the default number of workers on this machine."""
 
 
 def check_engine(engine: str, processes: int | None) -> None:
-    """Raise ValueError for an engine that there is not, or for no process."""
+    """Raise ValueError for an unknown engine or fewer than one process."""
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} is unknown: use one of {list(ENGINES)}")
     if processes is not None and processes < 1:

@@ -1,4 +1,4 @@
-"""`pdpc inspect`: what is an artifact made of, is it whole, what does a step of an order hold?"""
+"""`pdpc inspect`: provenance and integrity of any artifact; plan and steps of an order."""
 
 from launch.inspect.artifact import run
 from launch.inspect.settings import InspectSettings

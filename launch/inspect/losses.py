@@ -1,4 +1,4 @@
-"""What each sample of a step costs a model: the run's own as it stood before the step, or one that is named."""
+"""Loss of each sample of a step, under the run's own checkpoint from before the step or under a given model."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from models.losses.loss_model import LossModel
 from train import checkpoint
 from train.checkpoint.decoder import load_decoder
 from train.export.export import newest_checkpoint
-from train.resume.runfolder import CHECKPOINTS
+from train.records.layout import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 8
-"""Samples in one forward pass."""
+"""Samples per forward pass."""
 
 
 def losses_of(subject: Subject, step: StepSamples, model: str | None) -> tuple[NDArray[np.float32], str]:
-    """Return each sample's mean loss in nats, float32 [B], and which model says so.
+    """Return each sample's mean loss in nats per token, float32 [B], and the name of the model.
 
-    Raises ValueError when there is neither a run nor a model, or no text to read.
+    Raises ValueError if there is neither a run nor a model, or there are no TOKENS.
     """
     tokens = subject.tokens
     if tokens is None:
-        raise ValueError("by_loss=true needs the text: give tokens=FOLDER")
-    asked, name = _load(subject, step.number, model, tokens)
-    if asked.vocab_size < tokens.vocab_size:
+        raise ValueError("by_loss=true needs the tokens: give tokens=FOLDER")
+    loaded, name = _load(subject, step.number, model, tokens)
+    if loaded.vocab_size < tokens.vocab_size:
         raise ValueError(
-            f"{name} knows {asked.vocab_size} tokens, {tokens.folder} uses {tokens.vocab_size}: give a model "
-            "of the same tokenizer"
+            f"the vocabulary of {name} has {loaded.vocab_size} tokens, that of {tokens.folder} {tokens.vocab_size}: "
+            "give a loss_model with the same tokenizer"
         )
-    parts = [mean_losses(asked, tokens, step.ids_B[start : start + AT_ONCE]) for start in range(0, len(step), AT_ONCE)]
+    parts = [mean_losses(loaded, tokens, step.ids_B[start : start + AT_ONCE]) for start in range(0, len(step), AT_ONCE)]
     return np.concatenate(parts), name
 
 
@@ -54,7 +54,7 @@ def _load(subject: Subject, number: int, model: str | None, tokens: Tokens) -> t
             raise ValueError("by_loss=true needs a model: inspect a RUN, or give loss_model=FOLDER")
         source = _before(subject.run.folder / CHECKPOINTS, number)
         done = int(source.name.removeprefix("step_"))
-        when = "before" if done < number else "which had read this step already: no earlier one is left"
+        when = "before this step" if done < number else "which has already seen this step: no earlier one is left"
         return load_decoder(source).to(device), f"the checkpoint of step {done:,}, {when}"
     folder = Path(model)
     if (folder / RUN).is_file():
@@ -69,7 +69,7 @@ def _load(subject: Subject, number: int, model: str | None, tokens: Tokens) -> t
 
 
 def _before(checkpoints: Path, number: int) -> Path:
-    """Return the newest whole checkpoint that had not read step `number`; where none is left, the oldest whole one."""
+    """Return the newest intact checkpoint from before step `number`; if none is left, the oldest intact one."""
     found = checkpoint.candidates(checkpoints)
     early = [folder for folder in found if checkpoint.step_of(folder) < number]
     for folder in [*early, *reversed(found[: len(found) - len(early)])]:
@@ -77,5 +77,5 @@ def _before(checkpoints: Path, number: int) -> Path:
             checkpoint.verified(folder)
             return folder
         except (ArtifactError, OSError) as error:
-            log.warning("checkpoint passed over: %s", error)
-    raise ArtifactError(f"{checkpoints} has no whole checkpoint: give loss_model=FOLDER")
+            log.warning("skipping a damaged checkpoint: %s", error)
+    raise ArtifactError(f"{checkpoints} has no intact checkpoint: give loss_model=FOLDER")

@@ -1,4 +1,4 @@
-"""`pdpc inspect` of an ORDER or a RUN: checks where they are asked for, then a summary with the plan, or a step."""
+"""`pdpc inspect` for an ORDER or a RUN: the checks if requested, then a summary with the plan, or one step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def inspect_order(settings: InspectSettings, console: Any) -> int:
-    """Print what the settings ask for; return 1 when a check fails."""
+    """Print the requested checks, and a summary or a step; return 1 if a check fails."""
     folder = Path(settings.folder)
     opening = open_run if (folder / RUN).is_file() else open_order
     subject = opening(folder, settings.tokens, settings.scores, settings.own_scores)
@@ -46,11 +46,11 @@ def _summarise(subject: Subject, settings: InspectSettings, console: Any) -> Non
         draw(view, Path(settings.picture))
         console.print(f"picture: {settings.picture}", markup=False)
     if not settings.verify:
-        console.print("sizes match; verify=true reads everything", markup=False)
+        console.print("sizes match; verify=true checks every byte, step and position", markup=False)
 
 
 def _checked(subject: Subject, settings: InspectSettings, console: Any) -> bool:
-    """Print a line a check; return whether none failed."""
+    """Print one line per check; return whether none failed."""
     from curriculum.audit.audit import audit
 
     parent = Order.open(settings.parent) if settings.parent else None
@@ -64,7 +64,7 @@ def _checked(subject: Subject, settings: InspectSettings, console: Any) -> bool:
 
 
 def _own_preference(order: Order, named: str | None) -> type[Preference] | None:
-    """Load the code that the user names, if it is what the order was arranged by; else raise ValueError."""
+    """Load the user's preference code. Raises ValueError if the order was arranged by other code or by PDPC's own."""
     from curriculum.preference.own import load, recorded
 
     if named is None:
@@ -72,7 +72,7 @@ def _own_preference(order: Order, named: str | None) -> type[Preference] | None:
     code = recorded(order.manifest.config)
     if code is None:
         raise ValueError(
-            f"preference_code={named}: {order.folder} was arranged by PDPC's own "
-            f"{order.manifest.config['preference']['name']}: leave it out"
+            f"preference_code={named}: {order.folder} was arranged by PDPC's own preference "
+            f"{order.manifest.config['preference']['name']}: leave preference_code out"
         )
     return load(named, code)

@@ -1,4 +1,4 @@
-"""The plan of an order as a picture: shares of the buckets, mean score and mix of sources over progress."""
+"""The plan of an order as a picture: bucket shares, mean score and source mix over progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DOTS_PER_IN = 200
 
 
 def draw(view: Overview, path: Path) -> None:
-    """Write the picture; the file's ending says whether as SVG or PNG. The same order gives the same SVG."""
+    """Write the picture as SVG or PNG, by the suffix of `path`. The same order gives the same SVG."""
     from matplotlib.figure import Figure
 
     from train.report import panels, theme

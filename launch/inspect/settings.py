@@ -1,4 +1,4 @@
-"""What `pdpc inspect` can be told."""
+"""Settings of `pdpc inspect`."""
 
 from __future__ import annotations
 
@@ -6,56 +6,58 @@ from dataclasses import dataclass
 from typing import Any
 
 RUN = "run.json"
-"""What a RUN folder is known by."""
+"""File that identifies a RUN folder."""
 PICTURES = (".svg", ".png")
 
 
 @dataclass(frozen=True)
 class InspectSettings:
-    """What `pdpc inspect` is told."""
+    """Settings of `pdpc inspect`."""
 
     folder: str
-    """ORDER, or a RUN and with it its order; of TOKENS, SCORES, a checkpoint or a benchmark the manifest is shown."""
+    """Folder of an ORDER or a RUN (shows its order too); for any other artifact, the manifest is shown."""
     verify: bool = False
-    """Read everything: checksums, and of an order every step and every position."""
+    """Verify all checksums and, for an order, every step and position."""
     step: int | None = None
-    """Show the samples behind this step, counted from 1 as in a run's log."""
+    """Show the samples of this step, counted from 1 as in a run's log."""
     samples: int = 6
-    """Samples of the step to show."""
+    """Number of the step's samples to show."""
     by_loss: bool = False
-    """Show the samples of the step that cost the most, under the run's last checkpoint before it."""
+    """Show the step's samples with the highest loss first, under the run's last checkpoint before the step."""
     loss_model: str | None = None
-    """Model that by_loss asks, in the place of the run's own: a RUN, a checkpoint or a Hugging Face folder."""
+    """Model for by_loss instead of the run's own: a RUN, a checkpoint or a Hugging Face folder."""
     tokens: str | None = None
-    """TOKENS folder that the order was made of: sources, documents and text. A run knows its own."""
+    """TOKENS folder of the order, for sources, documents and text; null: for a run, the path in its record."""
     scores: str | None = None
-    """SCORES folder. A run knows its own."""
+    """SCORES folder of the order; null: for a run, the path in its record."""
     own_scores: str | None = None
-    """Parquet of your own scores."""
+    """Parquet file with your own scores."""
     parent: str | None = None
-    """ORDER that a replanned order began as: verify=true then compares what was read and what was left."""
+    """ORDER that a replanned order was derived from; verify=true then checks its consumed and remaining part."""
     preference_code: str | None = None
-    """Code outside PDPC that an ORDER was arranged by, FILE.py:CLASS or an entry point's name: verify=true then finds
-    its buckets again. It runs only when it is named here, and only with the checksum that the ORDER recorded."""
+    """Code outside PDPC that the ORDER was arranged with, FILE.py:CLASS or an entry point's name; verify=true then also
+    checks its buckets. It runs only if given here, and only with the checksum recorded in the ORDER."""
     picture: str | None = None
-    """Picture of the plan to write, NAME.svg or NAME.png: shares of buckets, mean score, mix of sources."""
+    """Picture of the plan to write, NAME.svg or NAME.png: bucket shares, mean score, source mix."""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError(f"samples={self.samples} must be at least 1")
         if self.by_loss and self.step is None:
-            raise ValueError("by_loss=true needs step=N: the step whose samples to weigh")
+            raise ValueError("by_loss=true needs a step: give step=N")
         if self.loss_model is not None and not self.by_loss:
-            raise ValueError(f"loss_model={self.loss_model} is asked with by_loss=true alone: add it, or leave it out")
+            raise ValueError(f"loss_model={self.loss_model} needs by_loss=true: add it, or leave loss_model out")
         if self.picture is not None and not self.picture.endswith(PICTURES):
             raise ValueError(f"picture={self.picture} must end with {' or '.join(PICTURES)}")
         if self.parent is not None and not self.verify:
-            raise ValueError(f"parent={self.parent} is compared with verify=true alone: add it")
+            raise ValueError(f"parent={self.parent} needs verify=true: add it, or leave parent out")
         if self.preference_code is not None and not self.verify:
-            raise ValueError(f"preference_code={self.preference_code} is used with verify=true only: add it")
+            raise ValueError(
+                f"preference_code={self.preference_code} needs verify=true: add it, or leave preference_code out"
+            )
 
     @property
     def of_orders(self) -> dict[str, Any]:
-        """Keys with a value that orders alone know."""
+        """Keys that were given and only apply to orders."""
         keys = ("step", "by_loss", "tokens", "scores", "own_scores", "parent", "preference_code", "picture")
         return {key: getattr(self, key) for key in keys if getattr(self, key)}

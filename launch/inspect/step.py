@@ -1,4 +1,4 @@
-"""A step on the terminal: its samples with position, bucket, source, scores, documents and the start of their text."""
+"""A step on the terminal: its samples with position, bucket, source, scores, documents and the start of the text."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 MOST_DOCUMENTS = 6
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-"""Control characters: a source's name must not speak to the terminal."""
+"""Control characters: a source's name must not send escape sequences to the terminal."""
 
 
 def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool:
-    """Print a step; return whether the run, where there is one, consumed just these samples."""
+    """Print a step; return False if there is a run and it consumed other samples."""
     assert settings.step is not None
     step = samples_of_step(subject.order, settings.step, subject.columns)
     for line in _head(subject, step):
         console.print(line, markup=False, soft_wrap=True)
     same = True
     if subject.run is not None:
-        same, said = compared(subject.run, step)
-        console.print(f"consumed     {said}", markup=False, style="" if same else "bold red", soft_wrap=True)
+        same, text = compared(subject.run, step)
+        console.print(f"consumed     {text}", markup=False, style="" if same else "bold red", soft_wrap=True)
         for line in _recorded(subject.run, step.number):
             console.print(line, markup=False, soft_wrap=True)
     losses = None
@@ -40,7 +40,7 @@ def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool
 
         losses, model = losses_of(subject, step, settings.loss_model)
         mean = float(np.average(losses, weights=step.length_B))
-        console.print(f"loss         {mean:.4f} nats a token on the whole, under {model}", markup=False, soft_wrap=True)
+        console.print(f"loss         {mean:.4f} nats per token, under {model}", markup=False, soft_wrap=True)
     shown = np.arange(len(step)) if losses is None else np.argsort(-losses, kind="stable")
     console.print()
     decode = _decoder(subject.tokens)
@@ -48,30 +48,30 @@ def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool
         for line in _sample(subject, step, int(index), losses, decode, console.width):
             console.print(line, markup=False, no_wrap=True, crop=True, overflow="ellipsis")
     if settings.samples < len(step):
-        rest = "the others cost less" if losses is not None else "in the order of their positions"
+        rest = "highest loss first" if losses is not None else "by position"
         console.print(f"{settings.samples} of {len(step):,} samples, {rest}; samples=K shows more", markup=False)
     return same
 
 
 def compared(run: Run, step: StepSamples) -> tuple[bool, str]:
-    """Compare what a run consumed at a step with the order's; return whether they are the same, and what to say."""
+    """Compare the samples a run consumed at a step with the order; return whether they match, and a description."""
     from train.records.consumed import consumed_at
 
     found = consumed_at(run.folder, step.number - 1)
     if found is None:
-        return True, "the run has not recorded this step (yet)"
+        return True, "not recorded: the run has not reached this step"
     ours, theirs = np.sort(step.ids_B), np.sort(found)
     if len(ours) == len(theirs) and (ours == theirs).all():
-        return True, f"by the run just so: {len(found):,} samples"
+        return True, f"by the run as planned: {len(found):,} samples"
     extra, lacking = np.setdiff1d(theirs, ours), np.setdiff1d(ours, theirs)
     return False, (
-        f"DIFFERENT by the run: {len(found):,} samples for {len(step):,}; {len(extra)} not of the order"
-        f"{_examples(extra)}, {len(lacking)} of the order not consumed{_examples(lacking)}"
+        f"DIFFERENT: the run consumed {len(found):,} samples, the order has {len(step):,}; {len(extra)} not in the "
+        f"order{_examples(extra)}, {len(lacking)} in the order but not consumed{_examples(lacking)}"
     )
 
 
 def _examples(ids: NDArray[np.int64]) -> str:
-    return f" (as {', '.join(str(sample) for sample in ids[:3])})" if len(ids) else ""
+    return f" (such as {', '.join(str(sample) for sample in ids[:3])})" if len(ids) else ""
 
 
 def _head(subject: Subject, step: StepSamples) -> Iterator[str]:
@@ -79,7 +79,7 @@ def _head(subject: Subject, step: StepSamples) -> Iterator[str]:
     end = step.first + len(step)
     yield (
         f"STEP {step.number:,} of {order.steps:,} of {order.folder}: positions {step.first:,} to {end - 1:,}, stage "
-        f"{step.stage} of {len(order.stage_ends)}, {100 * end / len(order):.1f}% of the samples read after it"
+        f"{step.stage} of {len(order.stage_ends)}, {100 * end / len(order):.1f}% of the samples consumed after it"
     )
     buckets = [
         f"{bucket.name} {int(realised)} ({planned:.2f} planned)"
@@ -97,7 +97,7 @@ def _head(subject: Subject, step: StepSamples) -> Iterator[str]:
 
 
 def _recorded(run: Run, number: int) -> Iterator[str]:
-    """Yield what the run's metrics say of the stretch of steps that holds this one, and of the stretch before."""
+    """Yield the run's metrics from the record that covers this step, with the loss of the record before."""
     after = [record for record in run.train if record["step"] >= number]
     before = [record for record in run.train if record["step"] < number]
     if not after:
@@ -105,9 +105,9 @@ def _recorded(run: Run, number: int) -> Iterator[str]:
     first = (before[-1]["step"] if before else 0) + 1
     last = after[0]["step"]
     values = [f"{key} {after[0][key]:.4f}" for key in ("train/loss", "optim/grad_norm") if key in after[0]]
-    stretch = f"step {last:,}" if first == last else f"steps {first:,} to {last:,}"
+    covered = f"step {last:,}" if first == last else f"steps {first:,} to {last:,}"
     past = f" (train/loss {before[-1]['train/loss']:.4f} before)" if before and "train/loss" in before[-1] else ""
-    yield f"recorded     {', '.join(values)} over {stretch}{past}"
+    yield f"recorded     {', '.join(values)} over {covered}{past}"
 
 
 def _sample(
@@ -118,7 +118,7 @@ def _sample(
     decode: TextDecoder | None,
     letters: int,
 ) -> Iterator[str]:
-    """Yield the lines of one sample: what is known of it, and how its text begins."""
+    """Yield the lines of one sample: its known properties, and the start of its text."""
     order, sample = subject.order, int(step.ids_B[index])
     parts = [f"position {step.first + index:,}", f"sample {sample}"]
     if losses is not None:
@@ -132,16 +132,16 @@ def _sample(
     tokens = subject.tokens
     if tokens is not None:
         whole = origins(tokens, sample)
-        told = [f"{origin} ({count} tokens)" for origin, count in whole[:MOST_DOCUMENTS]]
+        names = [f"{origin} ({count} tokens)" for origin, count in whole[:MOST_DOCUMENTS]]
         more = f" and {len(whole) - MOST_DOCUMENTS} more" if len(whole) > MOST_DOCUMENTS else ""
-        parts.append(f"document{'' if len(whole) == 1 else 's'} {', '.join(told)}{more}")
+        parts.append(f"document{'' if len(whole) == 1 else 's'} {', '.join(names)}{more}")
     yield UNPRINTABLE.sub(" ", "  ".join(parts))
     if tokens is not None and decode is not None:
         yield f"    {beginning(tokens, sample, decode, letters)}"
 
 
 def _decoder(tokens: Tokens | None) -> TextDecoder | None:
-    """Return the tokenizer's way back to text."""
+    """Return the tokenizer's decode function; None without TOKENS."""
     if tokens is None:
         return None
     from curriculum.tokens.tokenizer import TextTokenizer

@@ -1,4 +1,4 @@
-"""What `pdpc inspect` looks at: an order, what it was made of, and the run that read it."""
+"""The subject of `pdpc inspect`: an order, its inputs, and the run that reads it."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """An order with what is known about its samples."""
+    """An order with the known columns of its samples."""
 
     order: Order
     columns: SampleColumns | None = None
-    """None where neither tokens nor own scores are given."""
+    """None if neither TOKENS nor own scores are given."""
     run: Run | None = None
     notes: list[str] = field(default_factory=list)
-    """What could not be opened, and why."""
+    """Inputs that could not be opened, and why."""
 
     @property
     def tokens(self) -> Tokens | None:
-        """TOKENS, where they are given."""
+        """TOKENS, if given."""
         return self.columns.tokens if self.columns is not None else None
 
 
 def open_order(folder: Path, tokens: str | None, scores: str | None, own_scores: str | None) -> Subject:
-    """Open an ORDER and what the user says it was made of. Raises ArtifactError where that is something else."""
+    """Open an ORDER and the inputs given by the user. Raises ArtifactError if the order was built from other inputs."""
     order = Order.open(folder)
     if scores is not None and tokens is None:
-        raise ValueError("scores are of TOKENS: give tokens=FOLDER too")
+        raise ValueError(f"scores={scores} needs the TOKENS that were scored: give tokens=FOLDER too")
     slice_name = order.manifest.facts["slice"]
     opened = Tokens.open(tokens, slice_name) if tokens is not None else None
     return Subject(order, _columns(order, opened, _scores(scores, slice_name), _own(own_scores)))
 
 
 def open_run(folder: Path, tokens: str | None, scores: str | None, own_scores: str | None) -> Subject:
-    """Open a RUN's order, tokens and scores where its record says they are, or where the user says.
+    """Open a RUN's order, tokens and scores at the paths in its record, or at those given by the user.
 
-    Raises ArtifactError when the order is gone; what else is gone is a note.
+    Raises ArtifactError if the order is missing; other missing inputs become notes.
     """
     from train.report.material import open_material
     from train.report.records import read_run
@@ -56,7 +56,7 @@ def open_run(folder: Path, tokens: str | None, scores: str | None, own_scores: s
     material = open_material([run])
     order = material.orders.get("run")
     if order is None:
-        raise ArtifactError(f"run {folder}: {material.missing['order/run']} Put it back, or inspect an order itself")
+        raise ArtifactError(f"run {folder}: {material.missing['order/run']} Restore it, or inspect the order directly")
     slice_name = order.manifest.facts["slice"]
     opened = Tokens.open(tokens, slice_name) if tokens is not None else material.tokens
     given = _scores(scores, slice_name) if scores is not None else material.scores if opened is not None else None
@@ -77,7 +77,7 @@ def _own(path: str | None) -> OwnScores | None:
 
 
 def _columns(order: Order, tokens: Tokens | None, scores: Scores | None, own: OwnScores | None) -> SampleColumns | None:
-    """Join them, and compare their fingerprints with the order's inputs."""
+    """Join the columns, and compare their fingerprints with the order's inputs."""
     if tokens is None and own is None:
         return None
     columns = SampleColumns(tokens, scores, own)
@@ -85,8 +85,8 @@ def _columns(order: Order, tokens: Tokens | None, scores: Scores | None, own: Ow
     for name, print_ in columns.inputs.items():
         if theirs.get(name, print_) != print_:
             raise ArtifactError(
-                f"{order.folder} was made of other {name.replace('_', ' ')} ({theirs[name]}) than {name}="
-                f"{_place(columns, name)} ({print_}): give those that it was made of"
+                f"{order.folder} was built from other {name.replace('_', ' ')} ({theirs[name]}) than {name}="
+                f"{_place(columns, name)} ({print_}): give those it was built from"
             )
     return columns
 

@@ -1,4 +1,4 @@
-"""An order on the terminal: what made it, its buckets, its plan in ten parts of progress."""
+"""An order on the terminal: its provenance, its buckets, and its plan in tenths of progress."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from curriculum.audit.overview import NO_SOURCE, Overview, shares
 from curriculum.order.order import Order
-from launch.inspect.lives import lines_of
+from launch.inspect.attempts import lines_of
 from launch.inspect.subject import Subject
 
 PARTS = 10
 MOST_SOURCES = 12
 LEVELS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
-"""Eighths of a letter's height."""
+"""Block characters in eighths of the full height."""
 
 
 def show(subject: Subject, view: Overview, console: Any) -> None:
@@ -42,34 +42,34 @@ def _lines(subject: Subject) -> Iterator[str]:
         yield ""
     yield f"ORDER {order.folder}"
     yield f"fingerprint   {manifest.fingerprint}"
-    yield f"made          {manifest.created_at} by PDPC {manifest.code_version}, seed {config['seed']}"
-    yield f"preference    {_told(config['preference'])}"
+    yield f"created       {manifest.created_at} by PDPC {manifest.code_version}, seed {config['seed']}"
+    yield f"preference    {_preference(config['preference'])}"
     for name, print_ in manifest.inputs.items():
         yield f"{name:<13} {print_}"
     if facts.get("ancestors"):
         yield f"ancestors     {', '.join(facts['ancestors'])}"
     if facts.get("replanned_at"):
         where = facts["replanned_at"]
-        yield f"replanned     after step {where['step']:,}, {where['cursor']:,} samples read"
+        yield f"replanned     after step {where['step']:,}, {where['cursor']:,} samples consumed"
     last = len(order) - (order.steps - 1) * order.batch_size
     short = f" (the last of {last:,})" if last != order.batch_size else ""
     steps = f"{order.steps:,} steps of {order.batch_size:,}{short}"
     yield f"samples       {len(order):,} in {steps}, slice {facts['slice']}"
     yield (
-        f"of these      {facts['different_samples']:,} different, {facts['repeated']:,} repeated; "
+        f"of these      {facts['different_samples']:,} distinct, {facts['repeated']:,} repeated; "
         f"{facts['left_out']:,} left out"
     )
     ends = ", ".join(f"{end:,}" for end in order.stage_ends)
     yield f"stages        {len(order.stage_ends)}, ending after steps {ends}"
     strata = [name for name in order.strata if name not in NO_SOURCE]
     if strata and not facts.get("ancestors"):
-        yield f"cells         {len(order.bucket_of_cell):,}: each bucket inside each of {_some(strata)}"
+        yield f"cells         {len(order.bucket_of_cell):,}: each bucket within each of {_some(strata)}"
     if facts.get("spread_evenly"):
-        yield f"spread evenly {_some(facts['spread_evenly'])}: too few distinct scores to part"
+        yield f"spread evenly {_some(facts['spread_evenly'])}: too few distinct scores to form buckets"
 
 
-def _told(preference: dict[str, Any]) -> str:
-    """Return a preference as its name and the parameters that say something."""
+def _preference(preference: dict[str, Any]) -> str:
+    """Return a preference as its name and its non-empty parameters."""
     rest = {key: value for key, value in preference.items() if key != "name" and value not in (None, {}, [], "")}
     parts = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in rest.items()]
     return f"{preference['name']} {' '.join(parts)}".rstrip()
@@ -90,8 +90,8 @@ def _buckets(order: Order, view: Overview) -> Any:
         share = f"{100 * total_K[index] / max(1, len(order)):.2f}%"
         table.add_row(bucket.name, between, f"{bucket.samples:,}", str(bucket.uses), f"{int(total_K[index]):,}", share)
     if len(edges) > 1:
-        told = [f"{name} {' '.join(f'{edge:.4g}' for edge in row)}" for name, row in edges.items()]
-        table.caption, table.caption_justify = f"edges by source: {_some(told)}", "left"
+        texts = [f"{name} {' '.join(f'{edge:.4g}' for edge in row)}" for name, row in edges.items()]
+        table.caption, table.caption_justify = f"edges by source: {_some(texts)}", "left"
     return table
 
 
@@ -100,11 +100,11 @@ def _edge(value: float | None, open_end: str) -> str:
 
 
 def _plan(view: Overview) -> Any:
-    """Return a table of shares: planned and realised by bucket, mean score, sources; a column a part of progress."""
+    """Return a table with a column per tenth of progress: bucket shares planned and realised, mean score, sources."""
     from rich.table import Table
 
     table = Table(
-        box=None, pad_edge=False, padding=(0, 1, 0, 0), title="PLAN, per cent of the batch", title_justify="left"
+        box=None, pad_edge=False, padding=(0, 1, 0, 0), title="PLAN, percent of the batch", title_justify="left"
     )
     table.add_column("progress up to", no_wrap=True)
     for end in view.edges_P[1:]:
@@ -129,11 +129,11 @@ def _percent(values: NDArray[np.float64]) -> list[str]:
 
 
 def sketch(view: Overview) -> Iterator[str]:
-    """Yield a line a bucket: its realised share over progress in letters of rising height."""
+    """Yield one line per bucket: its realised share over progress, drawn in block characters."""
     table = shares(view.realised_PK)
     top = max(float(table.max()), 1e-12)
     width = max(len(name) for name in view.buckets)
-    yield f"REALISED SHARE over progress, the highest letter is {100 * top:.0f}%"
+    yield f"REALISED SHARE over progress, full height is {100 * top:.0f}%"
     for index, name in enumerate(view.buckets):
         heights = np.ceil(table[:, index] / top * (len(LEVELS) - 1)).astype(int)
         yield f"{name:<{width}} {''.join(LEVELS[height] for height in heights)}"

@@ -1,1 +1,1 @@
-"""What every process of `pdpc score` does: open the job, load the reference models, score a chunk."""
+"""`pdpc score`: open the job, load the reference models, score chunks."""

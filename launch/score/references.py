@@ -1,4 +1,4 @@
-"""Reference models: what a folder holds, whether it fits TOKENS, and the loaded model."""
+"""Reference models: identify a folder, check that it fits TOKENS, and load the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from curriculum.scores.scorer import Reference
 from curriculum.tokens.tokenizer import TOKENIZER_FILE
 from curriculum.tokens.tokens import SLICES, Tokens
 from train import checkpoint
-from train.resume.runfolder import RUN, read_run
+from train.records.layout import RUN
+from train.records.run_json import read_run
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ def identity_of(folder: Path) -> str:
     """Return the fingerprint of a reference model's weights."""
     if (folder / RUN).is_file():
         if read_run(folder)["status"] != "finished":
-            raise ArtifactError(f"run {folder} is not finished: train it to its end before it scores")
+            raise ArtifactError(f"run {folder} is not finished: finish training before scoring with it")
         return open_manifest(_checkpoint(folder), checkpoint.KIND).fingerprint
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
@@ -39,10 +40,10 @@ def identity_of(folder: Path) -> str:
 
 
 def check_model(name: str, folder: Path, tokens: Tokens, vouched: bool) -> bool:
-    """Return whether a model scores the text and not the tokens: its tokenizer gives some token another id.
+    """Return whether a model must score the text rather than the token ids, because its tokenizer's ids differ.
 
-    Raises ValueError, before a weight is read, where nothing here can score TOKENS with the folder, and where it holds
-    no tokenizer.json and the user does not vouch for its tokens.
+    Raises ValueError, before any weights are read, if the folder's model cannot score TOKENS, or if the folder has no
+    tokenizer.json and the user does not vouch for its tokens.
     """
     if (folder / RUN).is_file():
         return False  # compared by fingerprint when it is loaded
@@ -65,8 +66,8 @@ def _other_tokens(name: str, folder: Path, tokens: Tokens) -> bool:
     file = folder / TOKENIZER_FILE
     if not file.is_file():
         raise ValueError(
-            f"model {name!r} at {folder} holds no {TOKENIZER_FILE}, so nothing says that its tokens are those of "
-            f"{tokens.folder}: put its {TOKENIZER_FILE} there, or vouch for it with same_tokens=[{name}]"
+            f"model {name!r} at {folder} has no {TOKENIZER_FILE}, so its token ids cannot be compared with those of "
+            f"{tokens.folder}: add its {TOKENIZER_FILE}, or vouch for it with same_tokens=[{name}]"
         )
     vocabularies = []
     for path in (file, tokens.tokenizer_folder / TOKENIZER_FILE):
@@ -88,7 +89,7 @@ def load_reference(
     on_text: bool,
     compiled: bool,
 ) -> Reference:
-    """Return a reference model with what is known of its making: our decoder, or another architecture as it is."""
+    """Return a reference model with its provenance: our decoder, or another architecture unchanged."""
     import torch
 
     from models import huggingface
@@ -103,8 +104,8 @@ def load_reference(
         decoder = load_decoder(_checkpoint(folder)).to(device, dtype)
         if decoder.config.max_seq_len < first.seq_len:
             raise ValueError(
-                f"run {folder} was trained on samples of {decoder.config.max_seq_len} tokens, {first.folder} has "
-                f"seq_len={first.seq_len}: it says nothing sound of what stands further on; train it on such samples"
+                f"run {folder} was trained on samples of {decoder.config.max_seq_len} tokens, but {first.folder} has "
+                f"seq_len={first.seq_len}: its losses beyond that length are meaningless; train it on samples that long"
             )
         _compile(decoder, compiled)
         return Reference(decoder, identity, prints["tokenizer"], prints["tokens"], overlaps=_overlaps(facts, tokens))
@@ -123,7 +124,7 @@ def load_reference(
 
 
 def _compile(model: LossModel, compiled: bool) -> None:
-    """Let our decoder compile its blocks; another architecture is compiled as a whole by torch."""
+    """Compile the model: our decoder block by block, another architecture as a whole."""
     if not compiled:
         return
     from dataclasses import replace
@@ -138,7 +139,7 @@ def _compile(model: LossModel, compiled: bool) -> None:
 
 
 def _first_token(folder: Path) -> int:
-    """Return the token that a model's texts begin with: bos, else eos, as lm-evaluation-harness takes it."""
+    """Return the token that a model's texts start with: bos, else eos, as in lm-evaluation-harness."""
     from models.huggingface.folder import read_json
 
     config = read_json(folder / "config.json", "name a folder written by save_pretrained")
@@ -148,14 +149,14 @@ def _first_token(folder: Path) -> int:
         if isinstance(value, int):
             return value
     raise ValueError(
-        f"{folder / 'config.json'} names neither bos_token_id nor eos_token_id: add the token that texts begin with"
+        f"{folder / 'config.json'} has neither bos_token_id nor eos_token_id: add the token that texts start with"
     )
 
 
 def _overlaps(facts: Mapping[str, Any], tokens: Mapping[str, Tokens]) -> dict[str, float]:
-    """Return, for each slice, what share of its documents a run was trained on, where TOKENS of the run still lie.
+    """Return, by slice, the share of its documents that a run was trained on, if the run's TOKENS still exist.
 
-    Only TOKENS of the same text can be compared: documents are known by their number in it.
+    Only TOKENS of the same text can be compared: documents are identified by their number in the text.
     """
     try:
         folder = Path(facts["paths"]["tokens"])

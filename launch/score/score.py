@@ -1,11 +1,11 @@
-"""`pdpc score`: reference models, from runs or Hugging Face folders, over every sample.
+"""`pdpc score`: the loss of every sample under reference models, from runs or Hugging Face folders.
 
-    pdpc score tokens=tokens models.weak=weak models.strong=strong output=scores          processes of this machine
-    pdpc score engine=deepspeed processes=2 tokens=...                                    ranks of this machine
-    deepspeed --hostfile hosts --module launch.rank score tokens=...                      ranks of many machines
-    pdpc score engine=ray tokens=...                                                      actors of a Ray cluster
+    pdpc score tokens=tokens models.weak=weak models.strong=strong output=scores          processes on this machine
+    pdpc score engine=deepspeed processes=2 tokens=...                                    ranks on this machine
+    deepspeed --hostfile hosts --module launch.rank score tokens=...                      ranks on many machines
+    pdpc score engine=ray tokens=...                                                      actors on a Ray cluster
 
-What is done stays done: run the same command again to go on, with any engine and any number of processes.
+Finished chunks are kept: run the same command again to resume, with any engine and any number of processes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from launch.score.settings import ScoreSettings
 
 
 def run(settings: ScoreSettings, overrides: Sequence[str] = ()) -> Scores | int:
-    """Score every sample of every slice under every model; return the scores, or the ranks' exit code."""
+    """Score every sample of every slice with every model; return the scores, or the ranks' exit code."""
     from launch.score.task import ScoreTask, open_job
     from train.faults import arm, fault
 

@@ -1,4 +1,4 @@
-"""What `pdpc score` is told."""
+"""Settings of `pdpc score`."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from train.settings.optimizer import PRECISIONS
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """What `pdpc score` is told."""
+    """Settings of `pdpc score`."""
 
     tokens: str
     """TOKENS folder."""
     output: str
-    """SCORES folder to write; what is done lies beside it in OUTPUT.chunks until all is."""
+    """SCORES folder to write; finished chunks are kept next to it in OUTPUT.chunks until all are done."""
     models: dict[str, str] = field(default_factory=dict)
-    """Reference models by name, each a RUN or a Hugging Face folder of any architecture: weak and strong give PD."""
+    """Reference models by name, each a RUN or a Hugging Face folder of any architecture; PD needs weak and strong."""
     slices: list[str] = field(default_factory=lambda: ["train", "validation"])
-    """Slices to score; the validation slice serves the held-out halves."""
+    """Slices to score; held-out loss by PD half needs the validation slice."""
     same_tokens: list[str] = field(default_factory=list)
-    """Names of models whose folder has no tokenizer.json and whose tokens you know to be those of TOKENS."""
+    """Names of models without a tokenizer.json whose token ids you know to match those of TOKENS."""
     batch_size: int = 32
-    """Samples in one forward pass."""
+    """Samples per forward pass."""
     precision: str = "fp32"
     """fp32, or bf16: about twice as fast, with losses that differ in the third decimal."""
     compile: bool = False
-    """Compile the models (torch.compile): slow to start, faster passes."""
+    """Compile the models with torch.compile: slower start, faster forward passes."""
     documents: bool = False
-    """Keep losses by document too, as a Parquet that `own_scores` takes; every batch is then scored twice."""
+    """Also write losses by document, as a Parquet file for own_scores; every batch is then scored twice."""
     engine: str = "local"
-    """local (processes of this machine), deepspeed (ranks) or ray (actors)."""
+    """local (processes on this machine), deepspeed (ranks) or ray (actors)."""
     processes: int | None = None
-    """Processes, ranks or actors; null: one a GPU, or one a core where there is none. Scores do not depend on it."""
+    """Number of processes, ranks or actors; null: one per GPU, or per CPU core without GPUs. Does not affect scores."""
     threads: int = 1
-    """CPU threads of each process. They change the last bits; on a busy machine they wait for each other."""
+    """CPU threads per process. Affects the last bits of scores; more threads are slow on a busy machine."""
     chunk_tokens: int | None = None
-    """Tokens of a chunk, which is done or not done; null: a 4096th of all, at least 2^16 and at most 2^24."""
+    """Tokens per chunk, the unit of resuming; null: 1/4096 of all tokens, at least 2^16 and at most 2^24."""
     first_tokens: int | None = None
-    """Score the first so many tokens of every sample; null: all. `trial` says what that loses."""
+    """Score only the first N tokens of each sample; null: all. Use trial to measure the loss of accuracy."""
     fraction: float | None = None
-    """Score a random share of the samples and predict the rest; null: all. With first_tokens, from those too."""
+    """Score a random fraction of the samples and predict the rest, also from first_tokens if set; null: score all."""
     trial: int | None = None
-    """Score so many samples exactly, print how near cheaper ways come, and write nothing."""
+    """Score N samples exactly, print how close cheaper methods come, and write nothing."""
     picture: str | None = None
-    """Picture to write at the end, NAME.svg or NAME.png: how PD is spread by source."""
+    """Picture to write at the end, NAME.svg or NAME.png: the distribution of PD by source."""
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -61,10 +61,10 @@ class ScoreSettings:
             if value is not None and value < 1:
                 raise ValueError(f"{key}={value} must be at least 1")
         if self.fraction is not None and not 0 < self.fraction < 1:
-            raise ValueError(f"fraction={self.fraction} must be between 0 and 1: leave it out to score all")
-        strangers = sorted(set(self.same_tokens) - set(self.models))
-        if strangers:
-            raise ValueError(f"same_tokens names {strangers[0]!r}, which is none of the models {sorted(self.models)}")
+            raise ValueError(f"fraction={self.fraction} must be between 0 and 1: leave it out to score all samples")
+        unknown = sorted(set(self.same_tokens) - set(self.models))
+        if unknown:
+            raise ValueError(f"same_tokens: {unknown[0]!r} is not one of the models {sorted(self.models)}")
         if self.documents and (self.first_tokens or self.fraction):
             raise ValueError("documents=true needs every token scored: leave out first_tokens and fraction")
         if self.picture is not None and Path(self.picture).suffix not in (".svg", ".png"):

@@ -1,4 +1,4 @@
-"""What every worker of `pdpc score` does, whichever engine started it: open the job, load the models, score a chunk."""
+"""A worker of `pdpc score` under any executor: open the job, load the models, score chunks."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ ROOF_TURNS = 3
 
 
 class ScoreTask:
-    """`pdpc score`, as the engines are told it. `identities` are the models' fingerprints where they are known."""
+    """`pdpc score` as a task for the executors. `identities`: fingerprints of the models, if known."""
 
-    verb, on_gpu, thrift = "score", True, "processes or batch_size"
+    verb, on_gpu, memory_hint = "score", True, "processes or batch_size"
 
     def __init__(self, settings: ScoreSettings, identities: Mapping[str, str] | None = None) -> None:
         self._settings, self._identities = settings, identities
         self.output, self.processes, self.threads = Path(settings.output), settings.processes, settings.threads
 
     def open(self) -> ScoringJob:
-        """Open TOKENS and look at the models' folders."""
+        """Open TOKENS and check the models' folders."""
         return open_job(self._settings, fault, self._identities)
 
     def load(self, job: ScoringJob, number: int) -> ScoringWorker:
-        """Load the models, each once, on the worker's device."""
+        """Load each model once, on the worker's device."""
         device = device_of(number)
         scorer = ChunkScorer(job.tokens, load_references(self._settings, job, device), job.options)
         if device.type == "cpu":
@@ -46,11 +46,11 @@ class ScoreTask:
         return ScoringWorker(job, scorer, roof_of(scorer))
 
     def computing(self) -> AbstractContextManager[None]:
-        """Compute with so many CPU threads inside the block."""
+        """Limit PyTorch to the task's CPU threads inside the block."""
         return threads(self.threads)
 
     def usual_processes(self) -> int:
-        """Return one process a GPU, or a core where there is none."""
+        """Return one process per GPU, or per core without GPUs."""
         import torch
 
         return torch.cuda.device_count() or cores()
@@ -61,9 +61,9 @@ def open_job(
     mark: Callable[[str], None] = lambda point: None,
     identities: Mapping[str, str] | None = None,
 ) -> ScoringJob:
-    """Open TOKENS and look at the models' folders. Raises ValueError, before a weight is read, for what cannot be.
+    """Open TOKENS and check the models' folders. Raises ValueError for unusable inputs before any weights are read.
 
-    `identities` are the models' fingerprints where they are known: they take reading the weights.
+    `identities`: fingerprints of the models, if known; computing them reads the weights.
     """
     tokens = {name: Tokens.open(settings.tokens, name) for name in settings.slices}
     first = next(iter(tokens.values()))
@@ -100,7 +100,7 @@ def load_references(settings: ScoreSettings, job: ScoringJob, device: torch.devi
 
 
 def device_of(worker: int) -> torch.device:
-    """Return the worker's GPU, dealt in turn, or the CPU."""
+    """Return the worker's GPU, assigned round-robin, or the CPU."""
     import torch
 
     count = torch.cuda.device_count()
@@ -109,7 +109,7 @@ def device_of(worker: int) -> torch.device:
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Compute with so many CPU threads inside the block."""
+    """Limit PyTorch to `number` CPU threads inside the block."""
     import torch
 
     before = torch.get_num_threads()
@@ -121,10 +121,10 @@ def threads(number: int) -> Iterator[None]:
 
 
 def roof_of(scorer: ChunkScorer) -> float:
-    """Return the tokens/s that the models' matrix products alone would allow in this process: its forward roof.
+    """Return the forward roof of this process: tokens/s if the models consisted only of their matrix products.
 
-    Every shape of weight is multiplied once with a few hundred rows and timed, 0.1 s or so; attention, norms and the
-    loss are not in it.
+    Times one product per weight shape with ROOF_ROWS rows, about 0.1 s in all; attention, norms and the loss are not
+    included.
     """
     import torch
 
@@ -147,7 +147,7 @@ def roof_of(scorer: ChunkScorer) -> float:
 
 
 def _product_s(weight: torch.Tensor) -> float:
-    """Return the seconds a token of a product with one weight, the best of a few turns."""
+    """Return the seconds per token of a product with one weight, the best of ROOF_TURNS."""
     import torch
 
     rows = ROOF_ROWS.get(weight.device.type, ROOF_ROWS["cpu"])

@@ -1,4 +1,4 @@
-"""`pdpc score trial=N`: what cheaper scores would lose, on N samples, before anybody pays for all."""
+"""`pdpc score trial=N`: how much accuracy cheaper scores lose, measured on N samples before scoring everything."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ from launch.score.task import device_of, load_references, threads
 
 FRACTIONS = (0.05, 0.1, 0.25)
 PARTS = (8, 4, 2)
-"""First tokens that are tried: the eighth, the quarter and the half of a sample."""
+"""Divisors of the sample length for first_tokens: an eighth, a quarter and a half of a sample."""
 BUCKETS = 2
 
 
 def show_trial(settings: ScoreSettings, job: ScoringJob, console: Console | None = None) -> list[CheapVariant]:
-    """Score samples exactly, compare the cheap ways on them, print a table, and return it."""
+    """Score samples exactly, compare the cheaper methods on them, print a table, and return its rows."""
     import torch
 
     tokens = job.tokens[settings.slices[0]]
-    assert settings.trial is not None, "called for a trial alone"
+    assert settings.trial is not None, "only called with trial"
     count = min(settings.trial, len(tokens))
     ids_N = np.sort(np.random.default_rng(0).choice(len(tokens), count, replace=False))
     references = load_references(settings, job, device_of(0))
     if any(reference.text is not None for reference in references.values()):
-        raise ValueError("trial: a model with a tokenizer of its own has no loss by token of TOKENS: leave trial out")
+        raise ValueError(
+            f"trial={settings.trial} needs losses per token of TOKENS, which a model with another tokenizer does not "
+            "give: leave trial out"
+        )
     losses: dict[str, list[NDArray[np.float32]]] = {name: [] for name in references}
     started = time.monotonic()
     with threads(settings.threads):
@@ -48,8 +51,8 @@ def show_trial(settings: ScoreSettings, job: ScoringJob, console: Console | None
 
 
 def _print(found: list[CheapVariant], count: int, seconds: float, console: Console) -> None:
-    table = Table(title=f"Cheaper scores beside exact ones, {count:,} samples", title_justify="left")
-    for title in ("score", "cost", "time of all, one process", "rank correlation", f"same of {BUCKETS} buckets"):
+    table = Table(title=f"Cheaper scores compared with exact ones, {count:,} samples", title_justify="left")
+    for title in ("score", "cost", "time for all, one process", "rank correlation", f"same of {BUCKETS} buckets"):
         table.add_column(title, justify="left" if title == "score" else "right")
     for way in (CheapVariant("exact", 1.0, 1.0, 1.0), *found):
         cells = (f"{way.cost:.0%}", f"{way.cost * seconds / 60:,.1f} min", f"{way.rank_correlation:.3f}")

@@ -1,4 +1,4 @@
-"""The benchmark that needs no peer runs from end to end at a small size."""
+"""The benchmark without peers runs from end to end at a small size."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from benchmarks import arrange_scale, report
 
 
-def test_arrange_scale_decides_all_that_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrange_scale_checks_all_its_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrange_scale, "finish", lambda result, keep: report.finish(result, keep=keep, folder=tmp_path))
     sizes = ["--samples", "20000", "--small", "2000", "--batch-size", "64", "--rounds", "1", "--opens", "2"]
     arrange_scale.main([*sizes, "--work", str(tmp_path / "work")])

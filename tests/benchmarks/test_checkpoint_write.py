@@ -1,4 +1,4 @@
-"""benchmarks.checkpoint_write: every side writes the state that it says it writes."""
+"""benchmarks.checkpoint_write: every side writes the whole state."""
 
 import pytest
 

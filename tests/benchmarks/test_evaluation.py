@@ -1,4 +1,4 @@
-"""The requests that both sides answer: as many as asked for, the same for the same seed, four to a question."""
+"""The requests for both sides: the requested number, deterministic given the seed, four per question."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def test_made_up_requests() -> None:
     assert len({context for context, _ in pairs}) == 40 // CHOICES
 
 
-def test_questions_of_a_folder_come_in_turn(tmp_path: Path) -> None:
+def test_questions_of_a_folder_alternate(tmp_path: Path) -> None:
     arc = [{"question": f"q{n}?", "choices": {"text": ["a", "b"]}} for n in range(2)]
     hella = [{"activity_label": "Work", "ctx": f"c{n}", "endings": ["x", "y"]} for n in range(2)]
     for name, rows in (("arc_easy", arc), ("hellaswag", hella)):
@@ -26,7 +26,7 @@ def test_questions_of_a_folder_come_in_turn(tmp_path: Path) -> None:
     assert pairs[0] == ("Question: q0?\nAnswer:", " a")
     assert pairs[2] == ("Work: c0", " x")
     assert pairs[4][0] == "Question: q1?\nAnswer:"
-    with pytest.raises(SystemExit, match="there are only 8, ask for fewer"):
+    with pytest.raises(SystemExit, match="there are only 8, request fewer"):
         requests({"requests": 9}, tmp_path)
-    with pytest.raises(SystemExit, match="holds no Parquet file"):
+    with pytest.raises(SystemExit, match="contains no Parquet file"):
         requests({"requests": 9}, tmp_path / "arc_easy")

@@ -1,4 +1,4 @@
-"""The GPU benchmark's logic: nothing is measured without a GPU; arithmetic, tables, and a dry run on the CPU."""
+"""The GPU benchmark without a GPU: nothing is measured; arithmetic, tables, and a dry run on the CPU."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import gpu
-from benchmarks.gpu_published import PUBLISHED, beside, mfu, peak_of
+from benchmarks.gpu_published import PUBLISHED, comparable, mfu, peak_of
 
 TINY = [
     *("--seq-len", "32", "--tokens", "64", "--micro-batch-size", "2"),
@@ -33,7 +33,7 @@ def test_without_a_gpu_nothing_is_measured(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_on_the_cpu_is_called_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_on_the_cpu_is_labelled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gpu.main(["--device", "cpu", "--size", "demo_weak", *TINY], folder=tmp_path)
     assert capsys.readouterr().out.count("CPU DRY RUN, not a GPU's figures") == 3
     assert [path.name for path in tmp_path.iterdir()] == ["gpu_dry_run.json"]
@@ -46,12 +46,12 @@ def test_a_dry_run_on_the_cpu_is_called_one(tmp_path: Path, capsys: pytest.Captu
     assert (step["devices"], step["published"], "mfu" in step) == (1, [], False)
     rows = {(row["backend"], row["documents"]): row for row in result["attention"]}
     assert rows["sdpa", "packed"]["ms"] > 0
-    assert "cuda alone" in rows["flash", "packed"]["not_run"]
+    assert "only on cuda" in rows["flash", "packed"]["not_run"]
     assert all(row["plain_ms"] > 0 and "CUDA" in row["liger_not_run"] for row in result["kernels"])
     assert [row["function"] for row in result["kernels"]] == ["rms_norm", "rotate", "swiglu", "linear_cross_entropy"]
 
 
-def test_steps_that_fail_are_a_row_that_says_why(tmp_path: Path) -> None:
+def test_failed_steps_are_a_row_with_the_reason(tmp_path: Path) -> None:
     row = gpu._step("demo_weak", {**vars(gpu._options(TINY)), "set": ["optimizer.lr=-1"]}, "cpu")
     assert "optimizer.lr=-1" in row["not_run"]
     assert gpu.with_mfu(row, 312e12) == {**row, "published": []}
@@ -80,11 +80,11 @@ def test_mfu_is_the_models_operations_over_the_cards_peak() -> None:
     assert "DRY RUN" not in text
 
 
-def test_published_rows_stand_beside_their_size_and_length() -> None:
+def test_published_rows_are_matched_by_size_and_length() -> None:
     assert {row.size for row in PUBLISHED} == {"1.3b", "3b"}
     assert all(0.4 < row.mfu < 0.7 and row.source.startswith("https://") for row in PUBLISHED)
-    assert {row.seq_len for row in beside("3b", 4096)} == {4096}
-    assert beside("7b", 2048) == []
+    assert {row.seq_len for row in comparable("3b", 4096)} == {4096}
+    assert comparable("7b", 2048) == []
     assert peak_of("NVIDIA A800-SXM4-80GB") == 312e12
     assert peak_of("NVIDIA L4") is None
 

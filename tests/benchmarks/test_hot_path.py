@@ -1,4 +1,4 @@
-"""The variants that are timed compute the same."""
+"""The timed variants compute the same values."""
 
 from argparse import Namespace
 

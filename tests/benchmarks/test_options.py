@@ -1,4 +1,4 @@
-"""The command lines refuse sizes that make no sense, before any data are made."""
+"""The command lines refuse invalid sizes before any data is written."""
 
 import importlib
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_docstring_opens_with_the_command(name: str) -> None:
     assert first.startswith(f"python -m benchmarks.{name} --samples ")
 
 
-def test_a_temporary_folder_goes_and_a_chosen_one_stays(tmp_path: Path) -> None:
+def test_a_temporary_folder_is_removed_and_a_given_one_stays(tmp_path: Path) -> None:
     with work_folder(None) as temporary:
         assert temporary.is_dir()
     assert not temporary.exists()

@@ -1,4 +1,4 @@
-"""A side runs in a process of its own, and its memory and its failure are seen from outside."""
+"""A side runs in a separate process, whose memory and failure are reported."""
 
 import subprocess
 import sys
@@ -23,12 +23,12 @@ def test_a_side_reports_its_time_and_its_own_peak(tmp_path: Path) -> None:
     assert 10 << 20 < facts["peak_bytes"] <= facts["peak_bound_bytes"] < 2 << 30
 
 
-def test_a_side_that_fails_is_an_error_with_its_last_words(tmp_path: Path) -> None:
+def test_a_side_that_fails_is_an_error_with_its_last_output(tmp_path: Path) -> None:
     with pytest.raises(SideError, match=r"(?s)'numpy' of arrange_memory ended with code 1.*nothing\.f32"):
         measure("arrange_memory", "numpy", {"scores": str(tmp_path / "nothing.f32")}, tmp_path)
 
 
-def test_processes_below_are_found_and_their_peak_is_theirs() -> None:
+def test_descendants_are_found_with_their_own_peaks() -> None:
     inner = f"import time; x = bytearray({LARGE}); print('ready', flush=True); time.sleep(60)"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
     parent = subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE)
@@ -46,7 +46,7 @@ def test_processes_below_are_found_and_their_peak_is_theirs() -> None:
     assert peak_bytes(child) == 0
 
 
-def test_scores_are_the_same_for_the_same_seed_and_are_read_as_written(tmp_path: Path) -> None:
+def test_scores_depend_only_on_the_seed_and_are_read_as_written(tmp_path: Path) -> None:
     path = write_scores(tmp_path, 3000, 5)
     score_N = np.concatenate(list(read_scores(path)))
     assert score_N.dtype == np.float32

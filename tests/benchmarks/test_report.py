@@ -1,4 +1,4 @@
-"""The JSON of a result is whole or not there, and says the same as the table."""
+"""The JSON of a result is written atomically, and says the same as the table."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def shown(made: Result, folder: Path, *, keep: bool = False) -> tuple[str, Path]
     return console.export_text(), path
 
 
-def test_json_says_what_was_measured_and_where(tmp_path: Path) -> None:
+def test_json_has_the_measurements_and_the_machine(tmp_path: Path) -> None:
     _, path = shown(result(), tmp_path)
     found = json.loads(path.read_text("utf-8"))
     assert path == tmp_path / "trial.json"
@@ -46,7 +46,7 @@ def test_json_says_what_was_measured_and_where(tmp_path: Path) -> None:
     assert found["machine"]["memory_bytes"] > 1 << 28
 
 
-def test_table_names_ratio_spread_and_verdict(tmp_path: Path) -> None:
+def test_the_table_has_ratio_spread_and_verdict(tmp_path: Path) -> None:
     text, _ = shown(result(), tmp_path)
     assert "theirs / ours" in text
     assert "3 x" in text
@@ -58,7 +58,7 @@ def test_table_names_ratio_spread_and_verdict(tmp_path: Path) -> None:
     assert "fewer than 5 rounds" not in shown(result(rounds=5), tmp_path)[0]
 
 
-def test_kept_results_have_a_folder_of_their_own(tmp_path: Path) -> None:
+def test_kept_results_have_a_separate_folder(tmp_path: Path) -> None:
     _, path = shown(result(), tmp_path, keep=True)
     assert path == tmp_path / "kept" / "trial.json"
     assert not (tmp_path / "trial.json").exists()

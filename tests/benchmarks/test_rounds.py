@@ -1,4 +1,4 @@
-"""Ratios, their spread, whose turn it is, and what counts as held."""
+"""Ratios, their spread, the order of the sides, and when a check is held."""
 
 import pytest
 
@@ -14,18 +14,18 @@ def test_spread_is_median_and_ends() -> None:
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    # the machine was three times slower in round two: the ratio does not see it
+    # the machine was three times slower in round two, which does not affect the ratio
     assert ratios([2.0, 6.0], [1.0, 3.0]) == [2.0, 2.0]
     assert spread(ratios([2.0, 6.0, 9.0], [1.0, 2.0, 3.0])) == Spread(3.0, 2.0, 3.0)
 
 
 @pytest.mark.parametrize(("upper", "lower"), [([1.0], [1.0, 2.0]), ([1.0], [0.0]), ([-1.0], [1.0])])
-def test_ratios_of_what_cannot_be_divided(upper: list[float], lower: list[float]) -> None:
+def test_ratios_of_invalid_values_are_refused(upper: list[float], lower: list[float]) -> None:
     with pytest.raises(ValueError, match="ratios: "):
         ratios(upper, lower)
 
 
-def test_every_side_has_every_turn() -> None:
+def test_every_side_has_every_position() -> None:
     assert turns(["a", "b", "c"], 3) == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]]
 
 

@@ -1,4 +1,4 @@
-"""Sides of benchmarks that have no test of their own, at a small size: they run and agree with each other."""
+"""Sides of benchmarks without a separate test, at a small size: they run and agree with each other."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ SIZES = (
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model with a tokenizer of bytes, as a Hugging Face folder."""
+    """A small model with a byte tokenizer, as a Hugging Face folder."""
     folder = tmp_path_factory.mktemp("llama")
     train_tokenizer(["text"], 257).save(folder / "tokenizer")
     config = DecoderConfig(
@@ -52,13 +52,13 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def models(tmp_path: Path) -> dict[str, Any]:
-    """Settings of `scoring` with both of its models written."""
+    """Settings of `scoring`, with both models written."""
     settings = {**vars(scoring._options(SIZES.split())), "models": str(tmp_path / "models")}
     scoring._write_models(settings)
     return settings
 
 
-def test_every_way_of_scoring_finds_the_same_losses(models: dict[str, Any]) -> None:
+def test_all_sides_of_scoring_find_the_same_losses(models: dict[str, Any]) -> None:
     ours = scoring.packed(models)
     assert ours["tokens"] == scoring.roof(models)["tokens"] == sum(len(ids) - 1 for ids in scoring.documents(models))
     assert len(ours["losses"]) == 6
@@ -87,7 +87,7 @@ def test_our_side_of_reading_reads_every_token(tmp_path: Path) -> None:
     assert facts["token_sum"] == sum(int(piece.sum(dtype=np.int64)) for piece in token_data.documents(10, 16, 3))
 
 
-def test_all_that_arrange_in_memory_give_every_sample_once(tmp_path: Path) -> None:
+def test_all_sides_of_arrange_memory_give_every_sample_once(tmp_path: Path) -> None:
     scores = arrange_memory._write_scores(tmp_path, 3000, seed=1)
     settings = {"scores": str(scores), "preference": "pdpc", "batch_size": 64, "seed": 1}
     sides = [arrange_memory.pdpc, arrange_memory.numpy]
@@ -113,6 +113,6 @@ def test_losses_of_texts_are_compared_with_both_peers(
     pq.write_table(pa.table({"text": ["one text", "another, a little longer"]}), tmp_path / "text.parquet")
     words = [str(llama), str(tmp_path / "text.parquet"), "--documents", "2", "--harness"]
     assert score_parity.main(words) == 0
-    said = capsys.readouterr().out
-    assert "transformers: 2 documents" in said
-    assert "lm-eval loglikelihood_rolling: 2 documents" in said
+    output = capsys.readouterr().out
+    assert "transformers: 2 documents" in output
+    assert "lm-eval loglikelihood_rolling: 2 documents" in output

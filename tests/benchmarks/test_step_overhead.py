@@ -1,11 +1,11 @@
-"""What a step costs outside DeepSpeed's calls: intervals between steps, less what the calls took."""
+"""The time of a step outside DeepSpeed's calls: intervals between steps minus the time of the calls."""
 
 import pytest
 
 from benchmarks.step_overhead import WARM_UP, Clock, _options
 
 
-def test_the_overhead_is_the_step_less_its_calls():
+def test_the_overhead_is_the_step_minus_its_calls():
     clock = Clock()
     clock.ends = [(10.0 + step, 0.75 * step) for step in range(WARM_UP + 4)]
     facts = clock.facts(3)
@@ -15,7 +15,7 @@ def test_the_overhead_is_the_step_less_its_calls():
         clock.facts(4)
 
 
-def test_calls_are_timed_and_answer_as_before():
+def test_timed_calls_return_the_same_values():
     clock = Clock()
     assert clock.around(lambda a, b: a + b, ends_step=True)(1, b=2) == 3
     assert len(clock.ends) == 1

@@ -1,4 +1,4 @@
-"""Training steps beside peers: the same work for every side, and what follows from what was measured."""
+"""Training steps compared with peers: the same work for every side, and the checks on the measurements."""
 
 import json
 from pathlib import Path
@@ -26,12 +26,12 @@ def test_batches_hold_documents_and_are_the_same_for_the_same_seed() -> None:
     assert int(packed.max()) < 97
 
 
-def test_positions_begin_anew_in_every_document() -> None:
+def test_positions_restart_in_every_document() -> None:
     ids = torch.tensor([[0, 5, 5, 0, 0, 5], [5, 5, 0, 5, 5, 5]])
     assert step_models.positions(ids).tolist() == [[0, 1, 2, 0, 0, 1], [0, 1, 0, 1, 2, 3]]
 
 
-def test_both_sides_compute_the_same_of_packed_samples(tmp_path: Path) -> None:
+def test_both_sides_compute_the_same_on_packed_samples(tmp_path: Path) -> None:
     from models.decoder import build
     from models.huggingface import export
 
@@ -55,7 +55,7 @@ def test_litgpt_has_as_many_parameters_as_ours() -> None:
     assert float(module(ids_BS).total) / ids_BS[:, 1:].numel() == pytest.approx(4.6, abs=0.3)  # log(97)
 
 
-def test_a_run_measures_steps_and_writes_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_measures_steps_and_writes_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.report.finish.__kwdefaults__", {"console": None, "folder": tmp_path})
     train_step.main([*SIZES.split(), "--steps", "1", "--sides", "pdpc_packed", "trainer_packed"])
     result = json.loads((tmp_path / "train_step.json").read_text())
@@ -69,7 +69,7 @@ def test_a_run_measures_steps_and_writes_what_it_found(tmp_path: Path, monkeypat
     assert [check["target"] for check in result["checks"]] == [1.3]
 
 
-def test_a_loss_that_nothing_learned_is_an_error() -> None:
+def test_an_implausible_loss_is_an_error() -> None:
     meter = train_step.Meter(SETTINGS)
     meter.seconds = 1.0
     assert meter.facts(4.5)["tokens_per_s"] == 3 * 2 * 48

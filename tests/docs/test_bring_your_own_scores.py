@@ -1,4 +1,4 @@
-"""The page runs as it stands: its Python from a Parquet of scores to batches, and every one of its commands."""
+"""The page's code runs unchanged: its Python, from a Parquet file of scores to batches, and each of its commands."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ SAMPLES = 40_000
 
 
 def commands():
-    """The words of the page's command lines, lines that end in a backslash joined."""
+    """Return the words of the page's command lines, with continued lines joined."""
     import shlex
 
     joined = re.sub(r" *\\\n *", " ", TEXT)
@@ -39,7 +39,7 @@ def scores():
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, scores):
-    """A folder as the page supposes it."""
+    """A working directory with the files that the page assumes."""
     monkeypatch.chdir(tmp_path)
     pq.write_table(pa.table(scores), "scores.parquet")
     Path("table.csv").write_text("progress,low,high\n0,3,1\n1,1,3\n")
@@ -60,7 +60,7 @@ def test_the_first_block_goes_from_scores_to_batches_in_twenty_lines(here, score
     assert np.mean(means[:30]) < -0.2 < 0.2 < np.mean(means[-30:])
 
 
-def test_the_blocks_run_one_after_the_other(here):
+def test_the_blocks_run_in_sequence(here):
     names = {"rank": 0, "world_size": 8, "dataset": range(SAMPLES), "train_step": lambda batch: None}
     for block in BLOCKS:
         exec(compile(block, str(PAGE), "exec"), names)

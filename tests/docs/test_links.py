@@ -1,4 +1,4 @@
-"""The pages for readers: their links lead somewhere, and the commands they show use keys that there are."""
+"""The documentation: its links resolve, and its commands use existing keys."""
 
 import re
 import shlex
@@ -32,7 +32,7 @@ ASSIGNMENT = re.compile(r"(\w+)=(.*)", re.DOTALL)
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The indented `pdpc VERB ...` lines of a page as words: lines that end in a backslash joined, variables put in."""
+    """Return the words of a page's indented `pdpc VERB ...` lines: continued lines joined, variables expanded."""
     joined = re.sub(r" *\\\n *", " ", page.read_text("utf-8"))
     variables: dict[str, str] = {}
     found = []
@@ -43,7 +43,7 @@ def commands(page: Path) -> list[list[str]]:
         try:
             split = shlex.split(words, comments=True)
         except ValueError:
-            continue  # an apostrophe in something else that is indented
+            continue  # an apostrophe in indented text that is not a command
         if len(split) == 1 and (assignment := ASSIGNMENT.fullmatch(split[0])):
             variables[assignment[1]] = assignment[2]
         elif split[:1] == ["pdpc"] and split[1] in VERBS:
@@ -52,7 +52,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def keys_of(schema: type, prefix: str = "") -> tuple[set[str], set[str]]:
-    """The dotted keys of a settings dataclass, and those among them that take names of the user's own below them."""
+    """Return the dotted keys of a settings dataclass, and those among them that take arbitrary names as subkeys."""
     hints = get_type_hints(schema)
     keys: set[str] = set()
     free: set[str] = set()
@@ -69,12 +69,12 @@ def keys_of(schema: type, prefix: str = "") -> tuple[set[str], set[str]]:
 
 
 def unknown(verb: str, words: list[str]) -> list[str]:
-    """The words of a command line whose key the verb does not have, or whose choice is not there."""
+    """Return the words of a command line with a key or a choice that the verb does not have."""
     schema, _, choices = VERBS[verb].load()
     words = as_overrides(words, schema, first=VERBS[verb].first)
     if verb == "launch":
-        words, handed_on = split_overrides(words)
-        wrong = unknown("train", handed_on)
+        words, train_words = split_overrides(words)
+        wrong = unknown("train", train_words)
     else:
         wrong = []
     keys, free = keys_of(schema)
@@ -95,16 +95,16 @@ def unknown(verb: str, words: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_relative_links_lead_to_files(page: Path) -> None:
+def test_relative_links_resolve(page: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8"))
     relative = [link.split("#")[0] for link in links if not re.match(r"[a-z]+:|#", link)]
     assert [link for link in relative if not (page.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("name", WITH_COMMANDS)
-def test_commands_use_keys_that_there_are(name: str) -> None:
+def test_commands_use_existing_keys(name: str) -> None:
     found = commands(ROOT / name)
-    assert len(found) >= 5, "the page's command lines are no longer found"
+    assert len(found) >= 5, "too few command lines found: has the page's format changed?"
     assert {" ".join([verb, *words]): wrong for verb, *words in found if (wrong := unknown(verb, words))} == {}
 
 
@@ -119,12 +119,12 @@ def test_commands_use_keys_that_there_are(name: str) -> None:
         "launch optimiser.lr=1",
     ],
 )
-def test_a_wrong_key_would_be_noticed(line: str) -> None:
+def test_a_wrong_key_is_noticed(line: str) -> None:
     verb, *words = line.split()
     assert unknown(verb, words) == words
 
 
-def test_task_files_of_the_page_are_the_stock_tasks_on_local_files() -> None:
+def test_task_files_on_the_page_match_the_stock_tasks() -> None:
     import lm_eval
     import yaml
 

@@ -1,4 +1,4 @@
-"""Fixtures of the launch tests: programs that leave neither processes nor files behind."""
+"""Fixtures of the launch tests: programs that leave no processes or files behind."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ TAG = "PDPC_TEST_TAG"
 
 
 def tagged(tag: str) -> list[int]:
-    """Return the living processes whose environment holds the tag: all that a program started, orphans too."""
+    """Return the live processes with the tag in their environment: all that a program started, including orphans."""
     wanted = f"{TAG}={tag}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -28,7 +28,7 @@ def tagged(tag: str) -> list[int]:
 
 @contextmanager
 def containment(folder: Path):
-    """Yield an environment for programs: homes and caches are in `folder`, and no process may be left at the end."""
+    """Yield an environment with homes and caches in `folder`; fail if a process started with it is left at the end."""
     tag = uuid.uuid4().hex
     home = folder / "home"
     (home / "tmp").mkdir(parents=True)
@@ -44,7 +44,7 @@ def containment(folder: Path):
 
 
 def kill_all(tag: str) -> None:
-    """SIGKILL every process of a containment at once, as a power cut would."""
+    """SIGKILL every process of a containment at once, like a power cut."""
     while left := tagged(tag):
         for pid in left:
             with suppress(ProcessLookupError):
@@ -60,12 +60,12 @@ def contained(tmp_path):
 
 @pytest.fixture
 def contained_pair(tmp_path):
-    """Two environments apart from each other."""
+    """Two isolated environments."""
     with containment(tmp_path / "first") as first, containment(tmp_path / "second") as second:
         yield first, second
 
 
 @pytest.fixture(scope="session")
 def power_cut():
-    """Kill all programs that were started in an environment."""
+    """Return a function that kills all programs started in an environment."""
     return lambda environment: kill_all(environment[TAG])

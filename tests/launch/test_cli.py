@@ -1,4 +1,4 @@
-"""The command line: help without weight, and bad input refused at the door in one paragraph."""
+"""The command line: fast help, and invalid input rejected with a one-line error before anything starts."""
 
 import json
 import os
@@ -26,8 +26,8 @@ from curriculum.tokens.job import run as prepare
 from curriculum.tokens.settings import PrepareSettings
 from curriculum.tokens.tokenizer import TokenizerSettings
 from curriculum.tokens.tokens import Tokens
-from launch import train as start
 from launch.cli import VERBS, main
+from launch.cluster import supervisor
 from models.config import DecoderConfig
 from models.decoder import build
 from models.huggingface import export
@@ -39,7 +39,7 @@ HEAVY = ("torch", "deepspeed", "transformers", "hydra", "datasets", "lm_eval", "
 
 
 def refused(capsys, *words):
-    """Run a verb that must refuse; return its one paragraph on the standard error."""
+    """Run a verb that must exit with code 2; return its one-line error."""
     code = main([str(word) for word in words])
     message = capsys.readouterr().err.strip()
     assert code == 2, message
@@ -51,16 +51,16 @@ def refused(capsys, *words):
 
 @pytest.fixture(autouse=True)
 def _nothing_starts(monkeypatch):
-    """Fail a test in which a refused run gets as far as its ranks."""
+    """Fail a test in which an invalid run starts its ranks."""
 
     def started(command, environment):
         pytest.fail(f"ranks were started: {command}")
 
-    monkeypatch.setattr(start, "supervise", started)
+    monkeypatch.setattr(supervisor, "supervise", started)
 
 
 def prepared(folder, text, **changes):
-    """Return TOKENS of a text with the shape of the session's."""
+    """Return TOKENS of a text with the same settings as `tokens_folder`."""
     settings = {"seq_len": 32, "validation_fraction": 0.1, "reference_fraction": 0.2, "seed": 1}
     tokenizer = TokenizerSettings(name=changes.pop("tokenizer", "train:300"))
     source = TextSettings(paths=[str(text)])
@@ -70,7 +70,7 @@ def prepared(folder, text, **changes):
 
 @pytest.fixture(scope="module")
 def other_tokens(tokens_folder, tmp_path_factory):
-    """TOKENS of the same text, split by another seed, with the same tokenizer."""
+    """TOKENS of the same text with the same tokenizer, split by another seed."""
     folder = tmp_path_factory.mktemp("other") / "tokens"
     return prepared(folder, tokens_folder.parent / "text", seed=2, tokenizer=str(tokens_folder / "tokenizer"))
 
@@ -93,7 +93,7 @@ def order(tokens_folder, tmp_path_factory):
 
 @pytest.fixture
 def train(tokens_folder, order, tmp_path):
-    """Words of a run that would start; a test spoils them."""
+    """Valid command lines of a run, for tests to spoil."""
 
     def words(**changes):
         keys = {
@@ -170,9 +170,9 @@ def test_the_module_runs_as_a_program():
 
 
 @pytest.mark.parametrize("words", [["doctor", "--faults"], ["train", "--help"], ["--version"], ["inspect", "tokens"]])
-def test_a_reader_that_has_left_is_no_failure(words, tokens_folder):
+def test_a_closed_pipe_is_no_failure(words, tokens_folder):
     reads, writes = os.pipe()
-    os.close(reads)  # as `| head` does when it has seen enough
+    os.close(reads)  # as `| head` does after its last line
     words = [str(tokens_folder) if word == "tokens" else word for word in words]
     command = [sys.executable, "-m", "launch.cli", *words]
     done = subprocess.run(command, cwd=ROOT, stdout=writes, stderr=subprocess.PIPE, text=True, timeout=60)
@@ -187,7 +187,7 @@ def test_curriculum_imports_neither_torch_nor_deepspeed():
 
 
 def leaves(schema, skip=(), prefix=""):
-    """Yield every dotted key of a settings dataclass with the text under it."""
+    """Yield every dotted key of a settings dataclass with its docstring."""
     hints, texts = get_type_hints(schema), field_docstrings(schema)
     for field in fields(schema):
         kind = hints[field.name]
@@ -294,7 +294,7 @@ def describe_run(folder, **facts):
 
 
 def reference_run(folder, tokens):
-    """Write a RUN folder with one checkpoint of an untrained decoder, as a run on `tokens` would leave it."""
+    """Write a RUN folder with one checkpoint of an untrained decoder, as written by a run on `tokens`."""
     part = Tokens.open(tokens, "reference")
     vocabulary = -(-part.vocab_size // 64) * 64
     config = DecoderConfig(
@@ -358,17 +358,17 @@ def test_a_hugging_face_model_of_another_tokenizer_scores_the_text(tmp_path, tok
     assert "on the text by its own tokenizer" in models["strong"]["scored_by"]
 
 
-def test_a_hugging_face_model_without_a_tokenizer_needs_a_word_for_it(capsys, tmp_path, tokens_folder):
+def test_a_hugging_face_model_without_a_tokenizer_needs_same_tokens(capsys, tmp_path, tokens_folder):
     fits = hugging_face_model(tmp_path / "weak", tokens_folder, tokens_folder / "tokenizer")
     bare = hugging_face_model(tmp_path / "strong", tokens_folder, tokens_folder / "tokenizer")
     (bare / "tokenizer.json").unlink()
     words = score_words(tokens_folder, fits, bare, tmp_path / "scores")
-    assert "holds no tokenizer.json" in refused(capsys, *words)
+    assert "has no tokenizer.json" in refused(capsys, *words)
     assert main([*words, "same_tokens=[strong]"]) == 0
 
 
 @pytest.mark.parametrize("kind", ["nowhere", "text"])
-def test_a_reference_model_that_is_none_is_refused(kind, capsys, tmp_path, tokens_folder):
+def test_a_folder_without_a_model_is_refused(kind, capsys, tmp_path, tokens_folder):
     folder = {"nowhere": tmp_path / "nowhere", "text": tokens_folder.parent / "text"}[kind]
     message = refused(capsys, *score_words(tokens_folder, folder, folder, tmp_path / "scores"))
     assert f"{folder} is neither a RUN folder nor a Hugging Face folder" in message
@@ -395,7 +395,7 @@ def test_an_order_of_other_tokens_is_not_overwritten(capsys, tokens_folder, othe
 
 
 def spoiled_scores(scores_folder, folder):
-    """Return a copy of SCORES in which one sample of every slice has a NaN."""
+    """Return a copy of SCORES with one NaN in every slice."""
     old = open_manifest(scores_folder, "scores")
     with create(folder, "scores", config={}, inputs=old.inputs) as draft:
         for name in ("train", "validation"):
@@ -582,7 +582,7 @@ def test_a_folder_that_is_no_run_is_refused(folder, capsys, tmp_path):
         capsys, "report", f"runs.shuffled={place}", f"runs.pdpc={place}", f"output={tmp_path / 'page.html'}"
     )
     assert str(place) in message
-    assert "give the folder of a run" in message
+    assert "give a run folder" in message
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "page.html").exists()
 
@@ -630,8 +630,11 @@ def test_demo_refuses_numbers_that_cannot_be(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 77])
-def test_the_exit_code_is_handed_on(code, contained):
-    program = f"import os, sys; from launch.train import supervise; sys.exit(supervise({exiting(code)!r}, os.environ))"
+def test_the_exit_code_is_passed_on(code, contained):
+    program = (
+        "import os, sys; from launch.cluster.supervisor import supervise; "
+        f"sys.exit(supervise({exiting(code)!r}, os.environ))"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=contained, timeout=60, check=False)
     assert done.returncode == code
 
@@ -642,7 +645,9 @@ def exiting(code):
 
 def test_a_killed_launcher_gives_its_signal(contained):
     killed = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
-    program = f"import sys, os; from launch.train import supervise; sys.exit(supervise({killed!r}, os.environ))"
+    program = (
+        f"import os, sys; from launch.cluster.supervisor import supervise; sys.exit(supervise({killed!r}, os.environ))"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=contained, timeout=60, check=False)
     assert done.returncode == 128 + signal.SIGKILL
 
@@ -659,10 +664,12 @@ time.sleep(600)
 
 
 def supervised(tmp_path, environment, *arguments):
-    """Start a supervisor of a launcher that spawns a child and sleeps; return it and the child's process id."""
+    """Start a supervisor whose launcher spawns a child and sleeps; return it and the child's process id."""
     (tmp_path / "sleepers.py").write_text(SLEEPERS)
     command = [sys.executable, str(tmp_path / "sleepers.py"), str(tmp_path / "child"), *arguments]
-    program = f"import os, sys; from launch.train import supervise; sys.exit(supervise({command!r}, os.environ))"
+    program = (
+        f"import os, sys; from launch.cluster.supervisor import supervise; sys.exit(supervise({command!r}, os.environ))"
+    )
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment)
     deadline = time.monotonic() + 60
     while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():
@@ -691,5 +698,5 @@ def test_supervise_gives_the_signal_handlers_back(monkeypatch):
     monkeypatch.undo()
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     assert threading.current_thread() is threading.main_thread()
-    assert start.supervise(exiting(3), os.environ) == 3
+    assert supervisor.supervise(exiting(3), os.environ) == 3
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before

@@ -1,1 +1,1 @@
-"""Campaigns that hurt a run on purpose, counted: `python -m tests.torture` (docs/torture.md)."""
+"""Fault-injection campaigns: `python -m tests.torture` (docs/torture.md)."""

@@ -1,4 +1,4 @@
-"""A shim over the calls that change a disk: it records them, and can let one of them fail."""
+"""A shim over the system calls that change a disk: it records them, and can make one of them fail."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class Call:
     path: str
     """Relative to the watched folder."""
     target: str = ""
-    """Of a rename."""
+    """Of a rename: the new path."""
     data: bytes = b""
     offset: int = 0
-    """Of a write, or the size that a file is cut to."""
+    """Of a write; for ftruncate, the new size."""
 
 
 @dataclass
 class Calls:
-    """What was called below `root`, in order."""
+    """The calls under `root`, in order."""
 
     root: Path
     fail_at: int | None = None
-    """The call with this number, from 0, fails with `error`."""
+    """Number of the call, from 0, that fails with `error`."""
     error: Callable[[], OSError] = field(default=lambda: OSError(28, "No space left on device"))
     calls: list[Call] = field(default_factory=list)
     failed: Call | None = None
@@ -42,7 +42,7 @@ class Calls:
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def inside(self, path: Any, folder: int | None = None) -> str | None:
-        """Return a path relative to the root, None when it lies elsewhere."""
+        """Return a path relative to the root, None if it is outside."""
         if isinstance(path, int):
             return self._paths.get(path)
         text = os.fspath(path)
@@ -53,7 +53,7 @@ class Calls:
         return None if relative.startswith("..") else relative
 
     def note(self, call: Call) -> None:
-        """Count a call; raise when it is the one that fails."""
+        """Record a call; raise if it is the one that must fail."""
         with self._lock:
             if self.fail_at == len(self.calls) and self.failed is None:
                 self.failed = call
@@ -63,7 +63,7 @@ class Calls:
 
 @contextmanager
 def watched(root: Path, fail_at: int | None = None, error: Callable[[], OSError] | None = None) -> Iterator[Calls]:
-    """Record what this process changes below `root` through the calls of CHANGING."""
+    """Record the changes that this process makes under `root` through the calls in CHANGING."""
     seen = Calls(root.resolve(), fail_at, **({"error": error} if error else {}))
     real: dict[str, Any] = {name: getattr(os, name) for name in (*CHANGING, "close")}
 

@@ -1,9 +1,9 @@
-"""Secrets in the environment, in overrides and in errors; runs that crash anywhere: none is written down (T23).
+"""Secrets in the environment, in overrides and in errors, with crashes at any point: none is written to a file (T23).
 
-A round is a run on one rank, W&B offline, cut off at a fault point and finished, then scored with, evaluated and
-reported. The environment holds keys and an address with a password; a benchmark task raises errors with all of them;
-verbs are given overrides that hold one. Passed: no byte of all that was written (records, checkpoints, W&B's folder,
-stacks, pages, what was said) is one of them, plainly, in an address, or in base64.
+A round is a run on one rank with W&B offline, which is killed at a fault point and resumed to its end, then used for
+scoring, evaluation and a report. The environment holds keys and a URL with a password; a benchmark task raises errors
+with all of them; verbs get overrides with one of them. Passed: no secret appears in any output (records, checkpoints,
+W&B's folder, stacks, pages, logs), whether in plain text, in a URL, or in base64.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 
 def planted(rng: np.random.Generator) -> tuple[dict[str, str], list[str]]:
-    """Return an environment with secrets, and the secrets: keys, and the password of an address."""
+    """Return an environment with secrets, and the secrets: keys, and the password in a URL."""
 
     def drawn(size: int, letters: str) -> str:
         return "".join(letters[int(i)] for i in rng.integers(0, len(letters), size))
@@ -60,25 +60,25 @@ def planted(rng: np.random.Generator) -> tuple[dict[str, str], list[str]]:
 
 
 def forms(secret: str) -> list[bytes]:
-    """Return the ways in which a secret may be written."""
+    """Return the encodings in which a secret may be written."""
     raw = secret.encode()
     coded = [base64.b64encode(b"\0" * shift + raw).decode()[4 if shift else 0 : -4] for shift in range(3)]
     return [text.encode() for text in (secret, quote(secret, safe=""), *coded, *(c.replace("/", "_") for c in coded))]
 
 
 def hits(folder: Path, secrets: Sequence[str]) -> Iterator[str]:
-    """Yield the files below a folder that hold a secret."""
+    """Yield the files under a folder that contain a secret."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             data = path.read_bytes()
             for number, secret in enumerate(secrets):
                 if any(form in data for form in forms(secret)):
                     at = next(data.find(form) for form in forms(secret) if form in data)
-                    yield f"{path.relative_to(folder)} holds secret {number} ({data[max(0, at - 60) : at]!r})"
+                    yield f"{path.relative_to(folder)} contains secret {number} ({data[max(0, at - 60) : at]!r})"
 
 
 def verb(words: Sequence[str]) -> int:
-    """Be `pdpc WORDS` in a forked process."""
+    """Run `pdpc WORDS` in a forked process."""
     import os
 
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE"):
@@ -94,24 +94,24 @@ class Round:
     def __init__(self, forks: Forks, material: Material, tasks: Path, work: Path, rng: np.random.Generator) -> None:
         self.forks, self.material, self.tasks, self.work, self.rng = forks, material, tasks, work, rng
         self.environment, self.secrets = planted(rng)
-        self.lives = 0
+        self.launches = 0
 
-    def life(self, target: str, words: Sequence[str], fault: str = "", output: str | None = None) -> int | None:
-        """Start a process, wait for its end and return its exit code."""
-        self.lives += 1
+    def launch(self, target: str, words: Sequence[str], fault: str = "", output: str | None = None) -> int | None:
+        """Start a process, wait for it and return its exit code."""
+        self.launches += 1
         arguments = {"words": list(words), **({"output": output} if output else {})}
         environment = {**self.environment, **({"PDPC_FAULT": fault} if fault else {})}
-        ranks = self.forks.start(target, arguments, 1, self.work / f"life_{self.lives}.log", environment)
+        ranks = self.forks.start(target, arguments, 1, self.work / f"launch_{self.launches}.log", environment)
         codes = ranks.wait(PATIENCE_S)
         ranks.kill()
         return codes[0]
 
     def pdpc(self, *words: str, fault: str = "") -> int | None:
         """Run a verb."""
-        return self.life("tests.torture.canaries:verb", words, fault)
+        return self.launch("tests.torture.canaries:verb", words, fault)
 
     def fault(self, groups: Sequence[str]) -> str:
-        """Draw a fault point of some groups, and what happens there."""
+        """Draw a fault point from some groups, and an action."""
         names = [n for n, point in POINTS.items() if n.split(".")[0] in groups and not point.poisons]
         name = names[int(self.rng.integers(len(names)))]
         return f"{name}:nth={int(self.rng.integers(1, 4))}:{ACTIONS[int(self.rng.integers(len(ACTIONS)))]}"
@@ -124,11 +124,11 @@ class Round:
     @property
     def words(self) -> list[str]:
         """The overrides of the run."""
-        asked = ["benchmarks.tasks=[leaky]", f"benchmarks.task_paths=[{self.tasks}]", "benchmarks.limit=2"]
-        return [*self.material.words, "tracker=wandb", "tracker.retry_s=0.2", "tracker.finish_s=5", *asked]
+        benchmarks = ["benchmarks.tasks=[leaky]", f"benchmarks.task_paths=[{self.tasks}]", "benchmarks.limit=2"]
+        return [*self.material.words, "tracker=wandb", "tracker.retry_s=0.2", "tracker.finish_s=5", *benchmarks]
 
     def refused(self) -> str | None:
-        """Give overrides that hold a secret; return what went wrong."""
+        """Give overrides that contain a secret; return what went wrong."""
         secret = self.secrets[int(self.rng.integers(len(self.secrets)))]
         given = (f"tracker.tags=['{secret}']", f"tracker.project='x {secret}'", f"tracker.group=https://u:{secret}@h/")
         key = given[int(self.rng.integers(len(given)))]
@@ -139,13 +139,13 @@ class Round:
         return None
 
     def trained(self, fault: str) -> str | None:
-        """Cut a run off at a fault point and finish it; return what went wrong."""
+        """Interrupt a run at a fault point and finish it; return what went wrong."""
         for drill in (fault, ""):
-            code = self.life("tests.torture.forks:train", self.words, drill, str(self.run))
+            code = self.launch("tests.torture.forks:train", self.words, drill, str(self.run))
         return None if code == DONE else f"after {fault} the run ended with {code}: {self.told()[-300:]}"
 
     def used(self) -> str | None:
-        """Score with a run, evaluate and report it; return what went wrong."""
+        """Score with a run, evaluate it and report it; return what went wrong."""
         scores = [f"tokens={self.material.order.folder.parent / 'tokens'}", f"output={self.work / 'scores'}"]
         scores += [f"models.weak={self.run}", f"models.strong={self.run}", "precision=fp32", "processes=1"]
         self.pdpc("score", *scores, fault=self.fault(["chunk"]))
@@ -156,29 +156,29 @@ class Round:
         return None if code == DONE else f"the report ended with {code}: {self.told()[-300:]}"
 
     def left(self) -> str | None:
-        """Look for the secrets in all that was written."""
+        """Search all written files for the secrets."""
         found = list(hits(self.work, self.secrets))
         if found:
             return f"{len(found)} hits: {'; '.join(found[:4])}"
         if REDACTED not in (self.run / "metrics.jsonl").read_text():
-            return "the task's error, with its secrets struck out, is not on record"
+            return "the task's error, with its secrets redacted, is not on record"
         if not list(self.run.glob("wandb/offline-run-*")):
             return "nothing was logged to W&B"
         return None
 
     def problem(self) -> str | None:
-        """Do all of it; return what went wrong."""
+        """Run the round; return what went wrong."""
         fault = self.fault(["world", "loop", "checkpoint", "tracker"])
         problem = self.refused() or self.trained(fault) or self.used() or self.left()
         return problem and f"{fault}: {problem}"
 
     def told(self) -> str:
-        """Return what the last life said."""
-        return (self.work / f"life_{self.lives}.log").read_text("utf-8", "replace")
+        """Return the log of the last launch."""
+        return (self.work / f"launch_{self.launches}.log").read_text("utf-8", "replace")
 
 
 def material_of(work: Path) -> tuple[Material, Path]:
-    """Write what runs read, and the task that tells secrets; return both."""
+    """Write the inputs of the runs, and the task that leaks secrets; return both."""
     material, tasks = Material.make(work / "material", samples=60, stages=2), work / "tasks"
     tasks.mkdir()
     (tasks / "leaky.yaml").write_text(TASK)

@@ -1,7 +1,7 @@
-"""SIGKILL of everything that `pdpc train` started, DeepSpeed's launcher and the supervisor too, then go on (T4).
+"""SIGKILL of all processes of `pdpc train`, including DeepSpeed's launcher and the supervisor, then resume (T4).
 
-The processes are new ones, as a user starts them, not forks. Passed: no process is left, and the run goes on to the
-undisturbed end. An attempt is a kill; one run takes up to KILLS of them.
+The processes are fresh ones, as started by a user, not forks. Passed: no process is left, and the resumed run ends like
+an undisturbed one. An attempt is a kill; one run takes up to KILLS of them.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def run(count: int, seed: int, work: Path) -> Tally:
 
 
 def one_run(material: Material, folder: Path, seed: int, kills: int) -> tuple[int, str | None]:
-    """Start a run up to `kills` times and kill all of it; return how often that was, and what went wrong."""
+    """Start a run up to `kills` times and kill all its processes; return the number of kills, and what went wrong."""
     draw, words = np.random.default_rng(seed), [*material.words, f"output={folder}", f"processes={RANKS}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PDPC_CASE": str(folder)}
     for killed in range(kills):
         steps = int(draw.integers(0, 4))
-        after_s = float(draw.uniform(0.0, 0.3 if steps else 4.0))  # without a step: while it starts
+        after_s = float(draw.uniform(0.0, 0.3 if steps else 4.0))  # no steps: during startup
         with open(folder.with_suffix(".log"), "ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "launch.cli", "train", *words], cwd=ROOT, env=environment, stdout=log, stderr=log
@@ -70,7 +70,7 @@ def one_run(material: Material, folder: Path, seed: int, kills: int) -> tuple[in
 
 
 def _wait_for_steps(folder: Path, steps: int, process: subprocess.Popen[bytes]) -> None:
-    """Wait until this life has put so many steps on record, or has ended."""
+    """Wait until this launch has recorded `steps` steps, or has ended."""
     metrics, deadline = folder / "metrics.jsonl", time.monotonic() + PATIENCE_S
 
     def lines() -> int:
@@ -78,12 +78,12 @@ def _wait_for_steps(folder: Path, steps: int, process: subprocess.Popen[bytes]) 
 
     before = lines()
     while lines() < before + steps and process.poll() is None and time.monotonic() < deadline:
-        before = min(before, lines())  # a resumed run drops what came after its checkpoint
+        before = min(before, lines())  # a resumed run drops the records after its checkpoint
         time.sleep(0.01)
 
 
 def _kill(folder: Path) -> None:
-    """Kill every process of the case, and what those have started meanwhile."""
+    """Kill all processes of the case, including those started meanwhile."""
     while pids := living(folder):
         for pid in pids:
             with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Flipped bits, cut, blanked and exchanged files: each is found, and named, before a resumed run uses it."""
+"""Flipped bits, truncated, zeroed and swapped files: each is detected, and named, before a resumed run uses it."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from tests.torture.material import RANKS, STEPS, make_run, settings_of
 from tests.torture.ranks import MadeUpEngine, on_ranks, same_state
 from train import checkpoint
 from train.inputs import open_inputs, verify_inputs
-from train.resume.runfolder import read_run
+from train.records.run_json import read_run
 
 FULL = 2500
 FLIPS = 0.8
-"""Share of the cases that flip one bit; the others cut, blank or exchange."""
+"""Share of the cases that flip one bit; the others truncate, zero or swap."""
 
 
-class _Named(logging.Handler):
-    """Keeps what the log says."""
+class _Messages(logging.Handler):
+    """Collects log messages."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
 
 def look(root: Path) -> tuple[str, Path | None]:
-    """Do what a start does before it trains; return all that was said of damage, and the checkpoint to go on from."""
-    heard = _Named()
+    """Do all checks of a start before training; return the messages about damage, and the checkpoint to resume from."""
+    handler = _Messages()
     logger = logging.getLogger("train.checkpoint")
-    logger.addHandler(heard)
+    logger.addHandler(handler)
     logger.propagate = False
     found = None
     try:
@@ -54,11 +54,11 @@ def look(root: Path) -> tuple[str, Path | None]:
         damaged = checkpoint.damaged_records(run, open_manifest(found, checkpoint.KIND) if found else None)
         checkpoint.set_aside(run, damaged)
     except (ArtifactError, ValueError) as error:
-        heard.said.append(str(error))
+        handler.messages.append(str(error))
     finally:
-        logger.removeHandler(heard)
+        logger.removeHandler(handler)
         logger.propagate = True
-    return "\n".join(heard.said), found
+    return "\n".join(handler.messages), found
 
 
 def read_again(root: Path) -> list[Path]:
@@ -94,7 +94,7 @@ def blank(path: Path, rng: np.random.Generator) -> str:
 
 
 def exchange(path: Path, rng: np.random.Generator) -> str:
-    """Exchange the newest checkpoint's file with another rank's, another step's, or the whole folder with another."""
+    """Swap the newest checkpoint's file with another rank's or another step's, or the whole folder with another."""
     newest, before = (path.parents[1] / f"step_{step:08d}" for step in (STEPS[-1], STEPS[-2]))
     name = f"rank_{int(rng.integers(RANKS)):05d}.safetensors"
     other = newest / f"rank_{1 - int(name[5:10]):05d}.safetensors"
@@ -104,11 +104,11 @@ def exchange(path: Path, rng: np.random.Generator) -> str:
     one.rename(aside)
     two.rename(one)
     aside.rename(two)
-    return f"exchanged with {two}"
+    return f"swapped with {two}"
 
 
 def draw(root: Path, rng: np.random.Generator) -> tuple[Path, Callable[[Path, np.random.Generator], str]]:
-    """Return a file and what happens to it: checkpoints half of the time, everything else for the rest."""
+    """Return a file and a way to damage it; half of the time the file is one of a checkpoint."""
     files = read_again(root)
     own = [path for path in files if "checkpoints" in path.parts]
     among = own if rng.random() < 0.5 else files
@@ -120,22 +120,22 @@ def draw(root: Path, rng: np.random.Generator) -> tuple[Path, Callable[[Path, np
 
 
 def problem_of(root: Path, rng: np.random.Generator) -> str | None:
-    """Damage one file; return what went wrong in finding it, None when it was found."""
+    """Damage one file; return what went wrong in its detection, None if it was detected."""
     path, way = draw(root, rng)
     done = f"{path.relative_to(root)}: {way(path, rng)}"
-    said, found = look(root)
+    messages, found = look(root)
     checkpoints = root / "run" / "checkpoints"
     step = checkpoint.step_of(found) if found else 0
-    if path.parent.name == f"step_{STEPS[0]:08d}" and way is not exchange:  # not the one that the run goes on from
-        return None if step == STEPS[-1] else f"{done}: step {step} is taken"
+    if path.parent.name == f"step_{STEPS[0]:08d}" and way is not exchange:  # the run does not resume from this one
+        return None if step == STEPS[-1] else f"{done}: the run resumes from step {step}"
     names = (
         [path.name, str(path.parent)] if checkpoints in path.parents else [path.name, f"{path.parent}/manifest.json"]
     )
-    if not any(name in said for name in names):
-        return f"{done}: not named ({said or 'nothing was said'})"
+    if not any(name in messages for name in names):
+        return f"{done}: not named ({messages or 'no message'})"
     if checkpoints in path.parents and not (way is exchange and step == 0):
         if step != STEPS[0]:
-            return f"{done}: step {step} is taken"
+            return f"{done}: the run resumes from step {step}"
         results = on_ranks(RANKS, lambda world: _loaded(found, world, step))
         if results != [True] * RANKS:
             return f"{done}: step {step} reads as {results}"
@@ -149,16 +149,16 @@ def _loaded(folder: Path | None, world: object, step: int) -> bool:
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Damage one file `count` times, each time of a whole run."""
+    """Damage one file of an intact run, `count` times."""
     tally = Tally("damage", seed=seed)
-    whole, hurt = work / "whole", work / "root"
-    make_run(hurt)  # at the place where it is damaged: its settings name paths
-    shutil.copytree(hurt, whole)
-    said, found = look(hurt)
-    assert not said, said
+    whole, damaged = work / "whole", work / "root"
+    make_run(damaged)  # created where it is damaged later: its settings contain paths
+    shutil.copytree(damaged, whole)
+    messages, found = look(damaged)
+    assert not messages, messages
     assert found is not None, "the undamaged run has no checkpoint"
     for case in case_seeds(seed, count):
-        shutil.rmtree(hurt)
-        shutil.copytree(whole, hurt)
-        tally.add(case, problem_of(hurt, np.random.default_rng(case)))
+        shutil.rmtree(damaged)
+        shutil.copytree(whole, damaged)
+        tally.add(case, problem_of(damaged, np.random.default_rng(case)))
     return tally

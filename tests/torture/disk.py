@@ -1,7 +1,7 @@
-"""The disk is full: at a size, at a call, on one rank. All ranks say so, and the checkpoint before stays.
+"""The disk is full: at a size, at a call, on one rank. All ranks report it, and the previous checkpoint stays.
 
-A case is one of: a limit of the file size (RLIMIT_FSIZE, in a process of its own), a call of the save that fails with
-one of ERRORS, a file system of few bytes (where one can be mounted), or a disk that says beforehand that it is full.
+A case is one of: a limit on the file size (RLIMIT_FSIZE, in a separate process), a system call of the save that fails
+with one of ERRORS, a small file system (if one can be mounted), or a disk that reports too little free space.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Fill the disk `count` times, each time in another way."""
+    """Fill the disk `count` times, in random ways."""
     tally = Tally("disk", seed=seed)
     template = work / "template"
     with quiet():
@@ -42,7 +42,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
         calls = calls_of_a_save(template, work / "counted")
         mountable = can_mount(work)
         if not mountable:
-            tally.notes.append("no file system can be mounted here: file size limits stand in for it")
+            tally.notes.append("no file system can be mounted here: file size limits are used instead")
         for case in case_seeds(seed, count):
             rng = np.random.default_rng(case)
             way = int(rng.integers(4))
@@ -58,7 +58,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
 
 
 def calls_of_a_save(template: Path, root: Path) -> int:
-    """Return how many calls that may fail a save makes."""
+    """Return the number of calls of a save that may fail."""
     shutil.copytree(template, root)
     with watched(root) as seen:
         on_ranks(RANKS, lambda world: save_step(root / "checkpoints", world, NEW))
@@ -66,7 +66,7 @@ def calls_of_a_save(template: Path, root: Path) -> int:
 
 
 def problem_of(root: Path, results: list[Any]) -> str | None:
-    """Return what is wrong after a save that did not go well, None when everything is as promised."""
+    """Return what is wrong after a save that may have failed, None if all promises hold."""
     if len({type(result) for result in results}) > 1 or len({str(result) for result in results}) > 1:
         return f"the ranks end differently: {results}"
     if not isinstance(results[0], (OSError, Path)):
@@ -75,7 +75,7 @@ def problem_of(root: Path, results: list[Any]) -> str | None:
         return f"no errno: {results[0]}"
     found = checkpoint.newest(root / "checkpoints")
     step = checkpoint.step_of(found) if found else 0
-    allowed = (NEW,) if isinstance(results[0], Path) else (OLD, NEW)  # NEW: only its folder's name was not synced
+    allowed = (NEW,) if isinstance(results[0], Path) else (OLD, NEW)  # NEW: only the sync of its folder's name failed
     if step not in allowed:
         return f"step {step} is found after {results[0]!r}"
     there = sorted(os.listdir(root / "checkpoints"))
@@ -91,22 +91,22 @@ def problem_of(root: Path, results: list[Any]) -> str | None:
     if read != [True] * RANKS:
         return f"step {step} reads as {read}"
     again = on_ranks(RANKS, lambda world: save_step(root / "checkpoints", world, NEW))
-    return None if all(isinstance(result, Path) for result in again) else f"with room again: {again}"
+    return None if all(isinstance(result, Path) for result in again) else f"with free space again: {again}"
 
 
 def at_a_call(template: Path, root: Path, number: int, code: int) -> str | None:
-    """Let one call of a save fail."""
+    """Make one call of a save fail."""
     fresh(template, root)
     with watched(root, number, lambda: OSError(code, os.strerror(code))) as seen:
         results = on_ranks(RANKS, lambda world: save_step(root / "checkpoints", world, NEW))
     problem = problem_of(root, results)
     if problem is None and seen.failed is not None and isinstance(results[0], Path):
-        problem = "the failure was not told"
+        problem = "the failure was not reported"
     return problem and f"{seen.failed and (seen.failed.name, seen.failed.path)} failed with {code}: {problem}"
 
 
 def announced(template: Path, root: Path, free: int) -> str | None:
-    """Let the disk say that less is free than is needed: nothing is written then."""
+    """Make the disk report less free space than needed: nothing must be written."""
     fresh(template, root)
     before, commit.free_bytes = commit.free_bytes, lambda _folder: free
     try:
@@ -120,7 +120,7 @@ def announced(template: Path, root: Path, free: int) -> str | None:
 
 
 def on_a_small_disk(template: Path, root: Path, free: int) -> str | None:
-    """Save on a file system on which so many bytes are free, and whose announcement of that is not heard."""
+    """Save to a file system with `free` bytes of free space, with the check of free space disabled."""
     with mounted(root):
         fresh(template, root / "run")
         there = os.statvfs(root)
@@ -137,7 +137,7 @@ def on_a_small_disk(template: Path, root: Path, free: int) -> str | None:
 
 
 def under_a_limit(template: Path, root: Path, limit: int) -> str | None:
-    """Save in a process whose files may not grow past a limit."""
+    """Save in a process with a limit on the file size."""
     fresh(template, root)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -145,15 +145,15 @@ def under_a_limit(template: Path, root: Path, limit: int) -> str | None:
     child.start()
     results = receiver.recv() if receiver.poll(60) else ["no answer"]
     child.join(60)
-    told = [OSError(code, text) if code is not None else text for code, text in results]
-    problem = problem_of(root, told)
-    if problem is None and isinstance(told[0], OSError) and told[0].errno != errno.EFBIG:
-        problem = f"errno {told[0].errno}"
+    errors = [OSError(code, text) if code is not None else text for code, text in results]
+    problem = problem_of(root, errors)
+    if problem is None and isinstance(errors[0], OSError) and errors[0].errno != errno.EFBIG:
+        problem = f"errno {errors[0].errno}"
     return problem and f"files of at most {limit} bytes: {problem}"
 
 
 def _limited(root: Path, limit: int, sender: Any) -> None:
-    torch.set_num_threads(1)  # makes torch's pool, which a fork breaks, anew before two ranks do so at once
+    torch.set_num_threads(1)  # recreates torch's pool, broken by the fork, before two ranks do so at once
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     results = on_ranks(RANKS, lambda world: save_step(root / "checkpoints", world, NEW))
     sender.send([(error.errno, str(error)) if isinstance(error, OSError) else (None, repr(error)) for error in results])
@@ -161,13 +161,13 @@ def _limited(root: Path, limit: int, sender: Any) -> None:
 
 
 def fresh(template: Path, root: Path) -> None:
-    """Put a RUN folder with one checkpoint in place."""
+    """Create a RUN folder with one checkpoint."""
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(template, root)
 
 
 def can_mount(work: Path) -> bool:
-    """Can this user mount a file system in memory?"""
+    """Return whether this user can mount a file system in memory."""
     try:
         with mounted(work / "probe"):
             return True
@@ -188,5 +188,5 @@ def mounted(folder: Path) -> Iterator[None]:
 
 
 def resized(folder: Path, size: int) -> None:
-    """Give a mounted file system another size in bytes."""
+    """Resize a mounted file system, in bytes."""
     subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True, capture_output=True)

@@ -1,8 +1,8 @@
 """A benchmark raises, crashes, hangs, runs out of memory or loses its data, at a random stage on a random rank (T20).
 
-Passed: the run ends with the weights of a healthy run, to the bit; its record of that stage names the task under
-stage/failed, those of other stages are the healthy run's; a task that ended the process is passed over by the next
-life; once it is mended, `pdpc evaluate stages=failed` gives record and answers of the healthy run, to 1e-6.
+Passed: the run ends with the weights of a healthy run, bit for bit; its record of that stage names the task under
+stage/failed, and its other stages match the healthy run; a task that ended the process is skipped by the next launch;
+once the task is fixed, `pdpc evaluate stages=failed` gives the healthy run's record and answers, to 1e-6.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import Forks, served
 from tests.torture.forks import train as rank_of
 from tests.torture.runs import MEASURED, PATIENCE_S, Ending, Material, forget
-from train.evaluation.answers import EVALUATIONS, read_answers
+from train.evaluation.answers import read_answers
+from train.records.layout import EVALUATIONS
 
 FULL = 50
 SOFT = ("raises", "no memory", "leaves", "sleeps", "loops")
-"""What the task's own code does, and the process survives."""
+"""Faults of the task's code that the process survives."""
 HARD = ("exits", "is killed", "segfaults", "aborts")
-"""What ends the process of one rank."""
+"""Faults that end the process of one rank."""
 DATA = ("gone", "torn", "shorter", "empty")
-"""What becomes of the task's data file between the run's start and the stage."""
+"""Changes of the task's data file between the run's start and the stage."""
 PLACES = ("question", "answer")
-"""Where the task's code misbehaves: when a question is built, when its answer is judged."""
+"""Where the task's code fails: when a question is built, or when its answer is scored."""
 TIMEOUT_S = 8.0
 STAGES = 3
 CODE = """
@@ -42,9 +43,9 @@ def misbehave(place):
     if at != place:
         return
     if kind == "raises":
-        raise KeyError("the task's own mistake")
+        raise KeyError("a bug in the task")
     if kind == "no memory":
-        raise MemoryError("the task's own")
+        raise MemoryError("in the task")
     if kind == "leaves":
         sys.exit(3)
     if kind == "exits":
@@ -66,23 +67,23 @@ def question(doc):
 
 def answer(doc, results):
     misbehave("answer")
-    return {"acc": results[doc["answer"]][0]}  # in nats: no two models give the same
+    return {"acc": results[doc["answer"]][0]}  # in nats: different for any two models
 """
 
 
 @dataclass(frozen=True)
 class Healthy:
-    """How runs end whose tasks behave."""
+    """The end of a run whose tasks work."""
 
     ending: Ending
     stages: list[dict[str, Any]]
-    """Records of the stages, but for MEASURED metrics."""
+    """Records of the stages, without MEASURED metrics."""
     answers: dict[str, Any]
-    """Of every stage, by file and measure."""
+    """Answers of all stages, by file and measure."""
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Let a task misbehave `count` times."""
+    """Make a task fail `count` times."""
     tally, struck = Tally("evaluation", seed=seed), dict[str, int]()
     plain = Material.make(work / "material", STAGES)
     write_tasks(work / "tasks")
@@ -106,13 +107,13 @@ def run(count: int, seed: int, work: Path) -> Tally:
 
 
 def _healthy(forks: Forks, plain: Material, material: Material, work: Path, size: int) -> Healthy:
-    """Run without a fault, with and without benchmarks: they must not move the weights."""
-    for folder, what in ((work / "without", plain), (work / "healthy", material)):
-        if problem := what.finish(forks, folder, size, ["checkpoints.keep_last=20"]):
+    """Run without a fault, with and without benchmarks, which must not change the weights."""
+    for folder, inputs in ((work / "without", plain), (work / "healthy", material)):
+        if problem := inputs.finish(forks, folder, size, ["checkpoints.keep_last=20"]):
             raise RuntimeError(f"the undisturbed run failed: {problem}")
     ending = Ending.of(work / "healthy")
     if ending.weights != Ending.of(work / "without").weights:
-        raise RuntimeError("benchmarks move the weights of a run")
+        raise RuntimeError("benchmarks change the weights of a run")
     found = Healthy(ending, stages_of(ending.records), answers_of(work / "healthy"))
     if len(found.stages) != STAGES or any("bench/faulty/acc" not in record for record in found.stages):
         raise RuntimeError(f"the undisturbed run has other stages: {found.stages}")
@@ -124,7 +125,7 @@ def _healthy(forks: Forks, plain: Material, material: Material, work: Path, size
 def one_run(
     forks: Forks, material: Material, wanted: Healthy, work: Path, seed: int, size: int
 ) -> tuple[str, str | None]:
-    """Let a task misbehave in a run of `size` ranks and mend it; return what was done and what went wrong."""
+    """Make a task fail in a run of `size` ranks, then fix it; return the fault and what went wrong."""
     draw = np.random.default_rng([seed, 1])
     stage = int(draw.integers(1, STAGES + 1))
     kind = str(draw.choice([*SOFT, *HARD, *DATA]))
@@ -133,14 +134,14 @@ def one_run(
     folder = work / "run"
     arguments = {"words": list(material.words), "output": str(folder), "misdeed": f"{kind}@{place}"}
     arguments |= {"stage": stage, "on": on, "data": str(work / "tasks" / "faulty.jsonl")}
-    lives = 2 if kind in HARD else 1
-    for life in range(lives):
+    launches = 2 if kind in HARD else 1
+    for launch in range(launches):
         ranks = forks.start("tests.torture.evaluation:rank", arguments, size, folder.with_suffix(".log"))
         codes = ranks.wait(PATIENCE_S)
         ranks.kill()
         ends = codes == [0] * size
-        if None in codes or ends != (life == lives - 1) or (not ends and 0 in codes):
-            return name, f"life {life + 1} ended with {codes}: {ranks.told()[-900:]}"
+        if None in codes or ends != (launch == launches - 1) or (not ends and 0 in codes):
+            return name, f"launch {launch + 1} ended with {codes}: {ranks.told()[-900:]}"
     problem = _wrong(folder, wanted, failed_stage=stage)
     if problem:
         return name, problem
@@ -150,15 +151,15 @@ def one_run(
     codes = ranks.wait(PATIENCE_S)
     ranks.kill()
     if codes != [0] * size:
-        return name, f"the mended evaluation ended with {codes}: {ranks.told()[-900:]}"
+        return name, f"the repeated evaluation ended with {codes}: {ranks.told()[-900:]}"
     return name, _wrong(folder, wanted, failed_stage=None)
 
 
 def _wrong(folder: Path, wanted: Healthy, failed_stage: int | None) -> str | None:
-    """Tell in what a finished run is not the healthy one, but for the faulty task at a stage that has failed."""
+    """Return how a finished run differs from the healthy one, ignoring the faulty task at a failed stage."""
     ending = Ending.of(folder)
     if ending.consumed != wanted.ending.consumed or ending.weights != wanted.ending.weights:
-        return "the final weights, or what was consumed, differ"
+        return "the final weights, or the consumed samples, differ"
     if ending.losses() != wanted.ending.losses():
         return "the training losses differ"
     for record, sound in zip(stages_of(ending.records), wanted.stages, strict=True):
@@ -177,11 +178,11 @@ def _wrong(folder: Path, wanted: Healthy, failed_stage: int | None) -> str | Non
     if missing != expected or not _alike(answers, {key: wanted.answers[key] for key in answers}):
         return f"the answers differ: {sorted(missing)} are missing"
     left = list((folder / EVALUATIONS).glob("*.tmp"))
-    return f"left lying: {left}" if left else None
+    return f"left behind: {left}" if left else None
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Tell whether two values are equal, numbers in them to 1e-6: another number of threads rounds in another way."""
+    """Return whether two values are equal, floats to 1e-6: rounding depends on the number of threads."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
@@ -197,7 +198,7 @@ def _of_failed(key: str, wanted: Healthy, stage: int) -> bool:
 
 
 def stages_of(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the last record of every stage, in their order, without MEASURED metrics."""
+    """Return the last record of every stage, in order, without MEASURED metrics."""
     last = {record["stage"]: record for record in records if record["kind"] == "stage"}
     return [
         {key: value for key, value in last[stage].items() if not key.startswith(MEASURED)} for stage in sorted(last)
@@ -214,7 +215,7 @@ def answers_of(folder: Path) -> dict[str, Any]:
 
 
 def write_tasks(folder: Path) -> None:
-    """Write three tasks of four-way questions; the code of `faulty` misbehaves where PDPC_MISDEED says so."""
+    """Write three tasks with questions of four choices; the code of `faulty` fails as PDPC_MISDEED says."""
     folder.mkdir(exist_ok=True)
     (folder / "misdeeds.py").write_text(CODE)
     rng = np.random.default_rng(5)
@@ -241,7 +242,7 @@ def write_tasks(folder: Path) -> None:
 
 
 def rank(words: list[str], output: str, misdeed: str, stage: int, on: int, data: str) -> int:
-    """Be a rank of a run in which something befalls a task at one stage, on one rank."""
+    """Run a rank of a run in which a task fails at one stage, on one rank."""
     from train import run as entry
 
     evaluate = entry._evaluate
@@ -260,7 +261,7 @@ def rank(words: list[str], output: str, misdeed: str, stage: int, on: int, data:
 
 
 def _spoil(path: Path, kind: str) -> None:
-    """Do something to a file; "whole" gives back what was there."""
+    """Change a file; "whole" restores it."""
     kept = path.with_suffix(".kept")
     if not kept.exists():
         kept.write_bytes(path.read_bytes())

@@ -1,11 +1,11 @@
-"""A process that has imported torch, DeepSpeed and our packages once, and forks ranks: a restart takes 0.1 s.
+"""A fork server: it imports torch, DeepSpeed and our packages once and forks ranks, so that a restart takes 0.1 s.
 
     with served() as forks:
         ranks = forks.start("tests.torture.forks:train", {"words": [...]}, world_size=2, log=Path("log"))
         ranks.kill()
         codes = ranks.wait(30)
 
-The server computes nothing and starts no threads, so that its children are as good as new processes.
+The server computes nothing and starts no threads, so that its children behave like new processes.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LOADED = "PDPC_TORTURE_LOADED"
-"""Environment variable of the first ranks: the file in which they leave the names of what they imported."""
+"""Environment variable of the first ranks: file for the names of the modules they imported."""
 
 
 @dataclass
 class Ranks:
-    """The processes of one life of a run."""
+    """The processes of one launch of a run."""
 
     forks: Forks
     pids: list[int]
     log: Path
 
     def kill(self, number: int = signal.SIGKILL, pids: Sequence[int] | None = None) -> None:
-        """Send a signal to all of the ranks, or to some."""
+        """Send a signal to all ranks, or to some."""
         for pid in self.pids if pids is None else pids:
             try:
                 os.kill(pid, number)
@@ -47,22 +47,22 @@ class Ranks:
                 continue
 
     def wait(self, timeout_s: float) -> list[int | None]:
-        """Wait until all have ended; return their exit codes by rank, negative for a signal, None for one that runs."""
+        """Wait until all have ended; return exit codes by rank, negative for a signal, None for a running rank."""
         return [
             None if code is None else int(code) for code in self.forks.ask("wait", pids=self.pids, timeout_s=timeout_s)
         ]
 
     def alive(self) -> bool:
-        """Is one of them running?"""
+        """Return whether a rank is still running."""
         return None in self.wait(0)
 
     def told(self) -> str:
-        """Return what the ranks have written."""
+        """Return the output of the ranks."""
         return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
 
 
 class Forks:
-    """The server, from the outside."""
+    """Client of the server."""
 
     def __init__(self) -> None:
         words = [sys.executable, "-m", "tests.torture.forks"]
@@ -85,7 +85,7 @@ class Forks:
     def __exit__(self, *_error: object) -> None:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        self._server.stdin.close()  # the server kills what is left, reaps it and leaves
+        self._server.stdin.close()  # the server then kills and reaps its children, and exits
         try:
             self._server.wait(20)
         except subprocess.TimeoutExpired:
@@ -101,7 +101,7 @@ class Forks:
         log: Path,
         environment: Mapping[str, str] | None = None,
     ) -> Ranks:
-        """Fork a rank each that calls `target` ("module:function") with the arguments; they write to `log`."""
+        """Fork ranks that call `target` ("module:function") with the arguments and write to `log`."""
         pids = self.ask(
             "start",
             target=target,
@@ -113,7 +113,7 @@ class Forks:
         return Ranks(self, pids, log)
 
     def ask(self, what: str, **words: Any) -> Any:
-        """Send the server a request and return its answer."""
+        """Send a request to the server and return its answer."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps({"what": what, **words}) + "\n")
@@ -129,7 +129,7 @@ _shared: list[Forks] = []
 
 @contextmanager
 def served() -> Iterator[Forks]:
-    """Give the server that is open around this block, or one of its own: starting one takes seconds."""
+    """Yield the enclosing block's server, or start one for this block: starting one takes seconds."""
     if _shared:
         yield _shared[-1]
         return
@@ -142,7 +142,7 @@ def served() -> Iterator[Forks]:
 
 
 def train(words: Sequence[str], output: str) -> int:
-    """Be a rank of `python -m train` with these overrides and `output`; composed once by the server."""
+    """Run a rank of `python -m train` with these overrides and `output`; the settings are composed by the server."""
     from train import __main__
     from train.distributed import entry
 
@@ -152,7 +152,7 @@ def train(words: Sequence[str], output: str) -> int:
 
 
 def work(words: Sequence[str]) -> int:
-    """Be a rank of `python -m launch.rank`."""
+    """Run a rank of `python -m launch.rank`."""
     from launch.rank import main
 
     return main(list(words))
@@ -167,7 +167,7 @@ def _composed(words: tuple[str, ...]) -> Any:
 
 
 class _Server:
-    """The server, from the inside."""
+    """Implementation of the server."""
 
     def __init__(self) -> None:
         self.codes: dict[int, int] = {}
@@ -194,7 +194,7 @@ class _Server:
                 place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_SIZE": world_size}
                 place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PDPC_SUPERVISOR_PID": os.getppid()}
                 os.environ.update({key: str(value) for key, value in place.items()}, **environment)
-                self._be(function, arguments, log)
+                self._run_rank(function, arguments, log)
             pids.append(pid)
         self.alive.update(pids)
         return pids
@@ -219,8 +219,8 @@ class _Server:
         if self.loaded:
             self.loaded.unlink(missing_ok=True)
 
-    def _be(self, function: Any, arguments: dict[str, Any], log: str) -> None:
-        """Be a rank and end."""
+    def _run_rank(self, function: Any, arguments: dict[str, Any], log: str) -> None:
+        """Run a rank in this process and exit."""
         code = 1
         try:
             out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -241,7 +241,7 @@ class _Server:
             os._exit(code)
 
     def _warm_up(self) -> None:
-        """Import what the first ranks have imported, so that the later ones find it there."""
+        """Import the modules that the first ranks imported, so that later ones do not have to."""
         if self.warm or self.loaded is None or not self.loaded.exists():
             return
         self.warm = True
@@ -251,7 +251,7 @@ class _Server:
             if name not in sys.modules and not name.startswith(("__", "wandb")):
                 try:
                     importlib.import_module(name)
-                except Exception:  # a module that must not be imported by itself is imported by whoever needs it
+                except Exception:  # some modules cannot be imported directly
                     continue
 
 
@@ -266,17 +266,17 @@ def serve() -> None:
     import train.run  # noqa: F401
 
     torch.set_num_threads(1)
-    _ = deepspeed.ops.__compatible_ops__  # asks a compiler, once for all
+    _ = deepspeed.ops.__compatible_ops__  # calls a compiler, once for all ranks
     server = _Server()
     for line in sys.stdin:
-        asked = json.loads(line)
-        answer = getattr(server, asked.pop("what"))(**asked)
+        request = json.loads(line)
+        answer = getattr(server, request.pop("what"))(**request)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
     server.close()
 
 
 if __name__ == "__main__":
-    from tests.torture import forks  # under its own name, so that `train` is one function
+    from tests.torture import forks  # not as __main__, so that `train` is the same function
 
     forks.serve()

@@ -1,11 +1,11 @@
-"""Files whose headers and bytes were changed at random, in every format that is opened: read, or refused by name (T25).
+"""Randomly changed headers and bytes in every file format that is opened: read, or refused by name (T25).
 
-A case changes one file in a way that fits its format: values of a JSON document (sizes that are huge, negative, nan,
-text, null, nested a thousand deep), numbers of a binary header, cuts, holes, random bytes. In two of three cases the
-manifest is forged to vouch for it, so that the reader itself has to see. Passed: the reader takes it, or raises
-ValueError or OSError with the file's name in its message, within 5 s, and runs nothing (some files are those of
-`poison`). All cases run in a child that may take 512 MB
-more than it begins with; a child that dies has failed the case it was at.
+A case changes one file in a way that fits its format: values in a JSON document (huge or negative sizes, nan, text,
+null, a thousand levels of nesting), numbers in a binary header, truncation, holes, random bytes. In two of three cases
+the manifest is forged to match, so that the reader itself has to detect the change. Passed: the reader accepts the
+file, or raises ValueError or OSError with the file's name in the message, within 5 s, and runs no code (some files are
+those of `poison`). All cases run in a child process that may use 512 MB more than at its start; if the child dies, its
+current case has failed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.torture.ranks import quiet
 
 FULL = 100_000
 SPARE_BYTES = 512 << 20
-"""More address space than at the beginning: a reader that allocates what a header asks for does not get it."""
+"""Address space beyond that at the start: not enough for a reader that trusts a huge size in a header."""
 LIMIT_S = 5.0
 READY = "ready"
 ODD = (
@@ -61,11 +61,11 @@ ODD = (
         {"a": {"b": []}},
     ),
 )
-"""What stands in the place of a value."""
+"""Replacements for a JSON value."""
 POISONED = 0.03
 DEEP = '"DEEP"'
 NUMBERS = (0, 1, -1, 2**31 - 1, -(2**31), 2**32 - 1, 2**40, 2**62, 2**63 - 1, -(2**63))
-"""What stands in the place of an integer of a binary file."""
+"""Replacements for an integer in a binary file."""
 
 
 class TooLongError(BaseException):
@@ -73,7 +73,7 @@ class TooLongError(BaseException):
 
 
 def mutated_json(data: bytes, rng: np.random.Generator) -> bytes:
-    """Return a JSON document in which some values are others, gone, or given twice."""
+    """Return a JSON document in which some values are replaced, removed, or duplicated."""
     value = json.loads(data)
     for _ in range(int(rng.integers(1, 4))):
         value = _changed(value, rng)
@@ -84,7 +84,7 @@ def mutated_json(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _changed(value: Any, rng: np.random.Generator) -> Any:
-    """Return a JSON value in which one place, wherever it lies, is another."""
+    """Return a JSON value with one change at a random place."""
     if isinstance(value, (dict, list)) and value and rng.random() < 0.85:
         keys = list(value) if isinstance(value, dict) else range(len(value))
         key = keys[int(rng.integers(len(keys)))]
@@ -106,7 +106,7 @@ def _changed(value: Any, rng: np.random.Generator) -> Any:
 
 
 def mutated_bytes(data: bytes, rng: np.random.Generator) -> bytes:
-    """Return bytes of which some are cut off, others, moved or more."""
+    """Return bytes with some removed, changed, moved or inserted."""
     out = bytearray(data)
     for _ in range(int(rng.integers(1, 4))):
         at = int(rng.integers(len(out) + 1)) if rng.random() < 0.6 else int(rng.integers(min(len(out), 64) + 1))
@@ -132,7 +132,7 @@ def mutated_bytes(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def mutated_lines(data: bytes, rng: np.random.Generator) -> bytes:
-    """Return lines of JSON of which one is another."""
+    """Return lines of JSON with one changed."""
     lines = data.split(b"\n")
     at = int(rng.integers(max(1, len(lines) - 1)))
     with contextlib.suppress(ValueError):
@@ -141,7 +141,7 @@ def mutated_lines(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def mutated_header(data: bytes, rng: np.random.Generator) -> bytes:
-    """Return a safetensors file in which the header says something else."""
+    """Return a safetensors file with a changed header."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     if "__metadata__" in header and "starts" in header["__metadata__"] and rng.random() < 0.3:
@@ -155,7 +155,7 @@ def mutated_header(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def mutated_chunk(data: bytes, rng: np.random.Generator) -> bytes:
-    """Return a chunk in which the first header says something else."""
+    """Return a chunk with a changed first header."""
     head, _, rest = data.partition(b"\n")
     return mutated_json(head, rng) + b"\n" + rest
 
@@ -166,11 +166,11 @@ MUTATE: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
     ".safetensors": mutated_header,
     ".chunk": mutated_chunk,
 }
-"""By the file's ending, beside `mutated_bytes`, which fits every file."""
+"""Mutations by file extension, in addition to `mutated_bytes`, which fits any file."""
 
 
 def changed(path: Path, data: bytes, bad: dict[str, bytes], rng: np.random.Generator) -> bytes:
-    """Return other contents for a file; now and then one of `bad`, which run code in a careless reader."""
+    """Return changed contents for a file; sometimes one of `bad`, which runs code in a careless reader."""
     if rng.random() < POISONED:
         names = list(bad)
         return bad[names[int(rng.integers(len(names)))]]
@@ -186,7 +186,7 @@ def _bad(canary: Path) -> dict[str, bytes]:
 
 
 def forge(path: Path, data: bytes) -> dict[Path, bytes]:
-    """Let the manifest that lists a file vouch for these contents; return what it was before."""
+    """Forge the entry of the manifest that lists a file to match its contents; return the manifest's old contents."""
     for folder in (path.parent, path.parent.parent):
         manifest = folder / MANIFEST
         if path == manifest or not manifest.is_file():
@@ -203,7 +203,7 @@ def forge(path: Path, data: bytes) -> dict[Path, bytes]:
 
 
 def sealed(data: bytes) -> bytes:
-    """Return a document that has a checksum of its own with one that fits, where that can be."""
+    """Return a document with its own checksum field recomputed, if possible."""
     try:
         fields = json.loads(data)
         return json.dumps({**fields, "checksum": checksum_of(fields)}).encode()
@@ -212,7 +212,7 @@ def sealed(data: bytes) -> bytes:
 
 
 def problem_of(root: Path, case: int, whole: dict[str, bytes], places: dict[str, Callable[[Path], None]]) -> str | None:
-    """Change one file, open it, and put it back; return what went wrong."""
+    """Change one file, open it, and restore it; return what went wrong."""
     rng = np.random.default_rng(case)
     names = list(places)
     place = names[int(rng.integers(len(names)))]
@@ -247,7 +247,7 @@ def problem_of(root: Path, case: int, whole: dict[str, bytes], places: dict[str,
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Open `count` changed files in a child; one that dies is followed by another."""
+    """Open `count` changed files in a child process, which is restarted if it dies."""
     from tests.torture.fuzz_places import make_all
 
     tally = Tally("fuzz", seed=seed)
@@ -256,30 +256,30 @@ def run(count: int, seed: int, work: Path) -> Tally:
         make_all(root)
     cases = case_seeds(seed, count)
     (work / "cases.json").write_text(json.dumps(cases))
-    began, first = time.monotonic(), 0
+    started, first = time.monotonic(), 0
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment["ARROW_DEFAULT_MEMORY_POOL"] = "system"
     while first < count:
         words = [sys.executable, "-m", "tests.torture.fuzz", str(root), str(work / "cases.json"), str(first)]
-        told = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        ready, *lines = told.stdout.splitlines() or [""]
+        child = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        ready, *lines = child.stdout.splitlines() or [""]
         if ready != READY:
-            raise RuntimeError(f"the child did not begin: {told.stderr[-600:]}")
+            raise RuntimeError(f"the child did not start: {child.stderr[-600:]}")
         for line in lines:
             number, _, problem = line.partition(" ")
             tally.add(cases[int(number)], None if problem == "ok" else problem)
         first += len(lines)
         if first < count:
-            tally.add(cases[first], f"the reader died with code {told.returncode}: {told.stderr[-300:]}")
+            tally.add(cases[first], f"the reader died with code {child.returncode}: {child.stderr[-300:]}")
             first += 1
             _restore(root, make_all)
-    rate = count / (time.monotonic() - began)
-    tally.notes.append(f"{rate:.0f} files a second in {len(_places())} places")
+    rate = count / (time.monotonic() - started)
+    tally.notes.append(f"{rate:.0f} files per second in {len(_places())} places")
     return tally
 
 
 def _restore(root: Path, make: Callable[[Path], None]) -> None:
-    """Make the files anew: the child died while one of them was changed."""
+    """Write the files again: the child died while one of them was changed."""
     shutil.rmtree(root)
     with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         make(root)
@@ -292,13 +292,13 @@ def _places() -> dict[str, Callable[[Path], None]]:
 
 
 def main(root: Path, cases: list[int], first: int) -> None:
-    """Be the child: one line a case."""
+    """Run the child: print one line per case."""
     import logging
 
     places = _places()
     whole = {place: (root / place).read_bytes() for place in places}
     logging.disable(logging.CRITICAL)
-    for place, read in places.items():  # imports, pools and caches are there before the limit
+    for place, read in places.items():  # so that imports, pools and caches exist before the limit is set
         with _named(place):
             read(root)
     resource.setrlimit(resource.RLIMIT_AS, (_address_space() + SPARE_BYTES, resource.RLIM_INFINITY))
@@ -317,7 +317,7 @@ def _named(place: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise AssertionError(f"{place} cannot be read when nothing was changed: {error!r}") from error
+        raise AssertionError(f"{place} cannot be read unchanged: {error!r}") from error
 
 
 def _too_long(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""What `fuzz` changes: a file of every format that is opened, and the reader that opens it."""
+"""The files that `fuzz` changes, one of every format that is opened, and the readers that open them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from curriculum.scores.own import OwnScores
 from curriculum.scores.scores import Scores
 from curriculum.scores.sums import sum_up
 from curriculum.tokens.bytes import byte_lengths
-from curriculum.tokens.encoded import summary_of, told
+from curriculum.tokens.encoded import metadata_of, summary_of
 from curriculum.tokens.foreign.datatrove import open_datatrove
 from curriculum.tokens.foreign.files import ForeignFile
 from curriculum.tokens.foreign.megatron import open_megatron
 from curriculum.tokens.tokenizer import TextTokenizer
 from curriculum.tokens.tokens import Tokens
 from curriculum.work.chunks import Chunk, ChunkFolder
-from launch.evaluate.model import own_settings
+from launch.evaluate.stages import own_settings
 from models import huggingface
 from tests.torture import poison
 from tests.torture.material import STEPS
@@ -35,11 +35,11 @@ from train import checkpoint
 from train.evaluation.answers import Items, read_answers, write_answers
 from train.evaluation.attempts import Attempts
 from train.records.consumed import consumed_at, forget_consumed, read_consumed
+from train.records.run_json import read_run
 from train.records.skipped import skipped_until
 from train.report.records import read_run as read_report
 from train.report.wandb.replay import wandb_settings
 from train.resume.lineage import ChangedRun, check_resume
-from train.resume.runfolder import read_run
 from train.settings import TrainSettings
 from train.tracking import read_metrics
 
@@ -128,7 +128,7 @@ def _artifact(name: str) -> Callable[[Path], None]:
 def _checkpoint(root: Path) -> None:
     checkpoint.verified(root / CHECKPOINT)
     checkpoint.read_weights(root / CHECKPOINT)
-    with contextlib.suppress(ChangedRun):  # it was made up, and has read no order
+    with contextlib.suppress(ChangedRun):  # a made-up checkpoint, which has read no order
         check_resume(root / CHECKPOINT, Order.open(root / "order"))
 
 
@@ -165,7 +165,7 @@ def _chunks(root: Path) -> None:
     folder.check()
     first, last = folder.blocks(CHUNK)
     assert len(first) + len(last) > 0
-    told(last) if "told" in last else None
+    metadata_of(last) if "told" in last else None
     folder.noted("plan_of_text")
 
 
@@ -225,4 +225,4 @@ PLACES: dict[str, Callable[[Path], None]] = {
     "hf/config.json": _hf,
     "hf/model.safetensors": _hf,
 }
-"""Files below the root, and what opens them."""
+"""Files under the root, and the functions that open them."""

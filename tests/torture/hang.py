@@ -1,7 +1,8 @@
-"""A rank that stops (SIGSTOP) or never comes back, at random points of a run (T10).
+"""A rank that stops (SIGSTOP) or hangs, at random points of a run (T10).
 
-Passed: found within the time-out and 5 s, no process left, the stacks of every rank dumped, code 79 (a stopped rank may
-have to be killed), and the run goes on to the undisturbed end. An attempt is a hang; one run takes up to HANGS of them.
+Passed: detected within the timeout plus 5 s, no process left, the stacks of all ranks dumped, exit code 79 (a stopped
+rank may have to be killed), and the resumed run ends like an undisturbed one. An attempt is a hang; one run takes up to
+HANGS of them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from tests.torture.campaign import Tally
 from tests.torture.forks import Forks
 from tests.torture.runs import PATIENCE_S, Material, difference, forget, prepared
 from train.distributed.exit_codes import HUNG
-from train.distributed.watchdog import STACKS
+from train.records.layout import STACKS
 
 FULL = 50
 HANGS = 3
@@ -41,19 +42,19 @@ def run(count: int, seed: int, work: Path) -> Tally:
             forget(work / "run")
             case = int(draw.integers(0, 2**31))
     tally.notes.append(
-        f"longest from the fault to the end of the last process: {longest:.1f} s (time-out {TIMEOUT_S} s)"
+        f"longest time from the fault to the end of the last process: {longest:.1f} s (timeout {TIMEOUT_S} s)"
     )
     return tally
 
 
 def one_run(forks: Forks, material: Material, folder: Path, seed: int, hangs: int) -> tuple[list[float], str | None]:
-    """Let a run hang again and again, then let it end; return how long each was not found, and what went wrong."""
+    """Make a run hang `hangs` times, then let it end; return the time to detect each hang, and what went wrong."""
     draw, waits = np.random.default_rng(seed), []
     for _ in range(hangs):
-        # The second or third step of a life: the first one has a longer time, and every life has three to make.
+        # The second or third step of a launch: the first has a longer timeout, and every launch makes at least three.
         rank, point, nth = draw.integers(0, RANKS), draw.choice(POINTS), draw.integers(2, 4)
         if point == "loop.after_forward":
-            nth = 2 * nth - draw.integers(0, 2)  # two micro-batches a step
+            nth = 2 * nth - draw.integers(0, 2)  # two micro-batches per step
         fault = f"{point}:rank={rank}:nth={nth}:{draw.choice(['stop', 'hang'])}"
         wait_s, problem = _one_hang(forks, material, folder, fault)
         if problem:
@@ -69,16 +70,16 @@ def _one_hang(forks: Forks, material: Material, folder: Path, fault: str) -> tup
     deadline = time.monotonic() + PATIENCE_S
     while "fault " not in ranks.told() and None in ranks.wait(0) and time.monotonic() < deadline:
         time.sleep(0.01)
-    began = time.monotonic()
+    started = time.monotonic()
     codes = ranks.wait(TIMEOUT_S + 4 * WITHIN_S)
-    wait_s = time.monotonic() - began
+    wait_s = time.monotonic() - started
     ranks.kill()
     if "fault " not in ranks.told():
-        return wait_s, f"never came to its point: {codes} {ranks.told()[-300:]}"
+        return wait_s, f"never reached its fault point: {codes} {ranks.told()[-300:]}"
     if HUNG not in codes or not set(codes) <= {HUNG, -9}:
         return wait_s, f"ended with {codes}: {ranks.told()[-600:]}"
     if wait_s > TIMEOUT_S + WITHIN_S:
-        return wait_s, f"found only after {wait_s:.1f} s"
+        return wait_s, f"detected only after {wait_s:.1f} s"
     for rank in range(RANKS):
         path = folder / STACKS / f"rank_{rank:05d}.txt"
         if not path.is_file() or "most recent call first" not in path.read_text():

@@ -1,8 +1,8 @@
-"""Overrides, configuration files, records and task files that would run, look up, or blow up: refused by name (T22).
+"""Overrides, configs, records and task files that would run code, look up secrets or blow up: refused by name (T22).
 
-A case is one payload in one way in: the command line of a verb, a file of the configurations, a JSON record of a RUN, a
-manifest, a task file of lm-evaluation-harness at the door of a run. Passed: nothing was run (a canary file), nothing
-was looked up (a secret in the environment), it was answered within LIMIT_S seconds and SPARE_BYTES of memory, refused
+A case is one payload given through one entry point: the command line of a verb, a config file, a JSON record of a RUN,
+a manifest, or a task file of lm-evaluation-harness at the start of a run. Passed: no code was run (a canary file),
+nothing was looked up (a secret in the environment), and it was refused within LIMIT_S seconds and SPARE_BYTES of memory
 by a ValueError that names the key or the file.
 """
 
@@ -28,7 +28,7 @@ from train.evaluation.harness.tasks import BenchmarkSettings, check_tasks
 
 SECRET = "Zq7-hostile-canary-91c4"
 LIMIT_S = 1.0
-"""Seconds of processor time: the machine may be busy with something else."""
+"""Seconds of CPU time, because the machine may be busy."""
 SPARE_BYTES = 200 << 20
 EVIL = "os.system"
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -38,7 +38,7 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 
 @dataclass(frozen=True)
 class Payload:
-    """What is given, and what the refusal has to name."""
+    """A hostile input, and the key or file that its refusal must name."""
 
     way: str
     name: str
@@ -47,7 +47,7 @@ class Payload:
 
 
 def words(key: str, canary: str, outside: str) -> list[Payload]:
-    """Return the payloads of a command line whose verb has the text setting `key`."""
+    """Return the payloads for the command line of a verb with the text setting `key`."""
     given = {
         "environment": f"{key}=${{oc.env:HOSTILE_KEY}}",
         "environment in quotes": f"{key}='${{oc.env:HOSTILE_KEY}}'",
@@ -90,7 +90,7 @@ def words(key: str, canary: str, outside: str) -> list[Payload]:
 
 
 def files(canary: str, outside: str) -> list[Payload]:
-    """Return the payloads of a configuration file."""
+    """Return the payloads for a config file."""
     given = {
         "laughs": LAUGHS,
         "alias": "seed: &a 1\nlog_every: *a\n",
@@ -132,12 +132,12 @@ def _keys_of_files() -> list[Payload]:
 
 
 def replace_named(payload: Payload, named: str) -> Payload:
-    """Return a payload whose refusal names something else."""
+    """Return a payload whose refusal must name something else."""
     return Payload(payload.way, payload.name, payload.text, named)
 
 
 def records(canary: str) -> list[Payload]:
-    """Return the payloads of the JSON of a RUN and of a manifest."""
+    """Return the payloads for the JSON files of a RUN and for a manifest."""
     target = json.dumps({"_target_": EVIL, "command": f"touch {canary}", "py/object": "os.system"})
     given = {
         "deep": "[" * 1_000_000,
@@ -156,7 +156,7 @@ def records(canary: str) -> list[Payload]:
 
 
 def tasks(canary: str) -> list[Payload]:
-    """Return the payloads of a task file; what it names with !function runs only when the task does, as documented."""
+    """Return the payloads for a task file; without !function, whose code runs only with the task, as documented."""
     good = "task: mine\ndataset_path: json\noutput_type: multiple_choice\n"
     given = {
         "apply": f"{good}metadata: !!python/object/apply:os.system ['touch {canary}']\n",
@@ -171,7 +171,7 @@ def tasks(canary: str) -> list[Payload]:
 
 
 def text_key(verb: str) -> str:
-    """Return a setting of a verb that is a text."""
+    """Return the name of a text setting of a verb."""
     schema = VERBS[verb].load()[0]
     from typing import get_type_hints
 
@@ -180,7 +180,7 @@ def text_key(verb: str) -> str:
 
 
 def cases(work: Path) -> list[tuple[str, Payload]]:
-    """Return every payload with what it is given to: the verb, or the way in."""
+    """Return every payload with its target: the verb, or the entry point."""
     canary, outside = str(work / "canary"), str(work / "outside")
     found = [(verb, payload) for verb in VERBS for payload in words(text_key(verb), canary, outside)]
     found += [("train", payload) for payload in files(canary, outside)]
@@ -188,31 +188,31 @@ def cases(work: Path) -> list[tuple[str, Payload]]:
 
 
 def problem_of(work: Path, verb: str, payload: Payload) -> str | None:
-    """Give a payload to what it is meant for; return what went wrong."""
+    """Give a payload to its target; return what went wrong."""
     canary = work / "canary"
     _, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.process_time()
-    said = ""
+    started = time.process_time()
+    message = ""
     try:
         GIVE[payload.way](work, verb, payload)
-        problem = "it was taken"
+        problem = "it was accepted"
     except ValueError as error:
-        said = str(error)
-        problem = "" if payload.named in said else f"not named: {said[:200]}"
+        message = str(error)
+        problem = "" if payload.named in message else f"not named: {message[:200]}"
     except Exception as error:
-        problem = f"no refusal but {error!r}"[:200]
-    took, grown = time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        problem = f"not refused, but {error!r}"[:200]
+    took, grown = time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     if canary.exists():
         canary.unlink()
         problem = "code was run"
-    elif SECRET in said:
-        problem = "the secret was told"
+    elif SECRET in message:
+        problem = "the message contains the secret"
     elif took > LIMIT_S:
-        problem = problem or f"answered after {took:.1f} s"
+        problem = problem or f"refused after {took:.1f} s"
     elif grown > SPARE_BYTES >> 10:
         problem = problem or f"took {grown >> 10} MB"
-    elif len(said) > 4000:
-        problem = problem or f"a message of {len(said)} characters"
+    elif len(message) > 4000:
+        problem = problem or f"a message of {len(message)} characters"
     return f"{payload.way} of {verb}, {payload.name}: {problem}" if problem else None
 
 
@@ -235,7 +235,7 @@ def _give_file(work: Path, verb: str, payload: Payload) -> None:
 
 @contextmanager
 def _configurations(work: Path) -> Iterator[Path]:
-    """Let the configurations be a copy of ours."""
+    """Replace the config folder by a copy of it inside the block."""
     before, folder = compose.CONFIGS, work / "configs"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(before, folder)
@@ -248,8 +248,8 @@ def _configurations(work: Path) -> Iterator[Path]:
 
 def _give_record(work: Path, verb: str, payload: Payload) -> None:
     from curriculum.artifact.manifest import open_manifest
-    from launch.evaluate.model import own_settings
-    from train.resume.runfolder import read_run
+    from launch.evaluate.stages import own_settings
+    from train.records.run_json import read_run
 
     folder = work / "run"
     shutil.rmtree(folder, ignore_errors=True)
@@ -280,12 +280,12 @@ GIVE: dict[str, Callable[[Path, str, Payload], None]] = {
     "task": _give_task,
 }
 FULL = 14 * 33 + 27 + 17 + 7
-"""About every payload in every way in, once."""
+"""Every payload with every target, once."""
 STRIDE = 97
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Give `count` payloads; all of them are one round."""
+    """Try `count` payloads; FULL of them are one round."""
     tally = Tally("hostile", seed=seed)
     outside = work / "outside"
     outside.mkdir()
@@ -295,7 +295,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
     try:
         every = cases(work)
         assert len(every) % STRIDE
-        compose.compose("train", *_plain())  # imports are not the payload's time
+        compose.compose("train", *_plain())  # so that imports are not timed
         with quiet():
             for case in range(seed, seed + count):
                 verb, payload = every[case * STRIDE % len(every)]

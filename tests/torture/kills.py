@@ -1,7 +1,7 @@
-"""SIGKILL of all ranks at random instants, again and again, then resume to the end (T1).
+"""SIGKILL of all ranks at random times, repeatedly, then resume to the end (T1).
 
-Passed: the resumed run ended well, every sample was consumed once in the order, final weights, moments and metrics are
-equal to the bit. An attempt is a kill; one run takes up to KILLS of them, and a run's seed replays all of its kills.
+Passed: the resumed run finishes, every sample is consumed once and in order, and the final weights, moments and metrics
+are equal bit for bit. An attempt is a kill; one run takes up to KILLS of them, and its seed replays them all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from tests.torture.campaign import Tally
 from tests.torture.forks import Forks, Ranks
 from tests.torture.runs import PATIENCE_S, Material, difference, forget, prepared
-from train.resume.runfolder import CHECKPOINTS
+from train.records.layout import CHECKPOINTS
 
 FULL = 1000
 KILLS = 10
@@ -22,12 +22,12 @@ RANKS = 2
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Kill `count` times; with a count of 1 that is one run with all of its kills."""
+    """Kill `count` times; a count of 1 is one run with all its kills."""
     tally, draw, kinds = Tally("kills", seed=seed), np.random.default_rng(seed), dict.fromkeys(WHEN, 0)
-    with prepared(work, RANKS, lives=3, samples=300) as ground:
+    with prepared(work, RANKS, launches=3, samples=300) as ground:
         case, runs = seed, 0
         while tally.attempts < count and runs < 10 * count:
-            killed, problem = one_run(ground.forks, ground.material, work / "run", case, ground.life_s, kinds)
+            killed, problem = one_run(ground.forks, ground.material, work / "run", case, ground.run_s, kinds)
             problem = problem or difference(work / "run", ground.material, ground.whole)
             for _ in range(killed):
                 tally.add(case, problem)
@@ -38,7 +38,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
 
 
 def one_run(
-    forks: Forks, material: Material, folder: Path, seed: int, life_s: float, kinds: dict[str, int]
+    forks: Forks, material: Material, folder: Path, seed: int, run_s: float, kinds: dict[str, int]
 ) -> tuple[int, str | None]:
     """Kill a run up to KILLS times and let it end; return the number of kills and what went wrong."""
     draw, killed = np.random.default_rng(seed), 0
@@ -46,30 +46,30 @@ def one_run(
         when = str(draw.choice(list(WHEN), p=list(WHEN.values())))
         share, order = float(draw.uniform()), draw.permutation(RANKS)
         ranks = material.start(forks, folder, RANKS)
-        _wait_for(when, share, folder, ranks, life_s)
+        _wait_for(when, share, folder, ranks, run_s)
         ranks.kill(pids=[ranks.pids[rank] for rank in order])
         codes = ranks.wait(PATIENCE_S)
         if codes == [0] * RANKS:
-            break  # the run was over before the signal came
+            break  # the run finished before the signal
         killed += 1
         kinds[when] += 1
         if any(code not in (0, -9) for code in codes):
-            return killed, f"a life ended by itself with {codes}: {ranks.told()[-600:]}"
+            return killed, f"a launch ended by itself with {codes}: {ranks.told()[-600:]}"
     return killed, material.finish(forks, folder, RANKS)
 
 
 WHEN = {"at any time": 0.4, "in a save": 0.35, "in an evaluation": 0.25}
-"""When kills strike, and how often."""
+"""Moments of the kills, with their probabilities."""
 SAVE_S = 0.03
-"""Longest wait after a save has begun, or a checkpoint has been published."""
+"""Longest wait after a save has started, or a checkpoint has been published."""
 
 
-def _wait_for(when: str, share: float, folder: Path, ranks: Ranks, life_s: float) -> None:
+def _wait_for(when: str, share: float, folder: Path, ranks: Ranks, run_s: float) -> None:
     if when == "at any time":
-        time.sleep(share * life_s)
+        time.sleep(share * run_s)
         return
     before = _checkpoints(folder)
-    deadline = time.monotonic() + life_s
+    deadline = time.monotonic() + run_s
     while time.monotonic() < deadline and ranks.alive():
         now = _checkpoints(folder)
         started = any(not name.startswith("step_") for name in now - before)

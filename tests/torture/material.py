@@ -1,4 +1,4 @@
-"""A RUN folder as a killed run of two ranks leaves it, with the TOKENS, SCORES and ORDER that it reads."""
+"""A RUN folder as left by a killed run on two ranks, with its TOKENS, SCORES and ORDER."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RANKS = 2
 
 
 def make_inputs(root: Path) -> None:
-    """Write TOKENS, SCORES and an ORDER of some hundred made-up documents into `root`."""
+    """Write TOKENS, SCORES and an ORDER of 200 made-up documents into `root`."""
     rng = np.random.default_rng(0)
     (root / "text").mkdir(parents=True)
     words = ["the", "cat", "dog", "sees", "likes", "a", "tree", "house", "and", "then", "runs", "sleeps"]
@@ -68,7 +68,7 @@ def settings_of(root: Path) -> TrainSettings:
 
 
 def make_run(root: Path) -> None:
-    """Write inputs, and a run that was killed after two checkpoints, into `root`."""
+    """Write the inputs, and a run killed after two checkpoints, into `root`."""
     make_inputs(root)
     settings = settings_of(root)
     inputs = open_inputs(settings)

@@ -1,8 +1,8 @@
-"""What goes wrong while ranks meet: a port that is taken, a rank that dies, a rank of an earlier life that comes (T29).
+"""Failures during the rendezvous: a taken port, a rank that dies, a leftover rank of an earlier launch (T29).
 
-Passed: the life ends by itself in time and with the code that fits, or goes on where it can; no process is left, and
-nothing in /dev/shm or the temporary folder; the next life ends as if nothing had happened. One case in eight is
-`pdpc train` itself, whose port is taken between its choice and its use.
+Passed: the launch ends by itself in time and with the right exit code, or continues if it can; no process is left, and
+nothing in /dev/shm or the temporary folder; the next launch ends like an undisturbed one. One case in eight is
+`pdpc train` itself, whose port is taken between being chosen and being used.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from train.distributed.world import free_port
 
 FULL = 50
 RANKS = 2
-DOOR, DOORS = "taken from pdpc train", 0.125
+FROM_TRAIN, FROM_TRAIN_SHARE = "taken from pdpc train", 0.125
 MEET_S = 6.0
-"""Time in which the ranks of a case have to meet."""
+"""Timeout of a case's rendezvous."""
 MARGIN_S = 40.0
-"""What a life may take beyond that until it has ended: also on a machine that has other work."""
+"""Further time until a launch must have ended, even on a busy machine."""
 SHARED = Path("/dev/shm")
 WHEN = ("before", "while", "after")
-"""A rank dies before it looks for the others, while they meet, and when they have met and are not connected."""
+"""When a rank dies: before it looks for the others, during the rendezvous, or after it, before they are connected."""
 TAKER = """
-import socket, sys, train.world
+import socket, sys, train.distributed.world
 from launch.cli import main
 taken = socket.socket()
 taken.bind(("127.0.0.1", 0))
@@ -51,11 +51,11 @@ ports, free_port = [taken.getsockname()[1]], train.distributed.world.free_port
 train.distributed.world.free_port = lambda: ports.pop() if ports else free_port()
 sys.exit(main(sys.argv[1:]))
 """
-"""`pdpc train` whose first port is no longer free."""
+"""`pdpc train` with a first port that is no longer free."""
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Disturb `count` meetings."""
+    """Disturb `count` rendezvous."""
     tally, struck = Tally("meeting", seed=seed), dict[str, int]()
     with prepared(work, RANKS) as ground:
         for case in case_seeds(seed, count):
@@ -68,20 +68,21 @@ def run(count: int, seed: int, work: Path) -> Tally:
 
 
 def one_case(ground: Ground, folder: Path, seed: int) -> tuple[str, str | None]:
-    """Disturb one meeting, then let the run go on to its end; return what was done and what went wrong."""
+    """Disturb one rendezvous, then let the run finish; return the fault and what went wrong."""
     draw = np.random.default_rng(seed)
-    name = DOOR if draw.random() < DOORS else str(draw.choice([name for name in CASES if name != DOOR]))
+    others = [name for name in CASES if name != FROM_TRAIN]
+    name = FROM_TRAIN if draw.random() < FROM_TRAIN_SHARE else str(draw.choice(others))
     (folder / "tmp").mkdir(parents=True)
-    before = _lying(folder)
+    before = _leftovers(folder)
     problem = CASES[name](ground, folder, draw)
-    if problem is None and not wait_for(lambda: _lying(folder) <= before, 5.0):
-        problem = f"what lies about: {sorted(_lying(folder) - before)}"
+    if problem is None and not wait_for(lambda: _leftovers(folder) <= before, 5.0):
+        problem = f"left behind: {sorted(_leftovers(folder) - before)}"
     problem = problem or ground.material.finish(ground.forks, folder / "run", RANKS)
     return name, problem or difference(folder / "run", ground.material, ground.whole)
 
 
 def port_taken(ground: Ground, folder: Path, draw: np.random.Generator) -> str | None:
-    """Listen where the ranks are to meet: rank 0 says who does."""
+    """Listen on the port of the rendezvous: rank 0 reports which process does."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -90,22 +91,22 @@ def port_taken(ground: Ground, folder: Path, draw: np.random.Generator) -> str |
     if codes != [PORT_TAKEN, *[FAILED] * (len(codes) - 1)]:
         return f"ended with {codes}: {ranks.told()[-600:]}"
     holder = f"process {os.getpid()} holds it"
-    return None if holder in ranks.told() else f"nobody said {holder!r}: {ranks.told()[-600:]}"
+    return None if holder in ranks.told() else f"no rank reported {holder!r}: {ranks.told()[-600:]}"
 
 
 def rank_lost(ground: Ground, folder: Path, draw: np.random.Generator) -> str | None:
-    """Kill a rank before, while or after the ranks meet: the others end by themselves."""
+    """Kill a rank before, during or after the rendezvous: the others end by themselves."""
     size = int(draw.integers(2, 5))
     lost, when = int(draw.choice([0, draw.integers(0, size)])), str(draw.choice(WHEN))
     ranks = start(ground, folder, size, free_port(), lost=lost, when=when)
     codes = ended(ranks)
     if codes != [-signal.SIGKILL if rank == lost else FAILED for rank in range(size)]:
-        return f"rank {lost} of {size} lost {when}: ended with {codes}: {ranks.told()[-600:]}"
+        return f"rank {lost} of {size} killed {when}: ended with {codes}: {ranks.told()[-600:]}"
     return None
 
 
 def stale_rank(ground: Ground, folder: Path, draw: np.random.Generator) -> str | None:
-    """Let rank 1 of an earlier life wait where this life meets: it is not counted, and ends."""
+    """Start rank 1 of an earlier launch on the port of this one: it is ignored, and ends."""
     port = free_port()
     stale = start(ground, folder, 1, port, RANK="1", LOCAL_RANK="1", WORLD_SIZE=str(RANKS), **{LIFE: "earlier"})
     time.sleep(float(draw.uniform(0.0, 1.0)))
@@ -113,19 +114,19 @@ def stale_rank(ground: Ground, folder: Path, draw: np.random.Generator) -> str |
     codes, others = ranks.wait(PATIENCE_S), ended(stale)
     ranks.kill()
     if codes != [0] * RANKS or others != [FAILED]:
-        return f"ended with {codes}, the one of the earlier life with {others}: {ranks.told()[-600:]}"
+        return f"ended with {codes}, the rank of the earlier launch with {others}: {ranks.told()[-600:]}"
     return None
 
 
 def two_of_a_rank(ground: Ground, folder: Path, draw: np.random.Generator) -> str | None:
-    """The same where nothing tells the lives apart: the second that says it is rank 1 is refused, whichever it is."""
+    """The same, but nothing distinguishes the launches: the second process that claims to be rank 1 is refused."""
     port = free_port()
     stale = start(ground, folder, 1, port, RANK="1", LOCAL_RANK="1", WORLD_SIZE=str(RANKS))
     time.sleep(float(draw.uniform(0.0, 1.0)))
     ranks = start(ground, folder, RANKS, port)
     refused = wait_for(lambda: FAILED in (*stale.wait(0), *ranks.wait(0)), PATIENCE_S)
     if FAILED in ranks.wait(0):
-        ranks.kill()  # as the launcher does when a rank fails
+        ranks.kill()  # as the launcher does if a rank fails
     ranks.wait(PATIENCE_S)
     ranks.kill()
     if not refused or "is rank 1, and so is process" not in ranks.told() or None in ended(stale):
@@ -133,8 +134,8 @@ def two_of_a_rank(ground: Ground, folder: Path, draw: np.random.Generator) -> st
     return None
 
 
-def taken_from_the_door(ground: Ground, folder: Path, draw: np.random.Generator) -> str | None:
-    """Take the port that `pdpc train` has chosen: it chooses another."""
+def taken_from_train(ground: Ground, folder: Path, draw: np.random.Generator) -> str | None:
+    """Take the port that `pdpc train` has chosen: it tries another one."""
     words = [*ground.material.words, f"output={folder / 'run'}", f"processes={RANKS}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PDPC_CASE": str(folder), "TMPDIR": str(folder / "tmp")}
     done = subprocess.run(
@@ -143,10 +144,10 @@ def taken_from_the_door(ground: Ground, folder: Path, draw: np.random.Generator)
         env=environment,
         capture_output=True,
         text=True,
-        timeout=4 * PATIENCE_S,  # two cold starts, also on a machine that has other work
+        timeout=4 * PATIENCE_S,  # two cold starts, even on a busy machine
         check=False,
     )
-    if done.returncode or "another one is tried" not in done.stderr:
+    if done.returncode or "trying another one" not in done.stderr:
         return f"ended with {done.returncode}: {done.stdout[-300:]} {done.stderr[-600:]}"
     return None if nothing_left(folder) else f"processes are left: {living(folder)}"
 
@@ -156,14 +157,14 @@ CASES: dict[str, Callable[[Ground, Path, np.random.Generator], str | None]] = {
     "rank lost": rank_lost,
     "stale rank": stale_rank,
     "two of a rank": two_of_a_rank,
-    DOOR: taken_from_the_door,
+    FROM_TRAIN: taken_from_train,
 }
 
 
 def start(
     ground: Ground, folder: Path, size: int, port: int, lost: int = -1, when: str = "", **environment: str
 ) -> Ranks:
-    """Begin a life that meets at a port; rank `lost` dies."""
+    """Start a launch with its rendezvous on a port; rank `lost` dies."""
     words = [*ground.material.words, *(["micro_batch_size=4"] if size == 3 else [])]
     arguments = {"words": words, "output": str(folder / "run"), "lost": lost, "when": when}
     environment = {"MASTER_PORT": str(port), "TMPDIR": str(folder / "tmp"), **environment}
@@ -171,13 +172,13 @@ def start(
 
 
 def rank(words: list[str], output: str, lost: int, when: str) -> int:
-    """Be a rank that has MEET_S to meet the others, or is the one that dies."""
+    """Run a rank with a rendezvous timeout of MEET_S, or the one that dies."""
     from train import run as entry
-    from train.distributed import world
+    from train.engine import communication
 
     tempfile.tempdir = os.environ["TMPDIR"]
-    entry.start = partial(world.start, meet_s=MEET_S)
-    world.rendezvous = partial(_disturbed, world.rendezvous, int(os.environ["RANK"]) == lost, when)
+    entry.start = partial(communication.start, meet_s=MEET_S)
+    communication.rendezvous = partial(_disturbed, communication.rendezvous, int(os.environ["RANK"]) == lost, when)
     return rank_of(words, output)
 
 
@@ -185,7 +186,7 @@ def rank(words: list[str], output: str, lost: int, when: str) -> int:
 def _disturbed(
     rendezvous: Callable[[int, int, float, Callable[[int], object]], object], dies: bool, when: str, *asked: object
 ) -> Iterator[None]:
-    """Meet, and die before, while or after; while one dies in it, the others come late."""
+    """Join the rendezvous and die before, during or after it; if a rank dies during it, the others join late."""
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -203,14 +204,14 @@ def _disturbed(
 
 
 def ended(ranks: Ranks) -> list[int | None]:
-    """Return how ranks have ended by themselves; None, and killed, where one did not in time."""
+    """Return the exit codes of ranks that end by themselves; None for those that did not in time, which are killed."""
     codes = ranks.wait(MEET_S + MARGIN_S)
     ranks.kill()
     ranks.wait(5)
     return codes
 
 
-def _lying(folder: Path) -> set[str]:
-    """Return what lies in shared memory and in the case's temporary folder, but for torch's cache of compiled code."""
+def _leftovers(folder: Path) -> set[str]:
+    """Return the files in shared memory and in the case's temporary folder, except torch's cache of compiled code."""
     shared = {path.name for path in SHARED.iterdir()} if SHARED.is_dir() else set()
     return {path.name for path in (folder / "tmp").iterdir() if not path.name.startswith("torchinductor_")} | shared

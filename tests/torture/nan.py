@@ -1,9 +1,9 @@
 """NaN in a loss, a gradient or a weight on one rank, at every ZeRO stage and precision (T8).
 
-Passed: every rank left out the same step, weights and moments were equal to the bit before and after, its samples are
-on record, all other steps moved the weights. A poisoned weight costs one step where float32 master weights stand behind
-it, from which it is made anew; where it is the master weight it stays: the run stopped with code 70 and no checkpoint
-holds it. An attempt is an injection; one run takes up to INJECTIONS of them, its seed replays them all.
+Passed: every rank skipped the same step, weights and moments were equal bit for bit before and after it, its samples
+are on record, and all other steps changed the weights. A poisoned weight costs one step if it is restored from a
+float32 master weight; if it is the master weight itself, the run stops with code 70 and no checkpoint contains it. An
+attempt is an injection; one run takes up to INJECTIONS of them, and its seed replays them all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STOP_AFTER = 4
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Poison `count` times."""
+    """Inject NaN `count` times."""
     tally, draw, case = Tally("nan", seed=seed), np.random.default_rng(seed), seed
     material = Material.make(work / "material")
     with served() as forks:
@@ -44,7 +44,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
 
 
 def one_run(forks: Forks, material: Material, folder: Path, seed: int) -> tuple[int, str | None]:
-    """Poison a run; return how often, and what went wrong."""
+    """Inject NaN into a run; return how often, and what went wrong."""
     draw, steps, parts = np.random.default_rng(seed), material.order.steps, 2
     stage, precision = int(draw.integers(0, 4)), str(draw.choice(["fp32", "bf16"]))
     words = (f"zero.stage={stage}", f"precision={precision}")
@@ -74,7 +74,7 @@ def one_run(forks: Forks, material: Material, folder: Path, seed: int) -> tuple[
     about = f"{' '.join(words)} {','.join(faults)}"
     if codes != [expected] * RANKS:
         return injected, f"{about}: ended with {codes}, not {expected}: {ranks.told()[-600:]}"
-    if lasting:  # where the weight is the master weight, a checkpoint may be due before the guard stops the run
+    if lasting:  # the poisoned weight is the master weight: a checkpoint may be due before the guard stops the run
         made = len((folder / SKIPPED).read_text().splitlines())
         poisoned = poisoned[: max(1, made)]
     problem = _wrong(folder, material, poisoned, steps if not lasting else poisoned[-1] + 1)
@@ -84,16 +84,16 @@ def one_run(forks: Forks, material: Material, folder: Path, seed: int) -> tuple[
 def _wrong(folder: Path, material: Material, poisoned: list[int], steps: int) -> str | None:
     entries = [json.loads(line) for line in (folder / SKIPPED).read_text().splitlines()]
     if [entry["step"] for entry in entries] != [step + 1 for step in poisoned]:
-        return f"left out were {[entry['step'] - 1 for entry in entries]}, not {poisoned}"
+        return f"skipped were {[entry['step'] - 1 for entry in entries]}, not {poisoned}"
     size = material.order.batch_size
     for entry in entries:
         if entry["samples"] != material.order[(entry["step"] - 1) * size : entry["step"] * size].tolist():
-            return f"step {entry['step'] - 1} names other samples than its own"
+            return f"the record of step {entry['step'] - 1} has other samples"
     for rank in range(RANKS):
         rows = [json.loads(line) for line in (folder / f"digests_{rank}.jsonl").read_text().splitlines()]
         still = [step for step, (before, after) in enumerate(rows) if before == after]
         if len(rows) != steps or still != poisoned:
-            return f"on rank {rank} the weights stood still at {still} of {len(rows)} steps, not at {poisoned}"
+            return f"on rank {rank} the weights did not change at {still} of {len(rows)} steps, not at {poisoned}"
     return None
 
 
@@ -107,11 +107,11 @@ class Digests(Hook):
         self._before = ""
 
     def pre_step(self, loop: Any, batch: Any) -> None:
-        """Digest the state before."""
+        """Digest the state before the step."""
         self._before = self._digest(loop.engine)
 
     def post_step(self, loop: Any, batch: Any) -> None:
-        """Digest the state after."""
+        """Digest the state after the step."""
         self._file.write(json.dumps([self._before, self._digest(loop.engine)]) + "\n")
         self._file.flush()
 
@@ -126,7 +126,7 @@ class Digests(Hook):
 
 
 def watched(words: list[str], output: str) -> int:
-    """Be a rank of a run with `Digests` before all other hooks but the drills, which spoil a weight before a step."""
+    """Run a rank with `Digests` before all other hooks except the drills, which poison a weight before a step."""
     from train import run as entry
 
     others = entry.hooks_of

@@ -1,4 +1,4 @@
-"""W&B out of reach: a server that swallows, refuses, errs, crawls, talks nonsense or dies; the run must not notice."""
+"""W&B out of reach: a server that hangs, refuses, fails, is slow, sends garbage or dies must not affect the run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tests.torture.wandb_server import DENIED, ERROR, MODES, SLOW, WELL, WandbSe
 
 FULL = 100
 START_S = 5.0
-"""Longest delay of a run's start that is passed."""
+"""Maximum delay of a run's start."""
 LOG_S = 0.002
-"""Longest time that a record may cost the training thread, in the middle of all records."""
+"""Maximum time per record on the training thread (median over the records)."""
 OFFLINE = "offline"
 ROOT = Path(__file__).parents[2]
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Run `count` short runs, each beside a server that misbehaves in its own way, or offline."""
+    """Run `count` short runs, each with a server that misbehaves in some way, or offline."""
     tally = Tally("network", seed=seed)
     for number, case in enumerate(case_seeds(seed, count)):
         folder = work / f"case_{number}"
@@ -37,7 +37,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
 
 
 def problem_of(mode: str, rng: np.random.Generator, folder: Path) -> str | None:
-    """Run one case; return what went wrong, None when nothing did."""
+    """Run one case; return what went wrong, None if nothing did."""
     canary = "canary" + "".join(f"{int(value):x}" for value in rng.integers(0, 16, 40))
     steps, finish_s = int(rng.integers(5, 60)), float(rng.uniform(0.3, 2.0))
     tracker = {
@@ -52,15 +52,15 @@ def problem_of(mode: str, rng: np.random.Generator, folder: Path) -> str | None:
         environment = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": canary}
         environment["WANDB_MODE"] = OFFLINE if mode == OFFLINE else "online"
         done, measured = tracked(folder, tracker, environment, last=steps, step_s=step_s)
-        told = done.stdout + done.stderr
+        output = done.stdout + done.stderr
         problems = [
             (done.returncode != 0, f"exit code {done.returncode}: {done.stderr[-300:]}"),
             (measured.get("start_s", 0.0) > START_S, f"the start was delayed by {measured.get('start_s')} s"),
-            (median(measured.get("log_s", [0.0])) > LOG_S, "logging held the training thread up"),
+            (median(measured.get("log_s", [0.0])) > LOG_S, "logging delayed the training thread"),
             (measured.get("finish_s", 0.0) > finish_s + 1.0, f"the end took {measured.get('finish_s')} s"),
-            (steps_of(folder) != list(range(1, steps + 1)), "metrics.jsonl is not whole"),
-            (canary in told or holding(folder, canary), "the API key was written down"),
-            (mode in (ERROR, SLOW, DENIED) and "records sent" not in told, f"silent about what was not sent: {told}"),
+            (steps_of(folder) != list(range(1, steps + 1)), "metrics.jsonl is incomplete"),
+            (canary in output or holding(folder, canary), "the API key was written to the output"),
+            (mode in (ERROR, SLOW, DENIED) and "records sent" not in output, f"unsent records not reported: {output}"),
             (not nothing_left(folder), "a process was left behind"),
         ]
     found = [text for wrong, text in problems if wrong]
@@ -76,13 +76,13 @@ def tracked(
     last: int,
     step_s: float = 0.0,
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """Run tests.torture.tracked_run; return the process and what it measured."""
+    """Run tests.torture.tracked_run; return the process and its measurements."""
     (folder / "run").mkdir(exist_ok=True)
-    asked = {"folder": str(folder / "run"), "tracker": tracker, "first": first, "last": last, "step_s": step_s}
-    (folder / "asked.json").write_text(json.dumps(asked))
+    settings = {"folder": str(folder / "run"), "tracker": tracker, "first": first, "last": last, "step_s": step_s}
+    (folder / "settings.json").write_text(json.dumps(settings))
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.torture.tracked_run", str(folder / "asked.json")],
+        [sys.executable, "-m", "tests.torture.tracked_run", str(folder / "settings.json")],
         cwd=ROOT,
         env={**inherited, "PYTHONPATH": str(ROOT), **environment, "HOME": str(folder), "PDPC_CASE": str(folder)},
         capture_output=True,
@@ -95,7 +95,7 @@ def tracked(
 
 
 def steps_of(folder: Path) -> list[int]:
-    """Return the steps on record, read as strict JSON."""
+    """Return the recorded steps, parsed as strict JSON."""
 
     def refuse(name: str) -> float:
         raise ValueError(f"{name} is not JSON")
@@ -105,23 +105,23 @@ def steps_of(folder: Path) -> list[int]:
 
 
 def holding(folder: Path, secret: str) -> bool:
-    """Tell whether a file of the run holds a secret."""
+    """Return whether a file of the run contains a secret."""
     return any(secret.encode() in path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file())
 
 
 def nothing_left(folder: Path, limit_s: float = 10.0) -> bool:
-    """Tell whether every process of a case has ended, wandb's own among them."""
+    """Return whether all processes of a case have ended, including wandb's own."""
     return wait_for(lambda: not living(folder), limit_s)
 
 
 def living(folder: Path) -> list[int]:
-    """Return the processes of a case, orphans too: they are told by their environment."""
+    """Return the processes of a case, including orphans, identified by their environment."""
     marker = f"PDPC_CASE={folder}\0".encode()
     return [int(path.name) for path in Path("/proc").glob("[0-9]*") if marker in _environment(path)]
 
 
 def _environment(process: Path) -> bytes:
-    """Return a process's environment; nothing where it is gone, a zombie or another user's."""
+    """Return a process's environment; empty if it is gone, a zombie or another user's."""
     try:
         return (process / "environ").read_bytes()
     except OSError:

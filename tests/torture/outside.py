@@ -1,8 +1,9 @@
 """Names and links that lead out of a folder: nothing outside it is opened, written, renamed or removed (T24).
 
-A case is one payload: a file name in a manifest, a link in the place of a file or a folder of an artifact or a RUN, a
-name that becomes a file's. A hook of the interpreter sees every path that is opened or changed, also under another name
-(realpath); an outside tree is compared with what it was. Passed: neither saw anything, and what had to be refused was.
+A case is one payload: a file name in a manifest, a link instead of a file or folder of an artifact or a RUN, or a name
+that becomes a file name. An audit hook of the interpreter sees every path that is opened or changed, with links
+resolved; an outside tree is compared with its state before. Passed: neither found anything, and payloads that must be
+refused were.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ FILE_EVENTS = {
     *("os.scandir", "shutil.rmtree", "shutil.copyfile", "shutil.move", "os.chmod", "os.utime"),
 }
 _fence: list[tuple[str, list[str]]] = []
-"""The tree that is watched, and what was seen."""
+"""The watched tree, and the events seen in it."""
 
 
 def _seen(event: str, words: tuple[Any, ...]) -> None:
@@ -85,9 +86,9 @@ _hooked: list[bool] = []
 
 @contextmanager
 def fence(tree: Path) -> Iterator[list[str]]:
-    """Yield what the block opens or changes in a tree, as it goes."""
+    """Yield a list that collects what the block opens or changes in a tree."""
     if not _hooked:
-        sys.addaudithook(_seen)  # it stays, and looks at nothing when there is no fence
+        sys.addaudithook(_seen)  # audit hooks cannot be removed; without a fence it does nothing
         _hooked.append(True)
     seen: list[str] = []
     _fence.append((os.path.realpath(tree), seen))
@@ -98,7 +99,7 @@ def fence(tree: Path) -> Iterator[list[str]]:
 
 
 def digests(tree: Path) -> dict[str, str]:
-    """Return what lies in a tree: names, links, contents."""
+    """Return the names in a tree with digests of the contents."""
     return {
         str(path.relative_to(tree)): hash_file(path).xxh3_128 if path.is_file() else "folder"
         for path in sorted(tree.rglob("*"))
@@ -107,13 +108,13 @@ def digests(tree: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Payload:
-    """Something that leads out: it is put in place, and then the product meets it."""
+    """A name or link that leads out: it is put in place, and then opened by the product."""
 
     put: Callable[[Path, Path], None]
-    """Given root and the outside tree."""
+    """Called with the root and the outside tree."""
     meet: Callable[[Path, Path], object]
     refused: bool = True
-    """Is a refusal wanted? Else it is enough that nothing goes outside."""
+    """Whether it must be refused; if not, it is enough that nothing outside is touched."""
 
 
 def _open(root: Path, name: str) -> None:
@@ -133,7 +134,7 @@ def _open(root: Path, name: str) -> None:
 
 
 def in_manifest(artifact: str, change: Callable[[dict[str, Any], Path, Path], None]) -> Payload:
-    """A manifest says something else, and its checksum fits."""
+    """Return a payload that changes a manifest and forges its checksum."""
 
     def put(root: Path, outside: Path) -> None:
         path = root / artifact / MANIFEST
@@ -145,7 +146,7 @@ def in_manifest(artifact: str, change: Callable[[dict[str, Any], Path, Path], No
 
 
 def lists(name: str) -> Callable[[dict[str, Any], Path, Path], None]:
-    """Let a manifest list the outside file by a name."""
+    """Make a manifest list the outside file under a name."""
 
     def change(fields: dict[str, Any], folder: Path, outside: Path) -> None:
         entry = hash_file(outside / "file")
@@ -154,14 +155,14 @@ def lists(name: str) -> Callable[[dict[str, Any], Path, Path], None]:
     return change
 
 
-def stands_outside(fields: dict[str, Any], folder: Path, outside: Path) -> None:
-    """Let a manifest say that it stands on the outside file, as only adopted tokens may."""
+def external_data(fields: dict[str, Any], folder: Path, outside: Path) -> None:
+    """Make a manifest refer to the outside file as external data, which only adopted tokens may."""
     path = outside / "file"
     fields["outside"] = {"x": {"path": str(path), **asdict(hash_file(path))}}
 
 
 def linked(place: str, meet: Callable[[Path], object], *, dangling: bool = False) -> Payload:
-    """A file or a folder is a link to itself, moved outside; `dangling`: to something that is not there."""
+    """Move a file or folder outside and replace it by a link; `dangling`: link to a missing file."""
 
     def put(root: Path, outside: Path) -> None:
         path, target = root / place, outside / "moved"
@@ -190,7 +191,7 @@ def nothing(root: Path, outside: Path) -> None:
 
 
 def composed(word: str) -> Payload:
-    """A group is chosen from outside of the configurations."""
+    """Select a config group from outside the config folder."""
 
     def meet(root: Path, outside: Path) -> None:
         text = word.format(outside=outside, up=os.path.relpath(outside, compose.CONFIGS / "experiment"))
@@ -200,7 +201,7 @@ def composed(word: str) -> Payload:
 
 
 def indexed(name: str) -> Payload:
-    """The index of a Hugging Face folder names weights outside."""
+    """Make the index of a Hugging Face folder name weights outside it."""
 
     def put(root: Path, outside: Path) -> None:
         (root / "hf" / "model.safetensors").unlink()
@@ -211,7 +212,7 @@ def indexed(name: str) -> Payload:
 
 
 def sourced(name: str) -> Payload:
-    """A source of the text has a name that leads out: its files have another, inside."""
+    """Give a source of the text a name that leads out: its files must get another name, inside."""
 
     def put(root: Path, outside: Path) -> None:
         path = root / "tokens" / MANIFEST
@@ -229,7 +230,7 @@ def sourced(name: str) -> Payload:
 
 
 def packed(name: str) -> Payload:
-    """A task file gives its task a name that leads out, and is packed."""
+    """Pack a task whose name leads out."""
 
     def put(root: Path, outside: Path) -> None:
         (root / "tasks").mkdir()
@@ -251,7 +252,7 @@ def payloads() -> dict[str, Payload]:
     for artifact in ARTIFACTS:
         found |= {f"{artifact} lists {name}": in_manifest(artifact, lists(name)) for name in NAMES}
         if artifact != "tokens":
-            found[f"{artifact} stands outside"] = in_manifest(artifact, stands_outside)
+            found[f"{artifact} has external data"] = in_manifest(artifact, external_data)
     for artifact, names in FILES.items():
         for name in names:
             found[f"{artifact}/{name} is a link"] = linked(f"{artifact}/{name}", lambda r, a=artifact: _open(r, a))
@@ -271,19 +272,19 @@ def payloads() -> dict[str, Payload]:
 
 
 def problem_of(root: Path, outside: Path, payload: Payload) -> str | None:
-    """Put a payload in place and let the product meet it; return what went wrong."""
+    """Put a payload in place and let the product open it; return what went wrong."""
     payload.put(root, outside)
-    before, said = digests(outside), ""
+    before, message = digests(outside), ""
     with fence(outside) as seen:
         try:
             payload.meet(root, outside)
         except ValueError as error:
-            said = str(error)
+            message = str(error)
     if seen:
-        return f"{len(seen)} calls went outside: {seen[:3]} ({said[:100]})"
+        return f"{len(seen)} calls went outside: {seen[:3]} ({message[:100]})"
     if digests(outside) != before:
         return "the outside tree has changed"
-    return None if said or not payload.refused else "it was taken"
+    return None if message or not payload.refused else "it was accepted"
 
 
 FULL = 69
@@ -291,7 +292,7 @@ STRIDE = 25
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Try `count` payloads; all of them are one round."""
+    """Try `count` payloads; FULL of them are one round."""
     tally = Tally("outside", seed=seed)
     whole, root, outside = work / "whole", work / "root", work / "outside"
     with quiet():
@@ -306,7 +307,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
             shutil.copytree(whole, root)
             shutil.rmtree(outside, ignore_errors=True)
             outside.mkdir()
-            (outside / "file").write_text("what lies outside\n")
+            (outside / "file").write_text("outside\n")
             (outside / "x.yaml").write_text("# @package _global_\narm: outside\n")
             problem = problem_of(root, outside, every[name])
             tally.add(case, problem and f"{name}: {problem}")

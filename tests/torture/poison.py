@@ -1,7 +1,7 @@
-"""Files that run code when a careless reader opens them, in the place of every file that is opened: nothing is run.
+"""Files that run code in a careless reader, in place of every file that is opened: no code is run.
 
-A case is one payload in one place. Where a manifest vouches for the file, its entry is forged to fit: even then the
-reader may refuse it or read it as what it is not, but never run it.
+A case is one payload in one place. If a manifest lists the file, its entry is forged to match: even then the reader may
+refuse the file or misread it, but never run it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from train import checkpoint
 from train.config import compose
 from train.inputs import open_inputs, verify_inputs
 from train.records.consumed import forget_consumed
+from train.records.run_json import read_run
 from train.report.records import read_run as read_report
-from train.resume.runfolder import read_run
 from train.settings import TrainSettings
 from train.tracking import read_metrics
 
@@ -53,7 +53,7 @@ class _Evil:
 
 
 def payloads(canary: Path) -> dict[str, bytes]:
-    """Return files by name, each of which makes the canary when a careless reader opens it."""
+    """Return files by name, each of which creates the canary file when a careless reader opens it."""
     shell = f"touch {canary}"
     source = f"import os; os.system({shell!r})"
     evil = _Evil(os.system, (shell,))
@@ -82,7 +82,7 @@ def _newest(root: Path) -> None:
     assert found is not None
     if found.name == Path(NEWEST).name:
         checkpoint.read_weights(found)
-    raise ArtifactError("passed over")
+    raise ArtifactError("skipped")
 
 
 def _start(root: Path) -> None:
@@ -174,14 +174,14 @@ PLACES: dict[str, Callable[[Path], None]] = {
     "hf/model.safetensors.index.json": _hugging_face,
     "hf/pytorch_model.bin": _scorer,
 }
-"""Files below the root, and what opens them. A reader that goes on says so with an error of its own here."""
+"""Files under the root, and the functions that open them. Readers that tolerate damage raise an error here instead."""
 FULL = len(PLACES) * 16
 STRIDE = 101
-"""Shares no factor with the number of cases: few attempts visit many places."""
+"""Coprime with the number of cases, so that a few attempts visit many places."""
 
 
 def make_all(root: Path) -> None:
-    """Write a run, what it reads, the configurations and a Hugging Face folder into `root`."""
+    """Write a run with its inputs, the configs and a Hugging Face folder into `root`."""
     make_run(root)
     decoder = build(CONFIG, 0)
     state = {name: parameter.detach() for name, parameter in decoder.named_parameters()}
@@ -192,7 +192,7 @@ def make_all(root: Path) -> None:
 
 
 def forge(path: Path) -> None:
-    """Let the manifest beside a file, if there is one, vouch for it as it is now."""
+    """Forge the entry of the manifest that lists a file, if any, to match its contents."""
     for folder in (path.parent, path.parent.parent):
         manifest = folder / MANIFEST
         name = path.relative_to(folder).as_posix()
@@ -206,9 +206,9 @@ def forge(path: Path) -> None:
 
 
 def problem_of(root: Path, place: str, data: bytes, canary: Path, plain: bool = False) -> str | None:
-    """Put a payload in its place and open it; return what went wrong, None when it was refused and nothing ran.
+    """Put a payload in its place and open it; return what went wrong, None if it was refused and no code ran.
 
-    `plain`: it is JSON, which a place that holds JSON may take as what it says.
+    `plain`: the payload is JSON, which a reader of JSON may accept.
     """
     path = root / place
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,23 +216,23 @@ def problem_of(root: Path, place: str, data: bytes, canary: Path, plain: bool = 
     if place in ("hf/model.safetensors.index.json", "hf/pytorch_model.bin"):
         (root / "hf" / "model.safetensors").unlink(missing_ok=True)
     forge(path)
-    said: Exception | None = None
+    raised: Exception | None = None
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             PLACES[place](root)
     except Exception as error:
-        said = error
+        raised = error
     if canary.exists():
         canary.unlink()
-        return f"code was run ({said})"
-    if said is None and not (plain and place.endswith(".json")):
-        return "it was taken without a word"
+        return f"code was run ({raised})"
+    if raised is None and not (plain and place.endswith(".json")):
+        return "it was accepted"
     if (
-        said is not None
-        and not isinstance(said, (ValueError, OSError))
-        and type(said).__module__.split(".")[0] in ("builtins", "_pickle")
+        raised is not None
+        and not isinstance(raised, (ValueError, OSError))
+        and type(raised).__module__.split(".")[0] in ("builtins", "_pickle")
     ):
-        return f"no refusal but {said!r}"
+        return f"not refused, but {raised!r}"
     return None
 
 
@@ -247,7 +247,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
     settings_of(root)
     pairs = list(itertools.product(PLACES, bad))
     with quiet():
-        for case in range(seed, seed + count):  # one after the other, so that a round misses none
+        for case in range(seed, seed + count):  # consecutive, so that a round covers all pairs
             place, name = pairs[case * STRIDE % len(pairs)]
             top = place.split("/")[0]
             shutil.rmtree(root / top)

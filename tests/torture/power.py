@@ -1,8 +1,8 @@
-"""The power goes in the middle of a save: what is on the disk is always the old or the new checkpoint.
+"""Power loss in the middle of a save: the disk always holds the old or the new checkpoint.
 
-One save of two ranks (and the removal of the checkpoint that is then too old) is recorded. A state of the disk is a
-beginning of the recorded calls of which any not yet synced may be lost: data until their file is synced, names until
-their folder is. Lost data leave a file of zeros, or none.
+One save of two ranks, and the removal of the expired checkpoint after it, is recorded. A state of the disk is a prefix
+of the recorded calls, without any of the calls that are not yet synced: data until the file is synced, names until the
+folder is. Lost data leaves a file of zeros, or no file.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from train.settings import CheckpointSettings
 FULL = 2500
 RANKS = 2
 OLD, NEW = (2, 4), 6
-"""Steps of the checkpoints that are there, and of the one that is saved; the first of them is removed after it."""
+"""Steps of the existing checkpoints, and of the one being saved; the oldest is removed after it."""
 
 
 @dataclass
 class Recorded:
-    """The disk before a save, and what the save did to it."""
+    """The disk before a save, the calls of the save, and the disk after it."""
 
     files: dict[str, bytes]
     calls: list[Call]
@@ -38,7 +38,7 @@ class Recorded:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """Return every file below a folder by its relative path; folders end with a slash."""
+    """Return every file under a folder by its relative path; folders end with a slash."""
     return {
         path.relative_to(root).as_posix() + "/" * path.is_dir(): b"" if path.is_dir() else path.read_bytes()
         for path in sorted(root.rglob("*"))
@@ -63,12 +63,12 @@ def record(first: bool = False) -> Recorded:
 
 
 def interleaved(recorded: Recorded, rng: np.random.Generator) -> Recorded:
-    """Return the calls in one of the orders that the ranks, who write at once, may have made them in."""
+    """Return the calls in one of the possible orders, since the ranks write concurrently."""
     ends = [n for n, call in enumerate(recorded.calls) if call.name == "fsync" and call.path.endswith(".safetensors")]
     start = next(n for n, call in enumerate(recorded.calls) if call.path.endswith(".safetensors"))
-    stop = ends[RANKS - 1] + 1  # each rank's file is synced once by its rank, and again before the manifest
+    stop = ends[RANKS - 1] + 1  # each file is synced once by its rank, and again before the manifest
     own = [[c for c in recorded.calls[start:stop] if c.path.endswith(f"{rank}.safetensors")] for rank in range(RANKS)]
-    assert sum(map(len, own)) == stop - start, "the ranks did something else meanwhile"
+    assert sum(map(len, own)) == stop - start, "the ranks made other calls in between"
     mixed = []
     while any(own):
         mixed.append(own[rng.choice([rank for rank in range(RANKS) if own[rank]])].pop(0))
@@ -79,7 +79,7 @@ def interleaved(recorded: Recorded, rng: np.random.Generator) -> Recorded:
 
 @dataclass
 class Disk:
-    """Names and files apart, as a file system has them: a name points to a numbered file or folder."""
+    """Names and files separately, as in a file system: a name refers to a numbered file or folder."""
 
     names: dict[str, int] = field(default_factory=dict)
     data: dict[int, bytearray | None] = field(default_factory=dict)
@@ -99,7 +99,7 @@ class Disk:
         return number
 
     def write_out(self, root: Path) -> None:
-        """Make it real below a folder; what lies in a folder that was lost is lost."""
+        """Write the disk to a folder; the contents of a lost folder are lost."""
         root.mkdir()
         for name, number in sorted(self.names.items(), key=lambda item: (item[0].count("/"), item[0])):
             path, data = root / name, self.data[number]
@@ -113,7 +113,7 @@ class Disk:
 def crash(recorded: Recorded, made: int, lost: set[int]) -> Disk:
     """Return the disk after the first `made` calls, without those in `lost`."""
     disk = Disk.holding(recorded.files)
-    known = dict(disk.names)  # what the program sees: every call has happened for it
+    known = dict(disk.names)  # the program's view, in which every call has happened
     for number, call in enumerate(recorded.calls[:made]):
         dropped = number in lost
         if call.name in ("create", "mkdir"):
@@ -147,7 +147,7 @@ def crash(recorded: Recorded, made: int, lost: set[int]) -> Disk:
 
 
 def unsynced(calls: Sequence[Call]) -> list[int]:
-    """Return the calls that a power loss after all of these may still undo."""
+    """Return the numbers of the calls that a power loss after `calls` may undo."""
     pending: list[int] = []
     for number, call in enumerate(calls):
         if call.name == "fsync":
@@ -158,17 +158,17 @@ def unsynced(calls: Sequence[Call]) -> list[int]:
 
 
 def _settled(calls: Sequence[Call], number: int, sync: int) -> bool:
-    """Does a sync of a file or a folder make a call before it durable?"""
+    """Return whether a sync of a file or folder makes an earlier call durable."""
     call, synced = calls[number], calls[sync].path
     path = call.path if call.name in ("write", "ftruncate") else str(Path(call.target or call.path).parent)
-    for later in calls[number + 1 : sync]:  # the name under which it was reached by the time of the sync
+    for later in calls[number + 1 : sync]:  # follow renames up to the sync
         if later.name == "rename" and (path == later.path or path.startswith(later.path + "/")):
             path = later.target + path[len(later.path) :]
     return path == synced
 
 
 def problem_of(recorded: Recorded, made: int, lost: set[int], work: Path) -> str | None:
-    """Return what is wrong after a power loss, None when the old or the new checkpoint is found, whole."""
+    """Return what is wrong after a power loss, None if the old or the new checkpoint is found intact."""
     root = work / "disk"
     shutil.rmtree(root, ignore_errors=True)
     crash(recorded, made, lost).write_out(root)
@@ -194,7 +194,7 @@ def problem_of(recorded: Recorded, made: int, lost: set[int], work: Path) -> str
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Look at `count` states of the disk."""
+    """Check `count` states of the disk."""
     tally = Tally("power", seed=seed)
     with quiet():
         for case in case_seeds(seed, count):
@@ -211,8 +211,8 @@ def run(count: int, seed: int, work: Path) -> Tally:
 
 
 def every_prefix(work: Path) -> Tally:
-    """Look at every beginning of both recorded saves, with nothing, all and each one call lost that may be."""
-    tally = Tally("power, every beginning")
+    """Check every prefix of both recorded saves, with no call, all calls, or any single call lost that may be lost."""
+    tally = Tally("power, every prefix")
     with quiet():
         for first in (False, True):
             recorded = interleaved(record(first), np.random.default_rng(0))

@@ -1,8 +1,8 @@
-"""Workers that tokenise are killed at any point of a chunk, or while the chunks are joined; then all is run again.
+"""Tokenizing workers are killed at any point of a chunk, or while the chunks are joined; then everything is run again.
 
-An attempt draws a size of chunks, forks one to three workers that share the chunks, kills one or more at a named point
-or after a random while, may damage what is done and kills the joining too, runs again, and compares: TOKENS have the
-fingerprint of an uninterrupted go in one chunk, no sound chunk is done again, nothing is left beside them.
+An attempt draws a chunk size, forks one to three workers that share the chunks, kills one or more at a named point or
+at a random time, may damage a finished chunk, kills the joining too, runs again, and compares: TOKENS have the
+fingerprint of an uninterrupted run in one chunk, no intact chunk is redone, and nothing else is left next to them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CHUNK_BYTES = (900, 2500, 6000)
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Kill `count` times and more; every attempt must end with the same fingerprint."""
+    """Make `count` attempts, each with one or more kills; every attempt must end with the same fingerprint."""
     tally = Tally("prepare", seed=seed)
     text = _text(work / "text")
     with one_thread():
@@ -79,13 +79,13 @@ def _attempt(text: Path, folder: Path, expected: str, draw: random.Random) -> tu
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         (job.store.folder / damaged).write_bytes(data)
     if was_killed(fork(lambda: _tokenise(_job(text, folder, size), 0, 1, missing=True), "")):
-        return "the second go was killed by something else", killed
+        return "the second run was killed by something else", killed
     after = {path.name: path.stat().st_ino for path in job.store.folder.glob("*.chunk")}
     twice = [name for name, inode in sound.items() if after.get(name) != inode]
     if twice:
-        return f"{twice[0]} was done and was done again", killed
+        return f"{twice[0]} was finished and was redone", killed
     if len(after) != len(job.chunks):
-        return f"{len(after)} of {len(job.chunks)} chunks are there after the second go", killed
+        return f"{len(after)} of {len(job.chunks)} chunks exist after the second run", killed
     drill = draw.choice((*JOINS, ""))
     joining = fork(lambda: _job(text, folder, size).finish(), drill)
     if not drill:
@@ -96,7 +96,7 @@ def _attempt(text: Path, folder: Path, expected: str, draw: random.Random) -> tu
         _job(text, folder, size).finish()
     verify(folder)
     if open_manifest(folder, KIND).fingerprint != expected:
-        return "the tokens are not those of an uninterrupted go", killed
+        return "the tokens are not those of an uninterrupted run", killed
     left = [path.name for path in folder.parent.glob(f"*{folder.name}?*")]
     if left:
         return f"{left[0]} is left", killed
@@ -122,7 +122,7 @@ def _job(text: Path, folder: Path, chunk_bytes: int | None) -> TextJob:
 
 
 def _text(folder: Path) -> Path:
-    """Documents of three sources, plain, packed and as whole files."""
+    """Write documents of three sources: plain, compressed and as text files."""
     draw = random.Random(0)
     folder.mkdir()
     words = ["the", "cat", "sat", "\u4e2d\u6587", "return", "x\n", "<|endoftext|>", "1234"]
@@ -133,6 +133,6 @@ def _text(folder: Path) -> Path:
     lines = ["".join(json.dumps(row) + "\n" for row in part).encode() for part in (rows[:120], rows[120:])]
     (folder / "a.jsonl").write_bytes(lines[0])
     (folder / "b.jsonl.gz").write_bytes(gzip.compress(lines[1], mtime=0))
-    for name, said in (("c.txt", "some words"), ("d.txt", "")):
-        (folder / name).write_text(said)
+    for name, text in (("c.txt", "some words"), ("d.txt", "")):
+        (folder / name).write_text(text)
     return folder

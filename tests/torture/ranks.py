@@ -1,4 +1,4 @@
-"""Ranks as threads of this process, and an engine of a few made-up tensors: saves and loads without a launcher."""
+"""Ranks as threads of this process, and an engine of made-up tensors, to save and load without a launcher."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONFIG = DecoderConfig(vocab_size=32, layers=1, width=16, heads=2, kv_heads=1, f
 
 @dataclass
 class Hub:
-    """Where the threads meet."""
+    """Exchanges values between the threads."""
 
     size: int
     values: dict[int, Any] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Hub:
         self.barrier = threading.Barrier(self.size)
 
     def gather(self, rank: int, value: Any) -> list[Any]:
-        """Return what every rank brings, by rank."""
+        """Return every rank's value, by rank."""
         self.values[rank] = value
         self.barrier.wait(60)
         found = [self.values[rank] for rank in range(self.size)]
@@ -84,7 +84,7 @@ def on_ranks(size: int, action: Callable[[World], Any]) -> list[Any]:
 
 
 class MadeUpEngine:
-    """What checkpoints know of an engine, with a state drawn from a seed: this rank's share of every parameter."""
+    """The interface of an engine that checkpoints use, with a random state: this rank's share of every parameter."""
 
     def __init__(self, world: World, seed: int, config: DecoderConfig = CONFIG) -> None:
         self.world = world
@@ -120,7 +120,7 @@ class MadeUpEngine:
 
 
 def same_state(one: MadeUpEngine, other: MadeUpEngine) -> bool:
-    """Tell whether two engines of one shape hold the same bits."""
+    """Return whether two engines of the same shape have bitwise equal states."""
     return one.count == other.count and all(
         a.name == b.name and a.start == b.start and all(torch.equal(a.tensors[kind], b.tensors[kind]) for kind in KINDS)
         for a, b in zip(one.state, other.state, strict=True)
@@ -128,7 +128,7 @@ def same_state(one: MadeUpEngine, other: MadeUpEngine) -> bool:
 
 
 def save_step(checkpoints: Any, world: World, step: int, engine: Any = None, **changes: Any) -> Any:
-    """Save the made-up state of a step; its seed is the step."""
+    """Save the made-up state of a step, whose seed is the step."""
     from train import checkpoint
 
     facts = {"cursor": step * 8, "consumed_hash": f"{step:016x}", "tokens": step * 100, "config": {}, "inputs": {}}
@@ -138,7 +138,7 @@ def save_step(checkpoints: Any, world: World, step: int, engine: Any = None, **c
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the warnings about what is damaged on purpose from the terminal."""
+    """Suppress the warnings about intentional damage."""
     import logging
 
     before = logging.root.manager.disable

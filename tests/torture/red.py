@@ -1,7 +1,7 @@
-"""The red control: a rank killed inside its write, on plain DeepSpeed's own save_checkpoint and load_checkpoint.
+"""The negative control: a rank killed inside its write, with plain DeepSpeed's save_checkpoint and load_checkpoint.
 
-An attempt passes when the kill struck; the notes say how many resumes failed then. They are expected to: `latest` is
-written before the other ranks have ended their writes, and nothing older is tried.
+An attempt passes if the kill happened; the notes count the failed resumes. They are expected to fail: `latest` is
+written before the other ranks have finished writing, and no older checkpoint is tried.
 """
 
 from __future__ import annotations
@@ -21,53 +21,56 @@ from tests.torture.forks import Forks, served
 
 FULL = 50
 RANKS = 2
-LIFE_S = 60.0
-"""Longest life of a rank."""
+LIMIT_S = 60.0
+"""Time limit for a launch."""
 HELD_S = 1.0
-"""Longest time that the killed rank's disk takes for half of its write."""
+"""Longest pause of the killed rank after half of its write."""
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Tear `count` checkpoints of DeepSpeed's; an undisturbed one is loaded first, and must load."""
+    """Interrupt `count` saves of DeepSpeed's; an undisturbed checkpoint must load first."""
     tally, failed = Tally("red", seed=seed), 0
     with served() as forks:
-        saved, loaded, told = _two_lives(forks, work, None)
+        saved, loaded, output = _save_and_load(forks, work, None)
         if saved != [0] * RANKS or loaded != [0] * RANKS:
-            raise RuntimeError(f"plain DeepSpeed without a fault: saved {saved}, loaded {loaded}: {told}")
+            raise RuntimeError(f"plain DeepSpeed without a fault: saved {saved}, loaded {loaded}: {output}")
         for case in case_seeds(seed, count):
-            saved, loaded, told = _two_lives(forks, work, float(np.random.default_rng(case).uniform(0, HELD_S)))
+            saved, loaded, output = _save_and_load(forks, work, float(np.random.default_rng(case).uniform(0, HELD_S)))
             failed += loaded != [0] * RANKS
-            tally.add(case, None if saved[1] == -9 else f"the kill did not strike: {saved}: {told}")
-    tally.notes.append(f"plain DeepSpeed: {failed} of {tally.attempts} resumes failed, a whole older checkpoint beside")
+            tally.add(case, None if saved[1] == -9 else f"the kill did not happen: {saved}: {output}")
+    tally.notes.append(
+        f"plain DeepSpeed: {failed} of {tally.attempts} resumes failed, despite an intact older checkpoint"
+    )
     return tally
 
 
-def _two_lives(forks: Forks, work: Path, held_s: float | None) -> tuple[list[int | None], list[int | None], str]:
-    """Let ranks save, rank 1 be killed after `held_s` seconds in a write, and others load; return their exit codes."""
-    folder, log, codes, told = work / "deepspeed", work / "log", [], ""
+def _save_and_load(forks: Forks, work: Path, held_s: float | None) -> tuple[list[int | None], list[int | None], str]:
+    """Save, with rank 1 killed `held_s` seconds into a write, then load in new ranks; return exit codes and output."""
+    folder, log, codes, output = work / "deepspeed", work / "log", [], ""
     for saves in (True, False):
         arguments = {"folder": str(folder), "held_s": held_s if saves else None, "saves": saves}
         ranks = forks.start("tests.torture.red:rank", arguments, RANKS, log)
-        deadline = time.monotonic() + LIFE_S
-        while time.monotonic() < deadline and not any(ranks.wait(0)):  # until one fails, or none is left
+        deadline = time.monotonic() + LIMIT_S
+        while time.monotonic() < deadline and not any(ranks.wait(0)):  # until one fails, or all have ended
             if None not in ranks.wait(0):
                 break
             time.sleep(0.002)
         codes.append(ranks.wait(1))  # the others notice, or hang
         ranks.kill()
         ranks.wait(5)
-        told += ranks.told()[-600:]
+        output += ranks.told()[-600:]
     shutil.rmtree(folder, ignore_errors=True)
     log.unlink(missing_ok=True)
-    return codes[0], codes[1], told
+    return codes[0], codes[1], output
 
 
 def rank(folder: str, held_s: float | None, saves: bool) -> int:
-    """Be a rank of a plain DeepSpeed run: save twice and be killed in the second write, or load."""
+    """Run a rank of a plain DeepSpeed run: save twice, killed in the second write, or load."""
     import deepspeed
     import torch
 
-    from train.distributed.world import finish, start
+    from train.distributed.world import finish
+    from train.engine.communication import start
 
     world = start(threads=1)
     torch.manual_seed(0)
@@ -91,7 +94,7 @@ def rank(folder: str, held_s: float | None, saves: bool) -> int:
 
 
 def _cut_writes(held_s: float) -> None:
-    """Let torch.save write half of a file, take its time, and end with this process."""
+    """Make torch.save write half of a file, pause, and kill this process."""
     import torch
 
     whole = torch.save

@@ -1,4 +1,4 @@
-"""What the campaigns hurt: small runs in a folder of their own, and how one is told from an undisturbed one."""
+"""The small runs that the campaigns disturb, and their comparison with an undisturbed run."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import Forks, Ranks, served
 from train import checkpoint
 from train.records.consumed import read_consumed
-from train.resume.runfolder import CHECKPOINTS, RUN, read_run
+from train.records.layout import CHECKPOINTS, RUN
+from train.records.run_json import read_run
 from train.tracking import read_metrics
 
 BATCH = 12
-"""Samples in a global batch: 1, 2, 3 and 4 ranks share it evenly."""
+"""Samples per global batch, divisible by 1, 2, 3 and 4 ranks."""
 MEASURED = ("time/", "throughput/", "data/wait", "memory/", "straggler/")
-"""What the names of metrics begin with that no two runs have alike."""
+"""Prefixes of the metrics that differ between any two runs."""
 PATIENCE_S = 120.0
-"""Longest life of a run that is not disturbed."""
+"""Time limit for an undisturbed run."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """TOKENS and an ORDER, and the overrides of a run on them."""
+    """TOKENS and an ORDER, and the overrides for a run on them."""
 
     order: Order
     words: tuple[str, ...]
 
     @classmethod
     def make(cls, work: Path, stages: int = 3, samples: int = 150) -> Material:
-        """Write a tiny corpus and arrange it; every sample is 16 tokens long."""
+        """Write a tiny corpus and arrange it; every sample has 16 tokens."""
         rng = np.random.default_rng(7)
         (work / "text").mkdir(parents=True)
         lines = []
@@ -90,13 +91,13 @@ class Material:
     def start(
         self, forks: Forks, folder: Path, world_size: int = 2, words: Sequence[str] = (), fault: str | None = None
     ) -> Ranks:
-        """Begin a life of the run in `folder`."""
+        """Launch the run in `folder`."""
         arguments = {"words": [*self.words, *words], "output": str(folder)}
         environment = {"PDPC_FAULT": fault} if fault else {}
         return forks.start("tests.torture.forks:train", arguments, world_size, _log_of(folder), environment)
 
     def finish(self, forks: Forks, folder: Path, world_size: int = 2, words: Sequence[str] = ()) -> str | None:
-        """Go on with a run to its end; return what went wrong, None when nothing did."""
+        """Resume a run to its end; return what went wrong, None if nothing did."""
         for _ in range(3):
             ranks = self.start(forks, folder, world_size, words)
             codes = ranks.wait(PATIENCE_S)
@@ -105,7 +106,7 @@ class Material:
                 return None
             if "EADDRINUSE" not in ranks.told()[-4000:]:
                 return f"the resume ended with {codes}: {ranks.told()[-600:]}"
-        return "no port was free three times"
+        return "the port was taken three times"
 
 
 def _log_of(folder: Path) -> Path:
@@ -121,25 +122,25 @@ def forget(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Ending:
-    """What a finished run is."""
+    """The state of a finished run."""
 
     consumed: list[int]
-    """Sample ids over all lives, in order."""
+    """Sample ids over all launches, in order."""
     consumed_hash: str
     weights: Mapping[str, str]
     """Digests of the files of the newest checkpoint: weights and moments."""
     records: list[dict[str, Any]]
-    """Its metrics, but for MEASURED ones."""
+    """Its metrics, without MEASURED ones."""
 
     @classmethod
     def of(cls, folder: Path) -> Ending:
-        """Read a finished run. Raises ValueError when it is none."""
+        """Read a finished run. Raises ValueError if it is not finished."""
         facts = read_run(folder)
         if facts["status"] != "finished":
             raise ValueError(f"{folder / RUN} says {facts['status']}")
         newest = checkpoint.newest(folder / CHECKPOINTS)
         if newest is None:
-            raise ValueError(f"{folder} has no whole checkpoint")
+            raise ValueError(f"{folder} has no intact checkpoint")
         files = open_manifest(newest, checkpoint.KIND).files
         records = [
             {key: value for key, value in record.items() if not key.startswith(MEASURED)}
@@ -159,38 +160,38 @@ class Ending:
 
 @dataclass(frozen=True)
 class Ground:
-    """What a campaign begins with."""
+    """The starting point of a campaign."""
 
     forks: Forks
     material: Material
     whole: Ending
-    """How a run of the material ends that nothing disturbs."""
-    life_s: float
-    """Seconds that such a run takes, once its server has imported what it needs: with `lives` of 3."""
+    """The end of an undisturbed run."""
+    run_s: float
+    """Seconds of an undisturbed run; with `launches` of 3, without the server's imports."""
 
 
 @contextmanager
 def prepared(
-    work: Path, world_size: int = 2, words: Sequence[str] = (), lives: int = 1, stages: int = 3, samples: int = 150
+    work: Path, world_size: int = 2, words: Sequence[str] = (), launches: int = 1, stages: int = 3, samples: int = 150
 ) -> Iterator[Ground]:
-    """Make material, a fork server and an undisturbed run, `lives` times: the first two import."""
-    material, life_s = Material.make(work / "material", stages, samples), 0.0
+    """Yield material, a fork server and an undisturbed run, made `launches` times: the first two do the imports."""
+    material, run_s = Material.make(work / "material", stages, samples), 0.0
     with served() as forks:
-        for _ in range(lives):
+        for _ in range(launches):
             forget(work / "whole")
-            began = time.monotonic()
+            started = time.monotonic()
             problem = material.finish(forks, work / "whole", world_size, words)
-            life_s = time.monotonic() - began
+            run_s = time.monotonic() - started
             if problem:
                 raise RuntimeError(f"the undisturbed run failed: {problem}")
-        yield Ground(forks, material, Ending.of(work / "whole"), life_s)
+        yield Ground(forks, material, Ending.of(work / "whole"), run_s)
 
 
 def difference(folder: Path, material: Material, whole: Ending, bitwise: bool = True) -> str | None:
-    """Tell in what a finished run differs from an undisturbed one, None when in nothing.
+    """Return how a finished run differs from an undisturbed one, None if it does not.
 
-    Every sample was consumed once, in the order; the weights, moments and losses are equal to the bit, or with
-    `bitwise` false the losses to 1e-5 relative.
+    Every sample must be consumed once and in order; weights, moments and metrics must be equal bit for bit, or, with
+    `bitwise` false, the losses to 1e-5 relative.
     """
     try:
         ending = Ending.of(folder)
@@ -199,7 +200,7 @@ def difference(folder: Path, material: Material, whole: Ending, bitwise: bool = 
     order = material.order[0 : len(material.order)].tolist()
     if ending.consumed != order:
         lost, twice = len(set(order) - set(ending.consumed)), len(ending.consumed) - len(set(ending.consumed))
-        return f"the consumed record is not the order: {lost} samples lost, {twice} repeated"
+        return f"the consumed samples are not the order: {lost} samples lost, {twice} repeated"
     if ending.consumed_hash != as_hex(order_hash(material.order, len(order))):
         return f"the consumed hash {ending.consumed_hash} is not the order's"
     if not bitwise:
@@ -211,14 +212,14 @@ def difference(folder: Path, material: Material, whole: Ending, bitwise: bool = 
 
 
 def _other_metrics(records: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> str | None:
-    """Tell in which keys two runs' metrics differ, and from which step on."""
+    """Return the keys in which two runs' metrics differ, and the first step."""
     if [(r["kind"], r["step"]) for r in records] != [(r["kind"], r["step"]) for r in wanted]:
         return f"the metrics have {len(records)} records instead of {len(wanted)}, or at other steps"
     for ours, theirs in zip(records, wanted, strict=True):
         keys = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
         if keys:
-            told = "; ".join(f"{key} {ours.get(key)} instead of {theirs.get(key)}" for key in keys[:3])
-            return f"{len(keys)} metrics differ from step {ours['step']} on: {told}"
+            shown = "; ".join(f"{key} {ours.get(key)} instead of {theirs.get(key)}" for key in keys[:3])
+            return f"{len(keys)} metrics differ from step {ours['step']} on: {shown}"
     return None
 
 
@@ -228,11 +229,11 @@ def on_each_size(
     count: int,
     work: Path,
     one_run: Callable[..., tuple[str, str | None]],
-    lives: int,
+    launches: int,
 ) -> None:
-    """Call `one_run(ground, folder, seed, size)` for `count` cases, each on one of `sizes` ranks; count its answers.
+    """Call `one_run(ground, folder, seed, size)` for `count` cases, each on one of `sizes` ranks; tally the results.
 
-    It answers how a run ended and what went wrong; `folder` holds the material and is the run's parent.
+    It returns how a run ended and what went wrong; `folder` contains the material and is the run's parent.
     """
     ends, seeds = dict[str, int](), case_seeds(tally.seed, count)
     with served():
@@ -241,7 +242,7 @@ def on_each_size(
             if not cases:
                 continue
             folder = work / f"on_{size}"
-            with prepared(folder, size, lives=lives) as ground:
+            with prepared(folder, size, launches=launches) as ground:
                 for case in cases:
                     end, problem = one_run(ground, folder, case, size)
                     ends[end] = ends.get(end, 0) + 1

@@ -1,8 +1,8 @@
-"""Workers that score are killed at any point of a chunk, or while the chunks are put together; then all is run again.
+"""Scoring workers are killed at any point of a chunk, or while the chunks are joined; then everything is run again.
 
-An attempt forks two workers that share the chunks, kills one or both at a named point or after a random while, may kill
-the joining too, runs again, and compares: the scores have the bytes of an uninterrupted go, no chunk that was done is
-done again, none is left out.
+An attempt forks two workers that share the chunks, kills one or both at a named point or at a random time, may kill the
+joining too, runs again, and compares: the scores have the bytes of an uninterrupted run, no finished chunk is redone,
+and none is missing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SAMPLES = {"books": 61, "code": 90}
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Kill `count` times and more; every attempt must end with the same bytes."""
+    """Make `count` attempts, each with one or more kills; every attempt must end with the same bytes."""
     import torch
 
     torch.set_num_threads(1)
@@ -51,7 +51,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
         tally.add(case, problem)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(folder.with_name(f"{folder.name}.chunks"), ignore_errors=True)
-    tally.notes.append(f"{kills} processes were killed, {len(plain.chunks)} chunks of two models each time")
+    tally.notes.append(f"{kills} processes were killed; {len(plain.chunks)} chunks of two models per attempt")
     return tally
 
 
@@ -74,26 +74,26 @@ def _attempt(
     before = {path.name: path.stat().st_ino for path in job.store.folder.glob("*.chunk")}
     again = fork(lambda: _score(job, scorer, 0, 1, job.store.missing(job.chunks)), "")
     if was_killed(again):
-        return "the second go was killed by something else", killed
+        return "the second run was killed by something else", killed
     after = {path.name: path.stat().st_ino for path in job.store.folder.glob("*.chunk")}
     twice = [name for name, inode in before.items() if after.get(name) != inode]
     if twice:
-        return f"{twice[0]} was done and was done again", killed
+        return f"{twice[0]} was finished and was redone", killed
     if len(after) != len(job.chunks):
-        return f"{len(after)} of {len(job.chunks)} chunks are there after the second go", killed
+        return f"{len(after)} of {len(job.chunks)} chunks exist after the second run", killed
     killed += was_killed(fork(lambda: job.finish(quiet=True), draw.choice(JOINS)))
     if _job(folder, tokens).reused() is None:
         _job(folder, tokens).finish(quiet=True)
     verify(folder)
     if (folder / "train.parquet").read_bytes() != expected:
-        return "the scores are not those of an uninterrupted go", killed
+        return "the scores are not those of an uninterrupted run", killed
     if list(folder.parent.glob(f"{folder.name}.chunks")):
         return "the chunks are still there", killed
     return None, killed
 
 
 def fork(action: Callable[[], object], drill: str) -> int:
-    """Do something in a process of its own, with a drill armed; return its id."""
+    """Run an action in a forked process with a fault armed; return its id."""
     pid = os.fork()
     if pid:
         return pid
@@ -109,7 +109,7 @@ def fork(action: Callable[[], object], drill: str) -> int:
 
 
 def was_killed(pid: int) -> bool:
-    """Wait for a forked process; tell whether it was killed."""
+    """Wait for a forked process; return whether it was killed."""
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert code in (0, -signal.SIGKILL), f"a worker ended with {code}"
     return code != 0
@@ -145,7 +145,7 @@ def _references(tokens: Tokens) -> dict[str, Reference]:
 
 
 def _tokens(folder: Path) -> Tokens:
-    """TOKENS of two sources of random documents, samples of 4 tokens."""
+    """Write TOKENS of two sources of random documents, with samples of 4 tokens."""
     from tests.curriculum.conftest import write_tokens
 
     return write_tokens(folder, SAMPLES)

@@ -1,10 +1,9 @@
-"""A file of TOKENS or ORDER is cut, replaced or deleted under a run that reads it; put it back and go on.
+"""A file of TOKENS or ORDER is truncated, replaced or deleted during a run that reads it; restore it and resume.
 
-At a random instant, for one or two ranks. Passed: every process ends within PATIENCE_S; a run whose file was cut
-trained on as if nothing had happened, or ended with a documented code and a message that names the file (a rank that
-was just touching the page is ended by SIGBUS, with its stack on record); one whose file was replaced or deleted after
-it was opened is not harmed; and with the file back the run ends as if nothing had happened. A cut validation slice
-costs evaluations alone.
+At a random time, with one or two ranks. Passed: every process ends within PATIENCE_S; a run whose file was truncated is
+either unaffected, or ends with a documented code and a message that names the file (a rank that was touching the page
+dies of SIGBUS, with its stack on record); one whose file was replaced or deleted after it was opened is unaffected; and
+with the file restored the run ends like an undisturbed one. A truncated validation slice only costs evaluations.
 """
 
 from __future__ import annotations
@@ -21,67 +20,67 @@ from tests.torture.campaign import Tally
 from tests.torture.oom import failed_stages, other_weights
 from tests.torture.runs import Ground, difference, on_each_size
 from train.distributed.exit_codes import DONE, FAILED, REFUSED, UNREADABLE
-from train.distributed.watchdog import STACKS
+from train.records.layout import STACKS
 
 FULL = 50
 RANKS = (1, 2)
 PATIENCE_S = 30.0
-"""Longest time in which the ranks of a life end."""
+"""Time within which the ranks of a launch must end."""
 FILES = (
     *("tokens/train.ids.bin", "tokens/train.ids.bin", "tokens/validation.ids.bin", "tokens/train.starts.bin"),
     *("order/ids.bin", "order/ids.bin", "order/cells.bin", "order/counts.bin", "order/plan.bin"),
 )
-"""What is hurt; the files that every step reads are drawn twice as often."""
+"""Files to damage; those that every step reads are drawn twice as often."""
 WAYS = ("cut", "cut", "cut", "replaced", "deleted")
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Hurt a file `count` times."""
+    """Damage a file `count` times."""
     tally = Tally("shrink", seed=seed)
-    on_each_size(tally, RANKS, count, work, one_run, lives=3)
+    on_each_size(tally, RANKS, count, work, one_run, launches=3)
     return tally
 
 
 def one_run(ground: Ground, work: Path, seed: int, size: int) -> tuple[str, str | None]:
-    """Hurt a file under a run and let it end; return how the hurt life ended and what went wrong."""
+    """Damage a file during a run and let it end; return how that launch ended and what went wrong."""
     draw, folder = np.random.default_rng(seed), work / "run"
     name, way = str(draw.choice(FILES)), str(draw.choice(WAYS))
     path, kept = work / "material" / name, work / "kept"
     length = int(draw.integers(0, path.stat().st_size))
-    after_s = float(draw.uniform(0.0, 1.0)) * ground.life_s
+    after_s = float(draw.uniform(0.0, 1.0)) * ground.run_s
     shutil.copyfile(path, kept)
     ranks = ground.material.start(ground.forks, folder, size)
     try:
         time.sleep(after_s)
-        hurt(path, way, length)
+        damage(path, way, length)
         codes = ranks.wait(PATIENCE_S)
-        told = ranks.told()
+        output = ranks.told()
     finally:
         ranks.kill()
         ranks.wait(5)
-        put_back(path, kept, way)
-    problem = ending_problem(codes, told, name, way, folder)
+        restore(path, kept, way)
+    problem = ending_problem(codes, output, name, way, folder)
     problem = problem or ground.material.finish(ground.forks, folder, size)
     if problem is None:
         problem = (other_weights if failed_stages(folder) else difference)(folder, ground.material, ground.whole)
-    what = f"{name} {way} at {length} bytes after {after_s:.2f} s on {size} ranks"
-    return f"{way} {codes}", problem and f"{what}: {problem}: {told[-600:]}"
+    fault = f"{name} {way} at {length} bytes after {after_s:.2f} s on {size} ranks"
+    return f"{way} {codes}", problem and f"{fault}: {problem}: {output[-600:]}"
 
 
-def hurt(path: Path, way: str, length: int) -> None:
-    """Cut a file in place, give its name to other bytes, or remove it."""
+def damage(path: Path, way: str, length: int) -> None:
+    """Truncate a file in place, replace it by another, or remove it."""
     if way == "cut":
         os.truncate(path, length)
     elif way == "replaced":
-        beside = path.with_suffix(".other")
-        beside.write_bytes(bytes(path.stat().st_size))
-        os.replace(beside, path)
+        other = path.with_suffix(".other")
+        other.write_bytes(bytes(path.stat().st_size))
+        os.replace(other, path)
     else:
         path.unlink()
 
 
-def put_back(path: Path, kept: Path, way: str) -> None:
-    """Make the file whole again: the very file where it was cut, for this process has it open too."""
+def restore(path: Path, kept: Path, way: str) -> None:
+    """Restore the file; a truncated one in place, because this process has it open too."""
     if way == "cut":
         with open(path, "r+b") as file:
             file.write(kept.read_bytes())
@@ -89,17 +88,17 @@ def put_back(path: Path, kept: Path, way: str) -> None:
         os.replace(kept, path)
 
 
-def ending_problem(codes: list[int | None], told: str, name: str, way: str, folder: Path) -> str | None:
-    """Tell what is wrong with the end of the life whose file was hurt."""
+def ending_problem(codes: list[int | None], output: str, name: str, way: str, folder: Path) -> str | None:
+    """Return what is wrong with the end of the launch whose file was damaged."""
     if None in codes:
-        return f"a rank is there after {PATIENCE_S:g} s: {codes}"
+        return f"a rank still runs after {PATIENCE_S:g} s: {codes}"
     if set(codes) == {DONE}:
         return None
-    if way != "cut" and set(codes) != {REFUSED}:  # refused: it was not opened yet
-        return f"a file that was {way} did harm: {codes}"
+    if way != "cut" and set(codes) != {REFUSED}:  # REFUSED: the file was not open yet
+        return f"a file that was {way} ended the run: {codes}"
     stacks = "".join(path.read_text() for path in (folder / STACKS).glob("*.txt")) if folder.is_dir() else ""
     if -signal.SIGBUS in codes:
-        return None if "Bus error" in stacks + told else f"a rank died without a trace: {codes}"
+        return None if "Bus error" in stacks + output else f"a rank died without a stack: {codes}"
     if not set(codes) <= {DONE, UNREADABLE, REFUSED, FAILED} or set(codes) <= {DONE, FAILED}:
         return f"the ranks ended with {codes}"
-    return None if name in told else f"no message names {name}: {codes}"
+    return None if name in output else f"no message names {name}: {codes}"

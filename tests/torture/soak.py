@@ -1,12 +1,12 @@
-"""A random fault after every 5 to 15 s of training, run after run: how much of the time is training that counts (T28)?
+"""A random fault after every 5 to 15 s of training, run after run: the goodput, or share of time spent usefully (T28).
 
-Passed: every life ends as its fault explains, and every run consumes each sample once and in order. Goodput is at least
-GOODPUT: the time of the steps that the runs are made of in the end, over the time in which their lives trained. That is
-from a life's first record to its fault, with records, checkpoints, evaluations and steps that are lost. An attempt is a
-fault. When it strikes depends on the clock: a replay draws the same.
+Passed: every launch ends as its fault explains, and every run consumes each sample once and in order. Goodput is at
+least GOODPUT: the time of the steps in the final runs, divided by the training time of their launches, from the first
+record of a launch to its fault, including records, checkpoints, evaluations and lost steps. An attempt is a fault. When
+it happens depends on the clock; a replay draws the same faults.
 
-A checkpoint of C seconds and a fault every M lose 2 C / sqrt(2 C M) of the time at best, at sqrt(2 C M) between two
-checkpoints (Young 1974): with the 40 ms of this small run and a fault every 10 s that is 9 % at 0.9 s.
+With checkpoints of C seconds and a fault every M seconds, at best 2 C / sqrt(2 C M) of the time is lost, with
+sqrt(2 C M) seconds between checkpoints (Young 1974): here 9 %, at 0.9 s, for C of 40 ms and a fault every 10 s.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from tests.torture.mixed import EXPLAINED, STRUCK, flip_a_bit
 from tests.torture.runs import BATCH, PATIENCE_S, Ending, Material, forget
 from train import checkpoint
 from train.distributed.exit_codes import DONE
-from train.resume.runfolder import CHECKPOINTS
+from train.records.layout import CHECKPOINTS
 from train.tracking import METRICS, read_metrics
 
 FULL = 100
 STEPS = 2000
-"""Of a run."""
+"""Steps per run."""
 EVERY_S = (5.0, 15.0)
 GOODPUT = 0.9
 FAULTS = ("kill all", "kill one", "terminate", "stop one", "flip a bit", "point")
@@ -40,18 +40,18 @@ WORDS = ("checkpoints.keep_last=3", "hang_timeout_s=3", "slow_timeout_s=30")
 SAVE_EVERY = (20, 20, 20, 10)
 """Steps between two checkpoints, and two records, by ZeRO stage: about a second (see above)."""
 ENDS = (*EXPLAINED, -signal.SIGABRT)
-"""How ranks may end; one that the watchdog ends may need to be aborted."""
+"""Exit codes that a fault explains; the watchdog may have to abort a rank."""
 SOON_S = 30.0
-"""Time in which a life must come to a fault point; else it is killed."""
+"""Time within which a launch must reach its fault point; otherwise it is killed."""
 
 
 STEP = re.compile(r"^step (\d+)/", re.MULTILINE)
-"""How the line of a record begins."""
+"""Start of a record's log line."""
 
 
 @dataclass
 class Account:
-    """What became of the time of the lives, in seconds."""
+    """The time of all launches, in seconds."""
 
     useful_s: float = 0.0
     trained_s: float = 0.0
@@ -59,9 +59,9 @@ class Account:
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Strike `count` times."""
+    """Inject `count` faults."""
     tally, draw, account = Tally("soak", seed=seed), np.random.default_rng(seed), Account()
-    material, case, runs, began = (
+    material, case, runs, started = (
         Material.make(work / "material", 3, STEPS * BATCH * 10 // 9),
         seed,
         0,
@@ -79,7 +79,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
             case, runs = int(draw.integers(0, 2**31)), runs + 1
     goodput = account.useful_s / max(account.trained_s, 1e-9)
     kinds = ", ".join(f"{number} x {name}" for name, number in sorted(account.struck.items()))
-    took_s = time.monotonic() - began
+    took_s = time.monotonic() - started
     tally.notes.append(f"goodput {goodput:.1%} of {account.trained_s:.0f} s in {took_s:.0f} s; {runs} runs; {kinds}")
     if goodput < GOODPUT:
         tally.passed = 0
@@ -90,7 +90,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
 def one_run(
     forks: Forks, material: Material, folder: Path, seed: int, most: int, account: Account
 ) -> tuple[list[str], str | None]:
-    """Strike a run until it ends, or `most` times, and let it end; return the faults' names and what went wrong."""
+    """Inject up to `most` faults into a run and let it end; return the names of the faults and what went wrong."""
     draw, struck = np.random.default_rng(seed), list[str]()
     firsts: set[int] = set()
     while len(struck) < most:
@@ -100,15 +100,15 @@ def one_run(
             name = f"{draw.choice(STRUCK)}:{draw.choice(['kill', 'exit', 'raise'])}"
             point, _, action = name.partition(":")
             fault = f"{point}:rank={draw.integers(0, size)}:nth={draw.integers(2, 40)}:{action}"
-        said = len(folder.with_suffix(".log").read_text("utf-8", "replace")) if struck else 0
+        logged = len(folder.with_suffix(".log").read_text("utf-8", "replace")) if struck else 0
         stage = int(draw.integers(0, 4))
         words = [*WORDS, f"zero.stage={stage}"]
         words += [f"{key}={SAVE_EVERY[stage]}" for key in ("checkpoints.save_every", "log_every")]
         ranks = material.start(forks, folder, size, words, fault)
-        first = _first_step(ranks, said)
-        began = time.monotonic()
+        first = _first_step(ranks, logged)
+        started = time.monotonic()
         ended = _one_ended(ranks, wait_s if fault is None else SOON_S)
-        account.trained_s += (time.monotonic() - began) * (first > 0)
+        account.trained_s += (time.monotonic() - started) * (first > 0)
         codes = ranks.wait(SOON_S if ended else 0)
         if None in codes:
             name = _strike(ranks, "kill all" if fault else name, draw)
@@ -122,8 +122,8 @@ def one_run(
             break
         struck.append(name)
         if any(code not in ENDS for code in codes):
-            return struck, f"a life of {size} ranks ended with {codes} after {fault or name}: {ranks.told()[-600:]}"
-    newest = checkpoint.newest(folder / CHECKPOINTS)  # what comes after it is made again by a life that is not counted
+            return struck, f"a launch of {size} ranks ended with {codes} after {fault or name}: {ranks.told()[-600:]}"
+    newest = checkpoint.newest(folder / CHECKPOINTS)  # later steps are repeated by the final launch, not counted here
     last = checkpoint.step_of(newest) if newest else 0
     problem = material.finish(forks, folder, 1)
     if problem:
@@ -137,12 +137,12 @@ def one_run(
     return struck, _not_once(folder, material)
 
 
-def _first_step(ranks: Ranks, said: int) -> int:
-    """Wait for the first record of a life and return its step; 0 when the life has ended without."""
+def _first_step(ranks: Ranks, logged: int) -> int:
+    """Wait for the first record of a launch and return its step; 0 if the launch ended before."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         ended = None not in ranks.wait(0)
-        if found := STEP.search(ranks.told()[said:]):
+        if found := STEP.search(ranks.told()[logged:]):
             return int(found.group(1))
         if ended:
             break
@@ -151,7 +151,7 @@ def _first_step(ranks: Ranks, said: int) -> int:
 
 
 def _one_ended(ranks: Ranks, wait_s: float) -> bool:
-    """Wait so long, or until a rank has ended; tell whether one has."""
+    """Wait up to `wait_s` seconds for a rank to end; return whether one has."""
     deadline = time.monotonic() + wait_s
     while not any(code is not None for code in ranks.wait(0)):
         if time.monotonic() > deadline:
@@ -161,7 +161,7 @@ def _one_ended(ranks: Ranks, wait_s: float) -> bool:
 
 
 def _strike(ranks: Ranks, name: str, draw: np.random.Generator) -> str:
-    """Strike the ranks of a life; return what was done: nobody would find out about one rank that is stopped."""
+    """Inject a fault; return its name. A single rank is killed instead of stopped, which no rank would detect."""
     if name == "stop one" and len(ranks.pids) == 1:
         name = "kill one"
     number = {"terminate": signal.SIGTERM, "stop one": signal.SIGSTOP}.get(name, signal.SIGKILL)
@@ -170,9 +170,9 @@ def _strike(ranks: Ranks, name: str, draw: np.random.Generator) -> str:
 
 
 def _not_once(folder: Path, material: Material) -> str | None:
-    """Tell what is wrong with what a finished run has consumed: not every sample once, in the order."""
+    """Return what is wrong if a finished run did not consume every sample once and in order."""
     ending, order = Ending.of(folder), material.order
     if ending.consumed != order[0 : len(order)].tolist():
-        return "the consumed record is not the order"
+        return "the consumed samples are not the order"
     whole = as_hex(order_hash(order, len(order)))
     return None if ending.consumed_hash == whole else f"the consumed hash {ending.consumed_hash} is not {whole}"

@@ -19,7 +19,7 @@ HEIGHT = 8.0
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Watch `count` series."""
+    """Run the detector on `count` series."""
     tally = Tally("spikes", seed=seed)
     made = found = false = 0
     for case in case_seeds(seed, count):
@@ -32,7 +32,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
 
 
 def losses_of(steps: int, seed: int) -> list[float]:
-    """Return losses that drift from 6.2 to 2.2, with noise that is normal and one time in twenty half as wide again."""
+    """Return losses that drift from 6.2 to 2.2 with normal noise, which is 1.5 times as wide in 1 of 20 steps."""
     rng = np.random.default_rng(seed)
     sigma = np.where(rng.random(steps) < 0.05, 0.045, 0.03)
     drift = 2.2 + 4.0 * np.exp(-np.arange(steps) / (steps / 4))
@@ -41,9 +41,9 @@ def losses_of(steps: int, seed: int) -> list[float]:
 
 
 def series(seed: int) -> tuple[int, int, int]:
-    """Return how many spikes a series has, how many of them were found, and how many false alarms there were.
+    """Return the numbers of spikes in a series, of spikes found, and of false alarms.
 
-    A spike lies HEIGHT standard deviations of the last 128 losses without spikes above their mean.
+    A spike is HEIGHT standard deviations above the mean of the last 128 losses without spikes.
     """
     rng = np.random.default_rng(seed + 1)
     places = np.cumsum(rng.integers(20, 1000, STEPS // 500))

@@ -1,7 +1,7 @@
-"""One rank is slow from some step on: it sleeps, so that it takes five times as long as a step does (T13).
+"""One rank becomes slow at some step: it sleeps, so that its steps take five times as long (T13).
 
-Passed: that rank, and no other, is named within 20 steps, stands in the records, and the run ends as if nothing had
-been. Then a run of STEPS steps an attempt that nothing slows down: not a word about anybody.
+Passed: that rank, and no other, is named within 20 steps and recorded, and the run ends like an undisturbed one. Then
+an undisturbed run of STEPS steps per attempt: no rank is named.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import Forks
 from tests.torture.forks import train as rank_of
 from tests.torture.runs import BATCH, PATIENCE_S, Material, difference, forget, prepared
-from train.resume.runfolder import read_run
+from train.records.run_json import read_run
 from train.tracking import read_metrics
 
 FULL = 30
 WITHIN = 20
 SLOW_FROM = (4, 12)
-"""Steps, the first and the one after the last, after which a rank may become slow."""
+"""Range (end excluded) of the steps after which a rank becomes slow."""
 STEPS = 100
-"""Undisturbed steps for every attempt."""
+"""Undisturbed steps per attempt."""
 POINTS = ("loop.before_step", "loop.after_forward", "loop.after_backward", "loop.after_step", "data", "products")
-"""Where the rank sleeps: at a fault point, while its data is read, or in the matrix products of its blocks."""
+"""Where the rank sleeps: at a fault point, while reading data, or in the matrix products of its blocks."""
 PRODUCTS = 7
-"""Of a block."""
+"""Matrix products per block."""
 NAMED = re.compile(r"step (\d+): rank (\d+) \(\S+\) is a straggler: .* ([\d.]+) times")
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Slow a rank down `count` times, then nobody for a while."""
+    """Slow a rank down `count` times, then run undisturbed."""
     tally, waits = Tally("straggler", seed=seed), list[int]()
-    with prepared(work, lives=2, samples=(SLOW_FROM[1] + WITHIN + 4) * BATCH) as ground:
+    with prepared(work, launches=2, samples=(SLOW_FROM[1] + WITHIN + 4) * BATCH) as ground:
         for case in case_seeds(seed, count):
             waited, problem = one_run(ground.forks, ground.material, work / "run", case)
             problem = problem or difference(work / "run", ground.material, ground.whole, bitwise=False)
             tally.add(case, problem)
             waits += waited
             forget(work / "run")
-        steps, told = quiet_run(ground.forks, work, STEPS * count)
-    if told:
+        steps, warnings = quiet_run(ground.forks, work, STEPS * count)
+    if warnings:
         tally.passed = 0
-        tally.failures.append(f"of {steps} undisturbed steps: {told}")
+        tally.failures.append(f"in {steps} undisturbed steps: {warnings}")
     if waits:
         tally.notes.append(
             f"named after {min(waits)} to {max(waits)} steps, median {median(waits):g}; {steps} undisturbed steps"
@@ -58,13 +58,13 @@ def run(count: int, seed: int, work: Path) -> Tally:
 
 
 def one_run(forks: Forks, material: Material, folder: Path, seed: int) -> tuple[list[int], str | None]:
-    """Let a rank become slow; return after how many steps it was named, and what went wrong."""
+    """Make a rank slow; return the number of steps until it was named, and what went wrong."""
     draw = np.random.default_rng(seed)
     size = int(draw.integers(2, 5))
     slow, begins = int(draw.integers(0, size)), int(draw.integers(*SLOW_FROM))
     point, stage = str(draw.choice(POINTS)), int(draw.integers(0, 4))
     words = [f"zero.stage={stage}", f"micro_batch_size={BATCH // size}"]
-    problem = material.finish(forks, folder, size, words)  # how long does a step take?
+    problem = material.finish(forks, folder, size, words)  # to measure the time of a step
     if problem:
         return [], problem
     step_s = median(
@@ -95,7 +95,7 @@ def one_run(forks: Forks, material: Material, folder: Path, seed: int) -> tuple[
 
 
 def rank(words: list[str], output: str, slow: int, begins: int, sleep_s: float, point: str) -> int:
-    """Be a rank; if it is the slow one, sleep while data is read or in the products, where there is no fault point."""
+    """Run a rank; the slow one may sleep while reading data or in the products, which have no fault point."""
     from torch import nn
 
     from train import loop
@@ -121,7 +121,7 @@ def rank(words: list[str], output: str, slow: int, begins: int, sleep_s: float, 
 
 
 def quiet_run(forks: Forks, work: Path, steps: int) -> tuple[int, list[str]]:
-    """Let two ranks make so many steps; return how many they made, and what was said of stragglers."""
+    """Run about `steps` undisturbed steps on two ranks; return their number, and the log lines about stragglers."""
     material = Material.make(work / "long", stages=1, samples=round(steps * BATCH / 0.9) + BATCH)
     folder = work / "quiet"
     ranks = material.start(forks, folder, 2, ["log_every=10", "checkpoints.save_every=null"])

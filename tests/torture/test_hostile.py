@@ -1,4 +1,4 @@
-"""A small dose of the campaigns on hostile input; `make torture` gives the whole ones."""
+"""A few attempts of the campaigns on hostile input; `make torture` runs them in full."""
 
 import numpy as np
 import pytest
@@ -8,19 +8,19 @@ from tests.torture.fuzz_places import PLACES
 
 
 @pytest.mark.parametrize(("campaign", "count"), [(hostile, 60), (outside, 12), (tokenizers, 2), (fuzz, 600)])
-def test_a_small_dose(campaign, count, tmp_path):
+def test_a_few_attempts(campaign, count, tmp_path):
     tally = campaign.run(count, 11, tmp_path)
     assert tally.attempts == count
     assert tally.good, "\n".join(tally.failures)
 
 
-def test_every_payload_in_every_way_is_one_round(tmp_path):
+def test_a_round_has_every_payload_with_every_target(tmp_path):
     assert len(hostile.cases(tmp_path)) == hostile.FULL
     assert len(outside.payloads()) == outside.FULL
     assert len({payload.text for _, payload in hostile.cases(tmp_path)}) >= 60
 
 
-def test_the_fence_sees_what_goes_outside(tmp_path):
+def test_the_fence_sees_calls_outside(tmp_path):
     (tmp_path / "outside").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "outside")
     with outside.fence(tmp_path / "outside") as seen:
@@ -30,7 +30,7 @@ def test_the_fence_sees_what_goes_outside(tmp_path):
     assert any(str(tmp_path / "outside" / "file") in one for one in seen)
 
 
-def test_a_reader_that_crashes_hangs_or_grabs_memory_fails(tmp_path, monkeypatch):
+def test_a_reader_that_crashes_hangs_or_takes_too_much_memory_fails(tmp_path, monkeypatch):
     import signal
     import time
 
@@ -43,12 +43,12 @@ def test_a_reader_that_crashes_hangs_or_grabs_memory_fails(tmp_path, monkeypatch
         raise MemoryError
 
     try:
-        for reader, told in (
+        for reader, message in (
             (lambda root: {}["x"], "KeyError"),
             (lambda root: time.sleep(5), "not done"),
             (grab, "Memory"),
         ):
-            assert told in str(fuzz.problem_of(tmp_path, 1, whole, {"a.json": reader}))
+            assert message in str(fuzz.problem_of(tmp_path, 1, whole, {"a.json": reader}))
 
         def unnamed(root):
             raise ValueError("something")

@@ -1,8 +1,8 @@
-"""A small dose of the campaign; `python -m tests.torture --only network` is the whole."""
+"""A few attempts of the campaign; `python -m tests.torture --only network` runs it in full."""
 
 from tests.torture.network import run
 
 
-def test_no_run_notices_a_network_that_misbehaves(tmp_path):
+def test_a_misbehaving_network_does_not_affect_a_run(tmp_path):
     tally = run(2, 11, tmp_path)
     assert tally.good, tally.failures

@@ -1,4 +1,4 @@
-"""A small dose of every campaign of kills and changes; `make torture` gives the whole one."""
+"""A few attempts of every campaign of kills and changes; `make torture` runs them in full."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ from tests.torture.runs import BATCH, Material, difference, forget, prepared
 
 @pytest.fixture(scope="module", autouse=True)
 def server():
-    """One fork server for the module: the first two lives import what the others find."""
+    """One fork server for the module: the first two launches do the imports for the others."""
     with served() as forks:
         yield forks
 
@@ -54,18 +54,18 @@ def test_every_pair_of_world_sizes(tmp_path, size):
     passes(tally, 4)
 
 
-def test_memory_that_does_not_suffice(tmp_path):
+def test_out_of_memory(tmp_path):
     passes(oom.run(2, 1, tmp_path), 2)
 
 
-def test_a_rank_that_waits_for_one_without_memory_leaves_with_its_code(tmp_path, server):
+def test_a_rank_that_waits_for_one_out_of_memory_exits_with_its_code(tmp_path, server):
     material = Material.make(tmp_path / "material")
     ranks = material.start(server, tmp_path / "run", fault="engine.states:rank=1:memory")
-    assert ranks.wait(60) == [71, 71], ranks.told()  # rank 0 waits in a call of DeepSpeed's that has no connection
+    assert ranks.wait(60) == [71, 71], ranks.told()  # rank 0 waits in a DeepSpeed call without a connection
     assert "rank 0 exits: another rank exited with code 71" in ranks.told()
 
 
-def test_files_that_are_cut_under_a_run(tmp_path):
+def test_files_damaged_during_a_run(tmp_path):
     passes(shrink.run(2, 1, tmp_path), 2)
 
 
@@ -75,11 +75,11 @@ def test_every_field(tmp_path):
     passes(fields.run(fields.FULL, 0, tmp_path), fields.FULL)
 
 
-def test_faults_in_turn(tmp_path):
+def test_repeated_faults(tmp_path):
     passes(mixed.run(1, 3, tmp_path), 1)
 
 
-def test_a_kill_while_the_optimizer_lies_on_a_disk(tmp_path):
+def test_a_kill_with_the_optimizer_on_disk(tmp_path):
     tally = swap.run(1, 11, tmp_path)
     passes(tally, 1)
     assert "1 times SIGKILL" in tally.notes[0]
@@ -93,7 +93,7 @@ def test_a_slow_rank_is_named(tmp_path, server):
     assert len(waited) == 1
 
 
-def test_a_rank_of_an_earlier_life_at_the_meeting(tmp_path, server):
+def test_a_rank_of_an_earlier_launch_at_the_rendezvous(tmp_path, server):
     with prepared(tmp_path, meeting.RANKS) as ground:
         (tmp_path / "case" / "tmp").mkdir(parents=True)
         assert meeting.stale_rank(ground, tmp_path / "case", np.random.default_rng(1)) is None
@@ -105,21 +105,21 @@ def test_a_benchmark_that_loses_its_data(tmp_path, monkeypatch):
     passes(evaluation.run(1, 1, tmp_path), 1)
 
 
-def test_a_life_leaves_no_secret(tmp_path, server):
+def test_a_run_writes_no_secret(tmp_path, server):
     material, tasks = canaries.material_of(tmp_path)
     (tmp_path / "round").mkdir()
-    life = canaries.Round(server, material, tasks, tmp_path / "round", np.random.default_rng(5))
-    assert life.life("tests.torture.forks:train", life.words, output=str(life.run)) == 0, life.told()
-    assert life.left() is None
+    one = canaries.Round(server, material, tasks, tmp_path / "round", np.random.default_rng(5))
+    assert one.launch("tests.torture.forks:train", one.words, output=str(one.run)) == 0, one.told()
+    assert one.left() is None
 
 
-def test_the_red_control_fails(tmp_path):
+def test_the_negative_control_fails(tmp_path):
     tally = red.run(1, 1, tmp_path)
     passes(tally, 1)
     assert "1 of 1 resumes failed" in tally.notes[0]
 
 
-def test_ranks_that_tokenise_go_on_at_any_number(tmp_path, server):
+def test_tokenizing_resumes_with_any_number_of_ranks(tmp_path, server):
     from launch.cli import main
     from tests.conftest import write_text
 
@@ -127,18 +127,18 @@ def test_ranks_that_tokenise_go_on_at_any_number(tmp_path, server):
     words = ["prepare", f"input.paths=[{tmp_path}/text]", "tokenizer.name=train:280", "seq_len=32", "chunk_bytes=4000"]
     assert main([*words, "processes=1", f"output={tmp_path}/plain"]) == 0
     for ranks, drill, code in ((2, "chunk.before_rename:nth=3", -9), (1, "chunk.after_write:nth=2", -9), (3, "", 0)):
-        life = {"words": [*words, f"output={tmp_path}/tokens"]}
-        alive = server.start("tests.torture.forks:work", life, ranks, tmp_path / "log", {"PDPC_FAULT": drill})
-        codes = alive.wait(60)
-        assert code in codes, alive.told()
-        assert set(codes) <= {code, 1 if code else 0}, alive.told()  # 1: the other one was killed before it
-    assert "chunks are already done" in alive.told()
+        arguments = {"words": [*words, f"output={tmp_path}/tokens"]}
+        launch = server.start("tests.torture.forks:work", arguments, ranks, tmp_path / "log", {"PDPC_FAULT": drill})
+        codes = launch.wait(60)
+        assert code in codes, launch.told()
+        assert set(codes) <= {code, 1 if code else 0}, launch.told()  # 1: the other rank was killed first
+    assert "chunks are already done" in launch.told()
     plain, tokens = (open_manifest(tmp_path / name, "tokens").fingerprint for name in ("plain", "tokens"))
     assert plain == tokens
     assert not (tmp_path / "tokens.chunks").exists()
 
 
-def test_what_the_campaigns_compare_can_fail(tmp_path, server):
+def test_the_comparison_of_the_campaigns_can_fail(tmp_path, server):
     from tests.torture.runs import Ending
 
     material = Material.make(tmp_path / "material")
@@ -163,7 +163,7 @@ def test_seeds_replay():
     assert case_seeds(seeds[2], 1) == [seeds[2]]
 
 
-def test_a_long_campaign_says_how_far_it_has_come(capsys, monkeypatch):
+def test_a_long_campaign_prints_its_progress(capsys, monkeypatch):
     tally = Tally("kills")
     tally.add(1, None)
     assert capsys.readouterr().err == ""

@@ -1,8 +1,8 @@
-"""A tokenizer of the same size with other merges lies beside the tokens: refused by its hash at every door (T16).
+"""A tokenizer of the same size with other merges next to the tokens: refused by its hash at every entry point (T16).
 
-A case exchanges merges, or two entries of the vocabulary, in tokenizer.json at random; in every second one the manifest
-is forged to vouch for the file. Passed: training, its resume, evaluation, export and scoring all refuse it, naming the
-file or the run that it is not of, and take the old one again.
+A case swaps two merges, or two entries of the vocabulary, in tokenizer.json; in every second case the manifest is
+forged to match. Passed: training, its resume, evaluation, export, scoring and inspection all refuse it, naming the file
+or the run whose tokenizer it should be, and accept the old one again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from curriculum.scores.scorer import _check as check_scorer
 from curriculum.tokens.tokens import Tokens
-from launch.evaluate.model import _questions as questions
+from launch.evaluate.questions import questions_of as questions
 from launch.inspect.step import _decoder as decoder_of
 from launch.score.references import Reference
 from tests.torture import poison
@@ -29,14 +29,14 @@ from train.evaluation.harness.tasks import BenchmarkSettings
 from train.evaluation.heldout import HeldoutSettings
 from train.export.export import tokenizer_folder
 from train.inputs import open_inputs
-from train.resume.runfolder import read_run
+from train.records.run_json import read_run
 
 FULL = 20
 FILE = "tokens/tokenizer/tokenizer.json"
 
 
 def facts_of(root: Path) -> dict[str, object]:
-    """Return what run.json says, with the paths that a run writes there."""
+    """Return the contents of run.json, with the paths that a run writes there."""
     return {**read_run(root / "run"), "paths": {"tokens": str(root / "tokens"), "scores": None}}
 
 
@@ -52,7 +52,7 @@ def _model() -> Reference:
     return Reference(build(DecoderConfig(**shape, end_of_text=0), 0), {}, None, None)
 
 
-DOORS: dict[str, Callable[[Path], object]] = {
+ENTRY_POINTS: dict[str, Callable[[Path], object]] = {
     "train and resume": lambda root: open_inputs(settings_of(root)),
     "evaluate": lambda root: questions(facts_of(root), HeldoutSettings(), BenchmarkSettings()),  # type: ignore[arg-type]
     "export": lambda root: tokenizer_folder(root / "run", facts_of(root)),
@@ -62,7 +62,7 @@ DOORS: dict[str, Callable[[Path], object]] = {
 
 
 def exchanged(text: bytes, rng: np.random.Generator) -> bytes:
-    """Return a tokenizer.json of as many bytes in which merges, or entries of the vocabulary, changed places."""
+    """Return a tokenizer.json of the same size with two merges, or two entries of the vocabulary, swapped."""
     data = json.loads(text)
     merges, vocabulary = data["model"]["merges"], data["model"]["vocab"]
     if rng.random() < 0.5:
@@ -78,7 +78,7 @@ def exchanged(text: bytes, rng: np.random.Generator) -> bytes:
 
 
 def problem_of(root: Path, whole: bytes, rng: np.random.Generator, forged: bool) -> str | None:
-    """Put another tokenizer beside the tokens and ask at every door; return what went wrong."""
+    """Put another tokenizer next to the tokens and try every entry point; return what went wrong."""
     other = exchanged(whole, rng)
     if len(other) != len(whole):
         return f"the other file has {len(other)} bytes, not {len(whole)}"
@@ -87,25 +87,25 @@ def problem_of(root: Path, whole: bytes, rng: np.random.Generator, forged: bool)
     if forged:
         poison.forge(root / FILE)
     problems = []
-    for name, door in DOORS.items():
+    for name, entry in ENTRY_POINTS.items():
         try:
-            door(root)
-            problems.append(f"{name} took it")
+            entry(root)
+            problems.append(f"{name} accepted it")
         except ValueError as error:
             if not any(part in str(error) for part in ("tokenizer.json", "the tokenizer of run")):
                 problems.append(f"{name} does not name it: {error}")
     (root / FILE).write_bytes(whole)
     (root / "tokens" / "manifest.json").write_bytes(manifest)
-    for name, door in DOORS.items():
+    for name, entry in ENTRY_POINTS.items():
         try:
-            door(root)
+            entry(root)
         except ValueError as error:
-            problems.append(f"{name} refuses its own: {error}")
+            problems.append(f"{name} refuses the right one: {error}")
     return "; ".join(problems) or None
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Exchange `count` tokenizers."""
+    """Change the tokenizer `count` times."""
     tally = Tally("tokenizers", seed=seed)
     root = work / "root"
     with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -114,5 +114,5 @@ def run(count: int, seed: int, work: Path) -> Tally:
         for case in case_seeds(seed, count):
             tally.add(case, problem_of(root, whole, np.random.default_rng(case), forged=case % 2 == 1))
     shutil.rmtree(root)
-    tally.notes.append(f"{len(DOORS)} doors each")
+    tally.notes.append(f"{len(ENTRY_POINTS)} entry points each")
     return tally

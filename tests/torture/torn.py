@@ -1,7 +1,7 @@
 """SIGKILL of one rank inside its part of a checkpoint, then resume to the end (T2).
 
-Passed: the other ranks end by themselves with an error within 10 s, and the run goes on from a whole checkpoint and
-ends with the same samples, weights, moments and metrics, to the bit. `red` does the same to plain DeepSpeed.
+Passed: the other ranks end by themselves with an error within 10 s, and the run resumes from an intact checkpoint and
+ends with the same samples, weights, moments and metrics, bit for bit. `red` does the same with plain DeepSpeed.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def one_run(forks: Forks, material: Material, folder: Path, seed: int) -> str | 
     ranks.kill()
     ranks.wait(5)
     if codes[rank] != -9:
-        return f"{fault} did not strike: {codes}: {ranks.told()[-300:]}"
+        return f"{fault} did not happen: {codes}: {ranks.told()[-300:]}"
     for other, code in enumerate(codes):
         if other != rank and (code is None or code <= 0):
-            return f"{fault}: rank {other} ended with {code} and not by itself with an error"
+            return f"{fault}: rank {other} ended with {code} instead of an error"
     problem = material.finish(forks, folder, RANKS)
     return problem and f"{fault}: {problem}"
 

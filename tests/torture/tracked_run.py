@@ -1,6 +1,6 @@
-"""What a run does with its tracker, without a model: python -m tests.torture.tracked_run SETTINGS.json.
+"""The tracker calls of a run, without a model: python -m tests.torture.tracked_run SETTINGS.json.
 
-Steps of a few milliseconds, a record each, an end as the ranks end; prints what it measured as one line of JSON.
+Makes steps of a few milliseconds with one record each and exits as ranks do; prints its measurements as a line of JSON.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from train.tracking import MetricsFile, TrackerSettings, start_tracker
 
 
 def main(path: str) -> None:
-    asked = json.loads(Path(path).read_text())
-    folder, first = Path(asked["folder"]), asked["first"]
+    settings = json.loads(Path(path).read_text())
+    folder, first = Path(settings["folder"]), settings["first"]
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     metrics = MetricsFile(folder, first - 1)
     config = {"optimizer": {"lr": 0.1}, "note": os.environ.get("WANDB_API_KEY", "")}
-    began = time.perf_counter()
-    tracker = start_tracker(TrackerSettings(**asked["tracker"]), folder, "arm", config, first - 1)
-    start_s = time.perf_counter() - began
+    started = time.perf_counter()
+    tracker = start_tracker(TrackerSettings(**settings["tracker"]), folder, "arm", config, first - 1)
+    start_s = time.perf_counter() - started
     log_s = []
-    for step in range(first, asked["last"] + 1):
-        time.sleep(asked["step_s"])
+    for step in range(first, settings["last"] + 1):
+        time.sleep(settings["step_s"])
         record = {
             "kind": "train",
             "step": step,
@@ -35,12 +35,12 @@ def main(path: str) -> None:
             "bucket/low/loss": None,
         }
         metrics.append(record)
-        began = time.perf_counter()
+        started = time.perf_counter()
         tracker.log(record)
-        log_s.append(time.perf_counter() - began)
-    began = time.perf_counter()
+        log_s.append(time.perf_counter() - started)
+    started = time.perf_counter()
     tracker.finish()
-    finish_s = time.perf_counter() - began
+    finish_s = time.perf_counter() - started
     metrics.close()
     print(json.dumps({"start_s": start_s, "log_s": log_s, "finish_s": finish_s}), flush=True)
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""A W&B server of ours on the loopback address, that answers as much as wandb asks for, or misbehaves."""
+"""A fake W&B server on the loopback address that answers wandb's requests, or misbehaves."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PROJECT = {
 
 
 class WandbServer:
-    """Listens while the context is open. What a run sent is in `rows`, and what is told of it in `runs`, by run id.
+    """Listens while the context is open. `rows` holds the history of each run, `runs` its metadata, by run id.
 
-    `views` are the workspaces and reports that were made.
+    `views` holds the workspaces and reports that were created.
     """
 
     def __init__(self, mode: str = WELL, *, answers: int = 6) -> None:
-        """`answers`: how many requests a server that `dies` answers before it does."""
+        """`answers`: number of requests that a server in mode DIES answers before it does."""
         assert mode in MODES, mode
         self.mode, self.answers = mode, answers
         self.rows: dict[str, list[dict[str, Any]]] = {}
@@ -60,12 +60,12 @@ class WandbServer:
         self._http.server_close()
 
     def joined(self, connection: socket.socket) -> None:
-        """Remember a connection, to cut it."""
+        """Remember a connection, to shut it down later."""
         with self._lock:
             self._connections.append(connection)
 
     def counted(self) -> bool:
-        """Count a request; False: the server is dead by now."""
+        """Count a request; return False if the server is dead by now."""
         with self._lock:
             self.requests += 1
             dead = self.mode == DIES and self.requests > self.answers
@@ -74,7 +74,7 @@ class WandbServer:
         return not dead
 
     def answer(self, query: dict[str, Any]) -> dict[str, Any]:
-        """Answer a GraphQL request of wandb's."""
+        """Answer a GraphQL request of wandb."""
         text, asked = query["query"], query.get("variables") or {}
         if "upsertBucket" in text:
             project = {"id": "P", "name": "p", "entity": {"id": "E", "name": "us"}}
@@ -99,7 +99,7 @@ class WandbServer:
         return {"viewer": viewer, "serverInfo": versions, "model": {"bucket": self._known(asked.get("name"))}}
 
     def take(self, path: str, body: dict[str, Any]) -> None:
-        """Keep the history rows of a file stream."""
+        """Store the history rows of a file stream."""
         name = path.split("/")[-2]
         history = body.get("files", {}).get("wandb-history.jsonl")
         if history:
@@ -108,7 +108,7 @@ class WandbServer:
                 rows[history["offset"] :] = [json.loads(line) for line in history["content"]]
 
     def _viewed(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Keep a workspace or a report, and return what W&B tells of it."""
+        """Store a workspace or a report, and return W&B's description of it."""
         with self._lock:
             self.views.append({**asked, "spec": json.loads(asked["spec"])})
             number = len(self.views)
@@ -117,7 +117,7 @@ class WandbServer:
         return {**kept, "id": f"view{number}", "project": project, "updatedAt": None}
 
     def _read(self, name: str, asked: dict[str, Any]) -> dict[str, Any] | None:
-        """Return a run as it is told to one that reads it."""
+        """Return a run as the API describes it to a reader."""
         if name not in self.runs:
             return None
         rows, kept = self.rows.get(name, []), self.runs[name]
@@ -131,14 +131,14 @@ class WandbServer:
         }  # fmt: skip
 
     def _known(self, name: str | None) -> dict[str, Any] | None:
-        """Return a run as it is told to one that resumes it."""
+        """Return a run as the API describes it to a client that resumes it."""
         rows = self.rows.get(name or "")
         if not rows:
             return None
         last = json.dumps(rows[-1])
-        told = {"id": name, "name": name, "displayName": name, "summaryMetrics": last, "historyLineCount": len(rows)}
+        known = {"id": name, "name": name, "displayName": name, "summaryMetrics": last, "historyLineCount": len(rows)}
         empty = {"logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]", "config": "{}", "tags": [], "notes": ""}
-        return {**empty, **told, "historyTail": json.dumps([last]), "wandbConfig": '{"t": 1}'}
+        return {**empty, **known, "historyTail": json.dumps([last]), "wandbConfig": '{"t": 1}'}
 
     def _cut(self) -> None:
         with self._lock:
@@ -152,7 +152,7 @@ class _Server(ThreadingHTTPServer):
     owner: WandbServer
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: connections are cut on purpose."""
+        """Ignore errors: connections are closed on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -164,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.owner.joined(self.connection)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_POST(self) -> None:
         owner = self.server.owner
@@ -202,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def wait_for(condition: Callable[[], bool], limit_s: float) -> bool:
-    """Wait until `condition()` holds; tell whether it did in time."""
+    """Wait until `condition()` holds; return whether it did in time."""
     deadline = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > deadline:

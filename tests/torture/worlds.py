@@ -1,6 +1,6 @@
-"""A run begun on some ranks goes on with others: all pairs of 1 to 4, with another ZeRO stage and micro-batch (T14).
+"""A run resumes with another number of ranks: all pairs of 1 to 4, with other ZeRO stages and micro-batches (T14).
 
-Passed: the global order is the same to the bit, the losses to 1e-5 relative, and the second life says that it converts.
+Passed: the global order is identical, the losses are equal to 1e-5 relative, and the second launch logs the conversion.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ PAIRS = list(product(SIZES, SIZES))
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
-    """Resize `count` runs; 16 in a row see every pair of world sizes."""
+    """Resize `count` runs; 16 consecutive cases cover every pair of world sizes."""
     tally = run_cases([seed] if count == 1 else range(seed * 16, seed * 16 + count), work)
     tally.seed = seed
     return tally
 
 
 def run_cases(cases: Sequence[int], work: Path) -> Tally:
-    """Resize a run a case."""
+    """Resize one run per case."""
     tally = Tally("worlds", seed=cases[0])
     with prepared(work, 1, ["zero.stage=1", "micro_batch_size=12"]) as ground:
         for case in cases:
@@ -40,23 +40,23 @@ def run_cases(cases: Sequence[int], work: Path) -> Tally:
 
 
 def one_run(forks: Forks, material: Material, folder: Path, seed: int, whole: Ending) -> str | None:
-    """Cut a run off on some ranks and let others finish it; return what went wrong. The pair is `seed` modulo 16."""
+    """Kill a run and finish it with other ranks; return what went wrong. `seed` modulo 16 selects the pair."""
     draw = np.random.default_rng(seed)
     before, after = PAIRS[seed % len(PAIRS)]
     first, second = (_split(draw, size) for size in (before, after))
     step = int(draw.integers(4, material.order.steps))
-    told = f"{before} ranks ({' '.join(first)}), then {after} ({' '.join(second)}) after step {step}"
+    about = f"{before} ranks ({' '.join(first)}), then {after} ({' '.join(second)}) after step {step}"
     ranks = material.start(forks, folder, before, first, fault=f"loop.after_step:nth={step}:kill")
     codes = ranks.wait(PATIENCE_S)
     ranks.kill()
     ranks.wait(5)
     if -9 not in codes:
-        return f"{told}: the first life ended with {codes}: {ranks.told()[-300:]}"
+        return f"{about}: the first launch ended with {codes}: {ranks.told()[-300:]}"
     problem = material.finish(forks, folder, after, second) or difference(folder, material, whole, bitwise=False)
     said = ranks.told().count(f"and is converted for {after} rank")
     if problem is None and said != ((before, first) != (after, second)):
-        problem = f"the second life says {said} times that it converts"
-    return problem and f"{told}: {problem}"
+        problem = f"the second launch logs a conversion {said} times"
+    return problem and f"{about}: {problem}"
 
 
 def _split(draw: np.random.Generator, size: int) -> list[str]:

@@ -1,3 +1,5 @@
+"""Learning rate schedules, and the warning about orders whose score rises while the rate decays."""
+
 import re
 
 import pytest
@@ -13,7 +15,7 @@ def rates(steps, peak=1.0, tokens_per_step=100, **settings):
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear"])
-def test_it_warms_up_peaks_and_leaves_the_final_share(name):
+def test_it_warms_up_to_the_peak_and_decays_to_the_final_share(name):
     found = rates(200, 3e-3, name=name, warmup_share=0.1, final_share=1 / 3)
     assert found[0] == pytest.approx(3e-3 / 20)
     assert found[:20] == sorted(found[:20])
@@ -22,7 +24,7 @@ def test_it_warms_up_peaks_and_leaves_the_final_share(name):
     assert found[-1] == pytest.approx(1e-3)
 
 
-def test_constant_stays_and_a_run_of_one_step_has_the_peak():
+def test_constant_stays_constant_and_a_run_of_one_step_has_the_peak():
     assert set(rates(9, name="constant", warmup_share=0, final_share=1)) == {1.0}
     assert rates(1) == [1.0]
 
@@ -30,7 +32,7 @@ def test_constant_stays_and_a_run_of_one_step_has_the_peak():
 @pytest.mark.parametrize(
     ("decay", "middle"), [("linear", 0.5), ("cosine", 0.5), ("sqrt", 1 - 0.5**0.5)], ids=["linear", "cosine", "sqrt"]
 )
-def test_wsd_stays_at_the_peak_and_falls_over_its_last_share(decay, middle):
+def test_wsd_stays_at_the_peak_and_decays_over_its_last_share(decay, middle):
     found = rates(100, name="wsd", warmup_steps=10, decay_share=0.4, decay=decay, final_share=0.2)
     assert found[9:60] == [1.0] * 51
     assert found[60] < 1.0
@@ -43,7 +45,7 @@ def test_wsd_without_a_decay_is_constant():
     assert rates(50, name="wsd", decay_share=0.0) == rates(50, name="constant", final_share=1.0)
 
 
-def test_warm_up_is_the_same_as_a_share_in_steps_and_in_tokens():
+def test_warm_up_as_a_share_in_steps_or_in_tokens_is_the_same():
     by_share = rates(100, warmup_share=0.2)
     assert by_share == rates(100, warmup_steps=20) == rates(100, warmup_tokens=1901) == rates(100, warmup_tokens=2000)
     assert by_share != rates(100, warmup_tokens=2001)
@@ -89,7 +91,7 @@ def test_invalid_values_are_named(changes, message):
         ),
     ],
 )
-def test_what_does_not_fit_into_the_run_is_named(changes, message):
+def test_phases_longer_than_the_run_are_rejected(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         rates(40, **changes)
 
@@ -127,7 +129,7 @@ def rising_orders(tokens_folder, scores_folder, tmp_path_factory):
         ("frame", Frame(), False),
     ],
 )
-def test_a_rising_score_and_a_decay_to_nearly_zero_do_not_go_together(name, preference, rises, rising_orders):
+def test_a_rising_score_with_a_decay_to_nearly_zero_is_reported(name, preference, rises, rising_orders):
     order = rising_orders(name, preference)
     to_a_tenth = ScheduleSettings(final_share=0.1)
     reason = wasted_rise(to_a_tenth, order)

@@ -27,11 +27,10 @@ from train.distributed.exit_codes import HUNG
 from train.distributed.heartbeat import leave
 from train.distributed.signals import HANG, post
 from train.distributed.world import World
+from train.records.layout import STACKS
 
 log = logging.getLogger(__name__)
 
-STACKS = "stacks"
-"""Folder of a run with one file per rank: the stacks of all threads when a hang was found."""
 PATIENCE_S = 1.5
 """How long another rank has to dump its stacks and exit before it is killed."""
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -20,16 +19,11 @@ from curriculum.artifact.files import process_alive
 from train.distributed import heartbeat
 from train.distributed.exit_codes import DISK_FULL, FAILED, OUT_OF_MEMORY
 from train.distributed.out_of_memory import says_no_memory
-from train.distributed.rendezvous import rendezvous
 from train.faults import fault
 
 SUPERVISOR = "PDPC_SUPERVISOR_PID"
 """Environment variable with the process that started the ranks: when it is gone, they exit."""
 
-TIMEOUT = timedelta(minutes=30)
-"""Timeout of a collective."""
-MEET_S = 300.0
-"""Timeout of the rendezvous, from the first rank to arrive until all are connected."""
 
 T = TypeVar("T")
 
@@ -122,36 +116,6 @@ class World:
         """Return rank 0's value on every rank."""
         flag = torch.tensor([value if self.first else 0], dtype=torch.int64, device=self.device)
         return int(self.all_sum(flag).item())
-
-
-def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
-    """Join the ranks given by the launcher's environment (RANK, WORLD_SIZE, ...), or be the only one.
-
-    Raises NotMet when a rank does not join within `meet_s` seconds.
-    """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    local_size = local_ranks(size)
-    if size == 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # no other rank has to find it
-        single = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
-        os.environ.update(single, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    watch_supervisor()
-    heartbeat.report_in()
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
-        device, backend = torch.device("cuda", local_rank), "nccl"
-    else:
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_size))
-        device, backend = torch.device("cpu"), "gloo"
-    from train.engine import communication
-
-    communication.load()
-    with rendezvous(rank, size, meet_s, heartbeat.leave):
-        communication.join(backend, TIMEOUT)
-        hosts = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
-    fault("world.joined")
-    return World(rank, size, local_rank, local_size, device, hosts)
 
 
 def local_ranks(size: int) -> int:

@@ -22,7 +22,8 @@ from models.huggingface.names import INDEX, WEIGHTS
 from train import checkpoint
 from train.export.card import run_card
 from train.export.weights import ChosenWeights, choose_weights
-from train.resume.runfolder import EXPORT, read_run
+from train.records.layout import EXPORT
+from train.records.run_json import read_run
 
 CARD = "README.md"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

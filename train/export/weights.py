@@ -14,7 +14,8 @@ from torch import Tensor
 from curriculum.artifact.files import ArtifactError
 from models.config import DecoderConfig
 from train import checkpoint
-from train.resume.runfolder import CHECKPOINTS, read_run
+from train.records.layout import CHECKPOINTS
+from train.records.run_json import read_run
 
 KIND_OF = {"last": "param", "running": "ema"}
 

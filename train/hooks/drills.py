@@ -1,4 +1,4 @@
-"""Drills inside a step (train/faults.py): a run has these hooks only if PDPC_FAULT names a point."""
+"""Fault points inside a step (train/faults.py), as hooks that are added only if PDPC_FAULT names a point."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Hook:
         return {}
 
     def post_checkpoint(self, loop: LoopState, folder: Path) -> None:
-        """After a checkpoint was published."""
+        """After a checkpoint was renamed into place."""
 
     def post_restore(self, loop: LoopState, state: dict[str, Any] | None) -> None:
         """After the weights of an earlier checkpoint were restored, with the hook's state there, if it had one."""

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from curriculum.artifact.files import sync
 from curriculum.order.consumed import joined
+from train.records.layout import CONSUMED
 
-CONSUMED = "consumed"
-"""Folder of a run with one file per rank: rows of int64 [step, ids...], steps counted from 0."""
 NO_SAMPLE = -1
 """Padding of short rows."""
 
@@ -21,7 +20,7 @@ class ConsumedFile:
     """The samples one rank consumed: rows of int64 [step, ids...], short rows padded with `NO_SAMPLE`.
 
     `hash` is the consumed hash of this rank's samples in this attempt; rank 0 starts from the hash of earlier attempts,
-    so that the sum over the ranks is the run's.
+    so the sum over ranks is the hash of the run.
     """
 
     def __init__(self, folder: Path, rank: int, world_size: int, width: int, consumed_hash: int) -> None:
@@ -31,7 +30,7 @@ class ConsumedFile:
         self._file = open(path, "ab")  # noqa: SIM115  # held until close()
 
     def append(self, step: int, ids: list[int], own_hash: int) -> None:
-        """Record a step's samples and their consumed hash at their positions."""
+        """Record the samples of a step and add their consumed hash at their positions."""
         row = np.full(1 + self.width, NO_SAMPLE, dtype=np.int64)
         row[0] = step
         row[1 : 1 + len(ids)] = ids
@@ -39,7 +38,7 @@ class ConsumedFile:
         self.hash = joined(self.hash, own_hash)
 
     def sync(self) -> None:
-        """Make the record durable."""
+        """Flush the record to disk (fsync)."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -67,9 +66,9 @@ def _rows(path: Path, width: int) -> NDArray[np.int64]:
 
 
 def read_consumed(folder: Path) -> NDArray[np.int64]:
-    """Return the sample ids that a run consumed, step by step and rank by rank, [n].
+    """Return the sample ids that a run consumed, by step and rank, [n].
 
-    Raises ValueError when a step was recorded by more than one set of ranks.
+    Raises ValueError if two files record the same step of the same rank.
     """
     parts: dict[tuple[int, int], NDArray[np.int64]] = {}
     for path in sorted((folder / CONSUMED).glob("world_*.bin")):

@@ -13,7 +13,7 @@ from typing import Any
 from curriculum.artifact.files import ArtifactError, reading
 from curriculum.artifact.manifest import MANIFEST, open_manifest
 from curriculum.order.consumed import as_hex, order_hash
-from curriculum.order.order import Order
+from curriculum.order.order import Order, ancestors, replanned_at
 from curriculum.order.split import Split, cursor_after
 from train import checkpoint
 from train.distributed.exit_codes import CHANGED
@@ -26,30 +26,6 @@ class ChangedRun(ArtifactError):
     """Settings or data of a run changed between two attempts; the message names them."""
 
     exit_code = CHANGED
-
-
-def ancestors(order: Order) -> list[str]:
-    """Return the fingerprints of the orders that this one was replanned from, oldest first; [] for an arranged one.
-
-    Raises ArtifactError when the manifest names a parent, but not the ancestors or the cursor of the replanning.
-    """
-    manifest = order.manifest
-    parent = manifest.inputs.get("parent")
-    if parent is None:
-        return []
-    chain = manifest.facts.get("ancestors")
-    if not isinstance(chain, list) or chain[-1:] != [parent] or not isinstance(_replanned_at(order), int):
-        raise ArtifactError(
-            f"order {order.folder} names the parent {parent}, but its manifest lacks the ancestors up to it or the "
-            "cursor at which it was replanned (facts.ancestors, facts.replanned_at): replan it again"
-        )
-    return chain
-
-
-def _replanned_at(order: Order) -> int | None:
-    """Return the cursor up to which a replanned order is its parent's."""
-    point = order.manifest.facts.get("replanned_at")
-    return point.get("cursor") if isinstance(point, dict) else None
 
 
 def check_resume(folder: Path, order: Order, accepted: bool = False) -> None:
@@ -89,7 +65,7 @@ def check_resume(folder: Path, order: Order, accepted: bool = False) -> None:
         log.info(
             "resuming with order %s, %s order %s: the %s samples consumed so far are the same (hash %s)",
             order.fingerprint,
-            "accepted for" if accepted else f"replanned at cursor {_replanned_at(order)} from",
+            "accepted for" if accepted else f"replanned at cursor {replanned_at(order)} from",
             trained_on,
             cursor,
             found,
@@ -104,12 +80,12 @@ def _check_descent(folder: Path, cursor: int, trained_on: str | None, order: Ord
             f"({order.fingerprint}) is neither that nor replanned from it: use the run's own order; one that begins "
             "with the same samples is accepted with --accept-change fingerprints.order"
         )
-    replanned_at = _replanned_at(order)
-    assert replanned_at is not None, "ancestors() has checked it"
-    if cursor > replanned_at:
+    start = replanned_at(order)
+    assert start is not None, "ancestors() has checked it"
+    if cursor > start:
         raise ChangedRun(
             f"checkpoint {folder} has consumed {cursor} samples of order {trained_on}, but order {order.folder} was "
-            f"replanned from it at the earlier cursor {replanned_at}: replan again from this checkpoint, or resume "
+            f"replanned from it at the earlier cursor {start}: replan again from this checkpoint, or resume "
             "with the order that the run was trained on"
         )
 

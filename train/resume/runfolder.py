@@ -11,35 +11,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.files import DISK_FULL, ArtifactError, fingerprint_of, reading, write_text
+from curriculum.artifact.files import DISK_FULL, ArtifactError, fingerprint_of, write_text
 from curriculum.artifact.lock import Lock
 from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
 from train import checkpoint
 from train.config.compose import as_yaml
 from train.config.packages import versions
-from train.distributed.watchdog import STACKS
-from train.evaluation.answers import EVALUATIONS
 from train.inputs import Inputs
-from train.records.consumed import CONSUMED
+from train.records.layout import CHECKPOINTS, EXPORT, FILES, FOLDERS, RUN
+from train.records.run_json import FORMAT, as_text, checksum_of, read_run
 from train.resume.identity import Change, changes, facts_of, flat, identity, judge, unrecorded
 from train.resume.lineage import ChangedRun
 from train.settings import TrainSettings
-from train.tracking import METRICS
 
 log = logging.getLogger(__name__)
-
-RUN = "run.json"
-FORMAT = 2
-"""Version of run.json; before 2 it had no checksum."""
-CHECKPOINTS = "checkpoints"
-EXPORT = "export"
-FILES = ("config.json", "config.yaml", "ds_config.json", METRICS)
-"""Files that a run writes next to run.json."""
-FOLDERS = (CHECKPOINTS, CONSUMED, EVALUATIONS, STACKS)
-"""Folders of a RUN in which files are written."""
-WRITTEN = ("arm", "fingerprints", "identity", "parameters", "paths", "seed", "status", "versions")
-"""Keys of every run.json, which readers rely on."""
-REMEDY = "restore it, or remove it to resume from the newest checkpoint (its record of earlier attempts is then lost)"
 
 
 class RunFolder:
@@ -135,7 +120,7 @@ class RunFolder:
         self._lock.release()
 
     def _write(self) -> None:
-        write_text(self.path / RUN, _as_text({**self.facts, "checksum": _checksum(self.facts)}))
+        write_text(self.path / RUN, as_text({**self.facts, "checksum": checksum_of(self.facts)}))
 
 
 def admit(
@@ -227,31 +212,3 @@ def refuse_links(path: Path) -> None:
                     f"{entry.path} is a link to {os.readlink(entry.path)}, but a run writes only into its own folder: "
                     "copy the target there, or link the whole folder"
                 )
-
-
-def read_run(path: Path) -> dict[str, Any]:
-    """Return a run's facts. Raises ArtifactError naming what is missing or damaged."""
-    file = path / RUN
-    if not file.is_file():
-        raise ArtifactError(f"{path} is not a RUN folder (it has no {RUN}): give the output of pdpc train")
-    with reading(file, REMEDY):
-        text = file.read_text("utf-8")
-        facts: dict[str, Any] = json.loads(text)
-    lacking = [key for key in WRITTEN if not isinstance(facts, dict) or key not in facts]
-    if lacking:
-        raise ArtifactError(
-            f"{file} has no {', '.join(lacking)}: it is not a run of pdpc train; give one, or restore the file"
-        )
-    if ("format" in facts or "checksum" in facts) and (
-        text != _as_text(facts) or facts.pop("checksum", None) != _checksum(facts)
-    ):
-        raise ArtifactError(f"{file} does not match its own checksum: it is damaged; {REMEDY}")
-    return facts
-
-
-def _as_text(facts: Mapping[str, Any]) -> str:
-    return json.dumps(facts, indent=1, sort_keys=True) + "\n"
-
-
-def _checksum(facts: Mapping[str, Any]) -> str:
-    return fingerprint_of({key: value for key, value in facts.items() if key != "checksum"})

@@ -11,12 +11,12 @@ SPIKE_ACTIONS = ("off", "skip", "rollback")
 
 @dataclass(frozen=True)
 class AveragingSettings:
-    """The running average of the weights, off by default."""
+    """Exponential moving average of the weights, off by default."""
 
     decay: float = field(default=0.0, metadata=FREE)
     """Share of the average kept at each update, for example 0.999; 0: no average."""
     every: int = field(default=10, metadata=FREE)
-    """Steps between two updates."""
+    """Steps between updates of the average."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.decay < 1.0:

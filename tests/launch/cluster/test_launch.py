@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import train
-from launch.cluster import launch
+from launch.cluster import launch, supervisor
 from launch.cluster.hosts import expand, hostfile
 from launch.cluster.launch import CLUSTERS, LaunchSettings, run, split_overrides
 from launch.cluster.machines import Cluster, Hostfile, Local
@@ -18,13 +17,13 @@ from launch.cluster.slurm import Slurm
 from train.distributed.world import SUPERVISOR
 
 HARD = "data.tokens=/a b/'$HOME'/`x`"
-"""An override that a careless script would let the shell read."""
+"""An override that a shell would expand if a script did not quote it."""
 CHECK_TRAINING = launch.check_training
 
 
 @pytest.fixture(autouse=True)
 def no_training_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests are about starting, not about what is started."""
+    """Skip the check of the run's settings: these tests are about starting it."""
     monkeypatch.setattr(launch, "check_training", lambda overrides, where: overrides)
 
 
@@ -94,7 +93,7 @@ def test_hostfile_by_ssh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     printed = capsys.readouterr().out
     assert f"DS_ENV_FILE={tmp_path}/s/deepspeed_env" in printed
     assert f"--hostfile {tmp_path}/s/hostfile --master_addr gpu01 --master_port 29500" in printed
-    with pytest.raises(ValueError, match="second shell"):
+    with pytest.raises(ValueError, match="remote shell"):
         dry(where, tmp_path / "s", HARD)
 
 
@@ -122,7 +121,7 @@ def test_hostfile_without_ssh(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert got[-1] == HARD
     assert got[got.index("--node_rank") + 1] == "1"
     assert subprocess.run(["bash", str(script)], capture_output=True, check=False).returncode != 0
-    with pytest.raises(ValueError, match="on every node"):
+    with pytest.raises(ValueError, match="one on each node"):
         run(LaunchSettings(where, scripts=str(tmp_path)))
 
 
@@ -134,11 +133,11 @@ def put_program(path: Path, body: str) -> None:
 
 @pytest.fixture
 def slurm_machine(tmp_path: Path) -> Path:
-    """Stand-ins for Slurm's programs and the launcher; they write what they were told into files of `tmp_path`."""
+    """Fakes of Slurm's programs and of the launcher that record their arguments in files in `tmp_path`."""
     programs = tmp_path / "bin"
     put_program(
         programs / "scontrol",
-        f'[[ $1 == show ]] && printf "n1\\nn2\\n" || {{ echo "$@" >> {tmp_path}/told; touch {tmp_path}/requeued; }}',
+        f'[[ $1 == show ]] && printf "n1\\nn2\\n" || {{ echo "$@" >> {tmp_path}/log; touch {tmp_path}/requeued; }}',
     )
     put_program(
         programs / "srun",
@@ -148,10 +147,10 @@ def slurm_machine(tmp_path: Path) -> Path:
     put_program(
         programs / "deepspeed",
         f"cd {tmp_path}; node=node$SLURM_NODEID\n"
-        "trap 'echo checkpoint >> told; sleep 0.2; echo left >> told; exit 138' USR1\n"
+        "trap 'echo checkpoint >> log; sleep 0.2; echo left >> log; exit 138' USR1\n"
         '[[ $SLURM_NODEID == 1 ]] || echo $$ > "$PDPC_ROLL/00000.pid"\n'
         'printf "%s\\n" "$@" > $node.new; mv $node.new $node\n'
-        "while [[ -e long && ! -e told && ! -e requeued ]]; do sleep 0.05; done\n"
+        "while [[ -e long && ! -e log && ! -e requeued ]]; do sleep 0.05; done\n"
         "[[ ! -e broken ]]",
     )
     return tmp_path
@@ -185,7 +184,7 @@ def test_slurm_script_starts_a_launcher_on_each_node(slurm_machine: Path, capsys
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_slurm_script_lets_rank_0_leave_and_requeues_before_its_time_is_up(slurm_machine: Path, started: bool) -> None:
+def test_slurm_script_signals_rank_0_and_requeues_before_the_time_limit(slurm_machine: Path, started: bool) -> None:
     script = write_batch_script(slurm_machine)
     (slurm_machine / "long").touch()
     job = subprocess.Popen(["bash", str(script)], env=slurm_env(), stdout=subprocess.DEVNULL, start_new_session=True)
@@ -203,11 +202,11 @@ def test_slurm_script_lets_rank_0_leave_and_requeues_before_its_time_is_up(slurm
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
             job.wait()
-    told = ["checkpoint", "left"] if started else []  # ranks that have not started have nothing to save
-    assert (slurm_machine / "told").read_text().splitlines() == [*told, "requeue 17"]
+    expected = ["checkpoint", "left"] if started else []  # ranks that have not started have nothing to save
+    assert (slurm_machine / "log").read_text().splitlines() == [*expected, "requeue 17"]
 
 
-def test_slurm_script_hands_on_failure(slurm_machine: Path) -> None:
+def test_slurm_script_returns_the_exit_code_of_a_failure(slurm_machine: Path) -> None:
     script = write_batch_script(slurm_machine)
     (slurm_machine / "broken").touch()
     assert (
@@ -220,7 +219,7 @@ def test_slurm_script_hands_on_failure(slurm_machine: Path) -> None:
         ["bash", str(script)], env=slurm_env(), capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
-    assert "expected 3 nodes, Slurm gave 2: n1 n2" in done.stderr
+    assert "expected 3 nodes, but Slurm allocated 2: n1 n2" in done.stderr
 
 
 def test_slurm_directives(tmp_path: Path) -> None:
@@ -244,7 +243,7 @@ def test_slurm_directives(tmp_path: Path) -> None:
     )
     assert 'deepspeed --hostfile "$hostfile" --master_addr "$head_node"' in text
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
-    with pytest.raises(ValueError, match="second shell"):
+    with pytest.raises(ValueError, match="remote shell"):
         where.plan([HARD], tmp_path)
     with pytest.raises(ValueError, match="without spaces"):
         where.plan([], tmp_path / "my scripts")
@@ -268,29 +267,29 @@ def test_scripts_please_shellcheck(tmp_path: Path) -> None:
         (lambda: Slurm(nodes=0), "cluster.nodes=0 must be at least 1"),
         (lambda: Slurm(job_name="x;reboot"), "cluster.job_name='x;reboot'"),
         (lambda: Slurm(partition="a b"), "cluster.partition='a b'"),
-        (lambda: Slurm(signal_s=30), "cluster.signal_s=30 must be above 30"),
+        (lambda: Slurm(signal_s=30), "cluster.signal_s=30 must be greater than 30"),
         (lambda: Slurm().check_grace(600.0), "use cluster.signal_s=630 or more"),
-        (lambda: Slurm(time_limit="86400"), 'in quotes: "24:00:00"'),
+        (lambda: Slurm(time_limit="86400"), 'quoted in YAML: "24:00:00"'),
         (lambda: Slurm(time_limit="24:61:00"), "cluster.time_limit='24:61:00'"),
         (lambda: Slurm(options=["--mem=0\n#SBATCH --uid=0"]), "cluster.options"),
-        (lambda: Slurm(options=["--nodes=9"]), "is written already from a key"),
+        (lambda: Slurm(options=["--nodes=9"]), "is already set by a key"),
         (lambda: Slurm(setup=["a\nb"]), "cluster.setup"),
         (lambda: Slurm(environment={"A B": "x"}), "cluster.environment: 'A B'"),
-        (lambda: Hostfile(hosts=["a", "a"]), "names a more than once"),
-        (lambda: Hostfile(hosts=["a$(x)"]), "is no name of a node"),
+        (lambda: Hostfile(hosts=["a", "a"]), "lists a more than once"),
+        (lambda: Hostfile(hosts=["a$(x)"]), "is not a valid node name"),
         (lambda: Hostfile(master_port=80), "cluster.master_port=80"),
         (lambda: LaunchSettings(overrides=["--multirun"]), "'--multirun' is not an override of train"),
         (lambda: LaunchSettings(overrides=["a=1\nb"]), "is not an override of train"),
     ],
 )
-def test_settings_are_checked_at_the_door(make, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_invalid_settings_are_refused(make, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
 
 
 def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(ValueError, match="sbatch is not on this machine"):
+    with pytest.raises(ValueError, match="sbatch is not installed here"):
         run(LaunchSettings(Slurm(), scripts=str(tmp_path)))
 
 
@@ -305,7 +304,7 @@ def test_a_run_that_would_not_compose_is_not_queued(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("where", "given", "handed_on"),
+    ("where", "given", "added"),
     [
         (Slurm(), [], ["grace_s=90"]),
         (Slurm(signal_s=600), [], ["grace_s=570"]),
@@ -317,8 +316,8 @@ def test_a_run_that_would_not_compose_is_not_queued(tmp_path: Path, monkeypatch:
         (Local(), [], []),
     ],
 )
-def test_a_slurm_job_is_told_its_grace(
-    where: Cluster, given: list[str], handed_on: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_slurm_job_gets_its_grace_period(
+    where: Cluster, given: list[str], added: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from train.config import compose
 
@@ -326,10 +325,10 @@ def test_a_slurm_job_is_told_its_grace(
     (tmp_path / "configs" / "experiment" / "patient.yaml").write_text("# @package _global_\ngrace_s: 60\n")
     monkeypatch.setattr(compose, "CONFIGS", tmp_path / "configs")
     words = ["arm=a", "data.tokens=t", "data.order=o", "output=r", *given]
-    assert CHECK_TRAINING(words, where) == [*words, *handed_on]
+    assert CHECK_TRAINING(words, where) == [*words, *added]
 
 
-def test_a_slurm_script_has_the_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slurm_script_sets_the_grace_period(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "check_training", CHECK_TRAINING)
     dry(Slurm(signal_s=600), tmp_path, "arm=a", "data.tokens=t", "data.order=o", "output=r")
     assert "    output=r\n    grace_s=570\n)\n" in (tmp_path / "train.sbatch").read_text()
@@ -356,7 +355,7 @@ def test_ranks_of_this_machine_watch_their_launcher(
 
     monkeypatch.delenv(SUPERVISOR, raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: name)
-    monkeypatch.setattr(train, "supervise", supervise)
+    monkeypatch.setattr(supervisor, "supervise", supervise)
     assert run(LaunchSettings(where, scripts=str(tmp_path))) == 0
     assert seen.get(SUPERVISOR) == (str(os.getpid()) if watched else None)
 

@@ -24,7 +24,7 @@ SIZES = {"questions": 24, "seed": 3, "context_tokens": 20, "continuation_tokens"
 
 @dataclass
 class HeldOut:
-    """The part of `Tokens` that the benchmark reads."""
+    """The part of `Tokens` that the benchmark uses."""
 
     texts: list[tuple[str, str]]
     tokenizer_folder: Path
@@ -57,7 +57,7 @@ def held_out(tmp_path: Path) -> HeldOut:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    # 260 tokens leave most characters of 東京 in pieces: cuts that split them have to be passed over
+    # with 260 tokens most characters of 東京 are several tokens: cuts that split them must be skipped
     trainer = trainers.BpeTrainer(vocab_size=260, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator([text for _, text in texts], trainer)
     folder = tmp_path / "tokenizer"
@@ -117,7 +117,7 @@ def test_whole_benchmark_is_kept_and_another_is_refused(held_out: HeldOut, tmp_p
         make(held_out, tmp_path / "a", seed=9)
 
 
-def test_too_much_asked(held_out: HeldOut, tmp_path: Path) -> None:
+def test_invalid_sizes_are_refused(held_out: HeldOut, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"questions=5000, but the slice has only [0-9]+ stretches of 28 tokens"):
         make(held_out, tmp_path / "a", questions=5000)
     with pytest.raises(ValueError, match="context_tokens=0 must be at least 1"):
@@ -153,7 +153,7 @@ print("SCORES", scores["acc,none"], scores["acc_norm,none"], found["n-samples"][
 """
 
 
-def test_harness_reads_it_offline(held_out: HeldOut, tmp_path: Path) -> None:
+def test_the_harness_loads_it_offline(held_out: HeldOut, tmp_path: Path) -> None:
     make(held_out, tmp_path / "benchmark")
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
     done = subprocess.run(
@@ -168,7 +168,7 @@ def test_harness_reads_it_offline(held_out: HeldOut, tmp_path: Path) -> None:
     assert "SCORES 1.0 1.0 24" in done.stdout, done.stderr[-3000:]
 
 
-def test_a_run_knows_a_benchmark_by_its_questions_and_not_by_its_place(held_out: HeldOut, tmp_path: Path) -> None:
+def test_a_benchmark_is_identified_by_its_questions_and_not_by_its_path(held_out: HeldOut, tmp_path: Path) -> None:
     prints = []
     for place, seed in (("here", 3), ("there", 3), ("else", 4)):
         make(held_out, tmp_path / place, seed=seed)

@@ -1,4 +1,4 @@
-"""The whole road in one command: undisturbed, a second time, and killed on the way."""
+"""The full pipeline in one command: undisturbed, a second time, and killed on the way."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from curriculum.order.order import Order
 from curriculum.tokens.tokens import Tokens
 from train.export.export import newest_checkpoint
 from train.records.consumed import read_consumed
-from train.resume.runfolder import read_run
+from train.records.run_json import read_run
 from train.tracking import read_metrics
 
 ROOT = Path(__file__).parents[3]
@@ -41,7 +41,7 @@ def write_long_text(folder):
 
 
 def start(folder, environment):
-    """Start a demo in a process group of its own."""
+    """Start a demo in a new process group."""
     words = [f"text={folder.parent / 'text'}", f"output={folder}", *SIZE, *HELD_OUT]
     command = [sys.executable, "-m", "launch.cli", "demo", *words]
     with open(folder.with_suffix(".log"), "a") as log:
@@ -64,13 +64,13 @@ def wait_until(there, process, folder):
 
 
 def evaluated(folder):
-    """Has the run in `folder` put its first stage on record?"""
+    """Return whether the run in `folder` has recorded its first stage."""
     path = folder / "metrics.jsonl"
     return path.exists() and any(record["kind"] == "stage" for record in read_metrics(path))
 
 
 def changed(folder):
-    """Return the time of the last change of every file of every artifact, run and export; the report is a view."""
+    """Return the modification times of all files of artifacts, runs and exports; not of the report, which is a view."""
     return {
         path.relative_to(folder): path.stat().st_mtime_ns
         for path in folder.rglob("*")
@@ -79,15 +79,15 @@ def changed(folder):
 
 
 def numbers(folder):
-    """Return the report without what no two runs share: speed, and the place where the arms lie."""
+    """Return the report without the values that differ between any two runs: speed and paths."""
     report = json.loads((folder / "report.json").read_text())
     return {key: value for key, value in report.items() if key not in ("throughput", "config_differences", "places")}
 
 
-def test_the_whole_road(contained_pair, power_cut, tmp_path):
-    """Two demos of one text side by side: one that nobody disturbs, and one that is killed twice and goes on.
+def test_the_full_pipeline(contained_pair, power_cut, tmp_path):
+    """Two demos of one text side by side: one undisturbed, and one that is killed twice and resumes.
 
-    One test, because a second worker would have to go the road again for a part of it.
+    One test, because a second pytest worker would have to run the pipeline again.
     """
     whole, killed = places = [tmp_path / name / "demo" for name in ("undisturbed", "killed")]
     for place in places:
@@ -106,16 +106,16 @@ def test_the_whole_road(contained_pair, power_cut, tmp_path):
         check_nothing_is_left(place)
 
     before, report = changed(whole), (whole / "report.json").read_text()
-    began = os.times().children_user
+    started = os.times().children_user
     finish(start(whole, quiet), whole)
-    assert os.times().children_user - began < 30
+    assert os.times().children_user - started < 30
     assert changed(whole) == before
     assert (whole / "report.json").read_text() == report
     assert not (Path(quiet["HOME"]) / "hf").exists()
 
 
 def killed_twice(folder, environment, power_cut):
-    """Run a demo, kill its process group when SCORES appear, run it, cut the power in an arm's second stage, run it."""
+    """Run a demo, kill it when SCORES appear, resume it, kill everything in an arm's second stage, and finish it."""
     process = start(folder, environment)
     wait_until((folder / "scores").is_dir, process, folder)
     os.killpg(process.pid, signal.SIGKILL)
@@ -140,7 +140,7 @@ def killed_twice(folder, environment, power_cut):
 
 
 def check_page(folder):
-    """The page is there, and both arms are on it at equal tokens: all of them."""
+    """Check that the page has both arms, each trained on all tokens."""
     page = (folder / "report.html").read_text()
     assert all(arm in page for arm in ARMS)
     arms = json.loads((folder / "report.json").read_text())["arms"]
@@ -152,10 +152,10 @@ def check_page(folder):
 
 
 def check_arm(folder, arm):
-    """An arm consumed every sample once, in its order, and was evaluated at both stage ends."""
+    """Check that an arm consumed every sample once, in order, and was evaluated at both stage ends."""
     order = Order.open(folder / f"order_{arm}")
     assert np.array_equal(np.sort(order[:]), np.arange(len(Tokens.open(folder / "tokens"))))
-    assert len(order) % order.batch_size != 0, "the last batch should be a part of one here"
+    assert len(order) % order.batch_size != 0, "the last batch must be a partial one here"
     run = folder / f"run_{arm}"
     assert read_consumed(run).tolist() == order[:].tolist()
     stages = [record for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "stage"]

@@ -1,4 +1,4 @@
-"""The demo's folder may have any name: its paths reach the verbs as they are."""
+"""The demo's folder may have any name: its paths reach the verbs unchanged."""
 
 from pathlib import Path
 

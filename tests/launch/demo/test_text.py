@@ -18,7 +18,7 @@ OWNERS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def without_docstrings(text: str) -> str:
-    """The program with its docstrings taken out of the tree: what the text surgery has to agree with."""
+    """Return the syntax tree without docstrings, the expected result of cutting them from the text."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, OWNERS) and ast.get_docstring(node, clean=False) is not None:
@@ -128,7 +128,7 @@ def test_sources_of_a_machine(machine: Places) -> None:
     assert skipped["packages not installed"] == len(sources.PACKAGES) - 1
 
 
-def test_order_does_not_come_from_the_file_system(machine: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_does_not_depend_on_the_file_system(machine: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     before = read_sources(machine, Counter())
     rglob = Path.rglob
     monkeypatch.setattr(Path, "rglob", lambda self, pattern: sorted(rglob(self, pattern), reverse=True))
@@ -197,7 +197,7 @@ def test_collect_on_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len(texts) == sum(row["documents"] for row in rows.values())
 
     written = (folder / "manifest.json").read_bytes()
-    demo_text.collect(folder)  # a second call keeps what is whole
+    demo_text.collect(folder)  # a second call reuses the artifact
     assert (folder / "manifest.json").read_bytes() == written
     assert capsys.readouterr().out == printed
     (folder / "licences.jsonl").write_text("torn")

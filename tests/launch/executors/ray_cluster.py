@@ -19,9 +19,9 @@ from benchmarks.processes import below
 
 @contextmanager
 def losing_an_actor(folder: Path, done: str) -> Iterator[list[int]]:
-    """Yield a list that is to hold the killed actor: it dies once a file `done` (a glob) is in `folder`."""
+    """Yield a list for the pid of the killed actor, which is killed once `done` (a glob) matches a file in `folder`."""
     ray = pytest.importorskip("ray", reason="Ray is an extra: pip install pdpc[ray]")
-    place = tempfile.mkdtemp(prefix="ray")  # sockets below it: pytest's folder would make their names too long
+    place = tempfile.mkdtemp(prefix="ray")  # for sockets: their paths would be too long under pytest's folder
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=place)
     killed: list[int] = []
 

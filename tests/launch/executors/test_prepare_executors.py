@@ -1,4 +1,4 @@
-"""`pdpc prepare` by processes, ranks and actors: whatever shares the chunks out, and whoever dies, the same bytes."""
+"""`pdpc prepare` by processes, ranks and actors: the same bytes with every executor, whichever worker dies."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ CHUNKS = 9
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory, tokens_folder):
-    """What every command says but for output and engine: a text of CHUNKS chunks."""
+    """Arguments common to all commands (all but output and engine), for a text of CHUNKS chunks."""
     text = tmp_path_factory.mktemp("prepare") / "text"
     write_text(text, 200)
     size = -(-(text / "text.jsonl").stat().st_size // CHUNKS)
-    said = [f"input.paths=[{text}]", f"tokenizer.name={tokens_folder / 'tokenizer'}", "seq_len=32"]
-    return [*said, f"chunk_bytes={size}"]
+    common = [f"input.paths=[{text}]", f"tokenizer.name={tokens_folder / 'tokenizer'}", "seq_len=32"]
+    return [*common, f"chunk_bytes={size}"]
 
 
 @pytest.fixture(scope="module")
 def expected(words, tmp_path_factory):
-    """The files of an uninterrupted go in one process."""
+    """The files written by one uninterrupted process."""
     folder = tmp_path_factory.mktemp("plain") / "tokens"
     assert main(["prepare", *words, "processes=1", f"output={folder}"]) == 0
     return files(folder)
@@ -43,30 +43,30 @@ def files(folder: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize(("processes", "fault"), [(2, "chunk.before_rename:nth=5"), (3, "")])
 def test_processes_one_of_which_dies(words, expected, tmp_path, monkeypatch, caplog, processes, fault):
-    monkeypatch.setenv("PDPC_FAULT", fault)  # of two that share nine chunks, one does five
+    monkeypatch.setenv("PDPC_FAULT", fault)  # one of two processes gets at least five of the nine chunks
     assert main(["prepare", *words, f"processes={processes}", f"output={tmp_path / 'tokens'}"]) == 0
-    assert ("died with code -9: another takes its place" in caplog.text) == bool(fault)
+    assert ("died with exit code -9: starting a replacement" in caplog.text) == bool(fault)
     assert files(tmp_path / "tokens") == expected
     assert [path.name for path in tmp_path.iterdir()] == ["tokens"]
 
 
-def test_what_is_wrong_with_the_text_is_said_by_the_worker_that_reads_it(tmp_path, capsys, words):
+def test_a_worker_reports_an_error_in_the_text(tmp_path, capsys, words):
     lines = [json.dumps({"text": f"text {i}", "source": "s"}) for i in range(100)]
     (tmp_path / "text.jsonl").write_text("\n".join([*lines, "{"]))
-    said = [f"input.paths=[{tmp_path}/text.jsonl]", words[1], "seq_len=32", "chunk_bytes=1000", "processes=2"]
-    assert main(["prepare", *said, f"output={tmp_path / 'tokens'}"]) == 2
+    settings = [f"input.paths=[{tmp_path}/text.jsonl]", words[1], "seq_len=32", "chunk_bytes=1000", "processes=2"]
+    assert main(["prepare", *settings, f"output={tmp_path / 'tokens'}"]) == 2
     assert "text.jsonl, line 101: invalid JSON" in capsys.readouterr().err
     assert not (tmp_path / "tokens").exists()
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGKILL], [signal.SIGINT, signal.SIGINT]], ids=["killed", "interrupted"])
-def test_workers_end_with_their_run_and_the_next_run_goes_on(tmp_path, words, contained, signals):
-    with (tmp_path / "text.jsonl").open("w") as file:  # some ten seconds of work
+def test_workers_end_with_their_parent_and_leave_no_artifact(tmp_path, words, contained, signals):
+    with (tmp_path / "text.jsonl").open("w") as file:  # about ten seconds of work
         for i in range(20_000):
             file.write(json.dumps({"text": f"{i} " * 300, "source": "web"}) + "\n")
     output = tmp_path / "tokens"
-    said = [f"input.paths=[{tmp_path}/text.jsonl]", words[1], "chunk_bytes=100000", f"output={output}", "processes=2"]
-    program = [sys.executable, "-m", "launch.cli", "prepare", *said]
+    settings = [f"input.paths=[{tmp_path}/text.jsonl]", words[1], "chunk_bytes=100000", "processes=2"]
+    program = [sys.executable, "-m", "launch.cli", "prepare", *settings, f"output={output}"]
     started = subprocess.Popen(program, env=contained, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60

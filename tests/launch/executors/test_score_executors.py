@@ -1,4 +1,4 @@
-"""`pdpc score` by processes, ranks and actors: whatever shares the chunks out, and whoever dies, the same bytes."""
+"""`pdpc score` by processes, ranks and actors: the same bytes with every executor, whichever worker dies."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ CHUNK = BATCH * 32 * 14
 
 @pytest.fixture(scope="module")
 def words(tokens_folder, tmp_path_factory):
-    """What every command says but for output and engine."""
+    """Arguments common to all commands (all but output and engine)."""
     tokens = Tokens.open(tokens_folder)
-    said = [f"tokens={tokens_folder}", f"batch_size={BATCH}", f"chunk_tokens={CHUNK}"]
+    common = [f"tokens={tokens_folder}", f"batch_size={BATCH}", f"chunk_tokens={CHUNK}"]
     for seed, name in enumerate(("weak", "strong")):
         folder = tmp_path_factory.mktemp("models") / name
         config = DecoderConfig(
@@ -41,13 +41,13 @@ def words(tokens_folder, tmp_path_factory):
         )
         state = build(config, seed).state_dict()
         export(folder, config, state, dtype=torch.float32, tokenizer_folder=tokens.tokenizer_folder, card=None)
-        said.append(f"models.{name}={folder}")
-    return said
+        common.append(f"models.{name}={folder}")
+    return common
 
 
 @pytest.fixture(scope="module")
 def expected(words, tmp_path_factory):
-    """The files of an uninterrupted go in one process."""
+    """The files written by one uninterrupted process."""
     folder = tmp_path_factory.mktemp("plain") / "scores"
     assert main(["score", *words, "processes=1", f"output={folder}"]) == 0
     return files(folder)
@@ -61,12 +61,12 @@ def files(folder: Path) -> dict[str, object]:
 def test_two_processes_one_of_which_dies(words, expected, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("PDPC_FAULT", "chunk.before_rename:nth=2")
     assert main(["score", *words, "processes=2", f"output={tmp_path / 'scores'}"]) == 0
-    assert "died with code -9: another takes its place" in caplog.text
+    assert "died with exit code -9: starting a replacement" in caplog.text
     assert files(tmp_path / "scores") == expected
     assert [path.name for path in tmp_path.iterdir()] == ["scores"]
 
 
-def test_two_ranks_cut_off_and_run_again(words, expected, tmp_path, contained):
+def test_two_ranks_killed_and_resumed(words, expected, tmp_path, contained):
     command = [sys.executable, "-m", "launch.cli", "score", *words, f"output={tmp_path / 'scores'}"]
     command += ["engine=deepspeed", "processes=2"]
     cut = subprocess.run(command, env={**contained, "PDPC_FAULT": "chunk.before_rename:nth=2"}, capture_output=True)
@@ -79,7 +79,7 @@ def test_two_ranks_cut_off_and_run_again(words, expected, tmp_path, contained):
     assert files(tmp_path / "scores") == expected
 
 
-def test_other_settings_do_not_go_on_with_the_same_chunks(words, tmp_path, capsys, monkeypatch):
+def test_chunks_of_other_settings_are_refused(words, tmp_path, capsys, monkeypatch):
     output = tmp_path / "scores"
     monkeypatch.setenv("PDPC_FAULT", "chunk.after_write:raise")
     with pytest.raises(RuntimeError, match="fault"):
@@ -89,7 +89,7 @@ def test_other_settings_do_not_go_on_with_the_same_chunks(words, tmp_path, capsy
     assert "config.precision: was 'fp32', now 'bf16'" in capsys.readouterr().err
 
 
-def test_a_worker_says_what_is_wrong(words, tmp_path, capsys):
+def test_a_worker_reports_a_damaged_model(words, tmp_path, capsys):
     broken = [word for word in words if not word.startswith("models.weak")]
     (tmp_path / "weak").mkdir()
     source = Path(next(word for word in words if word.startswith("models.strong")).split("=")[1])

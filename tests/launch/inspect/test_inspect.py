@@ -42,7 +42,7 @@ def material(tokens_folder, scores_folder):
 
 
 def inspect(capsys, *words, code=0):
-    """Run the verb; return what it prints, or the one paragraph of a refusal."""
+    """Run the verb; return its output, or the one-line error of an exit with code 2."""
     found = main(["inspect", *(str(word) for word in words)])
     printed = capsys.readouterr()
     assert found == code, printed.err
@@ -70,7 +70,7 @@ def decoder_of(tokens, seed=0):
 
 
 def write_checkpoint(run_folder, step, decoder):
-    """Write a checkpoint as a rank would leave it, weights alone."""
+    """Write a checkpoint as a rank does, with weights only."""
     with create(run_folder / "checkpoints" / f"step_{step:08d}", "checkpoint", config={}, inputs={}) as draft:
         state = decoder.state_dict()
         weights = {f"{name}/param": weight.flatten().clone() for name, weight in state.items()}
@@ -81,7 +81,7 @@ def write_checkpoint(run_folder, step, decoder):
 
 @pytest.fixture
 def trained(order, tokens_folder, scores_folder, tmp_path):
-    """A RUN of two ranks that has come to step 12 and keeps the checkpoints of steps 4 and 8."""
+    """A RUN of two ranks that has reached step 12 and keeps the checkpoints of steps 4 and 8."""
     folder = tmp_path / "run"
     (folder / "consumed").mkdir(parents=True)
     tokens = Tokens.open(tokens_folder)
@@ -104,7 +104,7 @@ def trained(order, tokens_folder, scores_folder, tmp_path):
 # summary and plan
 
 
-def test_a_summary_says_what_made_an_order_and_how_it_goes(capsys, order, material):
+def test_a_summary_shows_the_provenance_and_plan_of_an_order(capsys, order, material):
     text = inspect(capsys, order.folder, *material)
     assert f"fingerprint   {order.fingerprint}" in text
     assert "seed 4" in text
@@ -113,7 +113,7 @@ def test_a_summary_says_what_made_an_order_and_how_it_goes(capsys, order, materi
     for name, print_ in order.manifest.inputs.items():
         assert f"{name:<13} {print_}" in text
     assert f"samples       {len(order):,} in {order.steps} steps of 16" in text
-    assert f"of these      {len(order):,} different, 0 repeated; 0 left out" in text
+    assert f"of these      {len(order):,} distinct, 0 repeated; 0 left out" in text
     assert "stages        3, ending after steps" in text
     low = next(line for line in text.splitlines() if line.startswith("low planned")).split()[2:]
     assert len(low) == 10
@@ -126,18 +126,18 @@ def test_a_summary_says_what_made_an_order_and_how_it_goes(capsys, order, materi
     assert f"-inf to {order.buckets[0].high:.4g}" in edge
 
 
-def test_an_order_is_told_without_its_tokens(capsys, order):
+def test_a_summary_works_without_tokens(capsys, order):
     text = inspect(capsys, f"folder={order.folder}")
     assert "high realised" in text
     assert "mean pd" not in text
-    assert "verify=true reads everything" in text
+    assert "verify=true checks every byte, step and position" in text
 
 
 def test_sketches_rise_and_fall_with_the_shares(order):
     from curriculum.audit.overview import overview
 
     title, low, high = sketch(overview(order))
-    assert "highest letter is 100%" in title
+    assert "full height is 100%" in title
     low, high = low.removeprefix("low  "), high.removeprefix("high ")
     assert [LEVELS.index(letter) for letter in low] == sorted((LEVELS.index(letter) for letter in low), reverse=True)
     assert LEVELS.index(high[0]) < LEVELS.index(high[-1])
@@ -157,7 +157,7 @@ def test_a_picture_shows_buckets_scores_and_sources(capsys, order, material, tmp
         assert first.startswith(b"\x89PNG")
 
 
-def test_a_picture_without_scores_shows_the_buckets_alone(capsys, order, tmp_path):
+def test_a_picture_without_scores_shows_only_the_buckets(capsys, order, tmp_path):
     inspect(capsys, order.folder, f"picture={tmp_path / 'plan.svg'}")
     text = (tmp_path / "plan.svg").read_text()
     assert "share of the batch" in text
@@ -212,7 +212,7 @@ def test_scores_of_other_samples_are_refused(capsys, order, tokens_folder, tmp_p
     shutil.copytree(tokens_folder, tmp_path / "tokens")
     edit_manifest(tmp_path / "tokens", lambda fields: fields["facts"].update(tokenizer_fingerprint="0" * 32))
     message = inspect(capsys, order.folder, f"tokens={tmp_path / 'tokens'}", code=2)
-    assert f"{order.folder} was made of other tokens" in message
+    assert f"{order.folder} was built from other tokens" in message
 
 
 # steps
@@ -239,16 +239,16 @@ def test_a_step_without_tokens_shows_what_the_order_knows(capsys, order):
 def test_a_run_knows_its_order_and_what_it_consumed(capsys, trained, order):
     text = inspect(capsys, trained, "--step=6")
     assert f"STEP 6 of {order.steps} of {order.folder}" in text
-    assert "consumed     by the run just so: 16 samples" in text
+    assert "consumed     by the run as planned: 16 samples" in text
     assert "recorded     train/loss 4.0000 over steps 5 to 8 (train/loss 3.5000 before)" in text
     assert "loss_strong" in text
-    assert "has not recorded this step" in inspect(capsys, trained, "--step", STEPS_DONE + 1)
+    assert "the run has not reached this step" in inspect(capsys, trained, "--step", STEPS_DONE + 1)
     whole = inspect(capsys, trained)
     assert f"RUN {trained}: arm pdpc, seed 4, running" in whole
     assert "mean pd" in whole
 
 
-def test_a_run_tells_its_lives_its_checkpoints_and_what_it_left_out(capsys, trained):
+def test_a_run_shows_its_attempts_its_checkpoints_and_its_skipped_steps(capsys, trained):
     facts = json.loads((trained / "run.json").read_text())
     begun = {"started_at": "2026-11-01T08:00:00+00:00", "world_size": 1, "zero_stage": 1, "versions": {"pdpc": "0.1.0"}}
     changed = {"field": "optimizer.lr", "old": 0.001, "new": 0.002}
@@ -259,37 +259,37 @@ def test_a_run_tells_its_lives_its_checkpoints_and_what_it_left_out(capsys, trai
     skipped.append({"step": 10, "reason": "rollback", "weights_of_step": 8, "positions": [128, 160]})
     (trained / "skipped.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in skipped) + '{"step": 11')
     lines = inspect(capsys, trained).splitlines()
-    assert "lives         10, of which the last 8:" in lines
-    assert "life 3        2026-11-01T08:00:00+00:00 from step 0, 1 rank at ZeRO 1, PDPC 0.1.0" in lines
-    assert "life 10       2026-11-01T08:00:00+00:00 from step 8, 2 ranks at ZeRO 1, PDPC 0.1.0" in lines
-    assert "              accepted optimizer.lr: 0.001 before, 0.002 since" in lines
-    assert "              found damaged and set aside: metrics.jsonl" in lines
-    assert any(line.startswith("checkpoints   after steps 4, 8; the newest was written 20") for line in lines)
-    assert "left out      2 steps: 3 (not finite), 10 (spike); skipped.jsonl names the samples" in lines
-    assert "went back     from the weights of step 10 to those of 8" in lines
+    assert "attempts      10, the last 8:" in lines
+    assert "attempt 3     2026-11-01T08:00:00+00:00 from step 0, 1 rank, ZeRO 1, PDPC 0.1.0" in lines
+    assert "attempt 10    2026-11-01T08:00:00+00:00 from step 8, 2 ranks, ZeRO 1, PDPC 0.1.0" in lines
+    assert "              accepted optimizer.lr: 0.001 -> 0.002" in lines
+    assert "              damaged, set aside: metrics.jsonl" in lines
+    assert any(line.startswith("checkpoints   steps 4, 8; newest written 20") for line in lines)
+    assert "skipped       2 steps: 3 (not finite), 10 (spike); samples in skipped.jsonl" in lines
+    assert "rolled back   from the weights of step 10 to those of 8" in lines
     for damage in ("garbage{", '{"step": 3}', '{"step": "3", "reason": "spike"}', "[3]"):
         (trained / "skipped.jsonl").write_text(damage + "\n")
         text = inspect(capsys, trained)
-        assert re.search(r"^left out +\? .*skipped\.jsonl.*: restore it, or remove it", text, re.MULTILINE), damage
+        assert re.search(r"^skipped +\? .*skipped\.jsonl.*: restore it, or remove it", text, re.MULTILINE), damage
         assert "PLAN" in text
 
 
-def test_a_run_that_consumed_something_else_is_told(capsys, trained, order):
+def test_a_run_that_consumed_something_else_is_reported(capsys, trained, order):
     path = trained / "consumed" / "world_00002_rank_00001_width_8.bin"
     rows = np.fromfile(path, dtype=np.int64).reshape(-1, 9)
     lost, foreign = int(rows[5, 4]), int(order[len(order) - 1])
     rows[5, 4] = foreign
     rows.tofile(path)
     text = inspect(capsys, trained, "--step=6", code=1)
-    assert f"1 not of the order (as {foreign}), 1 of the order not consumed (as {lost})" in text
-    assert "just so" in inspect(capsys, trained, "--step=7")
+    assert f"1 not in the order (such as {foreign}), 1 in the order but not consumed (such as {lost})" in text
+    assert "as planned" in inspect(capsys, trained, "--step=7")
 
 
 def losses_shown(text):
     return [float(number) for number in re.findall(r"^position .*?  loss (\S+)", text, re.MULTILINE)]
 
 
-@pytest.mark.parametrize(("step", "asked"), [(11, "step 8, before"), (8, "step 4, before"), (2, "step 4, which had")])
+@pytest.mark.parametrize(("step", "asked"), [(11, "step 8, before"), (8, "step 4, before"), (2, "step 4, which has")])
 def test_samples_are_sorted_by_the_loss_under_the_checkpoint_before_the_step(
     capsys, trained, order, tokens_folder, step, asked
 ):
@@ -305,7 +305,7 @@ def test_samples_are_sorted_by_the_loss_under_the_checkpoint_before_the_step(
     assert np.allclose(found, sorted(expected, reverse=True), atol=1e-3)
 
 
-def test_another_model_may_be_asked(capsys, order, tokens_folder, tmp_path):
+def test_by_loss_with_another_model(capsys, order, tokens_folder, tmp_path):
     tokens = Tokens.open(tokens_folder)
     decoder = decoder_of(tokens)
     state, tokenizer = decoder.state_dict(), tokens.tokenizer_folder
@@ -320,12 +320,12 @@ def test_another_model_may_be_asked(capsys, order, tokens_folder, tmp_path):
         (["step=0"], "step=0 is not in 1 .. "),
         (["step=100000"], "step=100000 is not in 1 .. "),
         (["step=1", "samples=0"], "samples=0 must be at least 1"),
-        (["by_loss=true"], "by_loss=true needs step=N"),
-        (["step=1", "by_loss=true"], "by_loss=true needs the text: give tokens=FOLDER"),
-        (["step=1", "loss_model=m"], "loss_model=m is asked with by_loss=true alone"),
-        (["scores=s"], "scores are of TOKENS: give tokens=FOLDER too"),
+        (["by_loss=true"], "by_loss=true needs a step: give step=N"),
+        (["step=1", "by_loss=true"], "by_loss=true needs the tokens: give tokens=FOLDER"),
+        (["step=1", "loss_model=m"], "loss_model=m needs by_loss=true"),
+        (["scores=s"], "scores=s needs the TOKENS that were scored: give tokens=FOLDER too"),
         (["picture=plan.jpg"], "picture=plan.jpg must end with .svg or .png"),
-        (["parent=p"], "parent=p is compared with verify=true alone"),
+        (["parent=p"], "parent=p needs verify=true"),
         (["tokens=/nowhere"], "/nowhere does not exist"),
     ],
 )
@@ -340,17 +340,17 @@ def test_a_step_by_loss_needs_a_model(capsys, order, tokens_folder):
 
 def test_keys_of_orders_are_refused_for_other_artifacts(capsys, tokens_folder):
     message = inspect(capsys, tokens_folder, "step=3", code=2)
-    assert f"step=3 is for an ORDER or a RUN, {tokens_folder} is a tokens: leave it out" in message
+    assert f"step=3 needs an ORDER or a RUN, but {tokens_folder} is a tokens: leave it out" in message
 
 
 def test_a_run_whose_order_is_gone_says_so(capsys, trained):
     facts = json.loads((trained / "run.json").read_text())
     facts["paths"]["order"] = "/nowhere"
     (trained / "run.json").write_text(json.dumps(facts))
-    assert "no longer at /nowhere. Put it back" in inspect(capsys, trained, "step=1", code=2)
+    assert "no longer at /nowhere. Restore it" in inspect(capsys, trained, "step=1", code=2)
 
 
-def test_torch_is_imported_for_losses_alone(trained):
+def test_torch_is_only_imported_for_losses(trained):
     program = (
         "import sys\n"
         "from launch.cli import main\n"
@@ -391,14 +391,14 @@ def test_a_replanned_order_shows_its_descent_and_its_parents_buckets(capsys, ord
     text = inspect(capsys, tmp_path / "child", *words)
     assert f"parent        {order.fingerprint}" in text
     assert f"ancestors     {'f' * 32}, {order.fingerprint}" in text
-    assert "replanned     after step 20, 320 samples read" in text
+    assert "replanned     after step 20, 320 samples consumed" in text
     assert re.search(r"^  ok    read +the first 320 positions match the parent's", text, re.MULTILINE)
     assert re.search(r"^low planned .* -$", text, re.MULTILINE)
     assert re.search(r"^all@20 planned +- .*100\.0$", text, re.MULTILINE)
     assert "all@20" in (tmp_path / "child.svg").read_text()
 
 
-def test_a_folder_with_signs_can_be_named(capsys, tokens_folder, tmp_path):
+def test_a_folder_name_may_hold_special_characters(capsys, tokens_folder, tmp_path):
     place = tmp_path / "a, {b}'s"
     run(ArrangeSettings(tokens=str(tokens_folder), output=str(place), preference=Shuffled(), batch_size=16, workers=1))
     assert f"ORDER {place}" in inspect(capsys, place)

@@ -59,8 +59,8 @@ def score(tokens_folder, weak, strong, output):
     return main(["score", *words, "slices=[validation]"])
 
 
-def mean_alone(model, ids_S, end_of_text):
-    """Return a sample's mean loss, its documents one by one."""
+def mean_by_document(model, ids_S, end_of_text):
+    """Return a sample's mean loss, with its documents evaluated one by one."""
     real_S = ids_S[ids_S >= 0]
     starts = [0, *(torch.nonzero(real_S[1:-1] == end_of_text).flatten() + 1).tolist()]
     total = 0.0
@@ -71,7 +71,7 @@ def mean_alone(model, ids_S, end_of_text):
     return total / (len(real_S) - 1)
 
 
-def test_gpt2_beside_a_llama(tmp_path, tokens_folder, llama, caplog):
+def test_gpt2_and_a_llama(tmp_path, tokens_folder, llama, caplog):
     tokens = Tokens.open(tokens_folder, "validation")
     model = gpt2(tmp_path / "gpt2", tokens)
     with caplog.at_level(logging.INFO):
@@ -83,10 +83,10 @@ def test_gpt2_beside_a_llama(tmp_path, tokens_folder, llama, caplog):
     assert np.isfinite(scores.column("pd")).all()
     weak = scores.column("loss_weak")
     ends_NT = tokens.sample(np.arange(len(tokens)))[:, 1:-1] == tokens.end_of_text
-    several = np.flatnonzero(ends_NT.any(axis=1))  # samples of more than a document
+    several = np.flatnonzero(ends_NT.any(axis=1))  # samples of more than one document
     for sample in (0, *several[:3], len(tokens) - 1):
         ids_S = torch.from_numpy(tokens.sample([sample])[0])
-        assert weak[sample] == pytest.approx(mean_alone(model, ids_S, tokens.end_of_text), abs=1e-5)
+        assert weak[sample] == pytest.approx(mean_by_document(model, ids_S, tokens.end_of_text), abs=1e-5)
     described = open_manifest(tmp_path / "scores", "scores").facts["models"]["weak"]
     assert described["parameters"] == model.num_parameters()
     assert described["scored_by"].startswith("GPT2LMHeadModel")
@@ -103,9 +103,9 @@ def test_a_gpt2_that_cannot_read_the_samples_is_refused(tmp_path, tokens_folder,
     gpt2(tmp_path / "gpt2", Tokens.open(tokens_folder), **changes)
     capsys.readouterr()
     assert score(tokens_folder, tmp_path / "gpt2", llama, tmp_path / "scores") == 2
-    told = capsys.readouterr().err.strip()
-    assert message in told
-    assert "\n" not in told
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "\n" not in error
     assert not (tmp_path / "scores").exists()
 
 

@@ -71,7 +71,7 @@ def test_the_supervisor_names_the_truncated_file(tmp_path, capsys):
     settings = compose("train", TrainSettings, [*material.words, "output=unused"])
     assert train._explained(settings, killed=False) == FAILED
     assert train._explained(settings, killed=True) == OUT_OF_MEMORY
-    assert "for want of memory: lower micro_batch_size=3" in capsys.readouterr().err
+    assert "ended a process of this cgroup: lower micro_batch_size=3" in capsys.readouterr().err
     os.truncate(tmp_path / "tokens" / "train.ids.bin", 10)
     assert train._explained(settings, killed=True) == UNREADABLE
     assert "train.ids.bin has 10 bytes instead of" in capsys.readouterr().err

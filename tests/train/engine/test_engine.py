@@ -76,7 +76,7 @@ def test_offloading_is_passed_on(monkeypatch):
     [
         ({"stage": 4}, "zero.stage=4 is not supported: use 0, 1, 2 or 3"),
         ({"reduce_in": "fp16"}, "zero.reduce_in='fp16' is unknown"),
-        ({"stage": 0, "offload_optimizer": "cpu"}, "zero.offload_optimizer=cpu needs zero.stage=1 or more"),
+        ({"stage": 0, "offload_optimizer": "cpu"}, "zero.offload_optimizer=cpu needs zero.stage=1 or higher"),
         ({"stage": 2, "offload_param": "cpu"}, "zero.offload_param=cpu needs zero.stage=3"),
         ({"stage": 3, "offload_param": "nvme"}, "zero.offload_param=nvme needs zero.nvme_path"),
         (
@@ -163,7 +163,7 @@ def test_a_start_is_quiet_and_loads_no_compiler():
     program = (
         "import sys\n"
         "from tests.train.engine.test_engine import make, steps\n"
-        "from train.distributed.world import start\n"
+        "from train.engine.communication import start\n"
         "steps(make(start(threads=1), 'zero.stage=1', 'precision=bf16'), 0, 1)\n"
         "print('compiler', 'torch._inductor.compile_fx' in sys.modules)\n"
     )

@@ -19,8 +19,9 @@ from models.decoder import build
 from tests.train.engine import gradients
 from tests.train.evaluation.questions import Questions
 from train.config.compose import compose
-from train.distributed.world import World, free_port, start
+from train.distributed.world import World, free_port
 from train.engine import Engine
+from train.engine.communication import start
 from train.settings import TrainSettings
 
 CONFIG = DecoderConfig(vocab_size=61, layers=2, width=12, heads=2, kv_heads=1, ffn=20, max_seq_len=16, end_of_text=0)

@@ -49,13 +49,13 @@ def test_without_data_and_tasks_there_are_no_values(tokens_folder: Path) -> None
     [
         ({}, "neither run, folder nor pack is given"),
         ({"run": "r", "folder": "m"}, "both run and folder are given: give one"),
-        ({"folder": "m", "stages": "failed"}, "stages=failed are those of a run"),
-        ({"run": "r", "stages": "last"}, "stages='last' must be failed, or the number of a stage"),
+        ({"folder": "m", "stages": "failed"}, "stages=failed needs a run"),
+        ({"run": "r", "stages": "last"}, "stages='last' must be failed, or a stage number"),
         ({"run": "r", "stages": "0"}, "stages='0' must be failed"),
         ({"run": "r", "stages": "failed", "average": 3}, "give run=RUN without stages"),
-        ({"folder": "m", "weights": "running"}, "choose among a run's newest checkpoints"),
-        ({"run": "r", "tokens": "t"}, "tokens goes with folder=FOLDER"),
-        ({"pack": "p"}, r"benchmarks\.tasks is empty: name what is to be packed"),
+        ({"folder": "m", "weights": "running"}, "apply to a run's newest checkpoints"),
+        ({"run": "r", "tokens": "t"}, "tokens=t is only for folder=FOLDER"),
+        ({"pack": "p"}, r"benchmarks\.tasks is empty: give the tasks to pack"),
         ({"run": "r", "processes": 0}, "processes=0 must be at least 1"),
     ],
 )

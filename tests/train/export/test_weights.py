@@ -18,7 +18,7 @@ from train.export import weights as averaging
 from train.export.choice import WEIGHTS, check_choice
 from train.export.weights import choose_weights
 from train.hooks.averages import RunningAverage, decay_of
-from train.resume.runfolder import WRITTEN
+from train.records.run_json import WRITTEN
 from train.settings import AveragingSettings, TrainSettings
 
 CONFIG = DecoderConfig(vocab_size=64, layers=2, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16, end_of_text=0)

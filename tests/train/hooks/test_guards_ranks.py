@@ -12,8 +12,8 @@ from tests.torture.runs import PATIENCE_S, Ending, Material
 from tests.train.evaluation.questions import Questions
 from train import checkpoint
 from train.records.consumed import read_consumed
+from train.records.layout import CHECKPOINTS, EXPORT
 from train.records.skipped import SKIPPED
-from train.resume.runfolder import CHECKPOINTS, EXPORT
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_is_not_finished(material, forks,
     arguments = {"words": list(material.words), "output": str(folder)}
     ranks = forks.start(f"{__name__}:damaged_at_the_end", arguments, 2, tmp_path / "log")
     assert ranks.wait(PATIENCE_S) == [74, 74], ranks.told()
-    assert "is damaged: the run is not finished; run the same command again to go on from" in ranks.told()
+    assert "is damaged, so the run is not finished: run the same command again to resume from" in ranks.told()
     assert not (folder / EXPORT).exists()
     assert material.finish(forks, folder, 2) is None
     assert Ending.of(folder).consumed == material.order[0 : len(material.order)].tolist()

@@ -42,8 +42,8 @@ def measured(case: dict[str, Any]) -> tuple[int, int]:
 
     from models.decoder import build
     from models.execution import ExecutionSettings
-    from train.distributed.world import start
     from train.engine import Engine
+    from train.engine.communication import start
     from train.memory.footprint import footprint
     from train.settings import DataSettings, ModelSettings, TrainSettings, ZeroSettings
 

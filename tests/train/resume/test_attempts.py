@@ -9,7 +9,8 @@ from tests.torture.forks import served
 from tests.torture.runs import PATIENCE_S, Material
 from train import checkpoint
 from train.distributed.exit_codes import CHANGED, REFUSED
-from train.resume.runfolder import CHECKPOINTS, RUN, read_run
+from train.records.layout import CHECKPOINTS, RUN
+from train.records.run_json import read_run
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_a_file_that_vanishes_at_the_start_is_rejected(forks, material, folder):
     arguments = {"words": list(material.words), "output": str(folder)}
     ranks = forks.start(f"{__name__}:without_a_file", arguments, 2, folder.with_suffix(".log"))
     assert ranks.wait(PATIENCE_S) == [REFUSED, REFUSED], ranks.told()
-    assert "tokens/train.bin went just after it had been found: put it back" in ranks.told()
+    assert "tokens/train.bin disappeared while the run was starting: restore it" in ranks.told()
     assert "Traceback" not in ranks.told()
 
 

@@ -14,6 +14,8 @@ from models.setting import fixed as never
 from train.checkpoint import UnreadableCheckpoint
 from train.config.compose import compose
 from train.distributed.exit_codes import CHANGED
+from train.records.layout import RUN
+from train.records.run_json import read_run
 from train.resume.identity import (
     DECODER,
     FINGERPRINTS,
@@ -30,7 +32,7 @@ from train.resume.identity import (
     unrecorded,
 )
 from train.resume.lineage import ChangedRun, conversion
-from train.resume.runfolder import RUN, RunFolder, finished, read_run
+from train.resume.runfolder import RunFolder, finished
 from train.settings import TrainSettings
 
 WORDS = ["output=o", "arm=a", "data.tokens=t", "data.order=o"]

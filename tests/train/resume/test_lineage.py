@@ -7,8 +7,8 @@ from curriculum.arrange import arrange
 from curriculum.artifact.create import write_manifest
 from curriculum.artifact.files import ArtifactError
 from curriculum.order.consumed import as_hex, order_hash
-from curriculum.order.order import Order
-from train.resume.lineage import ancestors, check_resume
+from curriculum.order.order import Order, ancestors
+from train.resume.lineage import check_resume
 
 STEP, CURSOR = 3, 48
 

@@ -20,8 +20,9 @@ from tests.train.evaluation.harness.material import (
 )
 from train.config.compose import compose
 from train.distributed.collectives import FIRST_BYTES, Collectives, RankFailed
-from train.distributed.world import World, start
+from train.distributed.world import World
 from train.engine import Engine
+from train.engine.communication import start
 from train.evaluation.harness.benchmarks import evaluate_benchmarks
 from train.evaluation.harness.model import harness_model, load_tokenizer
 from train.evaluation.harness.scorer import Scorer

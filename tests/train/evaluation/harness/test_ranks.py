@@ -19,7 +19,7 @@ from train.checkpoint import newest
 from train.distributed.collectives import FIRST_BYTES
 from train.evaluation.answers import answers_path, read_answers
 from train.evaluation.attempts import ATTEMPTS
-from train.resume.runfolder import CHECKPOINTS
+from train.records.layout import CHECKPOINTS
 from train.tracking import read_metrics
 
 SIZES = (1, 2)
@@ -115,7 +115,7 @@ def test_one_process_and_several_ranks_give_the_same_evaluation(
     assert one["stage/failed"] == "broken_field"
     assert {"bench/choice/acc", "bench/writing/exact_match", "bench/avg"} <= one.keys()
     assert main(["evaluate", *words, f"tokens={tokens_folder}"]) == 2
-    assert "were made with another tokenizer than" in capfd.readouterr().err
+    assert "were prepared with a different tokenizer than" in capfd.readouterr().err
 
 
 def test_a_task_that_kills_is_skipped_by_the_next_attempt_and_rerun_later(
@@ -148,7 +148,7 @@ def test_a_task_that_kills_is_skipped_by_the_next_attempt_and_rerun_later(
 
     (tasks / "death").unlink()
     assert main(["evaluate", f"run={run}", "stages=failed", "benchmarks.limit=3"]) == 2
-    assert "benchmarks.limit is the run's own with stages=failed: leave it out" in capfd.readouterr().err
+    assert "benchmarks.limit cannot change with stages=failed" in capfd.readouterr().err
     assert main(["evaluate", f"run={run}", "stages=failed", "benchmarks.batch_size=4"]) == 0
     old, new = stage_records(run)
     assert (run / "metrics.jsonl").read_bytes().startswith(before)
@@ -170,7 +170,7 @@ def test_a_task_that_kills_is_skipped_by_the_next_attempt_and_rerun_later(
     )
     assert (answers_path(run, step).read_bytes(), len(stage_records(run))) == (kept, 2)
     assert main(["evaluate", f"run={run}", "stages=7"]) == 2
-    assert "has no record of stage 7 (it has 1)" in capfd.readouterr().err
+    assert "has no record of this stage: use one of 1" in capfd.readouterr().err
 
 
 def stage_records(run: Path) -> list[dict[str, Any]]:

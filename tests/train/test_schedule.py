@@ -61,8 +61,8 @@ def test_warm_up_as_a_share_in_steps_or_in_tokens_is_the_same():
         ({"final_share": -0.1}, "schedule.final_share=-0.1 must lie in [0, 1]"),
         ({"final_share": 0.5, "name": "constant"}, "schedule.final_share=0.5 does not match a constant rate"),
         ({"warmup_steps": -1}, "schedule.warmup_steps=-1 must not be negative"),
-        ({"warmup_share": 0.1, "warmup_steps": 5}, "schedule.warmup_share=0.1 and schedule.warmup_steps=5 both say"),
-        ({"warmup_tokens": 9, "warmup_steps": 5}, "schedule.warmup_steps=5 and schedule.warmup_tokens=9 both say"),
+        ({"warmup_share": 0.1, "warmup_steps": 5}, "schedule.warmup_share=0.1 and schedule.warmup_steps=5 both set"),
+        ({"warmup_tokens": 9, "warmup_steps": 5}, "schedule.warmup_steps=5 and schedule.warmup_tokens=9 both set"),
         ({"decay": "sqrt"}, "schedule.decay='sqrt' has no effect with cosine"),
         ({"name": "linear", "decay_share": 0.1}, "schedule.decay_share=0.1 has no effect with linear"),
         (

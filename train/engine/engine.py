@@ -196,8 +196,8 @@ class Engine:
     def gradient_norm(self) -> Tensor:
         """Return the global gradient norm before clipping: of the coming update, or between updates of the last one.
 
-        A float32 scalar on the device. Before the update it is computed on the first
-        call, and every rank must call; it is not finite if any gradient on any rank is not.
+        A float32 scalar on the device. Before the update it is computed on the first call, and every rank must call; it
+        is not finite if any gradient on any rank is not.
         """
         if self._norm is None:
             assert self._done == self.micro_batches, "the gradient is complete only after a step's last backward"

@@ -62,7 +62,7 @@ def test_deepspeed_accepts_the_configuration(size, world_size, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("batch", "world", "message"), [(100, 8, "8 ranks"), (48, 4, r"micro_batch_size=\[1, 2, 3, 4, 6, 12\]")]
+    ("batch", "world", "message"), [(100, 8, "world_size=8"), (48, 4, r"micro_batch_size=\[1, 2, 3, 4, 6, 12\]")]
 )
 def test_a_batch_that_cannot_be_split_is_rejected(batch, world, message):
     with pytest.raises(ValueError, match=message):

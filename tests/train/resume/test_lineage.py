@@ -62,7 +62,7 @@ def test_a_run_resumes_with_a_grandchild(order, checkpoint, replanned, tmp_path)
 def test_an_order_that_was_replanned_before_the_cursor_is_rejected(order, checkpoint, replanned, tmp_path):
     child = replanned(order, tmp_path / "child", CURSOR - 16)
     with pytest.raises(
-        ArtifactError, match=r"has consumed 48 samples .* replanned from it at the earlier cursor 32 .* replan again"
+        ArtifactError, match=r"has consumed 48 samples .* replanned from it at the earlier cursor 32: replan again"
     ):
         check_resume(checkpoint(), child)
 

@@ -31,7 +31,7 @@ from train.hooks.choice import hooks_of
 from train.inputs import Inputs, open_inputs
 from train.loop import Loop
 from train.loop_state import Progress
-from train.memory.available import room_here
+from train.memory.available import available_memory
 from train.memory.footprint import advice, check_fits
 from train.objectives import Objective, objective_of
 from train.records.consumed import ConsumedFile, forget_consumed
@@ -118,13 +118,13 @@ def _attention(settings: TrainSettings) -> Backend:
 def _check_memory(settings: TrainSettings, inputs: Inputs) -> str | None:
     """Return a warning if memory may be insufficient. Raises ValueError if host or GPU memory certainly is."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    room = room_here(cuda_device=int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.is_available() else None)
+    room = available_memory(cuda_device=int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.is_available() else None)
     return check_fits(settings, inputs.decoder, inputs.order.batch_size, ranks, local_ranks(ranks), room)
 
 
 def _with_advice(error: OutOfMemory, settings: TrainSettings, inputs: Inputs, world: World) -> OutOfMemory:
     """Return the error with the minimum memory per rank and the smallest change of settings that needs less."""
-    room = room_here(cuda_device=world.local_rank if world.device.type == "cuda" else None)
+    room = available_memory(cuda_device=world.local_rank if world.device.type == "cuda" else None)
     states = error.needed_for in (WEIGHTS, STATES)
     batch_size = inputs.order.batch_size
     remedy = advice(settings, inputs.decoder, batch_size, world.size, room, states=states)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +11,7 @@ from numpy.typing import NDArray
 from curriculum.artifact.files import ArtifactError, reading
 from curriculum.artifact.manifest import Manifest, open_manifest
 from curriculum.artifact.parquet import open_parquet
+from curriculum.scores.derived import Found, derived_from
 from curriculum.tokens.tokens import Tokens
 
 KIND = "scores"
@@ -21,33 +19,6 @@ COUNTS = ("tokens", "bytes")
 """Integer columns that are not scores."""
 BATCH_ROWS = 1 << 20
 """Rows read at a time."""
-
-
-Floats = NDArray[np.float32]
-
-
-def _perplexity(loss: Floats) -> Floats:
-    perplexity: Floats = np.exp(loss)
-    return perplexity
-
-
-def _bits_per_byte(loss: Floats, tokens: NDArray[Any], length: NDArray[Any]) -> Floats:
-    bits: Floats = (loss * tokens.astype(np.float64) / (np.maximum(length, 1) * math.log(2))).astype(np.float32)
-    return bits
-
-
-def _pd(weak: Floats, strong: Floats) -> Floats:
-    """Return (PPL_weak - PPL_strong) / PPL_weak (arXiv 2501.13126), from the losses so that nothing overflows."""
-    pd: Floats = -np.expm1(strong - weak)
-    return pd
-
-
-DERIVED: dict[str, tuple[tuple[str, ...], Callable[..., Floats]]] = {
-    "ppl_{model}": (("loss_{model}",), _perplexity),
-    "bpb_{model}": (("loss_{model}", "tokens", "bytes"), _bits_per_byte),
-    "pd": (("loss_weak", "loss_strong"), _pd),
-}
-"""Scores that are computed from stored columns: the columns that each needs, and the function of them."""
 
 
 class Scores:
@@ -85,7 +56,7 @@ class Scores:
     def names(self) -> list[str]:
         """Names that `column` and `chunks` accept: the stored losses and the scores derived from them."""
         there = self._file.schema_arrow.names
-        return [*(name for name in there if name not in ("sample", *COUNTS)), *_derived(there, self.models)]
+        return [*(name for name in there if name not in ("sample", *COUNTS)), *derived_from(there, self.models)]
 
     def column(self, name: str) -> NDArray[np.float32]:
         """Return a stored column or one of `DERIVED`, [n]: perplexities, bits per byte, PD.
@@ -105,7 +76,7 @@ class Scores:
                 "the model it needs"
             )
         there = self._file.schema_arrow.names
-        found = _derived(there, self.models) | {name: _Found((name,), lambda column: column) for name in there}
+        found = derived_from(there, self.models) | {name: Found((name,), lambda column: column) for name in there}
         needed = sorted({column for name in names for column in found[name].needs})
         batches = self._file.iter_batches(batch_size=BATCH_ROWS, columns=needed)
         while True:
@@ -126,22 +97,3 @@ class Scores:
                 f"{self.folder} scores other tokens ({theirs}, {len(self)} samples) than {tokens.folder} "
                 f"slice {self.slice!r} ({tokens.fingerprint}, {len(tokens)} samples): run pdpc score on these tokens"
             )
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A derived score of a file: of one model where the name has one."""
-
-    needs: tuple[str, ...]
-    of: Callable[..., Floats]
-
-
-def _derived(stored: Sequence[str], models: Sequence[str]) -> dict[str, _Found]:
-    """Return the scores that follow from the stored columns, by name."""
-    found = {}
-    for name, (needs, of) in DERIVED.items():
-        for model in models if "{model}" in name else [""]:
-            columns = tuple(column.format(model=model) for column in needs)
-            if set(columns) <= set(stored):
-                found[name.format(model=model)] = _Found(columns, of)
-    return found

@@ -6,6 +6,7 @@ import faulthandler
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,10 @@ from train.distributed.exit_codes import DONE, FAILED, LEFT_ON_SIGINT, REFUSED
 from train.faults import arm
 
 log = logging.getLogger(__name__)
+
+GIVE_WAY_S = 30.0
+"""How long a rejected rank that logs nothing waits for the one that does: DeepSpeed's launcher kills all ranks once one has
+exited, and might kill that one before it has said why. The launcher ends the wait."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,10 @@ def run_rank(verb: RankVerb, arguments: Sequence[str]) -> int:
     except refusals as error:
         if speaks():
             log.error("%s", refusal(verb.name, error))
-        return _posted(int(getattr(error, "exit_code", REFUSED)))
+        code = _posted(int(getattr(error, "exit_code", REFUSED)))
+        if not speaks():
+            time.sleep(GIVE_WAY_S)
+        return code
     except KeyboardInterrupt:
         if speaks():
             log.error("pdpc %s: interrupted; run the same command again to resume", verb.name)

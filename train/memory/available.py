@@ -25,7 +25,7 @@ class AvailableMemory:
     """Bytes free now, on the GPU or else on the machine."""
 
 
-def room_here(*, cuda_device: int | None, root: Path = Path("/")) -> AvailableMemory:
+def available_memory(*, cuda_device: int | None, root: Path = Path("/")) -> AvailableMemory:
     """Return the memory of this machine and of this rank's GPU; `root` is the folder that holds /proc and /sys."""
     host, free = _machine(root)
     limits = [limit for limit in (_limit(resource.RLIMIT_AS), _limit(resource.RLIMIT_DATA)) if limit is not None]

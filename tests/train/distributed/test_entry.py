@@ -14,7 +14,7 @@ from launch.demo.demo import DemoSettings
 from tests.conftest import write_text
 from tests.torture.forks import served
 from train.distributed import signals
-from train.distributed.entry import RankVerb, run_rank
+from train.distributed.entry import GIVE_WAY_S, RankVerb, run_rank
 from train.distributed.exit_codes import DISK_FULL, FAILED, LEFT_ON_SIGINT, PORT_TAKEN, REFUSED, UNREADABLE, Refused
 from train.distributed.rendezvous import NotMet, PortTaken
 from train.distributed.signals import Left
@@ -142,8 +142,11 @@ def test_an_error_that_is_no_rejection_is_a_failure(rank):
     assert rank(None, PDPC_FAULT="nowhere:kill", refusals=(Refused,))[0] == REFUSED
 
 
-def test_a_rejection_is_logged_by_one_rank_per_node(rank):
+def test_a_rejection_is_logged_by_one_rank_per_node_and_the_others_give_way(rank, monkeypatch):
+    slept = []
+    monkeypatch.setattr("train.distributed.entry.time.sleep", slept.append)
     assert rank(ValueError("no"), LOCAL_RANK="1", RANK="1") == (REFUSED, "")
+    assert slept == [GIVE_WAY_S]
     assert rank(ValueError("no"), LOCAL_RANK="0", RANK="8") == (REFUSED, "pdpc demo: no\n")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from models.execution import ExecutionSettings
 from train.config.compose import compose
-from train.memory.available import AvailableMemory, oom_kills, room_here
+from train.memory.available import AvailableMemory, available_memory, oom_kills
 from train.memory.footprint import advice, check_fits, footprint, remedies
 from train.settings import TrainSettings, ZeroSettings
 
@@ -145,13 +145,13 @@ def test_the_least_limit_of_machine_and_control_groups_counts(tmp_path, line, li
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    available = room_here(cuda_device=None, root=tmp_path)
+    available = available_memory(cuda_device=None, root=tmp_path)
     assert (available.host, available.free) == (kills, 1500 * 1024)
     assert oom_kills(tmp_path) == {"0": 2, "4": 5}.get(line[0], 0)
 
 
 def test_a_machine_with_unknown_memory_rejects_nothing(tmp_path):
-    available = room_here(cuda_device=None, root=tmp_path)
+    available = available_memory(cuda_device=None, root=tmp_path)
     assert (available.host, available.free, oom_kills(tmp_path)) == (None, None, 0)
 
 

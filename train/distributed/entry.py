@@ -23,8 +23,8 @@ from train.faults import arm
 log = logging.getLogger(__name__)
 
 GIVE_WAY_S = 30.0
-"""How long a rejected rank that logs nothing waits for the one that does: DeepSpeed's launcher kills all ranks once one has
-exited, and might kill that one before it has said why. The launcher ends the wait."""
+"""How long a rejected rank that logs nothing waits for the one that does. DeepSpeed's launcher kills all ranks once one
+has exited, and might kill that one before it has said why; it ends the wait as well."""
 
 
 @dataclass(frozen=True)

@@ -129,13 +129,13 @@ def ours(settings: Settings) -> Facts:
     import torch
 
     from models.huggingface import load
-    from train.distributed.collectives import Exchange
+    from train.distributed.collectives import Collectives
     from train.distributed.world import World
     from train.evaluation.harness.model import harness_model, load_tokenizer
     from train.evaluation.harness.scorer import Scorer
 
     decoder = load(Path(settings["model"]), torch.float32, end_of_text=END_OF_TEXT).eval()
-    exchange = Exchange(World(0, 1, 0, 1, torch.device("cpu")))
+    exchange = Collectives(World(0, 1, 0, 1, torch.device("cpu")))
     scorer = Scorer(decoder, exchange, settings["length"], settings["batch_size"])
     return _timed(settings, harness_model(scorer, load_tokenizer(Path(settings["model"]))))
 

@@ -20,8 +20,9 @@ from models.attention import Documents
 from models.decoder import build
 from train.config.compose import compose
 from train.distributed.heartbeat import leave
-from train.distributed.world import finish, start
+from train.distributed.world import finish
 from train.engine import Engine
+from train.engine.communication import start
 from train.settings import TrainSettings
 
 VOCABULARY = 50_257

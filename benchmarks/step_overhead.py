@@ -142,8 +142,8 @@ def _bare(settings: Settings) -> Facts:
     from curriculum.tokens.tokens import Tokens
     from models.decoder import build
     from train.batches import batches
-    from train.distributed.world import start
     from train.engine import Engine
+    from train.engine.communication import start
     from train.objectives.language_model import LanguageModel
 
     made = train_settings(settings)

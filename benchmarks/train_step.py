@@ -96,8 +96,8 @@ def _in_our_engine(make: Callable[[], Any], settings: Settings, *, packed: bool)
     import torch
 
     from models.attention import Documents
-    from train.distributed.world import start
     from train.engine import Engine
+    from train.engine.communication import start
     from train.settings import DataSettings, ModelSettings, TrainSettings
 
     world = start(settings["threads"])  # before Meter, so that importing DeepSpeed does not count as memory of a step

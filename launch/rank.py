@@ -57,7 +57,8 @@ def _score(settings: ScoreSettings, _overrides: list[str]) -> None:
 def _chunks(task: Task) -> None:
     from launch.executors.ranks import work
     from train.distributed.signals import heed
-    from train.distributed.world import finish, start
+    from train.distributed.world import finish
+    from train.engine.communication import start
 
     world = start(task.threads)
     heed()
@@ -70,7 +71,8 @@ def _evaluate(settings: EvaluateSettings, overrides: list[str]) -> int:
         raise ValueError(f"pack={settings.pack} needs a single process: use pdpc evaluate --pack {settings.pack}")
     from launch.evaluate.model import evaluate_asked
     from train.distributed.signals import heed
-    from train.distributed.world import finish, start
+    from train.distributed.world import finish
+    from train.engine.communication import start
 
     world = start()
     heed()

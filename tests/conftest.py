@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: small artifacts, made once a session."""
+"""Shared fixtures: small artifacts, created once per session."""
 
 import os
 
@@ -25,7 +25,7 @@ from tests.scores import write_slice
 
 
 def write_text(folder: Path, documents: int, seed: int = 0) -> None:
-    """Write jsonl text of two sources, one with a simple grammar and one with a larger vocabulary."""
+    """Write JSON lines of text from two sources, one with a simple grammar and one with a larger vocabulary."""
     import json
 
     rng = np.random.default_rng(seed)
@@ -44,7 +44,7 @@ def write_text(folder: Path, documents: int, seed: int = 0) -> None:
 
 @pytest.fixture(scope="session")
 def edit_manifest():
-    """Change an artifact's manifest as one who means it would: its checksum follows."""
+    """Return a function that edits an artifact's manifest and updates its checksum, like a deliberate change."""
     import json
 
     def edit(folder: Path, change) -> None:

@@ -1,4 +1,4 @@
-"""What a verb has to be told, so that nothing else is wrong with the words that a test is about."""
+"""Required settings of every verb, so that the arguments under test are the only possible error."""
 
 REQUIRED = {
     "train": ["output=o", "arm=a", "data.tokens=t", "data.order=o"],

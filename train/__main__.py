@@ -1,4 +1,4 @@
-"""The entry of every rank of a training run.
+"""Entry point of every rank of a training run.
 
 deepspeed --num_gpus 8 --module train experiment=pdpc_1.3b output=runs/pdpc data.tokens=... data.order=...
 deepspeed --hostfile hosts --module train experiment=pdpc_3b ...
@@ -19,7 +19,7 @@ from train.settings import TrainSettings
 
 
 def main(arguments: list[str]) -> int:
-    """Train with the words of `pdpc train`; return the exit code (train/distributed/exit_codes.py)."""
+    """Train with the command-line arguments of `pdpc train`; return the exit code (train/distributed/exit_codes.py)."""
     return run_rank(RankVerb("train", TRAIN, TrainSettings, _train, refusals=(Refused,)), arguments)
 
 
@@ -27,8 +27,7 @@ def _train(settings: TrainSettings, _overrides: list[str]) -> None:
     ranks = os.environ.get("WORLD_SIZE")
     if settings.processes is not None and ranks is not None and int(ranks) != settings.processes:
         raise SettingsError(
-            f"processes={settings.processes}, but the launcher started {ranks} ranks: "
-            "make them equal or leave processes out"
+            f"processes={settings.processes}, but the launcher started {ranks} ranks: set processes={ranks} or omit it"
         )
     from train.distributed.signals import Signals
     from train.run import train

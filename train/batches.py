@@ -1,4 +1,4 @@
-"""Batches: this rank's part of the order's next global batch, in micro-batches, and the record of what was consumed."""
+"""Batches: this rank's share of each global batch of the order, in micro-batches, and a check of what was consumed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from train.distributed.world import World
 
 
 class MicroBatches(Protocol):
-    """What batches need of an objective (train/objectives/objective.py)."""
+    """The part of an objective that batches need (train/objectives/objective.py)."""
 
     def micro_batch(self, ids: Sequence[int], size: int) -> Any:
-        """Return `size` samples as a forward pass takes them."""
+        """Return `size` samples as the input of one forward pass."""
 
     def count(self, samples: int, labels: int) -> int:
-        """Return what the loss of a global batch is divided by."""
+        """Return the divisor of a global batch's loss."""
 
 
 @dataclass(frozen=True)
@@ -35,33 +35,33 @@ class Batch:
     """One step's data on one rank, on the host."""
 
     step: int
-    """Number of the step, from 0."""
+    """Step number, from 0."""
     ids: list[int]
     """This rank's sample ids, in order."""
     source_N: Tensor
     """Source of each of this rank's samples, int64."""
     bucket_N: Tensor
-    """Bucket of each, int64."""
+    """Bucket of each of them, int64."""
     tokens_N: Tensor
-    """Real labels of each, int64."""
+    """Real labels (no padding) in each of them, int64."""
     micro_batches: list[Any]
-    """The samples, in order, as the objective reads them."""
+    """The samples in order, in the objective's format."""
     global_tokens: int
-    """Real labels of the whole global batch, on all ranks."""
+    """Real labels in the global batch, on all ranks."""
     global_count: int
-    """What the loss of the whole global batch is divided by (`Objective.count`)."""
+    """Divisor of the global batch's loss (`Objective.count`)."""
     own_hash: int
     """Consumed hash of this rank's ids at their positions."""
     global_hash: int
-    """Consumed hash of the whole global batch, from this rank's copy of the order."""
+    """Consumed hash of the global batch, from this rank's copy of the order."""
 
 
 def batches(
     order: Order, tokens: Tokens, world: World, micro_batch_size: int, step: int, objective: MicroBatches
 ) -> Iterator[Batch]:
-    """Yield this rank's batches from `step` on. Every rank knows the global batch without asking the others.
+    """Yield this rank's batches from `step` on. Every rank knows the global batch without communication.
 
-    All that a step can know of its data before it computes is made here, while the step before computes
+    Everything about a step's data that needs no forward pass is computed here, while the previous step runs
     (curriculum/work/threads.py).
     """
     cursor = cursor_after(step, order.batch_size, len(order))
@@ -92,15 +92,15 @@ def _int64(values: NDArray[np.generic]) -> Tensor:
 
 
 def check_consumed(world: World, own: int, expected: int, order: Order) -> None:
-    """Raise ValueError on every rank unless the ranks together consumed what each of their copies of the order says.
+    """Raise ValueError on every rank unless the ranks together consumed what every rank's copy of the order says.
 
-    `own`: hash of what this rank consumed; `expected`: of what all should have. One small sum over the ranks.
+    `own`: hash of what this rank consumed; `expected`: hash of what all ranks should have. One small all-reduce.
     """
     halves = torch.tensor([own >> 32, own & 0xFFFFFFFF], dtype=torch.int64, device=world.device)
     high, low = world.all_sum(halves).tolist()
     if not world.agree(joined(high << 32, low) == expected):
         raise ValueError(
-            f"the ranks together did not consume what order {order.folder} ({order.fingerprint}) says: they read "
-            "different copies of it, or a damaged one; give every node the same folder (pdpc inspect verify=true) "
-            "and run again: the run goes on from its last checkpoint"
+            f"the samples consumed by all ranks do not match order {order.folder} ({order.fingerprint}): they read "
+            "different copies of it, or a damaged one; give every node the same folder (check it with pdpc inspect "
+            f"{order.folder} verify=true) and run the same command again to resume from the last checkpoint"
         )

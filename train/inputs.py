@@ -1,4 +1,4 @@
-"""The door: what a run reads, opened and checked against its settings before anything starts."""
+"""Inputs of a run: opened and checked against the settings before anything starts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import verify
-from curriculum.order.order import Order
+from curriculum.order.order import Order, ancestors
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
 from models.config import DecoderConfig
 from train.evaluation.harness.tasks import check_tasks, data_fingerprint, task_files_fingerprint
-from train.resume.lineage import ancestors
 from train.schedule import Schedule
 from train.settings import TrainSettings
 
@@ -24,14 +23,14 @@ VALIDATION = "validation"
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads."""
+    """The opened inputs of a run."""
 
     order: Order
     tokens: Tokens
-    """The slice that the order arranges."""
+    """The slice that the order covers."""
     validation: Tokens
     pd: NDArray[np.float32] | None
-    """PD of the validation samples, when scores are given."""
+    """PD of the validation samples, if scores are given."""
     decoder: DecoderConfig
     schedule: Schedule
     """Learning rate by step."""
@@ -39,11 +38,11 @@ class Inputs:
     ancestors: list[str]
     """Fingerprints of the orders that the order was replanned from, oldest first."""
     task_data: dict[str, str]
-    """Fingerprints of the benchmarks' data files on this machine, by task."""
+    """Fingerprints of the benchmarks' local data files, by task."""
 
 
 def open_inputs(settings: TrainSettings) -> Inputs:
-    """Open TOKENS, ORDER and SCORES. Raises ArtifactError or ValueError naming what does not fit, and the mend."""
+    """Open TOKENS, ORDER and SCORES. Raises ArtifactError or ValueError naming the mismatch and the fix."""
     check_tasks(settings.benchmarks)
     order = Order.open(settings.data.order)
     tokens = Tokens.open(settings.data.tokens, order.manifest.facts["slice"])
@@ -57,8 +56,8 @@ def open_inputs(settings: TrainSettings) -> Inputs:
     validation = Tokens.open(settings.data.tokens, VALIDATION)
     if len(validation) == 0:
         raise ValueError(
-            f"{settings.data.tokens} has no validation samples: prepare it again with a larger validation_fraction, "
-            "or adopt it again with files of validation"
+            f"{settings.data.tokens} has no validation samples: rerun pdpc prepare with a larger validation_fraction, "
+            "or pdpc adopt with validation files"
         )
     scores = None
     if settings.data.scores is not None:
@@ -80,9 +79,9 @@ def open_inputs(settings: TrainSettings) -> Inputs:
 
 
 def verify_inputs(settings: TrainSettings) -> None:
-    """Compare the files of TOKENS, ORDER and SCORES that are not too large with their checksums.
+    """Verify the checksums of the files of TOKENS, ORDER and SCORES of at most `verify_mb` MB.
 
-    Raises ArtifactError naming the first damaged one. Reading 1 GB takes a second or less where the disk is fast.
+    Raises ArtifactError naming the first damaged file. Reading 1 GB takes a second or less on a fast disk.
     """
     for folder in (settings.data.tokens, settings.data.order, settings.data.scores):
         if folder is not None and settings.verify_mb > 0:
@@ -90,12 +89,12 @@ def verify_inputs(settings: TrainSettings) -> None:
 
 
 def _finite_pd(scores: Scores) -> NDArray[np.float32]:
-    """Return the PD of a slice. Raises ValueError naming the first sample whose PD is not a finite number."""
+    """Return the PD of a slice. Raises ValueError naming the first sample whose PD is not finite."""
     pd_N = scores.column("pd")
     bad = np.flatnonzero(~np.isfinite(pd_N))
     if len(bad):
         raise ValueError(
-            f"pd of {scores.folder} is not finite for {len(bad)} samples of slice {scores.slice!r}, the first is "
-            f"sample {bad[0]} ({pd_N[bad[0]]}): score them again with sound reference models"
+            f"pd in {scores.folder} is not finite for {len(bad)} samples of slice {scores.slice!r}, first sample "
+            f"{bad[0]} (pd={pd_N[bad[0]]}): fix the reference models and rerun pdpc score"
         )
     return pd_N

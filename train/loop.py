@@ -1,7 +1,7 @@
 """The loop: fetch, forward, backward, step, (return unless logging), log.
 
-Every stage ends with a checkpoint and an evaluation. Between them, checkpoints are written as the settings say, and one
-more when a signal asks the run to leave. Everything else that happens in a step is in hooks (train/hooks).
+Every stage ends with a checkpoint and an evaluation. In between, checkpoints are written at the configured interval and
+when a signal asks the run to stop. Everything else in a step is done by hooks (train/hooks).
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Loop(LoopState):
-    """A run in motion. `run` trains from `progress` to the end of the order."""
+    """A run in progress. `run` trains from `progress` to the end of the order."""
 
     hooks: list[Hook]
-    """Called in this order."""
+    """Called in list order."""
     objective: Objective
-    """What the run minimises: the last of the hooks as well."""
+    """What the run minimises; also the last hook."""
     save: Callable[[Loop], Path]
     """Writes a checkpoint of the current step."""
     load_newest: Callable[[Loop], int | None]
-    """Loads the newest checkpoint; returns its step, None if there is none."""
+    """Loads the newest checkpoint; returns its step, or None if there is none."""
     evaluate: Callable[[Loop, int], None]
-    """Called with the stage's number after the checkpoint of its last step."""
+    """Called with the stage number after the checkpoint of its last step."""
 
     def run(self) -> None:
-        """Train until every sample of the order has been consumed, or the objective is reached.
+        """Train until every sample of the order is consumed or the objective is reached.
 
-        Raises Left when a signal ends the run before.
+        Raises Left if a signal ends the run first.
         """
         order, settings, objective, step = self.inputs.order, self.settings, self.objective, self.progress.step
         upcoming = batches(order, self.inputs.tokens, self.world, settings.micro_batch_size, step, objective)
         for hook in self.hooks:
             hook.pre_train(self)
-        if objective.reached(self):  # and ended before it was sealed
+        if objective.reached(self):  # an earlier attempt reached it but was interrupted before the export
             return
-        with self.signals.holding():  # between two steps too: there are steps that no checkpoint has yet
+        with self.signals.holding():  # between steps too: some steps are in no checkpoint yet
             for batch in self._timed(prefetched(upcoming)):
                 self.signals.ask(self.world)
                 with needing(f"step {batch.step + 1}"):
@@ -71,7 +71,7 @@ class Loop(LoopState):
                 if self.save_due or settings.checkpoints.due(step) or leaves or ended:
                     self.checkpoint()
                     self.save_due = False
-                    self.signals.ask(self.world)  # one may have come while the checkpoint was written
+                    self.signals.ask(self.world)  # one may have arrived while the checkpoint was written
                     leaves = leaves or self.signals.answer()
                 if leaves:
                     raise Left(leaves, step)
@@ -81,14 +81,14 @@ class Loop(LoopState):
                         return
 
     def ended_stage(self) -> int | None:
-        """Return the number, from 1, of the stage that ends with the last step; the objective may end it early."""
+        """Return the number (from 1) of the stage that the last step ends, if any; the objective may end it early."""
         ends, step = self.inputs.order.stage_ends, self.progress.step
         return bisect_left(ends, step) + 1 if step in ends or self.objective.reached(self) else None
 
     def train_step(self, batch: Batch) -> None:
-        """Consume one global batch: forward and backward for every micro-batch, one weight update.
+        """Consume one global batch: forward and backward for every micro-batch, then one weight update.
 
-        No host sync on a GPU: whether the weights move is decided there. With `guards.spike` the guard has one.
+        No host sync on a GPU, which itself decides whether to skip the update; `guards.spike` adds one.
         """
         for hook in self.hooks:
             hook.pre_step(self, batch)
@@ -96,7 +96,7 @@ class Loop(LoopState):
         losses_N: list[torch.Tensor] = []
         for index, micro in enumerate(batch.micro_batches):
             if index > 0:
-                self.engine.step()  # counts the micro-batch before: the weights move after the last one
+                self.engine.step()  # counts the previous micro-batch; the update follows the last one
             with needing("the forward pass: activations and logits"):
                 losses = self.objective.losses(self.engine, micro)
                 for hook in self.hooks:
@@ -104,10 +104,10 @@ class Loop(LoopState):
             with needing("the backward pass: activations and gradients"):
                 self.engine.backward(losses.total / batch.global_count)
             losses_N.append(losses.losses_BT.sum(dim=1, dtype=torch.float64))
-        self.losses_N = torch.cat(losses_N)[: len(batch.ids)]  # rows that fill up come last, and cost nothing
-        answers = [hook.pre_optim_step(self) for hook in self.hooks]  # every hook is asked, whatever the first says
+        self.losses_N = torch.cat(losses_N)[: len(batch.ids)]  # drop padding rows: they come last and have zero loss
+        vetoes = [hook.pre_optim_step(self) for hook in self.hooks]  # no short circuit: every hook must run
         with needing("the update: gradients and optimizer"):
-            self.engine.step(*(answer for answer in answers if answer is not None))
+            self.engine.step(*(veto for veto in vetoes if veto is not None))
         self.left_out = self.engine.stayed
         moved = self.left_out == 0
         self.window.loss += torch.where(moved, self.losses_N.sum(), 0.0)
@@ -122,7 +122,7 @@ class Loop(LoopState):
             hook.post_step(self, batch)
 
     def checkpoint(self) -> Path:
-        """Write a checkpoint of this moment; return its folder."""
+        """Write a checkpoint of the current step; return its folder."""
         with self.watchdog.slow(f"the checkpoint of step {self.progress.step}"):
             folder = self.save(self)
         for hook in self.hooks:
@@ -130,15 +130,15 @@ class Loop(LoopState):
         return folder
 
     def restore(self) -> int | None:
-        """Load the weights of the newest checkpoint; return its step, None if there is none."""
+        """Load the weights of the newest checkpoint; return its step, or None if there is none."""
         return self.load_newest(self)
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """Return the state of the window (under "loop") and of every hook as JSON values; every rank must call it."""
+        """Return the state of the window (under "loop") and of every hook as JSON values. Call it on every rank."""
         return {"loop": self.window.state(self.world)} | {hook.name: hook.state() for hook in self.hooks}
 
     def load_state(self, states: dict[str, dict[str, Any]]) -> None:
-        """Load what `state` returned, at this world size or another. A hook without a state starts afresh."""
+        """Load what `state` returned, at any world size. A hook without saved state starts fresh."""
         self.window = Window.opened(self.progress.step, self.world.device)
         if "loop" in states:
             self.window.load_state(states["loop"], self.world)
@@ -147,7 +147,7 @@ class Loop(LoopState):
                 hook.load_state(states[hook.name])
 
     def summarise(self) -> Record:
-        """Return the record of the steps since the last one; on a normal step ranks and host meet only here."""
+        """Return the record of the steps since the last record: the only host-device and rank sync of a normal step."""
         order, step, window = self.inputs.order, self.progress.step, self.window
         taken = slice(window.first_step, step)
         record: Record = {
@@ -173,7 +173,7 @@ class Loop(LoopState):
         return record
 
     def record(self, record: Record) -> None:
-        """Write a record to metrics.jsonl, the tracker and the log, from rank 0."""
+        """Write a record to metrics.jsonl, the tracker and the log (rank 0 only)."""
         fault("loop.before_record")
         if self.metrics is None:
             return
@@ -182,7 +182,7 @@ class Loop(LoopState):
         log.info(one_line(record, self.inputs.order.steps, colour=on_terminal()))
 
     def _timed(self, upcoming: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield the batches and count the time for which they keep the loop waiting."""
+        """Yield the batches and add up the time the loop waits for them."""
         while True:
             began = time.perf_counter()
             batch = next(upcoming, None)

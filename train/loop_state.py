@@ -1,4 +1,4 @@
-"""What a run in motion holds: what hooks and objectives may read, and the few fields they may set."""
+"""State of a run in progress: what hooks and objectives may read, and the few fields they may set."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from train.tracking import MetricsFile, Tracker
 
 @dataclass
 class Progress:
-    """How far a run has come: all the state of the loop except the window of the next record."""
+    """How far a run has come: the whole loop state except the window of the next record."""
 
     step: int = 0
-    """Steps so far: global batches consumed, including those that a guard skipped."""
+    """Steps taken: global batches consumed, including those whose update a guard skipped."""
     tokens: int = 0
-    """Labels of these steps."""
+    """Labels in these steps."""
     consumed_hash: int = 0
-    """Of every sample consumed so far, on all ranks (curriculum/order/consumed.py)."""
+    """Hash of every sample consumed so far, on all ranks (curriculum/order/consumed.py)."""
 
 
 @dataclass
 class Window:
-    """Sums since the last record."""
+    """Running sums since the last record."""
 
     loss: torch.Tensor
-    """Sum of this rank's losses over the steps that moved the weights, in nats: float64, on the device."""
+    """Sum of this rank's losses in nats, over steps that updated the weights; float64, on the device."""
     count: torch.Tensor
-    """What the sum over all ranks is divided by (`Objective.count`), over the same steps; int64, on the device."""
+    """Divisor of the loss summed over ranks (`Objective.count`), over the same steps; int64, on the device."""
     first_step: int
     waited_s: float = 0.0
-    """Seconds in which the loop waited for data."""
+    """Seconds the loop spent waiting for data."""
 
     @classmethod
     def opened(cls, step: int, device: torch.device) -> Window:
@@ -50,19 +50,19 @@ class Window:
         return cls(loss, torch.zeros_like(loss, dtype=torch.int64), step)
 
     def mean_loss(self, world: World) -> float:
-        """Return the mean loss over all ranks, NaN if no step moved the weights: one reduction and a host sync."""
+        """Return the mean loss over all ranks, NaN if no step updated the weights. One all-reduce and a host sync."""
         total, count = float(world.all_sum(self.loss.clone()).item()), int(self.count)
         return total / count if count else float("nan")
 
     def state(self, world: World) -> dict[str, Any]:
-        """Return the window as JSON values, with the loss of every rank; every rank must call it."""
+        """Return the window as JSON values, with the loss of every rank. Call it on every rank."""
         losses = torch.zeros(world.size, dtype=torch.float64, device=world.device)
         losses[world.rank] = self.loss
-        tokens = int(self.count)  # the key that checkpoints have always had
+        tokens = int(self.count)  # key kept for compatibility with older checkpoints
         return {"loss": world.all_sum(losses).tolist(), "tokens": tokens, "first_step": self.first_step}
 
     def load_state(self, state: dict[str, Any], world: World) -> None:
-        """Add what `state` returned, at this world size or another."""
+        """Add what `state` returned, at any world size."""
         losses = state["loss"]
         if len(losses) != world.size:
             losses = [sum(losses), *[0.0] * (world.size - 1)]
@@ -73,7 +73,7 @@ class Window:
 
 @dataclass
 class LoopState(ABC):
-    """A run in motion, as hooks and objectives see it."""
+    """A run in progress, as hooks and objectives see it."""
 
     settings: TrainSettings
     inputs: Inputs
@@ -89,11 +89,11 @@ class LoopState(ABC):
     window: Window = field(init=False)
     """Sums for the next record."""
     losses_N: torch.Tensor = field(init=False)
-    """Loss of each of this rank's samples in this step, in nats: float64, on the device; after the last backward."""
+    """Loss of each of this rank's samples in this step, in nats; float64, on the device; set by the last backward."""
     left_out: torch.Tensor = field(init=False)
-    """Nonzero if the last update was skipped. On the device, and read there: the host need not know."""
+    """Nonzero if the last update was skipped. Stays on the device, to avoid a host sync."""
     save_due: bool = field(init=False, default=False)
-    """Set by a hook, on every rank: this step ends with a checkpoint."""
+    """Set by a hook, on every rank, to end this step with a checkpoint."""
 
     def __post_init__(self) -> None:
         self.left_out = torch.zeros((), dtype=torch.float32, device=self.world.device)
@@ -101,10 +101,10 @@ class LoopState(ABC):
 
     @property
     def cursor(self) -> int:
-        """Samples consumed so far, on all ranks: whole steps only, whatever was prefetched."""
+        """Samples consumed so far, on all ranks: completed steps only, not prefetched batches."""
         order = self.inputs.order
         return cursor_after(self.progress.step, order.batch_size, len(order))
 
     @abstractmethod
     def restore(self) -> int | None:
-        """Load the weights of the newest checkpoint; return its step, None if there is none."""
+        """Load the weights of the newest checkpoint; return its step, or None if there is none."""

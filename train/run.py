@@ -1,4 +1,4 @@
-"""One run from its settings to its end: open, resume, train, evaluate at stage ends, export."""
+"""One run, start to finish: open inputs, resume, train, evaluate at stage ends, export."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from train.distributed.exit_codes import REFUSED, Refused
 from train.distributed.out_of_memory import OutOfMemory, needing
 from train.distributed.signals import Left, Signals, heed
 from train.distributed.watchdog import Watchdog
-from train.distributed.world import World, finish, local_ranks, start
+from train.distributed.world import World, finish, local_ranks
 from train.engine import Engine, check_swap, deepspeed_config
+from train.engine.communication import start
 from train.export.export import export_checkpoint
 from train.export.weights import ChosenWeights, choose_weights
 from train.faults import arm, fault
@@ -34,9 +35,10 @@ from train.memory.available import room_here
 from train.memory.footprint import advice, check_fits
 from train.objectives import Objective, objective_of
 from train.records.consumed import ConsumedFile, forget_consumed
+from train.records.layout import CHECKPOINTS, EXPORT
 from train.resume.claim import claim_run
 from train.resume.identity import check_acceptable, identity
-from train.resume.runfolder import CHECKPOINTS, EXPORT, RunFolder
+from train.resume.runfolder import RunFolder
 from train.schedule import wasted_rise
 from train.settings import TrainSettings
 from train.stages import evaluate_stage, load_newest, make_up_evaluation, save_checkpoint
@@ -44,16 +46,16 @@ from train.tracking import MetricsFile, NullTracker, Tracker, check_tracker, sta
 
 log = logging.getLogger(__name__)
 
-WEIGHTS, STATES = "the weights", "weights, gradients and the optimizer's states"
-"""What memory is needed for before the first step."""
+WEIGHTS, STATES = "the weights", "weights, gradients and optimizer states"
+"""What memory is allocated for before the first step."""
 
 
 def train(settings: TrainSettings, signals: Signals | None = None) -> None:
-    """Train one arm, or go on with it from its newest checkpoint. Every rank calls this.
+    """Train a run, resuming from its newest checkpoint if there is one. Call it on every rank.
 
-    Raises Refused at the door: before a model exists, and but for a RUN folder that another run owns, before the ranks
-    have met. Raises Left, after a checkpoint and together with all ranks, when a signal asked the run to leave;
-    without `signals`, which are installed already, signals do what they did before.
+    Raises Refused before a model is built and, unless the RUN folder is what refuses the run, before the process group
+    starts. Raises Left on all ranks together, after a checkpoint, when a signal asked the run to stop. The caller has
+    installed `signals`; without them, signals keep their previous handlers.
     """
     signals = signals or Signals(settings.grace_s)
     try:
@@ -66,11 +68,11 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         check_swap(settings.zero)
         check_tracker(settings.tracker)
         attention = _attention(settings)
-        tight = _check_memory(settings, inputs)
+        memory_warning = _check_memory(settings, inputs)
     except ValueError as error:
         raise Refused(str(error), getattr(error, "exit_code", REFUSED)) from error
     except FileNotFoundError as error:
-        raise Refused(f"{error.filename} went just after it had been found: put it back") from error
+        raise Refused(f"{error.filename} disappeared while the run was starting: restore it") from error
     world = start(settings.threads)
     watchdog = Watchdog(Path(settings.output), world, settings.hang_timeout_s, settings.slow_timeout_s)
     claimed, step = claim_run(Path(settings.output), settings, inputs, world)
@@ -81,16 +83,16 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         log.info("attention: %s (%s, %s)", attention.name, world.device.type, settings.precision)
         if world.first and (reason := wasted_rise(settings.schedule, inputs.order)):
             log.warning("%s", reason)
-        if world.first and tight:
-            log.warning("memory may not suffice: %s", tight)
+        if world.first and memory_warning:
+            log.warning("memory may be insufficient: %s", memory_warning)
         watchdog.start()
         heed()
         signals.at_hang = watchdog.dump
         try:
             with needing("the run"):
                 _train(settings, inputs, objective, world, claimed, world.same(step), signals, watchdog)
-        except Left as asked:
-            left = asked
+        except Left as error:
+            left = error
         except OutOfMemory as error:
             raise _with_advice(error, settings, inputs, world) from error
         finally:
@@ -104,7 +106,7 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
 
 
 def _attention(settings: TrainSettings) -> Backend:
-    """Return the backend that will train on this machine. Raises ValueError when the one asked for cannot."""
+    """Return the attention backend for this machine. Raises ValueError if the configured one cannot run here."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     try:
@@ -114,19 +116,19 @@ def _attention(settings: TrainSettings) -> Backend:
 
 
 def _check_memory(settings: TrainSettings, inputs: Inputs) -> str | None:
-    """Return a warning when memory may not suffice. Raises ValueError when it surely does not, here or on the GPU."""
+    """Return a warning if memory may be insufficient. Raises ValueError if host or GPU memory certainly is."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     room = room_here(cuda_device=int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.is_available() else None)
     return check_fits(settings, inputs.decoder, inputs.order.batch_size, ranks, local_ranks(ranks), room)
 
 
 def _with_advice(error: OutOfMemory, settings: TrainSettings, inputs: Inputs, world: World) -> OutOfMemory:
-    """Add what a rank needs at least, and the nearest setting that needs less."""
+    """Return the error with the minimum memory per rank and the smallest change of settings that needs less."""
     room = room_here(cuda_device=world.local_rank if world.device.type == "cuda" else None)
     states = error.needed_for in (WEIGHTS, STATES)
     batch_size = inputs.order.batch_size
-    said = advice(settings, inputs.decoder, batch_size, world.size, room, states=states)
-    return OutOfMemory(error.needed_for, error.said, said)
+    remedy = advice(settings, inputs.decoder, batch_size, world.size, room, states=states)
+    return OutOfMemory(error.needed_for, error.said, remedy)
 
 
 def _train(
@@ -139,6 +141,7 @@ def _train(
     signals: Signals,
     watchdog: Watchdog,
 ) -> None:
+    """Build the model, resume from `step`, train to the end and export. `claimed` is None except on rank 0."""
     with needing(WEIGHTS):
         fault("engine.weights")
         decoder = build(inputs.decoder, settings.seed, settings.execution)
@@ -148,17 +151,8 @@ def _train(
             engine = Engine(decoder, settings, inputs.order.batch_size, world)
             leaving.callback(engine.remove_swap_files)
             progress, states = _resume(folder, engine, inputs, world, step)
-
-        def open_records() -> tuple[MetricsFile, Tracker]:
-            assert claimed is not None
-            write_text(folder / "ds_config.json", json.dumps(engine.config, indent=1) + "\n")
-            forget_consumed(folder, progress.step)
-            shown = {**identity(settings), **claimed.facts["fingerprints"]}
-            return MetricsFile(folder, progress.step), start_tracker(
-                settings.tracker, folder, settings.arm, shown, progress.step
-            )
-
-        metrics, tracker = world.first_does(open_records) or (None, NullTracker())
+        records = world.first_does(lambda: _open_records(settings, engine, claimed, progress.step))
+        metrics, tracker = records or (None, NullTracker())
         width = inputs.order.batch_size // world.size
         consumed = ConsumedFile(folder, world.rank, world.size, width, progress.consumed_hash)
         hooks = [*hooks_of(settings), objective]
@@ -177,31 +171,45 @@ def _train(
             tracker.finish()
             if metrics is not None:
                 metrics.close()
-
-        def seal() -> None:
-            assert claimed is not None
-            export_checkpoint(folder, folder / EXPORT, chosen=_of_the_end(folder, progress.step))
-            claimed.finish(loop.cursor, as_hex(progress.consumed_hash))
-            log.info("run %s is finished: %s tokens in %s steps", folder, progress.tokens, progress.step)
-
         with signals.holding(False), watchdog.slow("the export"):
-            world.first_does(seal)
+            world.first_does(lambda: _export(loop, claimed))
         engine.destroy()
 
 
-def _of_the_end(folder: Path, step: int) -> ChosenWeights:
-    """Return the weights of the last step. Raises UnreadableCheckpoint when its checkpoint is no longer whole."""
+def _open_records(
+    settings: TrainSettings, engine: Engine, claimed: RunFolder | None, step: int
+) -> tuple[MetricsFile, Tracker]:
+    """Open the metrics file and the tracker to continue after `step`, and drop later consumed records. Rank 0 only."""
+    assert claimed is not None
+    folder = Path(settings.output)
+    write_text(folder / "ds_config.json", json.dumps(engine.config, indent=1) + "\n")
+    forget_consumed(folder, step)
+    shown = {**identity(settings), **claimed.facts["fingerprints"]}
+    return MetricsFile(folder, step), start_tracker(settings.tracker, folder, settings.arm, shown, step)
+
+
+def _export(loop: Loop, claimed: RunFolder | None) -> None:
+    """Export the final weights and mark the run as finished. Rank 0 only."""
+    assert claimed is not None
+    folder, progress = Path(loop.settings.output), loop.progress
+    export_checkpoint(folder, folder / EXPORT, chosen=_final_weights(folder, progress.step))
+    claimed.finish(loop.cursor, as_hex(progress.consumed_hash))
+    log.info("run %s is finished: %s tokens in %s steps", folder, progress.tokens, progress.step)
+
+
+def _final_weights(folder: Path, step: int) -> ChosenWeights:
+    """Return the weights of the last step. Raises UnreadableCheckpoint if its checkpoint is damaged."""
     chosen = choose_weights(folder)
     if checkpoint.step_of(chosen.sources[0]) != step:
         raise checkpoint.UnreadableCheckpoint(
-            f"the checkpoint of the last step, {checkpoint.folder_of(folder / CHECKPOINTS, step)}, is damaged: the run "
-            f"is not finished; run the same command again to go on from {chosen.sources[0]}"
+            f"the checkpoint of the last step, {checkpoint.folder_of(folder / CHECKPOINTS, step)}, is damaged, so the "
+            f"run is not finished: run the same command again to resume from {chosen.sources[0]}"
         )
     return chosen
 
 
 def _resume(folder: Path, engine: Engine, inputs: Inputs, world: World, step: int) -> tuple[Progress, dict[str, Any]]:
-    """Load the checkpoint of a step, the same on every rank; step 0 has none. Return its progress and hooks' states."""
+    """Load the checkpoint of `step`, equal on every rank; step 0 has none. Return its progress and hook states."""
     world.first_does(lambda: checkpoint.clean(folder / CHECKPOINTS, step))
     if step == 0:
         return Progress(), {}

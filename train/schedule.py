@@ -17,51 +17,51 @@ from curriculum.order.order import Order
 from models.setting import BINDS
 
 Decay = Callable[[float], float]
-"""From progress in [0, 1] to the remaining share, 1 falling to 0, of the way to the final value."""
+"""Maps progress in [0, 1] to the remaining share, from 1 to 0, of the distance to the final value."""
 
 DECAYS: dict[str, Decay] = {
     "linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
     "sqrt": lambda progress: 1.0 - math.sqrt(progress),
 }
-"""Shapes of a decay; sqrt is the 1 - sqrt of Haegele et al., arXiv 2405.18392."""
+"""Decay shapes; sqrt is the 1 - sqrt of Haegele et al., arXiv 2405.18392."""
 
 NAMES = ("wsd", "cosine", "linear", "constant")
-"""Names that a config may choose."""
+"""Values of schedule.name."""
 
 WARMUPS = ("warmup_share", "warmup_steps", "warmup_tokens")
 WARMUP_SHARE = 0.02
 DECAY_SHARE, DECAY = 0.2, "sqrt"
 
 NEARLY_ZERO = 0.1
-"""A schedule that ends at this share of the peak or below decays to nearly zero."""
+"""A schedule with a final share up to this counts as decaying to nearly zero."""
 RISE = 0.25
-"""A score rises when the line through the mean ranks of an order's steps, of 0 to 1, gains this much over the run."""
+"""A score counts as rising when the line fitted to the mean ranks of an order's steps, 0 to 1, gains this much."""
 STEPS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """How the learning rate moves.
+    """Learning-rate schedule.
 
-    The default keeps a third of the peak: late data meet a rate that still learns from them, without which a
-    curriculum's gain can be lost to the decay (arXiv 2511.18903).
+    The default ends at a third of the peak, so that the model still learns from late data; otherwise a curriculum's
+    gain can be lost to the decay (arXiv 2511.18903).
     """
 
     name: str = field(default="cosine", metadata=BINDS)
     """wsd (warm-up, stable, decay), cosine, linear or constant."""
     warmup_share: float | None = field(default=None, metadata=BINDS)
-    """Part of the run in which the rate rises from near zero to the peak; null: 0.02, unless the next two say."""
+    """Warm-up as a share of the run, from near zero to the peak; null: 0.02, unless one of the next two is set."""
     warmup_steps: int | None = field(default=None, metadata=BINDS)
-    """The same in steps."""
+    """Warm-up in steps."""
     warmup_tokens: int | None = field(default=None, metadata=BINDS)
-    """The same in tokens, rounded up to whole global batches of full samples."""
+    """Warm-up in tokens, rounded up to whole global batches of full samples."""
     final_share: float = field(default=1 / 3, metadata=BINDS)
-    """Learning rate at the end as a share of the peak."""
+    """Final learning rate as a share of the peak."""
     decay_share: float | None = field(default=None, metadata=BINDS)
-    """wsd alone: last part of the run, in which the rate falls; null: 0.2."""
+    """Only for wsd: decay as a share of the run, at its end; null: 0.2."""
     decay: str | None = field(default=None, metadata=BINDS)
-    """wsd alone: shape of the fall, sqrt (1 - sqrt), linear or cosine; null: sqrt."""
+    """Only for wsd: shape of the decay, sqrt (1 - sqrt), linear or cosine; null: sqrt."""
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
@@ -77,17 +77,17 @@ class ScheduleSettings:
         given = [key for key in WARMUPS if getattr(self, key) is not None]
         if len(given) > 1:
             values = " and ".join(f"schedule.{key}={getattr(self, key)}" for key in given)
-            raise ValueError(f"{values} both say how long the warm-up is: give one of them, and null for the others")
+            raise ValueError(f"{values} both set the length of the warm-up: give one of them, and null for the others")
         if self.name == "constant" and self.final_share != 1.0:
             raise ValueError(
-                f"schedule.final_share={self.final_share} does not fit a constant rate: use schedule=constant"
+                f"schedule.final_share={self.final_share} does not match a constant rate: use schedule=constant"
             )
         if self.name == "wsd":
             self._check_decay()
         for key in ("decay_share", "decay"):
             if self.name != "wsd" and getattr(self, key) is not None:
                 raise ValueError(
-                    f"schedule.{key}={getattr(self, key)!r} has no effect on {self.name}: it belongs to schedule=wsd"
+                    f"schedule.{key}={getattr(self, key)!r} has no effect with {self.name}: use it with schedule=wsd"
                 )
 
     def _check_decay(self) -> None:
@@ -96,7 +96,7 @@ class ScheduleSettings:
         warmup = WARMUP_SHARE if self.warmup_share is None else self.warmup_share
         if self.decay_share is not None and self.decay_share + (warmup if self._by_share else 0.0) > 1.0:
             raise ValueError(
-                f"schedule.decay_share={self.decay_share} and a warm-up of {warmup} are more than the whole run: "
+                f"schedule.decay_share={self.decay_share} and a warm-up of {warmup} add up to more than the whole run: "
                 "lower one of them"
             )
 
@@ -107,17 +107,17 @@ class ScheduleSettings:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The schedule of one run: `schedule(step)` is the learning rate of a step, from 0."""
+    """The schedule of one run: `schedule(step)` is the learning rate of a step, counted from 0."""
 
     settings: ScheduleSettings
     peak: float
     """Highest rate."""
     steps: int
-    """Of the whole run."""
+    """Steps of the whole run."""
     warmup: int
-    """Steps before the first one that may fall."""
+    """Warm-up steps."""
     stable: int
-    """Steps at the peak after the warm-up, before the decay begins: only wsd has any."""
+    """Steps at the peak between warm-up and decay: only wsd has any."""
 
     @classmethod
     def of(cls, settings: ScheduleSettings, peak: float, steps: int, tokens_per_step: int) -> Schedule:
@@ -125,31 +125,31 @@ class Schedule:
 
         Raises ValueError when warm-up and decay, in steps or tokens, do not fit into the run.
         """
-        asked, key = _warmup(settings, steps, tokens_per_step)
-        if key != "warmup_share" and asked >= steps:
+        requested, key = _warmup(settings, steps, tokens_per_step)
+        if key != "warmup_share" and requested >= steps:
             raise ValueError(
-                f"schedule.{key}={getattr(settings, key)} is {asked} steps of warm-up, and the order has {steps}: "
-                "give less, or another order"
+                f"schedule.{key}={getattr(settings, key)} is {requested} steps of warm-up, but the order has {steps}: "
+                "use fewer, or another order"
             )
-        warmup = min(steps - 1, asked)
+        warmup = min(steps - 1, requested)
         if settings.name != "wsd":
             return cls(settings, peak, steps, warmup, 0)
         decay_steps = math.ceil((DECAY_SHARE if settings.decay_share is None else settings.decay_share) * steps)
         if key != "warmup_share" and warmup + decay_steps > steps:
             raise ValueError(
-                f"schedule.{key}={getattr(settings, key)} is {warmup} steps of warm-up, and schedule.decay_share "
+                f"schedule.{key}={getattr(settings, key)} is {warmup} steps of warm-up, but schedule.decay_share "
                 f"leaves {steps - decay_steps} of {steps} before the decay: lower one of them"
             )
         return cls(settings, peak, steps, warmup, max(0, steps - decay_steps - warmup))
 
     def __call__(self, step: int) -> float:
-        """Return the learning rate of a step: (step + 1) / warmup of the peak, then the fall to the final share."""
+        """Return the learning rate of a step: (step + 1) / warmup of the peak, then the decay to the final share."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
         if self.settings.name == "constant" or step < self.warmup + self.stable:
             return self.peak
         first = self.warmup + self.stable
-        if self.settings.name == "wsd":  # its first decaying step is below the peak already: the stable part has that
+        if self.settings.name == "wsd":  # its first decay step is already below the peak
             progress = (step - first + 1) / (self.steps - first)
             shape = DECAYS[self.settings.decay or DECAY]
         else:
@@ -160,7 +160,7 @@ class Schedule:
 
 
 def _warmup(settings: ScheduleSettings, steps: int, tokens_per_step: int) -> tuple[int, str]:
-    """Return the steps of warm-up and the key that says so."""
+    """Return the warm-up steps and the key that sets them."""
     if settings.warmup_steps is not None:
         return settings.warmup_steps, "warmup_steps"
     if settings.warmup_tokens is not None:
@@ -170,11 +170,11 @@ def _warmup(settings: ScheduleSettings, steps: int, tokens_per_step: int) -> tup
 
 
 def wasted_rise(settings: ScheduleSettings, order: Order) -> str | None:
-    """Return why this schedule wastes the order's late data, in a sentence; None where it does not.
+    """Return why this schedule wastes the order's late data, as a sentence; None if it does not.
 
-    Late data meet a decayed rate: when the score that cuts the order rises over the run (its mean rank by RISE) and the
-    rate falls to NEARLY_ZERO, the samples that were kept for the end are hardly learned from (arXiv 2511.18903). Read
-    from the order's counts, O(steps * buckets); orders that are not cut by a single score are not judged.
+    Late data get a decayed rate: when the score behind the order's buckets rises over the run (its mean rank by RISE)
+    and the rate falls to NEARLY_ZERO, the model hardly learns from the samples kept for the end (arXiv 2511.18903).
+    Computed from the order's counts, O(steps * buckets); orders not bucketed by a single score are not judged.
     """
     if settings.final_share > NEARLY_ZERO:
         return None
@@ -182,17 +182,17 @@ def wasted_rise(settings: ScheduleSettings, order: Order) -> str | None:
     if rise is None or rise < RISE:
         return None
     return (
-        f"the score that cuts order {order.folder} rises over the run (mean rank +{rise:.2f} of 1), and schedule "
-        f"{settings.name} falls to {settings.final_share:g} of the peak: the samples kept for the end meet a rate that "
-        "hardly learns from them, which can cost the order's gain (arXiv 2511.18903). Use schedule=gentle (a third of "
-        "the peak), or schedule=constant with averaged weights (docs/schedules.md)"
+        f"the bucket score of order {order.folder} rises over the run (mean rank +{rise:.2f} of 1), but schedule "
+        f"{settings.name} decays to {settings.final_share:g} of the peak: the model hardly learns from the samples "
+        "kept for the end, which can cost the order's gain (arXiv 2511.18903). Use schedule=gentle (a third of the "
+        "peak), or schedule=constant with averaged weights (docs/schedules.md)"
     )
 
 
 def score_rise(order: Order) -> float | None:
-    """Return how far the mean rank of the score moves over an order: the rise of a straight line fitted to its steps.
+    """Return how far the mean rank of the score moves over an order: the rise of a line fitted to its steps.
 
-    Rank 0 is the lowest bucket, 1 the highest. None where the order is not cut by one score.
+    Rank 0 is the lowest bucket, 1 the highest. None if the order is not bucketed by one score.
     """
     preference: dict[str, Any] = order.manifest.config.get("preference") or {}
     if "score" not in preference or "buckets" not in preference:

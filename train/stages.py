@@ -1,4 +1,4 @@
-"""Stage ends and checkpoints of a loop: save, go back, evaluate."""
+"""Checkpoints and stage ends of a training loop: save, restore, evaluate."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from train.evaluation.evaluate import FAILED, Questions, evaluate
 from train.evaluation.harness.tasks import data_fingerprint
 from train.faults import fault
 from train.loop import Loop
+from train.records.layout import CHECKPOINTS
 from train.resume.identity import identity
-from train.resume.runfolder import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 
 
 def save_checkpoint(loop: Loop) -> Path:
-    """Check what was consumed and write a checkpoint of this moment; remove those that are too many."""
+    """Check the consumed samples, write a checkpoint of the current step and prune old ones; return its folder."""
     folder = Path(loop.settings.output)
     loop.consumed.sync()
     if loop.metrics is not None:
@@ -49,7 +49,7 @@ def save_checkpoint(loop: Loop) -> Path:
 
 
 def load_newest(loop: Loop) -> int | None:
-    """Take the weights and moments of the newest checkpoint; return its step, None when there is none."""
+    """Load weights and optimizer moments from the newest checkpoint; return its step, or None if there is none."""
     found = loop.world.first_does(lambda: checkpoint.newest(Path(loop.settings.output) / CHECKPOINTS))
     step = loop.world.same(checkpoint.step_of(found) if found else 0)
     if step == 0:
@@ -61,7 +61,7 @@ def load_newest(loop: Loop) -> int | None:
 
 
 def make_up_evaluation(loop: Loop) -> None:
-    """Evaluate a stage whose checkpoint was written but whose evaluation was cut off."""
+    """Evaluate the stage just reached if its checkpoint was written but its evaluation was interrupted."""
     stage = loop.ended_stage()
     missing = loop.metrics is not None and stage is not None and loop.progress.step not in loop.metrics.stages
     if loop.world.same(int(missing)):
@@ -70,7 +70,7 @@ def make_up_evaluation(loop: Loop) -> None:
 
 
 def evaluate_stage(loop: Loop, stage: int) -> None:
-    """Evaluate a stage: a crash in here costs the evaluation alone, its checkpoint is written."""
+    """Evaluate a stage. A crash here costs only the evaluation: the checkpoint is already written."""
     fault("loop.before_evaluation")
     began = time.perf_counter()
     folder, step = Path(loop.settings.output), loop.progress.step
@@ -80,7 +80,7 @@ def evaluate_stage(loop: Loop, stage: int) -> None:
         loop.engine.whole_weights(),
     ):
         fault("loop.in_evaluation")
-        found = _ask(loop, Attempts(folder, step, partial(_other_data, loop)) if loop.world.first else None)
+        found = _evaluate(loop, Attempts(folder, step, partial(_changed_data, loop)) if loop.world.first else None)
     fault("loop.after_evaluation")
     loop.world.first_does(lambda: write_answers(answers_path(folder, step), found.answers))
     record = {"kind": "stage", "stage": stage, "step": step, "tokens": loop.progress.tokens, **found.values}
@@ -89,26 +89,26 @@ def evaluate_stage(loop: Loop, stage: int) -> None:
         loop.metrics.sync()
         if found.failed:
             again = f"pdpc evaluate run={folder} stages=failed"
-            log.warning("stage %s: %s failed; once mended, run it again with %s", stage, found.values[FAILED], again)
+            log.warning("stage %s: %s failed; fix the cause and rerun with: %s", stage, found.values[FAILED], again)
 
 
-def _other_data(loop: Loop, task: str) -> str | None:
-    """Tell whether a task's data files are no longer those that it was asked from: its answers would not compare."""
+def _changed_data(loop: Loop, task: str) -> str | None:
+    """Return the error if a task's data files changed since this attempt began (not comparable), else None."""
     if data_fingerprint(task, loop.settings.benchmarks) == loop.inputs.task_data[task]:
         return None
-    return "its data files are not those that this life of the run began with: put them back"
+    return "its data files changed since this attempt of the run began: restore them"
 
 
-def _ask(loop: Loop, attempts: Attempts | None) -> Evaluated:
-    """Ask the model; who ends this rank meanwhile, or another one, by a signal is not taken for the task that runs."""
+def _evaluate(loop: Loop, attempts: Attempts | None) -> Evaluated:
+    """Evaluate the model. A signal that ends this or another rank meanwhile is not blamed on the running task."""
     inputs, settings = loop.inputs, loop.settings
     tokenizer = inputs.validation.tokenizer_folder
-    asked = Questions(tokenizer, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks)
+    questions = Questions(tokenizer, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks)
     before = loop.signals.at_leave
     if attempts is not None:
         loop.signals.at_leave = attempts.asked_to_leave
     try:
-        return evaluate(loop.engine.decoder, asked, loop.world, attempts=attempts, watch=loop.watchdog.slow)
+        return evaluate(loop.engine.decoder, questions, loop.world, attempts=attempts, watch=loop.watchdog.slow)
     except Exception:
         if attempts is not None and posted() > 128:
             attempts.asked_to_leave()

@@ -1,4 +1,4 @@
-"""Artifacts written: in a temporary sibling folder, renamed into place when complete."""
+"""Writing artifacts: into a temporary sibling folder, renamed into place when complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files: read with errors that name them, hashed, written atomically."""
+"""File access: reads whose errors name the file, hashing, atomic writes."""
 
 from __future__ import annotations
 

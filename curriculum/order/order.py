@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.artifact.blocks import BlockArray, blocks_of, open_blocks
-from curriculum.artifact.files import reading
+from curriculum.artifact.files import ArtifactError, reading
 from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
 
 KIND = "order"
@@ -153,3 +153,27 @@ class Bucket:
     """Distinct samples."""
     uses: int = 1
     """How often each sample is used."""
+
+
+def ancestors(order: Order) -> list[str]:
+    """Return the fingerprints of the orders that this one was replanned from, oldest first; [] for an arranged one.
+
+    Raises ArtifactError when the manifest names a parent, but not the ancestors or the cursor of the replanning.
+    """
+    manifest = order.manifest
+    parent = manifest.inputs.get("parent")
+    if parent is None:
+        return []
+    chain = manifest.facts.get("ancestors")
+    if not isinstance(chain, list) or chain[-1:] != [parent] or not isinstance(replanned_at(order), int):
+        raise ArtifactError(
+            f"order {order.folder} names the parent {parent}, but its manifest lacks the ancestors up to it or the "
+            "cursor at which it was replanned (facts.ancestors, facts.replanned_at): replan it again"
+        )
+    return chain
+
+
+def replanned_at(order: Order) -> int | None:
+    """Return the cursor up to which a replanned order is its parent's."""
+    point = order.manifest.facts.get("replanned_at")
+    return point.get("cursor") if isinstance(point, dict) else None

@@ -109,7 +109,7 @@ def _execute(start: Start) -> int:
         )
     if program == "sbatch":
         return subprocess.run(start.command, check=False).returncode
-    from launch.train import on_free_port, supervise
+    from launch.cluster.supervisor import on_free_port, supervise
     from train.distributed.world import SUPERVISOR
 
     environment = {**os.environ, **start.environment}

@@ -33,7 +33,7 @@ def run(settings: EvaluateSettings, overrides: Sequence[str] = ()) -> int:
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return evaluate_asked(settings, overrides, World(0, 1, 0, 1, device))
-    from launch.train import start_ranks
+    from launch.cluster.supervisor import start_ranks
 
     threads = max(1, (os.cpu_count() or 1) // settings.processes)
     return start_ranks("launch.rank", settings.processes, ["evaluate", *overrides], threads)

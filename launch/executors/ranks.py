@@ -29,7 +29,7 @@ LOOK_EVERY_S = 0.2
 
 def start(task: Task, overrides: Sequence[str]) -> int:
     """Start the ranks on this machine with `overrides`, and wait; return their exit code."""
-    from launch.train import start_ranks
+    from launch.cluster.supervisor import start_ranks
 
     processes = task.processes or task.usual_processes()
     code = start_ranks("launch.rank", processes, [task.verb, *overrides], task.threads)

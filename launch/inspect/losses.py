@@ -21,7 +21,7 @@ from models.losses.loss_model import LossModel
 from train import checkpoint
 from train.checkpoint.decoder import load_decoder
 from train.export.export import newest_checkpoint
-from train.resume.runfolder import CHECKPOINTS
+from train.records.layout import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 

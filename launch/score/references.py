@@ -14,7 +14,8 @@ from curriculum.scores.scorer import Reference
 from curriculum.tokens.tokenizer import TOKENIZER_FILE
 from curriculum.tokens.tokens import SLICES, Tokens
 from train import checkpoint
-from train.resume.runfolder import RUN, read_run
+from train.records.layout import RUN
+from train.records.run_json import read_run
 
 if TYPE_CHECKING:
     import torch

@@ -60,7 +60,7 @@ def test_the_first_block_goes_from_scores_to_batches_in_twenty_lines(here, score
     assert np.mean(means[:30]) < -0.2 < 0.2 < np.mean(means[-30:])
 
 
-def test_the_blocks_run_one_after_the_other(here):
+def test_the_blocks_run_in_sequence(here):
     names = {"rank": 0, "world_size": 8, "dataset": range(SAMPLES), "train_step": lambda batch: None}
     for block in BLOCKS:
         exec(compile(block, str(PAGE), "exec"), names)

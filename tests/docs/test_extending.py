@@ -1,4 +1,4 @@
-"""docs/extending.md: every block is applied to a copy of the tree and run, and its table counts what they take."""
+"""docs/extending.md: every block is applied to a copy of the tree and run, and the table states the real counts."""
 
 import re
 import shlex
@@ -17,66 +17,55 @@ TEXT = (ROOT / "docs" / "extending.md").read_text("utf-8")
 SECTIONS = {part.partition("\n")[0]: part for part in TEXT.split("\n## ")[1:]}
 PACKAGES = ("models", "curriculum", "train", "launch", "configs", "docs")
 OWN = "A preference of your own"
-PAGE_FROM_TREE = {"curriculum/scores/scores.py": "curriculum/scores/scores.py"}
-"""Places of the page that the tree does not have yet."""
-
-
-def place(path: str) -> str:
-    """Return where a file of the page is."""
-    return path if (ROOT / path).exists() else PAGE_FROM_TREE.get(path, path)
 
 
 def new_files(section: str) -> dict[str, str]:
-    """Return the files that a section writes, by path."""
+    """Return the new files of a section, by path."""
     blocks = re.findall(r"```python\n# (\S+\.py)\n(.*?)```", SECTIONS[section], flags=re.DOTALL)
     return dict(blocks)
 
 
 def changes(section: str) -> dict[str, str]:
-    """Return the lines that a section adds to files that there are, as hunks by path."""
+    """Return the hunks that a section adds to existing files, by path."""
     return dict(re.findall(r"```diff\n--- (\S+)\n(.*?)```", SECTIONS[section], flags=re.DOTALL))
 
 
 def changed(text: str, hunks: str) -> str:
-    """Return a file with hunks applied: added lines follow the lines above them, or stand at the end."""
+    """Return a file with hunks applied: added lines follow their context, or go to the end if there is none."""
     for hunk in hunks.split("@@\n"):
         lines = hunk.splitlines(keepends=True)
         before = "".join(line[1:] for line in lines if line.startswith(" "))
         added = "".join(line[1:] for line in lines if line.startswith("+"))
-        assert text.count(before) == 1 or not before, f"not there, or not only once:\n{before}"
+        assert text.count(before) == 1 or not before, f"context missing or not unique:\n{before}"
         text = text.replace(before, before + added) if before else text + added
     return text
 
 
 def apply(section: str, root: Path) -> None:
-    """Make a section's changes in a copy of the tree."""
+    """Apply the changes of a section to a copy of the tree."""
     for path, text in new_files(section).items():
         assert not (root / path).exists()
         (root / path).write_text(text)
     for path, hunks in changes(section).items():
-        file = root / place(path)
+        file = root / path
         file.write_text(changed(file.read_text("utf-8"), hunks))
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """A copy of the tree with every section applied that can be."""
+    """A copy of the tree with every section applied except the one outside the tree."""
     root = tmp_path_factory.mktemp("tree")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, root / name)
     for section in SECTIONS:
-        if section != OWN and (section != "An objective" or has_objectives()):
+        if section != OWN:
             apply(section, root)
     return root
 
 
-def has_objectives() -> bool:
-    return (ROOT / "train" / "objectives").is_dir()
-
-
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with a user's scores and the page's file of code."""
+    """A folder with a user's scores and the preference file from the page."""
     monkeypatch.chdir(tmp_path)
     quality = np.random.default_rng(0).normal(size=8192).astype(np.float32)
     pq.write_table(pa.table({"quality": quality}), "scores.parquet")
@@ -86,7 +75,7 @@ def here(tmp_path, monkeypatch):
 
 
 def run(tree: Path, program: str, *words: str) -> str:
-    """Run Python in the copy of the tree; return what it prints."""
+    """Run Python in the copy of the tree; return its output."""
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tree)!r})\n{program}", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -135,19 +124,19 @@ def test_a_preference(tree):
 
 
 def commands(section: str) -> list[list[str]]:
-    """Return the words of a section's commands."""
+    """Return the arguments of the commands in a section."""
     return [shlex.split(line) for line in re.findall(r"^    pdpc (.*)$", SECTIONS[section], flags=re.MULTILINE)]
 
 
 def test_a_preference_of_your_own(here, capsys):
     from launch.cli import main
 
-    asked, compared = (words for words in commands(OWN) if words[0] == "inspect")
+    without_code, with_code = (words for words in commands(OWN) if words[0] == "inspect")
     for words in commands(OWN):
         assert main(words) == 0
         printed = " ".join(capsys.readouterr().out.split())
-        assert ("add preference_code=my_preference.py:Ramp" in printed) == (words == asked)
-        assert ("is in the bucket that its scores give" in printed) == (words == compared)
+        assert ("add preference_code=my_preference.py:Ramp" in printed) == (words == without_code)
+        assert ("is in the bucket that its scores give" in printed) == (words == with_code)
 
 
 def test_a_preference_in_a_package(here, monkeypatch, capsys):
@@ -232,11 +221,11 @@ def test_a_tracker(tree, tmp_path):
     assert (tmp_path / "metrics.csv").read_text() == "3,train/loss,2.5\n"
 
 
-@pytest.mark.skipif(not has_objectives(), reason="this tree has no objectives yet")
 def test_an_objective(tree):
     program = (
         "import torch; from types import SimpleNamespace as Some; from models.attention import Documents\n"
-        "from models.config import DecoderConfig; from models.decoder import build; from train.config.compose import compose\n"
+        "from models.config import DecoderConfig; from models.decoder import build\n"
+        "from train.config.compose import compose\n"
         "from train.objectives import objective_of; from train.settings import TrainSettings\n"
         "from train.objectives.language_model import LanguageModel, MicroBatch\n"
         "words = ['output=o', 'arm=a', 'data.tokens=t', 'data.order=o', 'objective=late']\n"

@@ -73,8 +73,8 @@ def unknown(verb: str, words: list[str]) -> list[str]:
     schema, _, choices = VERBS[verb].load()
     words = as_overrides(words, schema, first=VERBS[verb].first)
     if verb == "launch":
-        words, handed_on = split_overrides(words)
-        wrong = unknown("train", handed_on)
+        words, train_words = split_overrides(words)
+        wrong = unknown("train", train_words)
     else:
         wrong = []
     keys, free = keys_of(schema)
@@ -95,7 +95,7 @@ def unknown(verb: str, words: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_relative_links_lead_to_files(page: Path) -> None:
+def test_relative_links_resolve(page: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8"))
     relative = [link.split("#")[0] for link in links if not re.match(r"[a-z]+:|#", link)]
     assert [link for link in relative if not (page.parent / link).exists()] == []
@@ -119,12 +119,12 @@ def test_commands_use_existing_keys(name: str) -> None:
         "launch optimiser.lr=1",
     ],
 )
-def test_a_wrong_key_would_be_noticed(line: str) -> None:
+def test_a_wrong_key_is_noticed(line: str) -> None:
     verb, *words = line.split()
     assert unknown(verb, words) == words
 
 
-def test_task_files_of_the_page_are_the_stock_tasks_on_local_files() -> None:
+def test_task_files_on_the_page_match_the_stock_tasks() -> None:
     import lm_eval
     import yaml
 

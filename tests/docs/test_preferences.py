@@ -1,4 +1,4 @@
-"""docs/preferences.md: its table has every preference, and no other."""
+"""docs/preferences.md: the table has exactly the existing preferences."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,6 @@ from train.config.compose import options_of
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "preferences.md"
 
 
-def test_the_table_has_every_preference():
+def test_the_table_has_exactly_the_existing_preferences():
     rows = re.findall(r"^\| `(\w+)` \|", PAGE.read_text("utf-8"), flags=re.MULTILINE)
     assert set(rows) == {*PREFERENCES, *options_of("preference")}

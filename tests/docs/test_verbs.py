@@ -1,4 +1,4 @@
-"""README's table of verbs: the command line's verbs, in its order."""
+"""README: the table of verbs has those of the command line, in the same order."""
 
 import re
 from pathlib import Path

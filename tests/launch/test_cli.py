@@ -26,8 +26,8 @@ from curriculum.tokens.job import run as prepare
 from curriculum.tokens.settings import PrepareSettings
 from curriculum.tokens.tokenizer import TokenizerSettings
 from curriculum.tokens.tokens import Tokens
-from launch import train as start
 from launch.cli import VERBS, main
+from launch.cluster import supervisor
 from models.config import DecoderConfig
 from models.decoder import build
 from models.huggingface import export
@@ -56,7 +56,7 @@ def _nothing_starts(monkeypatch):
     def started(command, environment):
         pytest.fail(f"ranks were started: {command}")
 
-    monkeypatch.setattr(start, "supervise", started)
+    monkeypatch.setattr(supervisor, "supervise", started)
 
 
 def prepared(folder, text, **changes):
@@ -593,7 +593,7 @@ def test_a_run_without_a_checkpoint_is_refused(capsys, tmp_path, tokens_folder):
     prints = {"validation": Tokens.open(tokens_folder, "validation").fingerprint}
     describe_run(tmp_path / "run", status="running", paths=paths, fingerprints=prints)
     for words in (["evaluate"], ["export", f"output={tmp_path / 'out'}"]):
-        assert "has no whole checkpoint yet" in refused(capsys, *words, f"run={tmp_path / 'run'}")
+        assert "has no complete checkpoint yet" in refused(capsys, *words, f"run={tmp_path / 'run'}")
 
 
 def test_a_run_of_another_program_is_refused(capsys, tmp_path):
@@ -631,7 +631,10 @@ def test_demo_refuses_numbers_that_cannot_be(capsys, tmp_path):
 
 @pytest.mark.parametrize("code", [0, 1, 2, 77])
 def test_the_exit_code_is_passed_on(code, contained):
-    program = f"import os, sys; from launch.train import supervise; sys.exit(supervise({exiting(code)!r}, os.environ))"
+    program = (
+        "import os, sys; from launch.cluster.supervisor import supervise; "
+        f"sys.exit(supervise({exiting(code)!r}, os.environ))"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=contained, timeout=60, check=False)
     assert done.returncode == code
 
@@ -642,7 +645,9 @@ def exiting(code):
 
 def test_a_killed_launcher_gives_its_signal(contained):
     killed = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
-    program = f"import sys, os; from launch.train import supervise; sys.exit(supervise({killed!r}, os.environ))"
+    program = (
+        f"import os, sys; from launch.cluster.supervisor import supervise; sys.exit(supervise({killed!r}, os.environ))"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=contained, timeout=60, check=False)
     assert done.returncode == 128 + signal.SIGKILL
 
@@ -662,7 +667,9 @@ def supervised(tmp_path, environment, *arguments):
     """Start a supervisor whose launcher spawns a child and sleeps; return it and the child's process id."""
     (tmp_path / "sleepers.py").write_text(SLEEPERS)
     command = [sys.executable, str(tmp_path / "sleepers.py"), str(tmp_path / "child"), *arguments]
-    program = f"import os, sys; from launch.train import supervise; sys.exit(supervise({command!r}, os.environ))"
+    program = (
+        f"import os, sys; from launch.cluster.supervisor import supervise; sys.exit(supervise({command!r}, os.environ))"
+    )
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment)
     deadline = time.monotonic() + 60
     while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():
@@ -691,5 +698,5 @@ def test_supervise_gives_the_signal_handlers_back(monkeypatch):
     monkeypatch.undo()
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     assert threading.current_thread() is threading.main_thread()
-    assert start.supervise(exiting(3), os.environ) == 3
+    assert supervisor.supervise(exiting(3), os.environ) == 3
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before

@@ -73,7 +73,7 @@ def test_the_formula_counts_what_is_built(size: str) -> None:
 def test_the_file_names_the_exact_numbers(size: str) -> None:
     comment = (CONFIGS / "model" / f"{size}.yaml").read_text()
     counts = COUNTS[size]
-    assert f": {counts.total:,}, of them {counts.body:,} without" in comment
+    assert f": {counts.total:,}, of which {counts.body:,} without" in comment
     for kind in ("embedding", "attention", "ffn", "norm", "head"):
         assert f"{kind} {getattr(counts, kind):,}" in comment
 

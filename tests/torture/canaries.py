@@ -18,7 +18,7 @@ import numpy as np
 from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import Forks, served
 from tests.torture.runs import PATIENCE_S, Material, forget
-from train.config.secrets import STRUCK
+from train.config.secrets import REDACTED
 from train.distributed.exit_codes import DONE, REFUSED
 from train.faults import POINTS
 
@@ -160,7 +160,7 @@ class Round:
         found = list(hits(self.work, self.secrets))
         if found:
             return f"{len(found)} hits: {'; '.join(found[:4])}"
-        if STRUCK not in (self.run / "metrics.jsonl").read_text():
+        if REDACTED not in (self.run / "metrics.jsonl").read_text():
             return "the task's error, with its secrets redacted, is not on record"
         if not list(self.run.glob("wandb/offline-run-*")):
             return "nothing was logged to W&B"

@@ -17,7 +17,7 @@ from tests.torture.material import RANKS, STEPS, make_run, settings_of
 from tests.torture.ranks import MadeUpEngine, on_ranks, same_state
 from train import checkpoint
 from train.inputs import open_inputs, verify_inputs
-from train.resume.runfolder import read_run
+from train.records.run_json import read_run
 
 FULL = 2500
 FLIPS = 0.8

@@ -21,7 +21,8 @@ from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import Forks, served
 from tests.torture.forks import train as rank_of
 from tests.torture.runs import MEASURED, PATIENCE_S, Ending, Material, forget
-from train.evaluation.answers import EVALUATIONS, read_answers
+from train.evaluation.answers import read_answers
+from train.records.layout import EVALUATIONS
 
 FULL = 50
 SOFT = ("raises", "no memory", "leaves", "sleeps", "loops")
@@ -243,8 +244,9 @@ def write_tasks(folder: Path) -> None:
 def rank(words: list[str], output: str, misdeed: str, stage: int, on: int, data: str) -> int:
     """Run a rank of a run in which a task fails at one stage, on one rank."""
     from train import run as entry
+    from train import stages
 
-    evaluate = entry._evaluate
+    evaluate = stages.evaluate_stage
 
     def evaluating(loop: Any, number: int) -> None:
         os.environ.pop("PDPC_MISDEED", None)
@@ -255,7 +257,7 @@ def rank(words: list[str], output: str, misdeed: str, stage: int, on: int, data:
             os.environ["PDPC_MISDEED"] = misdeed
         evaluate(loop, number)
 
-    entry._evaluate = evaluating
+    entry.evaluate_stage = stages.evaluate_stage = evaluating
     return rank_of(words, output)
 
 

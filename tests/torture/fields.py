@@ -20,9 +20,11 @@ from tests.torture.runs import PATIENCE_S, Material
 from train import checkpoint
 from train.config.compose import compose
 from train.inputs import Inputs, open_inputs
+from train.records.layout import CHECKPOINTS, RUN
+from train.records.run_json import read_run
 from train.resume.identity import DECODER, FINGERPRINTS, Change, binding, fixed, free
 from train.resume.lineage import ChangedRun
-from train.resume.runfolder import CHECKPOINTS, RUN, admit, read_run
+from train.resume.runfolder import admit
 from train.settings import TrainSettings
 
 FIELDS = (*binding(), *(f"fingerprints.{n}" for n in FINGERPRINTS), *(f"decoder.{n}" for n in DECODER), *free())

@@ -27,7 +27,7 @@ from curriculum.tokens.foreign.megatron import open_megatron
 from curriculum.tokens.tokenizer import TextTokenizer
 from curriculum.tokens.tokens import Tokens
 from curriculum.work.chunks import Chunk, ChunkFolder
-from launch.evaluate.model import own_settings
+from launch.evaluate.stages import own_settings
 from models import huggingface
 from tests.torture import poison
 from tests.torture.material import STEPS
@@ -35,11 +35,11 @@ from train import checkpoint
 from train.evaluation.answers import Items, read_answers, write_answers
 from train.evaluation.attempts import Attempts
 from train.records.consumed import consumed_at, forget_consumed, read_consumed
+from train.records.run_json import read_run
 from train.records.skipped import skipped_until
 from train.report.records import read_run as read_report
 from train.report.wandb.replay import wandb_settings
 from train.resume.lineage import ChangedRun, check_resume
-from train.resume.runfolder import read_run
 from train.settings import TrainSettings
 from train.tracking import read_metrics
 

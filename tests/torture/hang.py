@@ -16,7 +16,7 @@ from tests.torture.campaign import Tally
 from tests.torture.forks import Forks
 from tests.torture.runs import PATIENCE_S, Material, difference, forget, prepared
 from train.distributed.exit_codes import HUNG
-from train.distributed.watchdog import STACKS
+from train.records.layout import STACKS
 
 FULL = 50
 HANGS = 3

@@ -250,8 +250,8 @@ def _configurations(work: Path) -> Iterator[Path]:
 
 def _give_record(work: Path, verb: str, payload: Payload) -> None:
     from curriculum.artifact.manifest import open_manifest
-    from launch.evaluate.model import own_settings
-    from train.resume.runfolder import read_run
+    from launch.evaluate.stages import own_settings
+    from train.records.run_json import read_run
 
     folder = work / "run"
     shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,7 @@ import numpy as np
 from tests.torture.campaign import Tally
 from tests.torture.forks import Forks, Ranks
 from tests.torture.runs import PATIENCE_S, Material, difference, forget, prepared
-from train.resume.runfolder import CHECKPOINTS
+from train.records.layout import CHECKPOINTS
 
 FULL = 1000
 KILLS = 10

@@ -90,7 +90,7 @@ def port_taken(ground: Ground, folder: Path, draw: np.random.Generator) -> str |
         codes = ended(ranks)
     if codes != [PORT_TAKEN, *[FAILED] * (len(codes) - 1)]:
         return f"ended with {codes}: {ranks.told()[-600:]}"
-    holder = f"process {os.getpid()} has it"
+    holder = f"process {os.getpid()} holds it"
     return None if holder in ranks.told() else f"no rank reported {holder!r}: {ranks.told()[-600:]}"
 
 
@@ -174,17 +174,17 @@ def start(
 def rank(words: list[str], output: str, lost: int, when: str) -> int:
     """Run a rank with a rendezvous timeout of MEET_S, or the one that dies."""
     from train import run as entry
-    from train.distributed import world
+    from train.engine import communication
 
     tempfile.tempdir = os.environ["TMPDIR"]
-    entry.start = partial(world.start, meet_s=MEET_S)
-    world.meeting = partial(_disturbed, world.meeting, int(os.environ["RANK"]) == lost, when)
+    entry.start = partial(communication.start, meet_s=MEET_S)
+    communication.rendezvous = partial(_disturbed, communication.rendezvous, int(os.environ["RANK"]) == lost, when)
     return rank_of(words, output)
 
 
 @contextmanager
 def _disturbed(
-    meeting: Callable[[int, int, float, Callable[[int], object]], object], dies: bool, when: str, *asked: object
+    rendezvous: Callable[[int, int, float, Callable[[int], object]], object], dies: bool, when: str, *asked: object
 ) -> Iterator[None]:
     """Join the rendezvous and die before, during or after it; if a rank dies during it, the others join late."""
 
@@ -197,7 +197,7 @@ def _disturbed(
         threading.Timer(0.7, die).start()
     if not dies and when == "while":
         time.sleep(1.5)
-    with meeting(*asked):
+    with rendezvous(*asked):
         if dies and when == "after":
             die()
         yield

@@ -21,7 +21,7 @@ from tests.torture.runs import BATCH, PATIENCE_S, Material, difference, forget, 
 from train import checkpoint
 from train.distributed.exit_codes import DISK_FULL, DONE, FAILED, HUNG, LEFT_ON_SIGTERM
 from train.faults import POINTS
-from train.resume.runfolder import CHECKPOINTS
+from train.records.layout import CHECKPOINTS
 
 FULL = 200
 FAULTS = 12

@@ -19,7 +19,7 @@ from train import checkpoint
 from train.checkpoint.find import verified
 from train.distributed.exit_codes import DONE, FAILED, OUT_OF_MEMORY
 from train.evaluation.evaluate import FAILED as FAILED_PARTS
-from train.resume.runfolder import CHECKPOINTS
+from train.records.layout import CHECKPOINTS
 from train.tracking import read_metrics
 
 FULL = 50

@@ -36,8 +36,8 @@ from train import checkpoint
 from train.config import compose
 from train.inputs import open_inputs, verify_inputs
 from train.records.consumed import forget_consumed
+from train.records.run_json import read_run
 from train.report.records import read_run as read_report
-from train.resume.runfolder import read_run
 from train.settings import TrainSettings
 from train.tracking import read_metrics
 

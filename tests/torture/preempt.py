@@ -17,7 +17,7 @@ from tests.torture.forks import Forks, Ranks
 from tests.torture.runs import PATIENCE_S, Material, difference, forget, prepared
 from train import checkpoint
 from train.distributed.signals import ASKING, SAME_S
-from train.resume.runfolder import CHECKPOINTS
+from train.records.layout import CHECKPOINTS
 from train.tracking import read_metrics
 
 FULL = 200

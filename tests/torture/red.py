@@ -69,7 +69,8 @@ def rank(folder: str, held_s: float | None, saves: bool) -> int:
     import deepspeed
     import torch
 
-    from train.distributed.world import finish, start
+    from train.distributed.world import finish
+    from train.engine.communication import start
 
     world = start(threads=1)
     torch.manual_seed(0)

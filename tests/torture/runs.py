@@ -21,7 +21,8 @@ from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import Forks, Ranks, served
 from train import checkpoint
 from train.records.consumed import read_consumed
-from train.resume.runfolder import CHECKPOINTS, RUN, read_run
+from train.records.layout import CHECKPOINTS, RUN
+from train.records.run_json import read_run
 from train.tracking import read_metrics
 
 BATCH = 12

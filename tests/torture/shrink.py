@@ -20,7 +20,7 @@ from tests.torture.campaign import Tally
 from tests.torture.oom import failed_stages, other_weights
 from tests.torture.runs import Ground, difference, on_each_size
 from train.distributed.exit_codes import DONE, FAILED, REFUSED, UNREADABLE
-from train.distributed.watchdog import STACKS
+from train.records.layout import STACKS
 
 FULL = 50
 RANKS = (1, 2)

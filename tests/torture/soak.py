@@ -27,7 +27,7 @@ from tests.torture.mixed import EXPLAINED, STRUCK, flip_a_bit
 from tests.torture.runs import BATCH, PATIENCE_S, Ending, Material, forget
 from train import checkpoint
 from train.distributed.exit_codes import DONE
-from train.resume.runfolder import CHECKPOINTS
+from train.records.layout import CHECKPOINTS
 from train.tracking import METRICS, read_metrics
 
 FULL = 100

@@ -20,7 +20,7 @@ from tests.torture.campaign import Tally, case_seeds
 from tests.torture.forks import Forks
 from tests.torture.forks import train as rank_of
 from tests.torture.runs import BATCH, PATIENCE_S, Material, difference, forget, prepared
-from train.resume.runfolder import read_run
+from train.records.run_json import read_run
 from train.tracking import read_metrics
 
 FULL = 30

@@ -62,7 +62,7 @@ def test_a_rank_that_waits_for_one_out_of_memory_exits_with_its_code(tmp_path, s
     material = Material.make(tmp_path / "material")
     ranks = material.start(server, tmp_path / "run", fault="engine.states:rank=1:memory")
     assert ranks.wait(60) == [71, 71], ranks.told()  # rank 0 waits in a DeepSpeed call without a connection
-    assert "rank 0 leaves, for another rank left with code 71" in ranks.told()
+    assert "rank 0 exits: another rank exited with code 71" in ranks.told()
 
 
 def test_files_damaged_during_a_run(tmp_path):

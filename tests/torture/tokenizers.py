@@ -18,7 +18,7 @@ import numpy as np
 
 from curriculum.scores.scorer import _check as check_scorer
 from curriculum.tokens.tokens import Tokens
-from launch.evaluate.model import _questions as questions
+from launch.evaluate.questions import questions_of as questions
 from launch.inspect.step import _decoder as decoder_of
 from launch.score.references import Reference
 from tests.torture import poison
@@ -29,7 +29,7 @@ from train.evaluation.harness.tasks import BenchmarkSettings
 from train.evaluation.heldout import HeldoutSettings
 from train.export.export import tokenizer_folder
 from train.inputs import open_inputs
-from train.resume.runfolder import read_run
+from train.records.run_json import read_run
 
 FULL = 20
 FILE = "tokens/tokenizer/tokenizer.json"

@@ -53,7 +53,7 @@ def one_run(forks: Forks, material: Material, folder: Path, seed: int, whole: En
     if -9 not in codes:
         return f"{about}: the first launch ended with {codes}: {ranks.told()[-300:]}"
     problem = material.finish(forks, folder, after, second) or difference(folder, material, whole, bitwise=False)
-    said = ranks.told().count(f"and goes on with {after} rank")
+    said = ranks.told().count(f"and is converted for {after} rank")
     if problem is None and said != ((before, first) != (after, second)):
         problem = f"the second launch logs a conversion {said} times"
     return problem and f"{about}: {problem}"

@@ -1,4 +1,4 @@
-"""Fixtures of the train tests: orders that descend from another."""
+"""Fixtures of the train tests: a world of one rank, and orders derived from another."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,12 @@ import pytest
 from curriculum.arrange.interleave import OrderWriter
 from curriculum.artifact.create import create
 from curriculum.order.order import Order
-from train.distributed.world import start
+from train.engine.communication import start
 
 
 @pytest.fixture(scope="session")
 def world():
-    """Return a world of one rank; a process can join DeepSpeed's only once."""
+    """Return a world of one rank; a process can initialise DeepSpeed only once."""
     import torch.distributed as dist
 
     yield start(threads=1)
@@ -19,7 +19,7 @@ def world():
 
 
 def rewritten(parent: Order, folder, positions, inputs, **facts) -> Order:
-    """Write an order that holds the parent's positions in another sequence."""
+    """Write an order with the parent's positions rearranged."""
     with (
         create(folder, "order", config=parent.manifest.config, inputs=inputs) as draft,
         OrderWriter(draft, parent.samples, len(parent.bucket_of_cell)) as writer,
@@ -32,7 +32,7 @@ def rewritten(parent: Order, folder, positions, inputs, **facts) -> Order:
 
 @pytest.fixture(scope="session")
 def replanned():
-    """Write an order that is another's up to a cursor and turned round after it; return it."""
+    """Return a function that writes a replanned order: the parent's up to a cursor, reversed after it."""
 
     def write(parent: Order, folder, cursor: int, **facts) -> Order:
         positions = np.arange(len(parent))
@@ -49,7 +49,7 @@ def replanned():
 
 @pytest.fixture(scope="session")
 def forged(edit_manifest):
-    """Write an order in which the samples of two positions are exchanged, under the name of another's fingerprint."""
+    """Return a function that writes an order with two samples swapped, under the fingerprint of the original."""
 
     def write(parent: Order, folder, one: int, other: int) -> Order:
         positions = np.arange(len(parent))

@@ -1,10 +1,10 @@
-"""Which processes a started run has below it."""
+"""Descendant processes of a run."""
 
 from pathlib import Path
 
 
 def descendants(pid):
-    """Return the processes below `pid`, from /proc."""
+    """Return the pids of all descendants of `pid`, read from /proc."""
     children = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

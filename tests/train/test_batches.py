@@ -1,4 +1,4 @@
-"""What each rank is given: the order's batches, cut, filled up and hashed."""
+"""Batches of each rank: the order's batches, split, padded and hashed."""
 
 import numpy as np
 import pytest
@@ -30,12 +30,12 @@ def order(tokens_folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("world", "micro", "step"), [(1, 24, 0), (1, 4, 2), (2, 3, 0), (3, 2, 1), (24, 1, 0)])
-def test_ranks_together_are_given_every_global_batch(order, tokens, world, micro, step):
+def test_ranks_together_get_every_global_batch(order, tokens, world, micro, step):
     assert len(order) % 24, "the last batch should not be full"
     ranks = [rank_of(rank, world) for rank in range(world)]
-    given = [list(batches(order, tokens, one, micro, step, LanguageModel(tokens))) for one in ranks]
+    per_rank = [list(batches(order, tokens, one, micro, step, LanguageModel(tokens))) for one in ranks]
     whole = own = order_hash(order, cursor_after(step, 24, len(order)))
-    for number, parts in enumerate(zip(*given, strict=True), start=step):
+    for number, parts in enumerate(zip(*per_rank, strict=True), start=step):
         ids = order[number * 24 : number * 24 + 24]
         assert [sample for part in parts for sample in part.ids] == ids.tolist()
         for part in parts:
@@ -60,7 +60,7 @@ def test_ranks_together_are_given_every_global_batch(order, tokens, world, micro
     assert number + 1 == order.steps
 
 
-def test_ranks_that_read_other_samples_are_found(order, tmp_path, forged, tokens):
+def test_ranks_that_read_other_samples_are_detected(order, tmp_path, forged, tokens):
     other = forged(order, tmp_path / "other", 3, 100)
     batch = next(batches(order, tokens, rank_of(0, 1), 24, 0, LanguageModel(tokens)))
     check_consumed(rank_of(0, 1), batch.own_hash, batch.global_hash, order)

@@ -1,4 +1,4 @@
-"""How a decoder runs, under DeepSpeed and from the command line: the same steps, and errors at the door."""
+"""Execution settings under DeepSpeed and from the command line: the same steps, and errors before training starts."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def losses(world, *words):
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_recomputation_under_zero_changes_no_digit(world, stage, precision):
+def test_recomputation_under_zero_is_bitwise_equal(world, stage, precision):
     words = [f"zero.stage={stage}", f"precision={precision}"]
     kept = losses(world, *words)
     assert kept[-1] < kept[0]
@@ -41,14 +41,14 @@ def test_recomputation_under_zero_changes_no_digit(world, stage, precision):
         assert losses(world, *words, f"execution.checkpointing={mode}") == kept
 
 
-def test_how_it_runs_is_no_part_of_what_a_run_is():
+def test_execution_settings_are_not_part_of_a_runs_identity():
     plain = compose("train", TrainSettings, WORDS)
     other = compose("train", TrainSettings, [*WORDS, "execution.checkpointing=full", "execution.compile=true"])
     assert identity(plain) == identity(other)
     assert identity(plain) != identity(compose("train", TrainSettings, [*WORDS, "model.z_loss=1e-4"]))
 
 
-def test_kernels_that_cannot_run_are_refused_at_the_door(monkeypatch):
+def test_kernels_that_cannot_run_are_rejected_before_training_starts(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(Refused, match=r"execution.kernels=liger needs a CUDA device"):
         train(compose("train", TrainSettings, [*WORDS, "execution.kernels=liger"]))

@@ -26,7 +26,7 @@ def test_a_point_that_is_not_armed_does_nothing():
     assert not faults.poisoned("guard.loss")
 
 
-def test_a_fault_strikes_the_nth_time_on_its_rank_alone(monkeypatch):
+def test_a_fault_strikes_the_nth_time_only_on_its_rank(monkeypatch):
     faults.arm("loop.after_step:rank=1:nth=2:raise, guard.loss:nth=1,guard.loss:nth=3")
     for _ in range(3):
         faults.fault("loop.after_step")
@@ -38,7 +38,7 @@ def test_a_fault_strikes_the_nth_time_on_its_rank_alone(monkeypatch):
     assert [faults.poisoned("guard.loss") for _ in range(4)] == [True, False, True, False]
 
 
-def test_raise_is_a_full_disk_where_something_is_written():
+def test_raise_is_a_full_disk_where_a_file_is_written():
     faults.arm("checkpoint.after_shard:raise")
     with pytest.raises(OSError, match="No space left on device") as caught:
         faults.fault("checkpoint.after_shard")
@@ -50,13 +50,13 @@ def test_raise_is_a_full_disk_where_something_is_written():
     [
         ("loop.befor_step", "did you mean loop.before_step"),
         ("nonsense", "The points are world.joined, "),
-        ("loop.before_step:explode", "'explode' in 'loop.before_step:explode' is none of rank=R, nth=N"),
+        ("loop.before_step:explode", "'explode' in 'loop.before_step:explode' is invalid: use rank=R, nth=N"),
         ("loop.before_step:nth=0", "'nth=0' in"),
         ("loop.before_step:nan", "action 'nan' does not fit loop.before_step"),
-        ("guard.loss:kill", "it takes nan alone"),
+        ("guard.loss:kill", "use only nan"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_mend(text, said):
+def test_invalid_faults_are_rejected_with_a_suggestion(text, said):
     with pytest.raises(ValueError, match=r"^PDPC_FAULT: ") as caught:
         faults.arm(text)
     assert said in str(caught.value)
@@ -82,7 +82,7 @@ def test_kill_and_exit_end_the_process(action, code):
     assert f"fault loop.before_step: {action} (rank 0)" in done.stderr
 
 
-def test_doctor_lists_the_points_and_an_unknown_one_is_refused_at_the_door(capsys, monkeypatch):
+def test_doctor_lists_the_points_and_an_unknown_one_is_rejected_before_the_run(capsys, monkeypatch):
     assert main(["doctor", "--faults"]) == 0
     out = capsys.readouterr().out
     for name, point in faults.POINTS.items():
@@ -91,4 +91,4 @@ def test_doctor_lists_the_points_and_an_unknown_one_is_refused_at_the_door(capsy
     assert main(["doctor"]) == 2
     monkeypatch.setenv("PDPC_FAULT", "nowhere:kill")
     assert main(["doctor", "--faults"]) == 2
-    assert "no point is named 'nowhere'" in capsys.readouterr().err
+    assert "there is no point 'nowhere'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Whole runs under the real launcher: what is consumed, what a kill costs, what leaves behind."""
+"""Whole runs under the real launcher: consumed samples, records, kills and resumes, the export."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from train.checkpoint.decoder import load_decoder
 from train.export.export import newest_checkpoint
 from train.export.weights import choose_weights
 from train.records.consumed import read_consumed
-from train.resume.runfolder import read_run
+from train.records.run_json import read_run
 from train.tracking import read_metrics
 from train.tracking.panels import STEP, TOKENS, sections_of
 from train.tracking.wandb_run import shown
@@ -32,7 +32,7 @@ from train.tracking.wandb_run import shown
 
 @pytest.fixture(scope="module")
 def words(tokens_folder, scores_folder, tmp_path_factory):
-    """Command line of a small run; the run's folder is added."""
+    """Arguments of a small run, without its output folder."""
     order = tmp_path_factory.mktemp("orders") / "order"
     arrange.run(
         arrange.ArrangeSettings(
@@ -76,7 +76,7 @@ def finish(process):
 
 @pytest.fixture(scope="module")
 def whole_run(words, tmp_path_factory):
-    """A run of two processes that nobody disturbs."""
+    """An undisturbed run of two processes."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     finish(pdpc_train(words, folder, 2))
     return folder
@@ -114,10 +114,10 @@ def test_one_process_consumes_the_same_and_learns_the_same(whole_run, words, tmp
         [record["optim/grad_norm"] for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "train"]
         for run in (tmp_path / "one", whole_run)
     ]
-    assert np.allclose(*norms, rtol=1e-2)  # losses alone hardly see a gradient of the wrong scale: AdamW divides it out
+    assert np.allclose(*norms, rtol=1e-2)  # losses hardly show a wrong gradient scale: AdamW divides it out
 
 
-def test_records_say_what_happened(whole_run):
+def test_records_match_the_run(whole_run):
     order = order_of(whole_run)
     records = read_metrics(whole_run / "metrics.jsonl")
     train = [record for record in records if record["kind"] == "train"]
@@ -148,7 +148,7 @@ def test_records_say_what_happened(whole_run):
         } <= set(record)
 
 
-def test_records_break_the_loss_down_and_say_how_fast_it_went(whole_run):
+def test_records_have_the_loss_breakdown_and_the_throughput(whole_run):
     records = read_metrics(whole_run / "metrics.jsonl")
     train = [record for record in records if record["kind"] == "train"]
     before = 0
@@ -165,21 +165,21 @@ def test_records_break_the_loss_down_and_say_how_fast_it_went(whole_run):
         assert record["memory/peak_gib"] > 0.1
 
 
-def test_every_metric_of_a_run_has_one_place_in_a_wandb_workspace(whole_run):
+def test_every_metric_of_a_run_is_in_exactly_one_wandb_panel(whole_run):
     names = {name for record in read_metrics(whole_run / "metrics.jsonl") for name in shown(record)}
     shared = [metric for section in sections_of(names) for plot in section.plots for metric in plot.metrics]
-    assert sorted(shared) == sorted(names.difference({"stage", STEP, TOKENS}))  # the axes, and a stage's number
+    assert sorted(shared) == sorted(names.difference({"stage", STEP, TOKENS}))  # the axes and the stage number
 
 
-def test_trackers_out_of_reach_and_an_average_cost_the_run_nothing(whole_run, words, tmp_path):
+def test_an_unreachable_tracker_and_weight_averaging_do_not_change_the_run(whole_run, words, tmp_path):
     from tests.torture.wandb_server import BLACK_HOLE, WandbServer
 
     folder, key = tmp_path / "dark", "canary" + "0123456789" * 4
     with WandbServer(BLACK_HOLE) as server:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
         environment = {**inherited, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": key}
-        asked = ["tracker=both", "tracker.finish_s=0.5", "averaging.decay=0.9", "averaging.every=2"]
-        out = finish(pdpc_train([*words, *asked], folder, 2, env=environment))
+        trackers = ["tracker=both", "tracker.finish_s=0.5", "averaging.decay=0.9", "averaging.every=2"]
+        out = finish(pdpc_train([*words, *trackers], folder, 2, env=environment))
     assert "W&B: 0 records sent" in out
     assert losses(folder) == losses(whole_run)
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
@@ -193,7 +193,7 @@ def test_trackers_out_of_reach_and_an_average_cost_the_run_nothing(whole_run, wo
 
 
 def kill_after_step(process, folder, step):
-    """SIGKILL the launcher and both ranks once a step is on record."""
+    """SIGKILL the launcher and both ranks once a step is recorded."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         metrics = folder / "metrics.jsonl"
@@ -210,7 +210,7 @@ def kill_after_step(process, folder, step):
     process.stdout.close()
 
 
-def test_a_killed_run_goes_on_digit_for_digit(whole_run, words, tmp_path):
+def test_a_killed_run_resumes_bitwise_equal(whole_run, words, tmp_path):
     folder = tmp_path / "killed"
     first_end, second_end, _ = order_of(whole_run).stage_ends
     middle = (first_end + second_end) // 2
@@ -227,7 +227,7 @@ def test_a_killed_run_goes_on_digit_for_digit(whole_run, words, tmp_path):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
 
 
-def test_a_killed_run_goes_on_with_a_replanned_order_and_with_no_other_past(words, replanned, forged, tmp_path):
+def test_a_killed_run_resumes_with_a_replanned_order_but_not_with_another_past(words, replanned, forged, tmp_path):
     folder = tmp_path / "killed"
     path = next(word for word in words if word.startswith("data.order=")).removeprefix("data.order=")
     order = Order.open(path)
@@ -239,24 +239,24 @@ def test_a_killed_run_goes_on_with_a_replanned_order_and_with_no_other_past(word
     process = pdpc_train([*words, f"data.order={other.folder}"], folder, 1)
     out, _ = process.communicate(timeout=240)
     assert process.returncode != 0
-    assert f"step_{end:08d} has read other samples than the first {end * order.batch_size} of order" in out
+    assert f"step_{end:08d} has consumed other samples than the first {end * order.batch_size} of order" in out
     assert (folder / "run.json").read_bytes() == before
 
     child = replanned(order, tmp_path / "child", end * order.batch_size)
     out = finish(pdpc_train([*words, f"data.order={child.folder}", "micro_batch_size=8"], folder, 1))
-    assert out.count(f"the run goes on with order {child.fingerprint}") == 1
+    assert out.count(f"resuming with order {child.fingerprint}") == 1
     assert read_consumed(folder).tolist() == child[:].tolist() != order[:].tolist()
     facts = read_run(folder)
     assert facts["fingerprints"]["order"] == child.fingerprint
-    lives = [(life["order"], life["step"], life["world_size"]) for life in facts["lives"]]
-    assert lives == [(order.fingerprint, 0, 2), (child.fingerprint, end, 1)]
+    attempts = [(attempt["order"], attempt["step"], attempt["world_size"]) for attempt in facts["lives"]]
+    assert attempts == [(order.fingerprint, 0, 2), (child.fingerprint, end, 1)]
     assert (facts["cursor"], facts["consumed_hash"]) == (len(child), as_hex(order_hash(child, len(child))))
     process = pdpc_train(words, folder, 1)
     out, _ = process.communicate(timeout=60)
-    assert f"fingerprints.order: '{child.fingerprint}' there, '{order.fingerprint}' now" in out
+    assert f"fingerprints.order: was '{child.fingerprint}', now '{order.fingerprint}'" in out
 
 
-def test_ranks_leave_when_the_launcher_is_killed(words, tmp_path):
+def test_ranks_exit_when_the_launcher_is_killed(words, tmp_path):
     folder = tmp_path / "orphans"
     process = pdpc_train(words, folder, 2)
     deadline = time.monotonic() + 120
@@ -279,15 +279,15 @@ def alive(pid):
         return False
 
 
-def test_a_finished_run_is_reused_and_other_settings_are_refused(whole_run, words):
+def test_a_finished_run_is_reused_and_other_settings_are_rejected(whole_run, words):
     assert "is finished: reused" in finish(pdpc_train(words, whole_run, 2))
     process = pdpc_train([*words, "optimizer.lr=1e-4"], whole_run, 2)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 78
-    assert "optimizer.lr: 0.003 there, 0.0001 now" in out
+    assert "optimizer.lr: was 0.003, now 0.0001" in out
 
 
-def test_attention_may_change_between_lives_and_is_checked_at_the_door(whole_run, words, tmp_path):
+def test_attention_may_change_between_attempts_and_is_checked_before_training_starts(whole_run, words, tmp_path):
     assert "is finished: reused" in finish(pdpc_train([*words, "model.attention=reference"], whole_run, 1))
     process = pdpc_train([*words, "model.attention=flash"], tmp_path / "flash", 1)
     out, _ = process.communicate(timeout=60)
@@ -297,7 +297,7 @@ def test_attention_may_change_between_lives_and_is_checked_at_the_door(whole_run
 
 
 def test_the_deepspeed_launcher_starts_the_same_run(whole_run, words, tmp_path):
-    """`deepspeed --module train ...`, as its users type it: --local_rank is passed and does not disturb."""
+    """`deepspeed --module train ...` as users type it; it passes --local_rank, which must be accepted."""
     from train.distributed.world import free_port
 
     command = [
@@ -334,7 +334,7 @@ def test_the_export_loads_without_our_package_and_has_equal_logits(whole_run):
     assert order.manifest.config["preference"]["name"] in card
 
 
-def test_the_run_folder_says_what_was_used(whole_run, words):
+def test_the_run_folder_records_what_was_used(whole_run, words):
     facts = read_run(whole_run)
     assert facts["fingerprints"]["order"] == order_of(whole_run).fingerprint
     assert facts["fingerprints"]["tokens"] == Tokens.open(facts["paths"]["tokens"]).fingerprint

@@ -1,3 +1,5 @@
+"""Learning rate schedules, and the warning about orders whose score rises while the rate decays."""
+
 import re
 
 import pytest
@@ -13,7 +15,7 @@ def rates(steps, peak=1.0, tokens_per_step=100, **settings):
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear"])
-def test_it_warms_up_peaks_and_leaves_the_final_share(name):
+def test_it_warms_up_to_the_peak_and_decays_to_the_final_share(name):
     found = rates(200, 3e-3, name=name, warmup_share=0.1, final_share=1 / 3)
     assert found[0] == pytest.approx(3e-3 / 20)
     assert found[:20] == sorted(found[:20])
@@ -22,7 +24,7 @@ def test_it_warms_up_peaks_and_leaves_the_final_share(name):
     assert found[-1] == pytest.approx(1e-3)
 
 
-def test_constant_stays_and_a_run_of_one_step_has_the_peak():
+def test_constant_stays_constant_and_a_run_of_one_step_has_the_peak():
     assert set(rates(9, name="constant", warmup_share=0, final_share=1)) == {1.0}
     assert rates(1) == [1.0]
 
@@ -30,7 +32,7 @@ def test_constant_stays_and_a_run_of_one_step_has_the_peak():
 @pytest.mark.parametrize(
     ("decay", "middle"), [("linear", 0.5), ("cosine", 0.5), ("sqrt", 1 - 0.5**0.5)], ids=["linear", "cosine", "sqrt"]
 )
-def test_wsd_stays_at_the_peak_and_falls_over_its_last_share(decay, middle):
+def test_wsd_stays_at_the_peak_and_decays_over_its_last_share(decay, middle):
     found = rates(100, name="wsd", warmup_steps=10, decay_share=0.4, decay=decay, final_share=0.2)
     assert found[9:60] == [1.0] * 51
     assert found[60] < 1.0
@@ -43,7 +45,7 @@ def test_wsd_without_a_decay_is_constant():
     assert rates(50, name="wsd", decay_share=0.0) == rates(50, name="constant", final_share=1.0)
 
 
-def test_warm_up_is_the_same_as_a_share_in_steps_and_in_tokens():
+def test_warm_up_as_a_share_in_steps_or_in_tokens_is_the_same():
     by_share = rates(100, warmup_share=0.2)
     assert by_share == rates(100, warmup_steps=20) == rates(100, warmup_tokens=1901) == rates(100, warmup_tokens=2000)
     assert by_share != rates(100, warmup_tokens=2001)
@@ -57,23 +59,23 @@ def test_warm_up_is_the_same_as_a_share_in_steps_and_in_tokens():
         ({"name": "warp"}, "schedule.name='warp' is unknown: use one of ['wsd', 'cosine', 'linear', 'constant']"),
         ({"warmup_share": 2.0}, "schedule.warmup_share=2.0 must lie in [0, 1]"),
         ({"final_share": -0.1}, "schedule.final_share=-0.1 must lie in [0, 1]"),
-        ({"final_share": 0.5, "name": "constant"}, "schedule.final_share=0.5 does not fit a constant rate"),
+        ({"final_share": 0.5, "name": "constant"}, "schedule.final_share=0.5 does not match a constant rate"),
         ({"warmup_steps": -1}, "schedule.warmup_steps=-1 must not be negative"),
-        ({"warmup_share": 0.1, "warmup_steps": 5}, "schedule.warmup_share=0.1 and schedule.warmup_steps=5 both say"),
-        ({"warmup_tokens": 9, "warmup_steps": 5}, "schedule.warmup_steps=5 and schedule.warmup_tokens=9 both say"),
-        ({"decay": "sqrt"}, "schedule.decay='sqrt' has no effect on cosine"),
-        ({"name": "linear", "decay_share": 0.1}, "schedule.decay_share=0.1 has no effect on linear"),
+        ({"warmup_share": 0.1, "warmup_steps": 5}, "schedule.warmup_share=0.1 and schedule.warmup_steps=5 both set"),
+        ({"warmup_tokens": 9, "warmup_steps": 5}, "schedule.warmup_steps=5 and schedule.warmup_tokens=9 both set"),
+        ({"decay": "sqrt"}, "schedule.decay='sqrt' has no effect with cosine"),
+        ({"name": "linear", "decay_share": 0.1}, "schedule.decay_share=0.1 has no effect with linear"),
         (
             {"name": "wsd", "decay": "cliff"},
             "schedule.decay='cliff' is unknown: use one of ['cosine', 'linear', 'sqrt']",
         ),
         (
             {"name": "wsd", "decay_share": 0.99},
-            "schedule.decay_share=0.99 and a warm-up of 0.02 are more than the whole",
+            "schedule.decay_share=0.99 and a warm-up of 0.02 add up to more than the whole",
         ),
     ],
 )
-def test_impossible_values_are_named(changes, message):
+def test_invalid_values_are_named(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         ScheduleSettings(**changes)
 
@@ -81,22 +83,22 @@ def test_impossible_values_are_named(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"warmup_steps": 40}, "schedule.warmup_steps=40 is 40 steps of warm-up, and the order has 40"),
-        ({"warmup_tokens": 4000}, "schedule.warmup_tokens=4000 is 40 steps of warm-up, and the order has 40"),
+        ({"warmup_steps": 40}, "schedule.warmup_steps=40 is 40 steps of warm-up, but the order has 40"),
+        ({"warmup_tokens": 4000}, "schedule.warmup_tokens=4000 is 40 steps of warm-up, but the order has 40"),
         (
             {"name": "wsd", "warmup_steps": 30, "decay_share": 0.5},
-            "schedule.warmup_steps=30 is 30 steps of warm-up, and schedule.decay_share leaves 20 of 40",
+            "schedule.warmup_steps=30 is 30 steps of warm-up, but schedule.decay_share leaves 20 of 40",
         ),
     ],
 )
-def test_what_does_not_fit_into_the_run_is_named(changes, message):
+def test_phases_longer_than_the_run_are_rejected(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         rates(40, **changes)
 
 
 @pytest.fixture(scope="module")
 def rising_orders(tokens_folder, scores_folder, tmp_path_factory):
-    """Make an order of a preference, in batches of 16."""
+    """Arrange an order by a preference, in batches of 16."""
     root = tmp_path_factory.mktemp("orders")
 
     def make(name, preference):
@@ -127,7 +129,7 @@ def rising_orders(tokens_folder, scores_folder, tmp_path_factory):
         ("frame", Frame(), False),
     ],
 )
-def test_a_rising_score_and_a_decay_to_nearly_zero_do_not_go_together(name, preference, rises, rising_orders):
+def test_a_rising_score_with_a_decay_to_nearly_zero_is_reported(name, preference, rises, rising_orders):
     order = rising_orders(name, preference)
     to_a_tenth = ScheduleSettings(final_share=0.1)
     reason = wasted_rise(to_a_tenth, order)
@@ -135,7 +137,7 @@ def test_a_rising_score_and_a_decay_to_nearly_zero_do_not_go_together(name, pref
     assert wasted_rise(ScheduleSettings(), order) is None
     assert wasted_rise(ScheduleSettings(name="constant", final_share=1.0), order) is None
     assert wasted_rise(ScheduleSettings(name="wsd", final_share=0.0), order) == (
-        reason and reason.replace("schedule cosine falls to 0.1", "schedule wsd falls to 0")
+        reason and reason.replace("schedule cosine decays to 0.1", "schedule wsd decays to 0")
     )
     if rises:
         assert "rises over the run" in reason

@@ -30,8 +30,8 @@ from train.checkpoint.retention import number_of, temporary_of
 from train.checkpoint.space import check_space, free_bytes
 from train.checkpoint.write import NotFiniteError, write_shard
 from train.config.packages import versions
-from train.distributed.collectives import Exchange
-from train.distributed.out_of_memory import OutOfMemory, says_no_memory, told
+from train.distributed.collectives import Collectives
+from train.distributed.out_of_memory import OutOfMemory, first_line, says_no_memory
 from train.distributed.world import World
 from train.engine import Engine
 from train.faults import fault
@@ -73,7 +73,7 @@ def save(
     folder = folder_of(checkpoints, step)
     if world.same(int(folder.is_dir())):
         return _existing(folder, cursor, consumed_hash)
-    ranks = _AllRanks(Exchange(world), folder)
+    ranks = _AllRanks(Collectives(world), folder)
     header, size = b"", 0
 
     def begin() -> dict[str, Any]:
@@ -133,7 +133,7 @@ def save(
 class _AllRanks:
     """Runs the steps on all ranks: a failure on one is raised on all, after rank 0 has removed the temporary folder."""
 
-    def __init__(self, exchange: Exchange, folder: Path) -> None:
+    def __init__(self, exchange: Collectives, folder: Path) -> None:
         self.temporary: Path | None = None
         self._exchange = exchange
         self._folder = folder
@@ -174,7 +174,7 @@ class _AllRanks:
 
 def _problem(error: Exception) -> dict[str, Any]:
     if says_no_memory(error):
-        return {"kind": "memory", "errno": None, "text": told(error)}
+        return {"kind": "memory", "errno": None, "text": first_line(error)}
     kind = "os" if isinstance(error, OSError) else "finite" if isinstance(error, NotFiniteError) else "other"
     text = str(error) if kind == "finite" else f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.strerror:

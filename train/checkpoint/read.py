@@ -15,7 +15,7 @@ from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
 from models.config import DecoderConfig
 from train.checkpoint.find import KIND, check_file, verified
 from train.checkpoint.layout import KINDS, WORD, Part, check_complete, read_header
-from train.distributed.collectives import Exchange, RankFailed
+from train.distributed.collectives import Collectives, RankFailed
 from train.distributed.world import World
 from train.engine import Engine, Fragment
 from train.faults import fault
@@ -123,6 +123,6 @@ def _together(world: World, what: str) -> Iterator[None]:
     except (ArtifactError, OSError, ValueError, KeyError, TypeError) as error:
         problem = error
     try:
-        Exchange(world).gather(f"checkpoint: {what}", error=None if problem is None else str(problem))
+        Collectives(world).gather(f"checkpoint: {what}", error=None if problem is None else str(problem))
     except RankFailed as failed:
         raise (problem if isinstance(problem, ArtifactError) else ArtifactError(str(failed))) from problem

@@ -19,7 +19,7 @@ import xxhash
 from curriculum.artifact.files import hash_file, sync, write_text
 from curriculum.artifact.manifest import Manifest
 from train.checkpoint.find import aside_of
-from train.records.consumed import CONSUMED
+from train.records.layout import CONSUMED
 from train.records.skipped import SKIPPED
 from train.tracking import METRICS
 

@@ -1,1 +1,1 @@
-"""Configuration: how the words of a command line become checked settings."""
+"""Configuration: from command line and YAML to validated settings."""

@@ -1,7 +1,7 @@
-"""What overrides and configuration files may say: checked before Hydra reads them, and what came of them afterwards.
+"""What overrides and configuration files may contain, checked before Hydra reads them and again after composing.
 
-Settings are plain values. There is nothing in them to be looked up (`${oc.env:KEY}`), called (`_target_`) or expanded
-(YAML's aliases), no file is read from outside the folder of configurations, and Hydra itself cannot be configured.
+Settings are plain values: nothing in them is looked up (`${oc.env:KEY}`), called (`_target_`) or expanded (YAML
+aliases), no file outside the configuration folder is read, and Hydra itself cannot be configured.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 from train.config.secrets import secret_in
 
 LONGEST_WORD = 1 << 17
-"""Characters of an override: what Linux allows of an argument. Hydra's parser takes 0.4 s for them."""
+"""Characters of an override: Linux's limit for an argument. Hydra's parser takes 0.4 s for that many."""
 LARGEST_FILE = 1 << 17
 """Bytes of a configuration file."""
 DEEPEST = 32
-"""Brackets inside each other, or levels of a YAML file."""
+"""Nested brackets, or levels of a YAML file."""
 LONGEST_NUMBER = 400
 """Digits."""
 DIGITS = re.compile(rf"\d{{{LONGEST_NUMBER},}}")
@@ -29,28 +29,28 @@ PLAIN_TAG = "tag:yaml.org,2002:"
 
 
 def check_words(words: Iterable[str], groups: Path) -> None:
-    """Raise ValueError for an override that does more than set a value or choose a file of `groups`, naming its key."""
+    """Raise ValueError, naming the key, for an override that does more than set a value or choose a group's file."""
     for word in words:
         key, _, value = word.partition("=")
         key = key.lstrip("+~")
         name = key[:80]
         if len(word) > LONGEST_WORD:
-            raise ValueError(f"{name} has {len(word):,} characters, {LONGEST_WORD:,} are allowed: put it into a file")
+            raise ValueError(f"{name} has {len(word):,} characters, the limit is {LONGEST_WORD:,}: put it into a file")
         if "\0" in word:
-            raise ValueError(f"{name!r} holds a NUL byte: leave it out")
+            raise ValueError(f"{name!r} contains a NUL byte: remove it")
         if re.match(r"/*hydra(?:$|[./@])", key) or "@" in key:
-            raise ValueError(f"{name}: Hydra itself is not configured here: leave it out")
+            raise ValueError(f"{name}: Hydra itself cannot be configured here: remove it")
         _check_text(name, _without_escaped(word))
         if _depth(word) > DEEPEST:
-            raise ValueError(f"{name} has brackets more than {DEEPEST} deep: write a plain value")
-        if ".." in key or ((groups / key.strip("/")).is_dir() and _leads_out(value)):
-            raise ValueError(f"{name}={value[:80]} leads out of {groups}: name a file in there")
+            raise ValueError(f"{name} has more than {DEEPEST} levels of brackets: write a plain value")
+        if ".." in key or ((groups / key.strip("/")).is_dir() and _is_outside(value)):
+            raise ValueError(f"{name}={value[:80]} is outside {groups}: name a file in that folder")
 
 
 def check_files(verb: str, words: Iterable[str], groups: Path) -> None:
-    """Raise ValueError for a file of `groups`, among all that may be read for these overrides, that is not plain.
+    """Raise ValueError if one of the files of `groups` that these overrides may read is not plain.
 
-    Only values that YAML writes directly: no alias, no tag of Python's, no interpolation, no key for Hydra, few levels.
+    Plain files have only literal values: no alias, no Python tag, no interpolation, no key for Hydra, few levels.
     """
     wanted = [groups / f"{verb}.yaml"]
     for word in words:
@@ -66,35 +66,35 @@ def check_files(verb: str, words: Iterable[str], groups: Path) -> None:
 
 
 def check_settings(settings: Any, prefix: str = "") -> None:
-    """Raise ValueError for an empty value where one is needed, a number that is not finite, and a secret.
+    """Raise ValueError for an empty required value, a number that is not finite, or a secret.
 
-    The message names the key, and never the secret.
+    The message names the key, never the secret.
     """
     for key in _empty(settings, prefix):
         raise ValueError(f"{key}= is empty: give a value")
     for key, value in _values(settings, prefix):
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{key}={value} is not a finite number: give one")
+            raise ValueError(f"{key}={value} is not a finite number: give a finite one")
         if isinstance(value, str) and (secret := secret_in(value)):
             raise ValueError(
-                f"{key} holds {secret}: settings are written down in many places; keep secrets in the environment "
-                "or in netrc"
+                f"{key} contains {secret}: settings are stored in many places; keep secrets in the environment or in "
+                "netrc"
             )
 
 
 def check_yaml(path: Path, largest: int = LARGEST_FILE, tags: Collection[str] = (), nodes: int | None = None) -> str:
-    """Return the text of a YAML file that holds plain values alone, or these tags; nothing is made of it yet.
+    """Return the text of a YAML file that has only plain values and these tags; nothing is constructed from it yet.
 
-    Aliases are allowed with `nodes`: so many values may come of them. Raises ValueError, naming the file and its line,
-    for what is too large or too deep, an alias, another tag.
+    With `nodes`, aliases may expand to at most that many values; without, they are rejected. Raises ValueError, naming
+    the file and line, for a file that is too large or too deep, for an alias, and for another tag.
     """
     import yaml
 
     if path.stat().st_size > largest:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, {largest:,} are allowed: make it smaller")
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, the limit is {largest:,}: make it smaller")
     open_: list[tuple[str | None, int]] = []
     sizes: dict[str, int] = {}
-    made = 0
+    expanded = 0
     try:
         text = path.read_text("utf-8")
         for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -102,35 +102,35 @@ def check_yaml(path: Path, largest: int = LARGEST_FILE, tags: Collection[str] = 
             if isinstance(event, yaml.CollectionEndEvent):
                 anchor, before = open_.pop()
                 if anchor is not None:
-                    sizes[anchor] = made - before
+                    sizes[anchor] = expanded - before
                 continue
             if isinstance(event, yaml.AliasEvent):
                 if nodes is None or event.anchor not in sizes:
-                    raise ValueError(f"{where}: the alias {event.anchor!r}: write the value out")
-                made += sizes[event.anchor]
+                    raise ValueError(f"{where}: the alias {event.anchor!r} is not allowed: write the value out")
+                expanded += sizes[event.anchor]
             elif isinstance(event, yaml.NodeEvent):
                 _check_node(event, where, tags)
                 if isinstance(event, yaml.ScalarEvent):
                     sizes |= {event.anchor: 1} if event.anchor else {}
                 else:
-                    open_.append((event.anchor, made))
-                made += 1
+                    open_.append((event.anchor, expanded))
+                expanded += 1
             if len(open_) > DEEPEST:
-                raise ValueError(f"{where}: more than {DEEPEST} levels inside each other: write it flat")
-            if nodes is not None and made > nodes:
-                raise ValueError(f"{where}: more than {nodes:,} values come of its aliases: write them out")
+                raise ValueError(f"{where}: more than {DEEPEST} nested levels: flatten it")
+            if nodes is not None and expanded > nodes:
+                raise ValueError(f"{where}: aliases expand to more than {nodes:,} values: write them out")
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())}): mend that file") from None
+        raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())}): fix the file") from None
     return text
 
 
 def _check_node(event: Any, where: str, tags: Collection[str]) -> None:
-    """Raise ValueError for a tag that is neither plain nor allowed, and for a number of too many digits."""
+    """Raise ValueError for a tag that is neither plain nor allowed, and for a number with too many digits."""
     tag, value = event.tag, getattr(event, "value", "")
     if tag and tag not in tags and not (tag == "!" or (tag.startswith(PLAIN_TAG) and "python" not in tag)):
-        raise ValueError(f"{where}: the tag {tag!r}, and plain values are wanted: leave it out")
+        raise ValueError(f"{where}: the tag {tag!r} is not allowed, only plain values are: remove it")
     if DIGITS.search(value):
-        raise ValueError(f"{where}: a number of more than {LONGEST_NUMBER} digits: give a smaller one")
+        raise ValueError(f"{where}: a number has more than {LONGEST_NUMBER} digits: give a smaller one")
 
 
 def _chosen_by(path: Path, groups: Path) -> list[Path]:
@@ -139,20 +139,20 @@ def _chosen_by(path: Path, groups: Path) -> list[Path]:
 
     place = path.relative_to(groups).as_posix()
     if not path.resolve().is_relative_to(groups.resolve()):
-        raise ValueError(f"{place} is a link to {path.resolve()}, out of {groups}: copy the file")
+        raise ValueError(f"{place} is a link to {path.resolve()}, outside {groups}: copy the file")
     text = check_yaml(path)
     for number, line in enumerate(text.splitlines(), start=1):
         where = f"{path}, line {number}"
         line = line.partition(" #")[0]
         if re.match(r"#\s*@package\s+hydra\b", line) or re.match(r"['\"]?hydra['\"]?\s*:", line):
-            raise ValueError(f"{where}: Hydra itself is not configured here: leave it out")
+            raise ValueError(f"{where}: Hydra itself cannot be configured here: remove it")
         if not line.startswith("#"):
             _check_text(where, line)
     content = yaml.safe_load(text)
     if not isinstance(content, Mapping):
         return []
     if "hydra" in content:
-        raise ValueError(f"{path}: hydra: Hydra itself is not configured here: leave it out")
+        raise ValueError(f"{path}: hydra: Hydra itself cannot be configured here: remove it")
     return _defaults(content.get("defaults"), path, place, groups)
 
 
@@ -164,8 +164,8 @@ def _defaults(entries: Any, path: Path, place: str, groups: Path) -> list[Path]:
         for key, value in pairs:
             group = re.sub(r"^((override|optional)\s+)+", "", str(key))
             for name in value if isinstance(value, list) else [value]:
-                if _leads_out(str(name)) or ".." in group or re.match(r"/*hydra\b", group):
-                    raise ValueError(f"{place}: defaults: {entry!r} leads out of {groups}: name a file in there")
+                if _is_outside(str(name)) or ".." in group or re.match(r"/*hydra\b", group):
+                    raise ValueError(f"{place}: defaults: {entry!r} is outside {groups}: name a file in that folder")
                 folder = groups if group.startswith("/") else path.parent
                 chosen += [folder / group.strip("/") / f"{name}.yaml"] if name not in (None, "_self_") else []
     return chosen
@@ -173,17 +173,17 @@ def _defaults(entries: Any, path: Path, place: str, groups: Path) -> list[Path]:
 
 def _check_text(where: str, text: str) -> None:
     if "${" in text:
-        raise ValueError(f"{where}: ${{...}} is not looked up in settings: write the value, or let the shell put it in")
+        raise ValueError(f"{where}: ${{...}} is not resolved in settings: write the value, or let the shell insert it")
     if "_target_" in text:
-        raise ValueError(f"{where}: _target_ names code to run, and settings are values: leave it out")
+        raise ValueError(f"{where}: _target_ names code to run, but settings are plain values: remove it")
     if DIGITS.search(text):
-        raise ValueError(f"{where}: a number of more than {LONGEST_NUMBER} digits: give a smaller one")
+        raise ValueError(f"{where}: a number has more than {LONGEST_NUMBER} digits: give a smaller one")
 
 
 def _without_escaped(word: str) -> str:
-    """Return an override without the `${` in it that are text for Hydra and OmegaConf.
+    """Return an override without those `${` that Hydra and OmegaConf read as text.
 
-    In quotes that is one after an odd number of backslashes; outside, where Hydra halves them first, after one.
+    In quotes that is one after an odd number of backslashes; outside quotes, where Hydra halves them first, after one.
     """
     kept, quote = [], ""
     for token in re.findall(r"\\*\$\{|\\*['\"]|[^\\'\"$]+|.", word, flags=re.DOTALL):
@@ -196,12 +196,12 @@ def _without_escaped(word: str) -> str:
     return "".join(kept)
 
 
-def _leads_out(value: str) -> bool:
+def _is_outside(value: str) -> bool:
     return any(name.startswith("/") or ".." in Path(name).parts for name in re.findall(r"[^\s,\[\]'\"]+", value))
 
 
 def _depth(text: str) -> int:
-    """Return how many brackets are open at once at most; text in quotes counts too."""
+    """Return the deepest nesting of brackets; text in quotes counts too."""
     deepest = level = 0
     for character in text:
         if character in OPENING:

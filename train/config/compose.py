@@ -1,7 +1,7 @@
-"""Compose a verb's settings: YAML groups and overrides by Hydra, types and keys from the dataclasses.
+"""Compose a verb's settings: Hydra handles YAML groups and overrides, dataclasses define keys and types.
 
-Every mistake (unknown key, wrong type, missing value, impossible combination) is a SettingsError of one paragraph that
-names the key, the value and the mend, before anything starts.
+Every mistake (unknown key, wrong type, missing value, invalid combination) is a one-paragraph SettingsError that names
+the key, the value and the fix, before anything starts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LONGEST_MESSAGE = 2000
 
 
 class SettingsError(ValueError):
-    """The configuration or an override is wrong."""
+    """The configuration or an override is invalid."""
 
 
 def compose(
@@ -38,8 +38,8 @@ def compose(
     """Return the settings of a verb: `configs/<verb>.yaml` under the dataclass `schema`, with Hydra overrides.
 
     `choices` names the groups whose type depends on the choice: {"preference": {"pdpc": Pdpc, ...}}; their YAML files
-    begin with `defaults: [<name>_schema]`, and a choice without a file has its class's defaults. Raises SettingsError;
-    no secret that can be told stands in its message.
+    begin with `defaults: [<name>_schema]`, and a choice without a file has its class's defaults. Raises SettingsError,
+    with recognizable secrets removed from its message.
     """
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -62,7 +62,7 @@ def compose(
         )
         raise SettingsError(_short(_explain(verb, error, known, choices))) from None
     except YAMLError as error:
-        raise SettingsError(_short(f"{verb}: not YAML: {' '.join(str(error).split())}: mend that file")) from None
+        raise SettingsError(_short(f"{verb}: not YAML: {' '.join(str(error).split())}: fix the file")) from None
     except ValueError as error:
         raise SettingsError(_short(f"{verb}: {error}")) from None
 
@@ -87,9 +87,9 @@ def _composed(
 
 
 def defaults_of(verb: str, schema: type, choices: Mapping[str, Mapping[str, type]]) -> dict[str, Any]:
-    """Return what a verb's settings are without overrides, by dotted key: `configs/<verb>.yaml` over the dataclasses.
+    """Return a verb's settings without overrides, by dotted key: `configs/<verb>.yaml` over the dataclasses.
 
-    A value that has to be given is "???", as Hydra writes it.
+    A required value is "???", Hydra's notation.
     """
     from omegaconf import OmegaConf
 
@@ -104,7 +104,7 @@ def defaults_of(verb: str, schema: type, choices: Mapping[str, Mapping[str, type
 
 
 def groups_of(verb: str) -> dict[str, tuple[str, list[str]]]:
-    """Return the groups of files of `configs/` that a verb takes one of: the default, and all there are, by name."""
+    """Return, by name, the config groups of a verb: the default and all files of `configs/GROUP`."""
     from yaml import safe_load
 
     listed = safe_load((CONFIGS / f"{verb}.yaml").read_text("utf-8")).get("defaults", [])
@@ -118,7 +118,7 @@ def groups_of(verb: str) -> dict[str, tuple[str, list[str]]]:
 
 
 def options_of(group: str) -> list[str]:
-    """Return the names of a group's files in `configs/`; [] for what is no group."""
+    """Return the names of a group's files in `configs/`; [] if there is no such group."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
@@ -130,7 +130,7 @@ def as_yaml(settings: Any) -> str:
 
 
 def _short(message: str) -> str:
-    """Return a message without secrets and without the middle of a very long value."""
+    """Return a message without secrets, and shortened in the middle if it is very long."""
     text = without_secrets(message)
     return (
         text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE // 2]} ... {text[-LONGEST_MESSAGE // 2 :]}"
@@ -138,7 +138,7 @@ def _short(message: str) -> str:
 
 
 def _schema(schema: type, missing: list[str]) -> Any:
-    """Return the dataclass as an OmegaConf node that merges accept (frozen dataclasses come read-only)."""
+    """Return the dataclass as an OmegaConf node that can be merged into (frozen dataclasses are read-only)."""
     from omegaconf import DictConfig, OmegaConf
 
     node = OmegaConf.structured(schema)
@@ -154,7 +154,7 @@ def _schema(schema: type, missing: list[str]) -> Any:
                 child = part._get_node(key)
                 assert isinstance(child, DictConfig)
             if get_origin(child._metadata.ref_type) is dict:
-                OmegaConf.set_struct(child, False)  # names of its own: models.weak=... needs no plus sign
+                OmegaConf.set_struct(child, False)  # free names: models.weak=... needs no plus sign
             elif not child._is_missing():
                 thaw(child)
 
@@ -177,7 +177,7 @@ def _keys(schema: type, prefix: str = "") -> Iterator[str]:
 
 
 def _near_leaves(leaf: str, known: list[str]) -> list[str]:
-    """Return the known keys whose last word is nearest to `leaf`."""
+    """Return the known keys whose last word is closest to `leaf`."""
     leaves = difflib.get_close_matches(leaf, {key.split(".")[-1] for key in known}, n=2)
     return [key for key in known if key.split(".")[-1] in leaves]
 
@@ -204,7 +204,7 @@ def _explain(verb: str, error: Exception, known: list[str], choices: Mapping[str
     if wrong:
         first, *rest = str(cause).splitlines()
         file = re.match(r"In '([^']+)': ", first)
-        if file:  # a YAML file and not an override: Hydra puts the file's name first
+        if file:  # from a YAML file, not an override: Hydra puts the file's name first
             first = f"{rest[0]} in {file.group(1)}.yaml"
         if "is not a ListConfig" in first:
             return f"{verb}: {wrong.group(1)} is a list: write {wrong.group(1)}=[...], with commas between its entries"
@@ -212,7 +212,7 @@ def _explain(verb: str, error: Exception, known: list[str], choices: Mapping[str
     unread = re.search(r"LexerNoViableAltException: ([^=\s]+)=(.*)", text)
     if unread:
         key, value = unread.group(1).lstrip("+"), unread.group(2).strip()
-        return f"{verb}: {key}: {value} has letters that need quotes: write --{key} {shlex.quote(value)}"
+        return f"{verb}: {key}: {value} has characters that need quotes: write --{key} {shlex.quote(value)}"
     group = re.search(r"Could not find '([^']+)/([^']+)'", text)
     if group:
         name, option = group.groups()

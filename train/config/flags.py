@@ -1,4 +1,4 @@
-"""Words of a command line as Hydra overrides: flags, a first word that needs no key, and text in quotes."""
+"""Command-line arguments as Hydra overrides: flags, a positional first argument, and quoted text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)\Z)[a-z_][\w./-]*|[\w./-]*/[\w./-]*", re.ASCII | re.IGNORECASE)
-"""Text that Hydra's grammar reads as itself without quotes: a name, or a path with a slash."""
+"""Text that Hydra's grammar reads literally without quotes: a name, or a path with a slash."""
 
 
 def as_overrides(
@@ -19,14 +19,13 @@ def as_overrides(
     first: str | None = None,
     choices: Mapping[str, Mapping[str, type]] | None = None,
 ) -> list[str]:
-    """Return words as Hydra overrides.
+    """Return command-line arguments as Hydra overrides.
 
-    `--dry-run` stands for `dry_run=true`, `--step 5` and `--step=5` for `step=5`: a flag takes the next word unless
-    that is an override or a flag itself, or the setting is true or false. The types come from the settings dataclasses
-    `schemas` and from the options of `choices` (as in `compose`). Where a setting holds text, the value of its flag is
-    that text, whatever is in it; elsewhere Hydra reads it. A setting that is a list takes its flag any number of times:
-    `--accept-change a --accept-change b` is `accept_change=[a,b]`. With `first`, the first word that is none of these
-    is the text of that key.
+    `--dry-run` means `dry_run=true`; `--step 5` and `--step=5` mean `step=5`. A flag takes the next argument unless
+    that is an override or a flag itself, or the setting is a bool. Types come from the settings dataclasses `schemas`
+    and from the options of `choices` (as in `compose`). If a setting is text, its flag's value is taken literally;
+    otherwise Hydra parses it. The flag of a list may be repeated: `--accept-change a --accept-change b` means
+    `accept_change=[a,b]`. With `first`, the first argument that is none of these is the text of that key.
     """
 
     def kind_of(key: str) -> Any:
@@ -64,22 +63,22 @@ def as_overrides(
 
 
 def quoted(text: str | PathLike[str]) -> str:
-    """Return text, or a path, as a value of a Hydra override (`key=VALUE`, `key=[VALUE,...]`) that composes to it.
+    """Return text, or a path, as the value of a Hydra override (`key=VALUE`, `key=[VALUE,...]`) that composes to it.
 
     In quotes where Hydra or OmegaConf would read something else: a number, `null`, a list, `${...}`. The only text
-    that no override can give is `???`, OmegaConf's mark of a missing value.
+    that no override can express is `???`, OmegaConf's mark for a missing value.
     """
     text = fspath(text)
     if PLAIN.fullmatch(text):
         return text
-    # A backslash escapes a quote (Hydra) or `${` (OmegaConf), so only those before one of the two are doubled, and
-    # those at the end, which is before the closing quote.
+    # A backslash escapes a quote (Hydra) or `${` (OmegaConf), so only backslashes before one of these are doubled, and
+    # those at the end, before the closing quote.
     text = re.sub(r"(\\*)('|\$\{)", r"\1\1\\\2", text)
     return "'" + re.sub(r"(\\+)\Z", r"\1\1", text) + "'"
 
 
 def _kind(schema: Any, key: str) -> Any:
-    """Return the type of a setting by its dotted key; None for a key that is not in these settings."""
+    """Return the type of a setting by its dotted key; None if these settings have no such key."""
     for name in key.split("."):
         if is_dataclass(schema):
             schema = get_type_hints(schema).get(name)

@@ -1,4 +1,4 @@
-"""The help of a verb, the same from every program that runs it."""
+"""The help text of a verb, the same from every program that runs it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from train.config.compose import CONFIGS, defaults_of, groups_of
 from train.config.keys import describe
 
-TRAIN = "an ORDER to a RUN, by DeepSpeed; run it again to go on"
-"""What `train` does, in a line."""
+TRAIN = "an ORDER to a RUN, by DeepSpeed; run it again to resume"
+"""What `train` does, in one line."""
 
 
 def asks_help(words: Sequence[str]) -> bool:
-    """Is help asked for among the words of a command line?"""
+    """Return whether the command line asks for help."""
     return "-h" in words or "--help" in words
 
 
 def help_of(verb: str, does: str, settings: type, choices: Mapping[str, Mapping[str, type]]) -> str:
-    """Return what a verb does and every key of it, with its default and its docstring."""
+    """Return what a verb does and all of its keys, with defaults and docstrings."""
     keys = describe(settings, choices, defaults_of(verb, settings, choices), groups_of(verb))
     head = f"pdpc {verb}: {does}\n\nDefaults and keys ({CONFIGS.name}/{verb}.yaml); change any with KEY=VALUE:\n\n"
     return head + "\n".join(keys)

@@ -16,9 +16,9 @@ def describe(
     defaults: Mapping[str, Any],
     groups: Mapping[str, tuple[str, list[str]]],
 ) -> Iterator[str]:
-    """Yield a line a group of files (its default and all there are), a line a key, and the keys of every choice.
+    """Yield one entry per config group (default and options), one per key, and the keys of every choice.
 
-    `defaults` go over those of the dataclasses, by dotted key.
+    `defaults`, by dotted key, override those of the dataclasses.
     """
     for group, (default, files) in groups.items():
         yield f"  {group}={default}\n      One of {', '.join(files)}."
@@ -45,12 +45,12 @@ def _lines(settings: type, prefix: str, skip: set[str], defaults: Mapping[str, A
         elif field.default_factory is not MISSING:
             default = field.default_factory()
         default = defaults.get(f"{prefix}{field.name}", default)
-        told = "null" if default is None else "(required)" if default == "???" else default
-        yield f"  {prefix}{field.name} = {told}\n      {texts.get(field.name, '')}"
+        shown = "null" if default is None else "(required)" if default == "???" else default
+        yield f"  {prefix}{field.name} = {shown}\n      {texts.get(field.name, '')}"
 
 
 def field_docstrings(settings: type) -> dict[str, str]:
-    """Return the docstring that stands under each field of a dataclass, bases included."""
+    """Return the docstring under each field of a dataclass, including those of its bases."""
     texts: dict[str, str] = {}
     for base in reversed(settings.__mro__):
         if not is_dataclass(base):

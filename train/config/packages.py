@@ -1,4 +1,4 @@
-"""What a run is computed by: our four packages, from one place, and the versions of others."""
+"""The code a run is computed with: our four packages, from one place, and the versions of others."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from importlib.util import find_spec
 from pathlib import Path
 
 RECORDED = ("torch", "deepspeed", "transformers")
-"""Packages whose versions are written into every run and checkpoint, beside Python's and ours."""
+"""Packages whose versions are recorded in every run and checkpoint, as well as Python's and ours."""
 NAMES = ("models", "curriculum", "train", "launch")
 
 
 def check_packages() -> None:
-    """Raise ValueError when another package named models, curriculum, train or launch stands in the way."""
+    """Raise ValueError when another package named models, curriculum, train or launch shadows ours."""
     home = Path(__file__).resolve().parent.parent.parent
     for name in NAMES:
         spec = find_spec(name)
         found = Path(spec.origin).resolve().parent if spec and spec.origin else None
         if found != home / name:
             raise ValueError(
-                f"another package named {name!r} stands in the way at {found}: "
-                f"run pdpc where {home} comes first on the path"
+                f"another package named {name!r} at {found} shadows PDPC's: put {home} first on PYTHONPATH"
             )
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes a run."""
+    """Return the versions of the software that computes a run."""
     from curriculum.artifact.files import code_version
 
     found = {"pdpc": code_version(), "python": platform.python_version()}
@@ -37,12 +36,12 @@ def versions() -> dict[str, str]:
 
 @cache
 def _installed(name: str) -> str:
-    """Return a package's version, read once: a file of a thousand lines takes longer than a small checkpoint."""
+    """Return a package's version, read only once: parsing its metadata takes longer than a small checkpoint."""
     return version(name)
 
 
 def drift(before: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line for each version that is not what a run was computed by before, naming both."""
+    """Yield a line for each version that differs from what the run was computed with before, naming both."""
     now = versions()
     for name, old in before.items():
         if old != now.get(name):

@@ -1,1 +1,1 @@
-"""Ranks: how they start, find each other, notice each other's failures and leave."""
+"""Ranks: how they start, find each other, notice each other's failures and exit."""

@@ -1,4 +1,4 @@
-"""JSON values between ranks, so that a failure on one rank is a failure on all of them and never a hang."""
+"""Collectives over JSON values: a failure on one rank becomes a failure on all of them, never a hang."""
 
 from __future__ import annotations
 
@@ -15,46 +15,45 @@ T = TypeVar("T")
 
 LENGTH_BYTES = 8
 FIRST_BYTES = 4096
-"""Most bytes of a message that travel with its length: longer ones need a second collective."""
+"""Bytes of a message sent together with its length; longer messages need a second collective."""
 
 
 class RankFailed(RuntimeError):
-    """The ranks met and at least one of them had failed; every rank raises this with the same message."""
+    """At least one rank entered a collective with an error; every rank raises this with the same message."""
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """Meetings of all ranks. Each rank brings a value or an error; each leaves with everyone's values or the error."""
+class Collectives:
+    """Collectives of all ranks: each contributes a value or an error, and gets everyone's values or the error."""
 
     world: World
     deadline: Deadline = field(default_factory=Deadline)
-    """Never breaks a meeting off."""
+    """Never interrupts a collective."""
 
     def gather(self, step: str, value: Any = None, *, error: str | None = None) -> list[Any]:
         """Return every rank's `value` (anything JSON can hold), by rank.
 
-        Raises RankFailed with the lowest rank's `error` if any brought one, or if the ranks met at different steps. A
-        rank that has failed outside a meeting calls this once with its error: the others are told at their next one.
-        Errors are told, and written down, without secrets.
+        Raises RankFailed with the lowest rank's `error` if any rank has one, or if the ranks are at different steps. A
+        rank that has failed outside a collective calls this once with its error; the others get it at their next call.
+        Errors are sent and logged without secrets.
         """
         error = without_secrets(error) if error is not None else None
         with self.deadline.held():
-            told = _all_gather(json.dumps([step, value, error]).encode(), self.world)
-            notes = [json.loads(text) for text in told]
-            failures = [error for _, _, error in notes if error is not None]
-            steps = [step for step, _, _ in notes]
+            messages = [json.loads(text) for text in _all_gather(json.dumps([step, value, error]).encode(), self.world)]
+            failures = [error for _, _, error in messages if error is not None]
+            steps = [step for step, _, _ in messages]
             if not failures and len(set(steps)) > 1:
-                failures = [f"the ranks were asked different things ({steps}): give all of them the same task files"]
+                failures = [f"the ranks are at different steps ({steps}): give all of them the same task files"]
             if failures:
-                self.deadline.lift()  # all ranks know that the work is over: nobody may fail once more
+                self.deadline.lift()  # all ranks know that the work is over: none may fail again
                 raise RankFailed(failures[0])
-            return [value for _, value, _ in notes]
+            return [value for _, value, _ in messages]
 
     def run(self, step: str, work: Callable[[], T]) -> T:
-        """Return what `work` gives on this rank, once it has ended well on every rank; all ranks call this together.
+        """Return this rank's result of `work`, once it has succeeded on every rank; all ranks call this together.
 
-        Raises RankFailed on all of them if one could not do it, whatever the reason: an error, being late, or
-        SystemExit. Inside, ranks may meet through this exchange alone.
+        Raises RankFailed on all of them if it failed on one, for any reason: an error, the deadline, or SystemExit.
+        Inside `work`, ranks may communicate only through this object.
         """
         try:
             value = work()
@@ -62,15 +61,15 @@ class Exchange:
             raise
         except (Exception, SystemExit, TooLate) as error:
             self.gather(step, error=f"{type(error).__name__}: {error}")
-            raise AssertionError("a gathering with an error always raises") from error
+            raise AssertionError("gather with an error always raises") from error
         self.gather(step)
         return value
 
 
 def _all_gather(text: bytes, world: World) -> list[bytes]:
-    """Return every rank's bytes, by rank; as tensors, since the ranks may not trust or share pickles.
+    """Return every rank's bytes, by rank; sent as tensors, so that no pickle is loaded.
 
-    One collective for what is no longer than FIRST_BYTES everywhere, two for more.
+    One collective if every message fits into FIRST_BYTES, otherwise two.
     """
     if world.size == 1:
         return [text]
@@ -86,7 +85,7 @@ def _all_gather(text: bytes, world: World) -> list[bytes]:
 
 
 def _gather_rows(text: bytes, size: int, world: World) -> list[bytes]:
-    """Return every rank's bytes, filled up with zeros to `size`, which is the same on all ranks."""
+    """Return every rank's bytes, padded with zeros to `size`, which is the same on all ranks."""
     import torch
     import torch.distributed as dist
 

@@ -1,10 +1,10 @@
-"""A deadline for other people's code in the main thread, which strikes only where nothing is left half done.
+"""A deadline for third-party code in the main thread that strikes only where nothing is left half done.
 
-A task of a benchmark may sleep or loop for ever. A thread then sends the main thread a signal, whose handler raises
-`TooLate` wherever the interpreter is: in a sleep, a loop, a read, but never inside `held`. What the ranks do together
-(train/distributed/collectives.py) and a forward pass go to their end first, so no collective is left half done; the rank that was late
-tells the others at their next meeting. Code that never comes back to the interpreter (a loop in C) is not reached: the
-watchdog ends the run then, and its next life passes the task over (train/evaluation/attempts.py).
+A benchmark task may sleep or loop forever. A thread then sends the main thread a signal, whose handler raises `TooLate`
+wherever the interpreter is: in a sleep, a loop, a read, but never inside `held`. Collectives
+(train/distributed/collectives.py) and forward passes complete first, so no collective is left half done; the rank that
+is late reports it to the others in their next collective. Code that never returns to the interpreter (a loop in C) is
+out of reach: the watchdog then ends the run, and its next attempt skips the task (train/evaluation/attempts.py).
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNAL = signal.SIGVTALRM
-"""Not SIGALRM: tasks use that one themselves."""
+"""Not SIGALRM, which tasks use themselves."""
 AGAIN_S = 2.0
-"""After so long the signal is sent again: the code may have caught the first one."""
+"""Interval at which the signal is repeated: the code may have caught the first one."""
 
 
 class TooLate(BaseException):
-    """The time is over. Not an Exception, for a task's own `except Exception` would hide it."""
+    """The deadline has passed. Not an Exception, because a task's own `except Exception` would hide it."""
 
 
 class Deadline:
-    """Time that a piece of work has: none unless `within` is entered."""
+    """A time limit for a piece of work; there is none outside `within`."""
 
     def __init__(self) -> None:
         self._armed = False
         self._late = False
         self._held = 0
-        self._told = ""
+        self._message = ""
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Raise TooLate inside once the time is over. Outside the main thread, which alone gets signals, do nothing."""
+        """Raise TooLate inside once the time is up. Does nothing outside the main thread: only that gets signals."""
         main = threading.current_thread()
         if main is not threading.main_thread():
             yield
             return
         assert main.ident is not None
-        self._told = f"not done after {seconds:g} s"
+        self._message = f"not done after {seconds:g} s"
         self._late, self._armed = False, True
         over = threading.Event()
         clock = threading.Thread(target=_ring, args=(main.ident, seconds, over), name="deadline", daemon=True)
@@ -58,17 +58,17 @@ class Deadline:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Do something that must not be broken off; being late is told at its end, if it ended well."""
+        """Run a block that must not be interrupted; if it succeeds, a missed deadline is raised at its end."""
         self._held += 1
         try:
             yield
         finally:
             self._held -= 1
         if self._late and self._armed and not self._held:
-            raise TooLate(self._told)
+            raise TooLate(self._message)
 
     def lift(self) -> None:
-        """Let there be no deadline any more: the work is over on all ranks, for another reason."""
+        """Cancel the deadline: the work is over on all ranks, for another reason."""
         self._armed = False
 
     def _strike(self, _number: int, _frame: FrameType | None) -> None:
@@ -77,7 +77,7 @@ class Deadline:
         if self._held:
             self._late = True
             return
-        raise TooLate(self._told)
+        raise TooLate(self._message)
 
 
 def _ring(main: int, seconds: float, over: threading.Event) -> None:

@@ -1,4 +1,4 @@
-"""What every rank of a verb does around its work: from the words of its command line to its exit code."""
+"""What every rank of a verb does around its work, from command line to exit code."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RankVerb:
-    """A verb that ranks work on together."""
+    """A verb that runs on several ranks."""
 
     name: str
     does: str
-    """What it does, in a line."""
+    """What it does, in one line."""
     settings: type
     work: Callable[[Any, list[str]], int | None]
-    """One rank's work, given the settings and the overrides that they were composed from; returns the exit code."""
+    """One rank's work, given the settings and the overrides they were composed from; returns the exit code."""
     choices: Mapping[str, Mapping[str, type]] = field(default_factory=dict)
     refusals: tuple[type[ValueError], ...] = (ValueError,)
-    """Errors of `work` that refuse what was asked, in one line; any other is a failure, with its traceback."""
+    """Errors of `work` that reject the settings or the data, logged in one line; any other is a failure with a
+    traceback."""
 
 
 def run_rank(verb: RankVerb, arguments: Sequence[str]) -> int:
-    """Be one rank of a verb; return its exit code (train/distributed/exit_codes.py).
+    """Run one rank of a verb; return its exit code (train/distributed/exit_codes.py).
 
-    Takes the words of `pdpc VERB`, and the launcher's `--local_rank=N`. Neither help nor a refusal of the words loads
+    Takes the arguments of `pdpc VERB`, and the launcher's `--local_rank=N`. Neither help nor rejected arguments load
     torch.
     """
     if not faulthandler.is_enabled():
@@ -62,19 +63,19 @@ def run_rank(verb: RankVerb, arguments: Sequence[str]) -> int:
         return _posted(int(getattr(error, "exit_code", REFUSED)))
     except KeyboardInterrupt:
         if speaks():
-            log.error("pdpc %s: interrupted; run the same command again to go on", verb.name)
+            log.error("pdpc %s: interrupted; run the same command again to resume", verb.name)
         return _posted(LEFT_ON_SIGINT)
     except Exception as error:
         return _failed(verb.name, error)
 
 
 def speaks() -> bool:
-    """Does this rank say what all ranks of its node would say?"""
+    """Does this rank log what all ranks of its node would log?"""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def refusal(verb: str, error: Exception) -> str:
-    """Return the one line that refuses a verb, also when a library's own message of many lines is part of it."""
+    """Return the rejection of a verb as one line, even if it contains a library's message of many lines."""
     text = without_secrets(" ".join(str(error).split()))
     return f"pdpc {text}" if text.startswith(f"{verb}:") else f"pdpc {verb}: {text}"
 
@@ -90,7 +91,7 @@ def _composed(verb: RankVerb, words: Sequence[str]) -> tuple[Any, list[str]]:
 
 
 def _failed(verb: str, error: Exception) -> int:
-    """Say why this rank leaves, unless another rank does, and tell the others with which code."""
+    """Log why this rank exits, unless another rank does, and post its exit code to the others."""
     from train.distributed.rendezvous import NotMet
     from train.distributed.signals import Left, posted
     from train.distributed.world import OtherRankFailed, code_of, connection_lost
@@ -99,13 +100,13 @@ def _failed(verb: str, error: Exception) -> int:
         log.info("pdpc %s: %s", verb, error)
         return error.exit_code
     if (code := posted()) not in (0, FAILED):
-        log.warning("pdpc %s: rank %s leaves, for another rank left with code %s", verb, _rank(), code)
+        log.warning("pdpc %s: rank %s exits: another rank exited with code %s", verb, _rank(), code)
         return code
     code = code_of(error)
     if isinstance(error, OtherRankFailed):
         return code
     if code == FAILED and connection_lost(error):
-        log.error("pdpc %s: rank %s lost its connection to another rank: that one ended first", verb, _rank())
+        log.error("pdpc %s: rank %s lost its connection to another rank, which ended first", verb, _rank())
     elif code == FAILED and not isinstance(error, NotMet):
         log.error("pdpc %s: rank %s failed", verb, _rank(), exc_info=error)
     else:
@@ -114,15 +115,15 @@ def _failed(verb: str, error: Exception) -> int:
 
 
 def _posted(code: int) -> int:
-    """Tell the ranks that this one has met with which code it leaves; return the code."""
+    """Post this rank's exit code to the connected ranks; return the code."""
     if "train.distributed.signals" in sys.modules:
-        with suppress(Exception):  # where there is no memory for it, they will see that this one is gone
+        with suppress(Exception):  # without memory for it, they will notice that this rank is gone
             sys.modules["train.distributed.signals"].post(code)
     return code
 
 
 def _quiet_ranks() -> None:
-    """Let only rank 0 speak below the level of warnings."""
+    """Log below the level of warnings only on rank 0."""
     log_without_secrets(logging.INFO if _rank() == "0" else logging.WARNING, force=True)
     for name in ("DeepSpeed", "filelock", "fsspec", "httpx", "datasets", "lm_eval"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,8 +1,8 @@
-"""The roll: what the ranks of this machine tell the process that started them.
+"""The heartbeat: what the ranks of this machine report to the process that started them.
 
-A folder, named by PDPC_ROLL, with a file a fact: `00001.pid` when rank 1 has started (touched while it lives and can
-run), `00001.code` when it leaves. DeepSpeed's launcher swallows exit codes and passes signals on by ending everything;
-with the roll the supervisor (launch/train.py) asks the ranks themselves. Without the variable nothing is written.
+PDPC_ROLL names a folder with one file per fact: `00001.pid` once rank 1 has started (touched while it is alive and able
+to run), `00001.code` when it exits. DeepSpeed's launcher swallows exit codes, and ends everything to pass on a signal;
+with these files the supervisor (launch/train.py) reads them from the ranks. Without the variable nothing is written.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from train.distributed.exit_codes import (
     UNREADABLE,
 )
 
-ROLL = "PDPC_ROLL"
+VARIABLE = "PDPC_ROLL"
 """Environment variable with the folder."""
 
-TELLING = (PORT_TAKEN, REFUSED, CHANGED, DISK_FULL, UNREADABLE, OUT_OF_MEMORY, GUARD_STOPPED, HUNG, FAILED, *LEFT)
-"""Which code speaks for a run whose ranks differ: the first of these that a rank left with."""
+PRIORITY = (PORT_TAKEN, REFUSED, CHANGED, DISK_FULL, UNREADABLE, OUT_OF_MEMORY, GUARD_STOPPED, HUNG, FAILED, *LEFT)
+"""If exit codes differ, the run's is the first of these that any rank reported."""
 
 
 def report_in() -> None:
-    """Say that this rank has started, and by which process."""
+    """Report that this rank has started, and its process id."""
     _write("pid", os.getpid())
 
 
 def still_here() -> None:
-    """Say that this rank lives and can run."""
+    """Report that this rank is alive and able to run."""
     if path := _path("pid"):
         try:
             os.utime(path)
         except OSError:
-            return  # the supervisor is gone with its folder; the rank will hear of that elsewhere
+            return  # the supervisor is gone with its folder, which the rank notices elsewhere
 
 
 def report_code(code: int) -> None:
-    """Say with which code this rank leaves."""
+    """Report the exit code of this rank."""
     _write("code", code)
 
 
 def leave(code: int) -> NoReturn:
-    """End this process now. Gloo's threads may otherwise abort while the interpreter shuts down."""
+    """Exit this process now. Gloo's threads may otherwise abort while the interpreter shuts down."""
     report_code(code)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -62,57 +62,57 @@ def leave(code: int) -> NoReturn:
 
 
 def pids(folder: Path) -> dict[int, int]:
-    """Return the process of every rank that has started, by rank."""
+    """Return the process id of every rank that has started, by rank."""
     return _read(folder, "pid")
 
 
 class Silence:
-    """For how long the ranks have not said that they are here, as time was lived by the process that asks.
+    """How long the ranks have sent no heartbeat, counting only time in which the polling process itself ran.
 
-    A run that was stopped as a whole and goes on is not silent, nor is one whose clock was set.
+    A run that was stopped as a whole and continued is not silent, nor is one whose clock was set.
     """
 
     def __init__(self, folder: Path, most_s: float) -> None:
         self._folder = folder
         self._most_s = most_s
-        """What counts at most between two polls: more has passed when this process itself did not run."""
+        """Most time counted between two polls: if more has passed, this process itself did not run."""
         self._polled = time.monotonic()
-        self._said: dict[int, int] = {}
+        self._beats: dict[int, int] = {}
         self._silent_s: dict[int, float] = {}
 
     def poll(self) -> dict[int, float]:
-        """Return the seconds of silence of every rank that has started, by rank. Call it again and again."""
+        """Return the seconds of silence of every rank that has started, by rank. Call it repeatedly."""
         now = time.monotonic()
         passed_s = min(now - self._polled, self._most_s)
         self._polled = now
-        said = {int(path.stem): path.stat().st_mtime_ns for path in self._folder.glob("*.pid")}
+        beats = {int(path.stem): path.stat().st_mtime_ns for path in self._folder.glob("*.pid")}
         self._silent_s = {
-            rank: self._silent_s[rank] + passed_s if self._said.get(rank) == at else 0.0 for rank, at in said.items()
+            rank: self._silent_s[rank] + passed_s if self._beats.get(rank) == at else 0.0 for rank, at in beats.items()
         }
-        self._said = said
+        self._beats = beats
         return self._silent_s
 
 
 def code(folder: Path) -> int | None:
-    """Return the exit code that speaks for all ranks; None when none has started.
+    """Return the exit code of the run from those of its ranks; None if none has started.
 
-    A rank that started and left without a word was killed: it counts as failed.
+    A rank that started and ended without an exit code was killed: it counts as failed.
     """
     left = _read(folder, "code")
     started = _read(folder, "pid")
     if not started and not left:
         return None
     codes = {left.get(rank, FAILED) for rank in {*started, *left}}
-    return next((known for known in TELLING if known in codes), max(codes - {DONE}, default=DONE))
+    return next((known for known in PRIORITY if known in codes), max(codes - {DONE}, default=DONE))
 
 
-def mute(folder: Path) -> list[int]:
-    """Return the ranks that started and left without saying with which code."""
+def silent_ranks(folder: Path) -> list[int]:
+    """Return the ranks that started and ended without reporting an exit code."""
     return sorted(set(_read(folder, "pid")) - set(_read(folder, "code")))
 
 
 def _path(kind: str) -> Path | None:
-    folder = os.environ.get(ROLL)
+    folder = os.environ.get(VARIABLE)
     return Path(folder) / f"{int(os.environ.get('RANK', '0')):05d}.{kind}" if folder else None
 
 

@@ -1,4 +1,4 @@
-"""Errors that say that there is no memory: told apart from others, by what it was needed for."""
+"""Out-of-memory errors: recognized among others, and reported with what the memory was needed for."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from train.distributed.exit_codes import OUT_OF_MEMORY
 
 SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed", "bad_alloc")
-"""What is in such messages of CUDA, of torch's allocator on the CPU, of the system, of cuBLAS and of C++."""
+"""Parts of such messages from CUDA, torch's CPU allocator, the system, cuBLAS and C++."""
 
 
 class OutOfMemory(RuntimeError):
-    """The memory of a rank did not suffice."""
+    """A rank ran out of memory."""
 
     exit_code = OUT_OF_MEMORY
 
@@ -26,7 +26,7 @@ class OutOfMemory(RuntimeError):
 
 
 def says_no_memory(error: BaseException) -> bool:
-    """Tell whether an error says that there is no memory, be it the host's or a device's."""
+    """Return whether an error means out of memory, on the host or on a device."""
     if isinstance(error, (MemoryError, OutOfMemory, torch.OutOfMemoryError)):
         return True
     if isinstance(error, OSError):
@@ -36,16 +36,16 @@ def says_no_memory(error: BaseException) -> bool:
 
 @contextmanager
 def needing(what: str) -> Iterator[None]:
-    """Say what memory is needed for inside: an error that says that there is none becomes OutOfMemory."""
+    """Turn an out-of-memory error inside into OutOfMemory, which says what the memory was needed for."""
     try:
         yield
     except Exception as error:
         if isinstance(error, OutOfMemory) or not says_no_memory(error):
             raise
-        raise OutOfMemory(what, told(error)) from error
+        raise OutOfMemory(what, first_line(error)) from error
 
 
-def told(error: BaseException) -> str:
-    """Return the first line of an error that says so, without the addresses and stacks that follow."""
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, without the addresses and stacks that follow."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,9 +1,9 @@
-"""Signals: SIGTERM, SIGINT and SIGUSR1 ask a run to write a checkpoint and leave.
+"""Signals: SIGTERM, SIGINT and SIGUSR1 ask a run to write a checkpoint and exit.
 
-A thread of its own reads the signals, for Python's handlers wait while the main thread is in a collective. All ranks
-agree in which step they stop: the largest signal number that any of them has seen travels with every step on a group of
-the hosts, asked for before the step and read after it, so neither a GPU nor a host waits for it. Between steps there is
-nothing to save (while a run starts, evaluates or exports): the rank leaves at once.
+A dedicated thread reads the signals, because Python's handlers wait while the main thread is in a collective. All ranks
+agree on the step at which they stop: in every step, the largest signal number that any rank has received is reduced on
+a CPU group, started before the step and read after it, so neither GPU nor host waits for it. Outside training steps
+(while a run starts, evaluates or exports) there is nothing to save: the rank exits at once.
 """
 
 from __future__ import annotations
@@ -31,42 +31,43 @@ from train.distributed.world import World
 log = logging.getLogger(__name__)
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Signals that ask a run to leave."""
+"""Signals that ask a run to exit."""
 HANG = signal.SIGUSR2
-"""Sent by the rank, or the supervisor, that has found a hang: the stacks are dumped and the rank leaves."""
+"""Sent by the rank, or the supervisor, that has found a hang: the receiving rank dumps its stacks and exits."""
 SAME_S = 1.0
-"""Signals within this time are one request: a terminal and a launcher both pass on what they get."""
+"""Signals within this time count as one request: a terminal and a launcher both pass on what they get."""
 POSTED = "pdpc/left"
-"""Key in the ranks' store with the exit code with which one of them left without the others."""
+"""Key in the ranks' store with the exit code of a rank that exited without the others."""
 
 
 HEEDED = (FAILED, REFUSED, OUT_OF_MEMORY, UNREADABLE, DISK_FULL, GUARD_STOPPED)
-"""Codes of a rank that cannot go on, after which the others need not wait. Who hangs is to dump its stacks before."""
+"""Codes of a rank that cannot continue, after which the others need not wait. A hanging rank must dump its stacks
+first."""
 
 
 class Left(Exception):  # nothing went wrong
-    """The run wrote a checkpoint and left, as a signal asked it to."""
+    """The run wrote a checkpoint and exited, on a signal."""
 
     def __init__(self, number: int, step: int) -> None:
         self.exit_code = 128 + number
         name = signal.Signals(number).name
-        super().__init__(f"left on {name} with a checkpoint of step {step}: run the same command again to go on")
+        super().__init__(f"exited on {name} with a checkpoint of step {step}: run the same command again to resume")
 
 
 class Signals:
-    """The signals that this process has been sent. `install` once, in the main thread."""
+    """The signals sent to this process. `install` once, in the main thread."""
 
     def __init__(self, grace_s: float, leave: Callable[[int], Any] = leave) -> None:
         self.number = 0
-        """The first signal that asked the run to leave; 0: none yet."""
+        """The first signal that asked the run to exit; 0: none yet."""
         self.holds = False
         """Is there work to save? Then the first signal waits for the next step boundary, `grace_s` at most."""
         self.over = False
-        """Has the run come to its end? Then a signal changes nothing any more."""
+        """Is the run complete? Then a signal has no effect."""
         self.at_hang: Callable[[], None] = _nothing
-        """Called before the rank leaves because another one, or the supervisor, has found a hang."""
+        """Called before the rank exits because another one, or the supervisor, has found a hang."""
         self.at_leave: Callable[[], object] = _nothing
-        """Called, in the thread that reads the signals, before the rank leaves at once because it was asked to."""
+        """Called, in the thread that reads the signals, before the rank exits at once on a signal."""
         self._grace_s = grace_s
         self._leave = leave
         self._first_at = 0.0
@@ -76,7 +77,7 @@ class Signals:
         self._ends: tuple[socket.socket, socket.socket] | None = None
 
     def install(self) -> None:
-        """Take the signals over. Does nothing outside the main thread, where Python does not allow it."""
+        """Install the handlers. Does nothing outside the main thread, where Python does not allow it."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._ends = socket.socketpair()
@@ -87,7 +88,7 @@ class Signals:
         threading.Thread(target=self._listen, args=(self._ends[0],), name="signals", daemon=True).start()
 
     def close(self) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         if self._ends is None:
             return
         for number, handler in self._before.items():
@@ -97,13 +98,13 @@ class Signals:
         self._ends = None
 
     def ask(self, world: World) -> None:
-        """Begin to ask all ranks whether one of them is to leave; `answer` ends it. Every rank calls both."""
+        """Start to ask all ranks whether one of them has to exit; `answer` completes it. Every rank calls both."""
         self._flag[0] = self.number
         if world.size > 1:
             self._asked = dist.all_reduce(self._flag, dist.ReduceOp.MAX, group=world.hosts, async_op=True)
 
     def answer(self) -> int:
-        """Return the signal on which all ranks leave, the same on every rank; 0: none."""
+        """Return the signal on which all ranks exit, the same on every rank; 0: none."""
         if self._asked is not None:
             self._asked.wait()
             self._asked = None
@@ -111,7 +112,7 @@ class Signals:
 
     @contextmanager
     def holding(self, there_is_work: bool = True) -> Iterator[None]:
-        """Say whether there is work to save inside. A signal that waited leaves at once when there is none."""
+        """Set whether there is work to save inside. If there is none, a waiting signal takes effect at once."""
         before, self.holds = self.holds, there_is_work
         try:
             if not there_is_work and self.number:
@@ -125,11 +126,11 @@ class Signals:
             waits_s = max(0.0, self._first_at + self._grace_s - time.monotonic()) if self.number else None
             ready, _, _ = select.select([end], [], [], waits_s)
             if not ready and self.over:
-                self.number = 0  # nothing is waited for any more
+                self.number = 0  # nothing waits any more
                 continue
             if not ready:
                 self._leave_now(
-                    self.number, f"the grace time of {self._grace_s:g} s is over, no checkpoint was written"
+                    self.number, f"the grace period of {self._grace_s:g} s is over, no checkpoint was written"
                 )
                 return
             numbers = end.recv(64)
@@ -155,13 +156,13 @@ class Signals:
             else:
                 rank = os.environ.get("RANK", "0")
                 log.warning(
-                    "%s to rank %s: a checkpoint after this step, then the run leaves",
+                    "%s to rank %s: the run writes a checkpoint after this step and exits",
                     signal.Signals(number).name,
                     rank,
                 )
 
     def _leave_now(self, number: int, why: str) -> None:
-        log.warning("%s: rank %s leaves at once (%s)", signal.Signals(number).name, os.environ.get("RANK", "0"), why)
+        log.warning("%s: rank %s exits at once (%s)", signal.Signals(number).name, os.environ.get("RANK", "0"), why)
         with suppress(Exception):
             self.at_leave()
         post(128 + number)
@@ -173,17 +174,17 @@ def _nothing() -> None:
 
 
 def _heard(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: the number is in the pipe that the thread reads."""
+    """Do nothing: the number is in the socket that the thread reads."""
 
 
 def post(code: int, wait_s: float = 1.0) -> None:
-    """Tell the other ranks with which code this one leaves before them. Rank 0 keeps the store and waits a moment."""
+    """Post this rank's exit code to the others before it exits. Rank 0 holds the store and waits a moment."""
     began = time.monotonic()
     store = _store()
     if store is None:
         return
     if threading.current_thread() is threading.main_thread():
-        store.set(POSTED, str(code))  # sent and not waited for; nobody else asks the store now
+        store.set(POSTED, str(code))  # sent without waiting; no other thread uses the store now
     else:
         _within(wait_s, lambda: store.set(POSTED, str(code)))
     if os.environ.get("RANK", "0") == "0" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -191,7 +192,7 @@ def post(code: int, wait_s: float = 1.0) -> None:
 
 
 def posted(wait_s: float = 1.0) -> int:
-    """Return the exit code with which another rank left before this one failed; 0: none that is known of."""
+    """Return the exit code of another rank that exited before this one failed; 0: none known."""
     store = _store()
     if store is None:
         return 0
@@ -199,10 +200,11 @@ def posted(wait_s: float = 1.0) -> int:
 
 
 def heed(ask_s: float = 2.0, patience_s: float = 3.0) -> None:
-    """Leave, with its code, soon after another rank has left because it could not go on: see HEEDED.
+    """Exit, with its code, soon after another rank has exited because it could not continue: see HEEDED.
 
-    Most ranks notice by themselves, for a connection breaks. One that waits in a call that has none (DeepSpeed makes
-    process groups, NCCL sums) would wait for half an hour. A thread of its own asks, over a connection of its own.
+    Most ranks notice by themselves, because a connection breaks. A rank in a call without a connection to the lost one
+    (DeepSpeed creating process groups, an NCCL sum) would wait for half an hour. A dedicated thread polls for the code,
+    over its own connection.
     """
     store = _store()
     if store is None:
@@ -216,9 +218,9 @@ def heed(ask_s: float = 2.0, patience_s: float = 3.0) -> None:
             try:
                 code = int(store.get(POSTED)) if store.check([POSTED]) else 0
             except Exception:
-                return  # rank 0, which keeps the store, is gone: the connection to it tells as much
+                return  # rank 0, which holds the store, is gone: the broken connection says the same
         time.sleep(patience_s)
-        log.warning("rank %s leaves, for another rank left with code %s", os.environ.get("RANK", "0"), code)
+        log.warning("rank %s exits: another rank exited with code %s", os.environ.get("RANK", "0"), code)
         leave(code)
 
     threading.Thread(target=listen, name="heed", daemon=True).start()
@@ -231,7 +233,7 @@ def _store() -> Any:
 
 
 def _within(seconds: float, action: Callable[[], Any]) -> Any:
-    """Return what an action gives; None when it fails or takes longer: the store's host may be gone or stopped."""
+    """Return an action's result; None when it fails or takes longer: the store's host may be gone or stopped."""
     results: list[Any] = []
 
     def run() -> None:
@@ -242,7 +244,7 @@ def _within(seconds: float, action: Callable[[], Any]) -> Any:
 
     deadline = time.monotonic() + seconds
     with suppress(RuntimeError):
-        _thread.start_new_thread(run, ())  # a Thread that finds no memory in its first lines is waited for for ever
+        _thread.start_new_thread(run, ())  # Thread.start() would wait forever for one that runs out of memory at start
         while not results and time.monotonic() < deadline:
             time.sleep(0.005)
     return results[0] if results else None

@@ -1,8 +1,8 @@
-"""The watchdog: a thread that finds out when this rank's main thread no longer gets on.
+"""The watchdog: a thread that notices when this rank's main thread makes no progress.
 
-Nothing is asked of other ranks: when one of them is stopped or gone, all others wait for it in a collective and find
-themselves late. Who is late dumps its stacks into RUN/stacks, lets the other ranks of this machine dump theirs, ends
-those that do not end by themselves, and leaves with code 79.
+It needs nothing from other ranks: when one of them is stopped or gone, all others wait for it in a collective and time
+out. A rank that times out dumps its stacks into RUN/stacks, has the other ranks of this machine dump theirs, kills
+those that do not exit by themselves, and exits with code 79.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ from pathlib import Path
 from typing import IO
 
 from curriculum.artifact.files import process_alive
-from train.distributed.collectives import Exchange
+from train.distributed.collectives import Collectives
 from train.distributed.exit_codes import HUNG
 from train.distributed.heartbeat import leave
 from train.distributed.signals import HANG, post
 from train.distributed.world import World
+from train.records.layout import STACKS
 
 log = logging.getLogger(__name__)
 
-STACKS = "stacks"
-"""Folder of a run with a file a rank: what every thread was doing when a hang was found."""
 PATIENCE_S = 1.5
-"""How long another rank has to dump its stacks and leave, after which it is killed."""
+"""How long another rank has to dump its stacks and exit before it is killed."""
 
 
 class Watchdog:
@@ -54,19 +53,19 @@ class Watchdog:
         self._found = threading.Event()
 
     def start(self) -> None:
-        """Meet the other ranks, for their process ids, and begin to watch. Every rank calls this."""
+        """Gather the other ranks' process ids and start watching. Every rank calls this."""
         here = machine()
-        places = Exchange(self._world).gather("watchdog", [here, os.getpid()])
+        places = Collectives(self._world).gather("watchdog", [here, os.getpid()])
         self._peers = {
             rank: pid for rank, (place, pid) in enumerate(places) if place == here and rank != self._world.rank
         }
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file = open(self._folder / f"rank_{self._world.rank:05d}.txt", "a", encoding="utf-8")  # noqa: SIM115
-        faulthandler.enable(self._file)  # the last resort of `end_processes`, and what a crash leaves
+        faulthandler.enable(self._file)  # for SIGABRT, the last resort of `end_processes`, and for crashes
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def close(self) -> None:
-        """Stop watching. When a hang was found, its ending goes first: the process leaves in here."""
+        """Stop watching. If a hang was found, wait here while that ends the process."""
         self._closing.set()
         if self._found.is_set():
             time.sleep(10 * PATIENCE_S)
@@ -77,18 +76,18 @@ class Watchdog:
             self._file = None
             if empty:
                 os.unlink(self._folder / f"rank_{self._world.rank:05d}.txt")
-                with contextlib.suppress(OSError):  # another rank's file is there yet
+                with contextlib.suppress(OSError):  # another rank's file is still there
                     self._folder.rmdir()
 
     def beat(self, where: str) -> None:
-        """Say that this rank gets on: it has reached `where`, and will be somewhere else within `timeout_s`."""
+        """Report progress: this rank has reached `where`, and must report again within `timeout_s`."""
         self._where, self._limit_s, self._late_s = where, self._timeout_s, 0.0
 
     @contextmanager
     def slow(self, where: str) -> Iterator[None]:
-        """Do something that takes long by nature: `slow_timeout_s` holds inside, and time begins anew after it.
+        """Allow `slow_timeout_s` for a block that takes long by nature; the clock restarts after it.
 
-        One inside another has its own time, and so has what comes after it.
+        A nested block has its own limit, and the clock restarts after that too.
         """
         before, limit_s = self._where, self._limit_s
         self._where, self._limit_s, self._late_s = where, self._slow_timeout_s, 0.0
@@ -101,14 +100,14 @@ class Watchdog:
         last = time.monotonic()
         while not self._closing.wait(self._tick_s):
             now = time.monotonic()
-            # Time as this thread lived it: a process that was stopped as a whole and goes on is not late.
+            # Only time in which this thread ran: a process that was stopped as a whole and continued is not late.
             self._late_s += min(now - last, 4 * self._tick_s)
             last = now
             if self._late_s > self._limit_s:
                 self._end(self._where, self._limit_s)
 
     def dump(self) -> None:
-        """Write down, once, what all threads are doing; they stand still, for this holds the interpreter's lock."""
+        """Dump, once, the stacks of all threads; they stand still, because this holds the GIL."""
         if self._file is None or self._found.is_set():
             return
         self._found.set()
@@ -118,11 +117,11 @@ class Watchdog:
         faulthandler.dump_traceback(self._file, all_threads=True)
 
     def _end(self, where: str, limit_s: float) -> None:
-        """Dump the stacks of this machine's ranks and leave none of them behind."""
+        """Dump the stacks of this machine's ranks and end all of them."""
         assert self._file is not None
         self.dump()
         log.error(
-            "rank %s hangs: at %s for more than %g s; what its threads were doing is in %s",
+            "rank %s hangs: at %s for more than %g s; the stacks of its threads are in %s",
             *(self._world.rank, where, limit_s, self._file.name),
         )
         post(HUNG, PATIENCE_S / 3)
@@ -131,9 +130,10 @@ class Watchdog:
 
 
 def end_processes(pids: list[int]) -> None:
-    """Let hanging ranks dump their stacks and leave, also a stopped one; kill those that do not. About PATIENCE_S.
+    """Make hanging ranks, even stopped ones, dump their stacks and exit; kill those that do not.
 
-    A rank whose threads cannot run (something in C keeps the interpreter's lock) is aborted, which dumps its stacks.
+    Takes about PATIENCE_S. A rank whose threads cannot run (something in C holds the GIL) is aborted, which dumps its
+    stacks.
     """
     for number, share in ((HANG, 0.7), (signal.SIGABRT, 0.3), (signal.SIGKILL, 0.0)):
         for pid in pids:
@@ -146,7 +146,7 @@ def end_processes(pids: list[int]) -> None:
 
 
 def machine() -> str:
-    """Return a name for the place whose process ids mean the same: this host and its container."""
+    """Return a name for the scope of process ids: this host and its container."""
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -154,7 +154,7 @@ def machine() -> str:
 
 
 def running(pid: int) -> bool:
-    """Tell whether a process is there and has not ended."""
+    """Return whether a process exists and has not ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] not in "ZX"
     except OSError:

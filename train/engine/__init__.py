@@ -1,4 +1,4 @@
-"""The engine: a decoder under DeepSpeed ZeRO 0 to 3, its configuration, and its state by parameter name."""
+"""The engine: a decoder under DeepSpeed ZeRO 0 to 3, its DeepSpeed configuration, and its state by parameter name."""
 
 from train.engine.config import deepspeed_config
 from train.engine.engine import Engine, parameter_groups

@@ -1,30 +1,71 @@
-"""How a rank joins DeepSpeed's process group."""
+"""How a rank joins the others: the launcher's environment, the rendezvous, DeepSpeed's process group."""
 
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from datetime import timedelta
 
+import torch
+import torch.distributed as dist
+
+from train.distributed import heartbeat
+from train.distributed.rendezvous import rendezvous
+from train.distributed.world import World, free_port, local_ranks, watch_supervisor
 from train.engine.patches import JOIN, TABLE, check
+from train.faults import fault
+
+TIMEOUT = timedelta(minutes=30)
+"""Timeout of a collective."""
+MEET_S = 300.0
+"""Timeout of the rendezvous, from the first rank to arrive until all are connected."""
+
+
+def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
+    """Join the ranks given by the launcher's environment (RANK, WORLD_SIZE, ...), or be the only one.
+
+    Raises NotMet when a rank does not join within `meet_s` seconds.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    local_size = local_ranks(size)
+    if size == 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # no other rank has to find it
+        single = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+        os.environ.update(single, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    watch_supervisor()
+    heartbeat.report_in()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+        device, backend = torch.device("cuda", local_rank), "nccl"
+    else:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_size))
+        device, backend = torch.device("cpu"), "gloo"
+    load()
+    with rendezvous(rank, size, meet_s, heartbeat.leave):
+        _join(backend, TIMEOUT)
+        hosts = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
+    fault("world.joined")
+    return World(rank, size, local_rank, local_size, device, hosts)
 
 
 def load() -> None:
-    """Import DeepSpeed, quietly. Raises UnknownDeepSpeed when it lacks what joining needs."""
+    """Import DeepSpeed quietly. Raises UnknownDeepSpeed when it lacks an internal that joining needs."""
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*is deprecated", category=FutureWarning)
     check(row for row in TABLE if row.where is JOIN)
-    # On the CPU DeepSpeed would compile an extension of its own (a minute, a C++ compiler) that gloo does without.
+    # On the CPU DeepSpeed would compile its own extension (a minute, a C++ compiler), which gloo does not need.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def join(backend: str, timeout: timedelta) -> None:
-    """Create the group of all ranks; every rank calls this, after `load`.
+def _join(backend: str, timeout: timedelta) -> None:
+    """Create the process group of all ranks; every rank calls this, after `load`.
 
-    DeepSpeed's engine works in a copy of that group. It would create it later, when a rank may be lost, and wait for it
-    for as long as a collective may take: so the copy is created here too.
+    DeepSpeed's engine works in a copy of that group. It would create the copy later, when a rank may already be lost,
+    and wait for that rank for as long as a collective may take, so the copy is created here too.
     """
     import deepspeed
 

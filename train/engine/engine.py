@@ -1,4 +1,4 @@
-"""A decoder and its AdamW under DeepSpeed: forward, backward, then one update of the weights or none."""
+"""A decoder and its AdamW under DeepSpeed: forward, backward, then a weight update or a skipped one."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from train.memory.heap import keep_freed_memory
 from train.settings import OptimizerSettings, TrainSettings
 
 ROW = 1 << 16
-"""Elements whose squares are added up in one go."""
+"""Elements whose squares are summed at once."""
 
 
 def parameter_groups(decoder: Decoder, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """Return AdamW's groups: matrices with decay, norms without."""
+    """Return AdamW's parameter groups: matrices with weight decay, norms without."""
     parameters = list(decoder.parameters())
     return [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
@@ -52,9 +52,9 @@ def parameter_groups(decoder: Decoder, settings: OptimizerSettings) -> list[dict
 class Engine:
     """A decoder and its AdamW under DeepSpeed ZeRO 0, 1, 2 or 3.
 
-    `engine(ids_BS)` runs the model and `backward` follows every micro-batch. After the last one of a step `step` moves
-    the weights, or leaves weights and moments as they are, to the bit; every rank must choose alike. A `step` before
-    that does nothing, so it may also be called after every micro-batch.
+    `engine(ids_BS)` runs the model; call `backward` after every micro-batch. After the last micro-batch of a step,
+    `step` either updates the weights or leaves weights and moments bit-identical; every rank must make the same choice.
+    An earlier `step` does nothing, so it may also be called after every micro-batch.
     """
 
     def __init__(self, decoder: Decoder, settings: TrainSettings, batch_size: int, world: World) -> None:
@@ -95,9 +95,9 @@ class Engine:
         self._done = 0
         self._norm: Tensor | None = None
         self.stayed = torch.zeros((), device=world.device)
-        """Not zero: the last update left weights and moments as they were."""
+        """Nonzero if the last update was skipped: weights and moments are as before."""
         self.returned_at = time.perf_counter()
-        """When the last call in which ranks may meet came back: what follows, until the next, a rank does alone."""
+        """When the last call that may contain a collective returned: until the next one, the rank works locally."""
 
     def _initialize(self, settings: TrainSettings) -> Any:
         import deepspeed
@@ -109,30 +109,30 @@ class Engine:
             parts = [-(-parameter.numel() // self.world.size) for parameter in self.decoder.parameters()]
             config = on_disk(config, self._swap.path, max(parts), len(parts))
         with own_handles() if self._swap is not None else nullcontext():
-            made, *_ = deepspeed.initialize(
+            engine, *_ = deepspeed.initialize(
                 model=self.decoder, optimizer=self._adamw, config=config, dist_init_required=False
             )
         if settings.zero.stage == 3:
-            # The loss takes the head's weight without calling the head, whose hook would gather it. The decoder looks
-            # at the norm's: found out in a forward pass, it would spoil the order in which DeepSpeed reads ahead.
+            # The loss uses the head's weight without calling the head, so no hook gathers it. The decoder reads the
+            # norm's weight directly: if DeepSpeed discovered that in a forward pass, its prefetch order would break.
             for weight in (self.decoder.head.weight, self.decoder.norm.weight):
                 deepspeed.zero.register_external_parameter(self.decoder, weight)
-        return made
+        return engine
 
     def _bound_reduction(self) -> None:
-        """Reduce BF16_Optimizer's gradients bucket by bucket, and not at all where there is one rank.
+        """Reduce BF16_Optimizer's gradients bucket by bucket, and not at all on a single rank.
 
-        DeepSpeed 0.19.8 takes 500M elements at once for them, whatever the configuration says, and copies the whole
-        float32 gradient into a buffer and back even for a single rank.
+        DeepSpeed 0.19.8 reduces 500M elements at once, whatever the configuration says, and copies the whole float32
+        gradient into a buffer and back even on a single rank.
         """
         from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 
-        made = self._deepspeed
-        if not isinstance(made.optimizer, BF16_Optimizer):
+        engine = self._deepspeed
+        if not isinstance(engine.optimizer, BF16_Optimizer):
             return
-        made.enable_backward_allreduce = self.world.size > 1
+        engine.enable_backward_allreduce = self.world.size > 1
         bucket = self.config["zero_optimization"]["reduce_bucket_size"]
-        made.allreduce_gradients = partial(made.allreduce_gradients, bucket_size=bucket)
+        engine.allreduce_gradients = partial(engine.allreduce_gradients, bucket_size=bucket)
 
     def _state_of(self, settings: TrainSettings) -> State:
         from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
@@ -147,28 +147,28 @@ class Engine:
         return kind(self._deepspeed, self._adamw, self.decoder, self.world)
 
     def __call__(self, ids_BS: Tensor, documents: Documents | None = None, **more: Tensor) -> Any:
-        """Return the TokenLosses of a batch; `documents` and what else is given by name as in `Decoder.forward`."""
+        """Return the TokenLosses of a batch; `documents` and further keyword arguments as in `Decoder.forward`."""
         losses = self._deepspeed(ids_BS, documents, **more)
         self.returned_at = time.perf_counter()
         return losses
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this rank's share of the step's mean loss."""
-        assert self._done < self.micro_batches, "a step's gradients are complete: step"
+        """Accumulate the gradient of this rank's share of the step's mean loss."""
+        assert self._done < self.micro_batches, "all micro-batches of the step went backward: call step"
         self._done += 1
         self._norm = None
         self._state.open()
         self._deepspeed.set_gradient_accumulation_boundary(self._done == self.micro_batches)
-        # DeepSpeed averages over ranks; the loss is a share of a mean already, so it is scaled to be summed.
+        # DeepSpeed averages over ranks, but the loss is already a share of the mean: scale it so that shares add up.
         self._deepspeed.backward(loss * self.world.size, scale_wrt_gas=False)
         self.returned_at = time.perf_counter()
 
     def step(self, *left_out: Tensor) -> None:
-        """Move the weights, if the step's last micro-batch has gone backward.
+        """Update the weights, if the step's last micro-batch has gone backward.
 
-        Where one of `left_out`, scalars on the device, is not zero, or the gradient norm is not finite, weights,
-        moments and the update count stay as they are, to the bit. It is the device that decides: the host does not wait
-        for it. Every rank must bring the same.
+        If any of `left_out`, scalars on the device, is nonzero, or the gradient norm is not finite, weights, moments
+        and update count stay bit-identical. The device decides; the host does not wait for it. Every rank must pass
+        the same values.
         """
         if self._done < self.micro_batches:
             return
@@ -176,7 +176,7 @@ class Engine:
         stays = ~torch.isfinite(norm)
         for refused in left_out:
             stays |= refused != 0
-        held_at = self._state.masters()[0].device  # an offloaded AdamW runs on the host, which then has to know
+        held_at = self._state.masters()[0].device  # an offloaded AdamW runs on the host, which then needs the value
         self.stayed = stays.float()
         self._adamw.found_inf = self.stayed.to(held_at)  # type: ignore[attr-defined]  # as torch's GradScaler does
         with self._known_norm.inside(norm.to(held_at)):
@@ -190,17 +190,17 @@ class Engine:
             group["lr"] = value
 
     def gradients(self) -> list[Tensor]:
-        """Return the gradients that this rank holds after a step's last backward pass: views, before clipping."""
+        """Return the gradients this rank holds after a step's last backward pass: views, before clipping."""
         return self._state.gradients()
 
     def gradient_norm(self) -> Tensor:
-        """Return the global gradient norm before clipping: of the coming update after the last backward, else the last.
+        """Return the global gradient norm before clipping: of the coming update, or between updates of the last one.
 
-        A float32 scalar on the device. Before the update it is computed when first asked for, and every rank must ask;
-        it is not finite if any gradient on any rank is not.
+        A float32 scalar on the device. Before the update it is computed on the first call, and every rank must call; it
+        is not finite if any gradient on any rank is not.
         """
         if self._norm is None:
-            assert self._done == self.micro_batches, "the gradient is complete after a step's last backward"
+            assert self._done == self.micro_batches, "the gradient is complete only after a step's last backward"
             self._norm = self._global_norm()
         return self._norm
 
@@ -209,20 +209,20 @@ class Engine:
         squares = torch.zeros((), dtype=torch.float32, device=self.world.device)
         for gradient in self._state.gradients():
             squares += _square_sum(gradient).to(squares.device)
-        if self._state.shared_gradients:  # every rank has all of them; one rank's may yet be spoiled on their own
+        if self._state.shared_gradients:  # every rank has all of them; a fault may hit only one rank's
             squares /= self.world.size
         return self.world.all_sum(squares).sqrt()
 
     def updates(self) -> int:
-        """Return how often the weights have moved."""
+        """Return the number of weight updates so far."""
         return int(next(iter(self._adamw.state.values()))["step"].item())
 
     def fragments(self) -> Iterator[Fragment]:
         """Yield the float32 weights and moments that this rank owns, by parameter; every element has one owner.
 
-        A fragment is valid until the next one is asked for; what is written into it stays between `prepare_state` and
-        `filled` alone. Where the settings keep a running average of the weights, that is "ema" beside them, always in
-        memory: a hook moves it.
+        A fragment is valid until the next one is requested; writes to it persist only between `prepare_state` and
+        `filled`. If the settings keep a running average of the weights, it is "ema", always in memory and updated by a
+        hook.
         """
         for fragment in self._state.fragments(changed=self._filling):
             if self._average is not None:
@@ -230,26 +230,26 @@ class Engine:
             yield fragment
 
     def outline(self) -> Iterator[Fragment]:
-        """Yield what `fragments` yields, with tensors that have a length and no values."""
+        """Yield what `fragments` yields, with meta tensors: lengths without values."""
         kinds = ("param", *MOMENTS, *(() if self._average is None else ("ema",)))
         for piece in self._state.pieces():
             yield Fragment(piece.name, piece.start, {kind: torch.empty(piece.length, device="meta") for kind in kinds})
 
     def prepare_state(self, updates: int) -> None:
-        """Set the moments to zero and the update count, so that `fragments` can be filled from a checkpoint."""
+        """Zero the moments and set the update count, so that `fragments` can be filled from a checkpoint."""
         self._state.prepare(updates)
         self._filling = True
 
     def filled(self) -> None:
-        """Bring the working weights in line after `fragments` were filled. Every rank calls this."""
+        """Refresh the working weights after `fragments` were filled. Every rank calls this."""
         self._filling = False
         self._state.filled()
 
     @contextmanager
     def whole_weights(self) -> Iterator[None]:
-        """Have whole parameters in `decoder` on every rank, to read them or to run it; at ZeRO 3 they are gathered.
+        """Put whole parameters into `decoder` on every rank, to read them or run it; ZeRO 3 gathers them.
 
-        Every rank enters. What `decoder` was before must not be used inside: at ZeRO 3 it stands for another module,
+        Every rank enters. Do not use the previous `decoder` object inside: at ZeRO 3 it is replaced by another module,
         without DeepSpeed's hooks, that shares the gathered weights.
         """
         if not isinstance(self._state, PartitionedState):
@@ -278,13 +278,13 @@ class Engine:
         self.remove_swap_files()
 
     def remove_swap_files(self) -> None:
-        """Remove what lies on the fast disk: the engine cannot be used any more."""
+        """Remove the files on NVMe; the engine cannot be used afterwards."""
         if self._swap is not None:
             self._swap.remove()
 
 
 def _square_sum(tensor: Tensor) -> Tensor:
-    """Return the float32 sum of squares, row by row: in one sum over a billion elements a CPU loses digits."""
+    """Return the float32 sum of squares, row by row: one sum over a billion elements loses digits on a CPU."""
     flat = tensor.view(-1)
     rows = flat.numel() // ROW
     whole = torch.linalg.vector_norm(flat[: rows * ROW].view(rows, ROW), dim=1, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What stands in for DeepSpeed's functions while it starts, and while it moves the weights: see patches.py for each."""
+"""Replacements for DeepSpeed functions while it starts and while it updates the weights; patches.py lists each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from train.engine.patches import ENGINE, OPTIMIZER3, OPTIMIZER12, START, TABLE, 
 
 @contextmanager
 def replaced(owner: Any, name: str, instead: Any) -> Iterator[None]:
-    """Let `owner`, a module or an object with a method of its class, have another function by this name inside."""
+    """Replace a function of `owner`, a module or an object with a method of its class, inside the block."""
     before = vars(owner).get(name)
     setattr(owner, name, instead)
     try:
@@ -29,7 +29,7 @@ def replaced(owner: Any, name: str, instead: Any) -> Iterator[None]:
 
 @contextmanager
 def light_start() -> Iterator[None]:
-    """Spare a start of DeepSpeed what nobody asked for: torch's compiler, and memory figures."""
+    """Start DeepSpeed without loading torch's compiler and without collecting memory figures."""
     check(row for row in TABLE if row.where is START)
     from deepspeed.runtime import bf16_optimizer, compiler
 
@@ -41,10 +41,11 @@ def light_start() -> Iterator[None]:
 
 
 class KnownNorm:
-    """DeepSpeed's update of the weights without a host-device sync, and without a gradient norm of its own.
+    """DeepSpeed's weight update without a host-device sync, and without computing the gradient norm again.
 
-    DeepSpeed asks in every update whether the norm is finite and, in bf16, whether to clip. Neither answer is needed:
-    AdamW itself leaves out a step that must not move the weights (`Engine.step`), and clipping by 1 changes nothing.
+    In every update DeepSpeed reads from the device whether the norm is finite and, in bf16, whether to clip. Neither is
+    needed: AdamW itself skips a step that must not change the weights (`Engine.step`), and clipping by 1 changes
+    nothing.
     """
 
     def __init__(self, engine: Any, rows: Iterable[Row]) -> None:
@@ -67,7 +68,7 @@ class KnownNorm:
 
     @contextmanager
     def inside(self, norm: Tensor) -> Iterator[None]:
-        """Let DeepSpeed take everything for finite, and clip by this `norm`, a scalar where its gradients are."""
+        """Let DeepSpeed treat every norm as finite and clip by `norm`, a scalar on the device of its gradients."""
         self._norm = norm
         with ExitStack() as stack:
             for place in self._places:

@@ -1,7 +1,7 @@
 """AdamW's state by parameter name: which elements this rank owns, wherever a ZeRO stage keeps them.
 
-Every element of every parameter is owned by exactly one rank. Stages 1 to 3 split the float32 master weights and the
-moments over the ranks, and padding belongs to nobody; at stage 0 every rank holds them all and owns an equal share.
+Every element of every parameter has exactly one owner. Stages 1 to 3 split the float32 master weights and the moments
+over the ranks, and padding has no owner; at stage 0 every rank holds all of them and owns an equal share.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Fragment:
     start: int
     """Offset in the flattened parameter."""
     tensors: dict[str, Tensor]
-    """"param", "exp_avg" and "exp_avg_sq"; "ema" where a running average is kept."""
+    """"param", "exp_avg" and "exp_avg_sq"; also "ema" if a running average is kept."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Where a fragment lies in a master tensor."""
+    """The position of a fragment in a master tensor."""
 
     name: str
     start: int
@@ -48,7 +48,7 @@ class State(ABC):
     """The master weights, moments and gradients of one ZeRO stage."""
 
     shared_gradients: bool
-    """Does every rank hold the whole step's gradient, and not a part of its own?"""
+    """Does every rank hold the step's full gradient, rather than its own part?"""
 
     def __init__(self, deepspeed_engine: Any, adamw: torch.optim.Optimizer, decoder: nn.Module, world: World) -> None:
         self.engine = deepspeed_engine
@@ -67,19 +67,19 @@ class State(ABC):
 
     @abstractmethod
     def gradients(self) -> list[Tensor]:
-        """Return the gradients that this rank holds after a step's last backward pass, before clipping."""
+        """Return the gradients this rank holds after a step's last backward pass, before clipping."""
 
     def open(self) -> None:  # noqa: B027  # most stages need nothing
-        """Get ready to add the gradient of another backward pass to the step's sum."""
+        """Prepare to add the gradient of another backward pass to the step's sum."""
 
     @abstractmethod
     def filled(self) -> None:
-        """Bring the working weights in line with the master weights that the owners hold. Every rank calls this."""
+        """Refresh the working weights from the master weights that the owners hold. Every rank calls this."""
 
     def fragments(self, changed: bool = False) -> Iterator[Fragment]:
-        """Yield what this rank owns, parameter by parameter; each is valid until the next one is asked for.
+        """Yield what this rank owns, parameter by parameter; each fragment is valid until the next one is requested.
 
-        `changed`: what is written into it stays.
+        `changed`: writes to it persist.
         """
         for piece in self.pieces():
             yield self._views(piece)
@@ -91,12 +91,12 @@ class State(ABC):
         return Fragment(piece.name, piece.start, views)
 
     def prepare(self, updates: int) -> None:
-        """Make the moments zero and set the update count; each master tensor has a count of its own."""
+        """Zero the moments and set the update count, which every master tensor has separately."""
         for master in self.masters():
             self.prepare_master(master, updates)
 
     def prepare_master(self, master: Tensor, updates: int) -> None:
-        """Make the moments of one master tensor zero and set its count."""
+        """Zero the moments of one master tensor and set its update count."""
         state = self.adamw.state[master]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
@@ -107,7 +107,7 @@ class State(ABC):
 
 
 class WholeState(State):
-    """Stage 0 in fp32: DeepSpeed leaves AdamW as it is, and its parameters are the master weights."""
+    """Stage 0 in fp32: DeepSpeed uses AdamW unchanged, and its parameters are the master weights."""
 
     shared_gradients = True
 
@@ -125,12 +125,12 @@ class WholeState(State):
         return [p.grad for p in self.decoder.parameters() if p.grad is not None]
 
     def filled(self) -> None:
-        """Give every rank what the owners hold."""
+        """Copy the owners' values to every rank."""
         _spread(self)
 
 
 class FlatState(State):
-    """Stages 0 and 1 in bf16 (DeepSpeed's BF16_Optimizer): flat master tensors, one a parameter group."""
+    """Stages 0 and 1 in bf16 (DeepSpeed's BF16_Optimizer): one flat master tensor per parameter group."""
 
     shared_gradients = True
 
@@ -139,10 +139,10 @@ class FlatState(State):
         return [group["params"][0] for group in self.adamw.param_groups]
 
     def pieces(self) -> Iterator[Piece]:
-        """Yield what DeepSpeed put into this rank's part of the flat tensors."""
+        """Yield the parameters in this rank's part of the flat tensors."""
         masters = self.masters()
         for name, parameter in self.decoder.named_parameters():
-            mapping = parameter._hp_mapping  # type: ignore[attr-defined]  # DeepSpeed's: which part of it lies here
+            mapping = parameter._hp_mapping  # type: ignore[attr-defined]  # DeepSpeed's: which part of it is here
             if mapping is not None:
                 where, start = mapping.hp_fragment_address, mapping.lp_fragment_address.start
                 yield Piece(name, start, masters[mapping.param_group_index], where.start, where.numel)
@@ -157,7 +157,7 @@ class FlatState(State):
 
 
 class ReplicatedState(FlatState):
-    """Stage 0 in bf16: every rank holds the flat tensors in whole and owns an equal share of each parameter."""
+    """Stage 0 in bf16: every rank holds the full flat tensors and owns an equal share of each parameter."""
 
     def pieces(self) -> Iterator[Piece]:
         """Yield this rank's share."""
@@ -165,13 +165,13 @@ class ReplicatedState(FlatState):
             yield from _share(piece, self.world)
 
     def filled(self) -> None:
-        """Give every rank what the owners hold, then cast."""
+        """Copy the owners' values to every rank, then cast."""
         _spread(self)
         super().filled()
 
 
 class SplitState(FlatState):
-    """Stages 1 and 2 in DeepSpeed's ZeRO optimizer: a rank has the gradients of its own part alone."""
+    """Stages 1 and 2 in DeepSpeed's ZeRO optimizer: a rank has the gradients of its own part only."""
 
     shared_gradients = False
 
@@ -184,12 +184,12 @@ class SplitState(FlatState):
 
 
 class PartitionedState(State):
-    """Stage 3: each parameter is cut into one equal part a rank, the last ones padded; sub-groups of parts are flat."""
+    """Stage 3: each parameter has one equal part per rank, the last ones padded; sub-groups of parts are flat."""
 
     shared_gradients = False
 
     def masters(self) -> list[Tensor]:
-        """Return the flat tensors, one a sub-group."""
+        """Return the flat tensors, one per sub-group."""
         return list(self.optimizer.fp32_partitioned_groups_flat)
 
     def pieces(self) -> Iterator[Piece]:
@@ -203,10 +203,10 @@ class PartitionedState(State):
                 yield Piece(name, start, masters[group], offset, owned)
 
     def open(self) -> None:
-        """Let DeepSpeed add, not copy.
+        """Make DeepSpeed accumulate instead of overwrite.
 
-        DeepSpeed 0.19.8 begins a new sum with each backward pass until a forward pass has counted the one before: after
-        two forward passes, the second of two backward passes would silently take the place of the first.
+        DeepSpeed 0.19.8 starts a new sum with each backward pass until a forward pass has counted the previous one:
+        after two forward passes, the second of two backward passes would silently replace the first.
         """
         self.optimizer.clear_backward_seen_flag()
 
@@ -218,7 +218,7 @@ class PartitionedState(State):
 
     @torch.no_grad()
     def filled(self) -> None:
-        """Cast the parts into the working weights, as after an update; forward passes gather them."""
+        """Cast the parts to the working weights, as after an update; forward passes gather them."""
         optimizer = self.optimizer
         optimizer._partition_all_parameters()
         for group in range(len(optimizer.fp16_groups)):
@@ -232,7 +232,7 @@ class PartitionedState(State):
 
 
 def _share(piece: Piece, world: World) -> Iterator[Piece]:
-    """Yield this rank's equal share of a piece that all ranks hold; nothing where it is empty."""
+    """Yield this rank's equal share of a piece that all ranks hold; nothing if the share is empty."""
     first, last = (piece.length * rank // world.size for rank in (world.rank, world.rank + 1))
     if first < last:
         yield Piece(piece.name, piece.start + first, piece.master, piece.offset + first, last - first)
@@ -240,7 +240,7 @@ def _share(piece: Piece, world: World) -> Iterator[Piece]:
 
 @torch.no_grad()
 def _spread(state: State) -> None:
-    """Copy every owner's fragments to all ranks, bit for bit: sums of whole numbers of which all but one are zero."""
+    """Copy every owner's fragments to all ranks, bit for bit: integer sums in which all terms but one are zero."""
     if state.world.size == 1:
         return
     pieces = list(state.pieces())

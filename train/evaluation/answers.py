@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.artifact.files import reading
-
-EVALUATIONS = "evaluations"
+from train.records.layout import EVALUATIONS
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.artifact.files import ArtifactError, reading, write_text
-from train.evaluation.answers import EVALUATIONS
+from train.records.layout import EVALUATIONS
 
 log = logging.getLogger(__name__)
 

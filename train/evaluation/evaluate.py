@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from curriculum.tokens.tokens import Tokens
 from models.decoder import Decoder
-from train.distributed.collectives import Exchange, RankFailed
+from train.distributed.collectives import Collectives, RankFailed
 from train.distributed.world import World
 from train.evaluation.answers import Evaluated
 from train.evaluation.attempts import Attempts
@@ -78,7 +78,7 @@ def _heldout(decoder: Decoder, validation: Tokens, questions: Questions, world: 
         return evaluate_heldout(decoder, validation, questions.pd, questions.heldout, world)
 
     try:
-        return Exchange(world).run("held-out loss", work)
+        return Collectives(world).run("held-out loss", work)
     except RankFailed as failure:
         log.warning("held-out loss failed: %s", failure)
         return Evaluated({"val/error": str(failure)}, failed=[HELDOUT])

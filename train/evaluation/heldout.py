@@ -132,7 +132,7 @@ def _sample_sums(
     """
     import torch
 
-    from train.distributed.collectives import Exchange
+    from train.distributed.collectives import Collectives
     from train.distributed.out_of_memory import needing
 
     batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
@@ -152,7 +152,7 @@ def _sample_sums(
                     sums[1, place] = torch.from_numpy(bytes_of(batch[:, 1:], lengths).sum(axis=1)).double()
 
     with torch.no_grad(), evaluating(model):
-        Exchange(world).run("held-out samples", score)
+        Collectives(world).run("held-out samples", score)
     nats, bytes_ = world.all_sum(sums).cpu().numpy()  # an entry is zero on all ranks but one: the sum is exact
     return nats, bytes_
 

@@ -1,4 +1,4 @@
-"""What the card of a run's export says of its making: which data, in which order, and how far."""
+"""The training section of an exported run's model card: which data, in which order, and how far."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from models.huggingface.card import model_card, table
 def run_card(
     facts: dict[str, Any], checkpoint: Manifest, config: DecoderConfig, dtype: str, how: str | None = None
 ) -> str:
-    """Return the card of a checkpoint of the run whose run.json is `facts`, its weights stored as `dtype`.
+    """Return the model card of a checkpoint of the run whose run.json is `facts`, its weights stored as `dtype`.
 
-    `how` says which weights of the run they are.
+    `how` describes which weights of the run they are.
     """
     versions = ", ".join(f"{name} {value}" for name, value in sorted(facts["versions"].items()))
     making = "\n".join(
@@ -27,9 +27,9 @@ def run_card(
             "The order of the data is a file. These fingerprints identify the model and what it read:\n",
             table(_fingerprints(facts, checkpoint), "what", "fingerprint"),
             _preference(facts),
-            "In training, documents packed into one sample did not see each other: an end-of-text token starts a "
-            "document.\n",
-            f"Made with {versions}.\n",
+            "In training, documents packed into one sample did not attend to each other: an end-of-text token starts "
+            "a document.\n",
+            f"Trained with {versions}.\n",
         ]
     )
     return model_card(config, dtype, title=facts["arm"], making=making)
@@ -48,7 +48,7 @@ def _progress(facts: dict[str, Any], checkpoint: Manifest) -> dict[str, str]:
 
 
 def _fingerprints(facts: dict[str, Any], checkpoint: Manifest) -> dict[str, str]:
-    """Return the fingerprints of all that made the weights. The scores are those that the order was made from."""
+    """Return the fingerprints of everything the weights depend on. The scores are those the order was arranged by."""
     found: dict[str, str | None] = {
         **{name: value for name, value in facts["fingerprints"].items() if name != "scores"},
         "scores of held-out samples": facts["fingerprints"].get("scores"),
@@ -56,18 +56,16 @@ def _fingerprints(facts: dict[str, Any], checkpoint: Manifest) -> dict[str, str]
     }
     arranged = facts.get("arranged")
     if arranged is not None:
-        made_of = arranged["inputs"]
-        found["scores"] = made_of.get("scores") or made_of.get("own_scores")
+        inputs = arranged["inputs"]
+        found["scores"] = inputs.get("scores") or inputs.get("own_scores")
         found["preference"] = fingerprint_of(arranged["preference"]) if arranged["preference"] else None
-        found["parent of the order"] = made_of.get("parent")
+        found["parent of the order"] = inputs.get("parent")
     return {name: f"`{value}`" for name, value in sorted(found.items()) if value}
 
 
 def _preference(facts: dict[str, Any]) -> str:
     arranged = facts.get("arranged")
     if arranged is None or arranged["preference"] is None:
-        return "The run does not say by which preference its order was made; the order's manifest does.\n"
-    made = (
-        "The order was replanned; its later part was made" if arranged["inputs"].get("parent") else "The order was made"
-    )
-    return f"{made} by this preference:\n\n    {json.dumps(arranged['preference'], sort_keys=True)}\n"
+        return "The run does not record the preference of its order; the order's manifest does.\n"
+    subject = "The order was replanned; its later part was" if arranged["inputs"].get("parent") else "The order was"
+    return f"{subject} arranged by this preference:\n\n    {json.dumps(arranged['preference'], sort_keys=True)}\n"

@@ -1,4 +1,4 @@
-"""Export: the newest checkpoint of a run, or an average of its weights, as a Hugging Face folder."""
+"""Export: the newest checkpoint of a run, or an average of its weights, as a Hugging Face model folder."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ from models.huggingface.names import INDEX, WEIGHTS
 from train import checkpoint
 from train.export.card import run_card
 from train.export.weights import ChosenWeights, choose_weights
-from train.resume.runfolder import EXPORT, read_run
+from train.records.layout import EXPORT
+from train.records.run_json import read_run
 
 CARD = "README.md"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chosen: ChosenWeights | None = None) -> bool:
-    """Export weights of a run (its newest checkpoint's) with tokenizer and model card; False: they are there already.
+    """Export a run's weights (by default its newest checkpoint's), tokenizer and model card; False: already exported.
 
-    The card names checkpoint and type of the weights, and an export is there whole or not at all: equal cards will do.
+    The card names checkpoint and dtype of the weights, and an export is complete or absent, so comparing cards is
+    enough.
     """
     facts = read_run(run_folder)
     chosen = chosen or choose_weights(run_folder)
@@ -55,10 +57,10 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chose
 
 @contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`, which takes its place when the block ends well: whole or not at all.
+    """Yield an empty folder next to `folder` that replaces it when the block succeeds: complete or not at all.
 
-    An earlier export in `folder` is replaced; ValueError if it holds something else. What a killed export to `folder`
-    left beside it is removed, so two exports to one folder must not run at the same time.
+    An earlier export in `folder` is replaced; ValueError if it holds something else. Leftovers of a killed export to
+    `folder` are removed, so two exports to one folder must not run at the same time.
     """
     folder = folder.absolute()
     _refuse_foreign(folder)
@@ -70,21 +72,21 @@ def replaced(folder: Path) -> Iterator[Path]:
         for path in (*draft.iterdir(), draft):
             sync(path)
         _replace(draft, folder)
-        _remove_left_over(folder, "old")  # not before: it may be the only whole export
+        _remove_left_over(folder, "old")  # not before: it may be the only complete export
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Let an export replace nothing but an empty folder or an earlier export."""
+    """Raise ValueError unless `folder` is absent, empty or an earlier export."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not ((folder / "config.json").is_file() and ((folder / WEIGHTS).is_file() or (folder / INDEX).is_file())):
-        raise ValueError(f"{folder} exists and is not an exported model: name a new folder or remove it")
+        raise ValueError(f"{folder} exists and is not an exported model: choose a new folder or remove it")
 
 
 def _replace(draft: Path, folder: Path) -> None:
-    """Move `draft` to `folder`; an older folder is set aside first and removed last."""
+    """Move `draft` to `folder`; an older folder is moved aside first and removed last."""
     aside = draft.with_suffix(".old")
     if folder.exists():
         os.replace(folder, aside)
@@ -109,15 +111,15 @@ def _remove_left_over(folder: Path, suffix: str) -> None:
 
 
 def newest_checkpoint(run_folder: Path) -> Path:
-    """Return the newest whole checkpoint of a run. Raises ArtifactError when there is none."""
+    """Return the newest complete checkpoint of a run. Raises ArtifactError when there is none."""
     return choose_weights(run_folder).sources[0]
 
 
 def tokenizer_folder(run_folder: Path, facts: dict[str, Any]) -> Path:
-    """Return where the run's own tokenizer lies: in TOKENS, or in the export that the run ended with."""
+    """Return the folder of the run's tokenizer: in TOKENS, or in the export written at the end of the run."""
     for folder in (Path(facts["paths"]["tokens"]) / "tokenizer", run_folder / EXPORT):
         if (folder / TOKENIZER_FILE).is_file() and tokenizer_fingerprint(folder) == facts["fingerprints"]["tokenizer"]:
             return folder
     raise ArtifactError(
-        f"the tokenizer of run {run_folder} is not at {facts['paths']['tokens']} any more: put the TOKENS folder back"
+        f"the tokenizer of run {run_folder} is no longer at {facts['paths']['tokens']}: restore the TOKENS folder"
     )

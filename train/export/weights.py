@@ -1,7 +1,7 @@
 """Which weights of a run are exported or evaluated: the last, their running average, or the mean of the last few.
 
-Averaging does for the end of a run what a decay of the learning rate does, without taking late data's effect away
-(docs/schedules.md). The running average is kept while a run trains (train/hooks/averages.py).
+Averaging replaces the learning-rate decay at the end of a run, without weakening the effect of late data
+(docs/schedules.md). The running average is updated during training (train/hooks/averages.py).
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from torch import Tensor
 from curriculum.artifact.files import ArtifactError
 from models.config import DecoderConfig
 from train import checkpoint
-from train.resume.runfolder import CHECKPOINTS, read_run
+from train.records.layout import CHECKPOINTS
+from train.records.run_json import read_run
 
 KIND_OF = {"last": "param", "running": "ema"}
 
 
 @dataclass(frozen=True)
 class ChosenWeights:
-    """Checkpoints of a run, whole, and what of them is taken."""
+    """Complete checkpoints of a run, and which of their weights are used."""
 
     sources: list[Path]
     """Newest first."""
@@ -30,7 +31,7 @@ class ChosenWeights:
 
     @property
     def how(self) -> str:
-        """What the weights are, in a few words."""
+        """A short description of the weights."""
         what = "running average" if self.weights == "running" else "trained"
         if len(self.sources) == 1:
             return f"{what}, step {checkpoint.step_of(self.sources[0])}"
@@ -39,15 +40,15 @@ class ChosenWeights:
 
     @property
     def name(self) -> str:
-        """A name for a file: the newest step, and how its weights were chosen."""
+        """A file name: the newest step, and how its weights were chosen."""
         count = len(self.sources)
         return self.sources[0].name + ("_running" * (self.weights == "running") or f"_mean_of_{count}" * (count > 1))
 
     def read(self) -> tuple[DecoderConfig, dict[str, Tensor]]:
         """Return the decoder's configuration and its float32 weights by name.
 
-        Checkpoints are read one after the other and added up in float64: memory for three models, whatever their
-        number. Raises ArtifactError naming what is damaged, before any of it is used.
+        Checkpoints are read one by one and summed in float64: memory for three models, whatever their number. Raises
+        ArtifactError naming the damaged file before any of it is used.
         """
         config, state = checkpoint.read_weights(self.sources[0], KIND_OF[self.weights])
         if len(self.sources) == 1:
@@ -62,26 +63,26 @@ class ChosenWeights:
 
 
 def choose_weights(run_folder: Path, weights: str = "last", average: int = 1) -> ChosenWeights:
-    """Return the newest `average` whole checkpoints of a run; damaged ones are named in the log and passed over.
+    """Return the newest `average` complete checkpoints of a run; damaged ones are logged and skipped.
 
-    Raises ArtifactError when there are not so many, or they hold no running average that was asked for.
+    Raises ArtifactError when there are too few, or when they lack the requested running average.
     """
     read_run(run_folder)
     found: list[Path] = []
     for folder, manifest in checkpoint.whole(run_folder / CHECKPOINTS):
         if weights == "running" and "averages" not in manifest.facts.get("hooks", {}):
             raise ArtifactError(
-                f"weights=running: {folder} holds no running average: train the run with averaging.decay above 0, for "
-                "example 0.999, or take the mean of its last checkpoints with average=3"
+                f"weights=running: {folder} has no running average: train the run with averaging.decay above 0, for "
+                "example 0.999, or use the mean of its last checkpoints with average=3"
             )
         found.append(folder)
         if len(found) == average:
             break
     if not found:
-        raise ArtifactError(f"run {run_folder} has no whole checkpoint yet: let it reach the end of its first stage")
+        raise ArtifactError(f"run {run_folder} has no complete checkpoint yet: let it reach the end of its first stage")
     if len(found) < average:
         raise ArtifactError(
-            f"average={average} asks for more whole checkpoints than run {run_folder} has ({len(found)}): ask for "
-            "fewer, or train with checkpoints.keep_last set to as many"
+            f"average={average} needs more complete checkpoints than run {run_folder} has ({len(found)}): use fewer, "
+            f"or train with checkpoints.keep_last={average}"
         )
     return ChosenWeights(found, weights)

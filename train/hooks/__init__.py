@@ -1,4 +1,4 @@
-"""What happens beside the loop's five lines, a file each: guards, and what is measured and recorded."""
+"""Hooks of the training loop, one per file: guards, and everything that is measured and recorded."""
 
 from train.hooks.hook import Hook
 

@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 
 def decay_of(settings: AveragingSettings, updates: int) -> float:
-    """Return what the average keeps of itself at its next update: less at first, so that the start is soon forgotten.
+    """Return the decay of the average's next update: smaller at first, so that the initial weights soon lose weight.
 
-    min(decay, (1 + n) / (10 + n)) after n updates, as TensorFlow's ExponentialMovingAverage does with num_updates.
+    min(decay, (1 + n) / (10 + n)) after n updates, as in TensorFlow's ExponentialMovingAverage with num_updates.
     """
     return min(settings.decay, (1 + updates) / (10 + updates))
 
 
 class RunningAverage(Hook):
-    """Moves the average every n steps; nobody waits, and the weights that train are not touched."""
+    """Updates the average every n steps, without a host-device sync and without touching the training weights."""
 
     name = "averages"
 
     def __init__(self, settings: AveragingSettings) -> None:
         self._settings = settings
         self._updates: int | None = None
-        """None: no checkpoint had an average; it begins with the weights."""
+        """None: no checkpoint had an average, so it starts from the weights."""
 
     def pre_train(self, loop: LoopState) -> None:
-        """Begin with the weights, unless a checkpoint brought an average."""
+        """Start from the weights, unless a checkpoint had an average."""
         if self._updates is not None:
             return
         self._updates = 0
@@ -41,7 +41,7 @@ class RunningAverage(Hook):
             fragment.tensors["ema"].copy_(fragment.tensors["param"])
 
     def post_step(self, loop: LoopState, batch: Batch) -> None:
-        """Move the average after every n-th step."""
+        """Update the average after every n-th step."""
         if loop.progress.step % self._settings.every:
             return
         assert self._updates is not None
@@ -52,14 +52,14 @@ class RunningAverage(Hook):
         self._updates += 1
 
     def post_restore(self, loop: LoopState, state: dict[str, Any] | None) -> None:
-        """Go back with the weights to the average of that checkpoint; begin anew where it has none."""
+        """Restore the average of the checkpoint that the weights were restored from; start again if it has none."""
         self._updates = None if state is None else int(state["updates"])
         self.pre_train(loop)
 
     def state(self) -> dict[str, Any]:
-        """Return how often the average was moved."""
+        """Return the number of updates of the average."""
         return {"updates": self._updates or 0}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on with the average of the checkpoint, which is in the fragments already."""
+        """Continue the checkpoint's average, which is already in the fragments."""
         self._updates = int(state["updates"])

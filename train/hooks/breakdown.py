@@ -1,4 +1,4 @@
-"""Loss by source and by bucket, live: which of the samples that a step reads cost how much.
+"""Live loss by source and by bucket: how much loss each group of samples contributes.
 
 Shapes: N samples of this rank's part of a step, G groups (the sources, then the buckets), R ranks; 2 for nats and
 labels.
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Breakdown(Hook):
-    """Sums the losses of the steps that moved the weights by source and by bucket, on the device.
+    """Sums the losses of the steps that updated the weights by source and by bucket, on the device.
 
-    Ranks and host meet at a logging step alone, in one sum. A source or bucket of which the steps since the last record
-    had no sample is told with 0 tokens and no loss (null).
+    The only sync of ranks and host is one sum at a logging step. A source or bucket without samples since the last
+    record is reported with 0 tokens and no loss (null).
     """
 
     name = "breakdown"
@@ -36,7 +36,7 @@ class Breakdown(Hook):
         self._loop: LoopState | None = None
 
     def pre_train(self, loop: LoopState) -> None:
-        """Make room for the groups, and take over the sums of a window that began before the last checkpoint."""
+        """Allocate the sums, and restore those of a window that started before the last checkpoint."""
         order, tokens, world = loop.inputs.order, loop.inputs.tokens, loop.world
         self._loop = loop
         self._names = [f"source/{name}" for name in tokens.sources] + [f"bucket/{b.name}" for b in order.buckets]
@@ -49,14 +49,14 @@ class Breakdown(Hook):
                 self._sums_2G += torch.from_numpy(kept_R2G.sum(axis=0)).to(world.device)
 
     def post_step(self, loop: LoopState, batch: Batch) -> None:
-        """Add each sample's loss and labels to its source and its bucket, unless a guard left out the step."""
+        """Add each sample's loss and labels to its source and its bucket, unless a guard skipped the step."""
         bucket_N = batch.bucket_N + len(loop.inputs.tokens.sources)
         known_3N = on_device(torch.stack([batch.source_N, bucket_N, batch.tokens_N]), loop.world.device)
         costs_2N = torch.where(loop.left_out == 0, torch.stack([loop.losses_N, known_3N[2].double()]), 0.0)
         self._sums_2G.index_add_(1, known_3N[:2].flatten(), costs_2N.repeat(1, 2))
 
     def metrics(self, loop: LoopState) -> Record:
-        """Return loss and tokens of every source and bucket since the last record, of all ranks; begin anew."""
+        """Return loss and tokens of every source and bucket since the last record, over all ranks; then reset."""
         sums, tokens = loop.world.all_sum(self._sums_2G).tolist()
         record: Record = {}
         for name, total, count in zip(self._names, sums, tokens, strict=True):
@@ -66,7 +66,7 @@ class Breakdown(Hook):
         return record
 
     def state(self) -> dict[str, Any]:
-        """Return the sums of the window that is open, by rank. Every rank calls this."""
+        """Return the sums of the open window, by rank. Every rank calls this."""
         if self._loop is None:
             return self._kept
         world = self._loop.world

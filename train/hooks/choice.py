@@ -1,4 +1,4 @@
-"""Which hooks a run has, from its settings, in the order in which they are called."""
+"""The hooks of a run, from its settings, in the order in which they are called."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from train.settings import TrainSettings
 
 
 def hooks_of(settings: TrainSettings) -> list[Hook]:
-    """Return the hooks of a run, the same on every rank; those that refuse an update come before those that count.
+    """Return the hooks of a run, the same on every rank; those that may skip an update come before those that count.
 
-    The straggler's comes first: it measures what a rank does before it meets the others. Drills, if any are armed
+    The straggler's comes first: it measures a rank's work up to its next collective. Drills, if any are armed
     (`faults.arm`), come before and after all of them.
     """
     hooks: list[Hook] = []

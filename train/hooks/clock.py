@@ -1,4 +1,4 @@
-"""Marks in time: on the host's clock, or on the device's, which is read when nobody waits for it."""
+"""Time marks: on the host's clock, or on the device's, which is read only when that needs no sync."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ Mark = float | torch.cuda.Event
 
 
 class Clock:
-    """Takes marks and tells the seconds between two of them.
+    """Takes marks and returns the seconds between two of them.
 
-    On CUDA a mark is an event in the stream of the kernels: taking one costs microseconds and waits for nothing; its
-    time is read at a logging step, when the device has been waited for anyway.
+    On CUDA a mark is an event in the kernels' stream: recording one costs microseconds and does not block; its time is
+    read at a logging step, which syncs with the device anyway.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
 
     def mark(self) -> Mark:
-        """Return this moment: on CUDA, that at which the work given to the device so far is done."""
+        """Return a mark for now: on CUDA, for when the work queued so far is done."""
         if not self._cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -28,7 +28,7 @@ class Clock:
         return event
 
     def over(self, mark: Mark) -> bool:
-        """Tell whether the moment has come: on CUDA, whether its time can be read without waiting for the device."""
+        """Return whether the mark was reached: on CUDA, whether its time can be read without waiting for the device."""
         return isinstance(mark, float) or bool(mark.query())
 
     def between(self, first: Mark, second: Mark) -> float:

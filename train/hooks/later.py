@@ -1,4 +1,4 @@
-"""Values of the device that the host reads later."""
+"""Device values that the host reads later."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Later:
-    """Values that are copied to the host when the device has come to them; nobody waits before `read`."""
+    """Values that are copied to the host as soon as the device has computed them; nothing waits before `read`."""
 
     def __init__(self, values: Tensor) -> None:
         self._ready: torch.cuda.Event | None = None
@@ -20,7 +20,7 @@ class Later:
         self._ready.record()
 
     def read(self) -> list[float]:
-        """Return the values, when the device has come to them."""
+        """Return the values, once the device has computed them."""
         if self._ready is not None:
             self._ready.synchronize()
         return [float(value) for value in self._values.tolist()]

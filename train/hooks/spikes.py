@@ -1,4 +1,4 @@
-"""Loss spikes: losses far above those just before. The idea is OLMo-core's SkipStepOptimizer."""
+"""Loss spikes: losses far above the preceding ones. The idea is from OLMo-core's SkipStepOptimizer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 
 class SpikeDetector:
-    """Tells a loss that lies more than `sigma` standard deviations above the mean of the last `window` losses.
+    """Detects a loss more than `sigma` standard deviations above the mean of the last `window` losses.
 
-    Until the window is full nothing is a spike. A spike enters the window at the height from which on it is one: a
-    single one hardly moves the mean, and losses that stay on a new level are taken for normal after a few. O(window).
+    Until the window is full nothing is a spike. A spike enters the window clipped to the limit: a single one hardly
+    moves the mean, and losses that stay at a new level count as normal after a few. O(window).
     """
 
     def __init__(self, sigma: float, window: int, losses: Iterable[float] = ()) -> None:
@@ -28,7 +28,7 @@ class SpikeDetector:
         return mean + self.sigma * math.sqrt(variance)
 
     def add(self, loss: float) -> bool:
-        """Take in the next loss (finite); tell whether it is a spike. Losses that are all the same know no spike."""
+        """Add the next loss (finite); return whether it is a spike. A constant loss is never a spike."""
         limit = self.limit()
         self.losses.append(min(loss, limit))
         return loss > limit

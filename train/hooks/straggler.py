@@ -1,8 +1,8 @@
-"""The straggler: which rank the others wait for, told while they do.
+"""The straggler: detects, during training, a rank that the others wait for.
 
-Ranks that train together take the same time for a step, for they wait for each other in it. So each measures its own
-work: what it does alone, from waiting for its data to the end of the step, and not the calls in which ranks meet. These
-times travel between the hosts (a gloo group) while a step computes: neither a GPU nor a host waits for them.
+Ranks that train together take the same time per step, because they wait for each other. So each measures its own work:
+its local time from waiting for data to the end of the step, without the calls that contain collectives. These times are
+reduced between the hosts (a gloo group) while a step computes: neither a GPU nor a host waits for them.
 
 Shapes: R ranks.
 """
@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from train.distributed.collectives import Exchange
+from train.distributed.collectives import Collectives
 from train.hooks.clock import Clock, Mark
 from train.hooks.hook import Hook
 from train.settings import StragglerSettings
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EVERY = 5
-"""Steps of an observation: their median."""
+"""Steps per observation, which is their median."""
 IN_A_ROW = 3
 """Observations after which a rank counts as slow, or as one that keeps up again."""
 LEAST_SHARE = 0.05
-"""A rank that costs a smaller part of a step than this is not worth a word, whatever its factor."""
+"""A rank that delays a step by a smaller share than this is not reported, whatever its factor."""
 LEAST_S, CLEAR_SHARE = 10.0, 0.5
-"""It has to last so long, unless it costs such a part of a step or more: a busy machine holds a rank up for moments."""
+"""It must last this long unless it delays a step by at least this share: a busy machine delays ranks for moments."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ class Change:
     rank: int
     slow: bool
     factor: float
-    """Of the last observation."""
+    """In the last observation."""
     share: float
-    """Part of a step in which the others wait for it, in the last observation."""
+    """Share of a step for which the others wait for it, in the last observation."""
     since: int
-    """Step after which it began to be so."""
+    """Step after which the change began."""
 
 
 class Detector:
-    """Judges the ranks by their own times, observation by observation."""
+    """Judges the ranks by their own work, observation by observation."""
 
     def __init__(self, ranks: int, factor: float) -> None:
         self._least = factor
@@ -68,12 +68,12 @@ class Detector:
         self._against_s = [0.0] * ranks
         self._slow = [False] * ranks
         self.factor = 1.0
-        """Of the slowest rank in the last observation."""
+        """The slowest rank's factor in the last observation."""
         self.slowest: int | None = None
-        """The slowest of the ranks that are called slow."""
+        """The slowest of the ranks that count as slow."""
 
     def observe(self, step: int, own_R: NDArray[np.float64], step_s: float) -> list[Change]:
-        """Take in the seconds a step of each rank's own work, over the steps up to `step`; return what has changed."""
+        """Add each rank's own work in seconds per step, over the steps up to `step`; return the changes."""
         others_R = median_of_others(own_R)
         factor_R = own_R / np.maximum(others_R, 1e-9)
         share_R = (own_R - others_R) / max(step_s, 1e-9)
@@ -99,21 +99,21 @@ class Detector:
 
 @dataclass
 class _Step:
-    """One step's own work: seconds on the host's clock, and spans on the device's that may not be over yet."""
+    """One step's own work: seconds on the host's clock, and spans on the device's that may not have ended yet."""
 
     host_s: float = 0.0
     spans: list[tuple[Mark, Mark, int]] = field(default_factory=list)
-    """From, to, and how often it counts."""
+    """Start, end, and how many times it counts."""
     wall_s: float = 0.0
 
 
 class Straggler(Hook):
-    """Names a rank that is slow: in a warning, and in the records. Nothing is measured where there is one rank.
+    """Names a slow rank, in a warning and in the records. Nothing is measured on a single rank.
 
-    A forward pass counts as own work but at ZeRO 3, where weights are gathered in it: there the matrix products of one
-    block stand for those of all. A backward pass counts at ZeRO 0 and 1, but for a step's last, in which gradients are
-    summed. What lies between them and waiting for data always counts.
-    Comes before all other hooks: theirs may meet.
+    A forward pass counts as own work except at ZeRO 3, where weights are gathered in it: there the matrix products of
+    one block, times the number of blocks, are used instead. A backward pass counts at ZeRO 0 and 1, except a step's
+    last, in which gradients are reduced. Time between these and waiting for data always counts.
+    Runs before all other hooks, which may contain collectives.
     """
 
     name = "straggler"
@@ -137,24 +137,22 @@ class Straggler(Hook):
         self._travelling: deque[tuple[int, torch.Tensor, Any]] = deque()
 
     def pre_train(self, loop: LoopState) -> None:
-        """Learn the hosts' names; be told where forward passes begin."""
+        """Gather the host names; hook the start of forward passes."""
         world = loop.world
         if world.size == 1:
             return
         self._loop, self._clock, self._detector = loop, Clock(world.device), Detector(world.size, self._factor)
-        self._hosts = Exchange(world).gather("host names", socket.gethostname())
+        self._hosts = Collectives(world).gather("host names", socket.gethostname())
         decoder = loop.engine.decoder
         self._handles.append(decoder.register_forward_pre_hook(self._forward_begins, prepend=True))
         if loop.settings.zero.stage == 3 and not loop.settings.execution.compile:
             for module in decoder.layers[len(decoder.layers) // 2].modules():
-                if isinstance(
-                    module, torch.nn.Linear
-                ):  # DeepSpeed's hooks, which gather and free its weight, are around
+                if isinstance(module, torch.nn.Linear):  # inside DeepSpeed's hooks that gather and free its weight
                     self._handles.append(module.register_forward_pre_hook(self._product_begins))
                     self._handles.append(module.register_forward_hook(self._product_ends, prepend=True))
 
     def pre_step(self, loop: LoopState, batch: Batch) -> None:
-        """Begin a step with the time for which its data was waited for."""
+        """Start a step with the time spent waiting for its data."""
         if self._detector is None:
             return
         if self._window is not loop.window:
@@ -171,9 +169,9 @@ class Straggler(Hook):
         if self._last is None:
             self._step.host_s += time.perf_counter() - self._began
         elif self._loop.settings.zero.stage < 2:
-            self._step.spans.append((self._last, mark, 1))  # a backward pass that meets nobody
+            self._step.spans.append((self._last, mark, 1))  # a backward pass without collectives
         else:
-            self._alone(self._loop)
+            self._add_host_time(self._loop)
         self._last, self._in_forward = mark, True
 
     def _product_begins(self, *_: object) -> None:
@@ -193,18 +191,18 @@ class Straggler(Hook):
         if loop.settings.zero.stage < 3:
             self._step.spans.append((self._last, mark, 1))
         else:
-            self._alone(loop)
+            self._add_host_time(loop)
         self._last, self._in_forward = mark, False
 
     def pre_optim_step(self, loop: LoopState) -> None:
-        """Count what has passed since the last backward pass came back."""
-        self._alone(loop)
+        """Count the time since the last backward pass returned."""
+        self._add_host_time(loop)
 
     def post_step(self, loop: LoopState, batch: Batch) -> None:
-        """End the step; at every fifth send its times on their way, and look at those that have arrived."""
+        """End the step; every fifth step, start to reduce the times, and read those that have arrived."""
         if self._step is None:
             return
-        self._alone(loop)
+        self._add_host_time(loop)
         self._step.wall_s += time.perf_counter() - self._began
         self._done.append(self._step)
         self._step = None
@@ -213,13 +211,13 @@ class Straggler(Hook):
         while self._travelling and self._travelling[0][2].is_completed():
             self._receive(*self._travelling.popleft())
 
-    def _alone(self, loop: LoopState) -> None:
-        """Count the time on the host since the engine's last call came back."""
+    def _add_host_time(self, loop: LoopState) -> None:
+        """Count the host time since the engine's last call returned."""
         if self._step is not None:
             self._step.host_s += time.perf_counter() - loop.engine.returned_at
 
     def _send(self, loop: LoopState) -> None:
-        """Begin to tell the other ranks the medians of the steps that are over on the device too. Nobody waits."""
+        """Start to send the other ranks the medians of the steps that the device has completed too. Nothing waits."""
         own, wall = [], []
         while self._done and all(self._clock.over(last) for _, last, _ in self._done[0].spans[-1:]):
             step = self._done.popleft()
@@ -238,18 +236,18 @@ class Straggler(Hook):
         assert self._detector is not None
         assert self._loop is not None
         if not self._loop.world.first or not own_R.all():
-            return  # rank 0 speaks for all; a rank had no step that was over on its device
+            return  # only rank 0 logs; or a rank had no step completed on its device
         for change in self._detector.observe(step, own_R, float(np.median(wall_R))):
-            log.warning("%s", told(change, self._hosts[change.rank], step))
+            log.warning("%s", message_of(change, self._hosts[change.rank], step))
 
     def metrics(self, loop: LoopState) -> Record:
-        """Return the slowest rank, null while none is called slow, and the factor of the last observation."""
+        """Return the slowest rank, null while none counts as slow, and the factor of the last observation."""
         if self._detector is None:
             return {}
         return {"straggler/rank": self._detector.slowest, "straggler/factor": self._detector.factor}
 
     def close(self, loop: LoopState) -> None:
-        """Take the marks off the decoder."""
+        """Remove the hooks from the decoder."""
         for handle in self._handles:
             handle.remove()
 
@@ -261,17 +259,17 @@ def median_of_others(own_R: NDArray[np.float64]) -> NDArray[np.float64]:
     place_R[order] = np.arange(len(own_R))
     sorted_R, others = own_R[order], len(own_R) - 1
     low, high = (others - 1) // 2, others // 2
-    # Of the times without its own, those from a rank's own place on move up by one.
+    # Without a rank's own time, those from its place on move up by one.
     found: NDArray[np.float64] = (sorted_R[low + (low >= place_R)] + sorted_R[high + (high >= place_R)]) / 2
     return found
 
 
-def told(change: Change, host: str, step: int) -> str:
-    """Return the line about a change."""
+def message_of(change: Change, host: str, step: int) -> str:
+    """Return the log line for a change."""
     if not change.slow:
-        return f"step {step}: rank {change.rank} ({host}) keeps up with the others again, since step {change.since}"
+        return f"step {step}: rank {change.rank} ({host}) keeps up again since step {change.since}"
     return (
         f"step {step}: rank {change.rank} ({host}) is a straggler: its own work takes {change.factor:.1f} times as "
-        f"long as the other ranks', since step {change.since}; they wait for it {change.share:.0%} of a step. Look at "
-        "what else runs there, at its clock and its disk"
+        f"long as the other ranks', since step {change.since}; they wait for it {change.share:.0%} of a step. Check "
+        "other processes, clock rates and the disk of that host"
     )

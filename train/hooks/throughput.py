@@ -1,10 +1,10 @@
-"""Throughput: tokens a second, model FLOPs utilisation, where a step's time goes, and the most memory so far.
+"""Throughput: tokens per second, model FLOPs utilization (MFU), where a step's time goes, and peak memory.
 
-    MFU = FLOPs a token * tokens a second of a device / peak FLOP/s of a device
+    MFU = FLOPs per token * tokens per second per device / peak FLOP/s of a device
 
-FLOPs a token: `DecoderConfig.operations_per_token`, 6 a parameter in a matrix product and attention over the whole
+FLOPs per token: `DecoderConfig.operations_per_token`, 6 per parameter in a matrix product, and attention over the whole
 sample (`throughput/mfu`, the convention of llm-foundry, torchtitan, OLMo-core) or over half of it, since no token looks
-ahead (`throughput/mfu_causal`, Megatron-core since 2025). Recomputed activations and updates count nothing.
+ahead (`throughput/mfu_causal`, Megatron-core since 2025). Recomputation and weight updates are not counted.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from train.tracking import Record
 
 PEAK_TFLOPS = {"A100": 312.0, "A800": 312.0, "H100": 989.0}
-"""Dense bf16 peak of a device, by a word of its name. An A800 is an A100 with a slower link; H100 is the SXM board."""
+"""Dense bf16 peak by a word of the device's name. An A800 is an A100 with a slower link; H100 is the SXM board."""
 
 PHASES = ("forward", "backward", "optimizer")
 MARKS_KEPT = 4096
-"""Most phases whose marks a window keeps; a window with more steps is split by its first ones."""
+"""Most phases whose marks a window keeps; in a longer window, the first ones determine the split."""
 
 
 class Throughput(Hook):
-    """Measures the steps since the last record; what lies between them (records, checkpoints, evaluations) not."""
+    """Measures the steps since the last record, without the time between them (records, checkpoints, evaluations)."""
 
     name = "throughput"
 
@@ -49,7 +49,7 @@ class Throughput(Hook):
         self._begin()
 
     def _begin(self) -> None:
-        """Begin a window."""
+        """Start a window."""
         self._tokens, self._steps = 0, 0
         self._since: float | None = None
         self._apart_s, self._waited_s = 0.0, 0.0
@@ -59,13 +59,13 @@ class Throughput(Hook):
         self._last: Mark | None = None
 
     def pre_train(self, loop: LoopState) -> None:
-        """Find the device's peak; be told where forward passes begin."""
+        """Look up the device's peak; hook the start of forward passes."""
         self._clock = Clock(loop.world.device)
         self._peak_tflops = peak_tflops(self._settings, loop.world.device)
         self._handle = loop.engine.decoder.register_forward_pre_hook(self._forward_begins)
 
     def pre_step(self, loop: LoopState, batch: Batch) -> None:
-        """Begin a step. What passed since the last one belongs to it, unless a checkpoint was written meanwhile."""
+        """Start a step. Time since the last one belongs to it, unless a checkpoint was written meanwhile."""
         now, waited_s = time.perf_counter(), loop.window.waited_s
         if self._since is None:
             self._since = now - waited_s
@@ -103,7 +103,7 @@ class Throughput(Hook):
         self._stopped = time.perf_counter()
 
     def post_checkpoint(self, loop: LoopState, folder: Path) -> None:
-        """Mark the time since the step as no step's."""
+        """Exclude the time since the last step."""
         self._interrupted = True
 
     def _next(self, phase: str) -> None:
@@ -117,22 +117,22 @@ class Throughput(Hook):
             self._spans.append((phase, first, last))
 
     def metrics(self, loop: LoopState) -> Record:
-        """Return what the window's steps took, the most memory of any rank, and begin the next window."""
+        """Return the window's timings and the peak memory over all ranks, and start the next window."""
         world = loop.world
         split = {f"time/{phase}_s": 0.0 for phase in PHASES}
         for phase, first, last in self._spans:
             split[f"time/{phase}_s"] += self._clock.between(first, last) / max(1, self._timed_steps)
-        assert self._since is not None, "a record tells of at least one step"
+        assert self._since is not None, "a record covers at least one step"
         step_s = (time.perf_counter() - self._since - self._apart_s) / self._steps
         wait_s = loop.window.waited_s / self._steps
-        a_second = self._tokens / (step_s * self._steps)
+        tokens_per_s = self._tokens / (step_s * self._steps)
         peaks = torch.zeros(world.size, dtype=torch.float64, device=world.device)
         peaks[world.rank] = peak_gib(world.device)
         record: Record = {
-            "throughput/tokens_per_s": a_second,
-            "throughput/tokens_per_s_device": a_second / world.size,
+            "throughput/tokens_per_s": tokens_per_s,
+            "throughput/tokens_per_s_device": tokens_per_s / world.size,
             "throughput/tokens_total": loop.progress.tokens,
-            **self._utilisation(loop, a_second / world.size),
+            **self._utilisation(loop, tokens_per_s / world.size),
             "time/step_s": step_s,
             **split,
             "time/other_s": max(0.0, step_s - wait_s - sum(split.values())),
@@ -143,7 +143,7 @@ class Throughput(Hook):
         return record
 
     def _utilisation(self, loop: LoopState, tokens_per_s: float) -> Record:
-        """Return TFLOP/s of a device and, where its peak is known, MFU in both conventions."""
+        """Return TFLOP/s per device and, if its peak is known, MFU in both conventions."""
         decoder, seq_len = loop.inputs.decoder, loop.inputs.tokens.seq_len
         full, causal = (
             decoder.operations_per_token(seq_len, causal=causal) * tokens_per_s / 1e12 for causal in (False, True)
@@ -154,13 +154,13 @@ class Throughput(Hook):
         return values
 
     def close(self, loop: LoopState) -> None:
-        """Take the mark of forward passes off the decoder."""
+        """Remove the hook from the decoder."""
         if self._handle is not None:
             self._handle.remove()
 
 
 def peak_tflops(settings: TrainSettings, device: torch.device) -> float | None:
-    """Return the peak that MFU is held against: the settings', or bf16's of a known device; None: there is none."""
+    """Return the peak for MFU: from the settings, or the bf16 peak of a known device; None if neither is known."""
     if settings.throughput.peak_tflops is not None:
         return settings.throughput.peak_tflops
     if device.type != "cuda" or settings.precision != "bf16":
@@ -169,15 +169,15 @@ def peak_tflops(settings: TrainSettings, device: torch.device) -> float | None:
 
 
 def peak_of(name: str) -> float | None:
-    """Return the dense bf16 peak in TFLOP/s of a device by its name, None where it is not in the table."""
+    """Return the dense bf16 peak in TFLOP/s of a device by its name; None if it is not in the table."""
     words = re.split(r"[^A-Za-z0-9]+", name)
     if "PCIe" in words and "H100" in words:
-        return None  # another clock and another peak than the SXM board's
+        return None  # lower clock and peak than the SXM board
     return next((peak for word, peak in PEAK_TFLOPS.items() if word in words), None)
 
 
 def peak_gib(device: torch.device) -> float:
-    """Return the most memory so far in GiB: allocated on a GPU, resident on the CPU (VmHWM of this process)."""
+    """Return the peak memory so far in GiB: allocated on a GPU, resident on the CPU (VmHWM of this process)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     status = Path("/proc/self/status").read_text("ascii") if Path("/proc/self/status").exists() else ""

@@ -1,1 +1,1 @@
-"""Memory a run needs and memory there is."""
+"""The memory a run needs and the memory available."""

@@ -1,4 +1,4 @@
-"""How much memory there is: of the machine, its control group, a process and a GPU."""
+"""Available memory: of the machine, its control group, a process and a GPU."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ENDLESS = 1 << 60
-"""What a control group without a limit says, or more."""
+"""Values from this on mean that a control group has no limit."""
 
 
 @dataclass(frozen=True)
-class Room:
-    """What there is; None: not known, or without a limit."""
+class AvailableMemory:
+    """Available memory; None: unknown, or no limit."""
 
     device: int | None = None
-    """Bytes of this rank's GPU; None: it computes in host memory."""
+    """Bytes of this rank's GPU; None: the rank computes in host memory."""
     host: int | None = None
-    """Bytes that the processes of this machine may have: its memory and swap, or its control group's limit."""
+    """Bytes for all processes of this machine: its memory and swap, or its control group's limit."""
     process: int | None = None
-    """Bytes that one process may have (ulimit -v, ulimit -d)."""
+    """Limit of one process in bytes (ulimit -v, ulimit -d)."""
     free: int | None = None
-    """Bytes that are free now, of the GPU or else of the machine."""
+    """Bytes free now, on the GPU or else on the machine."""
 
 
-def room_here(*, cuda_device: int | None, root: Path = Path("/")) -> Room:
-    """Return what this machine and this rank's GPU have; `root` is where /proc and /sys are looked for."""
+def room_here(*, cuda_device: int | None, root: Path = Path("/")) -> AvailableMemory:
+    """Return the memory of this machine and of this rank's GPU; `root` is the folder that holds /proc and /sys."""
     host, free = _machine(root)
     limits = [limit for limit in (_limit(resource.RLIMIT_AS), _limit(resource.RLIMIT_DATA)) if limit is not None]
     process = min(limits, default=None)
     if cuda_device is None:
-        return Room(None, host, process, free)
+        return AvailableMemory(None, host, process, free)
     import torch
 
     free, device = torch.cuda.mem_get_info(cuda_device)
-    return Room(device, host, process, free)
+    return AvailableMemory(device, host, process, free)
 
 
 def _limit(kind: int) -> int | None:
@@ -44,7 +44,7 @@ def _limit(kind: int) -> int | None:
 
 
 def _machine(root: Path) -> tuple[int | None, int | None]:
-    """Return the bytes that processes of this machine may have, and those that are free."""
+    """Return the bytes available to the processes of this machine, and the bytes free now."""
     try:
         rows = [line.split() for line in (root / "proc/meminfo").read_text().splitlines()]
         facts = {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if len(row) > 1}
@@ -59,14 +59,14 @@ def _group_limits(root: Path) -> Iterator[int]:
     for folder, version in _control_groups(root):
         try:
             limit = int((folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text())
-        except (OSError, ValueError):  # not there, or "max"
+        except (OSError, ValueError):  # no such file, or "max"
             continue
         if limit < ENDLESS:
             yield limit
 
 
 def oom_kills(root: Path = Path("/")) -> int:
-    """Return how many processes the kernel has killed in this process's control group for want of memory."""
+    """Return how many processes in this process's control group the kernel's OOM killer has killed."""
     for folder, version in _control_groups(root):
         try:
             lines = (folder / ("memory.events" if version == 2 else "memory.oom_control")).read_text().splitlines()
@@ -77,7 +77,7 @@ def oom_kills(root: Path = Path("/")) -> int:
 
 
 def _control_groups(root: Path) -> Iterator[tuple[Path, int]]:
-    """Yield the folders of this process's memory control group and of those above it, with their version, 1 or 2."""
+    """Yield the folders of this process's memory control group and its ancestors, each with its version, 1 or 2."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""What a run needs in memory, at least: counted before anything is built, and refused where it surely cannot fit.
+"""Least memory of a run, computed before anything is built; a run that cannot fit is rejected.
 
-Bytes a parameter of a rank (ZeRO: Rajbhandari et al., arXiv 1910.02054, section 3; here with float32 sums of gradients,
-and DeepSpeed's float32 master weights at stages 1 to 3 in fp32 too), N ranks, in bf16 / fp32:
+Bytes per parameter on one of N ranks, in bf16 / fp32 (ZeRO: Rajbhandari et al., arXiv 1910.02054, section 3; here with
+float32 sums of gradients, and DeepSpeed's float32 master weights at stages 1 to 3 in fp32 too):
 
     stage   weights      gradients     master weights and moments
     0       2 / 4        4 / 4         12 / 8
@@ -9,14 +9,14 @@ and DeepSpeed's float32 master weights at stages 1 to 3 in fp32 too), N ranks, i
     2       2 / 4        4/N           12/N
     3       2/N / 4/N    4/N           12/N
 
-(Stage 1 in fp32 hands gradients on as they come when nothing is accumulated: 4/N then.)
+(Stage 1 in fp32 reduces gradients as they are computed when nothing is accumulated: 4/N then.)
 
-Bytes of activations a token and layer (as in Korthikanti et al., arXiv 2205.05198, section 4.1, for this decoder;
-docs/hot-path.md counts them): e * (4W + 2Q + 2K + 3F), e bytes an element, W width, Q and K width of queries and of
-keys, F inner size. Blocks that are recomputed keep e * W, and `selective` keeps what attention needs.
+Bytes of activations per token and layer (as in Korthikanti et al., arXiv 2205.05198, section 4.1, for this decoder;
+docs/hot-path.md counts them): e * (4W + 2Q + 2K + 3F), e bytes per element, W width, Q and K width of queries and of
+keys, F inner size. Recomputed blocks keep e * W, and `selective` keeps what attention needs.
 
-Everything is a lower bound: neither the libraries and their heaps (0.4 GB a process on the CPU), nor communication
-buffers, nor what an allocator wastes is in it. tests/train/memory/test_footprint.py measures by how much.
+Everything is a lower bound: it excludes the libraries and their heaps (0.4 GB per process on the CPU), communication
+buffers and allocator overhead. tests/train/memory/test_footprint.py measures the difference.
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ from dataclasses import dataclass, replace
 
 from curriculum.order.split import Split, divisors
 from models.config import DecoderConfig
-from train.memory.available import Room
+from train.memory.available import AvailableMemory
 from train.settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Least bytes of one rank, by what they hold, where the model computes; `host` where that is another place."""
+    """Least bytes of one rank by purpose, in the memory where the model computes; `host` in host memory next to it."""
 
     weights: int
     gradients: int
     optimizer: int
-    """Master weights and moments, and the running average where one is kept."""
+    """Master weights and moments, and the running average if one is kept."""
     activations: int
     logits: int
     """One chunk of logits, and the gradients of the head and of its input."""
     total: int
-    """At the worst moment: what is freed before is not in it."""
+    """At the peak: memory freed before is not included."""
     host: int
     """Bytes of this rank in host memory when it computes on a GPU: building the weights, and what is offloaded."""
 
-    def told(self) -> str:
-        """Return the parts in words."""
+    def describe(self) -> str:
+        """Return the parts as text."""
         names = ("weights", "gradients", "optimizer", "activations", "logits")
         parts = ", ".join(f"{name} {size_of(getattr(self, name))}" for name in names)
         return f"a rank needs at least {size_of(self.total)} ({parts})"
 
 
 def footprint(settings: TrainSettings, decoder: DecoderConfig, batch_size: int, ranks: int, *, cuda: bool) -> Footprint:
-    """Return what a rank of a run needs at least."""
+    """Return the least memory of one rank of a run."""
     zero, bf16 = settings.zero, settings.precision == "bf16"
     element, parameters = 2 if bf16 else 4, decoder.parameter_count()
     share = -(-parameters // ranks)
     weights = element * (share if zero.stage == 3 else parameters)
     accumulates = Split(batch_size, ranks, settings.micro_batch_size).accumulation > 1
-    kept = bf16 and zero.stage < 2  # float32 sums that are there all the time
+    kept = bf16 and zero.stage < 2  # float32 sums that are allocated all the time
     gradients = 4 * (parameters if zero.stage == 0 or kept or (zero.stage == 1 and accumulates) else share)
     states = 12 * (share if zero.stage else parameters) if bf16 or zero.stage else 8 * parameters
     average = 4 * share if settings.averaging.decay else 0
@@ -70,7 +70,7 @@ def footprint(settings: TrainSettings, decoder: DecoderConfig, batch_size: int, 
     if zero.offload_optimizer == "nvme":
         states = 0
         if cuda:
-            host, gradients = max(host, gradients), 0  # which wait for AdamW in host memory
+            host, gradients = max(host, gradients), 0  # they wait for AdamW in host memory
     if cuda and zero.offload_param != "none":
         host, weights = max(host, weights if zero.offload_param == "cpu" else 0), 0
     activations = _activations(settings, decoder, element)
@@ -78,7 +78,7 @@ def footprint(settings: TrainSettings, decoder: DecoderConfig, batch_size: int, 
     worst = activations + logits + gradients if accumulates or kept else max(activations + logits, gradients)
     total = weights + states + average + worst
     if not cuda:
-        total = max(total, 4 * parameters)  # built in float32, wherever it goes
+        total = max(total, 4 * parameters)  # built in float32, whatever the precision
     return Footprint(weights, gradients, states + average, activations, logits, total, host)
 
 
@@ -95,7 +95,7 @@ def _activations(settings: TrainSettings, decoder: DecoderConfig, element: int) 
         recomputed = -(-decoder.layers // settings.execution.checkpoint_every)
     kept = attention if mode == "selective" or settings.execution.compile else whole  # a compiler may recompute
     elements = recomputed * width + (decoder.layers - recomputed) * kept
-    if mode in ("full", "selective"):  # the block that goes backward is whole again
+    if mode in ("full", "selective"):  # the block in its backward pass is whole again
         elements += whole - (width if mode == "full" else attention)
     return element * settings.micro_batch_size * decoder.max_seq_len * (elements + width)
 
@@ -110,47 +110,55 @@ def _logits(settings: TrainSettings, decoder: DecoderConfig, element: int) -> in
     return chunk * vocabulary * element + head + tokens * decoder.width * element
 
 
-def lacking(need: Footprint, room: Room, local_ranks: int) -> str | None:
-    """Tell in words where a run surely cannot fit; None when it may."""
-    on_host = need.host if room.device is not None else need.total
-    if room.device is not None and need.total > room.device:
-        return f"its GPU has {size_of(room.device)}"
-    if room.process is not None and on_host > room.process:
-        return f"a process may have {size_of(room.process)} of {size_of(on_host)} in host memory (ulimit -v, -d)"
-    if room.host is not None and local_ranks * on_host > room.host:
-        there = f"this machine, or its control group, has {size_of(room.host)}"
-        return f"{there} for {local_ranks} ranks of {size_of(on_host)} in host memory"
+def lacking(need: Footprint, available: AvailableMemory, local_ranks: int) -> str | None:
+    """Return which memory is too small for a run, as text; None if the run may fit."""
+    on_host = need.host if available.device is not None else need.total
+    if available.device is not None and need.total > available.device:
+        return f"its GPU has {size_of(available.device)}"
+    if available.process is not None and on_host > available.process:
+        limit = size_of(available.process)
+        return f"a process is limited to {limit} of host memory (ulimit -v, -d) and needs {size_of(on_host)}"
+    if available.host is not None and local_ranks * on_host > available.host:
+        total = f"this machine, or its control group, has {size_of(available.host)}"
+        return f"{total} of host memory for {local_ranks} ranks that need {size_of(on_host)} each"
     return None
 
 
 def check_fits(
-    settings: TrainSettings, decoder: DecoderConfig, batch_size: int, ranks: int, local_ranks: int, room: Room
+    settings: TrainSettings,
+    decoder: DecoderConfig,
+    batch_size: int,
+    ranks: int,
+    local_ranks: int,
+    available: AvailableMemory,
 ) -> str | None:
-    """Raise ValueError with the estimate by part when a run surely cannot fit, naming the nearest setting that may.
+    """Raise ValueError with the estimate by part when a run cannot fit, naming the closest settings that may.
 
-    Returns a warning when it cannot with what is free now: that may change, so nothing is refused for it.
+    Returns a warning when it does not fit into the memory free now: that may change, so the run is not rejected.
     """
-    cuda = room.device is not None
+    cuda = available.device is not None
     need = footprint(settings, decoder, batch_size, ranks, cuda=cuda)
-    lack = lacking(need, room, local_ranks)
+    lack = lacking(need, available, local_ranks)
     if lack is None:
         of_all = need.total * (1 if cuda else local_ranks)
-        if room.free is None or of_all <= room.free:
+        if available.free is None or of_all <= available.free:
             return None
-        return f"{need.told()}, and {size_of(room.free)} are free now{'' if cuda else ' on this machine'}"
-    for words, changed in mends(settings, batch_size, ranks, cuda=cuda):
-        if lacking(footprint(changed, decoder, batch_size, ranks, cuda=cuda), room, local_ranks) is None:
-            raise ValueError(f"the run cannot fit: {need.told()}, but {lack}. The nearest that may fit: {words}")
-    raise ValueError(f"the run cannot fit: {need.told()}, but {lack}. {NOTHING_LEFT}")
+        return f"{need.describe()}, and {size_of(available.free)} are free now{'' if cuda else ' on this machine'}"
+    for words, changed in remedies(settings, batch_size, ranks, cuda=cuda):
+        if lacking(footprint(changed, decoder, batch_size, ranks, cuda=cuda), available, local_ranks) is None:
+            raise ValueError(f"the run cannot fit: {need.describe()}, but {lack}. Closest that may fit: {words}")
+    raise ValueError(f"the run cannot fit: {need.describe()}, but {lack}. {NOTHING_LEFT}")
 
 
-NOTHING_LEFT = "No setting of these ranks needs less: take more machines (zero.stage=3), or a smaller model"
+NOTHING_LEFT = "No setting needs less on these ranks: use more machines (zero.stage=3), or a smaller model"
 
 
-def mends(settings: TrainSettings, batch_size: int, ranks: int, *, cuda: bool) -> Iterator[tuple[str, TrainSettings]]:
-    """Yield settings that need less and less, each with the words that ask for it; the global batch stays.
+def remedies(
+    settings: TrainSettings, batch_size: int, ranks: int, *, cuda: bool
+) -> Iterator[tuple[str, TrainSettings]]:
+    """Yield settings that need less and less memory, each with its overrides; the global batch stays the same.
 
-    First smaller micro-batches, then, with one sample in each, recomputation, ZeRO's stages, and offloading on a GPU.
+    First smaller micro-batches, then, with one sample each, recomputation, ZeRO stages, and offloading on a GPU.
     """
     for size in reversed(divisors(batch_size // ranks)):
         if size < settings.micro_batch_size:
@@ -163,12 +171,12 @@ def mends(settings: TrainSettings, batch_size: int, ranks: int, *, cuda: bool) -
             settings = replace(settings, execution=replace(settings.execution, checkpointing=mode))
             yield " ".join([*words, f"execution.checkpointing={mode}"]), settings
     words.append(f"execution.checkpointing={settings.execution.checkpointing}")
-    for change in state_mends(settings, ranks, cuda=cuda):
+    for change in state_remedies(settings, ranks, cuda=cuda):
         yield " ".join([*words, change[0]]), change[1]
 
 
-def state_mends(settings: TrainSettings, ranks: int, *, cuda: bool) -> Iterator[tuple[str, TrainSettings]]:
-    """Yield settings whose weights, gradients and optimizer take less and less of a rank's own memory."""
+def state_remedies(settings: TrainSettings, ranks: int, *, cuda: bool) -> Iterator[tuple[str, TrainSettings]]:
+    """Yield settings whose weights, gradients and optimizer state take less and less of a rank's memory."""
     zero = settings.zero
     for stage in range(zero.stage + 1, 4 if ranks > 1 else 0):
         zero = replace(zero, stage=stage)
@@ -184,23 +192,29 @@ def state_mends(settings: TrainSettings, ranks: int, *, cuda: bool) -> Iterator[
 
 
 def advice(
-    settings: TrainSettings, decoder: DecoderConfig, batch_size: int, ranks: int, room: Room, *, states: bool
+    settings: TrainSettings,
+    decoder: DecoderConfig,
+    batch_size: int,
+    ranks: int,
+    available: AvailableMemory,
+    *,
+    states: bool,
 ) -> str:
-    """Return what a rank that ran out of memory needs at least, and the nearest setting that needs less.
+    """Return the least memory of a rank that ran out of memory, and the closest setting that needs less.
 
-    `states`: it happened before the first step, so that a smaller micro-batch changes nothing.
+    `states`: it happened before the first step, so a smaller micro-batch does not help.
     """
-    cuda = room.device is not None
-    there = f"; its GPU has {size_of(room.device)}" if room.device is not None else ""
-    if room.free is not None:
-        there += f"{',' if there else ';'} {size_of(room.free)} are free now"
-    less = state_mends(settings, ranks, cuda=cuda) if states else mends(settings, batch_size, ranks, cuda=cuda)
+    cuda = available.device is not None
+    there = f"; its GPU has {size_of(available.device)}" if available.device is not None else ""
+    if available.free is not None:
+        there += f"{',' if there else ';'} {size_of(available.free)} are free now"
+    less = state_remedies(settings, ranks, cuda=cuda) if states else remedies(settings, batch_size, ranks, cuda=cuda)
     words = next((words for words, _ in less), None)
-    need = footprint(settings, decoder, batch_size, ranks, cuda=cuda).told()
-    mend = NOTHING_LEFT if words is None else f"Run again with {words}: the global batch stays"
-    return f"{need[0].upper()}{need[1:]}{there}. {mend}, and the run goes on from its newest checkpoint"
+    need = footprint(settings, decoder, batch_size, ranks, cuda=cuda).describe()
+    remedy = NOTHING_LEFT if words is None else f"Run again with {words} (same global batch)"
+    return f"{need[0].upper()}{need[1:]}{there}. {remedy}; the run resumes from its newest checkpoint"
 
 
 def size_of(size: int) -> str:
-    """Return bytes in words."""
+    """Return a number of bytes as text."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"

@@ -1,7 +1,7 @@
-"""The C library's heap on the CPU: what a step frees, the next step takes again, without asking the kernel for it.
+"""The C library's heap on the CPU: a step reuses memory that the previous one freed, without a system call.
 
-By default glibc hands every large block back when it is freed, and the kernel clears its pages anew when the next one
-is written: 250 MB a step in logits and gradients of a vocabulary of 32,000, a tenth of the time of a small decoder's.
+By default glibc returns every large block to the kernel when it is freed, and the kernel clears the pages of the next
+one again: 250 MB per step for logits and gradients of a vocabulary of 32,000, a tenth of a small decoder's time.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ M_MMAP_THRESHOLD = -3
 """Names and numbers of malloc.h."""
 
 CHOSEN = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
-"""Environment variables with which a user has decided already."""
+"""Environment variables by which a user has already chosen."""
 
 KEPT_BYTES = 1 << 30
 """Blocks up to this size stay with the process."""
 
 
 def keep_freed_memory() -> bool:
-    """Return what lies free to the kernel once, and keep from now on what is freed.
+    """Return free memory to the kernel once, and keep freed memory from now on.
 
-    False, with nothing changed, where another C library runs or the environment has a variable of CHOSEN. Call it when
-    weights and moments are there: those allocated before stay blocks of their own and leave no holes.
+    Returns False, with nothing changed, with another C library or a variable of CHOSEN in the environment. Call it
+    after weights and moments are allocated: allocated before, they stay separate blocks and leave no holes.
     """
     if not sys.platform.startswith("linux") or any(name in os.environ for name in CHOSEN):
         return False

@@ -1,4 +1,4 @@
-"""What a run minimises: an objective makes micro-batches of samples and says what they cost."""
+"""What a run minimises: an objective builds micro-batches and computes their loss."""
 
 from train.objectives.objective import Objective, objective_of
 

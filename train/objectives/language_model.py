@@ -1,4 +1,4 @@
-"""Next-token prediction, what pretraining minimises: the mean loss of all labels.
+"""Next-token prediction, the pretraining objective: the mean loss over all labels.
 
 Shapes: B samples, T tokens, S = T + 1.
 """
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 
 class MicroBatch(NamedTuple):
-    """What one forward pass reads."""
+    """Input of one forward pass."""
 
     ids_BS: Tensor
-    """int64; a step's last samples are filled up with rows that cost nothing."""
+    """int64; the last micro-batch of a step may end with padding rows, whose loss is zero."""
     documents: Documents
-    """Of its inputs."""
+    """Documents of the inputs, ids_BS[:, :-1]."""
 
 
 class LanguageModel(Objective):
-    """Every label costs -log p(label | the tokens of its document before it)."""
+    """The loss of a label is -log p(label | preceding tokens of its document)."""
 
     name = "language_model"
 
@@ -46,7 +46,7 @@ class LanguageModel(Objective):
         return cls(tokens)
 
     def micro_batch(self, ids: Sequence[int], size: int) -> MicroBatch:
-        """Return samples as a micro-batch; rows without a sample are IGNORED."""
+        """Return samples as a micro-batch; padding rows are IGNORED."""
         rows = np.full((size, self.tokens.seq_len + 1), IGNORED, dtype=np.int64)
         if ids:
             rows[: len(ids)] = self.tokens.sample(ids)
@@ -54,10 +54,10 @@ class LanguageModel(Objective):
         return MicroBatch(ids_BS, Documents.of(ids_BS[:, :-1], self.tokens.end_of_text))
 
     def losses(self, engine: Engine, micro_batch: MicroBatch) -> TokenLosses:
-        """Return each label's loss, and their sum."""
+        """Return the loss of every label and their sum."""
         losses: TokenLosses = engine(on_device(micro_batch.ids_BS, engine.world.device), micro_batch.documents)
         return losses
 
     def summary(self, loss: float) -> Record:
-        """Return the mean loss of a label and its perplexity."""
+        """Return the mean loss per label and its perplexity."""
         return {"train/loss": loss, "train/ppl": float(torch.tensor(loss).exp())}

@@ -1,4 +1,4 @@
-"""The interface of objectives, and how one is chosen. The loop and the engine know no other."""
+"""The interface of objectives, all that loop and engine know of one, and how one is selected."""
 
 from __future__ import annotations
 
@@ -21,49 +21,51 @@ if TYPE_CHECKING:
 
 
 class Objective(Hook, ABC):
-    """Decides what a forward pass reads and what it costs.
+    """Decides what a forward pass reads and what its loss is.
 
-    A hook as well, the last to be called: what it needs before training, its state in checkpoints and what it adds to
-    a record have their moments there. Methods that take no loop may not wait for other ranks.
+    It is also the last hook to be called, which gives it setup before training, state in checkpoints and metrics in
+    records. Methods without a loop argument must not wait for other ranks.
     """
 
     @classmethod
     @abstractmethod
     def of(cls, settings: TrainSettings, tokens: Tokens) -> Self:
-        """Return the objective of a run on these samples. Raises ValueError when settings and data do not fit."""
+        """Return the objective of a run on these samples. Raises ValueError if settings and data do not match."""
 
     @abstractmethod
     def micro_batch(self, ids: Sequence[int], size: int) -> Any:
-        """Return `size` samples as `losses` takes them, on the host; those for which there is no id cost nothing.
+        """Return `size` samples on the host as input of `losses`; rows beyond `ids` are padding with zero loss.
 
-        Called in another thread, a step ahead.
+        Called one step ahead, in another thread.
         """
 
     def count(self, samples: int, labels: int) -> int:
-        """Return what the loss of a global batch is divided by: here its labels."""
+        """Return the divisor of a global batch's loss, by default its number of labels."""
         return labels
 
     @abstractmethod
     def losses(self, engine: Engine, micro_batch: Any) -> TokenLosses:
-        """Run a micro-batch forward, without a host sync.
+        """Run the forward pass of a micro-batch, without a host sync.
 
-        `total` goes backward, divided by `count`; `losses_BT` has one row per sample, those that fill up included, and
-        a row's sum is the loss that is reported. The engine may be called more than once, with positions and weights as
-        in `Decoder.forward`: all calls but the last under torch.no_grad().
+        The backward pass starts from `total` divided by `count`. `losses_BT` has one row per sample, padding included;
+        the sum of a row is the reported loss. The engine may be called several times, with positions and weights as in
+        `Decoder.forward`; all calls except the last must be under torch.no_grad().
         """
 
     def reached(self, loop: LoopState) -> bool:
-        """Tell whether the run ends here, before its order does. Asked more than once per step, and of a resumed run,
-        after `load_state`, before its first; every rank must give the same answer."""
+        """Return whether the run ends here, before the end of its order; the same on every rank.
+
+        Called more than once per step, and before the first step (after `load_state` in a resumed run).
+        """
         return False
 
     def summary(self, loss: float) -> Record:
-        """Return what a record says of the mean loss since the last one, NaN if no step moved the weights."""
+        """Return the metrics for `loss`, the mean since the last record, NaN if no step updated the weights."""
         return {"train/loss": loss}
 
 
 def objective_of(settings: TrainSettings, tokens: Tokens) -> Objective:
-    """Return the objective that the settings name."""
+    """Return the objective selected by `settings.objective`."""
     module, _, name = OBJECTIVES[settings.objective].partition(":")
-    made: Objective = getattr(import_module(module), name).of(settings, tokens)
-    return made
+    objective: Objective = getattr(import_module(module), name).of(settings, tokens)
+    return objective

@@ -1,4 +1,4 @@
-"""Which samples each rank consumed, as files of a RUN."""
+"""The samples each rank consumed, as files of a RUN."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from numpy.typing import NDArray
 
 from curriculum.artifact.files import sync
 from curriculum.order.consumed import joined
+from train.records.layout import CONSUMED
 
-CONSUMED = "consumed"
-"""Folder of a run with a file a rank: rows of int64 [step, ids...], steps counted from 0."""
 NO_SAMPLE = -1
-"""What fills short rows."""
+"""Padding of short rows."""
 
 
 class ConsumedFile:
-    """What one rank consumed: rows of int64 [step, ids...], `NO_SAMPLE` filling short rows.
+    """The samples one rank consumed: rows of int64 [step, ids...], short rows padded with `NO_SAMPLE`.
 
     `hash` is the consumed hash of this rank's samples in this attempt; rank 0 starts from the hash of earlier attempts,
-    so that the sum over the ranks is the run's.
+    so the sum over ranks is the hash of the run.
     """
 
     def __init__(self, folder: Path, rank: int, world_size: int, width: int, consumed_hash: int) -> None:
@@ -31,7 +30,7 @@ class ConsumedFile:
         self._file = open(path, "ab")  # noqa: SIM115  # held until close()
 
     def append(self, step: int, ids: list[int], own_hash: int) -> None:
-        """Record a step's samples and their consumed hash at their positions."""
+        """Record the samples of a step and add their consumed hash at their positions."""
         row = np.full(1 + self.width, NO_SAMPLE, dtype=np.int64)
         row[0] = step
         row[1 : 1 + len(ids)] = ids
@@ -39,7 +38,7 @@ class ConsumedFile:
         self.hash = joined(self.hash, own_hash)
 
     def sync(self) -> None:
-        """Make the record durable."""
+        """Flush the record to disk (fsync)."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -49,7 +48,7 @@ class ConsumedFile:
 
 
 def forget_consumed(folder: Path, step: int) -> None:
-    """Drop the record of `step` and what followed: a resumed run consumes it again. Call once, before ranks append."""
+    """Drop the records from `step` on: a resumed run consumes them again. Call once, before ranks append."""
     (folder / CONSUMED).mkdir(exist_ok=True)
     for path in (folder / CONSUMED).glob("world_*.bin"):
         rows = _rows(path, int(path.stem.split("_")[5]))
@@ -60,16 +59,16 @@ def forget_consumed(folder: Path, step: int) -> None:
 
 
 def _rows(path: Path, width: int) -> NDArray[np.int64]:
-    """Return the whole rows of a record [n, 1 + width]; a torn last row is left out."""
+    """Return the complete rows of a record [n, 1 + width]; a torn last row is dropped."""
     flat = np.fromfile(path, dtype=np.int64)
     whole = len(flat) // (1 + width) * (1 + width)
     return flat[:whole].reshape(-1, 1 + width)
 
 
 def read_consumed(folder: Path) -> NDArray[np.int64]:
-    """Return the sample ids that a run consumed, step by step and rank by rank, [n].
+    """Return the sample ids that a run consumed, by step and rank, [n].
 
-    Raises ValueError when a step was recorded by more than one set of ranks.
+    Raises ValueError if two files record the same step of the same rank.
     """
     parts: dict[tuple[int, int], NDArray[np.int64]] = {}
     for path in sorted((folder / CONSUMED).glob("world_*.bin")):
@@ -80,16 +79,16 @@ def read_consumed(folder: Path) -> NDArray[np.int64]:
             if key in parts:
                 raise ValueError(
                     f"{path} records step {key[0]} of rank {rank}, which another file records too: "
-                    "the run folder was changed"
+                    "the run folder was modified; restore it"
                 )
             parts[key] = row[1:][row[1:] != NO_SAMPLE]
     return np.concatenate([parts[key] for key in sorted(parts)]) if parts else np.empty(0, dtype=np.int64)
 
 
 def consumed_at(folder: Path, step: int) -> NDArray[np.int64] | None:
-    """Return the samples that a run consumed at a step (counted from 0), rank by rank; None if no record has it.
+    """Return the samples that a run consumed at a step (counted from 0), rank by rank; None if no record has the step.
 
-    Only the rows' step numbers are read, and the rows of that step.
+    Reads only the rows' step numbers, and the rows of that step.
     """
     parts: dict[int, NDArray[np.int64]] = {}
     for path in (folder / CONSUMED).glob("world_*.bin"):
@@ -102,7 +101,7 @@ def consumed_at(folder: Path, step: int) -> NDArray[np.int64] | None:
         for row in np.flatnonzero(table[:, 0] == step):
             if rank in parts:
                 raise ValueError(
-                    f"{path} records step {step} of rank {rank}, which is recorded already: the run folder was changed"
+                    f"{path} records step {step} of rank {rank} a second time: the run folder was modified; restore it"
                 )
             parts[rank] = np.array(table[row, 1:][table[row, 1:] != NO_SAMPLE])
     return np.concatenate([parts[rank] for rank in sorted(parts)]) if parts else None

@@ -1,4 +1,4 @@
-"""The record of the steps that a guard left out of the weights: which, why, and of which samples."""
+"""The record of the steps that a guard skipped: which, why, and with which samples."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 from curriculum.artifact.files import reading
 
 SKIPPED = "skipped.jsonl"
-"""File of a run with one JSON object for every step that was left out of the weights, and for every way back."""
-MEND = "restore it, or remove it to forget what was left out"
+"""File of a run with one JSON object for every skipped step, and for every rollback."""
+REMEDY = "restore it, or remove it to forget the skipped steps"
 
 
 def skipped_until(path: Path, step: int) -> list[str]:
-    """Return the lines of skipped.jsonl of steps up to `step`; a torn last line, of a killed writer, is left out.
+    """Return the lines of skipped.jsonl of steps up to `step`; a torn last line of a killed writer is dropped.
 
-    Raises ArtifactError naming the file when one is not a record.
+    Raises ArtifactError naming the file when a line is not a record.
     """
     return [line for line, entry in _records(path) if entry["step"] <= step]
 
 
 def read_skipped(path: Path) -> tuple[list[str], list[str]]:
-    """Return what was left out, `12 (not finite)`, and the ways back, `12 to those of 8`. Raises as `skipped_until`."""
+    """Return the skipped steps, `12 (not finite)`, and the rollbacks, `12 to those of 8`. Raises as `skipped_until`."""
     steps, back = [], []
-    with reading(path, MEND):
+    with reading(path, REMEDY):
         for _, entry in _records(path):
             if entry["reason"] == "rollback":
                 back.append(f"{entry['step']:,} to those of {entry['weights_of_step']:,}")
@@ -34,9 +34,9 @@ def read_skipped(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _records(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    with reading(path, MEND):
+    with reading(path, REMEDY):
         lines = [line for line in path.read_text("utf-8").split("\n")[:-1] if line]
         entries = [json.loads(line) for line in lines]
         if not all(type(entry["step"]) is int for entry in entries):
-            raise ValueError(f"{path} has a record whose step is no number: {MEND}")
+            raise ValueError(f"{path} has a record whose step is not a number: {REMEDY}")
         return list(zip(lines, entries, strict=True))

@@ -1,1 +1,1 @@
-"""May this run resume here, from where, and with which changes?"""
+"""Resuming: whether a run may resume in a folder, from which checkpoint, and with which changes."""

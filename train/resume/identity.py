@@ -1,8 +1,8 @@
-"""What a run is: which settings and data bind all of its lives, what may change between two, and what never can.
+"""Identity of a run: settings and data that bind all its attempts, those that may change, and those that never can.
 
-A setting says itself whether it binds a run (`models/setting.py`). Fields have dotted names: `optimizer.lr` is a
-setting, `fingerprints.order` is data that the run reads, `decoder.vocab_size` and `decoder.max_seq_len` are what the
-tokens make of the model.
+Each setting declares whether it binds a run (`models/setting.py`). Fields have dotted names: `optimizer.lr` is a
+setting, `fingerprints.order` is data that the run reads, `decoder.vocab_size` and `decoder.max_seq_len` are model
+dimensions set by the tokens.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from train.resume.lineage import ChangedRun
 from train.settings import TrainSettings
 
 FINGERPRINTS = ("benchmarks", "order", "scores", "tokenizer", "tokens", "validation")
-"""What a run reads, compared by content."""
+"""Inputs of a run, compared by content."""
 
 DECODER = ("max_seq_len", "vocab_size")
-"""What the tokens make of the model: their sequence length, and their vocabulary rounded up."""
+"""Model dimensions set by the tokens: their sequence length, and their vocabulary rounded up."""
 
 _FIXED_DATA = {
-    "fingerprints.tokens": "the order's samples would be other text than what was read under the same numbers",
-    "fingerprints.tokenizer": "the token ids that the model has learned would stand for other text",
-    "decoder.vocab_size": "embedding and head have a row for each entry of the vocabulary that the run began with",
-    "decoder.max_seq_len": "samples of another length are other samples than those that were read",
+    "fingerprints.tokens": "the order's sample ids would refer to other text than before",
+    "fingerprints.tokenizer": "the token ids that the model has learned would mean other text",
+    "decoder.vocab_size": "embedding and head have one row per entry of the run's first vocabulary",
+    "decoder.max_seq_len": "samples of another length are not the samples that were read",
 }
 
 
@@ -47,20 +47,20 @@ def free() -> tuple[str, ...]:
 
 @cache
 def fixed() -> dict[str, str]:
-    """Return what can never be accepted once something was trained, by dotted name, and why."""
+    """Return the changes that can never be accepted once something was trained, by dotted name, and why."""
     return {name: item.metadata["fixed"] for name, item in _settings() if "fixed" in item.metadata} | _FIXED_DATA
 
 
 @dataclass(frozen=True)
 class Change:
-    """A field in which a run differs from what is asked for."""
+    """A field in which a run differs from the requested settings or data."""
 
     field: str
     old: Any
     new: Any
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.old!r} there, {self.new!r} now"
+        return f"{self.field}: was {self.old!r}, now {self.new!r}"
 
 
 def identity(settings: TrainSettings) -> dict[str, Any]:
@@ -73,16 +73,16 @@ def identity(settings: TrainSettings) -> dict[str, Any]:
 
 
 def facts_of(settings: TrainSettings, inputs: Inputs) -> dict[str, Any]:
-    """Return all that binds a run's lives, as JSON values by dotted name."""
+    """Return everything that binds a run's attempts, as JSON values by dotted name."""
     return flat(identity(settings), inputs.fingerprints, asdict(inputs.decoder))
 
 
 def flat(
     settings: Mapping[str, Any], fingerprints: Mapping[str, str | None], decoder: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what an identity, fingerprints and a decoder's configuration say, as JSON values by dotted name.
+    """Return an identity, fingerprints and a decoder's configuration as JSON values by dotted name.
 
-    A setting that the identity of an older PDPC lacks has its default; of the decoder, what is not there is left out.
+    A setting missing from the identity of an older PDPC has its default; missing decoder fields are omitted.
     """
     values = {**defaults(), **dict(_leaves(settings, ""))}
     values = {key: value for key, value in values.items() if key not in free()}
@@ -93,13 +93,13 @@ def flat(
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """Return the fields in which two runs differ, by name. What the older one does not say of its decoder is none."""
+    """Return the fields in which two runs differ, by name, without decoder fields that the older one lacks."""
     names = [name for name in sorted({*old, *new}) if not name.startswith("decoder.") or name in old]
     return [Change(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
 
 
 def unrecorded(found: Iterable[Change], lives: Sequence[Mapping[str, Any]]) -> list[Change]:
-    """Return the changes that no life has accepted on record, in one step or in several."""
+    """Return the changes that no attempt has accepted on record, in one step or in several."""
     left = []
     for change in found:
         value = change.old
@@ -112,39 +112,39 @@ def unrecorded(found: Iterable[Change], lives: Sequence[Mapping[str, Any]]) -> l
 
 
 def is_accepted(change: Change, accept: Sequence[str], lives: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell whether a change is accepted, now or on record."""
+    """Return whether a change is accepted, now or on record."""
     return change.field in accept or not unrecorded([change], lives)
 
 
 def judge(where: str, found: Sequence[Change], accept: Sequence[str], trained: bool) -> None:
-    """Raise ChangedRun for what is not accepted, or cannot be: all of the fields by name, each with both values.
+    """Raise ChangedRun naming every field that is not accepted, or cannot be, each with both values.
 
-    `where`: what the changes were found against; `trained`: it has weights that have learned.
+    `where`: the run or checkpoint that the changes were found against; `trained`: it has trained weights.
     """
     never = [change for change in found if change.field in fixed() and trained]
     if never:
-        told = "; ".join(f"{change} ({fixed()[change.field]})" for change in never)
-        raise ChangedRun(f"{where} cannot go on with {told}: give the old value again, or another output")
+        named = "; ".join(f"{change} ({fixed()[change.field]})" for change in never)
+        raise ChangedRun(f"{where} cannot resume with {named}: restore the old value, or choose another output")
     refused = [change for change in found if change.field not in accept]
     if refused:
         words = " ".join(f"--accept-change {change.field}" for change in refused)
         raise ChangedRun(
-            f"{where} was begun with other settings or data ({'; '.join(map(str, refused))}): give the same again, or "
-            f"another output; to go on with the change on record, add {words}"
+            f"{where} was started with other settings or data ({'; '.join(map(str, refused))}): restore them, or "
+            f"choose another output; to resume with the change on record, add {words}"
         )
 
 
 def check_acceptable(accept: Sequence[str]) -> None:
-    """Raise ValueError for a name in `accept_change` that is no field of a run, naming the nearest ones."""
+    """Raise ValueError for a name in `accept_change` that is not a field of a run, naming the closest ones."""
     known = [*binding()]
     known += [*(f"decoder.{name}" for name in DECODER), *(f"fingerprints.{name}" for name in FINGERPRINTS)]
     for name in accept:
         if name in free():
-            raise ValueError(f"accept_change={name}: {name} may change at any time, leave it out")
+            raise ValueError(f"accept_change={name}: {name} may change at any time, so remove it")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)
-            mend = f"use {' or '.join(near)}" if near else "give the name that the refusal told"
-            raise ValueError(f"accept_change={name} is no field of a run: {mend}")
+            remedy = f"use {' or '.join(near)}" if near else "use the name given in the error message"
+            raise ValueError(f"accept_change={name} is not a field of a run: {remedy}")
 
 
 def defaults() -> dict[str, Any]:

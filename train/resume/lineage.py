@@ -1,6 +1,6 @@
-"""Lineage: how does a run go on from a checkpoint?
+"""Lineage: resuming a run from a checkpoint.
 
-With its own order, or with one whose read part is the same; on as many ranks as there are now.
+With its own order, or with one whose consumed part is the same; on any number of ranks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from curriculum.artifact.files import ArtifactError, reading
 from curriculum.artifact.manifest import MANIFEST, open_manifest
 from curriculum.order.consumed import as_hex, order_hash
-from curriculum.order.order import Order
+from curriculum.order.order import Order, ancestors, replanned_at
 from curriculum.order.split import Split, cursor_after
 from train import checkpoint
 from train.distributed.exit_codes import CHANGED
@@ -23,55 +23,32 @@ log = logging.getLogger(__name__)
 
 
 class ChangedRun(ArtifactError):
-    """What a run is made of changed between two of its lives; the message names what."""
+    """Settings or data of a run changed between two attempts; the message names them."""
 
     exit_code = CHANGED
 
 
-def ancestors(order: Order) -> list[str]:
-    """Return the fingerprints of the orders that this one was replanned from, oldest first; [] for an arranged one.
-
-    Raises ArtifactError when the manifest names a parent, but not the ancestors or where it was replanned.
-    """
-    manifest = order.manifest
-    parent = manifest.inputs.get("parent")
-    if parent is None:
-        return []
-    chain = manifest.facts.get("ancestors")
-    if not isinstance(chain, list) or chain[-1:] != [parent] or not isinstance(_replanned_at(order), int):
-        raise ArtifactError(
-            f"order {order.folder} names the parent {parent}, but its manifest does not say the ancestors that end "
-            "with it and the cursor where it was replanned (facts.ancestors, facts.replanned_at): make it again"
-        )
-    return chain
-
-
-def _replanned_at(order: Order) -> int | None:
-    """Return the cursor up to which a replanned order is its parent's."""
-    where = order.manifest.facts.get("replanned_at")
-    return where.get("cursor") if isinstance(where, dict) else None
-
-
 def check_resume(folder: Path, order: Order, accepted: bool = False) -> None:
-    """Raise ChangedRun unless the run whose checkpoint is `folder` has read just what `order` begins with.
+    """Raise ChangedRun unless `order` begins with exactly the samples consumed at the checkpoint `folder`.
 
-    The consumed hash of the checkpoint is compared with that of the order's first samples. A replanned order goes on
-    from a checkpoint of its ancestors', if it was replanned no earlier than there; one that is `accepted` on record may
-    be any that begins with what was read. O(cursor), see `order_hash`.
+    The consumed hash of the checkpoint is compared with that of the order's first samples. A replanned order can resume
+    from a checkpoint of its ancestors, unless it was replanned at an earlier cursor; an order `accepted` on record may
+    be any that begins with the consumed samples. O(cursor), see `order_hash`.
     """
     manifest = open_manifest(folder, checkpoint.KIND)
-    with reading(folder / MANIFEST, "go on from another checkpoint"):
+    with reading(folder / MANIFEST, "resume from another checkpoint"):
         step, cursor, trained_on = int(manifest.facts["step"]), manifest.facts["cursor"], manifest.inputs.get("order")
     if "consumed_hash" not in manifest.facts:
         raise ArtifactError(
-            f"checkpoint {folder} does not say what was consumed (facts.consumed_hash): it was written by an older "
-            "PDPC; go on with that one, or start anew with another output"
+            f"checkpoint {folder} does not record what was consumed (facts.consumed_hash): it was written by an older "
+            "PDPC; resume with that version, or start again with another output"
         )
     expected = cursor_after(step, order.batch_size, len(order))
     if cursor != expected:
         raise ChangedRun(
-            f"checkpoint {folder} was written at step {step} after {cursor} samples; order {order.folder} puts that "
-            f"step after {expected} ({len(order)} samples in batches of {order.batch_size}): give the run its own order"
+            f"checkpoint {folder} was written at step {step} after {cursor} samples, but order {order.folder} has "
+            f"that step after {expected} ({len(order)} samples in batches of {order.batch_size}): use the run's own "
+            "order"
         )
     replanned = trained_on != order.fingerprint
     if replanned and not accepted:
@@ -79,16 +56,16 @@ def check_resume(folder: Path, order: Order, accepted: bool = False) -> None:
     recorded, found = manifest.facts["consumed_hash"], as_hex(order_hash(order, cursor))
     if recorded != found:
         raise ChangedRun(
-            f"checkpoint {folder} has read other samples than the first {cursor} of order {order.folder}: their "
+            f"checkpoint {folder} has consumed other samples than the first {cursor} of order {order.folder}: their "
             f"hash is {recorded} in the checkpoint and {found} in the order. The order is another one under the same "
-            "name, or damaged, or replanned with a changed past: check it with pdpc inspect verify=true, and put back "
+            "name, or damaged, or replanned with a changed past: check it with pdpc inspect verify=true, and restore "
             f"the order that the run was trained on (fingerprint {trained_on})"
         )
     if replanned:
         log.info(
-            "the run goes on with order %s, %s order %s: the %s samples that it has read are the same (hash %s)",
+            "resuming with order %s, %s order %s: the %s samples consumed so far are the same (hash %s)",
             order.fingerprint,
-            "accepted for" if accepted else f"replanned at cursor {_replanned_at(order)} from",
+            "accepted for" if accepted else f"replanned at cursor {replanned_at(order)} from",
             trained_on,
             cursor,
             found,
@@ -100,21 +77,21 @@ def _check_descent(folder: Path, cursor: int, trained_on: str | None, order: Ord
     if trained_on not in ancestors(order):
         raise ChangedRun(
             f"checkpoint {folder} was trained on order {trained_on}, and order {order.folder} "
-            f"({order.fingerprint}) is neither that nor replanned from it: give the run its own order; one that begins "
-            "with the same samples goes on with --accept-change fingerprints.order"
+            f"({order.fingerprint}) is neither that nor replanned from it: use the run's own order; one that begins "
+            "with the same samples is accepted with --accept-change fingerprints.order"
         )
-    replanned_at = _replanned_at(order)
-    assert replanned_at is not None, "ancestors() has checked it"
-    if cursor > replanned_at:
+    start = replanned_at(order)
+    assert start is not None, "ancestors() has checked it"
+    if cursor > start:
         raise ChangedRun(
-            f"checkpoint {folder} has read {cursor} samples of order {trained_on}, and order {order.folder} was "
-            f"replanned from it at cursor {replanned_at} already: replan again from this checkpoint, or go on with the "
-            "order that the run was trained on"
+            f"checkpoint {folder} has consumed {cursor} samples of order {trained_on}, but order {order.folder} was "
+            f"replanned from it at the earlier cursor {start}: replan again from this checkpoint, or resume "
+            "with the order that the run was trained on"
         )
 
 
 def work_split(settings: TrainSettings, batch_size: int, world_size: int) -> dict[str, int]:
-    """Return how a life of a run cuts its work: ranks, ZeRO stage, micro-batches."""
+    """Return how an attempt of a run splits its work: ranks, ZeRO stage, micro-batches."""
     split = Split(batch_size, world_size, settings.micro_batch_size)
     return {
         "world_size": world_size,
@@ -124,19 +101,19 @@ def work_split(settings: TrainSettings, batch_size: int, world_size: int) -> dic
     }
 
 
-def conversion(lives: Sequence[Mapping[str, Any]], step: int, split: Mapping[str, int]) -> str | None:
-    """Return the line that says that the checkpoint of a step is read by another number of ranks, or in another split.
+def conversion(attempts: Sequence[Mapping[str, Any]], step: int, split: Mapping[str, int]) -> str | None:
+    """Return the log line for a checkpoint that is read by another number of ranks, or with another split.
 
     None when nothing changes. Checkpoints hold parameters by name, in any number of parts: reading one converts it.
     """
-    writers = [life for life in lives if life["step"] < step and "zero_stage" in life]
+    writers = [attempt for attempt in attempts if attempt["step"] < step and "zero_stage" in attempt]
     if not writers or all(writers[-1].get(key) == value for key, value in split.items()):
         return None
-    before = _told(writers[-1])
-    return f"the checkpoint of step {step} was written by {before} and goes on with {_told(split)}: converted"
+    before = _description(writers[-1])
+    return f"the checkpoint of step {step} was written by {before} and is converted for {_description(split)}"
 
 
-def _told(split: Mapping[str, Any]) -> str:
+def _description(split: Mapping[str, Any]) -> str:
     ranks, parts = split["world_size"], split["accumulation"]
     return (
         f"{ranks} rank{'s' if ranks > 1 else ''} (ZeRO {split['zero_stage']}, {parts} micro-batch"

@@ -1,4 +1,4 @@
-"""The RUN folder: one writer at a time, one set of settings for its whole life."""
+"""The RUN folder: one writer at a time, one set of settings for all attempts."""
 
 from __future__ import annotations
 
@@ -11,39 +11,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.files import DISK_FULL, ArtifactError, fingerprint_of, reading, write_text
+from curriculum.artifact.files import DISK_FULL, ArtifactError, fingerprint_of, write_text
 from curriculum.artifact.lock import Lock
 from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
 from train import checkpoint
 from train.config.compose import as_yaml
 from train.config.packages import versions
-from train.distributed.watchdog import STACKS
-from train.evaluation.answers import EVALUATIONS
 from train.inputs import Inputs
-from train.records.consumed import CONSUMED
+from train.records.layout import CHECKPOINTS, EXPORT, FILES, FOLDERS, RUN
+from train.records.run_json import FORMAT, as_text, checksum_of, read_run
 from train.resume.identity import Change, changes, facts_of, flat, identity, judge, unrecorded
 from train.resume.lineage import ChangedRun
 from train.settings import TrainSettings
-from train.tracking import METRICS
 
 log = logging.getLogger(__name__)
 
-RUN = "run.json"
-FORMAT = 2
-"""Of run.json; before 2 it had no checksum."""
-CHECKPOINTS = "checkpoints"
-EXPORT = "export"
-FILES = ("config.json", "config.yaml", "ds_config.json", METRICS)
-"""What a run writes beside run.json."""
-FOLDERS = (CHECKPOINTS, CONSUMED, EVALUATIONS, STACKS)
-"""Folders of a RUN in which files are written."""
-WRITTEN = ("arm", "fingerprints", "identity", "parameters", "paths", "seed", "status", "versions")
-"""What is in every run.json, and what readers build on."""
-MEND = "restore it, or remove it to go on from the newest checkpoint (what it tells of earlier lives is lost then)"
-
 
 class RunFolder:
-    """An open RUN folder, whose sole writer is this process."""
+    """An open RUN folder with this process as its only writer."""
 
     def __init__(self, path: Path, facts: dict[str, Any], lock: Lock) -> None:
         self.path = path
@@ -54,7 +39,7 @@ class RunFolder:
     def claim(cls, path: Path, wait_s: float = 15.0) -> RunFolder:
         """Create or open a RUN folder and lock it.
 
-        Raises ValueError when it cannot be made, holds something else, or another process goes on writing there.
+        Raises ValueError when it cannot be created, holds something else, or another process keeps writing there.
         """
         check_output(path)
         try:
@@ -65,12 +50,12 @@ class RunFolder:
             if error.errno in DISK_FULL:
                 raise
             raise ValueError(
-                f"output={path} cannot be written ({error}): name a folder that you may write to"
+                f"output={path} cannot be written ({error}): choose a folder this user can write to"
             ) from error
         return cls(path, read_run(path) if (path / RUN).exists() else {}, lock)
 
     def admit(self, settings: TrainSettings, inputs: Inputs, found: Path | None) -> list[Change]:
-        """Return what is accepted to be other than before; `found` is the checkpoint to go on from, if there is one.
+        """Return the accepted changes since earlier attempts; `found` is the checkpoint to resume from, if any.
 
         Raises ChangedRun naming every change that is not accepted or cannot be.
         """
@@ -86,19 +71,19 @@ class RunFolder:
         set_aside: Sequence[str],
         extra: Mapping[str, Any],
     ) -> None:
-        """Write what the run is made of; every life of a run, and the step that it goes on from, is kept in `lives`.
+        """Record settings and data of the run; `lives` keeps every attempt with the step it resumed from.
 
-        `set_aside`: records that this life found damaged and begins anew.
+        `set_aside`: records that this attempt found damaged and starts again.
         """
-        asked, made_by = identity(settings), versions()
+        settings_identity, software = identity(settings), versions()
         for change in accepted:
             log.warning("accepted on record: %s", change)
-        prints = {**inputs.fingerprints, "config": fingerprint_of(asked)}
-        life = {
+        prints = {**inputs.fingerprints, "config": fingerprint_of(settings_identity)}
+        attempt = {
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "step": step,
             "order": prints["order"],
-            "versions": made_by,
+            "versions": software,
             **({"accepted": [asdict(change) for change in accepted]} if accepted else {}),
             **({"set_aside": list(set_aside)} if set_aside else {}),
             **extra,
@@ -109,11 +94,11 @@ class RunFolder:
             "arm": settings.arm,
             "seed": settings.seed,
             "status": "running",
-            "identity": asked,
+            "identity": settings_identity,
             "decoder": asdict(inputs.decoder),
             "fingerprints": prints,
-            "versions": made_by,
-            "lives": [*self.facts.get("lives", []), life],
+            "versions": software,
+            "lives": [*self.facts.get("lives", []), attempt],
             **extra,
         }
         write_text(self.path / "config.yaml", as_yaml(settings))
@@ -121,30 +106,30 @@ class RunFolder:
         self._write()
 
     def finish(self, cursor: int, consumed_hash: str) -> None:
-        """Mark the run as finished and say what it consumed."""
+        """Mark the run as finished and record what it consumed."""
         self.facts |= {"status": "finished", "cursor": cursor, "consumed_hash": consumed_hash}
         self._write()
 
     @property
     def finished(self) -> bool:
-        """Has the run reached its end?"""
+        """Is the run finished?"""
         return self.facts.get("status") == "finished"
 
     def release(self) -> None:
-        """Give up the lock."""
+        """Release the lock."""
         self._lock.release()
 
     def _write(self) -> None:
-        write_text(self.path / RUN, _as_text({**self.facts, "checksum": _checksum(self.facts)}))
+        write_text(self.path / RUN, as_text({**self.facts, "checksum": checksum_of(self.facts)}))
 
 
 def admit(
     path: Path, facts: Mapping[str, Any], settings: TrainSettings, inputs: Inputs, found: Manifest | None
 ) -> list[Change]:
-    """Return what is accepted to be other than a run's facts and the checkpoint that it goes on from say.
+    """Return the accepted changes since a run's facts and the checkpoint it resumes from were written.
 
-    Raises ChangedRun. A run that is not finished may go on with an order replanned from its own: `check_resume`
-    compares what was read.
+    Raises ChangedRun. An unfinished run may resume with an order replanned from its own: `check_resume` compares the
+    consumed part.
     """
     asked, accept, over = facts_of(settings, inputs), settings.accept_change, facts.get("status") == "finished"
 
@@ -156,8 +141,8 @@ def admit(
     if facts:
         accepted = differences(flat(facts["identity"], facts["fingerprints"], facts.get("decoder", {})))
         if accepted and over:
-            told = "; ".join(map(str, accepted))
-            raise ChangedRun(f"run {path} is finished, with other settings or data ({told}): give another output")
+            named = "; ".join(map(str, accepted))
+            raise ChangedRun(f"run {path} is finished, with other settings or data ({named}): choose another output")
         judge(f"run {path}", accepted, accept, trained=found is not None)
     if found is not None:
         there = flat(found.config, found.inputs, found.facts.get("model", {}))
@@ -168,9 +153,9 @@ def admit(
 
 
 def finished(path: Path, settings: TrainSettings, inputs: Inputs) -> bool:
-    """Tell whether `path` holds a finished run of just these settings.
+    """Return whether `path` holds a finished run with exactly these settings.
 
-    Raises ChangedRun when it holds another, by what run.json and the newest readable checkpoint say.
+    Raises ChangedRun when it holds another one, according to run.json and the newest readable checkpoint.
     """
     facts = read_run(path) if (path / RUN).is_file() else {}
     over = facts.get("status") == "finished"
@@ -189,69 +174,41 @@ def _readable(checkpoints: Path) -> Manifest | None:
         try:
             return open_manifest(folder, checkpoint.KIND)
         except (ArtifactError, FileNotFoundError):
-            continue  # a start names it and passes it over
+            continue  # the start of a run names and skips it
         except OSError as error:
             raise checkpoint.UnreadableCheckpoint.of(folder, error) from error
     return None
 
 
 def check_output(path: Path) -> None:
-    """Raise ValueError when a folder cannot become a RUN, or holds something else whose files a run would replace."""
+    """Raise ValueError when a folder cannot become a RUN, or holds other files that a run would replace."""
     try:
         nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
         there = {entry.name for entry in os.scandir(path)} if path.is_dir() else set()
     except OSError as error:
         raise ValueError(
-            f"output={path} cannot be read ({error}): name a folder that you may read and write"
+            f"output={path} cannot be read ({error}): choose a folder this user can read and write"
         ) from error
     if not nearest.is_dir():
-        what = "is a file" if nearest == path else f"lies under {nearest}, which is a file"
-        raise ValueError(f"output={path} {what}: name the folder of the run")
+        problem = "is a file" if nearest == path else f"is below {nearest}, which is a file"
+        raise ValueError(f"output={path} {problem}: give a folder for the run")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(
-            f"output={path} cannot be written ({nearest} is read-only): name a folder that you may write to"
+            f"output={path} cannot be written ({nearest} is read-only): choose a folder this user can write to"
         )
     if not there & {RUN, ".lock", CHECKPOINTS} and (replaced := sorted(there & {MANIFEST, *FILES, EXPORT})):
-        raise ValueError(f"output={path} holds something else ({', '.join(replaced)}): name a new folder")
+        raise ValueError(f"output={path} contains other files ({', '.join(replaced)}): choose a new folder")
 
 
 def refuse_links(path: Path) -> None:
-    """Raise ArtifactError when an entry of a RUN folder is a link: what a run writes stays in its folder.
+    """Raise ArtifactError when an entry of a RUN folder is a link: a run writes only into its folder.
 
-    The folder itself may be one. W&B's own folder, which holds links to its newest run, is left to W&B.
+    The folder itself may be a link. W&B's folder, which has links to its newest run, is left to W&B.
     """
     for inside in (path, *(path / name for name in FOLDERS)):
         for entry in os.scandir(inside) if inside.is_dir() else ():
             if entry.is_symlink():
                 raise ArtifactError(
-                    f"{entry.path} is a link to {os.readlink(entry.path)}: a run writes into its own folder alone; "
-                    "copy what it points to, or link the whole folder"
+                    f"{entry.path} is a link to {os.readlink(entry.path)}, but a run writes only into its own folder: "
+                    "copy the target there, or link the whole folder"
                 )
-
-
-def read_run(path: Path) -> dict[str, Any]:
-    """Return a run's facts. Raises ArtifactError naming what is missing or damaged."""
-    file = path / RUN
-    if not file.is_file():
-        raise ArtifactError(f"{path} is not a RUN folder (it has no {RUN}): give the output of pdpc train")
-    with reading(file, MEND):
-        text = file.read_text("utf-8")
-        facts: dict[str, Any] = json.loads(text)
-    lacking = [key for key in WRITTEN if not isinstance(facts, dict) or key not in facts]
-    if lacking:
-        raise ArtifactError(
-            f"{file} has no {', '.join(lacking)}: it is not a run of pdpc train; give one, or restore it"
-        )
-    if ("format" in facts or "checksum" in facts) and (
-        text != _as_text(facts) or facts.pop("checksum", None) != _checksum(facts)
-    ):
-        raise ArtifactError(f"{file} does not match its own checksum: it is damaged; {MEND}")
-    return facts
-
-
-def _as_text(facts: Mapping[str, Any]) -> str:
-    return json.dumps(facts, indent=1, sort_keys=True) + "\n"
-
-
-def _checksum(facts: Mapping[str, Any]) -> str:
-    return fingerprint_of({key: value for key, value in facts.items() if key != "checksum"})

@@ -1,4 +1,4 @@
-"""Settings of `pdpc train`, one dataclass per component. Reading them loads no torch."""
+"""Settings of `pdpc train`, one dataclass per component. Importing them does not import torch."""
 
 from train.settings.hooks import AveragingSettings, GuardSettings, StragglerSettings, ThroughputSettings
 from train.settings.optimizer import OptimizerSettings, ZeroSettings

@@ -1,4 +1,4 @@
-"""What the hooks are told, apart from them: the command line reads it without loading torch."""
+"""Settings of the hooks, in their own file: the command line reads them without loading torch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ SPIKE_ACTIONS = ("off", "skip", "rollback")
 
 @dataclass(frozen=True)
 class AveragingSettings:
-    """The running average of the weights, off by default."""
+    """Exponential moving average of the weights, off by default."""
 
     decay: float = field(default=0.0, metadata=FREE)
-    """What the average keeps of itself at an update, for example 0.999; 0: no average is kept."""
+    """Share of the average kept at each update, for example 0.999; 0: no average."""
     every: int = field(default=10, metadata=FREE)
-    """Steps between two updates."""
+    """Steps between updates of the average."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.decay < 1.0:
@@ -27,19 +27,19 @@ class AveragingSettings:
 
 @dataclass(frozen=True)
 class GuardSettings:
-    """What is done about a loss or a gradient that is not finite, or leaps."""
+    """How non-finite losses and gradients, and loss spikes, are handled."""
 
     finite: bool = field(default=True, metadata=BINDS)
-    """Leave out a step whose loss or gradient is not finite on any rank."""
+    """Skip a step whose loss or gradient is not finite on any rank."""
     stop_after: int = field(default=5, metadata=FREE)
-    """Stop the run (exit code 70) when so many steps in a row were left out."""
+    """Stop the run (exit code 70) after this many skipped steps in a row."""
     spike: str = field(default="off", metadata=BINDS)
-    """A loss far above the last ones: off (let it be), skip (leave the step out) or rollback (leave the step out, take
-    the weights of the last checkpoint and go on after it)."""
+    """Action on a loss far above the last ones: off (none), skip (skip the step) or rollback (skip the step, restore
+    the weights of the last checkpoint and continue with the next step)."""
     spike_sigma: float = field(default=6.0, metadata=BINDS)
-    """Standard deviations above the mean of the last losses from which on a loss is a spike."""
+    """Standard deviations above the mean of the last losses at which a loss counts as a spike."""
     spike_window: int = field(default=128, metadata=BINDS)
-    """Losses, of as many steps, that mean and deviation are taken over."""
+    """Number of losses, one per step, over which mean and deviation are computed."""
 
     def __post_init__(self) -> None:
         if self.spike not in SPIKE_ACTIONS:
@@ -50,16 +50,16 @@ class GuardSettings:
             raise ValueError(f"guards.spike_sigma={self.spike_sigma} must be above 0")
         if self.spike_window < 2:
             raise ValueError(
-                f"guards.spike_window={self.spike_window} must be at least 2: a deviation needs two losses"
+                f"guards.spike_window={self.spike_window} must be at least 2, because a deviation needs two losses"
             )
 
 
 @dataclass(frozen=True)
 class StragglerSettings:
-    """When a rank is called slow."""
+    """When a rank counts as slow."""
 
     factor: float | None = field(default=2.0, metadata=FREE)
-    """Its own work takes so many times as long as the other ranks' (their median); null: nothing is measured."""
+    """Its own work takes at least this many times the other ranks' median; null: nothing is measured."""
 
     def __post_init__(self) -> None:
         if self.factor is not None and not self.factor > 1:
@@ -68,10 +68,10 @@ class StragglerSettings:
 
 @dataclass(frozen=True)
 class ThroughputSettings:
-    """What the speed of a run is held against."""
+    """Reference for the speed of a run."""
 
     peak_tflops: float | None = field(default=None, metadata=FREE)
-    """Peak of one device in TFLOP/s; null: known for A100, A800 and H100 in bf16, else there is no MFU."""
+    """Peak of one device in TFLOP/s, for MFU; null: built in for A100, A800 and H100 in bf16, otherwise no MFU."""
 
     def __post_init__(self) -> None:
         if self.peak_tflops is not None and not self.peak_tflops > 0:

@@ -1,4 +1,4 @@
-"""Settings of the optimizer, and of what ZeRO splits or offloads."""
+"""Settings of the optimizer and of ZeRO partitioning and offloading."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OFFLOAD_DEVICES = ("none", "cpu", "nvme")
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) and clipping."""
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) and gradient clipping."""
 
     lr: float = field(default=3e-4, metadata=BINDS)
     """Peak learning rate."""
@@ -21,11 +21,11 @@ class OptimizerSettings:
     beta2: float = field(default=0.95, metadata=BINDS)
     """Decay of the second moment."""
     eps: float = field(default=1e-8, metadata=BINDS)
-    """Added to the root of the second moment."""
+    """Added to the square root of the second moment."""
     weight_decay: float = field(default=0.1, metadata=BINDS)
-    """Decoupled decay of matrices; norms are not decayed."""
+    """Decoupled weight decay of matrices; norm weights are not decayed."""
     clip_norm: float = field(default=1.0, metadata=BINDS)
-    """Largest global norm of the gradient; 0 switches clipping off."""
+    """Maximum global gradient norm; 0 disables clipping."""
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
@@ -40,30 +40,30 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class ZeroSettings:
-    """DeepSpeed's ZeRO: what is split over the ranks, and what is kept outside the device's memory."""
+    """DeepSpeed ZeRO: what is partitioned across ranks and what is offloaded from device memory."""
 
     stage: int = field(default=1, metadata=FREE)
-    """0: nothing is split; 1: the optimizer's states; 2: the gradients too; 3: the parameters too."""
+    """0: nothing is partitioned; 1: optimizer states; 2: gradients as well; 3: parameters as well."""
     overlap_comm: bool = field(default=True, metadata=FREE)
-    """Reduce gradients while the backward pass runs (on GPUs)."""
+    """Reduce gradients during the backward pass (GPUs only)."""
     bucket_mb: int = field(default=500, metadata=FREE)
-    """Size of communication buckets in MB; DeepSpeed may hold two of them (overlap_comm)."""
+    """Communication bucket size in MB; with overlap_comm DeepSpeed may hold two buckets."""
     reduce_in: str = field(default="fp32", metadata=BINDS)
-    """Type in which gradients are summed over the ranks: fp32, or bf16 for half the traffic."""
+    """Dtype in which gradients are reduced across ranks: fp32, or bf16 for half the traffic."""
     offload_optimizer: str = field(default="none", metadata=FREE)
-    """Where master weights and moments live: none (the device); cpu, where AdamW then runs, stage 1 or more; nvme, from
-    where a sub-group at a time is brought to the CPU, stage 3."""
+    """Where master weights and moments live: none (on the device), cpu (AdamW then runs on the CPU; stage 1 or higher)
+    or nvme (loaded to the CPU one sub-group at a time; stage 3)."""
     offload_param: str = field(default="none", metadata=FREE)
-    """Where parameters wait to be used: none (the device), cpu or nvme; stage 3."""
+    """Where parameters live between uses: none (on the device), cpu or nvme; cpu and nvme need stage 3."""
     nvme_path: str | None = field(default=None, metadata=FREE)
-    """Folder on a fast local disk of every node, for nvme; a run leaves nothing in it."""
+    """nvme only: folder on a fast local disk of every node; a run leaves nothing behind in it."""
     nvme_requests: int = field(default=8, metadata=FREE)
-    """Reads or writes of 1 MiB that a rank has under way at once, for nvme."""
+    """nvme only: 1 MiB reads or writes that a rank keeps in flight."""
     sub_group_size: int = field(default=1_000_000_000, metadata=FREE)
-    """Stage 3: elements of a rank that are updated together. With offload_optimizer=nvme it needs 16 bytes of host
-    memory for each, or for each of the largest parameter's."""
+    """Stage 3: elements of a rank that are updated together. With offload_optimizer=nvme, 16 bytes of host memory per
+    element (at least those of the largest parameter)."""
     pin_memory: bool = field(default=True, metadata=FREE)
-    """Pin the host memory of what is offloaded."""
+    """Pin host memory used for offloading."""
 
     def __post_init__(self) -> None:
         if self.stage not in (0, 1, 2, 3):
@@ -81,11 +81,11 @@ class ZeroSettings:
                 raise ValueError(f"zero.{key}={device!r} is unknown: use one of {list(OFFLOAD_DEVICES)}")
             needed = 3 if device == "nvme" else least
             if device != "none" and self.stage < needed:
-                raise ValueError(f"zero.{key}={device} needs zero.stage={needed}{' or more' if needed < 3 else ''}")
+                raise ValueError(f"zero.{key}={device} needs zero.stage={needed}{' or higher' if needed < 3 else ''}")
             if device == "nvme" and not self.nvme_path:
                 raise ValueError(f"zero.{key}=nvme needs zero.nvme_path: a folder on a fast local disk")
 
     @property
     def uses_nvme(self) -> bool:
-        """Does anything lie on the fast disk?"""
+        """Return whether anything is offloaded to NVMe."""
         return "nvme" in (self.offload_optimizer, self.offload_param)

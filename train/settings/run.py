@@ -1,4 +1,4 @@
-"""What a run is made of: the settings of `pdpc train`, composed from `configs/train.yaml`."""
+"""Settings of a run (`pdpc train`), composed from `configs/train.yaml`."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from train.tracking import TrackerSettings
 OBJECTIVES = {
     "language_model": "train.objectives.language_model:LanguageModel",
 }
-"""Module and class by name (`objective=NAME`), imported when the run needs it: settings are read without torch."""
+"""Module and class by name (`objective=NAME`), imported on use so that reading settings does not import torch."""
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What the run reads."""
+    """Inputs of the run."""
 
     tokens: str = field(metadata=FREE)
     """TOKENS folder."""
     order: str = field(metadata=FREE)
-    """ORDER folder: which samples, in which order, in which global batch."""
+    """ORDER folder: the samples in training order, and the global batch size."""
     scores: str | None = field(default=None, metadata=FREE)
-    """SCORES folder, for the loss on the low-PD and high-PD halves of the validation slice; null: not reported."""
+    """SCORES folder, to report the loss on the low-PD and high-PD halves of the validation slice; null: no report."""
 
 
 @dataclass(frozen=True)
 class ModelSettings(DecoderSettings):
-    """Size of the decoder; the vocabulary and the sequence length are read from the tokens."""
+    """Size of the decoder; vocabulary size and sequence length are read from TOKENS."""
 
     vocab_multiple: int = field(default=64, metadata=BINDS)
-    """The vocabulary is rounded up to a multiple of this: matrix products like it."""
+    """Round the vocabulary up to a multiple of this, for faster matrix products."""
 
     def __post_init__(self) -> None:
         if self.vocab_multiple < 1:
@@ -45,7 +45,7 @@ class ModelSettings(DecoderSettings):
         self.decoder_config(vocab_size=1, seq_len=1, end_of_text=None)
 
     def decoder_config(self, vocab_size: int, seq_len: int, end_of_text: int | None) -> DecoderConfig:
-        """Return the decoder's configuration for a tokenizer and a sequence length."""
+        """Return the decoder configuration for a tokenizer and a sequence length."""
         size = {key: value for key, value in asdict(self).items() if key != "vocab_multiple"}
         rounded = -(-vocab_size // self.vocab_multiple) * self.vocab_multiple
         return DecoderConfig(vocab_size=rounded, max_seq_len=seq_len, end_of_text=end_of_text, **size)
@@ -53,16 +53,16 @@ class ModelSettings(DecoderSettings):
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """When the run is saved and what stays."""
+    """When checkpoints are written and which are kept."""
 
     keep_last: int = field(default=2, metadata=FREE)
-    """Newest checkpoints that are kept."""
+    """Number of newest checkpoints to keep."""
     keep_every: int | None = field(default=None, metadata=FREE)
-    """Every so-manieth checkpoint of the run is kept for good as well; null: none."""
+    """Also keep every N-th checkpoint of the run permanently; null: none."""
     keep_stages: bool = field(default=False, metadata=FREE)
-    """The checkpoint of every stage's end is kept for good as well."""
+    """Also keep the checkpoint at the end of every stage permanently."""
     save_every: int | None = field(default=None, metadata=FREE)
-    """Steps between two checkpoints within a stage; null: at stage ends alone."""
+    """Steps between checkpoints; null: only at stage ends."""
 
     def __post_init__(self) -> None:
         for key in ("keep_last", "keep_every", "save_every"):
@@ -71,71 +71,71 @@ class CheckpointSettings:
                 raise ValueError(f"checkpoints.{key}={value} must be at least 1")
 
     def due(self, step: int) -> bool:
-        """Tell whether a checkpoint is to be made after `step` steps, be it a stage's end or not."""
+        """Return whether `save_every` asks for a checkpoint after `step` steps."""
         return self.save_every is not None and step % self.save_every == 0
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What `pdpc train` is told."""
+    """Settings of `pdpc train`."""
 
     output: str = field(metadata=FREE)
-    """RUN folder: created, or resumed when it holds a run of the same settings."""
+    """RUN folder: created, or resumed if it holds a run with the same settings."""
     arm: str = field(metadata=BINDS)
     """Name of this run in a comparison."""
     data: DataSettings
-    """What the run reads."""
+    """Inputs of the run."""
     model: ModelSettings
     """Size of the decoder."""
     objective: str = field(default="language_model", metadata=BINDS)
-    """What training minimises: language_model (the next token)."""
+    """What training minimises: language_model (next-token prediction)."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    """AdamW and clipping."""
+    """AdamW and gradient clipping."""
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
-    """How the learning rate moves."""
+    """Learning rate schedule."""
     averaging: AveragingSettings = field(default_factory=AveragingSettings)
-    """The running average of the weights."""
+    """Exponential moving average of the weights."""
     zero: ZeroSettings = field(default_factory=ZeroSettings)
-    """DeepSpeed's ZeRO."""
+    """DeepSpeed ZeRO."""
     heldout: HeldoutSettings = field(default_factory=HeldoutSettings)
     """Held-out loss at stage ends."""
     benchmarks: BenchmarkSettings = field(default_factory=BenchmarkSettings)
     """Harness tasks at stage ends."""
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
-    """Where metrics go beside metrics.jsonl."""
+    """Where metrics go in addition to metrics.jsonl."""
     throughput: ThroughputSettings = field(default_factory=ThroughputSettings)
-    """What the speed is held against."""
+    """Hardware peak that throughput is compared with."""
     verify_mb: int = field(default=256, metadata=FREE)
-    """Files of TOKENS, ORDER and SCORES of at most so many MB are compared with their checksums at each start; 0: none.
-    An ORDER's blocks are checked when they are read, whatever its size."""
+    """Verify checksums of TOKENS, ORDER and SCORES files up to this many MB at every start; 0: none.
+    The blocks of an ORDER are always checked as they are read."""
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
-    """When the run is saved and what stays."""
+    """When checkpoints are written and which are kept."""
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
-    """Kernels, recomputation, compilation."""
+    """Kernels, activation checkpointing, compilation."""
     precision: str = field(default="bf16", metadata=BINDS)
     """bf16 (with float32 master weights and gradient sums) or fp32."""
     micro_batch_size: int = field(default=8, metadata=FREE)
-    """Samples in one forward pass of one rank; accumulation follows from the order's batch size."""
+    """Samples per forward pass and rank; gradient accumulation follows from the batch size of the order."""
     seed: int = field(default=0, metadata=BINDS)
     """Seed of the initial weights."""
     log_every: int = field(default=10, metadata=FREE)
-    """Steps between two records of the training loss."""
+    """Steps between records of the training loss."""
     guards: GuardSettings = field(default_factory=GuardSettings)
-    """What is done about a loss or a gradient that is not finite, or leaps."""
+    """What to do about non-finite losses or gradients, and loss spikes."""
     straggler: StragglerSettings = field(default_factory=StragglerSettings)
-    """When a rank that the others wait for is named."""
+    """When a rank counts as a straggler."""
     grace_s: float = field(default=30.0, metadata=FREE)
-    """Seconds after SIGTERM, SIGINT or SIGUSR1 in which the run writes a checkpoint and leaves; then it just leaves."""
+    """Seconds after SIGTERM, SIGINT or SIGUSR1 to write a checkpoint and exit; after that the run exits without one."""
     hang_timeout_s: float = field(default=600.0, metadata=FREE)
-    """Seconds without a finished step after which the run is taken to hang and ended (exit code 79)."""
+    """Seconds without a completed step before the run counts as hung and is ended (exit code 79)."""
     slow_timeout_s: float = field(default=1800.0, metadata=FREE)
-    """The same for the start with the first step, a checkpoint, an evaluation (each of its tasks) and the export."""
+    """The same limit for startup with the first step, a checkpoint, an evaluation (per task) and the export."""
     processes: int | None = field(default=None, metadata=FREE)
-    """Ranks on this machine that `pdpc train` starts; null: one a GPU, or one."""
+    """Ranks that `pdpc train` starts on this machine; null: one per GPU, or one without a GPU."""
     threads: int | None = field(default=None, metadata=FREE)
-    """CPU threads of a rank; null: the machine's cores shared out."""
+    """CPU threads per rank; null: an equal share of the machine's cores."""
     accept_change: list[str] = field(default_factory=list, metadata=FREE)
-    """Fields in which this life may differ from what the run was begun with, such as optimizer.lr; kept on record."""
+    """Fields that this attempt may change, for example optimizer.lr; every change is recorded in the run."""
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -152,7 +152,7 @@ class TrainSettings:
         if self.benchmarks.tasks and not self.benchmarks.task_timeout_s < self.slow_timeout_s:
             raise ValueError(
                 f"benchmarks.task_timeout_s={self.benchmarks.task_timeout_s} must be below slow_timeout_s="
-                f"{self.slow_timeout_s}, after which the whole run is taken to hang"
+                f"{self.slow_timeout_s}, after which the whole run counts as hung"
             )
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} must not be negative")

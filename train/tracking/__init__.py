@@ -1,6 +1,7 @@
 """Tracking: metrics.jsonl is authoritative; W&B and TensorBoard get the same records from background threads."""
 
-from train.tracking.metrics import METRICS, MetricsFile, Record, read_metrics
+from train.records.layout import METRICS
+from train.tracking.metrics import MetricsFile, Record, read_metrics
 from train.tracking.settings import TrackerSettings
 from train.tracking.tracker import NullTracker, Tracker, check_tracker, start_tracker
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.artifact.files import reading, write_text
+from train.records.layout import METRICS
 
 Record = dict[str, Any]
 
-METRICS = "metrics.jsonl"
 
 NONFINITE = "nonfinite"
 """Key of a record that lists its non-finite values by name ("nan", "inf", "-inf"), which JSON numbers cannot hold."""

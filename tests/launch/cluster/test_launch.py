@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import train
-from launch.cluster import launch
+from launch.cluster import launch, supervisor
 from launch.cluster.hosts import expand, hostfile
 from launch.cluster.launch import CLUSTERS, LaunchSettings, run, split_overrides
 from launch.cluster.machines import Cluster, Hostfile, Local
@@ -356,7 +355,7 @@ def test_ranks_of_this_machine_watch_their_launcher(
 
     monkeypatch.delenv(SUPERVISOR, raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: name)
-    monkeypatch.setattr(train, "supervise", supervise)
+    monkeypatch.setattr(supervisor, "supervise", supervise)
     assert run(LaunchSettings(where, scripts=str(tmp_path))) == 0
     assert seen.get(SUPERVISOR) == (str(os.getpid()) if watched else None)
 

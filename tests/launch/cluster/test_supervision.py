@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from launch.train import supervise
+from launch.cluster.supervisor import supervise
 from tests.torture.runs import Material
 from tests.train.descendants import descendants
 from train.distributed import heartbeat
 from train.export.export import newest_checkpoint
-from train.resume.runfolder import read_run
+from train.records.run_json import read_run
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[3]
     ],
 )
 def test_one_exit_code_represents_all_ranks(codes, expected, tmp_path, monkeypatch):
-    monkeypatch.setenv(heartbeat.ROLL, str(tmp_path))
+    monkeypatch.setenv(heartbeat.VARIABLE, str(tmp_path))
     for rank, code in codes.items():
         monkeypatch.setenv("RANK", str(rank))
         heartbeat.report_in()
@@ -48,7 +48,7 @@ def test_one_exit_code_represents_all_ranks(codes, expected, tmp_path, monkeypat
 
 
 def test_silence_counts_only_the_time_that_the_supervisor_ran(tmp_path, monkeypatch):
-    monkeypatch.setenv(heartbeat.ROLL, str(tmp_path))
+    monkeypatch.setenv(heartbeat.VARIABLE, str(tmp_path))
     now = 100.0
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now)
     for rank in (0, 1):
@@ -71,7 +71,8 @@ def test_silence_counts_only_the_time_that_the_supervisor_ran(tmp_path, monkeypa
 
 
 SUPERVISED = (
-    "import os, sys; from launch.train import supervise; sys.exit(supervise({command!r}, os.environ, {timeout}))"
+    "import os, sys; from launch.cluster.supervisor import supervise; "
+    "sys.exit(supervise({command!r}, os.environ, {timeout}))"
 )
 RANK = """
 import os, signal, sys, time
@@ -157,7 +158,7 @@ def test_sigterm_reaches_the_ranks_and_leaves_no_process(tmp_path):
         os.kill(pid, signal.SIGCONT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 143, out
-    assert "left on SIGTERM with a checkpoint of step" in out
+    assert "exited on SIGTERM with a checkpoint of step" in out
     assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
     assert "step_00000004" <= newest_checkpoint(tmp_path / "run").name < "step_00000020"
     assert read_run(tmp_path / "run")["status"] == "running"
@@ -174,7 +175,8 @@ LEAVING = """
 import os, sys
 import torch
 from train.distributed.heartbeat import leave
-from train.distributed.world import free_port, start
+from train.distributed.world import free_port
+from train.engine.communication import start
 os.environ["DS_ACCELERATOR"] = "cpu"
 import deepspeed
 deepspeed.ops.__compatible_ops__
@@ -195,7 +197,7 @@ print(codes)
 
 def test_a_signal_before_the_ranks_have_started_exits_cleanly():
     program = (
-        "import sys; from launch.train import supervise\n"
+        "import sys; from launch.cluster.supervisor import supervise\n"
         "sys.exit(supervise([sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(60)'], {}, 30.0))"
     )
     with subprocess.Popen(
@@ -215,7 +217,7 @@ def test_the_launcher_ends_the_ranks_on_other_machines():
         "signal.signal(signal.SIGINT, end)\nos.write(1, b'1\\n')\ntime.sleep(60)"
     )
     command = [sys.executable, "-c", launcher]
-    program = f"from launch.train import supervise; print(supervise({command!r}, {{}}, multi_node=True))"
+    program = f"from launch.cluster.supervisor import supervise; print(supervise({command!r}, {{}}, multi_node=True))"
     with subprocess.Popen([sys.executable, "-c", program], text=True, stdout=subprocess.PIPE) as supervisor:
         assert supervisor.stdout.readline() == "1\n"
         supervisor.send_signal(signal.SIGINT)

@@ -16,7 +16,7 @@ from curriculum.order.order import Order
 from curriculum.tokens.tokens import Tokens
 from train.export.export import newest_checkpoint
 from train.records.consumed import read_consumed
-from train.resume.runfolder import read_run
+from train.records.run_json import read_run
 from train.tracking import read_metrics
 
 ROOT = Path(__file__).parents[3]

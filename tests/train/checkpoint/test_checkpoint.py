@@ -14,8 +14,9 @@ from models import DecoderConfig
 from models.decoder import build
 from train import checkpoint
 from train.config.compose import compose
-from train.distributed.world import World, start
+from train.distributed.world import World
 from train.engine import MOMENTS, Engine
+from train.engine.communication import start
 from train.settings import CheckpointSettings, TrainSettings
 
 CONFIG = DecoderConfig(vocab_size=64, layers=2, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16, end_of_text=0)

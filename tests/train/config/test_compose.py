@@ -28,7 +28,7 @@ def test_every_choice_of_a_train_group_composes(group):
 
 PREFERENCE_FILES = sorted(path.stem for path in (CONFIGS / "preference").glob("*.yaml"))
 VARIANTS = {"folded": "tilt", "pdpc_plain": "pdpc"}
-"""Files that are another preference with settings of their own."""
+"""Files that are another preference with other settings."""
 
 
 @pytest.mark.parametrize("name", PREFERENCE_FILES)
@@ -49,7 +49,7 @@ def test_every_preference_composes(name, tmp_path):
         assert preference == kind()
 
 
-def test_the_variants_of_a_preference_are_what_they_say():
+def test_the_variants_of_a_preference_match_their_names():
     schema, _, choices = VERBS["arrange"].load()
     plain, folded = (
         compose("arrange", schema, [f"preference={name}", *REQUIRED["arrange"]], choices).preference
@@ -79,7 +79,7 @@ def test_a_preference_needs_no_file():
         ("table", r"preference\.file='' is not a file: give a CSV"),
     ],
 )
-def test_a_preference_that_needs_to_be_told_more_says_so(name, message):
+def test_a_preference_that_needs_more_settings_says_so(name, message):
     schema, _, choices = VERBS["arrange"].load()
     with pytest.raises(ValueError, match=message):
         compose("arrange", schema, [f"preference={name}", *REQUIRED["arrange"]], choices)
@@ -99,7 +99,7 @@ def test_a_preference_that_needs_to_be_told_more_says_so(name, message):
         ("tracker.tags=abc", r"tracker\.tags is a list: write tracker\.tags=\[\.\.\.\]"),
         (
             "data.tokens=tök ens",
-            r"tokens: tök ens has letters that need quotes: write --data\.tokens 'tök ens'",
+            r"tokens: tök ens has characters that need quotes: write --data\.tokens 'tök ens'",
         ),
         ("seed=-1", r"seed=-1 must not be negative"),
         ("precision=fp8", r"precision='fp8' is unknown: use one of \['bf16', 'fp32'\]"),

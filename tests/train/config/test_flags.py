@@ -1,4 +1,4 @@
-"""Words of the command line: flags, first words, and text that composes to itself whatever is in it."""
+"""The command line: flags, positional arguments, and text that composes to itself whatever its content."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ HARD = [*NUMBERS, *WORDS, *ESCAPES]
 @given(TEXTS)
 @example("'\\")
 @example("\\${'")
-def test_quoted_text_is_read_as_itself(text):
+def test_quoted_text_is_read_literally(text):
     value = quoted(text)
     config = OmegaConf.create({"key": PARSER.parse_override(f"key={value}").value()})
     listed = OmegaConf.create({"key": PARSER.parse_override(f"key=[{value},{value}]").value()})

@@ -1,4 +1,4 @@
-"""The lock names what is installed, and a run notices when it does not any more."""
+"""The lock file matches the installed packages, and a run reports when versions have changed."""
 
 import re
 import tomllib
@@ -39,12 +39,12 @@ def test_every_direct_dependency_is_locked_and_installed_as_locked(name):
 
 
 @pytest.mark.parametrize("line", [*PROJECT["dependencies"], *EXTRAS["dev"]])
-def test_the_lock_is_what_the_project_allows(line):
+def test_the_lock_satisfies_the_projects_requirements(line):
     asked = Requirement(line)
     assert asked.specifier.contains(PINNED[plain(asked.name)]), f"{line} does not allow the version in constraints.txt"
 
 
-def test_what_the_direct_dependencies_need_is_locked_too():
+def test_indirect_dependencies_are_locked_too():
     missing = []
     for name in direct():
         for line in requires(name) or []:
@@ -58,7 +58,7 @@ def test_what_the_direct_dependencies_need_is_locked_too():
     assert [one for one in missing if not one.startswith(("setuptools ", "pip ", "wheel "))] == []
 
 
-def test_versions_of_what_computes_a_run():
+def test_versions_of_the_software_that_computes_a_run():
     assert set(versions()) == {"pdpc", "python", *RECORDED}
     assert versions()["torch"] == version("torch")
 
@@ -70,7 +70,7 @@ def test_drift_names_both_versions(name):
     assert list(drift({**now, name: "0.0.1"})) == [f"{name} was 0.0.1 and is {now[name]} now: last digits may differ"]
 
 
-def test_what_an_older_run_does_not_say_is_no_drift():
+def test_versions_that_an_older_run_does_not_record_are_no_drift():
     now = versions()
     del now["transformers"]
     assert list(drift(now)) == []

@@ -1,4 +1,4 @@
-"""Secrets are told by the variables that hold them, by their shape, and as passwords of addresses."""
+"""Secrets are recognized by the variables that hold them, by their format, and as passwords in URLs."""
 
 import base64
 import logging
@@ -20,7 +20,7 @@ def key(monkeypatch):
 
 
 @pytest.mark.parametrize("shift", range(5))
-def test_a_value_of_the_environment_is_struck_out_in_every_form(key, shift):
+def test_a_value_of_the_environment_is_redacted_in_every_form(key, shift):
     coded = base64.b64encode(b"x" * shift + key.encode() + b"tail").decode()
     text = f"plain {key} url Canary%2Fone%2B1%26x code {coded} in words {[key]!r}"
     told = without_secrets(text)
@@ -32,17 +32,17 @@ def test_a_value_of_the_environment_is_struck_out_in_every_form(key, shift):
 
 
 @pytest.mark.parametrize("text", [HF, "sk-" + "a1" * 20, "AKIA" + "ABCD" * 4, "0123456789abcdef" * 2 + "01234567"])
-def test_keys_are_told_by_their_shape(text):
-    assert secret_in(f"tag {text}") == "what looks like a key"
+def test_keys_are_recognized_by_their_format(text):
+    assert secret_in(f"tag {text}") == "something that looks like a key"
     assert without_secrets(f"tag {text}.") == "tag ***."
 
 
-def test_the_password_of_an_address_is_struck_out_and_the_rest_stays():
+def test_the_password_in_a_url_is_redacted_and_the_rest_stays():
     assert without_secrets("at https://me:pa55@host/x?y") == "at https://me:***@host/x?y"
-    assert secret_in("https://me:pa55@host") == "an address with a password"
+    assert secret_in("https://me:pa55@host") == "a URL with a password"
 
 
-def test_the_password_of_an_address_in_the_environment_is_a_secret_by_itself(monkeypatch):
+def test_the_password_of_a_url_in_the_environment_is_a_secret_itself(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://me:long%2Fpa55word@host:1/")
     monkeypatch.setenv("SHORT_PROXY", "http://me:short@host:1/")
     assert secret_in("tag long/pa55word") == "the password in HTTPS_PROXY"
@@ -52,7 +52,7 @@ def test_the_password_of_an_address_in_the_environment_is_a_secret_by_itself(mon
 @pytest.mark.parametrize(
     "text", ["runs/pdpc_3b", "f" * 32, "models--x/snapshots/" + "a1" * 20, "https://host/x@y", "me@host:path"]
 )
-def test_what_is_no_secret_stays(text):
+def test_text_without_a_secret_stays(text):
     assert secret_in(text) is None
     assert without_secrets(text) == text
 
@@ -71,14 +71,14 @@ def test_a_path_is_no_secret(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "word", ["tracker.tags=['{}']", "arm='{}'", "output='runs/{}'", "tracker.group=https://u:{}@h"]
 )
-def test_a_setting_that_holds_a_secret_is_refused_without_showing_it(word):
+def test_a_setting_with_a_secret_is_rejected_without_showing_it(word):
     with pytest.raises(SettingsError, match=word.partition("=")[0]) as caught:
         compose("train", TrainSettings, [*WORDS, word.format(HF)])
     assert HF not in str(caught.value)
 
 
 @pytest.mark.parametrize("word", ["seed='{}'", "nowhere='{}'", "seed=['{}'"])
-def test_a_mistake_is_told_without_the_secret_in_it(word):
+def test_a_mistake_is_reported_without_the_secret_in_it(word):
     with pytest.raises(SettingsError) as caught:
         compose("train", TrainSettings, [*WORDS, word.format(HF)])
     assert HF not in str(caught.value)

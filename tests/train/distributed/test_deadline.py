@@ -1,4 +1,4 @@
-"""A deadline strikes in sleeps and loops, never in what is held, and leaves the process as it was."""
+"""A deadline strikes in sleeps and loops, never inside `held`, and restores the process afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from train.distributed import deadline
-from train.distributed.collectives import Exchange, RankFailed
+from train.distributed.collectives import Collectives, RankFailed
 from train.distributed.deadline import Deadline, TooLate
 from train.distributed.world import World
 
@@ -23,7 +23,7 @@ def endless() -> None:
 
 
 @pytest.mark.parametrize("work", [lambda: time.sleep(60), endless, lambda: threading.Event().wait(60)])
-def test_what_takes_too_long_is_ended(work) -> None:
+def test_work_that_takes_too_long_is_ended(work) -> None:
     before = signal.getsignal(deadline.SIGNAL)
     began = time.monotonic()
     with pytest.raises(TooLate, match=r"not done after 0\.1 s"), Deadline().within(0.1):
@@ -52,7 +52,7 @@ def test_code_that_catches_every_exception_is_ended(monkeypatch) -> None:
     assert caught == ["base", "base"]
 
 
-def test_what_is_held_goes_to_its_end() -> None:
+def test_a_held_part_runs_to_its_end() -> None:
     limit, seen = Deadline(), []
 
     def work() -> None:
@@ -67,8 +67,8 @@ def test_what_is_held_goes_to_its_end() -> None:
     assert seen == ["inner"]
 
 
-def test_what_ended_a_held_part_goes_first_and_a_failure_of_all_ranks_lifts_the_deadline() -> None:
-    exchange = Exchange(ALONE)
+def test_an_error_in_a_held_part_wins_and_a_failure_of_all_ranks_lifts_the_deadline() -> None:
+    exchange = Collectives(ALONE)
 
     def work() -> None:
         try:
@@ -76,13 +76,13 @@ def test_what_ended_a_held_part_goes_first_and_a_failure_of_all_ranks_lifts_the_
                 time.sleep(0.2)
                 exchange.gather("step", error="no memory")
         finally:
-            time.sleep(0.2)  # nobody is told twice
+            time.sleep(0.2)  # nothing is raised twice
 
     with pytest.raises(RankFailed, match="no memory"), exchange.deadline.within(0.05):
         work()
 
 
-def test_work_in_time_is_left_alone_also_afterwards() -> None:
+def test_work_in_time_is_not_disturbed_also_afterwards() -> None:
     limit = Deadline()
     with limit.within(0.1):
         pass
@@ -107,10 +107,10 @@ def test_another_thread_has_no_deadline() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), SystemExit(0), TooLate("late")])
-def test_whatever_ends_the_work_is_a_failure_of_all_ranks(error) -> None:
+def test_any_error_in_the_work_is_a_failure_of_all_ranks(error) -> None:
     def work() -> None:
         raise error
 
     with pytest.raises(RankFailed, match=f"{type(error).__name__}: {error}"):
-        Exchange(ALONE).run("work", work)
-    assert Exchange(ALONE).run("work", lambda: 3) == 3
+        Collectives(ALONE).run("work", work)
+    assert Collectives(ALONE).run("work", lambda: 3) == 3

@@ -1,4 +1,4 @@
-"""One rank of a verb: help, flags, refusals and exit codes, the same from every program that starts ranks."""
+"""One rank of a verb: help, flags, rejections and exit codes, the same from every program that starts ranks."""
 
 import errno
 import logging
@@ -26,14 +26,14 @@ MODULES = {"train": ["train"], **{verb: ["launch.rank", verb] for verb in ("prep
 
 
 def program(module, *words, **environment):
-    """Run `python -m MODULE WORDS` where there is nothing."""
+    """Run `python -m MODULE WORDS`."""
     where = {**os.environ, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", **environment}
     command = [sys.executable, "-m", module, *words]
     return subprocess.run(command, cwd=ROOT, env=where, capture_output=True, text=True, timeout=120)
 
 
 def launched(*words):
-    """Run two ranks as a user of DeepSpeed's launcher types it: it adds --local_rank."""
+    """Run two ranks with the DeepSpeed command line of a user; the launcher adds --local_rank."""
     place = ["--hostfile", "none", "--num_gpus", "2", "--master_port", str(free_port()), "--log_level", "critical"]
     return program("deepspeed.launcher.runner", *place, "--module", *words)
 
@@ -48,7 +48,7 @@ def test_help_is_that_of_the_command_line_and_only_rank_0_prints_it(verb):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--accept-change", "x"], ["arm=[", "seed=1e"]])
-def test_neither_help_nor_a_refusal_of_the_words_loads_torch(words):
+def test_neither_help_nor_rejected_arguments_load_torch(words):
     code = f"import sys; from train.__main__ import main; main({words!r}); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "False", done.stderr
@@ -61,14 +61,14 @@ def test_the_launcher_prints_help_once():
 
 
 @pytest.mark.parametrize("start", [program, launched], ids=["python", "deepspeed"])
-def test_a_flag_reaches_the_run_and_its_refusal_is_spoken_once(start):
+def test_a_flag_reaches_the_run_and_its_rejection_is_logged_once(start):
     done = start("train", *NEEDED, "--accept-change", "seed", "--accept-change", "optimizer.lrr")
     assert done.returncode == REFUSED, done.stderr
-    assert done.stderr.count("accept_change=optimizer.lrr is no field of a run: ") == 1
+    assert done.stderr.count("accept_change=optimizer.lrr is not a field of a run: ") == 1
     assert "Traceback" not in done.stderr
 
 
-def test_only_verbs_of_ranks_are_started():
+def test_only_verbs_that_run_on_ranks_are_started():
     done = program("launch.rank", "report")
     assert done.returncode == REFUSED
     assert done.stderr == "launch.rank: unknown verb 'report': use one of prepare, score, evaluate\n"
@@ -77,7 +77,7 @@ def test_only_verbs_of_ranks_are_started():
 
 @pytest.fixture
 def rank(capsys, monkeypatch):
-    """Be one rank whose work raises an error, or returns a value; return its exit code and what it said."""
+    """Run one rank whose work raises an error, or returns a value; return its exit code and its output."""
     root = logging.getLogger()
     before = root.handlers[:], root.level, sys.excepthook
 
@@ -105,7 +105,7 @@ ENDS = {
     "lost connection": (
         RuntimeError("[gloo] Connection closed by peer [127.0.0.1]"),
         FAILED,
-        "pdpc demo: rank 0 lost its connection to another rank: that one ended first\n",
+        "pdpc demo: rank 0 lost its connection to another rank, which ended first\n",
     ),
     "not met": (NotMet("rank 1 did not come"), FAILED, "pdpc demo: rank 1 did not come (rank 0)\n"),
     "port taken": (PortTaken("taken"), PORT_TAKEN, "pdpc demo: taken (rank 0)\n"),
@@ -113,7 +113,7 @@ ENDS = {
     "interrupted": (
         KeyboardInterrupt(),
         LEFT_ON_SIGINT,
-        "pdpc demo: interrupted; run the same command again to go on\n",
+        "pdpc demo: interrupted; run the same command again to resume\n",
     ),
 }
 
@@ -124,16 +124,16 @@ def test_how_a_rank_ends(name, rank):
     assert rank(outcome) == (code, said)
 
 
-def test_a_rank_that_left_as_asked_or_failed(rank):
+def test_a_rank_that_exited_on_request_or_failed(rank):
     code, said = rank(Left(signal.SIGTERM, 3))
     assert code == 143
-    assert "left on SIGTERM with a checkpoint of step 3" in said
+    assert "exited on SIGTERM with a checkpoint of step 3" in said
     code, said = rank(RuntimeError("broke"))
     assert code == FAILED
     assert said.startswith("pdpc demo: rank 0 failed\nTraceback")
 
 
-def test_what_does_not_refuse_a_verb_is_a_failure(rank):
+def test_an_error_that_is_no_rejection_is_a_failure(rank):
     code, said = rank(ValueError("shapes differ"), refusals=(Refused,))
     assert code == FAILED
     assert "Traceback" in said
@@ -142,20 +142,20 @@ def test_what_does_not_refuse_a_verb_is_a_failure(rank):
     assert rank(None, PDPC_FAULT="nowhere:kill", refusals=(Refused,))[0] == REFUSED
 
 
-def test_a_refusal_is_spoken_by_one_rank_of_a_node(rank):
+def test_a_rejection_is_logged_by_one_rank_per_node(rank):
     assert rank(ValueError("no"), LOCAL_RANK="1", RANK="1") == (REFUSED, "")
     assert rank(ValueError("no"), LOCAL_RANK="0", RANK="8") == (REFUSED, "pdpc demo: no\n")
 
 
-def test_a_lost_rank_leaves_with_the_code_that_the_other_one_posted(rank, monkeypatch):
+def test_a_lost_rank_exits_with_the_code_that_the_other_one_posted(rank, monkeypatch):
     monkeypatch.setattr(signals, "posted", lambda: UNREADABLE)
     code, said = rank(RuntimeError("Connection reset by peer"))
     assert code == UNREADABLE
-    assert said == "pdpc demo: rank 0 leaves, for another rank left with code 74\n"
+    assert said == "pdpc demo: rank 0 exits: another rank exited with code 74\n"
 
 
-def test_ranks_of_a_verb_of_chunks_leave_with_the_code_of_the_one_that_failed(tmp_path):
-    """Rank 0 waits for all to be idle, and a rank whose disk is full never is."""
+def test_ranks_of_a_chunked_verb_exit_with_the_code_of_the_one_that_failed(tmp_path):
+    """Rank 0 waits until all are idle, and a rank whose disk is full never is."""
     write_text(tmp_path / "text", 200)
     words = ["prepare", f"input.paths=[{tmp_path}/text]", "tokenizer.name=train:280", "seq_len=32", "chunk_bytes=4000"]
     arguments = {"words": [*words, "--output", f"{tmp_path}/tokens"]}

@@ -1,4 +1,4 @@
-"""Errors that say that there is no memory, and what the supervisor says of ranks that died without a word."""
+"""Out-of-memory errors, and the supervisor's message about ranks that ended without an exit code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from train.settings import TrainSettings
         OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
-def test_errors_for_want_of_memory_are_known_and_say_what_for(error):
+def test_out_of_memory_errors_are_recognized_and_say_what_for(error):
     assert says_no_memory(error)
     assert code_of(error) == OUT_OF_MEMORY
     with (
@@ -66,7 +66,7 @@ def test_drills_raise_what_the_host_and_the_device_raise(action, kind):
         faults.arm("")
 
 
-def test_the_supervisor_names_the_file_that_was_cut(tmp_path, capsys):
+def test_the_supervisor_names_the_truncated_file(tmp_path, capsys):
     material = Material.make(tmp_path, stages=1, samples=40)
     settings = compose("train", TrainSettings, [*material.words, "output=unused"])
     assert train._explained(settings, killed=False) == FAILED

@@ -1,4 +1,4 @@
-"""The ranks meet within a time limit, and name those that did not come."""
+"""The ranks meet within a time limit, and name those that are missing."""
 
 import json
 import os
@@ -19,12 +19,12 @@ RANKS = """
 import json, os, sys
 from datetime import timedelta
 import torch.distributed as dist
-from train import meeting as meetings
-from train.meeting import NotMet, meeting
+from train.distributed import rendezvous as module
+from train.distributed.rendezvous import NotMet, rendezvous
 
 def be(rank, size, limit_s, lost):
     try:
-        with meeting(rank, size, limit_s, os._exit):
+        with rendezvous(rank, size, limit_s, os._exit):
             print("met", flush=True)
             if rank == lost:
                 os._exit(9)
@@ -44,7 +44,7 @@ for rank in asked["who"]:
         out = os.open(f"{asked['folder']}/{rank}", os.O_WRONLY | os.O_CREAT)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        meetings.LATE_S = asked["late_s"]
+        module.LATE_S = asked["late_s"]
         be(asked["named"].get(str(rank), rank), asked["size"], asked["limit_s"], asked["lost"])
 codes = {rank: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for rank, pid in pids.items()}
 print(json.dumps(codes))
@@ -53,7 +53,7 @@ print(json.dumps(codes))
 
 @pytest.fixture
 def ended(tmp_path):
-    """Let some ranks of a world meet; return what each said, and its exit code."""
+    """Let some ranks of a world meet; return each one's output and exit code."""
 
     def run(who, size, limit_s, lost=None, port=None, lives=(), named=(), late_s=5.0):
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port()), "PYTHONPATH": str(ROOT)}
@@ -73,18 +73,18 @@ def ended(tmp_path):
     return run
 
 
-def test_ranks_that_come_are_connected(ended):
+def test_ranks_that_join_are_connected(ended):
     for told, code in ended([0, 1, 2], 3, 60.0).values():
         assert told.split() == ["met", "connected"]
         assert code == 0
 
 
-def test_who_does_not_come_is_named(ended):
+def test_missing_ranks_are_named(ended):
     began = time.monotonic()
     ranks = ended([0, 2], 4, 2.0)
     assert time.monotonic() - began < 30
     assert {code for _, code in ranks.values()} == {FAILED}
-    assert "of 4 ranks, 1, 3 did not come within 2 s" in " ".join(told for told, _ in ranks.values())
+    assert "of 4 ranks, 1, 3 did not join within 2 s" in " ".join(told for told, _ in ranks.values())
     assert all("run the same command again" in told for told, _ in ranks.values())
 
 
@@ -108,8 +108,8 @@ def test_a_port_that_is_taken_is_named(ended):
         ((told, code),) = ended([0], 2, 5.0, port=taken.getsockname()[1]).values()
     assert code == PORT_TAKEN
     assert "rank 0 cannot listen at 127.0.0.1:" in told
-    assert f"process {os.getpid()} has it" in told
-    assert "start the run with another port" in told
+    assert f"process {os.getpid()} holds it" in told
+    assert "start the run on another port" in told
 
 
 def test_a_listener_that_never_answers_is_not_waited_for(ended):
@@ -118,18 +118,18 @@ def test_a_listener_that_never_answers_is_not_waited_for(ended):
         other.listen()
         ((told, code),) = ended([1], 2, 1.0, port=other.getsockname()[1], late_s=0.5).values()
     assert code == FAILED
-    assert "has not answered within 1 s: is it rank 0 of this run?" in told
+    assert "within 1 s: check that rank 0 of this run listens there" in told
 
 
-def test_a_rank_of_another_life_is_not_counted(ended):
+def test_a_rank_of_another_attempt_is_not_counted(ended):
     ranks = ended([0, 1], 2, 2.0, lives={0: "this", 1: "earlier"})
     assert {code for _, code in ranks.values()} == {FAILED}
-    assert "of 2 ranks, 1 did not come" in ranks[0][0]
+    assert "of 2 ranks, 1 did not join" in ranks[0][0]
 
 
-def test_a_second_process_of_one_rank_is_refused_by_name(ended):
+def test_a_second_process_of_one_rank_is_rejected_by_name(ended):
     ranks = ended([0, 1, 2], 3, 3.0, named={2: 1})
     told = ranks[1][0] + ranks[2][0]
-    assert re.search(r"process \d+ on \S+ is rank 1, and so is process \d+ on \S+, which was at 127", told)
-    assert "end what is left of an earlier life" in told
+    assert re.search(r"process \d+ on \S+ is rank 1, and so is process \d+ on \S+, which joined at 127", told)
+    assert "end the processes left over from an earlier attempt" in told
     assert {code for _, code in ranks.values()} == {FAILED}

@@ -1,4 +1,4 @@
-"""Signals of one process: what waits for a step, what leaves at once, and when the grace time is over."""
+"""Signals to one process: which wait for a step, which exit at once, and the end of the grace period."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
 @pytest.fixture
 def taken():
-    """Signals of this process, with the codes with which it would have left; given back afterwards."""
+    """Signals of this process, with the codes it would have exited with; handlers are restored afterwards."""
     made = []
 
     def take(grace_s=60.0):
@@ -53,7 +53,7 @@ def test_a_signal_waits_for_the_end_of_the_step(taken, number):
     assert Left(number, 7).exit_code == 128 + number
 
 
-def test_a_signal_leaves_at_once_where_nothing_is_to_be_saved(taken):
+def test_a_signal_takes_effect_at_once_where_nothing_is_to_be_saved(taken):
     one, codes = taken()
     os.kill(os.getpid(), signal.SIGTERM)
     until(lambda: codes)
@@ -61,7 +61,7 @@ def test_a_signal_leaves_at_once_where_nothing_is_to_be_saved(taken):
     assert one.number == signal.SIGTERM
 
 
-def test_what_is_under_way_is_told_before_a_rank_leaves_on_a_signal(taken):
+def test_at_leave_is_called_before_a_rank_exits_on_a_signal(taken):
     one, codes = taken()
     told = []
 
@@ -75,7 +75,7 @@ def test_what_is_under_way_is_told_before_a_rank_leaves_on_a_signal(taken):
     assert (told, codes) == ([[]], [143])
 
 
-def test_a_signal_that_waited_leaves_at_once_when_the_evaluation_begins(taken):
+def test_a_waiting_signal_takes_effect_when_the_evaluation_starts(taken):
     one, codes = taken()
     with one.holding():
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -85,7 +85,7 @@ def test_a_signal_that_waited_leaves_at_once_when_the_evaluation_begins(taken):
             assert codes == [138]
 
 
-def test_a_second_signal_leaves_at_once_but_not_the_echo_of_the_first(taken, monkeypatch):
+def test_a_second_signal_takes_effect_at_once_but_not_the_echo_of_the_first(taken, monkeypatch):
     monkeypatch.setattr(signals, "SAME_S", 0.4)
     one, codes = taken()
     with one.holding():
@@ -100,7 +100,7 @@ def test_a_second_signal_leaves_at_once_but_not_the_echo_of_the_first(taken, mon
     assert codes == [143]
 
 
-def test_when_the_grace_time_is_over_the_rank_leaves(taken, caplog):
+def test_when_the_grace_period_is_over_the_rank_exits(taken, caplog):
     one, codes = taken(grace_s=0.2)
     with one.holding():
         began = time.monotonic()
@@ -111,7 +111,7 @@ def test_when_the_grace_time_is_over_the_rank_leaves(taken, caplog):
     assert "no checkpoint was written" in caplog.text
 
 
-def test_when_the_run_is_over_neither_a_signal_nor_the_grace_time_ends_it(taken):
+def test_when_the_run_is_complete_neither_a_signal_nor_the_grace_period_ends_it(taken):
     one, codes = taken(grace_s=0.1)
     with one.holding():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -123,7 +123,7 @@ def test_when_the_run_is_over_neither_a_signal_nor_the_grace_time_ends_it(taken)
     assert codes == []
 
 
-def test_a_rank_that_is_told_of_a_hang_leaves_with_its_code(taken):
+def test_a_rank_that_is_notified_of_a_hang_exits_with_its_code(taken):
     one, codes = taken()
     with one.holding():
         os.kill(os.getpid(), HANG)
@@ -131,7 +131,7 @@ def test_a_rank_that_is_told_of_a_hang_leaves_with_its_code(taken):
     assert codes == [HUNG]
 
 
-def test_the_signals_are_given_back():
+def test_the_handlers_are_restored():
     before = {number: signal.getsignal(number) for number in (*ASKING, HANG)}
     one = Signals(60.0, lambda code: None)
     one.install()

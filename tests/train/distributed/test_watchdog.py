@@ -1,4 +1,4 @@
-"""The watchdog of one process: what is late, what is not, and what it leaves."""
+"""The watchdog of one process: what is late, what is not, and the files it leaves."""
 
 import os
 import signal
@@ -17,9 +17,9 @@ PROGRAM = """
 import logging, os, sys, time
 from pathlib import Path
 import torch
-from train.signals import Signals
-from train.watchdog import Watchdog
-from train.world import World
+from train.distributed.signals import Signals
+from train.distributed.watchdog import Watchdog
+from train.distributed.world import World
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 signals = Signals(60.0)
 signals.install()
@@ -35,7 +35,7 @@ def watched(tmp_path, body, **kwargs):
     return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
 
 
-def test_a_rank_that_gets_on_is_left_alone_and_leaves_no_file(tmp_path):
+def test_a_rank_that_makes_progress_is_not_disturbed_and_leaves_no_file(tmp_path):
     body = """
 time.sleep(0.9)  # the start may take long
 for step in range(8):
@@ -66,7 +66,7 @@ time.sleep(0.1)
         ("with dog.slow('the checkpoint of step 4'):\n    time.sleep(60)", "the checkpoint of step 4", "<module>"),
     ],
 )
-def test_a_rank_that_does_not_is_ended_with_its_stacks(tmp_path, body, where, stack):
+def test_a_rank_without_progress_is_ended_with_its_stacks(tmp_path, body, where, stack):
     process = watched(tmp_path, body)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 79, out
@@ -91,7 +91,7 @@ def test_a_stopped_process_is_ended_with_its_stacks_though_its_threads_may_not_r
     assert "most recent call first" in (tmp_path / "stacks" / "rank_00000.txt").read_text()
 
 
-def test_a_process_that_was_stopped_as_a_whole_and_goes_on_is_not_late(tmp_path):
+def test_a_process_that_was_stopped_as_a_whole_and_continued_is_not_late(tmp_path):
     body = """
 print("ready", flush=True)
 for step in range(15):

@@ -1,4 +1,4 @@
-"""The gradients that AdamW is given, by ZeRO stage, against those of plain torch, for ways to use a decoder in a step.
+"""The gradients that reach AdamW, by ZeRO stage, against plain torch's, for several ways to use a decoder in a step.
 
 A gradient is read back from the first moment after the first step, (1 - beta1) times it: that is what AdamW saw, after
 all sums, reductions and clipping. Public reports of gradients that were silently wrong: DeepSpeed #7718 (stage 2),
@@ -36,7 +36,7 @@ STAGES = {
 CASES = [*product("0123", ("fp32", "bf16")), ("2-recomputed", "bf16")]
 
 Pairs = list[tuple[Tensor, Tensor]]
-"""The micro-batches of a rank: ids of chosen and of rejected samples, int64 [1, T + 1]."""
+"""The micro-batches of a rank: ids of chosen and rejected samples, int64 [1, T + 1]."""
 Backward = Callable[[Tensor], Any]
 
 
@@ -68,7 +68,7 @@ WAYS = (once, two_forwards_one_backward, one_without_gradient_first, two_forward
 
 
 def small_buckets(patch: pytest.MonkeyPatch) -> None:
-    """Let gradients be reduced, and parameters gathered, in several parts; a setting counts megabytes."""
+    """Reduce gradients, and gather parameters, in several parts; the setting counts megabytes."""
     from train.engine import engine
 
     made = engine.deepspeed_config
@@ -109,7 +109,7 @@ def plain_gradients(way: Any, precision: str, size: int) -> dict[str, Tensor]:
 
 
 def worst_differences(world: World, stage: str, precision: str) -> dict[str, float]:
-    """Return, by way, how far a gradient of this rank's is from plain torch's, relative to its parameter's largest."""
+    """Return, by way, how far this rank's gradients are from plain torch's, relative to each parameter's largest."""
     words = [*STAGES[stage], f"precision={precision}", f"micro_batch_size={BATCH // ACCUMULATION // world.size}"]
     words += [
         "output=o",
@@ -122,7 +122,7 @@ def worst_differences(world: World, stage: str, precision: str) -> dict[str, flo
     settings = compose("train", TrainSettings, words)
     engine = Engine(build(CONFIG, 0, settings.execution), settings, BATCH, world)
     assert engine.micro_batches == ACCUMULATION
-    engine.set_learning_rate(0.0)  # so that the next way begins with the same weights
+    engine.set_learning_rate(0.0)  # so that the next way starts with the same weights
     found = {}
     for way in WAYS:
         engine.prepare_state(0)

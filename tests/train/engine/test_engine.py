@@ -1,4 +1,4 @@
-"""The engine on one rank: its JSON, the traps of DeepSpeed that it avoids, and what it refuses."""
+"""The engine on one rank: its JSON, the DeepSpeed problems it avoids, and the settings it rejects."""
 
 import subprocess
 import sys
@@ -42,7 +42,7 @@ def steps(engine, first, last):
     return losses
 
 
-def test_the_json_is_made_of_the_settings():
+def test_the_json_follows_the_settings():
     made = deepspeed_config(settings_of("zero.stage=2", "precision=bf16", "optimizer.clip_norm=0.5"), 16, 2)
     assert made["train_batch_size"] == 16
     assert made["gradient_accumulation_steps"] == 4
@@ -76,7 +76,7 @@ def test_offloading_is_passed_on(monkeypatch):
     [
         ({"stage": 4}, "zero.stage=4 is not supported: use 0, 1, 2 or 3"),
         ({"reduce_in": "fp16"}, "zero.reduce_in='fp16' is unknown"),
-        ({"stage": 0, "offload_optimizer": "cpu"}, "zero.offload_optimizer=cpu needs zero.stage=1 or more"),
+        ({"stage": 0, "offload_optimizer": "cpu"}, "zero.offload_optimizer=cpu needs zero.stage=1 or higher"),
         ({"stage": 2, "offload_param": "cpu"}, "zero.offload_param=cpu needs zero.stage=3"),
         ({"stage": 3, "offload_param": "nvme"}, "zero.offload_param=nvme needs zero.nvme_path"),
         (
@@ -88,7 +88,7 @@ def test_offloading_is_passed_on(monkeypatch):
         ({"stage": 3, "offload_optimizer": "disk"}, "zero.offload_optimizer='disk' is unknown"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(values, message):
+def test_invalid_settings_are_rejected(values, message):
     with pytest.raises(ValueError, match=message):
         ZeroSettings(**values)
 
@@ -101,8 +101,8 @@ def test_settings_that_cannot_be_are_refused(values, message):
         ["zero.stage=3", "zero.offload_optimizer=cpu", "zero.offload_param=cpu", "precision=bf16"],
     ],
 )
-def test_an_offloaded_optimizer_trains_skips_and_goes_on_as_one_on_the_device(world, words):
-    """A step that is left out leaks into the next one where DeepSpeed's own way to pass over it is taken."""
+def test_an_offloaded_optimizer_trains_skips_and_resumes_like_one_on_the_device(world, words):
+    """With DeepSpeed's own way of skipping it, a skipped step leaks into the next one."""
     plain = make(world, words[0], words[-1])
     offloaded = make(world, *words)
     assert steps(offloaded, 0, 3) == pytest.approx(steps(plain, 0, 3), rel=1e-5)
@@ -115,7 +115,7 @@ def test_an_offloaded_optimizer_trains_skips_and_goes_on_as_one_on_the_device(wo
 
 
 def test_deepspeeds_own_bf16_without_zero_starts_with_a_step_and_ours_does_not(world):
-    """The red control: DeepSpeed's optimizer there has counted an update before training began."""
+    """The red control: DeepSpeed's own optimizer has counted an update before training starts."""
     import deepspeed
 
     decoder = build(CONFIG, 0)
@@ -159,11 +159,11 @@ def test_the_gradient_norm_is_that_of_plain_torch(world, stage):
     assert engine.gradient_norm() == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_a_start_says_nothing_and_loads_no_compiler():
+def test_a_start_is_quiet_and_loads_no_compiler():
     program = (
         "import sys\n"
         "from tests.train.engine.test_engine import make, steps\n"
-        "from train.distributed.world import start\n"
+        "from train.engine.communication import start\n"
         "steps(make(start(threads=1), 'zero.stage=1', 'precision=bf16'), 0, 1)\n"
         "print('compiler', 'torch._inductor.compile_fx' in sys.modules)\n"
     )
@@ -176,7 +176,7 @@ def test_a_start_says_nothing_and_loads_no_compiler():
 )
 @PRECISIONS
 def test_the_update_clips_by_the_norm_that_the_guards_saw(world, stage, precision, offload):
-    """DeepSpeed passes over no gradient for a norm of its own: one that is said to be twice as long is halved."""
+    """DeepSpeed computes no norm itself: a gradient whose norm is reported as twice the limit is halved."""
     made = [f"zero.stage={stage}", f"precision={precision}", f"zero.offload_optimizer={offload}"]
     first_moments = []
     for factor in (1.0, 2.0):
@@ -192,8 +192,8 @@ def test_the_update_clips_by_the_norm_that_the_guards_saw(world, stage, precisio
 
 @STAGES
 @PRECISIONS
-def test_a_weight_that_is_embedding_and_head_trains_alike_at_every_stage(world, stage, precision):
-    """Stage 3 too: built in whole, then cut; under zero.Init a first loss would be far from log(vocabulary)."""
+def test_tied_embeddings_train_the_same_at_every_stage(world, stage, precision):
+    """Stage 3 too: built whole, then partitioned; under zero.Init the first loss would be far from log(vocabulary)."""
     tied = DecoderConfig(**{**CONFIG.__dict__, "tie_embeddings": True})
     engine = make(world, f"zero.stage={stage}", f"precision={precision}", config=tied)
     reference = make(world, "zero.stage=1", f"precision={precision}", config=tied)
@@ -224,7 +224,7 @@ def test_a_step_needs_all_its_micro_batches(world):
     engine.step()
     assert engine.updates() == 0
     engine.backward(engine(ids).total / 64)
-    with pytest.raises(AssertionError, match="are complete: step"):
+    with pytest.raises(AssertionError, match="went backward: call step"):
         engine.backward(engine(ids).total / 64)
     engine.step()
     assert engine.updates() == 1

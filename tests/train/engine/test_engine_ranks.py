@@ -19,12 +19,13 @@ from models.decoder import build
 from tests.train.engine import gradients
 from tests.train.evaluation.questions import Questions
 from train.config.compose import compose
-from train.distributed.world import World, free_port, start
+from train.distributed.world import World, free_port
 from train.engine import Engine
+from train.engine.communication import start
 from train.settings import TrainSettings
 
 CONFIG = DecoderConfig(vocab_size=61, layers=2, width=12, heads=2, kv_heads=1, ffn=20, max_seq_len=16, end_of_text=0)
-"""Sizes that split over two ranks with a rest: there is padding to leave out."""
+"""Sizes that do not divide by two ranks: there is padding to leave out."""
 STAGES, PRECISIONS, BATCH = ("0", "1", "2", "3"), ("fp32", "bf16"), 8
 STEPS = int(os.environ.get("PDPC_ENGINE_STEPS", "4"))
 ON_DISK = {
@@ -33,7 +34,7 @@ ON_DISK = {
 }
 CASES = [*product(STAGES, PRECISIONS), ("3-disk", "fp32"), ("3-all-disk", "bf16"), ("3-all-disk", "fp32")]
 PAIRS = [("3-disk", "1"), ("2", "3-disk")]
-"""Moves between worlds, beside those from a stage to another."""
+"""Moves between world sizes, in addition to those between stages."""
 LONG = "PDPC_ENGINE_STEPS" in os.environ
 if LONG:
     CASES += [("3-disk", "bf16")]
@@ -48,7 +49,7 @@ def make(world: World, stage: str, precision: str, seed: int = 0, micro: int = 2
 
 
 def swap_small_tensors(patch: pytest.MonkeyPatch) -> None:
-    """Let DeepSpeed swap what is far below its least size, 1 MiB; norms stay in memory."""
+    """Let DeepSpeed swap tensors far below its minimum size, 1 MiB; norms stay in memory."""
     from deepspeed.runtime.swap_tensor import optimizer_utils, partitioned_param_swapper
 
     from train.engine import config, engine
@@ -115,7 +116,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def one_case(world: World, stage: str, precision: str, folder) -> dict[str, object]:
-    """Train, save, go on; resume in a fresh engine; skip a poisoned step. Return what a test wants to know."""
+    """Train, save, continue; resume in a fresh engine; skip a poisoned step. Return the values to compare."""
     straight = make(world, stage, precision)
     before = steps(straight, 0, STEPS)
     saved = state(straight)
@@ -138,7 +139,7 @@ def one_case(world: World, stage: str, precision: str, folder) -> dict[str, obje
     more, expected = steps(straight, 100, 102), steps(resumed, 100, 102)
     forward_and_backward(straight, 102)
     coming = float(straight.gradient_norm())
-    straight._deepspeed.step()  # with a norm of its own
+    straight._deepspeed.step()  # which computes the norm itself
     straight._done = 0
     theirs = straight._deepspeed.get_global_grad_norm()
     with straight.whole_weights():
@@ -162,7 +163,7 @@ def one_case(world: World, stage: str, precision: str, folder) -> dict[str, obje
 
 
 def questions(engine: Engine) -> list[str]:
-    """Return what a step asks the device."""
+    """Return the host-device syncs of a step."""
     ids = torch.randint(0, 61, (BATCH, 17), generator=torch.Generator().manual_seed(8))
     parts = ids.chunk(engine.world.size)[engine.world.rank].chunk(engine.micro_batches)
     documents = [Documents.of(part[:, :-1], CONFIG.end_of_text) for part in parts]  # as the loop: before the device
@@ -183,7 +184,7 @@ def together(folder, stage: str, precision: str, world: World, size: int | None 
 
 
 def from_the_other_world(world: World, folder) -> dict[str, list[float]]:
-    """Go on, at each stage, from what the other number of ranks saved at other stages, with another accumulation."""
+    """Resume each stage from the state that the other number of ranks saved, at other stages and accumulations."""
     found = {}
     for source, target in [*product(STAGES, STAGES), *PAIRS]:
         if not LONG and (source, target) not in PAIRS and int(target) != (int(source) + 1) % 4:
@@ -224,7 +225,7 @@ def _rank(rank, port, folder):
 
 @pytest.fixture(scope="module")
 def found(world, tmp_path_factory):
-    """Return what every case found: by number of ranks, then rank, then case."""
+    """Return the results by number of ranks, then rank, then case."""
     import torch.multiprocessing as mp
 
     folder = tmp_path_factory.mktemp("engine")
@@ -242,7 +243,7 @@ everywhere = pytest.mark.parametrize(
 
 
 @everywhere
-def test_a_resumed_run_is_the_straight_one_to_the_bit(found, size, stage, precision):
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(found, size, stage, precision):
     for rank in found[size]:
         assert rank[f"{stage}_{precision}"]["resumed"]
 
@@ -277,7 +278,7 @@ def test_a_skipped_step_leaves_no_trace(found, size, stage, precision):
 
 
 @pytest.mark.parametrize(("size", "stage", "precision"), list(product((1, 2), STAGES, PRECISIONS)))
-def test_a_step_does_not_ask_the_device(found, size, stage, precision):
+def test_a_step_makes_no_host_device_sync(found, size, stage, precision):
     for rank in found[size]:
         assert rank[f"{stage}_{precision}"]["questions"] == []
 
@@ -290,11 +291,11 @@ def test_the_gradient_norm_is_deepspeeds(found, size, stage, precision):
 
 
 @everywhere
-def test_stages_and_worlds_pay_the_same_losses(found, size, stage, precision):
+def test_stages_and_worlds_have_the_same_losses(found, size, stage, precision):
     reference = found[1][0][f"1_{precision}"]
     for rank in found[size]:
         case = rank[f"{stage}_{precision}"]
-        # In bf16 a rounding that falls the other way is 0.4 % of a weight: the clipped norm decides about some.
+        # In bf16 one rounding the other way is 0.4 % of a weight; for some weights the clipped norm decides which.
         assert case["losses"] == pytest.approx(reference["losses"], rel=1e-5 if precision == "fp32" else 2e-3)
         assert case["validation"] == pytest.approx(reference["validation"], rel=1e-4 if precision == "fp32" else 1e-2)
         assert case["whole"]

@@ -1,4 +1,4 @@
-"""What lies on the fast disk: reads and writes, the folders, a disk that is full, and what is refused at the door."""
+"""State on NVMe: reads and writes, the folders, a full disk, and folders rejected before training starts."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ def settings_of(path, *words):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Let DeepSpeed swap what is below 1 MiB."""
+    """Let DeepSpeed swap tensors below 1 MiB."""
     from deepspeed.runtime.swap_tensor import optimizer_utils
 
     monkeypatch.setattr(optimizer_utils, "MIN_AIO_BYTES", 512)
@@ -56,7 +56,7 @@ def save(engine, world, folder):
 
 @contextmanager
 def files_of_at_most(size):
-    """Let no file of this process grow beyond `size` bytes: what a full disk is to the one who writes."""
+    """Let no file of this process grow beyond `size` bytes: to a writer that is a full disk."""
     before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -82,7 +82,7 @@ def test_what_was_written_is_read_at_any_length_and_place(tmp_path, length, dtyp
     assert torch.equal(part, written[: length // 2])
 
 
-def test_a_buffer_is_known_by_its_memory_and_forgotten_with_it():
+def test_a_buffer_is_recognized_by_its_memory_and_forgotten_with_it():
     handle = DiskHandle()
     made = handle.new_cpu_locked_tensor(5000, torch.zeros(1))
     assert DiskHandle().is_pinned(made.narrow(0, 256, 100))
@@ -113,14 +113,14 @@ def test_a_disk_without_direct_access_is_used_through_the_cache(tmp_path, monkey
     assert torch.equal(torch.from_file(str(tmp_path / "a"), size=1024), written)
 
 
-def test_what_the_disk_says_is_raised_with_the_files_name(tmp_path, monkeypatch):
+def test_io_errors_are_raised_with_the_files_name(tmp_path, monkeypatch):
     handle = DiskHandle(1024, 2)
     tensor = handle.new_cpu_locked_tensor(1024, torch.zeros(1)).zero_()
     reserve(str(tmp_path / "short"), 512)
     handle.async_pread(tensor, str(tmp_path / "short"))
-    with pytest.raises(OSError, match=r"the file ends at byte 512, more was written into it.*short"):
+    with pytest.raises(OSError, match=r"the file ends at byte 512, but more was written to it.*short"):
         handle.wait()
-    with files_of_at_most(1024), pytest.raises(OSError, match=r"4,096 bytes are needed for .*full and .* are free"):
+    with files_of_at_most(1024), pytest.raises(OSError, match=r"full needs 4,096 bytes and .* are free"):
         handle.async_pwrite(tensor, str(tmp_path / "full"))
 
     def broken(*_):
@@ -136,8 +136,8 @@ def test_what_the_disk_says_is_raised_with_the_files_name(tmp_path, monkeypatch)
     not Path(os.environ.get("TORCH_EXTENSIONS_DIR", "/nowhere"), "async_io", "async_io.so").is_file(),
     reason="DeepSpeed's async_io is not built: TORCH_EXTENSIONS_DIR has no async_io/async_io.so (see docs/engine.md)",
 )
-def test_deepspeeds_own_writer_passes_over_a_full_disk_and_writes_what_ours_reads(tmp_path):
-    """The red control, and the same bytes; where DeepSpeed looks at what the kernel says, ours may go."""
+def test_deepspeeds_own_writer_ignores_a_full_disk_and_writes_what_ours_reads(tmp_path):
+    """The red control, and the same bytes; once DeepSpeed checks the kernel's return values, ours can be removed."""
     from deepspeed.ops.op_builder import AsyncIOBuilder
 
     theirs = AsyncIOBuilder().load(verbose=False).aio_handle(1 << 20, 8, False, True, 1)
@@ -158,7 +158,7 @@ def test_deepspeeds_own_writer_passes_over_a_full_disk_and_writes_what_ours_read
     assert (tmp_path / "c").stat().st_size < 1 << 21
 
 
-def test_a_folder_is_a_ranks_own_and_what_a_killed_one_left_is_removed(tmp_path):
+def test_each_rank_has_its_own_folder_and_that_of_a_killed_one_is_removed(tmp_path):
     first, second = SwapFolder(tmp_path), SwapFolder(tmp_path)
     assert first.path != second.path
     program = f"from train.engine.nvme.folder import SwapFolder, Path; SwapFolder(Path({str(tmp_path)!r}))"
@@ -173,20 +173,20 @@ def test_a_folder_is_a_ranks_own_and_what_a_killed_one_left_is_removed(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_used_is_refused_by_name(tmp_path, monkeypatch):
+def test_an_unusable_folder_is_rejected_by_name(tmp_path, monkeypatch):
     def asks(path):
         return ZeroSettings(stage=3, offload_optimizer="nvme", nvme_path=str(path))
 
     check_swap(asks(tmp_path))
     check_swap(ZeroSettings(nvme_path="/nowhere"))
-    with pytest.raises(ValueError, match=r"zero.nvme_path=.*/missing is not a folder: make it"):
+    with pytest.raises(ValueError, match=r"zero.nvme_path=.*/missing is not a folder: create it"):
         check_swap(asks(tmp_path / "missing"))
 
     def read_only(*_, **__):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr("tempfile.TemporaryFile", read_only)
-    with pytest.raises(ValueError, match=r"zero.nvme_path=.* cannot be written \(Read-only file system\): give"):
+    with pytest.raises(ValueError, match=r"zero.nvme_path=.* cannot be written \(Read-only file system\): use"):
         check_swap(asks(tmp_path))
 
 
@@ -206,7 +206,7 @@ def test_losses_are_those_of_an_optimizer_in_memory_and_nothing_stays_behind(wor
 
 
 def test_a_checkpoint_is_byte_for_byte_the_one_of_an_optimizer_in_memory(world, small, tmp_path):
-    """The running average too; and each goes on from the other's."""
+    """The running average too; and each resumes from the other's."""
     words = ["averaging.decay=0.9"]
     engines = make(world, tmp_path, *words), make(world, None, "zero.offload_optimizer=cpu", *words)
     saved = []
@@ -227,7 +227,7 @@ def test_a_checkpoint_is_byte_for_byte_the_one_of_an_optimizer_in_memory(world, 
         engine.destroy()
 
 
-def test_a_full_disk_ends_the_run_with_its_code_before_it_has_begun(world, small, tmp_path):
+def test_a_full_disk_ends_the_run_with_its_code_before_training_starts(world, small, tmp_path):
     with files_of_at_most(2048), pytest.raises(OSError, match=r"free space at zero\.nvme_path") as raised:
         make(world, tmp_path)
     assert code_of(raised.value) == DISK_FULL

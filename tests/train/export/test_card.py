@@ -1,4 +1,4 @@
-"""The card of an export: what the model is, and which data in which order made it."""
+"""The card of an export: the model, and which data in which order it was trained on."""
 
 import json
 from dataclasses import replace
@@ -47,7 +47,7 @@ def rows(card):
     return {name.strip(): value.strip() for name, value in cells}
 
 
-def test_the_card_names_what_made_the_model(facts):
+def test_the_card_names_everything_the_model_depends_on(facts):
     card = run_card(facts, checkpoint(), CONFIG, "bf16")
     front = yaml.safe_load(card.split("---\n")[1])
     assert (front["library_name"], front["pipeline_tag"]) == ("transformers", "text-generation")
@@ -68,18 +68,18 @@ def test_a_replanned_order_names_its_parent(facts):
     facts["arranged"]["inputs"]["parent"] = "0077"
     card = run_card(facts, checkpoint(), CONFIG, "fp32")
     assert rows(card)["parent of the order"] == "`0077`"
-    assert "its later part was made by this preference" in card
+    assert "its later part was arranged by this preference" in card
 
 
-def test_a_run_that_does_not_know_its_preference_says_so(facts):
+def test_a_run_without_a_recorded_preference_says_so(facts):
     for arranged in (None, {"preference": None, "inputs": {}}):
         facts["arranged"] = arranged
         card = run_card(facts, checkpoint(), CONFIG, "fp32")
-        assert "does not say by which preference" in card
+        assert "does not record the preference of its order" in card
         assert "preference" not in rows(card)
 
 
-def test_a_card_without_a_run_tells_the_shape():
+def test_a_card_without_a_run_states_the_shape():
     tied = rows(model_card(replace(CONFIG, tie_embeddings=True), "float32"))
     assert tied["embedding, attention, ffn, norm, head"].endswith("the embedding itself")
     assert tied["heads, key/value heads, head size"] == "4, 2, 8"

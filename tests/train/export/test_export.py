@@ -1,4 +1,4 @@
-"""An export takes its place whole or not at all, and nothing of anybody else's."""
+"""An export is published complete or not at all, and never replaces a foreign folder."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from train.export.export import replaced
 
 def write(folder: Path, layers: int = 2) -> None:
     """Put a model in place at `folder`."""
-    config = DecoderConfig(97, layers, 32, 4, 2, 48, 64)
+    config = DecoderConfig(vocab_size=97, layers=layers, width=32, heads=4, kv_heads=2, ffn=48, max_seq_len=64)
     with replaced(folder) as draft:
         export(draft, config, build(config, 0).state_dict(), dtype=torch.float32, tokenizer_folder=None, card=None)
 
 
 def fail(folder: Path) -> None:
-    """Begin an export to `folder` that the disk ends."""
+    """Start an export to `folder` that ends on a full disk."""
 
     def broken() -> None:
         with replaced(folder) as draft:
@@ -30,7 +30,7 @@ def fail(folder: Path) -> None:
         broken()
 
 
-def test_an_export_is_whole_or_absent_and_may_be_replaced(tmp_path):
+def test_an_export_is_complete_or_absent_and_may_be_replaced(tmp_path):
     fail(tmp_path / "hf")
     assert list(tmp_path.iterdir()) == []
     write(tmp_path / "hf")
@@ -43,7 +43,7 @@ def test_an_export_is_whole_or_absent_and_may_be_replaced(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
-def test_every_file_is_on_the_disk_before_the_folder_takes_its_place(tmp_path, monkeypatch):
+def test_every_file_is_synced_before_the_folder_is_renamed(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr("train.export.export.sync", lambda path: synced.append((path.name, (tmp_path / "hf").exists())))
     write(tmp_path / "hf")
@@ -52,7 +52,7 @@ def test_every_file_is_on_the_disk_before_the_folder_takes_its_place(tmp_path, m
     assert synced[-1] == (tmp_path.name, True)
 
 
-def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path):
+def test_leftovers_of_a_killed_export_are_removed_by_the_next(tmp_path):
     left = [".hf.0123abcd.partial", ".hf.ffffffff.old"]
     others = [
         ".hf.0123abcd.parting",
@@ -72,6 +72,6 @@ def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path):
 
 def test_an_export_never_replaces_a_foreign_folder(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is not an exported model: name a new folder"):
+    with pytest.raises(ValueError, match="is not an exported model: choose a new folder"):
         write(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"

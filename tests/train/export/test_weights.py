@@ -1,4 +1,4 @@
-"""The running average follows the weights, survives checkpoints, and is what export and evaluate take."""
+"""The running average follows the weights, survives checkpoints, and can be exported and evaluated."""
 
 import json
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from train.export import weights as averaging
 from train.export.choice import WEIGHTS, check_choice
 from train.export.weights import choose_weights
 from train.hooks.averages import RunningAverage, decay_of
-from train.resume.runfolder import WRITTEN
+from train.records.run_json import WRITTEN
 from train.settings import AveragingSettings, TrainSettings
 
 CONFIG = DecoderConfig(vocab_size=64, layers=2, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16, end_of_text=0)
@@ -108,11 +108,11 @@ def test_a_checkpoint_brings_the_average_to_any_stage(world, run_folder, stage):
         torch.testing.assert_close(average, whole[name].flatten(), rtol=0, atol=0)
     train(loop, hook, 4)
     train(other, resumed, 4)
-    for name, average in vectors(other.engine, "ema").items():  # another stage rounds its gradients in another way
+    for name, average in vectors(other.engine, "ema").items():  # another stage rounds its gradients differently
         torch.testing.assert_close(average, vectors(loop.engine, "ema")[name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_run_may_begin_to_average_from_a_checkpoint_without_one(world, run_folder):
+def test_a_run_may_start_averaging_from_a_checkpoint_without_an_average(world, run_folder):
     plain, off = make(world, "precision=fp32")
     off.post_step = lambda *_: None
     train(plain, off, 2)
@@ -122,11 +122,11 @@ def test_a_run_may_begin_to_average_from_a_checkpoint_without_one(world, run_fol
     hook.pre_train(loop)
     for name, average in vectors(loop.engine, "ema").items():
         assert torch.equal(average, vectors(loop.engine, "param")[name])
-    with pytest.raises(ArtifactError, match=r"holds no running average: train the run with averaging\.decay above 0"):
+    with pytest.raises(ArtifactError, match=r"has no running average: train the run with averaging\.decay above 0"):
         choose_weights(run_folder, "running")
 
 
-def test_the_average_goes_back_with_the_weights(world, run_folder):
+def test_the_average_is_rolled_back_with_the_weights(world, run_folder):
     loop, hook = make(world, "precision=fp32", *AVERAGED)
     hook.pre_train(loop)
     train(loop, hook, 4)
@@ -138,7 +138,7 @@ def test_the_average_goes_back_with_the_weights(world, run_folder):
     assert hook.state() == state
     assert all(torch.equal(average, then[name]) for name, average in vectors(loop.engine, "ema").items())
     train(loop, hook, 4)
-    hook.post_restore(loop, None)  # a checkpoint of before the average began
+    hook.post_restore(loop, None)  # a checkpoint from before the average started
     assert hook.state() == {"updates": 0}
     weights = vectors(loop.engine, "param")
     assert all(torch.equal(average, weights[name]) for name, average in vectors(loop.engine, "ema").items())
@@ -166,7 +166,7 @@ def test_the_mean_of_the_last_checkpoints(world, run_folder, caplog):
     victim.write_bytes(data)
     assert [checkpoint.step_of(path) for path in choose_weights(run_folder, average=3).sources] == [4, 2, 1]
     assert str(victim) in caplog.text
-    with pytest.raises(ArtifactError, match=r"average=4 asks for more whole checkpoints than run .* has \(3\)"):
+    with pytest.raises(ArtifactError, match=r"average=4 needs more complete checkpoints than run .* has \(3\)"):
         choose_weights(run_folder, average=4)
 
 
@@ -179,7 +179,7 @@ def test_the_mean_of_the_last_checkpoints(world, run_folder, caplog):
         ({"weights": "running", "average": 2}, "average=2 is a mean of trained weights"),
     ],
 )
-def test_impossible_choices_are_named(settings, changes, message):
+def test_invalid_choices_are_named(settings, changes, message):
     places = {"run": "r"} | ({"output": "o"} if settings is ExportSettings else {})
     with pytest.raises(ValueError, match=message):
         settings(**places, **changes)
@@ -188,7 +188,7 @@ def test_impossible_choices_are_named(settings, changes, message):
 
 
 @pytest.mark.parametrize(("key", "value"), [("decay", 1.0), ("decay", -0.1), ("every", 0)])
-def test_impossible_averages_are_named(key, value):
+def test_invalid_averages_are_named(key, value):
     with pytest.raises(ValueError, match=rf"averaging\.{key}={value}"):
         AveragingSettings(**{key: value})
 

@@ -18,7 +18,7 @@ MICRO = 4
 
 @pytest.fixture(scope="module")
 def data(tokens_folder, scores_folder, tmp_path_factory):
-    """An order that is sorted by score: in most steps most buckets are empty."""
+    """An order sorted by score: in most steps most buckets are empty."""
     folder = tmp_path_factory.mktemp("orders") / "order"
     places = {"tokens": str(tokens_folder), "scores": str(scores_folder), "output": str(folder)}
     return arrange.run(arrange.ArrangeSettings(**places, preference=Sorted(buckets=8), batch_size=16)), Tokens.open(
@@ -27,7 +27,7 @@ def data(tokens_folder, scores_folder, tmp_path_factory):
 
 
 def made_up(ids_BS):
-    """Return losses that follow from the tokens, 0 where there is none."""
+    """Return losses computed from the tokens, 0 where there is no label."""
     labels = ids_BS[:, 1:]
     losses = torch.where(labels == IGNORED, 0.0, labels.float().sin().abs() + ids_BS[:, :1].float() / 300)
     return TokenLosses(losses.sum(), losses)
@@ -38,7 +38,7 @@ def loop_of(world, order, tokens):
 
 
 def drive(hook, loop, first, last, skipped=()):
-    """Go through the steps from `first` to before `last` as the loop does."""
+    """Run the steps `first` to `last` - 1 as the loop does."""
     order, tokens = loop.inputs.order, loop.inputs.tokens
     for batch in batches(order, tokens, loop.world, MICRO, first, LanguageModel(tokens)):
         if batch.step == last:
@@ -112,7 +112,7 @@ def test_a_window_that_a_checkpoint_cuts_is_one_window(data, before, after):
         assert found == expected(order, tokens, 0, 6)
 
 
-def test_a_step_that_is_left_out_leaves_no_trace(data):
+def test_a_skipped_step_leaves_no_trace(data):
     order, tokens = data
 
     def rank(world):

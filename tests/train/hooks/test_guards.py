@@ -1,4 +1,4 @@
-"""The guard against a loop that is made up: what it leaves out, what it records, when it stops."""
+"""The guard with a fake loop: which steps it skips, what it records, when it stops the run."""
 
 import json
 from contextlib import nullcontext
@@ -31,7 +31,7 @@ class Order:
 
 
 class FakeLoop:
-    """As much of a loop as a guard touches: `losses` and `norm` of the next step, and what happened to it."""
+    """The parts of a loop that a guard uses: `losses` and `norm` of the next step, and the outcome."""
 
     def __init__(self, guard, back=None):
         self.world, self.inputs = ALONE, SimpleNamespace(order=Order())
@@ -49,7 +49,7 @@ class FakeLoop:
         return self.back
 
     def step(self, losses=(1.0, 1.0, 1.0, 1.0), norm=1.0):
-        """Make a step with these losses of its samples; tell whether the weights moved."""
+        """Make a step with these losses of its samples; return whether the weights were updated."""
         step, self.norm = self.progress.step, norm
         ids = list(range(100 + step * BATCH, 100 + (step + 1) * BATCH))
         batch = SimpleNamespace(step=step, ids=ids, global_count=BATCH)
@@ -61,11 +61,11 @@ class FakeLoop:
         return not self.left_out
 
     def entries(self, folder):
-        self.guard.metrics(self)  # a record: nothing is left unread
+        self.guard.metrics(self)  # a record: every verdict is read
         return [json.loads(line) for line in (folder / SKIPPED).read_text().splitlines()]
 
 
-def test_a_finite_step_moves_the_weights_and_leaves_no_record(tmp_path):
+def test_a_finite_step_updates_the_weights_and_leaves_no_record(tmp_path):
     loop = FakeLoop(Guard(GuardSettings(), tmp_path))
     assert loop.step()
     assert not (tmp_path / SKIPPED).exists()
@@ -73,7 +73,7 @@ def test_a_finite_step_moves_the_weights_and_leaves_no_record(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_a_loss_that_is_not_finite_is_left_out_and_its_sample_named(tmp_path, bad):
+def test_a_step_with_a_non_finite_loss_is_skipped_and_its_sample_named(tmp_path, bad):
     loop = FakeLoop(Guard(GuardSettings(), tmp_path))
     assert loop.step()
     assert not loop.step(losses=(1.0, 1.0, bad, 1.0))
@@ -86,26 +86,26 @@ def test_a_loss_that_is_not_finite_is_left_out_and_its_sample_named(tmp_path, ba
     assert loop.guard.metrics(loop)["guard/not_finite"] == 1.0
 
 
-def test_a_gradient_that_is_not_finite_is_left_out(tmp_path):
+def test_a_step_with_a_non_finite_gradient_is_skipped(tmp_path):
     loop = FakeLoop(Guard(GuardSettings(), tmp_path))
     assert not loop.step(norm=float("nan"))
     assert loop.entries(tmp_path)[0]["grad_norm"] == "nan"
 
 
-def test_the_run_stops_after_so_many_in_a_row_and_names_the_samples(tmp_path):
+def test_the_run_stops_after_n_in_a_row_and_names_the_samples(tmp_path):
     loop = FakeLoop(Guard(GuardSettings(stop_after=3), tmp_path))
     for _ in range(2):
         loop.step(norm=float("inf"))
     assert loop.step()  # the row ends
     for _ in range(3):
         loop.step(norm=float("inf"))
-    with pytest.raises(GuardStopped, match=r"3 steps in a row were left out.*samples 120, 121, 122, 123") as caught:
+    with pytest.raises(GuardStopped, match=r"3 steps in a row were skipped.*samples 120, 121, 122, 123") as caught:
         loop.step()  # the verdict of a step is read when the device has the next one
     assert caught.value.exit_code == 70
     assert len(loop.entries(tmp_path)) == 5
 
 
-def test_with_the_finite_guard_off_nothing_is_left_out(tmp_path):
+def test_with_the_finite_guard_off_nothing_is_skipped(tmp_path):
     loop = FakeLoop(Guard(GuardSettings(finite=False, spike="skip"), tmp_path))
     assert loop.step(losses=(1.0, float("nan"), 1.0, 1.0))
 
@@ -117,7 +117,7 @@ def warmed(guard, **more):
     return loop
 
 
-def test_a_spike_is_left_out_and_the_guard_goes_on_from_its_state(tmp_path):
+def test_a_spike_is_skipped_and_the_guard_resumes_from_its_state(tmp_path):
     settings = GuardSettings(spike="skip", spike_window=8)
     loop = warmed(Guard(settings, tmp_path))
     state = json.loads(json.dumps(loop.guard.state()))
@@ -131,11 +131,11 @@ def test_a_spike_is_left_out_and_the_guard_goes_on_from_its_state(tmp_path):
     assert not again.step(losses=(5.0,) * 4)
 
 
-def test_with_spikes_off_a_spike_is_let_be(tmp_path):
+def test_with_spikes_off_a_spike_is_ignored(tmp_path):
     assert warmed(Guard(GuardSettings(spike_window=8), tmp_path)).step(losses=(5.0,) * 4)
 
 
-def test_a_rollback_takes_the_last_weights_and_records_what_is_passed_over(tmp_path):
+def test_a_rollback_restores_the_last_weights_and_records_the_skipped_samples(tmp_path):
     loop = warmed(Guard(GuardSettings(spike="rollback", spike_window=8), tmp_path), back=6)
     assert not loop.step(losses=(5.0,) * 4)
     spike, rollback = loop.entries(tmp_path)
@@ -144,20 +144,20 @@ def test_a_rollback_takes_the_last_weights_and_records_what_is_passed_over(tmp_p
     assert loop.save_due
 
 
-def test_a_rollback_without_a_checkpoint_leaves_the_step_out(tmp_path):
+def test_a_rollback_without_a_checkpoint_skips_the_step(tmp_path):
     loop = warmed(Guard(GuardSettings(spike="rollback", spike_window=8), tmp_path), back=None)
     assert not loop.step(losses=(5.0,) * 4)
     assert [entry["reason"] for entry in loop.entries(tmp_path)] == ["spike"]
     assert not loop.save_due
 
 
-def test_a_resumed_run_forgets_what_comes_again_and_a_torn_line(tmp_path):
+def test_a_resumed_run_drops_repeated_steps_and_a_torn_line(tmp_path):
     kept, comes_again = ({"step": step, "reason": "spike"} for step in (3, 7))
     (tmp_path / SKIPPED).write_text(f"{json.dumps(kept)}\n{json.dumps(comes_again)}\n" + '{"step": 8, "rea')
     loop = FakeLoop(Guard(GuardSettings(), tmp_path))
     loop.progress.step = 5
     loop.guard.pre_train(loop)
-    assert loop.entries(tmp_path) == []  # it began at step 0: everything comes again
+    assert loop.entries(tmp_path) == []  # it started at step 0: everything is repeated
     (tmp_path / SKIPPED).write_text(f"{json.dumps(kept)}\n{json.dumps(comes_again)}\n" + '{"step": 8, "rea')
     loop.guard.pre_train(loop)
     assert loop.entries(tmp_path) == [kept]
@@ -172,7 +172,7 @@ def test_a_resumed_run_forgets_what_comes_again_and_a_torn_line(tmp_path):
         ({"spike_window": 1}, "guards.spike_window=1"),
     ],
 )
-def test_impossible_settings_are_refused(change, said):
+def test_invalid_settings_are_rejected(change, said):
     with pytest.raises(ValueError, match="guards") as caught:
         GuardSettings(**change)
     assert said in str(caught.value)

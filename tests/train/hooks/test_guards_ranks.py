@@ -1,4 +1,4 @@
-"""Guards, signals, hangs and a full disk in runs of real ranks, and small doses of their campaigns."""
+"""Guards, signals, hangs and a full disk in runs of real ranks, and short versions of their campaigns."""
 
 import json
 
@@ -12,8 +12,8 @@ from tests.torture.runs import PATIENCE_S, Ending, Material
 from tests.train.evaluation.questions import Questions
 from train import checkpoint
 from train.records.consumed import read_consumed
+from train.records.layout import CHECKPOINTS, EXPORT
 from train.records.skipped import SKIPPED
-from train.resume.runfolder import CHECKPOINTS, EXPORT
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def forks():
         yield server
 
 
-def test_a_rollback_takes_the_weights_of_the_last_checkpoint_and_loses_no_sample(material, forks, tmp_path):
+def test_a_rollback_restores_the_weights_of_the_last_checkpoint_and_loses_no_sample(material, forks, tmp_path):
     folder = tmp_path / "run"
     words = ("guards.spike=rollback", "guards.spike_window=3", "guards.spike_sigma=0.01", "guards.stop_after=99")
     more = ("checkpoints.keep_last=99", "optimizer.lr=1e-6", "log_every=1", "averaging.decay=0.9", "averaging.every=1")
@@ -42,7 +42,7 @@ def test_a_rollback_takes_the_weights_of_the_last_checkpoint_and_loses_no_sample
             for step in (entry["step"], entry["weights_of_step"])
         )
         assert now.facts["updates"] == back.facts["updates"]
-        # Written when all hooks have seen the step and it is on record: nothing of it is told or averaged twice.
+        # Written when all hooks have seen the step and it is on record: nothing is reported or averaged twice.
         hooks = now.facts["hooks"]
         assert (hooks["loop"]["tokens"], hooks["loop"]["first_step"]) == (0, entry["step"])
         assert hooks["averages"]["updates"] == back.facts["hooks"]["averages"]["updates"] + 1
@@ -68,7 +68,7 @@ def test_a_full_disk_on_one_rank_ends_all_with_75_and_the_checkpoint_before_stay
     assert Ending.of(folder).consumed == material.order[0 : len(material.order)].tolist()
 
 
-def test_a_signal_in_an_evaluation_leaves_at_once_and_the_evaluation_is_made_up(material, forks, tmp_path):
+def test_a_signal_in_an_evaluation_takes_effect_at_once_and_the_evaluation_is_repeated(material, forks, tmp_path):
     import signal
     import time
 
@@ -94,7 +94,7 @@ def test_a_loss_that_is_not_finite_does_not_keep_a_checkpoint_from_being_written
 
 
 def damaged_at_the_end(words, output):
-    """Be a rank whose last checkpoint is damaged before the export."""
+    """Run a rank whose last checkpoint is damaged before the export."""
     from pathlib import Path
 
     from tests.torture.forks import train
@@ -119,14 +119,14 @@ def test_a_run_whose_last_checkpoint_is_damaged_is_not_finished(material, forks,
     arguments = {"words": list(material.words), "output": str(folder)}
     ranks = forks.start(f"{__name__}:damaged_at_the_end", arguments, 2, tmp_path / "log")
     assert ranks.wait(PATIENCE_S) == [74, 74], ranks.told()
-    assert "is damaged: the run is not finished; run the same command again to go on from" in ranks.told()
+    assert "is damaged, so the run is not finished: run the same command again to resume from" in ranks.told()
     assert not (folder / EXPORT).exists()
     assert material.finish(forks, folder, 2) is None
     assert Ending.of(folder).consumed == material.order[0 : len(material.order)].tolist()
 
 
 def signalled_while_it_waits(words, output):
-    """Be a rank that is sent SIGTERM while it waits for the batch of step 5."""
+    """Run a rank that gets SIGTERM while it waits for the batch of step 5."""
     import os
     import signal
     import time
@@ -155,7 +155,7 @@ def test_a_signal_between_two_steps_loses_none(material, forks, tmp_path):
 
 
 def signalled_before_the_export(words, output):
-    """Be a rank that is sent SIGTERM after the last evaluation, when nothing of the run is left but its export."""
+    """Run a rank that gets SIGTERM after the last evaluation, when only the export is left."""
     import os
     import signal
     import time
@@ -167,7 +167,7 @@ def signalled_before_the_export(words, output):
 
     def then_signalled(loop):
         run(loop)
-        loop.signals.holds = True  # as in the loop, of which a moment is left after the last evaluation
+        loop.signals.holds = True  # as in the loop, which has not quite ended after the last evaluation
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.5)
 
@@ -187,7 +187,7 @@ def test_a_signal_after_the_last_evaluation_does_not_wait_for_the_export(materia
 
 
 def asked(words, output):
-    """Be a rank whose steps are watched: what they ask the device is in the file."""
+    """Run a rank whose steps are watched: their host-device syncs are in the file."""
     from tests.torture.forks import train
     from train.loop import Loop
 
@@ -205,7 +205,7 @@ def asked(words, output):
 
 
 @pytest.mark.parametrize(("words", "asks"), [([], False), (["guards.spike=skip", "guards.spike_window=4"], True)])
-def test_a_step_that_does_not_log_asks_the_device_nothing(material, forks, tmp_path, words, asks):
+def test_a_step_without_logging_makes_no_host_device_sync(material, forks, tmp_path, words, asks):
     words = [*material.words, "zero.stage=1", "precision=bf16", "log_every=1000", "averaging.decay=0.9", *words]
     arguments = {"words": words, "output": str(tmp_path / "run")}
     ranks = forks.start(f"{__name__}:asked", arguments, 2, tmp_path / "log")
@@ -216,6 +216,6 @@ def test_a_step_that_does_not_log_asks_the_device_nothing(material, forks, tmp_p
 
 
 @pytest.mark.parametrize(("campaign", "count"), [(nan, 3), (hang, 1), (preempt, 3)])
-def test_a_small_dose_of_the_campaign(campaign, count, tmp_path):
+def test_a_short_campaign(campaign, count, tmp_path):
     tally = campaign.run(count, 3, tmp_path)
     assert tally.good, tally.failures

@@ -1,4 +1,4 @@
-"""The spike detector by numbers: what it finds, and how often it is wrong (T9)."""
+"""The spike detector in numbers: what it finds, and how often it is wrong (T9)."""
 
 import math
 
@@ -30,7 +30,7 @@ def test_a_drop_is_no_spike():
 
 
 @pytest.mark.parametrize("height", [8.0, 12.0, 20.0])
-def test_losses_that_stay_on_a_new_level_are_normal_after_a_few(height):
+def test_losses_that_stay_at_a_new_level_are_normal_after_a_few(height):
     rng = np.random.default_rng(0)
     detector = SpikeDetector(6.0, WINDOW)
     for loss in rng.normal(3.0, 0.1, 500):
@@ -40,7 +40,7 @@ def test_losses_that_stay_on_a_new_level_are_normal_after_a_few(height):
     assert not any(said[20:])
 
 
-def test_it_goes_on_where_it_stopped():
+def test_it_resumes_where_it_stopped():
     losses = losses_of(600, seed=3)
     whole = SpikeDetector(6.0, WINDOW)
     first = SpikeDetector(6.0, WINDOW)

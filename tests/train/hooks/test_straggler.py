@@ -1,4 +1,4 @@
-"""The straggler's detector on made-up times, and its clock on a made-up loop; tests/torture has it in runs."""
+"""The straggler's detector with synthetic times, and its clock with a fake loop; tests/torture tests it in runs."""
 
 import time
 from types import SimpleNamespace
@@ -17,13 +17,13 @@ from train.hooks.straggler import (
     Straggler,
     StragglerSettings,
     median_of_others,
-    told,
+    message_of,
 )
 from train.settings import TrainSettings
 
 
 def observed(times_NR, ranks, factor=2.0, step_s=1.0):
-    """Let a detector see such times, an observation a row; return the changes and the detector."""
+    """Feed a detector with these times, one observation per row; return the changes and the detector."""
     detector = Detector(ranks, factor)
     changes = []
     for number, own_R in enumerate(times_NR, start=1):
@@ -42,12 +42,12 @@ def test_a_slow_rank_is_named_after_three_observations_and_again_when_it_keeps_u
     assert slow.factor == pytest.approx(5.0)
     assert slow.share == pytest.approx(0.4)
     assert detector.slowest is None
-    assert "rank 1 (node7) is a straggler: its own work takes 5.0 times as long" in told(slow, "node7", 35)
-    assert "since step 20; they wait for it 40% of a step" in told(slow, "node7", 35)
-    assert told(changes[1][1], "node7", 65) == "step 65: rank 1 (node7) keeps up with the others again, since step 50"
+    assert "rank 1 (node7) is a straggler: its own work takes 5.0 times as long" in message_of(slow, "node7", 35)
+    assert "since step 20; they wait for it 40% of a step" in message_of(slow, "node7", 35)
+    assert message_of(changes[1][1], "node7", 65) == "step 65: rank 1 (node7) keeps up again since step 50"
 
 
-def test_what_lasts_for_a_moment_is_no_straggler_unless_it_is_clear():
+def test_a_short_delay_is_no_straggler_unless_it_is_clear():
     assert observed([[0.3, 0.1]] * 6, 2, step_s=0.5)[0][0][0] == 4  # 10 s in four times five steps
     assert observed([[0.03, 0.01]] * 60, 2, step_s=0.1)[0][0][0] == 20
     assert observed([[0.05, 0.01]] * 60, 2, step_s=0.06)[0][0][0] == IN_A_ROW
@@ -61,7 +61,7 @@ def test_the_median_of_the_others(ranks):
         np.testing.assert_allclose(median_of_others(own_R), expected)
 
 
-def test_of_two_ranks_the_other_one_is_the_measure():
+def test_of_two_ranks_the_other_one_is_the_reference():
     changes, detector = observed([[0.3, 0.1]] * 3, 2)
     assert [change.rank for _, change in changes] == [0]
     assert detector.slowest == 0
@@ -74,10 +74,10 @@ def test_all_ranks_of_a_slow_node_are_named():
     assert detector.slowest == 9
 
 
-def test_an_outlier_now_and_then_and_a_factor_that_costs_nothing_are_no_straggler():
+def test_rare_outliers_and_a_factor_that_costs_nothing_are_no_straggler():
     outliers = [[0.1, 0.9] if number % 3 else [0.1, 0.1] for number in range(100)]
     assert observed(outliers, 2)[0] == []
-    waits_for_data = [[0.001, 0.02]] * 10  # twenty times as long, and a fiftieth of a step
+    waits_for_data = [[0.001, 0.02]] * 10  # twenty times as long, but a fiftieth of a step
     assert observed(waits_for_data, 2)[0] == []
     assert observed([[0.1, 0.19]] * 10, 2)[0] == []
 
@@ -98,7 +98,7 @@ def test_ten_thousand_noisy_steps_give_no_alarm_and_five_times_as_long_always_on
 
 
 class Alone(Straggler):
-    """Sends nothing: keeps what a window measured."""
+    """Sends nothing: keeps the measurements of a window."""
 
     def _send(self, loop):
         self.measured = [step.host_s + sum((b - a) * n for a, b, n in step.spans) for step in self._done]
@@ -106,7 +106,7 @@ class Alone(Straggler):
 
 
 def measured(stage, monkeypatch, passes=1, **pauses):
-    """Return what a step of two micro-batches counts as own work, with pauses (s) at the places named."""
+    """Return the own work of a step of two micro-batches, with pauses (s) at the given places."""
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
@@ -137,7 +137,7 @@ def measured(stage, monkeypatch, passes=1, **pauses):
         progress=SimpleNamespace(step=EVERY),
         window=SimpleNamespace(waited_s=pauses.get("data", 0.0)),
     )
-    monkeypatch.setattr("train.hooks.straggler.Exchange.gather", lambda *_: ["a", "b"])
+    monkeypatch.setattr("train.hooks.straggler.Collectives.gather", lambda *_: ["a", "b"])
     hook = Alone(StragglerSettings())
     hook.pre_train(loop)
     hook.pre_step(loop, None)
@@ -163,7 +163,7 @@ def measured(stage, monkeypatch, passes=1, **pauses):
 
 
 @pytest.mark.parametrize(("stage", "own"), [(0, 45.0), (1, 45.0), (2, 25.0), (3, 5.0 + 2 * 3 * 2.0)])
-def test_what_a_rank_does_alone_counts_and_where_it_meets_the_others_does_not(stage, own, monkeypatch):
+def test_local_work_counts_and_collectives_do_not(stage, own, monkeypatch):
     assert measured(stage, monkeypatch) == pytest.approx(own)
     assert measured(stage, monkeypatch, optimizer=9.0) == pytest.approx(own)
     assert measured(stage, monkeypatch, product=7.0) == pytest.approx(own + 7.0 * 3 * 2)  # three blocks, two passes
@@ -174,7 +174,7 @@ def test_what_a_rank_does_alone_counts_and_where_it_meets_the_others_does_not(st
     assert twice == pytest.approx(own + 2 * (3 * (1.0 + 2.0) + 1.0 if stage < 3 else 3 * 2.0))
 
 
-def test_there_is_none_for_one_rank_or_when_it_is_switched_off():
+def test_nothing_is_measured_on_one_rank_or_when_it_is_switched_off():
     words = ["output=o", "arm=a", "data.tokens=t", "data.order=o"]
     hooks = hooks_of(compose("train", TrainSettings, words))
     assert hooks[0].name == "straggler"

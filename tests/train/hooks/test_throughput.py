@@ -48,7 +48,7 @@ def step(hook, loop, decoder, tokens=1000, micro_batches=2, wait_s=0.0, passes=1
     hook.post_step(loop, batch)
 
 
-def test_the_time_of_a_step_is_split_and_checkpoints_are_left_out():
+def test_the_time_of_a_step_is_split_and_checkpoints_are_excluded():
     hook, loop, decoder = loop_of()
     for _ in range(3):
         step(hook, loop, decoder, wait_s=0.005)
@@ -79,7 +79,7 @@ def test_all_forward_passes_of_an_objective_are_forward_time():
     assert 0.016 <= record["time/backward_s"] < 0.032
 
 
-def test_what_the_loop_does_between_two_steps_is_time_of_a_step():
+def test_time_of_the_loop_between_two_steps_counts_as_step_time():
     hook, loop, decoder = loop_of()
     step(hook, loop, decoder)
     time.sleep(0.2)  # ranks ask each other for signals
@@ -89,7 +89,7 @@ def test_what_the_loop_does_between_two_steps_is_time_of_a_step():
     assert record["time/other_s"] > 0.09
 
 
-def test_the_next_window_begins_anew():
+def test_the_next_window_starts_from_zero():
     hook, loop, decoder = loop_of()
     step(hook, loop, decoder, wait_s=0.1)
     hook.metrics(loop)

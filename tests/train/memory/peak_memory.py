@@ -1,6 +1,8 @@
-"""python -m tests.train.memory.peak_memory [--small] [CASE ...]: what a rank takes, beside what train/memory/footprint.py says.
+"""Memory a rank uses, compared with the estimate of train/memory/footprint.py.
 
-Each case is a process forked from one that has imported everything, alone in its world: two steps of an engine, and the
+    python -m tests.train.memory.peak_memory [--small] [CASE ...]
+
+Each case is a process with world size 1, forked from one that has imported everything: two steps of an engine, and the
 growth of its peak resident memory since the fork.
 """
 
@@ -34,14 +36,14 @@ def peak_bytes() -> int:
 
 
 def measured(case: dict[str, Any]) -> tuple[int, int]:
-    """Return the least that is said, and the peak, of a rank alone; in this process, which is spent then."""
+    """Return the estimate and the peak of a single rank; runs in this process, which cannot be reused."""
     import numpy as np
     import torch
 
     from models.decoder import build
     from models.execution import ExecutionSettings
-    from train.distributed.world import start
     from train.engine import Engine
+    from train.engine.communication import start
     from train.memory.footprint import footprint
     from train.settings import DataSettings, ModelSettings, TrainSettings, ZeroSettings
 
@@ -67,7 +69,7 @@ def measured(case: dict[str, Any]) -> tuple[int, int]:
 
 
 def main(names: list[str]) -> None:
-    """Print a line a case: name, least and measured bytes, as JSON."""
+    """Print one line per case as JSON: name, estimated and measured bytes."""
     import deepspeed
     import torch
 

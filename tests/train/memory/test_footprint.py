@@ -1,4 +1,4 @@
-"""What a run needs at least: its parts, what is refused for want of it, and that no run takes less."""
+"""The least memory of a run: its parts, what is rejected for lack of it, and that no run uses less."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 from models.execution import ExecutionSettings
 from train.config.compose import compose
-from train.memory.available import Room, oom_kills, room_here
-from train.memory.footprint import advice, check_fits, footprint, mends
+from train.memory.available import AvailableMemory, oom_kills, room_here
+from train.memory.footprint import advice, check_fits, footprint, remedies
 from train.settings import TrainSettings, ZeroSettings
 
 ROOT = Path(__file__).parents[3]
@@ -28,8 +28,8 @@ def of(ranks: int = 8, cuda: bool = True, **changes):
     return footprint(replace(SETTINGS, **changes), DECODER, 512, ranks, cuda=cuda)
 
 
-def check(room: Room, ranks: int = 8, local_ranks: int = 8, **changes) -> str | None:
-    return check_fits(replace(SETTINGS, **changes), DECODER, 512, ranks, local_ranks, room)
+def check(available: AvailableMemory, ranks: int = 8, local_ranks: int = 8, **changes) -> str | None:
+    return check_fits(replace(SETTINGS, **changes), DECODER, 512, ranks, local_ranks, available)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def check(room: Room, ranks: int = 8, local_ranks: int = 8, **changes) -> str | 
         (3, "fp32", 4 / 8, 4 / 8, 12 / 8),
     ],
 )
-def test_bytes_a_parameter(stage, precision, weights, gradients, optimizer):
+def test_bytes_per_parameter(stage, precision, weights, gradients, optimizer):
     need = of(zero=ZeroSettings(stage), precision=precision)
     assert (need.weights, need.gradients, need.optimizer) == (
         weights * PARAMETERS,
@@ -53,8 +53,8 @@ def test_bytes_a_parameter(stage, precision, weights, gradients, optimizer):
     )
 
 
-def test_activations_are_those_of_the_page():
-    """docs/models.md: 1.58 MB a token of the 1.3b, in bf16, and the stream behind the last block."""
+def test_activations_match_the_docs():
+    """docs/models.md: 1.58 MB per token for the 1.3b in bf16, plus the output of the last block."""
     need = of()
     assert need.activations == 8 * 2048 * (24 * 2 * (4 * 2048 + 4 * 2048 + 3 * 5504) + 2 * 2048)
     assert need.activations / (8 * 2048) == pytest.approx(1.58e6, rel=0.01)
@@ -69,13 +69,13 @@ def test_offloading_moves_states_to_the_host():
     assert need.host == max(4, 12 / 8) * PARAMETERS
 
 
-def test_what_fits_passes_and_what_surely_cannot_is_refused_with_its_parts():
+def test_a_run_that_fits_passes_and_one_that_cannot_is_rejected_with_its_parts():
     need = of()
-    assert check(Room(device=80 * GB, host=1000 * GB)) is None
-    assert check(Room(device=need.total, host=1000 * GB)) is None
-    assert check(Room()) is None
+    assert check(AvailableMemory(device=80 * GB, host=1000 * GB)) is None
+    assert check(AvailableMemory(device=need.total, host=1000 * GB)) is None
+    assert check(AvailableMemory()) is None
     with pytest.raises(ValueError, match="the run cannot fit: a rank needs at least") as caught:
-        check(Room(device=need.total - 1, host=1000 * GB))
+        check(AvailableMemory(device=need.total - 1, host=1000 * GB))
     for words in ("weights 2.84 GB", "gradients 5.68 GB", "optimizer 2.13 GB", "activations", "micro_batch_size=4"):
         assert words in str(caught.value)
 
@@ -87,30 +87,30 @@ def test_what_fits_passes_and_what_surely_cannot_is_refused_with_its_parts():
         (12.0, r"micro_batch_size=1 execution\.checkpointing="),
         (8, r"zero\.stage=2$"),
         (3.6, r"zero\.offload_optimizer=cpu"),
-        (0.5, r"No setting of these ranks needs less"),
+        (0.5, r"No setting needs less on these ranks"),
     ],
 )
-def test_the_nearest_setting_that_may_fit_is_named(gigabytes, words):
+def test_the_closest_setting_that_may_fit_is_named(gigabytes, words):
     with pytest.raises(ValueError, match=words):
-        check(Room(device=int(gigabytes * GB), host=1000 * GB))
+        check(AvailableMemory(device=int(gigabytes * GB), host=1000 * GB))
 
 
 def test_the_ranks_of_a_machine_share_its_memory():
     settings = replace(SETTINGS, precision="fp32")
     one = footprint(settings, DECODER, 512, 2, cuda=False).total
-    assert check_fits(settings, DECODER, 512, 2, 1, Room(host=one)) is None
-    with pytest.raises(ValueError, match="for 2 ranks of"):
-        check_fits(settings, DECODER, 512, 2, 2, Room(host=2 * one - 1))
+    assert check_fits(settings, DECODER, 512, 2, 1, AvailableMemory(host=one)) is None
+    with pytest.raises(ValueError, match="of host memory for 2 ranks"):
+        check_fits(settings, DECODER, 512, 2, 2, AvailableMemory(host=2 * one - 1))
     with pytest.raises(ValueError, match="ulimit -v"):
-        check_fits(settings, DECODER, 512, 2, 1, Room(host=9 * one, process=one - 1))
-    assert "are free now" in str(check_fits(settings, DECODER, 512, 2, 2, Room(host=9 * one, free=one)))
+        check_fits(settings, DECODER, 512, 2, 1, AvailableMemory(host=9 * one, process=one - 1))
+    assert "are free now" in str(check_fits(settings, DECODER, 512, 2, 2, AvailableMemory(host=9 * one, free=one)))
 
 
-def test_every_mend_needs_no_more_and_keeps_the_global_batch():
-    needs = [footprint(changed, DECODER, 512, 8, cuda=True) for _, changed in mends(SETTINGS, 512, 8, cuda=True)]
+def test_no_remedy_needs_more_and_all_keep_the_global_batch():
+    needs = [footprint(changed, DECODER, 512, 8, cuda=True) for _, changed in remedies(SETTINGS, 512, 8, cuda=True)]
     totals = [need.total for need in (of(), *needs)]
     assert totals == sorted(totals, reverse=True)
-    assert [words for words, _ in mends(SETTINGS, 512, 8, cuda=True)][:3] == [
+    assert [words for words, _ in remedies(SETTINGS, 512, 8, cuda=True)][:3] == [
         "micro_batch_size=4",
         "micro_batch_size=2",
         "micro_batch_size=1",
@@ -118,11 +118,11 @@ def test_every_mend_needs_no_more_and_keeps_the_global_batch():
 
 
 def test_a_smaller_micro_batch_is_not_advised_where_it_changes_nothing():
-    room = Room(device=80 * GB, free=3 * GB)
-    in_a_step = advice(SETTINGS, DECODER, 512, 8, room, states=False)
-    assert "its GPU has 80.00 GB, 3.00 GB are free now. Run again with micro_batch_size=4:" in in_a_step
-    assert "Run again with zero.stage=2:" in advice(SETTINGS, DECODER, 512, 8, room, states=True)
-    assert "No setting" in advice(SETTINGS, DECODER, 512, 1, Room(free=GB), states=True)
+    available = AvailableMemory(device=80 * GB, free=3 * GB)
+    in_a_step = advice(SETTINGS, DECODER, 512, 8, available, states=False)
+    assert "its GPU has 80.00 GB, 3.00 GB are free now. Run again with micro_batch_size=4 " in in_a_step
+    assert "Run again with zero.stage=2 " in advice(SETTINGS, DECODER, 512, 8, available, states=True)
+    assert "No setting" in advice(SETTINGS, DECODER, 512, 1, AvailableMemory(free=GB), states=True)
 
 
 @pytest.mark.parametrize(
@@ -145,17 +145,17 @@ def test_the_least_limit_of_machine_and_control_groups_counts(tmp_path, line, li
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    room = room_here(cuda_device=None, root=tmp_path)
-    assert (room.host, room.free) == (kills, 1500 * 1024)
+    available = room_here(cuda_device=None, root=tmp_path)
+    assert (available.host, available.free) == (kills, 1500 * 1024)
     assert oom_kills(tmp_path) == {"0": 2, "4": 5}.get(line[0], 0)
 
 
-def test_a_machine_that_says_nothing_refuses_nothing(tmp_path):
-    room = room_here(cuda_device=None, root=tmp_path)
-    assert (room.host, room.free, oom_kills(tmp_path)) == (None, None, 0)
+def test_a_machine_with_unknown_memory_rejects_nothing(tmp_path):
+    available = room_here(cuda_device=None, root=tmp_path)
+    assert (available.host, available.free, oom_kills(tmp_path)) == (None, None, 0)
 
 
-def test_no_run_takes_less_than_is_said():
+def test_no_run_uses_less_than_estimated():
     names = ["fp32, stage 1"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.train.memory.peak_memory", "--small", *names],

@@ -1,4 +1,4 @@
-"""The heap on the CPU: a freed block is taken again without fresh pages, and a user's own choice is left alone."""
+"""The heap on the CPU: a freed block is reused without fresh pages, and a user's own choice is respected."""
 
 import os
 import resource
@@ -7,7 +7,7 @@ import sys
 
 PROGRAM = """
 import ctypes, resource
-from train.memory import keep_freed_memory
+from train.memory.heap import keep_freed_memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -36,14 +36,14 @@ def run(**environment):
     return [int(word) for word in done.stdout.split()]
 
 
-def test_a_freed_block_is_taken_again_without_fresh_pages():
+def test_a_freed_block_is_reused_without_fresh_pages():
     kept, first, second = run()
     assert kept == 1
     assert first >= (64 << 20) // resource.getpagesize() // 2  # huge pages would need fewer; malloc asks for none
     assert second < first // 100
 
 
-def test_the_environment_decides_where_it_says_something():
+def test_the_environment_takes_precedence():
     kept, first, second = run(MALLOC_MMAP_THRESHOLD_="131072")
     assert kept == 0
     assert second > first // 2

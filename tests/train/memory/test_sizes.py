@@ -1,4 +1,4 @@
-"""The sizes that the product is for: they compose, have the right size, and DeepSpeed takes their configuration."""
+"""The supported model sizes: they compose, have the right size, and DeepSpeed accepts their configuration."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from train.settings import TrainSettings
 GPT2_VOCABULARY = 50_257
 PARAMETERS = {"1.3b": 1_420_396_544, "3b": 2_795_276_800}
 NODE_TOKENS_S = {"1.3b": 176_898, "3b": 92_643}
-"""What llm-foundry published for MPT 1b and 3b on 8 A100 of 80 GB, in samples of 1024 tokens."""
+"""llm-foundry's published figures for MPT 1b and 3b on 8 A100 with 80 GB, in samples of 1024 tokens."""
 
 
 def settings_of(experiment):
@@ -31,7 +31,7 @@ def test_experiments_build_on_the_meta_device(size, arm):
 
 
 @pytest.mark.parametrize("size", PARAMETERS)
-def test_the_arms_differ_in_name_and_folder_alone(size):
+def test_the_arms_differ_only_in_name_and_folder(size):
     from dataclasses import asdict
 
     one, other = (asdict(settings_of(f"{arm}_{size}")) for arm in ("pdpc", "shuffled"))
@@ -46,7 +46,7 @@ def test_one_node_saves_every_20_to_30_minutes(size):
 
 @pytest.mark.parametrize("size", PARAMETERS)
 @pytest.mark.parametrize("world_size", [8, 64])
-def test_deepspeed_takes_the_configuration(size, world_size, monkeypatch):
+def test_deepspeed_accepts_the_configuration(size, world_size, monkeypatch):
     from deepspeed.runtime.config import DeepSpeedConfig
 
     monkeypatch.setattr("deepspeed.comm.get_world_size", lambda *_: world_size)
@@ -62,8 +62,8 @@ def test_deepspeed_takes_the_configuration(size, world_size, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("batch", "world", "message"), [(100, 8, "8 ranks"), (48, 4, r"micro_batch_size=\[1, 2, 3, 4, 6, 12\]")]
+    ("batch", "world", "message"), [(100, 8, "world_size=8"), (48, 4, r"micro_batch_size=\[1, 2, 3, 4, 6, 12\]")]
 )
-def test_a_batch_that_cannot_be_split_is_refused(batch, world, message):
+def test_a_batch_that_cannot_be_split_is_rejected(batch, world, message):
     with pytest.raises(ValueError, match=message):
         deepspeed_config(settings_of("pdpc_1.3b"), batch, world)

@@ -1,4 +1,4 @@
-"""Objectives that a test adds from outside: neither the loop nor the engine knows them."""
+"""Toy objectives defined outside the package: loop and engine have no code for them."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from train.objectives.language_model import LanguageModel, MicroBatch
 
 BETA, GAMMA = 2.0, 0.5
 ENOUGH = 6.0
-"""Mean loss in nats at which `Unlearned` is reached."""
+"""Mean loss in nats above which `Unlearned` is reached."""
 
 
 class WeightedBatch(NamedTuple):
@@ -20,12 +20,12 @@ class WeightedBatch(NamedTuple):
 
 
 def weight_of(sample):
-    """Return what a sample counts: 0, 0.5 or 1."""
+    """Return the weight of a sample: 0, 0.5 or 1."""
     return sample % 3 / 2
 
 
 class Weighted(LanguageModel):
-    """Importance-weighted: a sample's labels count what `weight_of` says."""
+    """Importance-weighted next-token loss: every label of a sample has the weight `weight_of(sample)`."""
 
     name = "weighted"
 
@@ -42,7 +42,7 @@ class Weighted(LanguageModel):
 
 
 class Unlearned(LanguageModel):
-    """Gradient ascent until the mean loss of a step is `ENOUGH`."""
+    """Gradient ascent until the mean loss of a step exceeds `ENOUGH`."""
 
     name = "unlearned"
 
@@ -76,20 +76,20 @@ class Unlearned(LanguageModel):
 
 class Pairs(NamedTuple):
     ids_BS: Tensor
-    """A row of each chosen sample, then one of each rejected."""
+    """The chosen samples, one per row, then the rejected ones."""
     documents: Documents
     real_P: Tensor
-    """1 for a pair, 0 for one that fills up."""
+    """1 for a real pair, 0 for padding."""
 
 
 def margins(losses_BT):
-    """Return SimPO's margin of every pair, from the loss of each label; all rows are full."""
+    """Return the SimPO margin of every pair from the losses per label; rows have no padding."""
     chosen_P, rejected_P = losses_BT.mean(dim=1).chunk(2)
     return BETA * (rejected_P - chosen_P) - GAMMA
 
 
 class Simpo(LanguageModel):
-    """SimPO (arXiv 2405.14734) of a sample, chosen, against the same tokens backwards, in two passes."""
+    """SimPO (arXiv 2405.14734) in two passes; chosen: a sample, rejected: the same tokens reversed."""
 
     name = "simpo"
 
@@ -116,7 +116,7 @@ class Simpo(LanguageModel):
 
 
 class SimpoByAutograd(Simpo):
-    """The same in one pass, through all logits."""
+    """The same loss in one pass with full logits."""
 
     def losses(self, decoder, micro_batch):
         ids_BS = micro_batch.ids_BS

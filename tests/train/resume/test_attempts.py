@@ -1,4 +1,4 @@
-"""Lives of one run, in real ranks: a change is refused by all of them, or goes on record."""
+"""Attempts of one run, in real ranks: a change is rejected by all of them, or accepted on record."""
 
 import json
 import shutil
@@ -9,7 +9,8 @@ from tests.torture.forks import served
 from tests.torture.runs import PATIENCE_S, Material
 from train import checkpoint
 from train.distributed.exit_codes import CHANGED, REFUSED
-from train.resume.runfolder import CHECKPOINTS, RUN, read_run
+from train.records.layout import CHECKPOINTS, RUN
+from train.records.run_json import read_run
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +49,11 @@ def life(forks, material, folder, *words, ranks=2):
     return codes, text
 
 
-def test_a_change_is_refused_by_all_ranks_with_one_voice_and_accepted_on_record(forks, material, folder):
+def test_a_change_is_rejected_by_all_ranks_with_one_message_and_accepted_on_record(forks, material, folder):
     before = (folder / RUN).read_bytes()
     codes, told = life(forks, material, folder, "optimizer.lr=1e-3")
     assert codes == [CHANGED, CHANGED], told
-    assert told.count("optimizer.lr: 0.003 there, 0.001 now") == 1
+    assert told.count("optimizer.lr: was 0.003, now 0.001") == 1
     assert "--accept-change optimizer.lr" in told
     assert "Traceback" not in told
     assert (folder / RUN).read_bytes() == before
@@ -60,26 +61,26 @@ def test_a_change_is_refused_by_all_ranks_with_one_voice_and_accepted_on_record(
     words = ["optimizer.lr=1e-3", "accept_change=[optimizer.lr]"]
     cut = material.start(forks, folder, 2, words, fault="loop.after_step:kill")
     assert cut.wait(PATIENCE_S) == [-9, -9]
-    assert "accepted on record: optimizer.lr: 0.003 there, 0.001 now" in cut.told()
+    assert "accepted on record: optimizer.lr: was 0.003, now 0.001" in cut.told()
     cut.log.unlink()
     assert read_run(folder)["lives"][-1]["accepted"] == [{"field": "optimizer.lr", "old": 0.003, "new": 0.001}]
 
     codes, told = life(forks, material, folder)
     assert codes == [CHANGED, CHANGED], told
-    assert "optimizer.lr: 0.001 there, 0.003 now" in told
+    assert "optimizer.lr: was 0.001, now 0.003" in told
 
-    codes, told = life(forks, material, folder, "optimizer.lr=1e-3")  # the checkpoint still says the old value
+    codes, told = life(forks, material, folder, "optimizer.lr=1e-3")  # the checkpoint still has the old value
     assert codes == [0, 0], told
     assert "accepted on record" not in told
     assert "accepted" not in read_run(folder)["lives"][-1]
 
 
-def test_the_checkpoint_tells_when_run_json_is_gone(forks, material, folder):
+def test_the_checkpoint_decides_when_run_json_is_gone(forks, material, folder):
     (folder / RUN).unlink()
     codes, told = life(forks, material, folder, "optimizer.lr=1e-3", ranks=1)
     assert codes == [CHANGED]
     assert "the checkpoint of step 4" in told
-    assert "optimizer.lr: 0.003 there, 0.001 now" in told
+    assert "optimizer.lr: was 0.003, now 0.001" in told
     codes, told = life(forks, material, folder, ranks=1)
     assert codes == [0], told
     assert "resumed from step 4" in told
@@ -88,13 +89,13 @@ def test_the_checkpoint_tells_when_run_json_is_gone(forks, material, folder):
 def test_a_model_of_another_shape_is_never_accepted(forks, material, folder):
     codes, told = life(forks, material, folder, "model.layers=2", "accept_change=[model.layers]", ranks=1)
     assert codes == [CHANGED]
-    assert "model.layers: 1 there, 2 now (the checkpoint's weights do not fit a model of another shape)" in told
+    assert "model.layers: was 1, now 2 (the checkpoint's weights do not fit a model of another shape)" in told
 
 
-def test_a_misspelled_field_is_refused_at_the_door(forks, material, folder):
+def test_a_misspelled_field_is_rejected_before_training(forks, material, folder):
     codes, told = life(forks, material, folder, "accept_change=[optimiser.lr]", ranks=1)
     assert codes == [REFUSED]
-    assert "accept_change=optimiser.lr is no field of a run: use optimizer.lr" in told
+    assert "accept_change=optimiser.lr is not a field of a run: use optimizer.lr" in told
 
 
 def test_an_accepted_order_must_begin_with_what_was_read(forks, material, folder, tmp_path, edit_manifest, forged):
@@ -105,11 +106,11 @@ def test_an_accepted_order_must_begin_with_what_was_read(forks, material, folder
         edit_manifest(place, lambda fields: fields.update(fingerprint="f" * 32))
     codes, told = life(forks, material, folder, f"data.order={same}", ranks=1)
     assert codes == [CHANGED]
-    assert f"fingerprints.order: '{material.order.fingerprint}' there" in told
+    assert f"fingerprints.order: was '{material.order.fingerprint}'" in told
     accepting = ["accept_change=[fingerprints.order]", "verify_mb=0"]
     codes, told = life(forks, material, folder, f"data.order={other}", *accepting, ranks=1)
     assert codes == [CHANGED]
-    assert "step_00000004 has read other samples than the first 48 of order" in told
+    assert "step_00000004 has consumed other samples than the first 48 of order" in told
     cut = material.start(forks, folder, 1, [f"data.order={same}", *accepting], "loop.before_step:kill")
     assert cut.wait(PATIENCE_S) == [-9]
     assert "accepted for order" in cut.told()
@@ -119,7 +120,7 @@ def test_an_accepted_order_must_begin_with_what_was_read(forks, material, folder
 
 
 def without_a_file(words, output):
-    """Be a rank from which a file of its tokens goes when the manifest has been read."""
+    """Run a rank that loses a file of its tokens after the manifest was read."""
     from curriculum.tokens import ids
     from tests.torture.forks import train
 
@@ -130,15 +131,15 @@ def without_a_file(words, output):
     return train(words, output)
 
 
-def test_a_file_that_goes_at_the_door_is_refused(forks, material, folder):
+def test_a_file_that_vanishes_at_the_start_is_rejected(forks, material, folder):
     arguments = {"words": list(material.words), "output": str(folder)}
     ranks = forks.start(f"{__name__}:without_a_file", arguments, 2, folder.with_suffix(".log"))
     assert ranks.wait(PATIENCE_S) == [REFUSED, REFUSED], ranks.told()
-    assert "tokens/train.bin went just after it had been found: put it back" in ranks.told()
+    assert "tokens/train.bin disappeared while the run was starting: restore it" in ranks.told()
     assert "Traceback" not in ranks.told()
 
 
-def test_a_damaged_record_is_begun_anew_once(forks, material, folder):
+def test_a_damaged_record_is_restarted_once(forks, material, folder):
     record = next((folder / "consumed").glob("world_*.bin"))
     data = bytearray(record.read_bytes())
     data[0] ^= 1

@@ -1,4 +1,4 @@
-"""What binds the lives of a run: every setting has its place, and changes are judged by name."""
+"""What binds the attempts of a run: every setting has its place, and changes are judged by name."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,6 +14,8 @@ from models.setting import fixed as never
 from train.checkpoint import UnreadableCheckpoint
 from train.config.compose import compose
 from train.distributed.exit_codes import CHANGED
+from train.records.layout import RUN
+from train.records.run_json import read_run
 from train.resume.identity import (
     DECODER,
     FINGERPRINTS,
@@ -30,7 +32,7 @@ from train.resume.identity import (
     unrecorded,
 )
 from train.resume.lineage import ChangedRun, conversion
-from train.resume.runfolder import RUN, RunFolder, finished, read_run
+from train.resume.runfolder import RunFolder, finished
 from train.settings import TrainSettings
 
 WORDS = ["output=o", "arm=a", "data.tokens=t", "data.order=o"]
@@ -76,13 +78,13 @@ def test_what_is_fixed_binds():
     assert {"model.layers", "model.tie_embeddings", "fingerprints.tokens", "decoder.vocab_size"} <= set(fixed())
 
 
-def test_the_identity_holds_what_binds_and_nothing_else():
+def test_the_identity_has_the_binding_settings_only():
     made = flat(identity(SETTINGS), NO_DATA, {})
     assert {name for name in made if not name.startswith("fingerprints.")} == set(binding())
 
 
 @pytest.mark.parametrize("name", [name for name in binding() if name in defaults()])
-def test_what_an_older_identity_lacks_had_its_default(name):
+def test_a_setting_missing_from_an_older_identity_had_its_default(name):
     now = flat(identity(SETTINGS), NO_DATA, {})
     older = json.loads(json.dumps(identity(SETTINGS)))
     branch, _, leaf = name.rpartition(".")
@@ -92,7 +94,7 @@ def test_what_an_older_identity_lacks_had_its_default(name):
     assert found == ([] if removed == default else [Change(name, default, removed)])
 
 
-def test_a_whole_group_that_is_new_had_its_defaults():
+def test_a_group_missing_from_an_older_identity_had_its_defaults():
     older = identity(SETTINGS)
     del older["guards"]
     assert changes(flat(older, NO_DATA, {}), flat(identity(SETTINGS), NO_DATA, {})) == []
@@ -101,13 +103,13 @@ def test_a_whole_group_that_is_new_had_its_defaults():
     assert [change.field for change in found] == ["guards.finite"]
 
 
-def test_a_setting_that_is_no_more_is_named():
+def test_a_removed_setting_is_named():
     older = {**identity(SETTINGS), "gone": {"key": 1}}
     found = changes(flat(older, NO_DATA, {}), flat(identity(SETTINGS), NO_DATA, {}))
     assert found == [Change("gone.key", 1, None)]
 
 
-def test_what_an_older_run_does_not_say_of_its_decoder_is_no_change():
+def test_decoder_fields_missing_from_an_older_run_are_no_change():
     now = {"vocab_size": 64, "max_seq_len": 16}
     assert changes(flat({}, {}, {}), flat({}, {}, now)) == []
     assert changes(flat({}, {}, {"vocab_size": 128}), flat({}, {}, now)) == [Change("decoder.vocab_size", 128, 64)]
@@ -118,15 +120,15 @@ def test_all_changes_are_named_with_the_words_that_accept_them():
     with pytest.raises(ChangedRun) as refusal:
         judge("run r", found, ["arm"], trained=True)
     told = str(refusal.value)
-    assert "optimizer.lr: 0.1 there, 0.2 now; seed: 1 there, 2 now" in told
+    assert "optimizer.lr: was 0.1, now 0.2; seed: was 1, now 2" in told
     assert told.endswith("add --accept-change optimizer.lr --accept-change seed")
     assert refusal.value.exit_code == CHANGED == 78
     judge("run r", found, ["arm", "optimizer.lr", "seed"], trained=True)
 
 
-def test_what_can_never_be_accepted_says_why_once_something_was_trained():
+def test_a_fixed_field_says_why_once_something_was_trained():
     found = [Change("model.layers", 2, 3)]
-    with pytest.raises(ChangedRun, match=r"model.layers: 2 there, 3 now \(the checkpoint's weights do not fit"):
+    with pytest.raises(ChangedRun, match=r"model.layers: was 2, now 3 \(the checkpoint's weights do not fit"):
         judge("run r", found, ["model.layers"], trained=True)
     judge("run r", found, ["model.layers"], trained=False)
 
@@ -147,10 +149,10 @@ def test_a_change_is_on_record_in_one_step_or_in_several():
     [
         ("optimizer.rate", "use optimizer"),
         ("log_every", "may change at any time"),
-        ("x", "give the name that the refusal"),
+        ("x", "use the name given in the error message"),
     ],
 )
-def test_a_name_that_is_no_field_is_refused(name, told):
+def test_a_name_that_is_not_a_field_is_rejected(name, told):
     with pytest.raises(ValueError, match=told):
         check_acceptable([name])
 
@@ -167,8 +169,8 @@ def test_the_line_of_a_conversion():
     assert conversion([], 0, two) is None
     assert conversion([{"step": 0, "world_size": 3}], 4, two) is None
     assert conversion(lives, 8, {**two, "world_size": 1, "accumulation": 1}) == (
-        "the checkpoint of step 8 was written by 3 ranks (ZeRO 1, 2 micro-batches of 3) and goes on with 1 rank "
-        "(ZeRO 1, 1 micro-batch of 3): converted"
+        "the checkpoint of step 8 was written by 3 ranks (ZeRO 1, 2 micro-batches of 3) and is converted for 1 rank "
+        "(ZeRO 1, 1 micro-batch of 3)"
     )
 
 
@@ -183,21 +185,23 @@ def claimed(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "config.json", "metrics.jsonl", "export"])
-def test_a_folder_that_holds_something_else_is_no_output(tmp_path, name):
+def test_a_folder_with_other_files_is_no_output(tmp_path, name):
     (tmp_path / name).write_text("not of a run")
     (tmp_path / "notes.txt").write_text("does no harm")
-    with pytest.raises(ValueError, match=rf"holds something else \({name}\): name a new folder"):
+    with pytest.raises(ValueError, match=rf"contains other files \({name}\): choose a new folder"):
         RunFolder.claim(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {name, "notes.txt"}
 
 
-def test_a_folder_that_cannot_be_made_is_no_output(tmp_path):
+def test_a_folder_that_cannot_be_created_is_no_output(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"output=.*/file is a file"):
         RunFolder.claim(tmp_path / "file")
-    with pytest.raises(ValueError, match=r"output=.*/file/run lies under .*/file, which is a file"):
+    with pytest.raises(ValueError, match=r"output=.*/file/run is below .*/file, which is a file"):
         RunFolder.claim(tmp_path / "file" / "run")
-    with pytest.raises(ValueError, match=r"output=/proc/run cannot be written .*: name a folder that you may write to"):
+    with pytest.raises(
+        ValueError, match=r"output=/proc/run cannot be written .*: choose a folder this user can write to"
+    ):
         RunFolder.claim(Path("/proc/run"))
 
 
@@ -212,7 +216,7 @@ def test_a_finished_run_that_is_read_only_is_finished(claimed, monkeypatch):
         finished(claimed.path, None, None)
 
 
-def test_a_checkpoint_that_cannot_be_read_ends_at_the_door(claimed, monkeypatch):
+def test_a_checkpoint_that_cannot_be_read_ends_the_run_before_training(claimed, monkeypatch):
     claimed.facts["status"] = "running"
     claimed._write()
     folder = claimed.path / "checkpoints" / "step_00000004"
@@ -227,7 +231,7 @@ def test_a_checkpoint_that_cannot_be_read_ends_at_the_door(claimed, monkeypatch)
     assert caught.value.exit_code == 74
 
 
-def test_who_waits_for_a_run_says_so(claimed, caplog):
+def test_waiting_for_a_locked_run_is_logged(claimed, caplog):
     with pytest.raises(ValueError, match=r"is being written by another process \(pid .*\): wait for it"):
         RunFolder.claim(claimed.path, wait_s=0.5)
     assert caplog.text.count("is being written by another process") == 1

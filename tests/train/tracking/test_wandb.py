@@ -11,7 +11,7 @@ import pytest
 
 from tests.torture.network import OFFLINE, holding, nothing_left, problem_of, steps_of, tracked
 from tests.torture.wandb_server import BLACK_HOLE, DIES, ERROR, WandbServer
-from train.resume.runfolder import WRITTEN
+from train.records.run_json import WRITTEN
 from train.tracking.metrics import in_order
 
 TRACKER = {"name": "wandb", "start_s": 20.0, "retry_s": 0.5, "finish_s": 20.0}

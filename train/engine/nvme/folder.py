@@ -1,7 +1,7 @@
-"""The folder of a rank's swap files under `zero.nvme_path`: its own, removed with it, or by the next run.
+"""A rank's folder of swap files under `zero.nvme_path`, removed when the rank ends, or by the next run.
 
-nvme_path/pdpc_swap_<random>/      one a rank and life, so that no two ranks or runs share a file
-    lock                           held as long as the rank lives: who can take it may remove the folder
+nvme_path/pdpc_swap_<random>/      one per rank and attempt, so that no two ranks or runs share a file
+    lock                           held while the rank is alive; a process that gets it may remove the folder
     zero_stage_3/...               DeepSpeed's files
 """
 
@@ -20,13 +20,13 @@ LOCK = "lock"
 
 
 class SwapFolder:
-    """A rank's own folder on the fast disk, locked until it is removed or the process ends."""
+    """A rank's own folder on NVMe, locked until it is removed or the process ends."""
 
     def __init__(self, parent: Path) -> None:
         remove_abandoned(parent)
-        made = Path(tempfile.mkdtemp(prefix=".pdpc_new_", dir=parent))
-        self._lock = Lock(made / LOCK, str(made))
-        self.path = made.rename(parent / f"{PREFIX}{made.name.removeprefix('.pdpc_new_')}")
+        draft = Path(tempfile.mkdtemp(prefix=".pdpc_new_", dir=parent))
+        self._lock = Lock(draft / LOCK, str(draft))
+        self.path = draft.rename(parent / f"{PREFIX}{draft.name.removeprefix('.pdpc_new_')}")
 
     def remove(self) -> None:
         """Remove the files. A second call does nothing."""
@@ -36,26 +36,26 @@ class SwapFolder:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the folders of ranks that no longer live; those of other users stay."""
+    """Remove the folders of ranks that have ended; other users' folders stay."""
     for folder in parent.glob(f"{PREFIX}*"):
-        with suppress(Held, OSError):  # its rank lives; or the folder is another user's
+        with suppress(Held, OSError):  # its rank is alive, or the folder is another user's
             if (folder / LOCK).is_file():
                 with Lock(folder / LOCK, str(folder)):
                     shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_swap(zero: ZeroSettings) -> None:
-    """Raise ValueError when the settings ask for a fast disk and its folder is not there or cannot be written."""
+    """Raise ValueError when the settings use NVMe and its folder does not exist or cannot be written."""
     if not zero.uses_nvme:
         return
     path = Path(str(zero.nvme_path))
     if not path.is_dir():
-        raise ValueError(f"zero.nvme_path={path} is not a folder: make it, on a fast disk of every node")
+        raise ValueError(f"zero.nvme_path={path} is not a folder: create it on a fast local disk of every node")
     try:
         with tempfile.TemporaryFile(dir=path) as file:
             file.write(b"?")
             file.flush()
     except OSError as error:
         raise ValueError(
-            f"zero.nvme_path={path} cannot be written ({error.strerror}): give a folder in which this user may write"
+            f"zero.nvme_path={path} cannot be written ({error.strerror}): use a folder this user can write to"
         ) from error

@@ -1,8 +1,8 @@
-"""Tensors to and from files on a fast local disk: what DeepSpeed takes for its asynchronous reads and writes.
+"""Asynchronous reads and writes of tensors in files on a fast local disk, in place of DeepSpeed's.
 
-DeepSpeed 0.19.8 would compile an extension (`async_io`: libaio, a C++ compiler, a minute) that never looks at what the
-kernel answered: on a full disk training goes on with numbers that were never written. These handles have the same
-methods, need nothing compiled, reserve a file's room before they write into it, and raise what the disk says.
+DeepSpeed 0.19.8 would compile an extension (`async_io`: libaio, a C++ compiler, a minute) that ignores the kernel's
+return values: on a full disk, training continues with numbers that were never written. These handles have the same
+methods, need no compiler, reserve a file's space before they write to it, and raise the disk's errors.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from torch import Tensor
 from train.engine.stand_ins import replaced
 
 DIRECT = getattr(os, "O_DIRECT", 0)
-"""Past the page cache: a step moves every byte of the state, which would push all else out of memory."""
+"""Bypasses the page cache: a step moves every byte of the state, which would evict everything else."""
 SECTOR = 512
-"""Bytes to which addresses, places and lengths must be aligned for that; disks that want more are read through it."""
+"""Bytes to which addresses, offsets and lengths must be aligned for that; a disk that needs more uses the cache."""
 
 _buffers: set[int] = set()
-"""Addresses of the buffers that were made here."""
+"""Addresses of the buffers allocated here."""
 
 
 class DiskHandle:
-    """Reads and writes under way; `wait` ends them. The methods are those of DeepSpeed's `aio_handle`."""
+    """Pending reads and writes; `wait` completes them. The methods are those of DeepSpeed's `aio_handle`."""
 
     def __init__(self, block_size: int = 1 << 20, queue_depth: int = 8, **_: object) -> None:
         self._block_bytes = block_size
@@ -40,46 +40,46 @@ class DiskHandle:
         self._pending: list[tuple[_File, list[Future[None]]]] = []
 
     def async_pread(self, buffer: Tensor, path: str, offset: int = 0) -> int:
-        """Begin to fill a tensor from a file, from byte `offset` on. Returns 0, as DeepSpeed asks."""
+        """Start to fill a tensor from a file, from byte `offset` on. Returns 0, as DeepSpeed expects."""
         return self._begin(buffer, path, offset, writes=False)
 
     def async_pwrite(self, buffer: Tensor, path: str, offset: int = 0) -> int:
-        """Begin to write a tensor. Raises OSError when the disk has no room for the file."""
+        """Start to write a tensor. Raises OSError when the disk has no space for the file."""
         return self._begin(buffer, path, offset, writes=True)
 
     def wait(self) -> int:
-        """End what was begun; return how many reads and writes that were. Raises the first OSError of any."""
+        """Complete all pending reads and writes; return their number. Raises the first OSError among them."""
         ended, self._pending = self._pending, []
         problem: BaseException | None = None
         for file, blocks in ended:
             for block in blocks:
-                said = block.exception()  # waits
-                problem = problem or said
+                error = block.exception()  # waits
+                problem = problem or error
             file.close()
         if problem is not None:
             raise problem
         return len(ended)
 
     def new_cpu_locked_tensor(self, length: int, example: Tensor) -> Tensor:
-        """Return an empty vector of the type of `example` that can be read into past the page cache."""
+        """Return an empty vector with the dtype of `example` that can be filled without the page cache."""
         if torch.cuda.is_available():
             return torch.empty(length, dtype=example.dtype, pin_memory=True)
         memory = mmap.mmap(-1, max(1, length * example.element_size()))
-        made = torch.frombuffer(memory, dtype=example.dtype, count=length) if length else example.new_empty(0)
-        _buffers.add(made.data_ptr())
-        weakref.finalize(memory, _buffers.discard, made.data_ptr())
-        return made
+        buffer = torch.frombuffer(memory, dtype=example.dtype, count=length) if length else example.new_empty(0)
+        _buffers.add(buffer.data_ptr())
+        weakref.finalize(memory, _buffers.discard, buffer.data_ptr())
+        return buffer
 
     def free_cpu_locked_tensor(self, _buffer: Tensor) -> bool:
-        """Do nothing: the memory goes with the last tensor that uses it."""
+        """Do nothing: the memory is freed with the last tensor that uses it."""
         return True
 
     def is_pinned(self, tensor: Tensor) -> bool:
-        """Tell whether a tensor lies in memory that was made for this."""
+        """Return whether a tensor is in memory allocated for these reads and writes."""
         return tensor.is_pinned() or tensor.untyped_storage().data_ptr() in _buffers
 
     def _begin(self, buffer: Tensor, path: str, offset: int, *, writes: bool) -> int:
-        memory = buffer.detach().view(torch.uint8).numpy().data  # raises for what is not on the host
+        memory = buffer.detach().view(torch.uint8).numpy().data  # raises unless it is on the host
         if writes:
             reserve(path, offset + len(memory))
         file = _File(path, writes, direct=(buffer.data_ptr() | offset | len(memory)) % SECTOR == 0)
@@ -92,7 +92,7 @@ class DiskHandle:
 
 
 class _File:
-    """A file that is open for reading or for writing, past the page cache where that can be."""
+    """A file open for reading or writing, bypassing the page cache if possible."""
 
     def __init__(self, path: str, writes: bool, direct: bool) -> None:
         self._path = path
@@ -106,7 +106,7 @@ class _File:
             self._descriptor = os.open(path, flags)
 
     def move(self, memory: memoryview, offset: int) -> None:
-        """Read into, or write, all of `memory`."""
+        """Fill, or write, all of `memory`."""
         step = os.pwrite if self._writes else _read
         while memory:
             try:
@@ -118,11 +118,11 @@ class _File:
                 fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~DIRECT)
                 continue
             if moved == 0:
-                raise OSError(errno.EIO, f"the file ends at byte {offset}, more was written into it", self._path)
+                raise OSError(errno.EIO, f"the file ends at byte {offset}, but more was written to it", self._path)
             memory, offset = memory[moved:], offset + moved
 
     def close(self) -> None:
-        """Close the file and keep nothing of it in the page cache."""
+        """Close the file and drop it from the page cache."""
         if not self._writes:
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(self._descriptor)
@@ -133,9 +133,9 @@ def _read(descriptor: int, memory: memoryview, offset: int) -> int:
 
 
 def reserve(path: str, size: int, *, zero: bool = False) -> None:
-    """Have room for `size` bytes in a file, made if need be; new bytes, or all if `zero`, read as 0.
+    """Reserve `size` bytes in a file, created if necessary; new bytes, or all if `zero`, read as 0.
 
-    Raises OSError (ENOSPC, with how much is free) when the disk has none: at the start of a run, not in the midst.
+    Raises OSError (ENOSPC, with the free space) when the disk is too small: at the start of a run, not in the middle.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -148,8 +148,8 @@ def reserve(path: str, size: int, *, zero: bool = False) -> None:
         free = there.f_bavail * there.f_frsize
         raise OSError(
             error.errno,
-            f"{error.strerror}: {size:,} bytes are needed for {path} and {free:,} are free there: free space at "
-            "zero.nvme_path, or give another folder",
+            f"{error.strerror}: {path} needs {size:,} bytes and {free:,} are free: free space at zero.nvme_path, or "
+            "use another folder",
         ) from error
     finally:
         os.close(descriptor)
@@ -157,7 +157,7 @@ def reserve(path: str, size: int, *, zero: bool = False) -> None:
 
 @contextmanager
 def own_handles() -> Iterator[None]:
-    """Let what DeepSpeed builds inside read and write with `DiskHandle`."""
+    """Let DeepSpeed objects built inside the block read and write with `DiskHandle`."""
     from deepspeed.runtime.swap_tensor import partitioned_optimizer_swapper, partitioned_param_swapper
 
     with (
@@ -168,10 +168,10 @@ def own_handles() -> Iterator[None]:
 
 
 class _Builder:
-    """Stands for DeepSpeed's builder of `async_io`: there is nothing to build."""
+    """Replaces DeepSpeed's builder of `async_io`: there is nothing to build."""
 
     aio_handle = DiskHandle
 
     def load(self, verbose: bool = False) -> Any:
-        """Return what has `aio_handle`."""
+        """Return the object that has `aio_handle`."""
         return self

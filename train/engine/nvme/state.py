@@ -1,9 +1,8 @@
-"""AdamW's state at ZeRO 3 when it lies in files: read and written part by part, by parameter name.
+"""AdamW's state at ZeRO 3 in files: read and written part by part, by parameter name.
 
-DeepSpeed keeps a sub-group's master weights and each of its moments in a file of float32 and has them in memory for
-its update alone. What a checkpoint, an average or a test wants of a parameter is read from these files, and written
-back when it was filled: memory for one parameter's part, whatever the size of a sub-group. Sub-groups of less than
-1 MiB stay in memory.
+DeepSpeed keeps a sub-group's master weights and each of its moments in a float32 file and loads them only for its
+update. Checkpoints, averages and tests read a parameter's part from these files, and write it back after filling it:
+the memory needed is one parameter's part, whatever the size of a sub-group. Sub-groups below 1 MiB stay in memory.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ class SwappedState(PartitionedState):
         super().__init__(deepspeed_engine, adamw, decoder, world)
         self._swapper = self.optimizer.optimizer_swapper
         self._disk = DiskHandle()
-        # A rank's gradients are in memory whether they are written to files as well or not.
+        # A rank's gradients stay in memory, whether or not they are also written to files.
         self._swapper.swap_out_gradients = self._keep_gradients
 
     def fragments(self, changed: bool = False) -> Iterator[Fragment]:
-        """Yield this rank's state; what lies in files is read, and written when the next is asked for if `changed`."""
+        """Yield this rank's state; state in files is read, and if `changed` written back at the next request."""
         for piece in self.pieces():
             info = self._info(piece.master)
             if info is None:
@@ -52,7 +51,7 @@ class SwappedState(PartitionedState):
                 self._disk.wait()
 
     def prepare_master(self, master: Tensor, updates: int) -> None:
-        """Make the files of a sub-group's moments zero, and set its count."""
+        """Zero the files of a sub-group's moments and set its update count."""
         info = self._info(master)
         if info is None:
             super().prepare_master(master, updates)
@@ -68,7 +67,7 @@ class SwappedState(PartitionedState):
             reserve(path, WORD * self._swapper._io_aligned_numel(info.numel()), zero=True)
 
     def gradients(self) -> list[Tensor]:
-        """Return the gradients of this rank's parts, which are in memory."""
+        """Return the gradients of this rank's parts, which stay in memory."""
         held = [
             master.grad if self._info(master) is None else self._flat_gradient(group)
             for group, master in enumerate(self.masters())
@@ -76,7 +75,7 @@ class SwappedState(PartitionedState):
         return [gradient for gradient in held if gradient is not None]
 
     def cast(self, group: int) -> None:
-        """Cast the parts of a sub-group, which is in memory meanwhile."""
+        """Cast the parts of a sub-group, which is loaded for the duration."""
         swapped = self.optimizer._swappable_optimizer_subgroup(group)
         if swapped:
             self.optimizer._optimizer_states_and_gradient_swap_in(group)
@@ -85,7 +84,7 @@ class SwappedState(PartitionedState):
             self.optimizer._release_swap_buffers(group)
 
     def _info(self, master: Tensor) -> Any:
-        """Return what DeepSpeed knows of a sub-group's files; None: it stays in memory."""
+        """Return DeepSpeed's record of a sub-group's files; None if it stays in memory."""
         return self._swapper.swap_params_info.get(master.ds_id)  # type: ignore[attr-defined]
 
     def _flat_gradient(self, group: int) -> Tensor:
@@ -93,6 +92,6 @@ class SwappedState(PartitionedState):
         return self.optimizer.grad_partitions_flat_buffer.narrow(0, sum(lengths[:group]), lengths[group])
 
     def _keep_gradients(self, parameter: Tensor, gradient_offsets: object, gradient_tensors: object) -> None:
-        """Let the update take a sub-group's gradients from memory."""
+        """Let the update read a sub-group's gradients from memory."""
         group = next(index for index, master in enumerate(self.masters()) if master is parameter)
         self._info(parameter).unswapped_gradients = {0: self._flat_gradient(group)}

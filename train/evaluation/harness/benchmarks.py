@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train.distributed.collectives import Exchange, RankFailed
+from train.distributed.collectives import Collectives, RankFailed
 from train.evaluation.answers import Evaluated, Items
 from train.evaluation.attempts import Attempts
 from train.evaluation.harness.sandbox import sandbox
@@ -49,7 +49,7 @@ def evaluate_benchmarks(
     found = Evaluated()
     if not settings.tasks:
         return found
-    exchange = Exchange(world)
+    exchange = Collectives(world)
     headlines: list[float] = []
     with ExitStack() as stack:
         try:
@@ -77,7 +77,7 @@ def _opened(
     decoder: Decoder,
     tokenizer_folder: Path,
     settings: BenchmarkSettings,
-    exchange: Exchange,
+    exchange: Collectives,
     max_length: int | None,
 ) -> Callable[[], Any]:
     def opened() -> Any:
@@ -102,7 +102,7 @@ Results = dict[str, dict[str, float]]
 
 
 def _run_together(
-    name: str, model: Any, settings: BenchmarkSettings, exchange: Exchange, attempts: Attempts | None
+    name: str, model: Any, settings: BenchmarkSettings, exchange: Collectives, attempts: Attempts | None
 ) -> tuple[Evaluated, list[float]]:
     """Run one task on all ranks; return its results, and its contribution to the average.
 

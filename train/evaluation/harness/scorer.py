@@ -16,7 +16,7 @@ from torch import Tensor
 from models.decoder import Decoder
 from models.kernels.interface import IGNORED
 from models.losses.cross_entropy import CHUNK_LOGITS
-from train.distributed.collectives import Exchange
+from train.distributed.collectives import Collectives
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Scorer:
     """
 
     decoder: Decoder
-    exchange: Exchange
+    exchange: Collectives
     max_length: int
     """Longest input in tokens; longer inputs are truncated on the left."""
     batch_size: int

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.artifact.files import fingerprint_of, reading
-from train.resume.runfolder import read_run
+from train.records.layout import METRICS
+from train.records.run_json import read_run
 from train.tracking.background import error_line
-from train.tracking.metrics import METRICS, in_order, read_metrics
+from train.tracking.metrics import in_order, read_metrics
 from train.tracking.settings import TrackerSettings
 from train.tracking.tracker import without_keys
 from train.tracking.wandb_run import WandbRun, mode, run_id, shown

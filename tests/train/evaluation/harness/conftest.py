@@ -10,7 +10,7 @@ import torch
 
 from models.huggingface import export
 from tests.train.evaluation.harness.material import MAX_LENGTH, SINGLE, make_decoder, write_tasks, write_tokenizer
-from train.distributed.collectives import Exchange
+from train.distributed.collectives import Collectives
 from train.evaluation.harness.model import harness_model, load_tokenizer
 from train.evaluation.harness.scorer import Scorer
 
@@ -47,7 +47,7 @@ def theirs(assets: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def ours(assets: Path) -> Any:
-    scorer = Scorer(make_decoder().eval(), Exchange(SINGLE), MAX_LENGTH, batch_size=4)
+    scorer = Scorer(make_decoder().eval(), Collectives(SINGLE), MAX_LENGTH, batch_size=4)
     return harness_model(scorer, load_tokenizer(assets / "tokenizer"))
 
 

@@ -19,9 +19,10 @@ from tests.train.evaluation.harness.material import (
     settings_of,
 )
 from train.config.compose import compose
-from train.distributed.collectives import FIRST_BYTES, Exchange, RankFailed
-from train.distributed.world import World, start
+from train.distributed.collectives import FIRST_BYTES, Collectives, RankFailed
+from train.distributed.world import World
 from train.engine import Engine
+from train.engine.communication import start
 from train.evaluation.harness.benchmarks import evaluate_benchmarks
 from train.evaluation.harness.model import harness_model, load_tokenizer
 from train.evaluation.harness.scorer import Scorer
@@ -63,7 +64,7 @@ def _answers(world: World, assets: Path, stage: int) -> dict[str, Any]:
     settings = compose("train", TrainSettings, [*words, "micro_batch_size=2"])
     engine = Engine(make_decoder(), settings, 8, world)
     with engine.whole_weights(), torch.inference_mode():
-        scorer = Scorer(engine.decoder.eval(), Exchange(world), MAX_LENGTH, BATCH)
+        scorer = Scorer(engine.decoder.eval(), Collectives(world), MAX_LENGTH, BATCH)
         model = harness_model(scorer, load_tokenizer(assets / "tokenizer"))
         found = {kind: getattr(model, kind)(requests(*arguments)) for kind, arguments in all_requests().items()}
     engine.destroy()
@@ -80,13 +81,12 @@ def _tasks(world: World, assets: Path) -> dict[str, Any]:
     failures = []
     for step, error in ((f"step {world.rank}", None), ("step", "no memory" if world.rank == 1 else None)):
         try:
-            Exchange(world).gather(step, error=error)
+            Collectives(world).gather(step, error=error)
         except RankFailed as failure:
             failures.append(str(failure))
-    gathered = [
-        Exchange(world).gather("gathered", str(world.rank) * length) for length in (0, 5, FIRST_BYTES, 3 * FIRST_BYTES)
-    ]
-    gathered.append(Exchange(world).gather("uneven", "long" * FIRST_BYTES * world.rank))
+    lengths = (0, 5, FIRST_BYTES, 3 * FIRST_BYTES)
+    gathered = [Collectives(world).gather("gathered", str(world.rank) * length) for length in lengths]
+    gathered.append(Collectives(world).gather("uneven", "long" * FIRST_BYTES * world.rank))
     return {"values": values, "failed": failed, "failures": failures, "gathered": gathered}
 
 

@@ -24,7 +24,7 @@ from tests.train.evaluation.harness.material import (
     settings_of,
     write_tasks,
 )
-from train.distributed.collectives import Exchange
+from train.distributed.collectives import Collectives
 from train.evaluation.harness.benchmarks import evaluate_benchmarks
 from train.evaluation.harness.sandbox import sandbox
 from train.evaluation.harness.scorer import Scorer
@@ -66,14 +66,14 @@ def test_one_letter_answers_share_a_forward_pass(assets: Path) -> None:
     decoder = make_decoder()
     shapes: list[torch.Size] = []
     decoder.embedding.register_forward_hook(lambda _, ids, __: shapes.append(ids[0].shape))
-    scorer = Scorer(decoder, Exchange(SINGLE), MAX_LENGTH, batch_size=8)
+    scorer = Scorer(decoder, Collectives(SINGLE), MAX_LENGTH, batch_size=8)
     scorer.log_likelihoods([([5, 6, 7], [answer]) for answer in range(8, 14)])
     assert shapes == [(1, 3)]
 
 
 def test_a_shared_row_scores_each_continuation_at_its_own_positions() -> None:
     # HFLM 0.4.13 scores the shorter of two such continuations at the positions of the longer one.
-    scorer = Scorer(make_decoder(), Exchange(SINGLE), MAX_LENGTH, batch_size=8)
+    scorer = Scorer(make_decoder(), Collectives(SINGLE), MAX_LENGTH, batch_size=8)
     pairs = [([5], [6, 7, 8]), ([5, 6, 7], [8]), ([5, 6], [7, 9])]
     together = scorer.log_likelihoods(pairs)
     apart = [scorer.log_likelihoods([pair])[0] for pair in pairs]
@@ -177,7 +177,7 @@ def test_settings_are_checked(options: dict[str, Any], message: str) -> None:
 
 
 def test_requests_that_cannot_be_scored_are_rejected() -> None:
-    scorer = Scorer(make_decoder(), Exchange(SINGLE), max_length=4, batch_size=2)
+    scorer = Scorer(make_decoder(), Collectives(SINGLE), max_length=4, batch_size=2)
     with pytest.raises(ValueError, match="a continuation of 5 tokens after 1 cannot be scored with max_length=4"):
         scorer.log_likelihoods([([1], [1, 2, 3, 4, 5])])
     with pytest.raises(ValueError, match="generating 4 tokens leaves no room for a prompt in max_length=4"):

@@ -19,7 +19,7 @@ from train.checkpoint import newest
 from train.distributed.collectives import FIRST_BYTES
 from train.evaluation.answers import answers_path, read_answers
 from train.evaluation.attempts import ATTEMPTS
-from train.resume.runfolder import CHECKPOINTS
+from train.records.layout import CHECKPOINTS
 from train.tracking import read_metrics
 
 SIZES = (1, 2)
@@ -95,7 +95,7 @@ def test_two_ranks_give_the_values_of_one_and_fail_together(found: dict[tuple[in
         error = "RuntimeError: no memory on this rank"
         assert two["values"] == one["values"]
         assert two["failed"] == {"bench/writing/error": error, "bench/choice/error": error}
-        assert two["failures"][0].startswith("the ranks were asked different things (['step 0', 'step 1'])")
+        assert two["failures"][0].startswith("the ranks are at different steps (['step 0', 'step 1'])")
         assert two["failures"][1] == "no memory"
         gathered = [["0" * length, "1" * length] for length in (0, 5, FIRST_BYTES, 3 * FIRST_BYTES)]
         assert two["gathered"] == [*gathered, ["", "long" * FIRST_BYTES]]

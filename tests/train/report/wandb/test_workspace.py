@@ -11,10 +11,10 @@ import pytest
 
 from tests.torture.network import OFFLINE, holding, nothing_left
 from tests.torture.wandb_server import WandbServer
+from train.records.run_json import WRITTEN
 from train.report.settings import ReportSettings
 from train.report.wandb import workspace
 from train.report.wandb.workspace import FILE
-from train.resume.runfolder import WRITTEN
 from train.tracking.panels import STEP, TOKENS
 
 KEY = "canary" + "0123456789" * 4

@@ -1,0 +1,184 @@
+"""Ranks of this machine: started through DeepSpeed's launcher, watched, and ended together."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from train.distributed.exit_codes import HUNG, PORT_TAKEN
+
+FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""Signals that the supervisor forwards to the ranks."""
+
+
+MOST_PORTS = 4
+"""Number of ports to try on this machine."""
+
+
+POLL_S = 0.5
+"""Interval at which the ranks are polled."""
+
+
+MARGIN_S = 1.5
+"""How much longer the supervisor waits than the ranks, which know more about each other."""
+
+
+def start_ranks(
+    module: str,
+    processes: int,
+    words: Sequence[str],
+    threads: int,
+    hang_timeout_s: float | None = None,
+    *,
+    reports_codes: bool = False,
+) -> int:
+    """Start `python -m MODULE WORDS` as ranks on this machine with DeepSpeed's launcher; return their exit code.
+
+    `reports_codes`: the ranks report their exit code after any signal except SIGKILL.
+    """
+
+    def command(port: int) -> list[str]:
+        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", "none"]
+        launcher += ["--log_level", "critical"]  # it logs every nonzero exit as an error
+        launcher += ["--num_gpus", str(processes), "--master_addr", "127.0.0.1", "--master_port", str(port)]
+        return [*launcher, "--no_local_rank", "--module", module, *words]
+
+    return on_free_port(command, launcher_environment(threads), hang_timeout_s, reports_codes=reports_codes)
+
+
+def on_free_port(
+    command: Callable[[int], Sequence[str]],
+    environment: Mapping[str, str],
+    hang_timeout_s: float | None = None,
+    *,
+    reports_codes: bool = False,
+) -> int:
+    """Run the launcher command that `command` returns for a free port; retry on another port if it was taken meanwhile.
+
+    Seconds pass between choosing a port and rank 0 listening on it.
+    """
+    from train.distributed.rendezvous import LIFE
+    from train.distributed.world import free_port
+
+    for left in reversed(range(MOST_PORTS)):
+        port = free_port()
+        code = supervise(
+            command(port), {**environment, LIFE: secrets.token_hex(8)}, hang_timeout_s, reports_codes=reports_codes
+        )
+        if code != PORT_TAKEN:
+            break
+        if left:
+            print(f"port {port} was taken before rank 0 could listen on it: trying another one", file=sys.stderr)
+    return code
+
+
+def launcher_environment(threads: int) -> dict[str, str]:
+    """Return a launcher's environment: its ranks use `threads` CPU threads and exit when this process is gone."""
+    from train.distributed.world import SUPERVISOR
+
+    return {
+        **os.environ,
+        SUPERVISOR: str(os.getpid()),
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONUNBUFFERED": "1",
+        "DEEPSPEED_LOG_LEVEL": "warning",
+        **({} if gpus() else {"DS_ACCELERATOR": "cpu"}),
+    }
+
+
+def supervise(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    hang_timeout_s: float | None = None,
+    *,
+    reports_codes: bool = False,
+    multi_node: bool = False,
+) -> int:
+    """Run a launcher in a new session and leave no process behind; return the exit code that represents its ranks.
+
+    Once the ranks have started, signals go only to them: DeepSpeed's launcher would kill them on a signal, and orphans
+    them when killed itself. If a rank is stopped (SIGSTOP) for longer than `hang_timeout_s`, all ranks are killed.
+    `reports_codes`: as in `start_ranks`; `multi_node`: ranks run on other machines too, and the launcher ends them.
+    """
+    from train.distributed import heartbeat
+    from train.distributed.watchdog import end_processes
+
+    # If the other ranks could still run, they would have detected a rank that is silent for this long.
+    limit_s = math.inf if hang_timeout_s is None else hang_timeout_s + MARGIN_S
+    with tempfile.TemporaryDirectory(prefix="pdpc_roll_") as name:
+        folder = Path(name)
+        launcher = subprocess.Popen(command, env={**environment, heartbeat.VARIABLE: name}, start_new_session=True)
+        silence, hung, ended_by = heartbeat.Silence(folder, 2 * POLL_S), False, 0
+
+        def forward(number: int, _frame: FrameType | None) -> None:
+            nonlocal ended_by
+            ranks = heartbeat.pids(folder)
+            for pid in ranks.values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            if multi_node and not ranks:
+                _signal_group(launcher.pid, number)
+            elif not ranks:
+                ended_by = number
+                _signal_group(launcher.pid, signal.SIGKILL)
+
+        handlers = {number: signal.signal(number, forward) for number in FORWARDED_SIGNALS}
+        try:
+            while (code := _waited(launcher)) is None:
+                silent_s = silence.poll()
+                if silent := [pid for rank, pid in heartbeat.pids(folder).items() if silent_s.get(rank, 0.0) > limit_s]:
+                    hung = True
+                    print(f"a rank sent no heartbeat for {hang_timeout_s:g} s: ending the run", file=sys.stderr)
+                    end_processes(silent)
+                    _signal_group(launcher.pid, signal.SIGKILL)
+        finally:
+            _signal_group(launcher.pid, signal.SIGKILL)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        if ended_by:
+            name = signal.Signals(ended_by).name
+            print(f"{name} arrived before the ranks had started: run the same command again", file=sys.stderr)
+            return 128 + ended_by
+        if hung:
+            return HUNG
+        if reports_codes and (silent := heartbeat.silent_ranks(folder)):
+            names = f"rank {silent[0]}" if len(silent) == 1 else f"ranks {', '.join(map(str, silent))}"
+            print(
+                f"{names} died without an exit code, as after SIGKILL: run the same command again to resume",
+                file=sys.stderr,
+            )
+        reported = heartbeat.code(folder)
+    if reported is not None:
+        return reported
+    return code if code >= 0 else 128 - code
+
+
+def _waited(launcher: subprocess.Popen[bytes]) -> int | None:
+    """Return the launcher's exit code; None if it is still running after POLL_S."""
+    try:
+        return launcher.wait(timeout=POLL_S)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def gpus() -> int:
+    """Return the number of GPUs on this machine."""
+    import torch
+
+    return torch.cuda.device_count()

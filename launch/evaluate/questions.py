@@ -1,0 +1,50 @@
+"""What a model is asked, and the table of its answers."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curriculum.artifact.files import ArtifactError
+from curriculum.scores.scores import Scores
+from curriculum.tokens.tokens import Tokens
+from train.evaluation.answers import Evaluated
+from train.evaluation.evaluate import Questions
+from train.evaluation.harness.tasks import BenchmarkSettings, check_tasks
+from train.evaluation.heldout import HeldoutSettings
+from train.inputs import VALIDATION
+
+log = logging.getLogger(__name__)
+
+
+def questions_of(facts: dict[str, Any], heldout: HeldoutSettings, benchmarks: BenchmarkSettings) -> Questions:
+    """Return the questions for a run's model. Raises ArtifactError if its inputs are not those the run used."""
+    check_tasks(benchmarks)
+    validation, pd = _heldout_of(facts)
+    validation.check_tokenizer()
+    return Questions(validation.tokenizer_folder, validation, pd, heldout, benchmarks)
+
+
+def _heldout_of(facts: dict[str, Any]) -> tuple[Tokens, NDArray[np.float32] | None]:
+    paths, prints = facts["paths"], facts["fingerprints"]
+    validation = Tokens.open(paths["tokens"], VALIDATION)
+    scores = Scores.open(paths["scores"], VALIDATION) if paths["scores"] else None
+    for name, found in (("validation", validation), ("scores", scores)):
+        if found is not None and found.fingerprint != prints[name]:
+            raise ArtifactError(
+                f"{found.folder} is not what the run used ({name}: fingerprint {found.fingerprint}, the run used "
+                f"{prints[name]}): restore the old folder"
+            )
+    return validation, scores.column("pd") if scores else None
+
+
+def show(found: Evaluated, target: Path | None) -> None:
+    """Log every value, and where they were written."""
+    for name, value in found.values.items():
+        log.info("%-40s %s", name, value if isinstance(value, str) else f"{value:.4f}")
+    if target is not None:
+        log.info("written to %s", target)

@@ -86,7 +86,9 @@ def words(key: str, canary: str, outside: str) -> list[Payload]:
         "../": f"+../../{outside}/x=y",
         "model@": "+model@hydra.launcher=demo",
     }
-    return found + [Payload("words", name, text, name.split(" ")[0].strip("+")) for name, text in by_key.items()]
+    keys = {name: name.split(" ")[0].strip("+") for name in by_key}
+    keys |= {"config-dir": "config_dir", "config-path": "config_path"}  # flags are named as keys
+    return found + [Payload("words", name, text, keys[name]) for name, text in by_key.items()]
 
 
 def files(canary: str, outside: str) -> list[Payload]:

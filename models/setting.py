@@ -3,7 +3,7 @@
     lr: float = field(default=3e-4, metadata=BINDS)
     threads: int | None = field(default=None, metadata=FREE)
 
-It stands in a field's metadata, beside its default; `train/resume/identity.py` reads it.
+It is part of a field's metadata, next to its default; `train/resume/identity.py` reads it.
 """
 
 from __future__ import annotations

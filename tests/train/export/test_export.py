@@ -13,7 +13,7 @@ from train.export.export import replaced
 
 def write(folder: Path, layers: int = 2) -> None:
     """Put a model in place at `folder`."""
-    config = DecoderConfig(97, layers, 32, 4, 2, 48, 64)
+    config = DecoderConfig(layers, 32, 4, 2, 48, vocab_size=97, max_seq_len=64)
     with replaced(folder) as draft:
         export(draft, config, build(config, 0).state_dict(), dtype=torch.float32, tokenizer_folder=None, card=None)
 

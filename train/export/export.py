@@ -43,10 +43,12 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chose
         CARD: run_card(facts, manifest, shape, dtype, chosen.how),
         "config.json": config_text(shape, DTYPES[dtype]),
     }
-    whole = all((output / name).is_file() for name in (*texts, TOKENIZER_FILE))
-    if whole and any(output.glob("*.safetensors")):
-        if all((output / name).read_text("utf-8", "replace") == text for name, text in texts.items()):
-            return False
+    if (
+        all((output / name).is_file() for name in (*texts, TOKENIZER_FILE))
+        and any(output.glob("*.safetensors"))
+        and all((output / name).read_text("utf-8", "replace") == text for name, text in texts.items())
+    ):
+        return False
     config, state = chosen.read()
     with replaced(output) as draft:
         huggingface.export(

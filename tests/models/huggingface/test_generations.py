@@ -74,7 +74,7 @@ def write_tokenizers(folder: Path) -> None:
     text = ["Tomorrow, we will see words and more words: naïve ones. " * 9]
     train_tokenizer(text, 300).save(folder / "plain")
     data = json.loads((folder / "plain" / "tokenizer.json").read_text("utf-8"))
-    plain = {key: False for key in ("single_word", "lstrip", "rstrip", "normalized")}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     number = max(max(data["model"]["vocab"].values()), max(entry["id"] for entry in data["added_tokens"])) + 1
     data["added_tokens"].append({"id": number, "content": "<extra>", **plain, "special": True})
     (folder / "of_5").mkdir()

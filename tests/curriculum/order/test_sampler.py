@@ -109,9 +109,7 @@ def planned(samples):
 
 
 def test_a_batch_size_that_is_not_the_orders_is_refused():
-    with pytest.raises(
-        ValueError, match=r"batch_size=4 is not the order's 8, .*: use batch_size=8 .*, or arrange with"
-    ):
+    with pytest.raises(ValueError, match=r"batch_size=4 is not the order's 8, .*: use batch_size=8 .*, or arrange"):
         CurriculumSampler(planned(20), 4, 0, 1)
     assert len(CurriculumSampler(planned(20), 8, 0, 1)) == 3
 

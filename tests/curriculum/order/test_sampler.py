@@ -158,6 +158,28 @@ def test_what_accelerate_cannot_divide_is_refused(processes, accumulation, messa
         CurriculumSampler.for_accelerate(planned(20), processes, accumulation)
 
 
+@pytest.mark.parametrize("even_batches", [True, False])
+@pytest.mark.parametrize(("ranks", "accumulation"), [(1, 2), (2, 1), (2, 2), (4, 2), (8, 1), (1, 8)])
+@pytest.mark.parametrize("samples", [1, 3, 8, 23, 40, 41])
+def test_accelerate_deals_out_every_step_in_order(samples, ranks, accumulation, even_batches):
+    from accelerate.data_loader import BatchSamplerShard
+
+    shares = []
+    for rank in range(ranks):
+        sampler = CurriculumSampler.for_accelerate(planned(samples), ranks, accumulation)
+        shard = BatchSamplerShard(sampler, ranks, rank, even_batches=even_batches)
+        shares.append(list(shard if ranks > 1 else sampler))  # accelerate leaves the sampler of a single rank alone
+    whole = samples // 8
+    steps = [[one[i * accumulation : (i + 1) * accumulation] for one in shares] for i in range(whole)]
+    read = [sorted(number for share in step for part in share for number in part) for step in steps]
+    order = planned(samples).tolist()
+    assert read == [sorted(order[i * 8 : i * 8 + 8]) for i in range(whole)]
+    everything = [number for share in shares for part in share for number in part]
+    assert set(everything) == set(order)
+    repeated = len(everything) - samples
+    assert repeated == 0 or (even_batches and ranks > 1 and repeated < 8)
+
+
 def loaded(sampler, workers, lists=None):
     """The ids that a DataLoader with this batch_sampler yields, list by list."""
     from torch.utils.data import DataLoader

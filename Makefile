@@ -1,5 +1,7 @@
 # make demo                  the full pipeline on local text
 # make test                  the test suite (make lint: ruff and mypy)
+# make check-export          exports loaded by transformers 4 as well (in an environment of its own)
+# make check-loops           an order in accelerate, Trainer and Lightning (in the environment of bench-peers)
 # make elastic COUNT=10000   compare COUNT random elastic schedules with a plain list
 # make torture COUNT=100     fault-injection campaigns, COUNT attempts each (docs/torture.md); without COUNT their defaults
 # Every target first sets up .venv from constraints.txt. You need Python 3.11 and make.
@@ -11,6 +13,7 @@ TEST_WORKERS ?= 2
 DEMO ?= demo
 COUNT ?= 10000
 PEERS ?= .venv-peers
+TRANSFORMERS4 ?= .venv-transformers4
 BENCH_SCORES ?= 1e9
 BENCH_SCORES_IN_MEMORY ?= 1e8
 BENCH_SAMPLES ?= 100000
@@ -20,7 +23,7 @@ BENCH_STEP ?=
 BENCH_GPU ?=
 TORTURE ?=
 
-.PHONY: setup demo test elastic torture lint clean bench-peers bench-data bench-step bench-gpu
+.PHONY: setup demo test check-export check-loops elastic torture lint clean bench-peers bench-data bench-step bench-gpu
 
 setup: $(VENV)/.ready
 
@@ -36,6 +39,21 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --durations 10
+
+# two environments: exports are written and read by .venv (transformers 5), and read and saved again by transformers 4
+check-export: $(TRANSFORMERS4)/.ready
+	OMP_NUM_THREADS=1 PDPC_TRANSFORMERS4=$(TRANSFORMERS4)/bin/python \
+		$(BIN)/python -m pytest -v tests/models/huggingface/test_generations.py
+
+$(TRANSFORMERS4)/.ready: $(VENV)/.ready tests/models/huggingface/transformers4.txt
+	$(PYTHON) -m venv $(TRANSFORMERS4)
+	$(TRANSFORMERS4)/bin/python -m pip install --quiet --no-deps --requirement tests/models/huggingface/transformers4.txt
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		"$$($(TRANSFORMERS4)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main_environment.pth"
+	touch $@
+
+check-loops: setup bench-peers
+	OMP_NUM_THREADS=1 PDPC_PEERS=$(PEERS)/bin/python $(BIN)/python -m pytest -v tests/curriculum/order/test_other_loops.py
 
 elastic: setup
 	OMP_NUM_THREADS=1 PDPC_ELASTIC_SCHEDULES=$(COUNT) $(BIN)/python -m pytest -s tests/curriculum/order/test_elastic.py

@@ -68,6 +68,7 @@ def batches(
     sampler = CurriculumSampler(order, order.batch_size, world.rank, world.size, cursor, micro_batch_size)
     lists = iter(sampler)
     while micro_ids := list(islice(lists, sampler.split.accumulation)):
+        micro_ids += [[]] * (sampler.split.accumulation - len(micro_ids))  # every step has as many forward passes
         position = int(sampler.split.edges(cursor, sampler.cursor, world.rank)[0])
         ids = [sample for part in micro_ids for sample in part]
         ids_N, global_ids = np.array(ids, dtype=np.int64), order[cursor : sampler.cursor]

@@ -56,6 +56,14 @@ class Split:
         """Micro-batches per rank and step, including the last step."""
         return self.part_size // (self.micro_batch_size or self.part_size)
 
+    def lists_of(self, samples: int) -> int:
+        """Return how many micro-batches of a step of `samples` samples are not empty on every rank.
+
+        The last rank's part is the longest of a partial step.
+        """
+        longest = -(-samples // self.world_size)
+        return -(-longest // (self.micro_batch_size or self.part_size))
+
     def edges(self, start: int, stop: int, rank: int | NDArray[np.int64]) -> NDArray[np.int64]:
         """Return where a rank's micro-batches begin and end, int64 [accumulation + 1] ([ranks, ...] for many ranks).
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from models.huggingface.folder import read_json, weight_files
+from models.huggingface.rope import check_generations
 
 ATTENTION = (None, "eager", "sdpa")
 """Values of attn_implementation in config.json that need no external code."""
@@ -15,7 +16,8 @@ def check_foreign(folder: Path, seq_len: int | None) -> None:
     """Raise ValueError, with folder, value and fix, unless transformers can score samples of `seq_len` tokens.
 
     Rejected: custom modeling code, weights that are pickled, quantised or an adapter's, architectures that do not
-    predict the next token, positions that end before a sample does. Only config.json is read; nothing is downloaded.
+    predict the next token, rotary positions that transformers 4 and 5 read differently, positions that end before a
+    sample does. Only config.json is read; nothing is downloaded.
     """
     path = folder / "config.json"
     raw = read_json(path, "name a folder written by save_pretrained or by pdpc export")
@@ -34,6 +36,7 @@ def check_foreign(folder: Path, seq_len: int | None) -> None:
             f"{folder} contains an adapter (adapter_config.json), not a full model: merge it into its base model first"
         )
     _check_architecture(path, raw)
+    check_generations(path, raw)
     weight_files(folder)
     check_positions(path, position_limit(folder), seq_len)
 

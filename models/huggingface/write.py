@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from models.config import DecoderConfig
 from models.huggingface.card import model_card
 from models.huggingface.names import ARCHITECTURE, INDEX, WEIGHTS, compare_names, compare_shape, tensor_names
 from models.huggingface.rope import write_rope
+from models.huggingface.tokenizer import copy_tokenizer, tokenizer_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Weight dtypes of an export, by their names in configs and config.json."""
@@ -25,11 +25,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 MAX_SHARD_BYTES = 5_000_000_000
 """Largest model file; larger models are sharded, as by `save_pretrained`."""
 
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model",
-)  # fmt: skip
-"""Files copied from a tokenizer's folder; anything else there (weights, code) is not."""
+FORMAT = "5.0.0"
+"""The version of transformers whose format an export has; version 4 reads it too. Without a version, transformers 4.57
+warns of a wrong regular expression in every tokenizer of more than 100,000 tokens."""
 
 
 def export(
@@ -52,17 +50,17 @@ def export(
     if dtype not in DTYPES.values():
         raise ValueError(f"export dtype {dtype} cannot be written: choose one of {', '.join(DTYPES)}")
     weights = _checked_state(config, state)
-    copied = _tokenizer_files(tokenizer_folder) if tokenizer_folder is not None else []
+    copied = tokenizer_files(tokenizer_folder) if tokenizer_folder is not None else []
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder: name a new one")
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(folder, weights, dtype, max_shard_bytes)
-    _write_json(folder / "config.json", _llama_config(config, dtype))
+    (folder / "config.json").write_text(config_text(config, dtype), encoding="utf-8")
     if config.end_of_text is not None:
         ids = {"bos_token_id": config.end_of_text, "eos_token_id": config.end_of_text}
-        _write_json(folder / "generation_config.json", ids | {"pad_token_id": config.end_of_text})
-    for path in copied:
-        shutil.copyfile(path, folder / path.name)
+        ids |= {"pad_token_id": config.end_of_text}
+        (folder / "generation_config.json").write_text(_json({**ids, "transformers_version": FORMAT}), "utf-8")
+    copy_tokenizer(copied, folder)
     text = card if card is not None else model_card(config, _dtype_name(dtype))
     (folder / "README.md").write_text(text, encoding="utf-8")
 
@@ -82,9 +80,9 @@ def _checked_state(config: DecoderConfig, state: Mapping[str, Tensor]) -> dict[s
     return {theirs: given[ours] for ours, (theirs, _) in names.items()}
 
 
-def _llama_config(config: DecoderConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """Return config.json as transformers 5 writes it (`dtype`, `rope_parameters`)."""
-    return {
+def config_text(config: DecoderConfig, dtype: torch.dtype) -> str:
+    """Return config.json for both transformers 5 (`dtype`, `rope_parameters`) and 4 (`torch_dtype`, `rope_theta`)."""
+    fields = {
         "architectures": [ARCHITECTURE],
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -104,11 +102,14 @@ def _llama_config(config: DecoderConfig, dtype: torch.dtype) -> dict[str, Any]:
         "num_key_value_heads": config.kv_heads,
         "pad_token_id": None,
         "rms_norm_eps": config.norm_eps,
-        "rope_parameters": write_rope(config),
+        **write_rope(config),
         "tie_word_embeddings": config.tie_embeddings,
+        "torch_dtype": _dtype_name(dtype),
+        "transformers_version": FORMAT,
         "use_cache": True,
         "vocab_size": config.vocab_size,
     }
+    return _json(fields)
 
 
 def _write_weights(folder: Path, weights: Mapping[str, Tensor], dtype: torch.dtype, max_shard_bytes: int) -> None:
@@ -129,7 +130,8 @@ def _write_weights(folder: Path, weights: Mapping[str, Tensor], dtype: torch.dty
         weight_map.update(dict.fromkeys(names, file))
     elements = sum(tensor.numel() for tensor in weights.values())
     facts = {"total_parameters": elements, "total_size": elements * dtype.itemsize}
-    _write_json(folder / INDEX, {"metadata": facts, "weight_map": dict(sorted(weight_map.items()))})
+    index = {"metadata": facts, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX).write_text(_json(index), encoding="utf-8")
 
 
 def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
@@ -145,16 +147,8 @@ def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     return shards
 
 
-def _tokenizer_files(folder: Path) -> list[Path]:
-    """Return the files to copy from a tokenizer's folder. Raises ValueError if it has no tokenizer."""
-    present = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if not {"tokenizer.json", "tokenizer.model"} & {path.name for path in present}:
-        raise ValueError(f"{folder} contains no tokenizer.json or tokenizer.model: name a saved tokenizer's folder")
-    return present
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

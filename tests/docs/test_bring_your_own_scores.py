@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from curriculum.arrange import arrange
 from launch.cli import VERBS
@@ -60,11 +61,39 @@ def test_the_first_block_goes_from_scores_to_batches_in_twenty_lines(here, score
     assert np.mean(means[:30]) < -0.2 < 0.2 < np.mean(means[-30:])
 
 
-def test_the_blocks_run_in_sequence(here):
-    names = {"rank": 0, "world_size": 8, "dataset": range(SAMPLES), "train_step": lambda batch: None}
+class Dataset(torch.utils.data.Dataset):
+    """Samples as a trainer of transformers takes them."""
+
+    def __len__(self):
+        return SAMPLES
+
+    def __getitem__(self, index):
+        return {"number": index}
+
+
+class Model(torch.nn.Module):
+    """Remembers what it has seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = torch.nn.Parameter(torch.zeros(1)), []
+
+    def forward(self, number):
+        self.seen.append(number.tolist())
+        return {"loss": self.weight.sum()}
+
+
+def test_the_blocks_run_in_sequence(here, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    steps, model = [], Model()
+    names = {"rank": 0, "world_size": 8, "dataset": Dataset(), "train_step": steps.append, "model": model}
     for block in BLOCKS:
         exec(compile(block, str(PAGE), "exec"), names)
     assert len(names["ids"]) == 64
+    order = list(names["order"])
+    micro = [order[i : i + 128] for i in range(0, SAMPLES, 128)]
+    assert [batch["number"].tolist() for batch in steps if isinstance(batch, dict)] == micro
+    assert model.seen == micro
 
 
 @pytest.mark.parametrize("words", commands(), ids=lambda words: words[-1])

@@ -19,6 +19,7 @@ from curriculum.tokens.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
 from models import huggingface
 from models.config import DecoderConfig
 from models.huggingface.names import INDEX, WEIGHTS
+from models.huggingface.write import config_text
 from train import checkpoint
 from train.export.card import run_card
 from train.export.weights import ChosenWeights, choose_weights
@@ -32,15 +33,22 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chosen: ChosenWeights | None = None) -> bool:
     """Export a run's weights (by default its newest checkpoint's), tokenizer and model card; False: already exported.
 
-    The card names checkpoint and dtype of the weights, and an export is complete or absent, so comparing cards is
-    enough.
+    The card names checkpoint and dtype of the weights, and an export is complete or absent, so comparing cards and
+    config.json is enough. An export by an earlier version, whose config.json lacks fields, is replaced.
     """
     facts = read_run(run_folder)
     chosen = chosen or choose_weights(run_folder)
     manifest = open_manifest(chosen.sources[0], checkpoint.KIND)
-    card = run_card(facts, manifest, DecoderConfig(**manifest.facts["model"]), dtype, chosen.how)
-    whole = all((output / name).is_file() for name in (CARD, "config.json", TOKENIZER_FILE))
-    if whole and any(output.glob("*.safetensors")) and (output / CARD).read_text("utf-8") == card:
+    shape = DecoderConfig(**manifest.facts["model"])
+    texts = {
+        CARD: run_card(facts, manifest, shape, dtype, chosen.how),
+        "config.json": config_text(shape, DTYPES[dtype]),
+    }
+    if (
+        all((output / name).is_file() for name in (*texts, TOKENIZER_FILE))
+        and any(output.glob("*.safetensors"))
+        and all((output / name).read_text("utf-8", "replace") == text for name, text in texts.items())
+    ):
         return False
     config, state = chosen.read()
     with replaced(output) as draft:
@@ -50,7 +58,7 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chose
             state,
             dtype=DTYPES[dtype],
             tokenizer_folder=tokenizer_folder(run_folder, facts),
-            card=card,
+            card=texts[CARD],
         )
     return True
 

@@ -1,6 +1,9 @@
 """An export is published complete or not at all, and never replaces a foreign folder."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ import torch
 from models.config import DecoderConfig
 from models.decoder import build
 from models.huggingface import export, load
-from train.export.export import replaced
+from train.export.export import export_checkpoint, replaced
 
 
 def write(folder: Path, layers: int = 2) -> None:
@@ -75,3 +78,25 @@ def test_an_export_never_replaces_a_foreign_folder(tmp_path):
     with pytest.raises(ValueError, match="is not an exported model: choose a new folder"):
         write(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_an_export_that_lacks_fields_of_config_json_is_written_again(tmp_path, monkeypatch):
+    """As by an earlier version, whose exports transformers 4 read with another rope_theta."""
+    config = DecoderConfig(2, 32, 4, 2, 48, vocab_size=97, max_seq_len=64, rope_theta=500000.0)
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
+    state = build(config, 0).state_dict()
+    chosen = SimpleNamespace(sources=[tmp_path], how="trained, step 4", read=lambda: (config, state))
+    monkeypatch.setattr("train.export.export.read_run", lambda folder: {})
+    monkeypatch.setattr("train.export.export.run_card", lambda *_: "a card")
+    monkeypatch.setattr(
+        "train.export.export.open_manifest", lambda *_: SimpleNamespace(facts={"model": asdict(config)})
+    )
+    monkeypatch.setattr("train.export.export.tokenizer_folder", lambda *_: tmp_path / "tokenizer")
+    assert export_checkpoint(tmp_path, tmp_path / "hf", chosen=chosen)
+    assert not export_checkpoint(tmp_path, tmp_path / "hf", chosen=chosen)
+    path = tmp_path / "hf" / "config.json"
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in raw.items() if key not in ("rope_theta", "rope_scaling")}))
+    assert export_checkpoint(tmp_path, tmp_path / "hf", chosen=chosen)
+    assert json.loads(path.read_text()) == raw

@@ -235,8 +235,8 @@ def test_a_source_that_cannot_be_parted_is_spread_evenly_whatever_is_wished(tmp_
 
 BUILD = """
 import sys
-from curriculum.arrange import ArrangeSettings, run
-from curriculum.artifact import ArtifactError
+from curriculum.arrange.arrange import ArrangeSettings, run
+from curriculum.artifact.manifest import ArtifactError
 from curriculum.preference import Sorted
 
 print("ready", flush=True)

@@ -203,7 +203,7 @@ def test_settings_are_checked(settings: dict[str, object], message: str) -> None
 
 DATASET_SCRIPT = """
 import datasets, json, sys
-from curriculum.text import TextSettings, documents, input_identity, open_text
+from curriculum.text.text import TextSettings, documents, input_identity, open_text
 folder, saved = sys.argv[1:]
 datasets.disable_progress_bars()
 plain = list(documents(TextSettings(dataset=folder)))

@@ -75,8 +75,8 @@ SUPERVISED = (
 )
 RANK = """
 import os, signal, sys, time
-from train import roll
-roll.report_in()
+from train.distributed import heartbeat
+heartbeat.report_in()
 print("started", flush=True)
 {body}
 """
@@ -101,9 +101,9 @@ def test_a_run_that_was_stopped_as_a_whole_goes_on():
     body = """
 print(os.getpid(), flush=True)
 for _ in range(30):
-    roll.still_here()
+    heartbeat.still_here()
     time.sleep(0.1)
-roll.report_code(0)
+heartbeat.report_code(0)
 """
     process = supervised(body, 1.0)
     assert "started" in process.stdout.readline()
@@ -123,7 +123,7 @@ roll.report_code(0)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_reach_the_ranks_and_their_code_comes_back(number):
     body = f"""
-signal.signal({int(number)}, lambda n, f: (roll.report_code(128 + n), os._exit(9)))
+signal.signal({int(number)}, lambda n, f: (heartbeat.report_code(128 + n), os._exit(9)))
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -173,7 +173,7 @@ def environment_of(pid):
 LEAVING = """
 import os, sys
 import torch
-from train.world import free_port, leave, start
+from train.distributed.world import free_port, leave, start
 os.environ["DS_ACCELERATOR"] = "cpu"
 import deepspeed
 deepspeed.ops.__compatible_ops__
@@ -224,9 +224,9 @@ def test_a_launcher_of_other_machines_ends_their_ranks_itself():
 
 def test_a_rank_that_was_killed_is_named(capfd):
     ranks = (
-        "import os, signal; from train import roll\n"
-        "for rank in (0, 1):\n    os.environ['RANK'] = str(rank); roll.report_in()\n"
-        "os.environ['RANK'] = '0'; roll.report_code(1)"
+        "import os, signal; from train.distributed import heartbeat\n"
+        "for rank in (0, 1):\n    os.environ['RANK'] = str(rank); heartbeat.report_in()\n"
+        "os.environ['RANK'] = '0'; heartbeat.report_code(1)"
     )
     assert supervise([sys.executable, "-c", ranks], os.environ, speaking=True) == 1
     assert capfd.readouterr().err == "rank 1 ended without a word, as by SIGKILL: run the same command again to go on\n"

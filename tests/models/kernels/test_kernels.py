@@ -96,7 +96,7 @@ import torch
 from models.config import DecoderConfig
 from models.kernels import liger, plain
 from models.kernels.interface import IGNORED
-from models.loss import linear_cross_entropy
+from models.losses.cross_entropy import linear_cross_entropy
 from models.rotary import rotary_table
 
 torch.manual_seed(0)

@@ -19,8 +19,8 @@ RANKS = """
 import json, os, sys
 from datetime import timedelta
 import torch.distributed as dist
-from train import meeting as meetings
-from train.meeting import NotMet, meeting
+from train.distributed import rendezvous as meetings
+from train.distributed.rendezvous import NotMet, meeting
 
 def be(rank, size, limit_s, lost):
     try:

@@ -17,9 +17,9 @@ PROGRAM = """
 import logging, os, sys, time
 from pathlib import Path
 import torch
-from train.signals import Signals
-from train.watchdog import Watchdog
-from train.world import World
+from train.distributed.signals import Signals
+from train.distributed.watchdog import Watchdog
+from train.distributed.world import World
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 signals = Signals(60.0)
 signals.install()

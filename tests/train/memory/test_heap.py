@@ -7,7 +7,7 @@ import sys
 
 PROGRAM = """
 import ctypes, resource
-from train.memory import keep_freed_memory
+from train.memory.heap import keep_freed_memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[4]
 READ = """
 import json, os, sys
 from dataclasses import asdict
-from train.tracking.wandb_read import read_wandb_run
+from train.report.wandb.read import read_wandb_run
 for spec in sys.argv[2:]:
     try:
         print(json.dumps(asdict(read_wandb_run(spec, read_s=float(sys.argv[1])))), flush=True)

@@ -94,6 +94,16 @@ def scores_folder(tokens_folder) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def forks():
+    """A server that has imported torch, DeepSpeed and our packages, and forks ranks: one for all modules of a worker."""
+    from tests.torture.forks import served
+
+    with served() as server:
+        server.ask("wait", pids=[], timeout_s=0)  # answers once it has imported
+        yield server
+
+
 @pytest.fixture
 def scores(scores_folder) -> Scores:
     return Scores.open(scores_folder)

@@ -58,13 +58,6 @@ def contained(tmp_path):
         yield environment
 
 
-@pytest.fixture
-def contained_pair(tmp_path):
-    """Two environments apart from each other."""
-    with containment(tmp_path / "first") as first, containment(tmp_path / "second") as second:
-        yield first, second
-
-
 @pytest.fixture(scope="session")
 def power_cut():
     """Kill all programs that were started in an environment."""

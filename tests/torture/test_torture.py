@@ -23,15 +23,14 @@ from tests.torture import (
     worlds,
 )
 from tests.torture.campaign import Tally, campaigns, case_seeds
-from tests.torture.forks import ROOT, served
+from tests.torture.forks import ROOT
 from tests.torture.runs import BATCH, Material, difference, forget, prepared
 
 
 @pytest.fixture(scope="module", autouse=True)
-def server():
-    """One fork server for the module: the first two lives import what the others find."""
-    with served() as forks:
-        yield forks
+def server(forks):
+    """The session's fork server, which the campaigns find open."""
+    return forks
 
 
 def passes(tally: Tally, attempts: int) -> None:

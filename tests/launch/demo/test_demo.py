@@ -1,7 +1,8 @@
-"""The whole road in one command: undisturbed, a second time, and killed on the way."""
+"""The whole road in one command: killed on the way, gone on with, and a second time."""
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from curriculum.order.order import Order
 from curriculum.tokens.tokens import Tokens
+from tests.torture.runs import MEASURED, PATIENCE_S
 from train.batches import read_consumed
 from train.export.export import newest_checkpoint
 from train.resume.runfolder import read_run
@@ -78,40 +80,47 @@ def changed(folder):
     }
 
 
-def numbers(folder):
-    """Return the report without what no two runs share: speed, and the place where the arms lie."""
-    report = json.loads((folder / "report.json").read_text())
-    return {key: value for key, value in report.items() if key not in ("throughput", "config_differences", "places")}
+def values(run):
+    """Return a run's records without what no two runs share."""
+    return [
+        {key: value for key, value in record.items() if not key.startswith(MEASURED)}
+        for record in read_metrics(run / "metrics.jsonl")
+    ]
 
 
-def test_the_whole_road(contained_pair, power_cut, tmp_path):
-    """Two demos of one text side by side: one that nobody disturbs, and one that is killed twice and goes on.
+def test_the_whole_road(contained, power_cut, forks, tmp_path):
+    """A demo that is killed twice and goes on, and an arm of it once more, straight.
 
     One test, because a second worker would have to go the road again for a part of it.
     """
-    whole, killed = places = [tmp_path / name / "demo" for name in ("undisturbed", "killed")]
-    for place in places:
-        write_long_text(place.parent / "text")
-    quiet, harmed = contained_pair
-    undisturbed = start(whole, quiet)
-    killed_twice(killed, harmed, power_cut)
-    finish(undisturbed, whole)
+    folder = tmp_path / "place" / "demo"
+    write_long_text(folder.parent / "text")
+    killed_twice(folder, contained, power_cut)
 
-    check_page(whole)
+    check_page(folder)
     for arm in ARMS:
-        check_arm(whole, arm)
-    check_export(whole)
-    assert numbers(killed) == numbers(whole)
-    for place in places:
-        check_nothing_is_left(place)
+        check_arm(folder, arm)
+    check_export(folder)
+    check_nothing_is_left(folder)
+    assert values(trained_straight(folder, forks, contained, tmp_path)) == values(folder / "run_shuffled")
 
-    before, report = changed(whole), (whole / "report.json").read_text()
+    before, report = changed(folder), (folder / "report.json").read_text()
     began = os.times().children_user
-    finish(start(whole, quiet), whole)
+    finish(start(folder, contained), folder)
     assert os.times().children_user - began < 30
-    assert changed(whole) == before
-    assert (whole / "report.json").read_text() == report
-    assert not (Path(quiet["HOME"]) / "hf").exists()
+    assert changed(folder) == before
+    assert (folder / "report.json").read_text() == report
+    assert not (Path(contained["HOME"]) / "hf").exists()
+
+
+def trained_straight(folder, forks, environment, beside):
+    """Train the arm that was killed again, by the command that the demo showed; return its run."""
+    line = next(line for line in folder.with_suffix(".log").read_text().splitlines() if "arm=shuffled" in line)
+    words = [word for word in shlex.split(line.removeprefix("$ pdpc train ")) if not word.startswith("output=")]
+    arguments = {"words": [*words, "tracker=none"], "output": str(beside / "straight")}
+    rank = forks.start("tests.torture.forks:train", arguments, 1, beside / "straight.log", environment)
+    assert rank.wait(PATIENCE_S) == [0], rank.told()
+    return beside / "straight"
 
 
 def killed_twice(folder, environment, power_cut):

@@ -7,7 +7,6 @@ import torch
 
 from curriculum.artifact.manifest import open_manifest
 from tests.torture import hang, nan, preempt
-from tests.torture.forks import served
 from tests.torture.runs import PATIENCE_S, Ending, Material
 from tests.train.evaluation.questions import Questions
 from train import checkpoint
@@ -19,12 +18,6 @@ from train.resume.runfolder import CHECKPOINTS, EXPORT
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
     return Material.make(tmp_path_factory.mktemp("guards") / "material")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forks():
-    with served() as server:
-        yield server
 
 
 def test_a_rollback_takes_the_weights_of_the_last_checkpoint_and_loses_no_sample(material, forks, tmp_path):

@@ -19,7 +19,7 @@ from models.config import DecoderConfig
 from models.decoder import Decoder, build
 
 CPU = torch.device("cpu")
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 RUN_HERE = ("sdpa", "blocks")
 """Backends with both passes on the CPU."""
 

@@ -209,6 +209,6 @@ def test_a_step_that_does_not_log_asks_the_device_nothing(material, forks, tmp_p
 
 
 @pytest.mark.parametrize(("campaign", "count"), [(nan, 3), (hang, 1), (preempt, 3)])
-def test_a_small_dose_of_the_campaign(campaign, count, tmp_path):
+def test_a_small_dose_of_the_campaign(campaign, count, forks, tmp_path):
     tally = campaign.run(count, 3, tmp_path)
     assert tally.good, tally.failures

@@ -21,6 +21,29 @@ from curriculum.artifact.manifest import MANIFEST, checksum_of, create
 from curriculum.scores.scores import Scores, write_slice
 from curriculum.tokens.tokens import Tokens
 
+SLOWEST = (
+    "tests/train/test_runs.py",
+    "tests/torture/test_torture.py",
+    "tests/launch/demo/test_demo.py",
+    "tests/train/engine/test_engine_ranks.py",
+    "tests/launch/cluster/test_supervision.py",
+    "tests/train/hooks/test_guards_ranks.py",
+    "tests/launch/executors/test_score_executors.py",
+    "tests/train/evaluation/harness/test_ranks.py",
+    "tests/train/tracking/test_wandb.py",
+    "tests/train/resume/test_attempts.py",
+    "tests/train/checkpoint/test_torture.py",
+    "tests/curriculum/arrange/test_arrangement.py",
+    "tests/train/engine/test_engine.py",
+)
+"""Files of more than ten seconds, in the order in which they start."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the slowest files start first: a worker takes whole files (--dist loadfile), and short ones end evenly."""
+    place = {name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
+
 
 def write_text(folder: Path, documents: int, seed: int = 0) -> None:
     """Write jsonl text of two sources, one with a simple grammar and one with a larger vocabulary."""
@@ -96,7 +119,7 @@ def scores_folder(tokens_folder) -> Path:
 
 @pytest.fixture(scope="session")
 def forks():
-    """A server that has imported torch, DeepSpeed and our packages, and forks ranks: one for all modules of a worker."""
+    """A process that has imported torch, DeepSpeed and our packages and forks ranks: one for all modules of a worker."""
     from tests.torture.forks import served
 
     with served() as server:

@@ -308,7 +308,8 @@ def reference_run(folder, tokens):
 
 
 def score_words(tokens, weak, strong, output):
-    return ["score", f"tokens={tokens}", f"models.weak={weak}", f"models.strong={strong}", f"output={output}", "processes=1"]
+    models = [f"models.weak={weak}", f"models.strong={strong}"]
+    return ["score", f"tokens={tokens}", *models, f"output={output}", "processes=1"]
 
 
 def test_a_reference_run_of_another_tokenizer_is_refused(capsys, tmp_path, tokens_folder, foreign_tokens):

@@ -35,7 +35,6 @@ from train.tracking import read_metrics
 from train.tracking.panels import WITHOUT_PANEL, sections_of
 from train.tracking.wandb_run import shown
 
-
 ROOT = Path(__file__).parents[2]
 MAX_TOKENS = 16_000
 """A third of the corpus: 32 steps, the last of them a part of a batch."""
@@ -254,7 +253,9 @@ def test_ranks_leave_when_the_launcher_is_killed_and_the_run_goes_on_digit_for_d
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
 
 
-def test_a_killed_run_goes_on_with_a_replanned_order_and_with_no_other_past(words, forked, replanned, forged, tmp_path, capfd):
+def test_a_killed_run_goes_on_with_a_replanned_order_and_with_no_other_past(
+    words, forked, replanned, forged, tmp_path, capfd
+):
     folder = tmp_path / "killed"
     path = next(word for word in words if word.startswith("data.order=")).removeprefix("data.order=")
     order = Order.open(path)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -208,19 +209,9 @@ def test_a_checkpoint_of_another_model_is_refused(world, tmp_path):
         checkpoint.load(folder, other)
 
 
-def _fail_on_rank_0(rank, port, folder, results):
-    import os
-
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE="2",
-        LOCAL_SIZE="2",
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    import torch.distributed as dist
-
+def fail_on_rank_0(folder):
+    """Be a rank that saves where rank 0 cannot, and writes down how that ended."""
+    folder = Path(folder)
     here = start(threads=1)
     (folder / "in_the_way").touch(exist_ok=True)
     engine = make(here, "fp32")
@@ -230,18 +221,13 @@ def _fail_on_rank_0(rank, port, folder, results):
         told = "saved"
     except Exception as error:
         told = f"{type(error).__name__}: {error}"
-    (results / str(rank)).write_text(told)
+    (folder / f"told {here.rank}").write_text(told)
     here.barrier()
-    dist.destroy_process_group()
-    os._exit(0)
 
 
-def test_a_failure_of_one_rank_ends_the_save_on_both(tmp_path):
-    import torch.multiprocessing as mp
-
-    from train.distributed.world import free_port
-
-    (tmp_path / "told").mkdir()
-    mp.spawn(_fail_on_rank_0, args=(free_port(), tmp_path, tmp_path / "told"), nprocs=2)
-    assert (tmp_path / "told" / "0").read_text().startswith("FileExistsError: [Errno 17] checkpoint")
-    assert (tmp_path / "told" / "0").read_text() == (tmp_path / "told" / "1").read_text()
+def test_a_failure_of_one_rank_ends_the_save_on_both(forks, tmp_path):
+    ranks = forks.start(f"{__name__}:fail_on_rank_0", {"folder": str(tmp_path)}, 2, tmp_path / "log")
+    assert ranks.wait(60) == [0, 0], ranks.told()
+    told = [(tmp_path / f"told {rank}").read_text() for rank in range(2)]
+    assert told[0].startswith("FileExistsError: [Errno 17] checkpoint")
+    assert told[0] == told[1]

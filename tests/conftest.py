@@ -119,7 +119,7 @@ def scores_folder(tokens_folder) -> Path:
 
 @pytest.fixture(scope="session")
 def forks():
-    """A process that has imported torch, DeepSpeed and our packages and forks ranks: one for all modules of a worker."""
+    """A process that has imported torch, DeepSpeed and our packages and forks ranks: one for all files of a worker."""
     from tests.torture.forks import served
 
     with served() as server:

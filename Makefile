@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
-# three on two cores: a third of the time is waited for processes, timeouts and disks; each takes up to 2 GB
+# three on two cores, because two leave them idle for 40 % of the time; each takes up to 1.5 GB, its ranks included
 TEST_WORKERS ?= 3
 DEMO ?= demo
 COUNT ?= 10000

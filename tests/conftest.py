@@ -23,6 +23,29 @@ from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
 from tests.scores import write_slice
 
+SLOWEST = (
+    "tests/train/test_runs.py",
+    "tests/torture/test_torture.py",
+    "tests/launch/demo/test_demo.py",
+    "tests/train/engine/test_engine_ranks.py",
+    "tests/launch/cluster/test_supervision.py",
+    "tests/train/hooks/test_guards_ranks.py",
+    "tests/launch/executors/test_score_executors.py",
+    "tests/train/evaluation/harness/test_ranks.py",
+    "tests/train/tracking/test_wandb.py",
+    "tests/train/resume/test_attempts.py",
+    "tests/train/checkpoint/test_torture.py",
+    "tests/curriculum/arrange/test_arrangement.py",
+    "tests/train/engine/test_engine.py",
+)
+"""Files that take more than ten seconds, in the order in which they start."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the slowest files first: a worker takes whole files (--dist loadfile), so that short files fill the end."""
+    place = {name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
+
 
 def write_text(folder: Path, documents: int, seed: int = 0) -> None:
     """Write JSON lines of text from two sources, one with a simple grammar and one with a larger vocabulary."""
@@ -94,6 +117,16 @@ def scores_folder(tokens_folder) -> Path:
             gap = rng.normal(0.3 + 0.4 * part.source_of(ids), 0.2).astype(np.float32)
             write_slice(draft.path, name, {"weak": strong + gap, "strong": strong}, part.real_tokens(ids))
     return folder
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """A fork server with torch, DeepSpeed and our packages imported; one per pytest worker, shared by its files."""
+    from tests.torture.forks import served
+
+    with served() as server:
+        server.ask("wait", pids=[], timeout_s=0)  # answers once its imports are done
+        yield server
 
 
 @pytest.fixture

@@ -58,13 +58,6 @@ def contained(tmp_path):
         yield environment
 
 
-@pytest.fixture
-def contained_pair(tmp_path):
-    """Two isolated environments."""
-    with containment(tmp_path / "first") as first, containment(tmp_path / "second") as second:
-        yield first, second
-
-
 @pytest.fixture(scope="session")
 def power_cut():
     """Return a function that kills all programs started in an environment."""

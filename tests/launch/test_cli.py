@@ -321,7 +321,8 @@ def reference_run(folder, tokens):
 
 
 def score_words(tokens, weak, strong, output):
-    return ["score", f"tokens={tokens}", f"models.weak={weak}", f"models.strong={strong}", f"output={output}"]
+    models = [f"models.weak={weak}", f"models.strong={strong}"]
+    return ["score", f"tokens={tokens}", *models, f"output={output}", "processes=1"]
 
 
 def test_a_reference_run_of_another_tokenizer_is_refused(capsys, tmp_path, tokens_folder, foreign_tokens):
@@ -630,68 +631,63 @@ def test_demo_refuses_numbers_that_cannot_be(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 77])
-def test_the_exit_code_is_passed_on(code, contained):
-    program = (
-        "import os, sys; from launch.cluster.supervisor import supervise; "
-        f"sys.exit(supervise({exiting(code)!r}, os.environ))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=contained, timeout=60, check=False)
-    assert done.returncode == code
+def test_the_exit_code_is_passed_on(code, contained, monkeypatch):
+    monkeypatch.undo()
+    assert supervisor.supervise(exiting(code), contained) == code
 
 
 def exiting(code):
     return [sys.executable, "-c", f"raise SystemExit({code})"]
 
 
-def test_a_killed_launcher_gives_its_signal(contained):
+def test_a_killed_launcher_gives_its_signal(contained, monkeypatch):
+    monkeypatch.undo()
     killed = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
-    program = (
-        f"import os, sys; from launch.cluster.supervisor import supervise; sys.exit(supervise({killed!r}, os.environ))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=contained, timeout=60, check=False)
-    assert done.returncode == 128 + signal.SIGKILL
+    assert supervisor.supervise(killed, contained) == 128 + signal.SIGKILL
 
 
 SLEEPERS = """
-import signal, subprocess, sys, time
+import subprocess, sys, time
 from pathlib import Path
-if "--deaf" in sys.argv:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 Path(sys.argv[1]).write_text(str(child.pid))
 time.sleep(600)
 """
 
 
-def supervised(tmp_path, environment, *arguments):
+def supervise(command):
+    """Supervise `command` in a forked process."""
+    return supervisor.supervise(command, os.environ)
+
+
+@pytest.fixture
+def supervised(forks, tmp_path, contained):
     """Start a supervisor whose launcher spawns a child and sleeps; return it and the child's process id."""
     (tmp_path / "sleepers.py").write_text(SLEEPERS)
-    command = [sys.executable, str(tmp_path / "sleepers.py"), str(tmp_path / "child"), *arguments]
-    program = (
-        f"import os, sys; from launch.cluster.supervisor import supervise; sys.exit(supervise({command!r}, os.environ))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment)
+    pid_file = tmp_path / "child"
+    command = [sys.executable, str(tmp_path / "sleepers.py"), str(pid_file)]
+    process = forks.start(f"{__name__}:supervise", {"command": command}, 1, tmp_path / "log", contained)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():
-        assert process.poll() is None
+    while not pid_file.exists() or not pid_file.read_text():
+        assert process.alive(), process.told()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return process, int((tmp_path / "child").read_text())
+    return process, int(pid_file.read_text())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_all_descendants(number, tmp_path, contained):
-    process, child = supervised(tmp_path, contained)
-    process.send_signal(number)
-    assert process.wait(timeout=60) in (128 + number, 130, 1)
+def test_a_signal_ends_all_descendants(number, supervised):
+    process, child = supervised
+    process.kill(number)
+    assert process.wait(60)[0] in (128 + number, 130, 1)
     assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1][:3]
 
 
-def test_children_end_with_a_launcher_that_ends(tmp_path, contained):
-    process, child = supervised(tmp_path, contained)
+def test_children_end_with_a_launcher_that_ends(supervised):
+    process, child = supervised
     launcher = int(Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[1])
     os.kill(launcher, signal.SIGKILL)
-    assert process.wait(timeout=60) == 128 + signal.SIGKILL
+    assert process.wait(60) == [128 + signal.SIGKILL]
 
 
 def test_supervise_gives_the_signal_handlers_back(monkeypatch):

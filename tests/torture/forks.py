@@ -56,6 +56,15 @@ class Ranks:
         """Return whether a rank is still running."""
         return None in self.wait(0)
 
+    def wait_for(self, words: str, timeout_s: float = 120.0) -> str:
+        """Wait until the ranks have written `words`; return all that they have. Raises RuntimeError if they do not."""
+        deadline = time.monotonic() + timeout_s
+        while words not in (told := self.told()):
+            if not self.alive() or time.monotonic() > deadline:
+                raise RuntimeError(f"{words!r} was not written, but {self.told()}")
+            time.sleep(0.01)
+        return told
+
     def told(self) -> str:
         """Return the output of the ranks."""
         return self.log.read_text("utf-8", "replace") if self.log.exists() else ""

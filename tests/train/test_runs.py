@@ -1,4 +1,8 @@
-"""Whole runs under the real launcher: consumed samples, records, kills and resumes, the export."""
+"""Whole runs: consumed samples, records, kills and resumes, the export.
+
+Launchers start the run whose launcher is killed, its resumption and the one that a user types for DeepSpeed; all of
+these must equal `whole_run`. The ranks of the other runs are forked.
+"""
 
 import json
 import os
@@ -19,8 +23,10 @@ from curriculum.order.order import Order
 from curriculum.preference import Pdpc
 from curriculum.tokens.tokens import Tokens
 from launch.cli import main
+from tests.torture.runs import PATIENCE_S
 from tests.train.descendants import descendants
 from train.checkpoint.decoder import load_decoder
+from train.distributed.exit_codes import CHANGED, REFUSED
 from train.export.export import newest_checkpoint
 from train.export.weights import choose_weights
 from train.records.consumed import read_consumed
@@ -28,6 +34,10 @@ from train.records.run_json import read_run
 from train.tracking import read_metrics
 from train.tracking.panels import STEP, TOKENS, sections_of
 from train.tracking.wandb_run import shown
+
+ROOT = Path(__file__).parents[2]
+MAX_TOKENS = 16_000
+"""A third of the corpus: 32 steps, the last one with a partial batch."""
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +52,7 @@ def words(tokens_folder, scores_folder, tmp_path_factory):
             preference=Pdpc(),
             batch_size=16,
             stages=3,
+            max_tokens=MAX_TOKENS,
         )
     )
     return [
@@ -61,10 +72,12 @@ def words(tokens_folder, scores_folder, tmp_path_factory):
     ]
 
 
-def pdpc_train(words, output, processes, **kwargs):
-    command = [sys.executable, "-m", "launch.cli", "train", *words, f"output={output}", f"processes={processes}"]
+def pdpc_train(words, output, fault=""):
+    """Start `pdpc train` with two ranks; both launchers and the ranks are new interpreters."""
+    command = [sys.executable, "-m", "launch.cli", "train", *words, f"output={output}", "processes=2"]
+    environment = {**os.environ, "PDPC_FAULT": fault}
     return subprocess.Popen(
-        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -75,11 +88,29 @@ def finish(process):
 
 
 @pytest.fixture(scope="module")
-def whole_run(words, tmp_path_factory):
+def whole_run(words, forked, tmp_path_factory):
     """An undisturbed run of two processes."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    finish(pdpc_train(words, folder, 2))
+    forked(words, folder, 2)
     return folder
+
+
+@pytest.fixture(scope="module")
+def forked(forks, tmp_path_factory):
+    """Return a function that runs forked ranks of `python -m train`, checks their exit code, returns their output."""
+    log = tmp_path_factory.mktemp("logs") / "log"
+
+    def run(words, output, ranks, code=0, **environment):
+        arguments = {"words": list(words), "output": str(output)}
+        started = forks.start("tests.torture.forks:train", arguments, ranks, log, environment)
+        codes = started.wait(PATIENCE_S)
+        started.kill()
+        output_text = started.told()
+        started.log.unlink()
+        assert codes == [code] * ranks, output_text
+        return output_text
+
+    return run
 
 
 def order_of(folder):
@@ -101,8 +132,8 @@ def test_two_processes_consume_the_order(whole_run):
     assert facts["world_size"] == 2
 
 
-def test_one_process_consumes_the_same_and_learns_the_same(whole_run, words, tmp_path):
-    shown = finish(pdpc_train(words, tmp_path / "one", 1))
+def test_one_process_consumes_the_same_and_learns_the_same(whole_run, words, forked, tmp_path):
+    shown = forked(words, tmp_path / "one", 1)
     assert len(re.findall(r"^attention: (?:blocks|sdpa) \(cpu, (?:bf16|fp32)\)$", shown, re.MULTILINE)) == 1
     assert read_consumed(tmp_path / "one").tolist() == read_consumed(whole_run).tolist()
     ours, theirs = (
@@ -124,7 +155,7 @@ def test_records_match_the_run(whole_run):
     assert [record["step"] for record in train] == list(range(1, order.steps + 1))
     assert (
         train[-1]["tokens"]
-        == Tokens.open(read_run(whole_run)["paths"]["tokens"]).real_tokens(np.arange(len(order))).sum()
+        == Tokens.open(read_run(whole_run)["paths"]["tokens"]).real_tokens(order[0 : len(order)]).sum()
     )
     for record in train:
         cursor = min(record["step"] * order.batch_size, len(order))
@@ -171,15 +202,14 @@ def test_every_metric_of_a_run_is_in_exactly_one_wandb_panel(whole_run):
     assert sorted(shared) == sorted(names.difference({"stage", STEP, TOKENS}))  # the axes and the stage number
 
 
-def test_an_unreachable_tracker_and_weight_averaging_do_not_change_the_run(whole_run, words, tmp_path):
+def test_an_unreachable_tracker_and_weight_averaging_do_not_change_the_run(whole_run, words, forked, tmp_path):
     from tests.torture.wandb_server import BLACK_HOLE, WandbServer
 
     folder, key = tmp_path / "dark", "canary" + "0123456789" * 4
     with WandbServer(BLACK_HOLE) as server:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-        environment = {**inherited, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": key}
+        environment = {"WANDB_MODE": "online", "WANDB_BASE_URL": server.url, "WANDB_API_KEY": key}
         trackers = ["tracker=both", "tracker.finish_s=0.5", "averaging.decay=0.9", "averaging.every=2"]
-        out = finish(pdpc_train([*words, *trackers], folder, 2, env=environment))
+        out = forked([*words, *trackers], folder, 2, **environment)
     assert "W&B: 0 records sent" in out
     assert losses(folder) == losses(whole_run)
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
@@ -192,75 +222,15 @@ def test_an_unreachable_tracker_and_weight_averaging_do_not_change_the_run(whole
     assert "| weights of | running average, step" in (tmp_path / "hf" / "README.md").read_text()
 
 
-def kill_after_step(process, folder, step):
-    """SIGKILL the launcher and both ranks once a step is recorded."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        metrics = folder / "metrics.jsonl"
-        if metrics.exists() and f'"step": {step},' in metrics.read_text():
-            break
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.005)
-    for pid in [*descendants(process.pid), process.pid]:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    process.wait()
-    process.stdout.close()
-
-
-def test_a_killed_run_resumes_bitwise_equal(whole_run, words, tmp_path):
+def test_ranks_exit_when_the_launcher_is_killed_and_the_run_resumes_bitwise_equal(whole_run, words, tmp_path):
     folder = tmp_path / "killed"
     first_end, second_end, _ = order_of(whole_run).stage_ends
     middle = (first_end + second_end) // 2
-    kill_after_step(pdpc_train(words, folder, 2), folder, middle)
-    assert read_run(folder)["status"] == "running"
-    assert newest_checkpoint(folder).name == f"step_{first_end:08d}"
-    out = finish(pdpc_train(words, folder, 2))
-    assert f"resumed from step {first_end}" in out
-    assert losses(folder) == losses(whole_run)
-    assert read_consumed(folder).tolist() == read_consumed(whole_run).tolist()
-    ours, theirs = (newest_checkpoint(run) for run in (folder, whole_run))
-    for rank in range(2):
-        name = f"rank_{rank:05d}.safetensors"
-        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
-
-
-def test_a_killed_run_resumes_with_a_replanned_order_but_not_with_another_past(words, replanned, forged, tmp_path):
-    folder = tmp_path / "killed"
-    path = next(word for word in words if word.startswith("data.order=")).removeprefix("data.order=")
-    order = Order.open(path)
-    end = order.stage_ends[0]
-    kill_after_step(pdpc_train(words, folder, 2), folder, end + 1)
-    before = (folder / "run.json").read_bytes()
-
-    other = forged(order, tmp_path / "damaged", 1, 2)
-    process = pdpc_train([*words, f"data.order={other.folder}"], folder, 1)
-    out, _ = process.communicate(timeout=240)
-    assert process.returncode != 0
-    assert f"step_{end:08d} has consumed other samples than the first {end * order.batch_size} of order" in out
-    assert (folder / "run.json").read_bytes() == before
-
-    child = replanned(order, tmp_path / "child", end * order.batch_size)
-    out = finish(pdpc_train([*words, f"data.order={child.folder}", "micro_batch_size=8"], folder, 1))
-    assert out.count(f"resuming with order {child.fingerprint}") == 1
-    assert read_consumed(folder).tolist() == child[:].tolist() != order[:].tolist()
-    facts = read_run(folder)
-    assert facts["fingerprints"]["order"] == child.fingerprint
-    attempts = [(attempt["order"], attempt["step"], attempt["world_size"]) for attempt in facts["lives"]]
-    assert attempts == [(order.fingerprint, 0, 2), (child.fingerprint, end, 1)]
-    assert (facts["cursor"], facts["consumed_hash"]) == (len(child), as_hex(order_hash(child, len(child))))
-    process = pdpc_train(words, folder, 1)
-    out, _ = process.communicate(timeout=60)
-    assert f"fingerprints.order: was '{child.fingerprint}', now '{order.fingerprint}'" in out
-
-
-def test_ranks_exit_when_the_launcher_is_killed(words, tmp_path):
-    folder = tmp_path / "orphans"
-    process = pdpc_train(words, folder, 2)
-    deadline = time.monotonic() + 120
-    while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+    process = pdpc_train(words, folder, f"loop.before_record:rank=0:nth={middle}:hang")
+    metrics, deadline = folder / "metrics.jsonl", time.monotonic() + PATIENCE_S
+    while not (metrics.exists() and f'"step": {middle - 2},' in metrics.read_text()):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     below = descendants(process.pid)
     assert len(below) >= 4
@@ -270,6 +240,45 @@ def test_ranks_exit_when_the_launcher_is_killed(words, tmp_path):
     while (left := [pid for pid in below if alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left
+    assert read_run(folder)["status"] == "running"
+    assert newest_checkpoint(folder).name == f"step_{first_end:08d}"
+
+    out = finish(pdpc_train(words, folder))
+    assert f"resumed from step {first_end}" in out
+    assert losses(folder) == losses(whole_run)
+    assert read_consumed(folder).tolist() == read_consumed(whole_run).tolist()
+    ours, theirs = (newest_checkpoint(run) for run in (folder, whole_run))
+    for rank in range(2):
+        name = f"rank_{rank:05d}.safetensors"
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+
+
+def test_a_killed_run_resumes_with_a_replanned_order_but_not_with_another_past(
+    words, forked, replanned, forged, tmp_path, capfd
+):
+    folder = tmp_path / "killed"
+    path = next(word for word in words if word.startswith("data.order=")).removeprefix("data.order=")
+    order = Order.open(path)
+    end = order.stage_ends[0]
+    forked(words, folder, 2, code=-signal.SIGKILL, PDPC_FAULT=f"loop.before_record:nth={end + 3}:kill")
+    before = (folder / "run.json").read_bytes()
+
+    other = forged(order, tmp_path / "damaged", 1, 2)
+    out = forked([*words, f"data.order={other.folder}"], folder, 1, code=CHANGED)
+    assert f"step_{end:08d} has consumed other samples than the first {end * order.batch_size} of order" in out
+    assert (folder / "run.json").read_bytes() == before
+
+    child = replanned(order, tmp_path / "child", end * order.batch_size)
+    out = forked([*words, f"data.order={child.folder}", "micro_batch_size=8"], folder, 1)
+    assert out.count(f"resuming with order {child.fingerprint}") == 1
+    assert read_consumed(folder).tolist() == child[:].tolist() != order[:].tolist()
+    facts = read_run(folder)
+    assert facts["fingerprints"]["order"] == child.fingerprint
+    attempts = [(attempt["order"], attempt["step"], attempt["world_size"]) for attempt in facts["lives"]]
+    assert attempts == [(order.fingerprint, 0, 2), (child.fingerprint, end, 1)]
+    assert (facts["cursor"], facts["consumed_hash"]) == (len(child), as_hex(order_hash(child, len(child))))
+    assert main(["train", *words, f"output={folder}"]) == CHANGED
+    assert f"fingerprints.order: was '{child.fingerprint}', now '{order.fingerprint}'" in capfd.readouterr().err
 
 
 def alive(pid):
@@ -279,20 +288,19 @@ def alive(pid):
         return False
 
 
-def test_a_finished_run_is_reused_and_other_settings_are_rejected(whole_run, words):
-    assert "is finished: reused" in finish(pdpc_train(words, whole_run, 2))
-    process = pdpc_train([*words, "optimizer.lr=1e-4"], whole_run, 2)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 78
-    assert "optimizer.lr: was 0.003, now 0.0001" in out
+def test_a_finished_run_is_reused_and_other_settings_are_rejected(whole_run, words, capfd):
+    again = ["train", *words, f"output={whole_run}"]
+    assert main([*again, "processes=2"]) == 0
+    assert "is finished: reused" in capfd.readouterr().out
+    assert main([*again, "processes=2", "optimizer.lr=1e-4"]) == CHANGED
+    assert "optimizer.lr: was 0.003, now 0.0001" in capfd.readouterr().err
 
 
-def test_attention_may_change_between_attempts_and_is_checked_before_training_starts(whole_run, words, tmp_path):
-    assert "is finished: reused" in finish(pdpc_train([*words, "model.attention=reference"], whole_run, 1))
-    process = pdpc_train([*words, "model.attention=flash"], tmp_path / "flash", 1)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "attention=flash runs only on cuda, not on cpu: use attention=" in out
+def test_attention_may_change_between_attempts_and_is_checked_before_training_starts(whole_run, words, tmp_path, capfd):
+    assert main(["train", *words, f"output={whole_run}", "model.attention=reference"]) == 0
+    assert "is finished: reused" in capfd.readouterr().out
+    assert main(["train", *words, f"output={tmp_path / 'flash'}", "model.attention=flash"]) == REFUSED
+    assert "attention=flash runs only on cuda, not on cpu: use attention=" in capfd.readouterr().err
     assert not (tmp_path / "flash").exists()
 
 
@@ -313,7 +321,7 @@ def test_the_deepspeed_launcher_starts_the_same_run(whole_run, words, tmp_path):
         *words,
         f"output={tmp_path / 'typed'}",
     ]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert losses(tmp_path / "typed") == losses(whole_run)
 

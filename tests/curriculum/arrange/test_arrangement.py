@@ -181,7 +181,7 @@ def written(tokens_of, parquet):
     return make
 
 
-@settings(max_examples=6 * EXAMPLES)
+@settings(max_examples=3 * EXAMPLES)
 @given(case=cases())
 def test_the_order_holds_what_was_planned(written, case):
     made = written(case)
@@ -209,7 +209,7 @@ def test_the_order_holds_what_was_planned(written, case):
     assert (made.counts_SC.sum(axis=0) == np.bincount(made.cells, minlength=len(made.bucket))).all()
 
 
-@settings(max_examples=4 * EXAMPLES)
+@settings(max_examples=2 * EXAMPLES)
 @given(case=cases())
 def test_the_whole_plan_keeps_within_a_sample_of_the_real_one(written, case):
     made = written(case)
@@ -222,7 +222,7 @@ def test_the_whole_plan_keeps_within_a_sample_of_the_real_one(written, case):
     assert np.allclose(made.plan_SC.sum(axis=0), made.counts_SC.sum(axis=0), rtol=1e-5, atol=1e-3)
 
 
-@settings(max_examples=4 * EXAMPLES)
+@settings(max_examples=2 * EXAMPLES)
 @given(case=cases([Shuffled, Sorted, Tilt, Pdpc, Linear, TwoStage, Frame, FlatTable]))
 def test_strata_keep_their_share_of_every_step(written, case):
     object.__setattr__(case.preference, "stratify_by", "source")
@@ -241,7 +241,7 @@ def test_strata_keep_their_share_of_every_step(written, case):
     assert (source_of[made.ids[scored]] == made.stratum[made.cells[scored]]).all()
 
 
-@settings(max_examples=4 * EXAMPLES)
+@settings(max_examples=2 * EXAMPLES)
 @given(case=cases([Sorted]))
 def test_a_sort_is_one_inside_every_stratum_and_fold(written, case):
     made = written(case)
@@ -266,7 +266,7 @@ def test_a_sort_is_one_inside_every_stratum_and_fold(written, case):
             assert (ids == ids[np.lexsort((ids, score[ids]))]).all()
 
 
-@settings(max_examples=2 * EXAMPLES)
+@settings(max_examples=EXAMPLES)
 @given(case=cases(subset=False), pieces=st.tuples(*[st.sampled_from([1, 7, 64, 1000])] * 2), data=st.data())
 def test_neither_chunks_nor_workers_nor_memory_change_a_bit(written, case, pieces, data):
     first = written(case)

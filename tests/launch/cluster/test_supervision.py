@@ -1,6 +1,5 @@
 """The supervisor of `pdpc train`: signals to its ranks, exit codes from them, and no process left behind."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -70,10 +69,6 @@ def test_silence_counts_only_the_time_that_the_supervisor_ran(tmp_path, monkeypa
     assert silence.poll() == {0: 0.0}
 
 
-SUPERVISED = (
-    "import os, sys; from launch.cluster.supervisor import supervise; "
-    "sys.exit(supervise({command!r}, os.environ, {timeout}))"
-)
 RANK = """
 import os, signal, sys, time
 from train.distributed import heartbeat
@@ -83,57 +78,60 @@ print("started", flush=True)
 """
 
 
-def supervised(body, timeout):
-    command = [sys.executable, "-c", RANK.format(body=body)]
-    program = SUPERVISED.format(command=command, timeout=timeout)
-    return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def supervisor(command, timeout_s=None, inherits=True, multi_node=False):
+    """Supervise `command` in a forked process."""
+    return supervise(command, os.environ if inherits else {}, timeout_s, multi_node=multi_node)
 
 
-def test_a_stopped_rank_is_ended_by_its_supervisor():
-    process = supervised("os.kill(os.getpid(), signal.SIGSTOP)", 1.0)
-    assert "started" in process.stdout.readline()
+@pytest.fixture
+def supervised(forks, tmp_path):
+    """Return a function that starts a supervisor of a Python program; both write to one log."""
+
+    def start(program, **arguments):
+        arguments["command"] = [sys.executable, "-c", program]
+        return forks.start(f"{__name__}:supervisor", arguments, 1, tmp_path / "log")
+
+    return start
+
+
+def test_a_stopped_rank_is_ended_by_its_supervisor(capfd):
     began = time.monotonic()
-    process.communicate(timeout=60)
-    assert process.returncode == 79
-    assert time.monotonic() - began < 1.0 + 5
+    command = [sys.executable, "-c", RANK.format(body="os.kill(os.getpid(), signal.SIGSTOP)")]
+    assert supervise(command, os.environ, 1.0) == 79
+    assert time.monotonic() - began < 40  # on a loaded machine too; otherwise the rank would stay stopped
+    assert "started" in capfd.readouterr().out
 
 
-def test_a_run_that_was_stopped_as_a_whole_continues():
+def test_a_run_that_was_stopped_as_a_whole_continues(supervised):
     body = """
-print(os.getpid(), flush=True)
+print(os.getpid(), "running", flush=True)
 for _ in range(30):
     heartbeat.still_here()
     time.sleep(0.1)
 heartbeat.report_code(0)
 """
-    process = supervised(body, 1.0)
-    assert "started" in process.stdout.readline()
-    rank = int(process.stdout.readline())
+    process = supervised(RANK.format(body=body), timeout_s=1.0)
+    rank = int(process.wait_for("running\n").split()[-2])
     time.sleep(1.0)
-    for pid in (rank, process.pid):
-        os.kill(pid, signal.SIGSTOP)
+    process.kill(signal.SIGSTOP, [rank, *process.pids])
     time.sleep(4.0)
-    os.kill(process.pid, signal.SIGCONT)
+    process.kill(signal.SIGCONT)
     time.sleep(0.3)  # the supervisor runs again first, and polls the ranks
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(rank, signal.SIGCONT)
-    process.communicate(timeout=60)
-    assert process.returncode == 0
+    process.kill(signal.SIGCONT, [rank])
+    assert process.wait(60) == [0], process.told()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_signals_reach_the_ranks_and_their_code_comes_back(number):
+def test_signals_reach_the_ranks_and_their_code_comes_back(number, supervised):
     body = f"""
 signal.signal({int(number)}, lambda n, f: (heartbeat.report_code(128 + n), os._exit(9)))
 print("ready", flush=True)
 time.sleep(60)
 """
-    process = supervised(body, None)
-    while "ready" not in process.stdout.readline():
-        assert process.poll() is None
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    process = supervised(RANK.format(body=body))
+    process.wait_for("ready")
+    process.kill(number)
+    assert process.wait(60) == [128 + number], process.told()
 
 
 def test_sigterm_reaches_the_ranks_and_leaves_no_process(tmp_path):
@@ -171,58 +169,25 @@ def environment_of(pid):
         return b""
 
 
-LEAVING = """
-import os, sys
-import torch
-from train.distributed.heartbeat import leave
-from train.distributed.world import free_port
-from train.engine.communication import start
-os.environ["DS_ACCELERATOR"] = "cpu"
-import deepspeed
-deepspeed.ops.__compatible_ops__
-codes = []
-for _ in range(int(sys.argv[1])):
-    port, pids = free_port(), []
-    for rank in range(2):
-        pids.append(os.fork())
-        if pids[-1] == 0:
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_SIZE": 2, "MASTER_PORT": port}
-            os.environ.update({key: str(value) for key, value in place.items()}, MASTER_ADDR="127.0.0.1")
-            start(threads=1).all_sum(torch.ones(1000))
-            leave(7)  # with gloo's threads still running
-    codes += [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-print(codes)
-"""
+def test_a_signal_before_the_ranks_have_started_exits_cleanly(supervised):
+    process = supervised("import time; print(1, flush=True); time.sleep(60)", inherits=False, timeout_s=30.0)
+    process.wait_for("1\n")  # the launcher runs, but no rank has reported
+    process.kill(signal.SIGINT)
+    assert process.wait(30) == [130]
+    assert process.told() == "1\nSIGINT arrived before the ranks had started: run the same command again\n"
 
 
-def test_a_signal_before_the_ranks_have_started_exits_cleanly():
-    program = (
-        "import sys; from launch.cluster.supervisor import supervise\n"
-        "sys.exit(supervise([sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(60)'], {}, 30.0))"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as supervisor:
-        assert supervisor.stdout.readline() == "1\n"  # the launcher runs, but no rank has reported
-        supervisor.send_signal(signal.SIGINT)
-        _, errors = supervisor.communicate(timeout=30)
-    assert supervisor.returncode == 130
-    assert errors == "SIGINT arrived before the ranks had started: run the same command again\n"
-
-
-def test_the_launcher_ends_the_ranks_on_other_machines():
+def test_the_launcher_ends_the_ranks_on_other_machines(supervised):
     launcher = (
         "import os, signal, sys, time\n"
         "def end(*_):\n    os.write(1, b'ranks ended\\n')\n    sys.exit(7)\n"
         "signal.signal(signal.SIGINT, end)\nos.write(1, b'1\\n')\ntime.sleep(60)"
     )
-    command = [sys.executable, "-c", launcher]
-    program = f"from launch.cluster.supervisor import supervise; print(supervise({command!r}, {{}}, multi_node=True))"
-    with subprocess.Popen([sys.executable, "-c", program], text=True, stdout=subprocess.PIPE) as supervisor:
-        assert supervisor.stdout.readline() == "1\n"
-        supervisor.send_signal(signal.SIGINT)
-        output, _ = supervisor.communicate(timeout=30)
-    assert output == "ranks ended\n7\n"
+    process = supervised(launcher, inherits=False, multi_node=True)
+    process.wait_for("1\n")
+    process.kill(signal.SIGINT)
+    assert process.wait(30) == [7]
+    assert process.told() == "1\nranks ended\n"
 
 
 def test_a_rank_that_was_killed_is_named(capfd):
@@ -236,8 +201,20 @@ def test_a_rank_that_was_killed_is_named(capfd):
     assert capfd.readouterr().err == expected
 
 
-def test_ranks_that_leave_are_not_aborted_by_running_threads():
+def leaving():
+    """Leave as a rank does, with gloo's threads still running."""
+    import torch
+
+    from train.distributed.heartbeat import leave
+    from train.engine.communication import start
+
+    start(threads=1).all_sum(torch.ones(1000))
+    leave(7)
+
+
+def test_ranks_that_leave_are_not_aborted_by_running_threads(forks, tmp_path):
     """In a normal interpreter shutdown, a gloo thread may abort a rank (-6), whether or not its work is done."""
-    done = subprocess.run([sys.executable, "-c", LEAVING, "5"], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == str([7] * 10), done.stderr
-    assert "terminate called" not in done.stderr
+    for _ in range(5):
+        ranks = forks.start(f"{__name__}:leaving", {}, 2, tmp_path / "log")
+        assert ranks.wait(60) == [7, 7], ranks.told()
+    assert "terminate called" not in ranks.told()

@@ -1,7 +1,8 @@
-"""The full pipeline in one command: undisturbed, a second time, and killed on the way."""
+"""The full pipeline in one command: killed on the way, resumed, and run a second time."""
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from curriculum.order.order import Order
 from curriculum.tokens.tokens import Tokens
+from tests.torture.runs import MEASURED, PATIENCE_S
 from train.export.export import newest_checkpoint
 from train.records.consumed import read_consumed
 from train.records.run_json import read_run
@@ -78,40 +80,48 @@ def changed(folder):
     }
 
 
-def numbers(folder):
-    """Return the report without the values that differ between any two runs: speed and paths."""
-    report = json.loads((folder / "report.json").read_text())
-    return {key: value for key, value in report.items() if key not in ("throughput", "config_differences", "places")}
+def values(run):
+    """Return a run's records without the values that differ between any two runs."""
+    return [
+        {key: value for key, value in record.items() if not key.startswith(MEASURED)}
+        for record in read_metrics(run / "metrics.jsonl")
+    ]
 
 
-def test_the_full_pipeline(contained_pair, power_cut, tmp_path):
-    """Two demos of one text side by side: one undisturbed, and one that is killed twice and resumes.
+def test_the_full_pipeline(contained, power_cut, forks, tmp_path):
+    """A demo that is killed twice and resumes, and one of its arms trained again without interruption.
 
     One test, because a second pytest worker would have to run the pipeline again.
     """
-    whole, killed = places = [tmp_path / name / "demo" for name in ("undisturbed", "killed")]
-    for place in places:
-        write_long_text(place.parent / "text")
-    quiet, harmed = contained_pair
-    undisturbed = start(whole, quiet)
-    killed_twice(killed, harmed, power_cut)
-    finish(undisturbed, whole)
+    folder = tmp_path / "place" / "demo"
+    write_long_text(folder.parent / "text")
+    killed_twice(folder, contained, power_cut)
 
-    check_page(whole)
+    check_page(folder)
     for arm in ARMS:
-        check_arm(whole, arm)
-    check_export(whole)
-    assert numbers(killed) == numbers(whole)
-    for place in places:
-        check_nothing_is_left(place)
+        check_arm(folder, arm)
+    check_export(folder)
+    check_nothing_is_left(folder)
+    uninterrupted = trained_uninterrupted(folder, forks, contained, tmp_path / "uninterrupted")
+    assert values(uninterrupted) == values(folder / "run_shuffled")
 
-    before, report = changed(whole), (whole / "report.json").read_text()
+    before, report = changed(folder), (folder / "report.json").read_text()
     started = os.times().children_user
-    finish(start(whole, quiet), whole)
+    finish(start(folder, contained), folder)
     assert os.times().children_user - started < 30
-    assert changed(whole) == before
-    assert (whole / "report.json").read_text() == report
-    assert not (Path(quiet["HOME"]) / "hf").exists()
+    assert changed(folder) == before
+    assert (folder / "report.json").read_text() == report
+    assert not (Path(contained["HOME"]) / "hf").exists()
+
+
+def trained_uninterrupted(folder, forks, environment, output):
+    """Train the killed arm again with the command that the demo printed; return its run."""
+    line = next(line for line in folder.with_suffix(".log").read_text().splitlines() if "arm=shuffled" in line)
+    words = [word for word in shlex.split(line.removeprefix("$ pdpc train ")) if not word.startswith("output=")]
+    arguments = {"words": [*words, "tracker=none"], "output": str(output)}
+    rank = forks.start("tests.torture.forks:train", arguments, 1, output.with_suffix(".log"), environment)
+    assert rank.wait(PATIENCE_S) == [0], rank.told()
+    return output
 
 
 def killed_twice(folder, environment, power_cut):

@@ -60,17 +60,15 @@ def test_a_worker_reports_an_error_in_the_text(tmp_path, capsys, words):
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGKILL], [signal.SIGINT, signal.SIGINT]], ids=["killed", "interrupted"])
-def test_workers_end_with_their_parent_and_leave_no_artifact(tmp_path, words, contained, signals):
-    with (tmp_path / "text.jsonl").open("w") as file:  # about ten seconds of work
-        for i in range(20_000):
-            file.write(json.dumps({"text": f"{i} " * 300, "source": "web"}) + "\n")
+def test_workers_end_with_their_parent_and_the_next_run_resumes(tmp_path, words, expected, contained, signals):
+    """The workers hang in their third chunks, so that the work cannot finish before the signals arrive."""
     output = tmp_path / "tokens"
-    settings = [f"input.paths=[{tmp_path}/text.jsonl]", words[1], "chunk_bytes=100000", "processes=2"]
-    program = [sys.executable, "-m", "launch.cli", "prepare", *settings, f"output={output}"]
-    started = subprocess.Popen(program, env=contained, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    program = [sys.executable, "-m", "launch.cli", "prepare", *words, f"output={output}", "processes=2"]
+    faulty = {**contained, "PDPC_FAULT": "chunk.before_rename:nth=3:hang"}
+    started = subprocess.Popen(program, env=faulty, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("tokens.chunks/*.chunk")) and time.monotonic() < deadline:
+        while len(list(tmp_path.glob("tokens.chunks/*.chunk"))) < 4 and time.monotonic() < deadline:
             time.sleep(0.02)
         for number in signals:
             started.send_signal(number)
@@ -79,8 +77,10 @@ def test_workers_end_with_their_parent_and_leave_no_artifact(tmp_path, words, co
     finally:
         started.kill()
         started.wait(timeout=30)
-    assert list(tmp_path.glob("tokens.chunks/*.chunk"))
+    assert len(list(tmp_path.glob("tokens.chunks/*.chunk"))) == 4
     assert not output.exists()
+    assert main(["prepare", *words, f"output={output}", "processes=1"]) == 0
+    assert files(output) == expected
 
 
 def test_actors_of_a_ray_cluster_one_of_which_is_killed(words, expected, tmp_path):

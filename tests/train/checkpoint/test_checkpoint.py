@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -211,19 +212,9 @@ def test_a_checkpoint_of_another_model_is_rejected(world, tmp_path):
         checkpoint.load(folder, other)
 
 
-def _fail_on_rank_0(rank, port, folder, results):
-    import os
-
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE="2",
-        LOCAL_SIZE="2",
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    import torch.distributed as dist
-
+def fail_on_rank_0(folder):
+    """Save, as one rank, where rank 0 cannot, and write the outcome to a file."""
+    folder = Path(folder)
     here = start(threads=1)
     (folder / "in_the_way").touch(exist_ok=True)
     engine = make(here, "fp32")
@@ -233,19 +224,13 @@ def _fail_on_rank_0(rank, port, folder, results):
         outcome = "saved"
     except Exception as error:
         outcome = f"{type(error).__name__}: {error}"
-    (results / str(rank)).write_text(outcome)
+    (folder / f"outcome_{here.rank}").write_text(outcome)
     here.barrier()
-    dist.destroy_process_group()
-    os._exit(0)
 
 
-def test_a_failure_on_one_rank_ends_the_save_on_both(tmp_path):
-    import torch.multiprocessing as mp
-
-    from train.distributed.world import free_port
-
-    results = tmp_path / "results"
-    results.mkdir()
-    mp.spawn(_fail_on_rank_0, args=(free_port(), tmp_path, results), nprocs=2)
-    assert (results / "0").read_text().startswith("FileExistsError: [Errno 17] checkpoint")
-    assert (results / "0").read_text() == (results / "1").read_text()
+def test_a_failure_on_one_rank_ends_the_save_on_both(forks, tmp_path):
+    ranks = forks.start(f"{__name__}:fail_on_rank_0", {"folder": str(tmp_path)}, 2, tmp_path / "log")
+    assert ranks.wait(60) == [0, 0], ranks.told()
+    outcomes = [(tmp_path / f"outcome_{rank}").read_text() for rank in range(2)]
+    assert outcomes[0].startswith("FileExistsError: [Errno 17] checkpoint")
+    assert outcomes[0] == outcomes[1]

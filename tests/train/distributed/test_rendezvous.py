@@ -1,28 +1,34 @@
 """The ranks meet within a time limit, and name those that are missing."""
 
-import json
 import os
 import re
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from train.distributed.exit_codes import FAILED, PORT_TAKEN
 from train.distributed.world import free_port
 
-ROOT = Path(__file__).parents[3]
-RANKS = """
-import json, os, sys
-from datetime import timedelta
-import torch.distributed as dist
-from train.distributed import rendezvous as module
-from train.distributed.rendezvous import NotMet, rendezvous
 
-def be(rank, size, limit_s, lost):
+def join(who, size, limit_s, lost, lives, named, late_s, folder):
+    """Join as one rank, if it is one of `who`; it writes to a file that has its number as a name."""
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
+    from train.distributed import rendezvous as module
+    from train.distributed.rendezvous import NotMet, rendezvous
+
+    number = os.environ["RANK"]
+    if int(number) not in who:
+        return 0
+    out = os.open(f"{folder}/{number}", os.O_WRONLY | os.O_CREAT)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.environ["PDPC_LIFE"] = lives.get(number, "")
+    rank = named.get(number, int(number))
+    module.LATE_S = late_s
     try:
         with rendezvous(rank, size, limit_s, os._exit):
             print("met", flush=True)
@@ -31,44 +37,24 @@ def be(rank, size, limit_s, lost):
             dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(minutes=30))
         dist.barrier()
         print("connected", flush=True)
-        os._exit(0)
+        return 0
     except NotMet as error:
         print(error, flush=True)
-        os._exit(error.exit_code)
-
-asked, pids = json.loads(sys.argv[1]), {}
-for rank in asked["who"]:
-    pids[rank] = os.fork()
-    if pids[rank] == 0:
-        os.environ["PDPC_LIFE"] = asked["lives"].get(str(rank), "")
-        out = os.open(f"{asked['folder']}/{rank}", os.O_WRONLY | os.O_CREAT)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        module.LATE_S = asked["late_s"]
-        be(asked["named"].get(str(rank), rank), asked["size"], asked["limit_s"], asked["lost"])
-codes = {rank: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for rank, pid in pids.items()}
-print(json.dumps(codes))
-"""
+        return error.exit_code
 
 
 @pytest.fixture
-def ended(tmp_path):
+def ended(forks, tmp_path):
     """Let some ranks of a world meet; return each one's output and exit code."""
 
     def run(who, size, limit_s, lost=None, port=None, lives=(), named=(), late_s=5.0):
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port()), "PYTHONPATH": str(ROOT)}
         asked = {"who": who, "size": size, "limit_s": limit_s, "lost": lost, "folder": str(tmp_path)}
         asked |= {"lives": dict(lives), "named": dict(named), "late_s": late_s}
-        done = subprocess.run(
-            [sys.executable, "-c", RANKS, json.dumps(asked)],
-            env={**os.environ, **place},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-        codes = json.loads(done.stdout)
-        return {rank: ((tmp_path / str(rank)).read_text(), codes[str(rank)]) for rank in who}
+        environment = {"MASTER_PORT": str(port or free_port())}
+        ranks = forks.start(f"{__name__}:join", asked, max(who) + 1, tmp_path / "log", environment)
+        codes = ranks.wait(60)
+        ranks.kill()
+        return {rank: ((tmp_path / str(rank)).read_text(), codes[rank]) for rank in who}
 
     return run
 
@@ -122,13 +108,13 @@ def test_a_listener_that_never_answers_is_not_waited_for(ended):
 
 
 def test_a_rank_of_another_attempt_is_not_counted(ended):
-    ranks = ended([0, 1], 2, 2.0, lives={0: "this", 1: "earlier"})
+    ranks = ended([0, 1], 2, 2.0, lives={"0": "this", "1": "earlier"})
     assert {code for _, code in ranks.values()} == {FAILED}
     assert "of 2 ranks, 1 did not join" in ranks[0][0]
 
 
 def test_a_second_process_of_one_rank_is_rejected_by_name(ended):
-    ranks = ended([0, 1, 2], 3, 3.0, named={2: 1})
+    ranks = ended([0, 1, 2], 3, 3.0, named={"2": 1})
     told = ranks[1][0] + ranks[2][0]
     assert re.search(r"process \d+ on \S+ is rank 1, and so is process \d+ on \S+, which joined at 127", told)
     assert "end the processes left over from an earlier attempt" in told

@@ -1,41 +1,47 @@
 """The watchdog of one process: what is late, what is not, and the files it leaves."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from train.distributed import watchdog
 from train.distributed.watchdog import end_processes
 
-ROOT = Path(__file__).parents[3]
 
-PROGRAM = """
-import logging, os, sys, time
-from pathlib import Path
-import torch
-from train.distributed.signals import Signals
-from train.distributed.watchdog import Watchdog
-from train.distributed.world import World
-logging.basicConfig(level=logging.INFO, format="%(message)s")
-signals = Signals(60.0)
-signals.install()
-dog = Watchdog(Path(sys.argv[1]), World(0, 1, 0, 1, torch.device("cpu")), 0.5, 2.5)
-dog.start()
-{body}
-dog.close()
-"""
+def watch(body, folder, slow_timeout_s):
+    """Run `body` under a watchdog; it is compiled as a program, so that stacks show it as `<module>`."""
+    import logging
+    from pathlib import Path
 
+    import torch
 
-def watched(tmp_path, body, **kwargs):
-    words = [sys.executable, "-c", PROGRAM.format(body=body), str(tmp_path)]
-    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+    from train.distributed.signals import Signals
+    from train.distributed.watchdog import Watchdog
+    from train.distributed.world import World
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    signals = Signals(60.0)
+    signals.install()
+    dog = Watchdog(Path(folder), World(0, 1, 0, 1, torch.device("cpu")), 0.5, slow_timeout_s)
+    dog.start()
+    exec(compile(f"import os, threading, time\n{body}", "body", "exec"), {"dog": dog, "signals": signals})
+    dog.close()
 
 
-def test_a_rank_that_makes_progress_is_not_disturbed_and_leaves_no_file(tmp_path):
+@pytest.fixture
+def watched(forks, tmp_path, tmp_path_factory):
+    """Return a function that starts a rank with a body under a watchdog, which writes its files to `tmp_path`."""
+    log = tmp_path_factory.mktemp("watched") / "log"
+
+    def start(body, slow_timeout_s=2.5):
+        arguments = {"body": body, "folder": str(tmp_path), "slow_timeout_s": slow_timeout_s}
+        return forks.start(f"{__name__}:watch", arguments, 1, log)
+
+    return start
+
+
+def test_a_rank_that_makes_progress_is_not_disturbed_and_leaves_no_file(watched, tmp_path):
     body = """
 time.sleep(0.9)  # the start may take long
 for step in range(8):
@@ -48,9 +54,8 @@ with dog.slow("an evaluation"):
         time.sleep(0.7)
 time.sleep(0.1)
 """
-    process = watched(tmp_path, body)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, out
+    rank = watched(body)
+    assert rank.wait(60) == [0], rank.told()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -59,18 +64,17 @@ time.sleep(0.1)
     [
         ("dog.beat('step 3')\nwhile True: time.sleep(1)", "step 3", "<module>"),
         (
-            "dog.beat('step 1')\nimport threading\nthreading.Lock().acquire() and threading.Event().wait()",
+            "dog.beat('step 1')\nthreading.Lock().acquire() and threading.Event().wait()",
             "step 1",
             "wait",
         ),
         ("with dog.slow('the checkpoint of step 4'):\n    time.sleep(60)", "the checkpoint of step 4", "<module>"),
     ],
 )
-def test_a_rank_without_progress_is_ended_with_its_stacks(tmp_path, body, where, stack):
-    process = watched(tmp_path, body)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 79, out
-    assert f"rank 0 hangs: at {where} for more than" in out
+def test_a_rank_without_progress_is_ended_with_its_stacks(watched, tmp_path, body, where, stack):
+    rank = watched(body)
+    assert rank.wait(60) == [79], rank.told()
+    assert f"rank 0 hangs: at {where} for more than" in rank.told()
     dumped = (tmp_path / "stacks" / "rank_00000.txt").read_text()
     assert f"rank 0: {where}" in dumped
     assert "most recent call first" in dumped
@@ -80,29 +84,28 @@ def test_a_rank_without_progress_is_ended_with_its_stacks(tmp_path, body, where,
 @pytest.mark.parametrize(
     ("body", "code"), [("signals.at_hang = dog.dump", 79), ("signals.at_hang = threading.Event().wait", -6)]
 )
-def test_a_stopped_process_is_ended_with_its_stacks_though_its_threads_may_not_run(tmp_path, body, code):
-    process = watched(tmp_path, f"import threading\n{body}\nprint('ready', flush=True)\ntime.sleep(60)")
-    while "ready" not in process.stdout.readline():
-        assert process.poll() is None
-    os.kill(process.pid, signal.SIGSTOP)
-    end_processes([process.pid])
-    process.communicate(timeout=60)
-    assert process.returncode == code
+def test_a_stopped_process_is_ended_with_its_stacks_though_its_threads_may_not_run(
+    watched, tmp_path, monkeypatch, body, code
+):
+    monkeypatch.setattr(watchdog, "PATIENCE_S", 8.0)  # leaves 2.4 s for the abort, enough on a loaded machine too
+    rank = watched(f"{body}\nprint('ready', flush=True)\ntime.sleep(60)", slow_timeout_s=60.0)
+    rank.wait_for("ready")
+    rank.kill(signal.SIGSTOP)
+    end_processes(rank.pids)
+    assert rank.wait(60) == [code]
     assert "most recent call first" in (tmp_path / "stacks" / "rank_00000.txt").read_text()
 
 
-def test_a_process_that_was_stopped_as_a_whole_and_continued_is_not_late(tmp_path):
+def test_a_process_that_was_stopped_as_a_whole_and_continued_is_not_late(watched):
     body = """
 print("ready", flush=True)
 for step in range(15):
     dog.beat(f"step {step}")
     time.sleep(0.1)
 """
-    process = watched(tmp_path, body)
-    while "ready" not in process.stdout.readline():
-        assert process.poll() is None
-    os.kill(process.pid, signal.SIGSTOP)
+    rank = watched(body)
+    rank.wait_for("ready")
+    rank.kill(signal.SIGSTOP)
     time.sleep(1.2)
-    os.kill(process.pid, signal.SIGCONT)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, out
+    rank.kill(signal.SIGCONT)
+    assert rank.wait(60) == [0], rank.told()

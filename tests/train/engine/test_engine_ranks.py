@@ -1,6 +1,6 @@
 """ZeRO 0 to 3 in bf16 and fp32 on one rank and on two: the same losses, exact resumption, every element owned once.
 
-One process starts two ranks for all cases. PDPC_ENGINE_STEPS=30 is the long form: 30 steps, saved, 30 more, and every
+Two ranks are forked for all cases. PDPC_ENGINE_STEPS=30 is the long form: 30 steps, saved, 30 more, and every
 pair of stages between one rank and two. Three cases at stage 3 keep their optimizer, or parameters too, on a disk.
 """
 
@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from models import DecoderConfig
 from models.attention import Documents
 from models.decoder import build
+from tests.torture.runs import PATIENCE_S
 from tests.train.engine import gradients
 from tests.train.evaluation.questions import Questions
 from train.config.compose import compose
-from train.distributed.world import World, free_port
+from train.distributed.world import World
 from train.engine import Engine
 from train.engine.communication import start
 from train.settings import TrainSettings
@@ -203,11 +205,9 @@ def shared_groups() -> int:
     return sum(group.size() > 1 for group in distributed_c10d._world.pg_map)
 
 
-def _rank(rank, port, folder):
-    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_SIZE": 2, "MASTER_PORT": port}
-    os.environ.update({key: str(value) for key, value in environment.items()}, MASTER_ADDR="127.0.0.1")
-    import torch.distributed as dist
-
+def rank_of_two(folder):
+    """Run every case as one rank of two, and write the results to a file."""
+    folder = Path(folder)
     swap_small_tensors(pytest.MonkeyPatch())
     world = start(threads=1)
     groups = shared_groups()
@@ -217,22 +217,19 @@ def _rank(rank, port, folder):
     gradients.small_buckets(pytest.MonkeyPatch())
     for stage, precision in gradients.CASES:
         found[f"gradients {stage} {precision}"] = gradients.worst_differences(world, stage, precision)
-    (folder / f"rank{rank}.json").write_text(json.dumps(found))
+    (folder / f"rank{world.rank}.json").write_text(json.dumps(found))
     world.barrier()
-    dist.destroy_process_group()
-    os._exit(0)
 
 
 @pytest.fixture(scope="module")
-def found(world, tmp_path_factory):
+def found(world, forks, tmp_path_factory):
     """Return the results by number of ranks, then rank, then case."""
-    import torch.multiprocessing as mp
-
     folder = tmp_path_factory.mktemp("engine")
     with pytest.MonkeyPatch.context() as patch:
         swap_small_tensors(patch)
         alone = {f"{stage}_{precision}": one_case(world, stage, precision, folder) for stage, precision in CASES}
-        mp.spawn(_rank, args=(free_port(), folder), nprocs=2)
+        ranks = forks.start(f"{__name__}:rank_of_two", {"folder": str(folder)}, 2, folder / "log")
+        assert ranks.wait(600 if LONG else PATIENCE_S) == [0, 0], ranks.told()
         alone["pairs"] = from_the_other_world(world, folder)
     return {1: [alone], 2: [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]}
 

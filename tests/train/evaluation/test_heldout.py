@@ -11,15 +11,15 @@ import numpy.typing as npt
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from curriculum.tokens.tokens import Tokens
 from models.config import DecoderConfig
 from models.decoder import build
 from models.kernels.interface import IGNORED
 from models.losses.cross_entropy import TokenLosses
+from tests.torture.forks import Forks
 from train.distributed.collectives import RankFailed
-from train.distributed.world import World, free_port
+from train.distributed.world import World
 from train.evaluation.heldout import HeldoutSettings, evaluate_heldout
 
 SEQ_LEN = 8
@@ -192,20 +192,21 @@ def evaluate_decoder(world: World) -> tuple[dict[str, float], int]:
     return evaluate_heldout(decoder, SLICE, PD, HeldoutSettings(batch_size=3), world).values, len(calls)
 
 
-def run_rank(rank: int, size: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+def run_rank(folder: str) -> None:
+    """Evaluate as one rank, and write the values to a file."""
+    dist.init_process_group("gloo")
+    rank, size = dist.get_rank(), dist.get_world_size()
     values = evaluate_decoder(World(rank, size, rank, size, torch.device("cpu")))
-    (folder / f"{rank}.json").write_text(json.dumps(values))
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(values))
     dist.barrier()
-    dist.destroy_process_group()
 
 
-def test_two_ranks_return_the_same_as_one(tmp_path: Path) -> None:
+def test_two_ranks_return_the_same_as_one(forks: Forks, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     expected, calls = evaluate_decoder(SINGLE)
     assert calls == 5
-    mp.spawn(run_rank, args=(2, free_port(), tmp_path), nprocs=2)
+    ranks = forks.start(f"{__name__}:run_rank", {"folder": str(tmp_path)}, 2, tmp_path / "log")
+    assert ranks.wait(60) == [0, 0], ranks.told()
     for rank in range(2):
         values, calls = json.loads((tmp_path / f"{rank}.json").read_text())
         assert values == expected  # bit for bit: the batches are the same

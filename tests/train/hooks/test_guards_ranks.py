@@ -7,7 +7,6 @@ import torch
 
 from curriculum.artifact.manifest import open_manifest
 from tests.torture import hang, nan, preempt
-from tests.torture.forks import served
 from tests.torture.runs import PATIENCE_S, Ending, Material
 from tests.train.evaluation.questions import Questions
 from train import checkpoint
@@ -19,12 +18,6 @@ from train.records.skipped import SKIPPED
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
     return Material.make(tmp_path_factory.mktemp("guards") / "material")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forks():
-    with served() as server:
-        yield server
 
 
 def test_a_rollback_restores_the_weights_of_the_last_checkpoint_and_loses_no_sample(material, forks, tmp_path):
@@ -216,6 +209,6 @@ def test_a_step_without_logging_makes_no_host_device_sync(material, forks, tmp_p
 
 
 @pytest.mark.parametrize(("campaign", "count"), [(nan, 3), (hang, 1), (preempt, 3)])
-def test_a_short_campaign(campaign, count, tmp_path):
+def test_a_short_campaign(campaign, count, forks, tmp_path):
     tally = campaign.run(count, 3, tmp_path)
     assert tally.good, tally.failures

@@ -5,18 +5,11 @@ import shutil
 
 import pytest
 
-from tests.torture.forks import served
 from tests.torture.runs import PATIENCE_S, Material
 from train import checkpoint
 from train.distributed.exit_codes import CHANGED, REFUSED
 from train.records.layout import CHECKPOINTS, RUN
 from train.records.run_json import read_run
-
-
-@pytest.fixture(scope="module")
-def forks():
-    with served() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

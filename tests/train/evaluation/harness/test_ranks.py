@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from launch.cli import main
-from tests.torture.forks import Forks, served
+from tests.torture.forks import Forks
 from tests.torture.runs import PATIENCE_S, Material
 from tests.train.evaluation.harness.material import CHOICE, requests, write_misdeeds, write_task
 from tests.train.evaluation.harness.ranks import BATCH, STAGES, all_requests
@@ -23,12 +23,6 @@ from train.records.layout import CHECKPOINTS
 from train.tracking import read_metrics
 
 SIZES = (1, 2)
-
-
-@pytest.fixture(scope="module")
-def forks() -> Any:
-    with served() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

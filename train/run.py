@@ -363,7 +363,8 @@ def _ask(loop: Loop, attempts: Attempts | None) -> Evaluated:
     """Ask the model; who ends this rank meanwhile, or another one, by a signal is not taken for the task that runs."""
     inputs, settings = loop.inputs, loop.settings
     tokenizer = inputs.validation.tokenizer_folder
-    asked = Questions(tokenizer, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks)
+    bos = inputs.validation.bos
+    asked = Questions(tokenizer, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, bos)
     before = loop.signals.at_leave
     if attempts is not None:
         loop.signals.at_leave = attempts.asked_to_leave

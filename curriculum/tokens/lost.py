@@ -75,7 +75,9 @@ class LostBytes:
         found = self._tokenizer.decode(ids if self._unknown is None else ids[ids != self._unknown])
         if found == text:
             return 0, False
-        wanted, there = (np.bincount(np.frombuffer(part, dtype=np.uint8), minlength=256) for part in (raw, found.encode()))
+        wanted, there = (
+            np.bincount(np.frombuffer(part, dtype=np.uint8), minlength=256) for part in (raw, found.encode())
+        )
         return int(np.maximum(wanted - there, 0).sum()), True
 
 

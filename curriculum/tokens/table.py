@@ -59,8 +59,11 @@ def check_lost(facts: Mapping[str, Any], limit: float) -> None:
 def template_note(template: tuple[list[str], list[str]], tokenizer: TextTokenizer | None) -> str | None:
     """Return a note about what a tokenizer's own template adds and TOKENS leave out; None if that is nothing."""
     kept = [] if tokenizer is None else tokenizer.template[0]
-    dropped = [f"{' '.join(part)!r} {where} a text" for part, where in zip(template, ("before", "after"), strict=True)
-               if part and part != kept]
+    dropped = [
+        f"{' '.join(part)!r} {where} a text"
+        for part, where in zip(template, ("before", "after"), strict=True)
+        if part and part != kept
+    ]
     if not dropped:
         return None
     rule = f"with {kept[0]!r}" if kept else "without BOS (tokenizer.bos=true would add it)"

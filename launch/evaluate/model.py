@@ -31,7 +31,7 @@ from train.evaluation.attempts import forget_attempts
 from train.evaluation.evaluate import FAILED, Questions, evaluate
 from train.evaluation.harness.tasks import BenchmarkSettings, check_tasks, task_files_fingerprint
 from train.evaluation.heldout import HeldoutSettings
-from train.export.export import tokenizer_folder
+from train.export.export import document_bos, tokenizer_folder
 from train.export.weights import choose_weights
 from train.inputs import VALIDATION
 from train.resume.runfolder import CHECKPOINTS, RunFolder, read_run
@@ -80,14 +80,20 @@ def _evaluate_newest(settings: EvaluateSettings, run: Path, world: World) -> Eva
 def _evaluate_folder(settings: EvaluateSettings, folder: Path, world: World) -> Evaluated:
     """Evaluate a Hugging Face folder, or the folder of one checkpoint of a run."""
     check_tasks(settings.benchmarks)
+    validation = None if settings.tokens is None else Tokens.open(settings.tokens, VALIDATION)
+    bos: int | None = None
     if (folder / MANIFEST).is_file():
         run = folder.parent.parent
         decoder, tokenizer = load_decoder(folder), tokenizer_folder(run, read_run(run))
+        bos = document_bos(tokenizer)
     else:
-        decoder, tokenizer = huggingface.load(folder, torch.float32), folder
-    validation = None
-    if settings.tokens is not None:
-        validation = Tokens.open(settings.tokens, VALIDATION)
+        end = None if validation is None else validation.end_of_text  # as in training: documents do not see each other
+        decoder, tokenizer = huggingface.load(folder, torch.float32, end_of_text=end), folder
+        if settings.benchmarks.tasks:
+            from train.evaluation.harness.model import load_tokenizer, template_start
+
+            bos = template_start(load_tokenizer(folder))
+    if validation is not None:
         if not (tokenizer / TOKENIZER_FILE).is_file() or (
             tokenizer_fingerprint(tokenizer) != validation.tokenizer_fingerprint
         ):
@@ -95,7 +101,7 @@ def _evaluate_folder(settings: EvaluateSettings, folder: Path, world: World) -> 
                 f"tokens={settings.tokens} were made with another tokenizer than {tokenizer} has: give TOKENS prepared "
                 f"with tokenizer.name={tokenizer}, or leave tokens out"
             )
-    asked = Questions(tokenizer, validation, None, settings.heldout, settings.benchmarks)
+    asked = Questions(tokenizer, validation, None, settings.heldout, settings.benchmarks, bos)
     found = evaluate(decoder.eval().to(world.device), asked, world)
     target = Path(settings.output) if settings.output is not None else None
     if target is not None:
@@ -229,7 +235,7 @@ def _questions(facts: dict[str, Any], heldout: HeldoutSettings, benchmarks: Benc
     check_tasks(benchmarks)
     validation, pd = _heldout_of(facts)
     validation.check_tokenizer()
-    return Questions(validation.tokenizer_folder, validation, pd, heldout, benchmarks)
+    return Questions(validation.tokenizer_folder, validation, pd, heldout, benchmarks, validation.bos)
 
 
 def _heldout_of(facts: dict[str, Any]) -> tuple[Tokens, NDArray[np.float32] | None]:

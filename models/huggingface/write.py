@@ -40,12 +40,13 @@ def export(
     dtype: torch.dtype,
     tokenizer_folder: Path | None,
     card: str | None,
+    bos: int | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads without this package.
 
     `state` maps names to a Decoder's tensors (any dtype and device); they are stored as `dtype`. `card` is the text of
-    README.md (None: a short one is written). Raises ValueError, before writing anything, if `folder` is not empty, if a
+    README.md (None: a short one is written), `bos` the token that starts a text (None: `config.end_of_text`). Raises ValueError, before writing anything, if `folder` is not empty, if a
     tensor is missing, unexpected or of the wrong shape, or if `tokenizer_folder` has no tokenizer. A failed write
     leaves a partial folder (train/export/export.py makes exports atomic).
     """
@@ -57,9 +58,10 @@ def export(
         raise ValueError(f"{folder} exists and is not an empty folder: name a new one")
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(folder, weights, dtype, max_shard_bytes)
-    _write_json(folder / "config.json", _llama_config(config, dtype))
+    _write_json(folder / "config.json", _llama_config(config, dtype, bos))
     if config.end_of_text is not None:
-        ids = {"bos_token_id": config.end_of_text, "eos_token_id": config.end_of_text}
+        start = config.end_of_text if bos is None else bos
+        ids = {"bos_token_id": start, "eos_token_id": config.end_of_text}
         _write_json(folder / "generation_config.json", ids | {"pad_token_id": config.end_of_text})
     for path in copied:
         shutil.copyfile(path, folder / path.name)
@@ -82,13 +84,13 @@ def _checked_state(config: DecoderConfig, state: Mapping[str, Tensor]) -> dict[s
     return {theirs: given[ours] for ours, (theirs, _) in names.items()}
 
 
-def _llama_config(config: DecoderConfig, dtype: torch.dtype) -> dict[str, Any]:
+def _llama_config(config: DecoderConfig, dtype: torch.dtype, bos: int | None) -> dict[str, Any]:
     """Return config.json as transformers 5 writes it (`dtype`, `rope_parameters`)."""
     return {
         "architectures": [ARCHITECTURE],
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "bos_token_id": config.end_of_text,
+        "bos_token_id": config.end_of_text if bos is None else bos,
         "dtype": _dtype_name(dtype),
         "eos_token_id": config.end_of_text,
         "head_dim": config.head_size,

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from curriculum.artifact.files import ArtifactError, sync
-from curriculum.artifact.manifest import open_manifest
-from curriculum.tokens.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
+from curriculum.artifact.manifest import MANIFEST, open_manifest
+from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, tokenizer_fingerprint
+from curriculum.tokens.tokens import KIND
 from models import huggingface
 from models.config import DecoderConfig
 from models.huggingface.names import INDEX, WEIGHTS
@@ -36,7 +37,10 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chose
     facts = read_run(run_folder)
     chosen = chosen or choose_weights(run_folder)
     manifest = open_manifest(chosen.sources[0], checkpoint.KIND)
-    card = run_card(facts, manifest, DecoderConfig(**manifest.facts["model"]), dtype, chosen.how)
+    tokenizer = tokenizer_folder(run_folder, facts)
+    bos = document_bos(tokenizer)
+    following = TextTokenizer.open(tokenizer).following(bos is not None)
+    card = run_card(facts, manifest, DecoderConfig(**manifest.facts["model"]), dtype, chosen.how, following)
     whole = all((output / name).is_file() for name in (CARD, "config.json", TOKENIZER_FILE))
     if whole and any(output.glob("*.safetensors")) and (output / CARD).read_text("utf-8") == card:
         return False
@@ -47,9 +51,12 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chose
             config,
             state,
             dtype=DTYPES[dtype],
-            tokenizer_folder=tokenizer_folder(run_folder, facts),
+            tokenizer_folder=tokenizer,
             card=card,
+            bos=bos,
         )
+        if following.template != TextTokenizer.open(draft).template:  # of TOKENS that kept the tokenizer's own
+            following.save(draft)
     return True
 
 
@@ -121,3 +128,14 @@ def tokenizer_folder(run_folder: Path, facts: dict[str, Any]) -> Path:
     raise ArtifactError(
         f"the tokenizer of run {run_folder} is not at {facts['paths']['tokens']} any more: put the TOKENS folder back"
     )
+
+
+def document_bos(tokenizer: Path) -> int | None:
+    """Return the token that documents and prompts start with, given a run's `tokenizer_folder`; None if none does.
+
+    TOKENS name it; an export has it in the template of its tokenizer.
+    """
+    if (tokenizer.parent / MANIFEST).is_file():
+        bos: int | None = open_manifest(tokenizer.parent, KIND).facts.get("bos")
+        return bos
+    return TextTokenizer.open(tokenizer).bos

@@ -66,7 +66,7 @@ def template_note(template: tuple[list[str], list[str]], tokenizer: TextTokenize
     ]
     if not dropped:
         return None
-    rule = f"with {kept[0]!r}" if kept else "without BOS (tokenizer.bos=true would add it)"
+    rule = f"with {kept[0]!r}" if kept else "without BOS (prepare adds it with tokenizer.bos=true)"
     return (
         f"the tokenizer's template adds {' and '.join(dropped)}; here documents start {rule}, and tokenizer.json is "
         "saved with a template that does the same"

@@ -43,7 +43,8 @@ class TextScorer:
         from tokenizers import Tokenizer
 
         self.model, self.first, self._folder = model, first, folder
-        self.limit = min(limit or TOKENS_AT_ONCE, TOKENS_AT_ONCE)
+        # One less than the positions: a window's last label is an input too where another window follows in the batch.
+        self.limit = min(TOKENS_AT_ONCE if limit is None else max(1, limit - 1), TOKENS_AT_ONCE)
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

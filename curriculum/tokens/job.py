@@ -104,8 +104,8 @@ class TextJob:
         """Check the text, load or train the tokenizer, and create or resume the folder of chunks."""
         for note in self.text.notes:
             say(self.console, f"note: {note}")
-        if note := template_note(self._given_template, self._loaded):
-            say(self.console, f"note: {note}")
+        if left_out := template_note(self._given_template, self._loaded):
+            say(self.console, f"note: {left_out}")
         self.text.check()
         self.store.begin()
         if not (self.store.folder / TOKENIZER).is_dir():

@@ -40,7 +40,7 @@ def framed(folder: Path, kind: str) -> Path:
         byte_level = processors.ByteLevel(trim_offsets=True)
         made.post_processor = inner if kind == "t5" else processors.Sequence([byte_level, inner])
     elif kind == "roberta":
-        made.post_processor = processors.RobertaProcessing(sep=(EOS, 1), cls=(BOS, 0))
+        made.post_processor = processors.RobertaProcessing((EOS, 1), (BOS, 0))
     folder.mkdir()
     made.save(str(folder / "tokenizer.json"))
     config = {"bos_token": BOS, "eos_token": EOS, "add_bos_token": True, "tokenizer_class": "PreTrainedTokenizerFast"}

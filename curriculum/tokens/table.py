@@ -50,8 +50,8 @@ def check_lost(facts: Mapping[str, Any], limit: float) -> None:
     named = ", ".join(f"{name} {share:.2%}" for name, share in sorted(worst.items(), key=lambda item: -item[1])[:SHOWN])
     more = f" and {len(worst) - SHOWN} more sources" if len(worst) > SHOWN else ""
     raise ValueError(
-        f"the tokenizer loses more than tokenizer.max_lost={limit} of the bytes of {named}{more} (it drops them, changes "
-        "them or maps them to its unknown token): choose a tokenizer that spells every byte, such as train:8192, or "
+        f"the tokenizer loses more than tokenizer.max_lost={limit} of the bytes of {named}{more} (it drops, changes "
+        "or maps them to its unknown token): choose a tokenizer that spells every byte, such as train:8192, or "
         f"accept the loss with tokenizer.max_lost={_ceiling(max(worst.values()))} (finished chunks are kept)"
     )
 

@@ -40,8 +40,8 @@ class TokenizerSettings:
     """Start every document, and every prompt of a benchmark, with the tokenizer's BOS token (end_of_text if it has
     none). The tokenizer's own template is never applied."""
     max_lost: float = 0.01
-    """Largest share of a source's bytes that the tokenizer may drop, change or map to its unknown token. More than 0.001
-    is a warning, more than this is an error."""
+    """Largest share of a source's bytes that the tokenizer may drop, change or map to its unknown token. More is an
+    error; more than 0.001 is a warning."""
     train_megabytes: int = 64
     """Most text for training the tokenizer, in 10^6 UTF-8 bytes: documents sampled uniformly, by a hash of their text,
     in one pass over the whole input."""

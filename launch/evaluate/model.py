@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from curriculum.artifact.files import ArtifactError, reading, write_text
 from curriculum.artifact.manifest import MANIFEST
 from curriculum.scores.scores import Scores
-from curriculum.tokens.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
+from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, tokenizer_fingerprint
 from curriculum.tokens.tokens import Tokens
 from launch.evaluate.settings import FAILED_STAGES, EvaluateSettings
 from models import huggingface
@@ -93,14 +93,11 @@ def _evaluate_folder(settings: EvaluateSettings, folder: Path, world: World) -> 
             from train.evaluation.harness.model import load_tokenizer, template_start
 
             bos = template_start(load_tokenizer(folder))
-    if validation is not None:
-        if not (tokenizer / TOKENIZER_FILE).is_file() or (
-            tokenizer_fingerprint(tokenizer) != validation.tokenizer_fingerprint
-        ):
-            raise ValueError(
-                f"tokens={settings.tokens} were made with another tokenizer than {tokenizer} has: give TOKENS prepared "
-                f"with tokenizer.name={tokenizer}, or leave tokens out"
-            )
+    if validation is not None and not _encodes(tokenizer, validation):
+        raise ValueError(
+            f"tokens={settings.tokens} were made with another tokenizer than {tokenizer} has: give TOKENS prepared "
+            f"with tokenizer.name={tokenizer}, or leave tokens out"
+        )
     asked = Questions(tokenizer, validation, None, settings.heldout, settings.benchmarks, bos)
     found = evaluate(decoder.eval().to(world.device), asked, world)
     target = Path(settings.output) if settings.output is not None else None
@@ -109,6 +106,19 @@ def _evaluate_folder(settings: EvaluateSettings, folder: Path, world: World) -> 
         world.first_does(lambda: write_text(target, text))
     _show(found, target)
     return found
+
+
+def _encodes(tokenizer: Path, tokens: Tokens) -> bool:
+    """Return whether a folder's tokenizer encodes text as that of TOKENS did, whatever special tokens each adds."""
+    if not (tokenizer / TOKENIZER_FILE).is_file():
+        return False
+    if tokenizer_fingerprint(tokenizer) == tokens.tokenizer_fingerprint:
+        return True
+    tokens.check_tokenizer()
+    bos = tokens.bos is not None
+    ours = TextTokenizer.open(tokens.tokenizer_folder)
+    theirs = TextTokenizer.open(tokenizer, ours.end_of_text_token)
+    return theirs.following(bos).fingerprint == ours.following(bos).fingerprint
 
 
 def _evaluate_stages(settings: EvaluateSettings, run: Path, overrides: Sequence[str], world: World) -> int:

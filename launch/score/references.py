@@ -161,7 +161,7 @@ def _first_token(folder: Path) -> int:
             token = named_token(tokenizer, key)
             named[f"{key} of {CONFIG_FILE}"] = vocabulary.get(token) if token is not None else None
     for value in named.values():
-        if isinstance(value, int) and 0 <= value and (not isinstance(size, int) or value < size):
+        if isinstance(value, int) and value >= 0 and (not isinstance(size, int) or value < size):
             return value
     found = ", ".join(f"{key}={value}" for key, value in named.items() if value is not None)
     outside = (

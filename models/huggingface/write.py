@@ -46,9 +46,10 @@ def export(
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads without this package.
 
     `state` maps names to a Decoder's tensors (any dtype and device); they are stored as `dtype`. `card` is the text of
-    README.md (None: a short one is written), `bos` the token that starts a text (None: `config.end_of_text`). Raises ValueError, before writing anything, if `folder` is not empty, if a
-    tensor is missing, unexpected or of the wrong shape, or if `tokenizer_folder` has no tokenizer. A failed write
-    leaves a partial folder (train/export/export.py makes exports atomic).
+    README.md (None: a short one is written), `bos` the token that starts a text (None: `config.end_of_text`). Raises
+    ValueError, before writing anything, if `folder` is not empty, if a tensor is missing, unexpected or of the wrong
+    shape, or if `tokenizer_folder` has no tokenizer. A failed write leaves a partial folder (train/export/export.py
+    makes exports atomic).
     """
     if dtype not in DTYPES.values():
         raise ValueError(f"export dtype {dtype} cannot be written: choose one of {', '.join(DTYPES)}")

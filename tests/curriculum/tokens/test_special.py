@@ -48,7 +48,7 @@ def framed(folder: Path, kind: str) -> Path:
     return folder
 
 
-def prepare(folder: Path, tokenizer: str, **changes: Any) -> str:
+def prepare(folder: Path, tokenizer: str, *, validation_fraction: float = 0.02, **changes: Any) -> str:
     (folder / "d.jsonl").write_text("".join(json.dumps({"text": text, "source": "web"}) + "\n" for text in TEXTS))
     console = Console(file=io.StringIO(), width=100)
     made = PrepareSettings(
@@ -56,6 +56,7 @@ def prepare(folder: Path, tokenizer: str, **changes: Any) -> str:
         tokenizer=TokenizerSettings(name=tokenizer, **changes),
         seq_len=16,
         reference_fraction=0.0,
+        validation_fraction=validation_fraction,
         output=str(folder / "tokens"),
     )
     run(made, console)

@@ -103,7 +103,9 @@ def _evaluate(loop: Loop, attempts: Attempts | None) -> Evaluated:
     """Evaluate the model. A signal that ends this or another rank meanwhile is not blamed on the running task."""
     inputs, settings = loop.inputs, loop.settings
     tokenizer = inputs.validation.tokenizer_folder
-    questions = Questions(tokenizer, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks)
+    questions = Questions(
+        tokenizer, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, inputs.validation.bos
+    )
     before = loop.signals.at_leave
     if attempts is not None:
         loop.signals.at_leave = attempts.asked_to_leave

@@ -42,8 +42,9 @@ class TextScorer:
         longest input in tokens. `tokens`: TOKENS whose samples are scored."""
         from tokenizers import Tokenizer
 
-        self.model, self.first = model, first
-        self.limit = min(limit or TOKENS_AT_ONCE, TOKENS_AT_ONCE)
+        self.model, self.first, self._folder = model, first, folder
+        # One less than the positions: a window's last label is an input too where another window follows in the batch.
+        self.limit = min(TOKENS_AT_ONCE if limit is None else max(1, limit - 1), TOKENS_AT_ONCE)
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -101,7 +102,15 @@ class TextScorer:
         return b"".join(self._bytes[i] for i in ids if i != self._end).decode("utf-8", errors="ignore")
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        found = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        highest, size = max(map(max, filter(None, found)), default=0), self.model.vocab_size
+        if highest >= size:
+            raise ValueError(
+                f"{self._folder / TOKENIZER_FILE}: text encodes to token {highest} "
+                f"({self._tokenizer.id_to_token(highest)!r}), but the model has a vocabulary of {size}: put the "
+                "tokenizer.json of that model there"
+            )
+        return found
 
     def _window_sums(self, windows: Sequence[Window]) -> NDArray[np.float64]:
         """Return the nats of each window. As many windows as fit share a forward pass, in order."""

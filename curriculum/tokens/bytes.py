@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,21 @@ def token_bytes(folder: Path) -> tuple[bytes, ...] | None:
         text = path.read_text("utf-8")
         data = json.loads(text)
         vocabulary = parse(text).get_vocab(with_added_tokens=True)
-        added = {entry["content"]: bool(entry.get("special")) for entry in data.get("added_tokens") or []}
-    spelled = _byte_characters() if _byte_level(data) else None
+    return bytes_by_id(data, vocabulary)
+
+
+def bytes_by_id(data: Mapping[str, Any], vocabulary: Mapping[str, int]) -> tuple[bytes, ...]:
+    """Return the bytes of every token by id, from a tokenizer.json and its vocabulary with added tokens.
+
+    Special tokens and the unknown token, which the text does not hold, have none.
+    """
+    added = {entry["content"]: bool(entry.get("special")) for entry in data.get("added_tokens") or []}
+    spelled = _byte_characters() if is_byte_level(data) else None
+    unknown = unknown_token(data)
     found = [b""] * (max(vocabulary.values()) + 1)
     for token, number in vocabulary.items():
+        if token == unknown:
+            continue
         if token in added:
             lone = LONE_BYTE.fullmatch(token)
             found[number] = bytes([int(lone[1], 16)]) if lone else b"" if added[token] else token.encode()
@@ -46,6 +58,16 @@ def token_bytes(folder: Path) -> tuple[bytes, ...] | None:
         else:
             found[number] = token.replace(SPACE, " ").encode()
     return tuple(found)
+
+
+def unknown_token(data: Mapping[str, Any]) -> str | None:
+    """Return the token that a tokenizer.json's model gives for what it does not know; None if it has none."""
+    model = data.get("model") or {}
+    number = model.get("unk_id")
+    if isinstance(number, int) and isinstance(model.get("vocab"), list):  # Unigram
+        return str(model["vocab"][number][0])
+    token = model.get("unk_token")
+    return token if isinstance(token, str) else None
 
 
 @lru_cache(maxsize=8)
@@ -61,7 +83,7 @@ def bytes_of(labels_BT: npt.NDArray[np.int64], lengths_V: npt.NDArray[np.int64])
     return np.where(known, lengths_V[np.where(known, labels_BT, 0)], 0)
 
 
-def _byte_level(data: dict[str, Any]) -> bool:
+def is_byte_level(data: Mapping[str, Any]) -> bool:
     """Return whether a tokenizer.json is byte-level: ByteLevel occurs in its decoder or pre-tokenizer."""
     text = json.dumps([data.get("decoder"), data.get("pre_tokenizer")])
     return '"ByteLevel"' in text

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import xxhash
 
 from curriculum.text.document import Document
+from curriculum.tokens.lost import LostBytes
 from curriculum.tokens.tokenizer import TextTokenizer
 from curriculum.tokens.tokens import SLICES
 
@@ -60,11 +61,24 @@ class Group:
     slice: int
     source: int
     ids: npt.NDArray[np.unsignedinteger]
-    """Each document as [end_of_text] + its tokens."""
+    """Each document as [end_of_text] + its tokens; with `tokenizer.bos`, BOS is the first of them."""
     lengths: npt.NDArray[np.int64]
     """Tokens of each document, end-of-text included."""
     origins: npt.NDArray[np.int64]
     text_bytes: int
+    """Bytes of text, without those that the tokenizer lost."""
+
+
+@dataclass
+class Kept:
+    """What the tokenizer made of a source's text."""
+
+    bytes: int = 0
+    """Bytes read."""
+    lost: int = 0
+    """Those of them that the tokenizer dropped, changed or did not know."""
+    changed: int = 0
+    """Documents whose tokens decode to another text."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,8 @@ class EncodedBlock:
     text_bytes: int
     without_tokens: list[int]
     """Source index of every document that the tokenizer encoded to no tokens."""
+    kept: dict[int, Kept]
+    """By source index."""
 
 
 class Blocks:
@@ -122,11 +138,17 @@ class Encoder:
 
     def __init__(self, tokenizer: TextTokenizer, held_out: HeldOut, dtype: str) -> None:
         self._tokenizer, self._held_out, self._dtype = tokenizer, held_out, np.dtype(dtype)
+        self._lost = LostBytes(tokenizer)
+        before = [tokenizer.end_of_text]  # a document starts with these
+        if tokenizer.bos is not None and tokenizer.bos != tokenizer.end_of_text:
+            before.append(tokenizer.bos)
+        self._before = np.array(before, dtype=np.uint32)
 
     def encode(self, block: Block) -> EncodedBlock:
-        """Encode a block. Raises ValueError if a text encodes to the end-of-text token."""
+        """Encode a block. Raises ValueError if a text encodes to the end-of-text token or to BOS."""
         raw = [text.encode() for text in block.texts]
         encoded = self._tokenizer.encode(block.texts)
+        lost, changed = self._lost.of(block.texts, raw, encoded)
         members: dict[tuple[int, int], list[int]] = {}
         without_tokens: list[int] = []
         for i, (text, source) in enumerate(zip(raw, block.sources, strict=True)):
@@ -136,22 +158,27 @@ class Encoder:
             members.setdefault((self._held_out.slice_of(text)[0], source), []).append(i)
         groups = []
         for (slice_index, source), rows in members.items():
-            lengths = np.array([len(encoded[i]) + 1 for i in rows], dtype=np.int64)
+            lengths = np.array([len(encoded[i]) + len(self._before) for i in rows], dtype=np.int64)
             origins = np.array([block.origins[i] for i in rows], dtype=np.int64)
             ids = self._join([encoded[i] for i in rows], [block.texts[i] for i in rows])
-            groups.append(Group(slice_index, source, ids, lengths, origins, sum(len(raw[i]) for i in rows)))
-        return EncodedBlock(groups, len(raw), sum(map(len, raw)), without_tokens)
+            text_bytes = sum(len(raw[i]) for i in rows) - int(lost[rows].sum())
+            groups.append(Group(slice_index, source, ids, lengths, origins, text_bytes))
+        kept: dict[int, Kept] = {}
+        for source, text, less, other in zip(block.sources, raw, lost.tolist(), changed.tolist(), strict=True):
+            count = kept.setdefault(source, Kept())
+            count.bytes, count.lost, count.changed = count.bytes + len(text), count.lost + less, count.changed + other
+        return EncodedBlock(groups, len(raw), sum(map(len, raw)), without_tokens, kept)
 
     def _join(self, documents: list[npt.NDArray[np.uint32]], texts: list[str]) -> npt.NDArray[np.unsignedinteger]:
-        end_of_text = self._tokenizer.end_of_text
-        start = np.array([end_of_text], dtype=np.uint32)
-        ids = np.concatenate([part for document in documents for part in (start, document)])
-        if np.count_nonzero(ids == end_of_text) != len(documents):
-            forged = next(i for i, document in enumerate(documents) if (document == end_of_text).any())
-            raise ValueError(
-                f"the document that starts with {texts[forged][:SHOWN_CHARACTERS]!r} encodes to the end-of-text token "
-                f"{self._tokenizer.end_of_text_token!r}: choose another one with tokenizer.end_of_text=..."
-            )
+        ids = np.concatenate([part for document in documents for part in (self._before, document)])
+        remedies = ("choose another one with tokenizer.end_of_text=...", "leave tokenizer.bos out")
+        for token, remedy in zip(self._before.tolist(), remedies, strict=False):
+            if np.count_nonzero(ids == token) != len(documents):
+                forged = next(i for i, document in enumerate(documents) if (document == token).any())
+                raise ValueError(
+                    f"the document that starts with {texts[forged][:SHOWN_CHARACTERS]!r} encodes to the special token "
+                    f"{self._tokenizer.decode([token])!r}: {remedy}"
+                )
         assert int(ids.max()) < self._tokenizer.vocab_size, "an id outside the tokenizer's vocabulary"
         return ids.astype(self._dtype)
 

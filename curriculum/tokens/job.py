@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from curriculum.text.text import open_text
 from curriculum.tokens.encode import TRAIN, Blocks, Encoder, HeldOut, check_sources, one_thread
 from curriculum.tokens.encoded import block_of, check_span, groups_of, metadata_of, summary_of
 from curriculum.tokens.settings import PrepareSettings
-from curriculum.tokens.table import say, show
+from curriculum.tokens.table import check_lost, say, show, template_note
 from curriculum.tokens.tokenizer import TextPick, TextTokenizer, load_tokenizer, train_tokenizer
 from curriculum.tokens.tokens import KIND, SLICES
 from curriculum.tokens.writer import TokenWriter, dtype_for
@@ -30,6 +31,8 @@ from curriculum.work.progress import ChunkProgress, Meter, TextProgress
 
 MEGABYTE = 10**6
 TOKENIZER = "tokenizer"
+CHUNK_FORMAT = 2
+"""Raised when chunks of an earlier version lack something that is now counted."""
 
 
 def run(settings: PrepareSettings, console: Console | None = None) -> Path:
@@ -66,11 +69,14 @@ class TextJob:
         self.folder = Path(settings.output).expanduser()
         self.text = open_text(settings.input)
         self._loaded: TextTokenizer | None = None
+        self._given_template: tuple[list[str], list[str]] = [], []
         if tokenizer is None and settings.tokenizer.trained_vocabulary() is None:
-            self._loaded = load_tokenizer(settings.tokenizer)
-            tokenizer = self._loaded.fingerprint
+            given = load_tokenizer(settings.tokenizer)
+            self._loaded = given.following(settings.tokenizer.bos)
+            self._given_template = given.template
+            tokenizer = given.fingerprint
         self.tokenizer = tokenizer
-        """Fingerprint of an existing tokenizer; None: one is trained on the text."""
+        """Fingerprint of an existing tokenizer as it was given; None: one is trained on the text."""
         self.config = settings.content()
         self.inputs = self.text.identity() | ({} if tokenizer is None else {"tokenizer": tokenizer})
         self.chunks = cut_text(self.text.places, self.text.place_bytes, settings.chunk_bytes)
@@ -78,6 +84,7 @@ class TextJob:
         plan = {
             "inputs": self.inputs,
             "config": {key: value for key, value in self.config.items() if key != "seq_len"},
+            "chunk_format": CHUNK_FORMAT,
             "chunk_places": self.chunks[0].stop if self.chunks else 0,
             "places": self.text.places,
         }
@@ -97,6 +104,8 @@ class TextJob:
         """Check the text, load or train the tokenizer, and create or resume the folder of chunks."""
         for note in self.text.notes:
             say(self.console, f"note: {note}")
+        if left_out := template_note(self._given_template, self._loaded):
+            say(self.console, f"note: {left_out}")
         self.text.check()
         self.store.begin()
         if not (self.store.folder / TOKENIZER).is_dir():
@@ -126,6 +135,7 @@ class TextJob:
         with create(self.folder, KIND, config=self.config, inputs=self.inputs) as draft:
             self.open_tokenizer().save(draft.path / TOKENIZER)
             draft.facts.update(self._join(draft.path))
+            check_lost(draft.facts, self.settings.tokenizer.max_lost)  # the chunks stay: a higher limit takes them
             try:
                 _check_slices(self.settings, draft.facts, self.console)
             except ValueError:  # the fix changes the chunks
@@ -161,7 +171,7 @@ class TextJob:
                 if slice_index == TRAIN and raw and not document.text.isspace():
                     pick.add(key, raw)
                 progress.add(1, len(raw))
-        tokenizer = train_tokenizer(pick.texts(), vocab_size, wanted.end_of_text)
+        tokenizer = train_tokenizer(pick.texts(), vocab_size, wanted.end_of_text).following(wanted.bos)
         if tokenizer.vocab_size < vocab_size:
             say(
                 self.console,
@@ -178,6 +188,7 @@ class TextJob:
         sources: dict[str, int] = {}
         ends: dict[str, int] = {}
         blank, without_tokens = Counter[str](), Counter[str]()
+        kept: dict[str, Counter[str]] = {}
         read = 0
         for chunk in self.chunks:
             metadata: dict[str, Any] = {}
@@ -191,8 +202,14 @@ class TextJob:
             check_span(metadata["spans"], ends)
             blank.update(metadata["blank"])
             without_tokens.update(metadata["without_tokens"])
+            for name, counts in metadata["kept"].items():
+                kept.setdefault(name, Counter()).update(counts)
             read += metadata["documents"]
+        special = {} if tokenizer.bos is None else {"bos": tokenizer.bos, "bos_token": tokenizer.bos_token}
+        lost = {name: dict(counts) for name, counts in sorted(kept.items()) if counts["lost"] or counts["changed"]}
         return {
+            **special,
+            **({"lost": lost} if lost else {}),
             "seq_len": self.settings.seq_len,
             "vocab_size": tokenizer.vocab_size,
             "dtype": dtype,
@@ -234,10 +251,13 @@ class TextWorker:
             nonlocal documents, text_bytes
             text, blocks = self._job.text, Blocks()
             without_tokens = Counter[int]()
+            kept: dict[int, Counter[str]] = {}
             for block in map(self._encoder.encode, blocks.cut(text.documents(chunk.start, chunk.stop))):
                 documents += block.documents
                 text_bytes += block.text_bytes
                 without_tokens.update(block.without_tokens)
+                for source, count in block.kept.items():
+                    kept.setdefault(source, Counter()).update(asdict(count))
                 yield block_of(block, list(blocks.sources))
             sources = list(blocks.sources)
             yield summary_of(
@@ -246,6 +266,7 @@ class TextWorker:
                     "documents": blocks.documents,
                     "blank": blocks.blank,
                     "without_tokens": {sources[source]: count for source, count in without_tokens.items()},
+                    "kept": {sources[source]: dict(counts) for source, counts in kept.items()},
                     "spans": text.spans,
                 }
             )

@@ -55,4 +55,8 @@ class PrepareSettings:
     def content(self) -> dict[str, Any]:
         """Return the settings that determine the contents of TOKENS."""
         names = ("input", "tokenizer", "seq_len", "validation_fraction", "reference_fraction", "seed")
-        return {name: value for name, value in asdict(self).items() if name in names}
+        content = {name: value for name, value in asdict(self).items() if name in names}
+        del content["tokenizer"]["max_lost"]
+        if not self.tokenizer.bos:  # as in TOKENS written before this setting existed
+            del content["tokenizer"]["bos"]
+        return content

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curriculum.artifact.files import fingerprint_of, reading
+from curriculum.tokens.special import as_special, named_token, template_tokens, with_template
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -35,6 +36,12 @@ class TokenizerSettings:
     Hugging Face tokenizer (downloaded if it is not in the cache)."""
     end_of_text: str | None = None
     """The token between documents. null: the tokenizer's default ("<|endoftext|>" for a trained one)."""
+    bos: bool = False
+    """Start every document, and every prompt of a benchmark, with the tokenizer's BOS token (end_of_text if it has
+    none). The tokenizer's own template is never applied."""
+    max_lost: float = 0.01
+    """Largest share of a source's bytes that the tokenizer may drop, change or map to its unknown token. More is an
+    error; more than 0.001 is a warning."""
     train_megabytes: int = 64
     """Most text for training the tokenizer, in 10^6 UTF-8 bytes: documents sampled uniformly, by a hash of their text,
     in one pass over the whole input."""
@@ -44,6 +51,8 @@ class TokenizerSettings:
             raise ValueError("tokenizer.name is empty: use train:8192, a folder with a tokenizer.json, or a name")
         if self.end_of_text == "":
             raise ValueError("tokenizer.end_of_text is empty: name a token, or use null for the tokenizer's default")
+        if not 0 <= self.max_lost <= 1:
+            raise ValueError(f"tokenizer.max_lost={self.max_lost} must be in [0, 1], a share of a source's bytes")
         if self.train_megabytes < 1:
             raise ValueError(f"tokenizer.train_megabytes={self.train_megabytes} must be at least 1")
         self.trained_vocabulary()
@@ -62,7 +71,7 @@ class TokenizerSettings:
 
 
 class TextTokenizer:
-    """Encodes documents: adds no BOS or EOS, never truncates, and treats special tokens in a text as plain text."""
+    """Encodes documents: adds no special tokens, never truncates, and treats special tokens in a text as plain text."""
 
     def __init__(self, data: dict[str, Any], config: dict[str, Any], end_of_text: str) -> None:
         self._data = _canonical(data, end_of_text)
@@ -78,6 +87,9 @@ class TextTokenizer:
         self.end_of_text: int = vocabulary[end_of_text]
         self.vocab_size: int = max(vocabulary.values()) + 1
         self.fingerprint: str = fingerprint_of(self._data)
+        self.vocabulary: Mapping[str, int] = vocabulary
+        self.template: tuple[list[str], list[str]] = template_tokens(self._data)
+        """The special tokens that its template adds before and after a text; `encode` does not."""
         if self.end_of_text in self._tokenizer.encode(end_of_text, add_special_tokens=False).ids:
             raise ValueError(
                 f"tokenizer.end_of_text={end_of_text!r}: this tokenizer also encodes plain text to it, so a text could "
@@ -91,6 +103,50 @@ class TextTokenizer:
         config = _read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
         with reading(folder / TOKENIZER_FILE, "save or download the tokenizer again"):
             return cls(data, config, end_of_text or _find_end_of_text(data, config, str(folder)))
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The contents of tokenizer.json."""
+        return self._data
+
+    @property
+    def bos(self) -> int | None:
+        """The token that the template adds before a text; None if it adds none. See `following`."""
+        before = self.template[0]
+        return None if not before else self.vocabulary[before[0]]
+
+    @property
+    def bos_token(self) -> str:
+        """The tokenizer's BOS token: named in its configuration, else added by its template, else end-of-text."""
+        return named_token(self._config, "bos_token") or (*self.template[0], self.end_of_text_token)[0]
+
+    def following(self, bos: bool) -> TextTokenizer:
+        """Return this tokenizer with the template of TOKENS: the BOS token before a text if `bos`, nothing otherwise.
+
+        It encodes the same; its fingerprint differs only if the template did. Raises ValueError if the BOS token is not
+        in the vocabulary, or plain text encodes to it.
+        """
+        token = self.bos_token if bos else None
+        number = 0 if token is None else self.vocabulary.get(token)
+        if number is None:
+            raise ValueError(
+                f"tokenizer.bos=true: the BOS token {token!r} is not in the vocabulary of {self.vocab_size} tokens: "
+                f"correct bos_token in {CONFIG_FILE}, or leave tokenizer.bos out"
+            )
+        data = with_template(self._data, token, number)
+        config = dict(self._config)
+        if data is not self._data or bos or {"add_bos_token", "add_eos_token"} & set(config):
+            # transformers 5 and llama.cpp go by these keys, transformers 4 by the template.
+            config |= {"add_bos_token": bos, "add_eos_token": False}
+        if token is not None:
+            data, config["bos_token"] = as_special(data, token), token
+        made = TextTokenizer(data, config, self.end_of_text_token)
+        if token is not None and number in made._tokenizer.encode(token, add_special_tokens=False).ids:
+            raise ValueError(
+                f"tokenizer.bos=true: this tokenizer also encodes plain text to {token!r}, so a text could forge the "
+                f"start of a document: name another bos_token in {CONFIG_FILE}, or leave tokenizer.bos out"
+            )
+        return made
 
     def encode(self, texts: list[str]) -> list[npt.NDArray[np.uint32]]:
         """Return the token ids of each text, uint32 [length], without end-of-text."""
@@ -136,6 +192,8 @@ def load_tokenizer(settings: TokenizerSettings) -> TextTokenizer:
         )
     data = json.loads(backend.to_str())
     config = {"eos_token": found.eos_token} if found.eos_token else {}
+    if settings.bos and found.bos_token:
+        config["bos_token"] = found.bos_token
     return TextTokenizer(data, config, settings.end_of_text or _find_end_of_text(data, config, settings.name))
 
 
@@ -195,14 +253,7 @@ class TextPick:
 
 def _canonical(data: dict[str, Any], end_of_text: str) -> dict[str, Any]:
     """Return a tokenizer.json that never truncates or pads and has end-of-text as a special token."""
-    added = [dict(entry) for entry in data.get("added_tokens") or []]
-    entry = next((entry for entry in added if entry.get("content") == end_of_text), None)
-    if entry is not None:
-        entry["special"] = True
-    elif isinstance(vocabulary := data.get("model", {}).get("vocab"), dict) and end_of_text in vocabulary:
-        plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-        added.append({"id": vocabulary[end_of_text], "content": end_of_text, **plain, "special": True})
-    return {**data, "truncation": None, "padding": None, "added_tokens": added}
+    return {**as_special(data, end_of_text), "truncation": None, "padding": None}
 
 
 def _build(data: dict[str, Any]) -> Tokenizer:
@@ -224,9 +275,7 @@ def parse(text: str) -> Tokenizer:
 
 
 def _find_end_of_text(data: dict[str, Any], config: dict[str, Any], place: str) -> str:
-    named = config.get("eos_token")
-    named = named.get("content") if isinstance(named, dict) else named
-    if isinstance(named, str) and named:
+    if named := named_token(config, "eos_token"):
         return named
     tokens = {entry.get("content") for entry in data.get("added_tokens") or []}
     vocabulary = data.get("model", {}).get("vocab")

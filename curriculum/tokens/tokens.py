@@ -3,7 +3,8 @@
 Layout of a slice (`train`, `validation`, `reference`), all numbers little-endian:
 
     <slice>.ids.bin      uint16 or uint32; source by source (sorted by name): every document as
-                         [end_of_text] + its tokens, and one final end_of_text after the source's last document
+                         [end_of_text] + its tokens, and one final end_of_text after the source's last document;
+                         with tokenizer.bos, the first token of each is BOS (none more if that is end_of_text)
     <slice>.starts.bin   int64 [documents]: position of each document's end_of_text in <slice>.ids.bin
     <slice>.origins.bin  int64 [documents]: the document's ordinal in the input text
 
@@ -63,6 +64,8 @@ class Tokens:
         self.seq_len: int = int(facts["seq_len"])
         self.vocab_size: int = int(facts["vocab_size"])
         self.end_of_text: int = int(facts["end_of_text"])
+        self.bos: int | None = facts.get("bos")
+        """Token that starts each document's text, and every prompt; None: none does (curriculum/tokens/special.py)."""
         self.tokenizer_fingerprint: str = facts["tokenizer_fingerprint"]
         self.tokenizer_folder: Path = folder / "tokenizer"
         self.sources: list[str] = [row["name"] for row in table]
@@ -152,7 +155,10 @@ class Tokens:
         return range(int(bounds[first]), int(bounds[stop]))
 
     def document(self, index: int) -> tuple[str, IntArray]:
-        """Return (source, token ids int64 [length]) of a document, without end-of-text at its start or end."""
+        """Return (source, token ids int64 [length]) of a document, without end-of-text at its start or end.
+
+        BOS, where documents start with it, is the first id unless it is end-of-text.
+        """
         self._check_document(index)
         run = int(np.searchsorted(self._document_ends, index, side="right"))
         last = index + 1 == int(self._document_ends[run])

@@ -11,7 +11,7 @@ import torch
 
 from curriculum.artifact.files import write_text
 from curriculum.artifact.manifest import MANIFEST
-from curriculum.tokens.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
+from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, tokenizer_fingerprint
 from curriculum.tokens.tokens import Tokens
 from launch.evaluate.questions import questions_of, show
 from launch.evaluate.settings import EvaluateSettings
@@ -22,7 +22,7 @@ from train.distributed.world import World
 from train.evaluation.answers import Evaluated, write_answers
 from train.evaluation.evaluate import Questions, evaluate
 from train.evaluation.harness.tasks import check_tasks
-from train.export.export import tokenizer_folder
+from train.export.export import document_bos, tokenizer_folder
 from train.export.weights import choose_weights
 from train.inputs import VALIDATION
 from train.records.layout import EVALUATIONS
@@ -62,22 +62,25 @@ def _evaluate_newest(settings: EvaluateSettings, run: Path, world: World) -> Eva
 def _evaluate_folder(settings: EvaluateSettings, folder: Path, world: World) -> Evaluated:
     """Evaluate a Hugging Face folder, or a checkpoint folder of a run."""
     check_tasks(settings.benchmarks)
+    validation = None if settings.tokens is None else Tokens.open(settings.tokens, VALIDATION)
+    bos: int | None = None
     if (folder / MANIFEST).is_file():
         run = folder.parent.parent
         decoder, tokenizer = load_decoder(folder), tokenizer_folder(run, read_run(run))
+        bos = document_bos(tokenizer)
     else:
-        decoder, tokenizer = huggingface.load(folder, torch.float32), folder
-    validation = None
-    if settings.tokens is not None:
-        validation = Tokens.open(settings.tokens, VALIDATION)
-        if not (tokenizer / TOKENIZER_FILE).is_file() or (
-            tokenizer_fingerprint(tokenizer) != validation.tokenizer_fingerprint
-        ):
-            raise ValueError(
-                f"tokens={settings.tokens} were prepared with a different tokenizer than the one in {tokenizer}: give "
-                f"TOKENS prepared with tokenizer.name={tokenizer}, or leave tokens out"
-            )
-    asked = Questions(tokenizer, validation, None, settings.heldout, settings.benchmarks)
+        end = None if validation is None else validation.end_of_text  # as in training: documents do not see each other
+        decoder, tokenizer = huggingface.load(folder, torch.float32, end_of_text=end), folder
+        if settings.benchmarks.tasks:
+            from train.evaluation.harness.model import load_tokenizer, template_start
+
+            bos = template_start(load_tokenizer(folder))
+    if validation is not None and not _encodes(tokenizer, validation):
+        raise ValueError(
+            f"tokens={settings.tokens} were prepared with a different tokenizer than the one in {tokenizer}: give "
+            f"TOKENS prepared with tokenizer.name={tokenizer}, or leave tokens out"
+        )
+    asked = Questions(tokenizer, validation, None, settings.heldout, settings.benchmarks, bos)
     found = evaluate(decoder.eval().to(world.device), asked, world)
     target = Path(settings.output) if settings.output is not None else None
     if target is not None:
@@ -85,3 +88,16 @@ def _evaluate_folder(settings: EvaluateSettings, folder: Path, world: World) -> 
         world.first_does(lambda: write_text(target, text))
     show(found, target)
     return found
+
+
+def _encodes(tokenizer: Path, tokens: Tokens) -> bool:
+    """Return whether a folder's tokenizer encodes text as that of TOKENS did, whatever special tokens each adds."""
+    if not (tokenizer / TOKENIZER_FILE).is_file():
+        return False
+    if tokenizer_fingerprint(tokenizer) == tokens.tokenizer_fingerprint:
+        return True
+    tokens.check_tokenizer()
+    bos = tokens.bos is not None
+    ours = TextTokenizer.open(tokens.tokenizer_folder)
+    theirs = TextTokenizer.open(tokenizer, ours.end_of_text_token)
+    return theirs.following(bos).fingerprint == ours.following(bos).fingerprint

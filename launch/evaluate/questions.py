@@ -26,7 +26,7 @@ def questions_of(facts: dict[str, Any], heldout: HeldoutSettings, benchmarks: Be
     check_tasks(benchmarks)
     validation, pd = _heldout_of(facts)
     validation.check_tokenizer()
-    return Questions(validation.tokenizer_folder, validation, pd, heldout, benchmarks)
+    return Questions(validation.tokenizer_folder, validation, pd, heldout, benchmarks, validation.bos)
 
 
 def _heldout_of(facts: dict[str, Any]) -> tuple[Tokens, NDArray[np.float32] | None]:

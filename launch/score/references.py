@@ -11,7 +11,8 @@ import numpy as np
 from curriculum.artifact.files import ArtifactError, fingerprint_of, hash_file
 from curriculum.artifact.manifest import open_manifest
 from curriculum.scores.scorer import Reference
-from curriculum.tokens.tokenizer import TOKENIZER_FILE
+from curriculum.tokens.special import named_token
+from curriculum.tokens.tokenizer import CONFIG_FILE, TOKENIZER_FILE
 from curriculum.tokens.tokens import SLICES, Tokens
 from train import checkpoint
 from train.records.layout import RUN
@@ -54,29 +55,32 @@ def check_model(name: str, folder: Path, tokens: Tokens, vouched: bool) -> bool:
     from models import huggingface
 
     on_text = not vouched and _other_tokens(name, folder, tokens)
-    huggingface.check_scorer(folder, tokens.end_of_text, None if on_text else tokens.seq_len)
+    end, seq_len = (None, None) if on_text else (tokens.end_of_text, tokens.seq_len)
+    huggingface.check_scorer(folder, end, seq_len)
     if on_text:
         _first_token(folder)
     return on_text
 
 
 def _other_tokens(name: str, folder: Path, tokens: Tokens) -> bool:
-    from tokenizers import Tokenizer
-
     file = folder / TOKENIZER_FILE
     if not file.is_file():
         raise ValueError(
             f"model {name!r} at {folder} has no {TOKENIZER_FILE}, so its token ids cannot be compared with those of "
             f"{tokens.folder}: add its {TOKENIZER_FILE}, or vouch for it with same_tokens=[{name}]"
         )
-    vocabularies = []
-    for path in (file, tokens.tokenizer_folder / TOKENIZER_FILE):
-        try:
-            vocabularies.append(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True))
-        except Exception as error:  # the Rust side raises bare Exception
-            raise ValueError(f"{path} cannot be read as a tokenizer ({error}): restore it") from error
-    theirs, ours = vocabularies
+    theirs, ours = _vocabulary(file), _vocabulary(tokens.tokenizer_folder / TOKENIZER_FILE)
     return any(theirs.get(token) != number for token, number in ours.items())
+
+
+def _vocabulary(path: Path) -> dict[str, int]:
+    from tokenizers import Tokenizer
+
+    try:
+        found: dict[str, int] = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
+    except Exception as error:  # the Rust side raises bare Exception
+        raise ValueError(f"{path} cannot be read as a tokenizer ({error}): restore it") from error
+    return found
 
 
 def load_reference(
@@ -139,18 +143,32 @@ def _compile(model: LossModel, compiled: bool) -> None:
 
 
 def _first_token(folder: Path) -> int:
-    """Return the token that a model's texts start with: bos, else eos, as in lm-evaluation-harness."""
+    """Return the token that a model's texts start with: bos, else eos, as in lm-evaluation-harness.
+
+    A configuration may name a token outside the vocabulary (GPT-2's defaults in a smaller model); the tokens that
+    tokenizer_config.json names are tried next. Raises ValueError if none of them is in the vocabulary.
+    """
     from models.huggingface.folder import read_json
 
     config = read_json(folder / "config.json", "name a folder written by save_pretrained")
-    for key in TOKEN_KEYS:
-        value = config.get(key)
-        value = value[0] if isinstance(value, list) and value else value
-        if isinstance(value, int):
+    inner = config.get("text_config")
+    config = {**(inner if isinstance(inner, dict) else {}), **config}
+    size = config.get("vocab_size")
+    named = {key: value[0] if isinstance(value := config.get(key), list) and value else value for key in TOKEN_KEYS}
+    if (folder / CONFIG_FILE).is_file():
+        tokenizer = read_json(folder / CONFIG_FILE, "save the tokenizer again")
+        vocabulary = _vocabulary(folder / TOKENIZER_FILE)
+        for key in ("bos_token", "eos_token"):
+            token = named_token(tokenizer, key)
+            named[f"{key} of {CONFIG_FILE}"] = vocabulary.get(token) if token is not None else None
+    for value in named.values():
+        if isinstance(value, int) and value >= 0 and (not isinstance(size, int) or value < size):
             return value
-    raise ValueError(
-        f"{folder / 'config.json'} has neither bos_token_id nor eos_token_id: add the token that texts start with"
+    found = ", ".join(f"{key}={value}" for key, value in named.items() if value is not None)
+    outside = (
+        f"only tokens outside its vocabulary of {size} ({found})" if found else "neither bos_token_id nor eos_token_id"
     )
+    raise ValueError(f"{folder / 'config.json'} names {outside}: set bos_token_id to the token that texts begin with")
 
 
 def _overlaps(facts: Mapping[str, Any], tokens: Mapping[str, Tokens]) -> dict[str, float]:

@@ -96,9 +96,10 @@ def _check_supported(path: Path, raw: Mapping[str, Any]) -> None:
 
 
 def _shared_end(raw: Mapping[str, Any]) -> int | None:
-    """Return the token that is both bos and eos, None if they differ."""
-    start, end = raw.get("bos_token_id"), raw.get("eos_token_id")
-    return start if isinstance(start, int) and start == end else None
+    """Return the token that is both bos and eos; None if they differ, or if it is outside the vocabulary."""
+    start, end, size = raw.get("bos_token_id"), raw.get("eos_token_id"), raw.get("vocab_size")
+    inside = isinstance(start, int) and isinstance(size, int) and 0 <= start < size
+    return start if inside and start == end else None
 
 
 def _number(path: Path, raw: Mapping[str, Any], key: str) -> int:

@@ -38,14 +38,16 @@ def export(
     dtype: torch.dtype,
     tokenizer_folder: Path | None,
     card: str | None,
+    bos: int | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads without this package.
 
     `state` maps names to a Decoder's tensors (any dtype and device); they are stored as `dtype`. `card` is the text of
-    README.md (None: a short one is written). Raises ValueError, before writing anything, if `folder` is not empty, if a
-    tensor is missing, unexpected or of the wrong shape, or if `tokenizer_folder` has no tokenizer. A failed write
-    leaves a partial folder (train/export/export.py makes exports atomic).
+    README.md (None: a short one is written), `bos` the token that starts a text (None: `config.end_of_text`). Raises
+    ValueError, before writing anything, if `folder` is not empty, if a tensor is missing, unexpected or of the wrong
+    shape, or if `tokenizer_folder` has no tokenizer. A failed write leaves a partial folder (train/export/export.py
+    makes exports atomic).
     """
     if dtype not in DTYPES.values():
         raise ValueError(f"export dtype {dtype} cannot be written: choose one of {', '.join(DTYPES)}")
@@ -55,9 +57,10 @@ def export(
         raise ValueError(f"{folder} exists and is not an empty folder: name a new one")
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(folder, weights, dtype, max_shard_bytes)
-    (folder / "config.json").write_text(config_text(config, dtype), encoding="utf-8")
+    (folder / "config.json").write_text(config_text(config, dtype, bos), encoding="utf-8")
     if config.end_of_text is not None:
-        ids = {"bos_token_id": config.end_of_text, "eos_token_id": config.end_of_text}
+        start = config.end_of_text if bos is None else bos
+        ids = {"bos_token_id": start, "eos_token_id": config.end_of_text}
         ids |= {"pad_token_id": config.end_of_text}
         (folder / "generation_config.json").write_text(_json({**ids, "transformers_version": FORMAT}), "utf-8")
     copy_tokenizer(copied, folder)
@@ -80,13 +83,13 @@ def _checked_state(config: DecoderConfig, state: Mapping[str, Tensor]) -> dict[s
     return {theirs: given[ours] for ours, (theirs, _) in names.items()}
 
 
-def config_text(config: DecoderConfig, dtype: torch.dtype) -> str:
+def config_text(config: DecoderConfig, dtype: torch.dtype, bos: int | None = None) -> str:
     """Return config.json for both transformers 5 (`dtype`, `rope_parameters`) and 4 (`torch_dtype`, `rope_theta`)."""
     fields = {
         "architectures": [ARCHITECTURE],
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "bos_token_id": config.end_of_text,
+        "bos_token_id": config.end_of_text if bos is None else bos,
         "dtype": _dtype_name(dtype),
         "eos_token_id": config.end_of_text,
         "head_dim": config.head_size,

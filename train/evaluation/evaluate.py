@@ -44,6 +44,8 @@ class Questions:
     """PD of the validation samples."""
     heldout: HeldoutSettings
     benchmarks: BenchmarkSettings
+    bos: int | None = None
+    """Token that starts every document, and so every prompt; None: none does."""
 
 
 def evaluate(
@@ -65,7 +67,13 @@ def evaluate(
             found.add(_heldout(decoder, questions.validation, questions, world))
         found.add(
             evaluate_benchmarks(
-                decoder, questions.tokenizer_folder, questions.benchmarks, world, attempts=attempts, watch=watch
+                decoder,
+                questions.tokenizer_folder,
+                questions.benchmarks,
+                world,
+                bos=questions.bos,
+                attempts=attempts,
+                watch=watch,
             )
         )
     if found.failed:

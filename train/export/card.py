@@ -7,16 +7,22 @@ from typing import Any
 
 from curriculum.artifact.files import fingerprint_of
 from curriculum.artifact.manifest import Manifest
+from curriculum.tokens.tokenizer import TextTokenizer
 from models.config import DecoderConfig
 from models.huggingface.card import model_card, table
 
 
 def run_card(
-    facts: dict[str, Any], checkpoint: Manifest, config: DecoderConfig, dtype: str, how: str | None = None
+    facts: dict[str, Any],
+    checkpoint: Manifest,
+    config: DecoderConfig,
+    dtype: str,
+    how: str | None = None,
+    tokenizer: TextTokenizer | None = None,
 ) -> str:
     """Return the model card of a checkpoint of the run whose run.json is `facts`, its weights stored as `dtype`.
 
-    `how` describes which weights of the run they are.
+    `how` describes which weights of the run they are; `tokenizer` is the exported one.
     """
     versions = ", ".join(f"{name} {value}" for name, value in sorted(facts["versions"].items()))
     making = "\n".join(
@@ -29,10 +35,26 @@ def run_card(
             _preference(facts),
             "In training, documents packed into one sample did not attend to each other: an end-of-text token starts "
             "a document.\n",
+            *([] if tokenizer is None else [_special_tokens(tokenizer)]),
             f"Trained with {versions}.\n",
         ]
     )
     return model_card(config, dtype, title=facts["arm"], making=making)
+
+
+def _special_tokens(tokenizer: TextTokenizer) -> str:
+    end = f"`{tokenizer.end_of_text_token}` (id {tokenizer.end_of_text})"
+    if tokenizer.bos is None:
+        seen, adds = "then the tokens of its text, without a BOS token", "adds no special tokens"
+    elif tokenizer.bos == tokenizer.end_of_text:
+        seen, adds = "which is also its BOS token, then the tokens of its text", "adds it before the text"
+    else:
+        bos = f"`{tokenizer.bos_token}` (id {tokenizer.bos})"
+        seen, adds = f"{bos}, then the tokens of its text", f"adds {bos} before the text"
+    return (
+        f"A document in training was {end}, {seen}. `tokenizer(text)` {adds}, as the run's own benchmarks did; the "
+        f"model ends a text with {end}.\n"
+    )
 
 
 def _progress(facts: dict[str, Any], checkpoint: Manifest) -> dict[str, str]:

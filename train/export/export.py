@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from curriculum.artifact.files import ArtifactError, sync
-from curriculum.artifact.manifest import open_manifest
-from curriculum.tokens.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
+from curriculum.artifact.manifest import MANIFEST, open_manifest
+from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, tokenizer_fingerprint
+from curriculum.tokens.tokens import KIND
 from models import huggingface
 from models.config import DecoderConfig
 from models.huggingface.names import INDEX, WEIGHTS
@@ -39,10 +40,13 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chose
     facts = read_run(run_folder)
     chosen = chosen or choose_weights(run_folder)
     manifest = open_manifest(chosen.sources[0], checkpoint.KIND)
+    tokenizer = tokenizer_folder(run_folder, facts)
+    bos = document_bos(tokenizer)
+    following = TextTokenizer.open(tokenizer).following(bos is not None)
     shape = DecoderConfig(**manifest.facts["model"])
     texts = {
-        CARD: run_card(facts, manifest, shape, dtype, chosen.how),
-        "config.json": config_text(shape, DTYPES[dtype]),
+        CARD: run_card(facts, manifest, shape, dtype, chosen.how, following),
+        "config.json": config_text(shape, DTYPES[dtype], bos),
     }
     if (
         all((output / name).is_file() for name in (*texts, TOKENIZER_FILE))
@@ -57,9 +61,12 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chose
             config,
             state,
             dtype=DTYPES[dtype],
-            tokenizer_folder=tokenizer_folder(run_folder, facts),
+            tokenizer_folder=tokenizer,
             card=texts[CARD],
+            bos=bos,
         )
+        if following.template != TextTokenizer.open(draft).template:  # of TOKENS that kept the tokenizer's own
+            following.save(draft)
     return True
 
 
@@ -131,3 +138,14 @@ def tokenizer_folder(run_folder: Path, facts: dict[str, Any]) -> Path:
     raise ArtifactError(
         f"the tokenizer of run {run_folder} is no longer at {facts['paths']['tokens']}: restore the TOKENS folder"
     )
+
+
+def document_bos(tokenizer: Path) -> int | None:
+    """Return the token that documents and prompts start with, given a run's `tokenizer_folder`; None if none does.
+
+    TOKENS name it; an export has it in the template of its tokenizer.
+    """
+    if (tokenizer.parent / MANIFEST).is_file():
+        bos: int | None = open_manifest(tokenizer.parent, KIND).facts.get("bos")
+        return bos
+    return TextTokenizer.open(tokenizer).bos

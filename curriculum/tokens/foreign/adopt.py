@@ -20,7 +20,7 @@ from curriculum.tokens.foreign.files import ForeignFile, scan
 from curriculum.tokens.foreign.megatron import open_megatron
 from curriculum.tokens.ids import NumberFile
 from curriculum.tokens.settings import SMALLEST_SEQ_LEN
-from curriculum.tokens.table import show
+from curriculum.tokens.table import show, template_note
 from curriculum.tokens.tokenizer import TextTokenizer, TokenizerSettings, load_tokenizer
 from curriculum.tokens.tokens import INDEX_DTYPE, KIND, SLICES, part_name, samples_in
 from curriculum.work.progress import TokenProgress
@@ -159,15 +159,30 @@ def _check_train(settings: AdoptSettings, files: Mapping[str, Sequence[ForeignFi
 
 
 def _write(settings: AdoptSettings, files: Files, tokenizer: TextTokenizer, draft: Draft, console: Console) -> None:
-    tokenizer.save(draft.path / "tokenizer")
     sources = sorted({source for slice_files in files.values() for source in slice_files})
     members = [file for slice_files in files.values() for listed in slice_files.values() for file in listed]
     empty: dict[str, int] = {}
+    with_bos: list[int] = []
     with TokenProgress(console, "tokens", sum(file.tokens for file in members)) as progress:
         slices = {
-            name: _SliceWriter(draft, name, settings.seq_len, tokenizer, empty, progress).write(sources, files[name])
+            name: _SliceWriter(draft, name, settings.seq_len, tokenizer, empty, with_bos, progress).write(
+                sources, files[name]
+            )
             for name in SLICES
         }
+    found, documents = sum(with_bos), sum(slices[name]["documents"] for name in SLICES)
+    bos = tokenizer.bos_token if tokenizer.bos_token != tokenizer.end_of_text_token else None
+    if bos is not None and found:
+        draft.facts["documents_with_bos"] = found
+    if bos is not None and 0 < found < documents:
+        _print(console, f"warning: {found:,} of {documents:,} documents start with {bos!r}: prompts will not")
+    template = tokenizer.template
+    tokenizer = tokenizer.following(bos is not None and found == documents)
+    if tokenizer.bos is not None:
+        draft.facts.update(bos=tokenizer.bos, bos_token=tokenizer.bos_token)
+    if note := template_note(template, tokenizer):
+        _print(console, f"note: {note}")
+    tokenizer.save(draft.path / "tokenizer")
     draft.facts.update(
         seq_len=settings.seq_len,
         vocab_size=tokenizer.vocab_size,
@@ -192,10 +207,12 @@ class _SliceWriter:
         seq_len: int,
         tokenizer: TextTokenizer,
         empty: dict[str, int],
+        with_bos: list[int],
         progress: TokenProgress,
     ) -> None:
         self._draft, self._name, self._seq_len = draft, name, seq_len
         self._tokenizer, self._empty, self._progress = tokenizer, empty, progress
+        self._with_bos = with_bos
         self._tokens = self._documents = self._origin = 0
 
     def write(self, sources: Sequence[str], files: Mapping[str, Sequence[ForeignFile]]) -> dict[str, Any]:
@@ -219,7 +236,9 @@ class _SliceWriter:
         offset = self._documents * np.dtype(INDEX_DTYPE).itemsize
         begins = NumberFile(Path(starts.name), INDEX_DTYPE, documents, offset).map()
         name = f"{self._name}/{source}/{number}"
-        self._draft.outside[name] = scan(file, begins, self._tokens, self._tokenizer, self._progress.add)
+        outside, with_bos = scan(file, begins, self._tokens, self._tokenizer, self._progress.add)
+        self._draft.outside[name] = outside
+        self._with_bos.append(with_bos)
         self._documents += documents
         self._tokens += file.tokens
         return {"name": name, "dtype": file.dtype, "documents": documents, "tokens": file.tokens}

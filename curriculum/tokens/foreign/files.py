@@ -60,15 +60,18 @@ def scan(
     first_token: int,
     tokenizer: TextTokenizer,
     advance: Callable[[int], None],
-) -> OutsideFile:
+) -> tuple[OutsideFile, int]:
     """Read a file once, in bounded memory: check every id and every document boundary, and compute the checksum.
 
     begins_D: int64 [documents], the first token of each non-empty document, increasing; the file's own first token
     counts as `first_token` (may be memory-mapped). `advance` is called with the number of tokens of each block.
+    Returns the file's checksum and how many documents start with the tokenizer's BOS token, after end-of-text or not.
     Raises ValueError with the file, the token and a fix.
     """
     dtype = np.dtype(FOREIGN_DTYPES[file.dtype])
     digest, place, before = xxhash.xxh3_128(), 0, tokenizer.end_of_text
+    bos = tokenizer.vocabulary.get(tokenizer.bos_token)
+    with_bos, expected = 0, np.zeros(0, dtype=np.int64)  # positions in the block that BOS may start a document at
     with open(file.path, "rb") as stream:
         while block := stream.read(READ_BYTES):
             digest.update(block)
@@ -77,10 +80,15 @@ def scan(
             here = first_token + place
             first, stop = np.searchsorted(begins_D, [here, here + len(ids)])
             _check_boundaries(file.path, ids, np.asarray(begins_D[first:stop]) - here, place, before, tokenizer)
+            begins = np.asarray(begins_D[first:stop]) - here
+            expected = np.concatenate((expected, np.where(ids[begins] == tokenizer.end_of_text, begins + 1, begins)))
+            expected = np.unique(expected)  # a document of end-of-text only has none
+            with_bos += int(np.count_nonzero(ids[expected[expected < len(ids)]] == bos))
+            expected = expected[expected >= len(ids)] - len(ids)
             before = int(ids[-1])
             place += len(ids)
             advance(len(ids))
-    return OutsideFile(str(file.path), place * dtype.itemsize, digest.hexdigest())
+    return OutsideFile(str(file.path), place * dtype.itemsize, digest.hexdigest()), with_bos
 
 
 def _check_ids(path: Path, ids: npt.NDArray[Any], place: int, tokenizer: TextTokenizer) -> None:

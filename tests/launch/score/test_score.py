@@ -137,3 +137,38 @@ def test_documents_a_picture_and_cheap_scores(tmp_path, tokens_folder, llama, ca
     assert main(["score", *words, "trial=120", f"output={tmp_path / 'none'}"]) == 0
     assert "first_tokens=8" in capsys.readouterr().out
     assert not (tmp_path / "none").exists()
+
+
+def test_on_text_a_model_with_a_small_vocabulary_needs_no_token_of_ours(tmp_path, tokens_folder, llama, capsys):
+    """end_of_text of TOKENS may lie outside its vocabulary, and so may GPT-2's default bos and eos."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from curriculum.tokens.tokenizer import train_tokenizer
+
+    tokens = Tokens.open(tokens_folder, "validation")
+    small = train_tokenizer(["the cat sees"], 257)
+    assert small.vocab_size < tokens.vocab_size
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    for end in (0, 50256):
+        config = LlamaConfig(vocab_size=small.vocab_size, **shape, **dict.fromkeys(ends, end))
+        LlamaForCausalLM(config).save_pretrained(tmp_path / f"small{end}")
+    gpt2(tmp_path / "gpt2", tokens, vocab_size=small.vocab_size, **dict.fromkeys(ends, 50256))
+    for number, name in enumerate(("small0", "small50256", "gpt2")):
+        small.save(tmp_path / name)
+        assert score(tokens_folder, tmp_path / name, llama, tmp_path / f"scores{number}") == 0, capsys.readouterr().err
+        assert np.isfinite(Scores.open(tmp_path / f"scores{number}", "validation").column("pd")).all()
+    (tmp_path / "gpt2" / "tokenizer_config.json").unlink()
+    capsys.readouterr()
+    assert score(tokens_folder, tmp_path / "gpt2", llama, tmp_path / "none") == 2
+    assert "names only tokens outside its vocabulary of 257 (bos_token_id=50256" in capsys.readouterr().err
+
+
+def test_on_text_a_tokenizer_larger_than_the_model_is_named(tmp_path, tokens_folder, llama, capsys):
+    from curriculum.tokens.tokenizer import train_tokenizer
+
+    gpt2(tmp_path / "gpt2", Tokens.open(tokens_folder), vocab_size=60)
+    train_tokenizer(["the cat sees"], 262).save(tmp_path / "gpt2")
+    assert score(tokens_folder, tmp_path / "gpt2", llama, tmp_path / "scores") != 0
+    assert "but the model has a vocabulary of 60: put the tokenizer.json of that model there" in capsys.readouterr().err

@@ -61,6 +61,18 @@ def test_transformers_computes_our_logits(tmp_path: Path, tied: bool, kv_heads: 
     assert (theirs.config.bos_token_id, theirs.config.eos_token_id) == (0, 0)
 
 
+def test_a_bos_of_its_own_is_written_and_one_outside_the_vocabulary_is_not_read(tmp_path: Path) -> None:
+    exported(tmp_path / "hf", bos=1)
+    for name in ("config.json", "generation_config.json"):
+        found = json.loads((tmp_path / "hf" / name).read_text())
+        assert (found["bos_token_id"], found["eos_token_id"]) == (1, 0)
+    exported(tmp_path / "default")
+    path = tmp_path / "default" / "config.json"
+    assert load(tmp_path / "default", torch.float32).config.end_of_text == 0
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"bos_token_id": 50256, "eos_token_id": 50256}))
+    assert load(tmp_path / "default", torch.float32).config.end_of_text is None
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_load_returns_the_same_decoder(tmp_path: Path, tied: bool) -> None:
     config = replace(CONFIG, tie_embeddings=tied)

@@ -1,16 +1,20 @@
 """The card of an export: the model, and which data in which order it was trained on."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import yaml
 
+from curriculum.artifact.create import create
 from curriculum.artifact.files import fingerprint_of
 from curriculum.artifact.manifest import Manifest
+from curriculum.tokens.tokenizer import train_tokenizer
 from models import DecoderConfig
 from models.huggingface import model_card
 from train.export.card import run_card
+from train.export.export import document_bos
 
 CONFIG = DecoderConfig(vocab_size=97, layers=2, width=32, heads=4, kv_heads=2, ffn=48, max_seq_len=64)
 PREFERENCE = {"name": "pdpc", "steepness": 10.0, "by": "weak|strong"}
@@ -62,6 +66,30 @@ def test_the_card_names_everything_the_model_depends_on(facts):
     assert "benchmarks" not in found
     assert json.loads(next(line for line in card.splitlines() if line.startswith('    {"by"'))) == PREFERENCE
     assert "torch 2.13.0" in card
+
+
+@pytest.mark.parametrize(
+    ("bos", "document", "call"),
+    [
+        (False, "without a BOS token", "`tokenizer(text)` adds no special tokens"),
+        (True, "which is also its BOS token", "`tokenizer(text)` adds it before the text"),
+    ],
+)
+def test_the_card_says_what_a_document_was(facts, bos, document, call):
+    tokenizer = train_tokenizer(["text"], 257).following(bos)
+    card = run_card(facts, checkpoint(), CONFIG, "fp32", tokenizer=tokenizer)
+    assert "A document in training was `<|endoftext|>` (id 0)" in card
+    assert document in card
+    assert call in card
+
+
+def test_tokens_of_before_state_no_bos_whatever_their_template(tmp_path):
+    tokens = tmp_path / "tokens"
+    with create(tokens, "tokens", config={}, inputs={}) as draft:
+        train_tokenizer(["text"], 257).following(True).save(draft.path / "tokenizer")
+    assert document_bos(tokens / "tokenizer") is None
+    shutil.copytree(tokens / "tokenizer", tmp_path / "export")
+    assert document_bos(tmp_path / "export") == 0
 
 
 def test_a_replanned_order_names_its_parent(facts):

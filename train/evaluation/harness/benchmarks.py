@@ -35,6 +35,7 @@ def evaluate_benchmarks(
     world: World,
     max_length: int | None = None,
     *,
+    bos: int | None = None,
     attempts: Attempts | None = None,
     watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> Evaluated:
@@ -44,7 +45,8 @@ def evaluate_benchmarks(
     standard error (sample deviation / sqrt(n)) and answers, one per document. A task that cannot be loaded or run,
     exceeds `task_timeout_s`, or is rejected by `attempts` (on rank 0) gives `bench/<task>/error`, a message, and does
     not enter the average; the others still run. Collective: all ranks return the same values.
-    `max_length`: longest input in tokens; None: the decoder's `max_seq_len`. `watch` is entered around every task.
+    `max_length`: longest input in tokens; None: the decoder's `max_seq_len`. `bos`: the token that starts every prompt,
+    as it started every document in training; None: none did. `watch` is entered around every task.
     """
     found = Evaluated()
     if not settings.tasks:
@@ -53,7 +55,7 @@ def evaluate_benchmarks(
     headlines: list[float] = []
     with ExitStack() as stack:
         try:
-            open_model = _opened(stack, decoder, tokenizer_folder, settings, exchange, max_length)
+            open_model = _opened(stack, decoder, tokenizer_folder, settings, exchange, max_length, bos)
             model = exchange.run("the harness", open_model)
         except RankFailed as failure:
             for name in settings.tasks:
@@ -79,6 +81,7 @@ def _opened(
     settings: BenchmarkSettings,
     exchange: Collectives,
     max_length: int | None,
+    bos: int | None,
 ) -> Callable[[], Any]:
     def opened() -> Any:
         stack.enter_context(sandbox(settings.offline, settings.task_paths))
@@ -87,7 +90,7 @@ def _opened(
         from train.evaluation.harness.scorer import Scorer
 
         scorer = Scorer(decoder, exchange, max_length or decoder.config.max_seq_len, settings.batch_size)
-        return harness_model(scorer, load_tokenizer(tokenizer_folder))
+        return harness_model(scorer, load_tokenizer(tokenizer_folder), bos)
 
     return opened
 

@@ -17,18 +17,26 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
-def harness_model(scorer: Scorer, tokenizer: Any) -> Any:
+def template_start(tokenizer: Any) -> int | None:
+    """Return the special token that a tokenizer of transformers puts before a text; None if it puts none."""
+    whole, text = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
+    return int(whole[0]) if whole[:1] != text[:1] else None
+
+
+def harness_model(scorer: Scorer, tokenizer: Any, bos: int | None = None) -> Any:
     """Return an `lm_eval.api.model.LM` over `scorer`, with the conventions of the harness's own HFLM.
 
-    A context is encoded with the tokenizer's defaults (ours adds no special tokens); an empty one becomes the token
-    that starts documents. White space between context and continuation belongs to the continuation. The harness sees a
-    single rank: the scorer distributes the work, so every rank has all requests and all answers.
+    A prompt is `bos`, where the model's documents start with it, and the tokens of its text; the tokenizer's own
+    template is not applied. An empty context becomes the token that starts documents, which is never a label. White
+    space between context and continuation belongs to the continuation. The harness sees a single rank: the scorer
+    distributes the work, so every rank has all requests and all answers.
     """
     from lm_eval.api.model import TemplateLM
     from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-    prefix = _prefix_token(scorer, tokenizer)
+    prefix = _prefix_token(scorer, tokenizer) if bos is None else bos
+    end = _end_token(scorer, tokenizer)
 
     class HarnessModel(TemplateLM):  # type: ignore[misc]
         """Encodes the harness's requests and passes them to the scorer."""
@@ -38,11 +46,9 @@ def harness_model(scorer: Scorer, tokenizer: Any) -> Any:
             return prefix
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-            # Like HFLM: a text that already begins with the prefix does not get another one.
-            if add_special_tokens is None and string.startswith(tokenizer.decode([prefix])):
-                add_special_tokens = False
-            options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-            return list(tokenizer.encode(string, **options))
+            ids = list(tokenizer.encode(string, add_special_tokens=False))
+            # Like HFLM: a text that already begins with BOS does not get another one.
+            return ids if bos is None or add_special_tokens is False or ids[:1] == [bos] else [bos, *ids]
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
             return super().loglikelihood(requests, disable_tqdm=True)
@@ -53,7 +59,9 @@ def harness_model(scorer: Scorer, tokenizer: Any) -> Any:
         def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
             windows: list[tuple[int, tuple[list[int], list[int]]]] = []
             for index, request in enumerate(requests):
-                parts = get_rolling_token_windows(self.tok_encode(request.args[0]), prefix, scorer.max_length, 1)
+                parts = get_rolling_token_windows(
+                    self.tok_encode(request.args[0], add_special_tokens=False), prefix, scorer.max_length, 1
+                )
                 windows += [(index, make_disjoint_window(part)) for part in parts]
             totals = [0.0] * len(requests)
             scores = scorer.log_likelihoods([pair for _, pair in windows])
@@ -76,13 +84,13 @@ def harness_model(scorer: Scorer, tokenizer: Any) -> Any:
 
                 def finished(added: list[int], stops: tuple[str, ...] = stops) -> bool:
                     text = tokenizer.decode(added, skip_special_tokens=True)
-                    return added[-1] == prefix or any(stop in text for stop in stops)
+                    return added[-1] == end or any(stop in text for stop in stops)
 
                 prompts = [self.tok_encode(requests[index].args[0]) or [prefix] for index in indices]
                 for index, added in zip(
                     indices, scorer.continuations(prompts, new_tokens=new_tokens, finished=finished), strict=True
                 ):
-                    kept = added[:-1] if added and added[-1] == prefix else added
+                    kept = added[:-1] if added and added[-1] == end else added
                     text = tokenizer.decode(kept, skip_special_tokens=True)
                     texts[index] = postprocess_generated_text(text, list(stops), None)
             return texts
@@ -99,3 +107,9 @@ def _prefix_token(scorer: Scorer, tokenizer: Any) -> int:
         f"neither the model nor the tokenizer of {tokenizer.name_or_path} has a token that starts a document: "
         "set model.end_of_text"
     )
+
+
+def _end_token(scorer: Scorer, tokenizer: Any) -> int | None:
+    """Return the token that ends a document: that of the model, else of the tokenizer."""
+    end = scorer.decoder.config.end_of_text
+    return tokenizer.eos_token_id if end is None else end

@@ -21,7 +21,7 @@ from curriculum.tokens import ids as token_ids
 from curriculum.tokens.foreign import adopt as adopt_module
 from curriculum.tokens.foreign import files as foreign
 from curriculum.tokens.foreign.adopt import AdoptSettings, ForeignTokenizer, run
-from curriculum.tokens.tokenizer import TextTokenizer
+from curriculum.tokens.tokenizer import TextTokenizer, train_tokenizer
 from curriculum.tokens.tokens import IGNORED, Tokens
 from launch.cli import main
 from models.attention import Documents
@@ -125,6 +125,27 @@ def test_documents_without_a_token_are_left_out_and_counted(
     assert [tokens.origin(i) for i in range(tokens.documents)] == [1, 4]
     facts = open_manifest(folder, "tokens").facts
     assert (facts["documents_without_tokens"], facts["documents_read"]) == ({"web": 4}, 6)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(("with_bos", "expected"), [((True, True), 257), ((True, False), None), ((False, False), None)])
+def test_bos_is_followed_where_every_document_starts_with_it(
+    tmp_path: Path, write_datatrove: Write, with_bos: tuple[bool, bool], expected: int | None
+) -> None:
+    made = train_tokenizer(["text"], 257)
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [*made.data["added_tokens"], {"id": 257, "content": "<s>", **flags, "special": True}]
+    TextTokenizer({**made.data, "added_tokens": added}, {"bos_token": "<s>"}, made.end_of_text_token).save(
+        tmp_path / "tokenizer"
+    )
+    end = made.end_of_text
+    write_datatrove(tmp_path / "a.ds", [[*([257] if with_bos[0] else []), 1, 2, 3, end]])
+    write_datatrove(tmp_path / "b.ds", [[end, *([257] if with_bos[1] else []), 4, 5, 6, 8]])
+    tokens = Tokens.open(adopt(tmp_path / "tokens", tmp_path / "tokenizer", 3, train={"web": str(tmp_path / "*.ds")}))
+    assert tokens.bos == expected
+    assert TextTokenizer.open(tokens.tokenizer_folder).bos == expected
+    assert open_manifest(tokens.folder, "tokens").facts.get("documents_with_bos") == (sum(with_bos) or None)
+    tokens.check_tokenizer()
 
 
 def test_slices_and_sources_side_by_side(

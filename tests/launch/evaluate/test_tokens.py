@@ -1,4 +1,4 @@
-"""`pdpc evaluate folder=` takes TOKENS of the folder's own tokenizer, also where that adds special tokens of its own."""
+"""`pdpc evaluate folder=` takes TOKENS of the folder's own tokenizer, even if it adds special tokens."""
 
 from __future__ import annotations
 

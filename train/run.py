@@ -17,6 +17,7 @@ import torch
 from curriculum.artifact.files import write_text
 from curriculum.artifact.manifest import open_manifest
 from curriculum.order.consumed import as_hex
+from curriculum.scores.baseline import baselines_of
 from models.attention import Backend, choose
 from models.decoder import build
 from models.kernels import check as check_kernels
@@ -37,7 +38,7 @@ from train.export.export import export_checkpoint
 from train.export.weights import ChosenWeights, choose_weights
 from train.faults import arm, fault
 from train.hooks.choice import hooks_of
-from train.inputs import Inputs, open_inputs, verify_inputs
+from train.inputs import Inputs, check_scores, open_inputs, verify_inputs
 from train.loop import Loop
 from train.loop_state import Progress
 from train.memory.available import room_here
@@ -90,6 +91,9 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         log.info("attention: %s (%s, %s)", attention.name, world.device.type, settings.precision)
         if world.first and (reason := wasted_rise(settings.schedule, inputs.order)):
             log.warning("%s", reason)
+        if world.first:
+            for text in inputs.findings.all:
+                log.warning("scores: %s", text)
         if world.first and tight:
             log.warning("memory may not suffice: %s", tight)
         watchdog.start()
@@ -171,6 +175,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         "parameters": inputs.decoder.parameter_count(),
         **split,
         "paths": {**paths, "slice": inputs.order.manifest.facts["slice"]},
+        **inputs.findings.as_fact(),
     }
     try:
         claimed = RunFolder.claim(folder)
@@ -179,6 +184,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         accepted = claimed.admit(settings, inputs, found)
         if claimed.finished:
             return claimed, 0
+        check_scores(settings, inputs)
         verify_inputs(settings)
         manifest = None
         if found is not None:
@@ -350,6 +356,21 @@ def _evaluate(loop: Loop, stage: int) -> None:
         if found.failed:
             again = f"pdpc evaluate run={folder} stages=failed"
             log.warning("stage %s: %s failed; once mended, run it again with %s", stage, found.values[FAILED], again)
+        if step == loop.inputs.order.steps and (text := _untrained(loop, found.values.get("val/loss"))):
+            log.warning("warning: %s", text)
+
+
+def _untrained(loop: Loop, loss: float | None) -> str | None:
+    """Return a warning if the run ends no better than a model that has learnt nothing, with its steps and rate."""
+    shortfall = None if loss is None else baselines_of(loop.inputs.validation).shortfall(loss)
+    if shortfall is None:
+        return None
+    steps, rate = loop.progress.step, loop.settings.optimizer.lr
+    return (
+        f"after {steps:,} step{'s' * (steps != 1)} at a learning rate of {rate:g} the model is {shortfall} on held-out "
+        "text: as a reference model or as an arm it says nothing; take more steps (a smaller batch_size, more text) or "
+        "a higher optimizer.lr"
+    )
 
 
 def _other_data(loop: Loop, task: str) -> str | None:

@@ -134,6 +134,9 @@ class TrainSettings:
     """Ranks on this machine that `pdpc train` starts; null: one a GPU, or one."""
     threads: int | None = field(default=None, metadata=FREE)
     """CPU threads of a rank; null: the machine's cores shared out."""
+    accept_scores: bool = field(default=False, metadata=FREE)
+    """Train although pdpc score found the scores unusable (a strong model worse than the weak one, constant scores, an
+    untrained model); run.json and the report then say so."""
     accept_change: list[str] = field(default_factory=list, metadata=FREE)
     """Fields in which this life may differ from what the run was begun with, such as optimizer.lr; kept on record."""
 

@@ -90,7 +90,9 @@ def check_scores(settings: TrainSettings, inputs: Inputs) -> None:
     """Raise ValueError, naming what was found, if the scores are unusable and the user has not accepted that."""
     found = inputs.findings.unusable
     if found and not settings.accept_scores:
-        behind = "the order" if of_order(inputs.order.manifest.facts).unusable else f"data.scores={settings.data.scores}"
+        behind = (
+            "the order" if of_order(inputs.order.manifest.facts).unusable else f"data.scores={settings.data.scores}"
+        )
         raise ValueError(
             f"the scores behind {behind} are unusable: {listed(found)}. Score again with other reference models and "
             "arrange again, or add accept_scores=true to train on them as they are (run.json and the report will say "

@@ -29,9 +29,7 @@ def findings_of(path: Path, tokens: Tokens, training: Mapping[str, str]) -> Find
     unusable = [*_untrained(sums, baselines_of(tokens), training), *_constant(sums)]
     inverted, others = _inverted(sums)
     where = f"slice {tokens.slice!r}: "
-    return Findings(
-        tuple(where + text for text in (*unusable, *inverted)), tuple(where + text for text in others)
-    )
+    return Findings(tuple(where + text for text in (*unusable, *inverted)), tuple(where + text for text in others))
 
 
 def _untrained(sums: SourceSums, baselines: Baselines, training: Mapping[str, str]) -> list[str]:

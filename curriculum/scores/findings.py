@@ -33,7 +33,9 @@ class Findings:
     def of_slice(self, name: str) -> Findings:
         """Return the findings about one slice, and those about no slice in particular."""
         other = re.compile(rf"slice (?!{re.escape(repr(name))}:)")
-        return Findings(*(tuple(text for text in part if not other.match(text)) for part in (self.unusable, self.others)))
+        return Findings(
+            *(tuple(text for text in part if not other.match(text)) for part in (self.unusable, self.others))
+        )
 
     def as_fact(self) -> dict[str, Any]:
         """Return the facts to store in an ORDER: none if nothing was found."""

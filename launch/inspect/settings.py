@@ -25,7 +25,7 @@ class InspectSettings:
     samples: int = 6
     """Samples of the step to show."""
     text: str = START
-    """Text of the samples shown: start (one line each), full (all of it), or NAME.txt to write all of it to that file."""
+    """Text of the samples: start (one line each), full (all of it), or NAME.txt to write all of it to that file."""
     by_loss: bool = False
     """Show the samples of the step that cost the most, under the run's last checkpoint before it."""
     loss_model: str | None = None

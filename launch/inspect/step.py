@@ -61,7 +61,9 @@ def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool
     parts: list[str] = []
     for index in shown[: settings.samples]:
         head = _sample(subject, step, int(index), losses)
-        console.print(head, markup=False, no_wrap=settings.text == START, crop=settings.text == START, overflow="ellipsis")
+        console.print(
+            head, markup=False, no_wrap=settings.text == START, crop=settings.text == START, overflow="ellipsis"
+        )
         if subject.tokens is None or decode is None:
             continue
         sample = int(step.ids_B[index])

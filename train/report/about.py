@@ -1,4 +1,4 @@
-"""What the arms are, for the top of the page: model, data, orders, dates; and whether an order moves the mix of sources."""
+"""The top of the page: model, data, orders, dates; and whether an order moves the mix of sources."""
 
 from __future__ import annotations
 

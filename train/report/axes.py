@@ -68,9 +68,7 @@ def share_axes(axes: Any, label: str) -> None:
     axes.set_ylabel(label)
 
 
-def label_right(
-    axes: Any, names: Sequence[str], last: Any, most: int = 9, shown: Sequence[int] | None = None
-) -> None:
+def label_right(axes: Any, names: Sequence[str], last: Any, most: int = 9, shown: Sequence[int] | None = None) -> None:
     """Label the right ends of stacked areas, with labels moved apart where they would overlap.
 
     `shown` are the areas to label, all by default; of more than `most`, evenly spaced ones are.

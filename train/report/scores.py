@@ -22,7 +22,10 @@ def score_warnings(runs: Sequence[Run], material: Material) -> list[str]:
         found.append(of_scores(material.scores.manifest.facts))
     whole: Findings = joined(found)
     return [
-        *(f"The scores are unusable, so the order is not the curriculum it claims to be: {text}." for text in whole.unusable),
+        *(
+            f"The scores are unusable, so the order is not the curriculum it claims to be: {text}."
+            for text in whole.unusable
+        ),
         *(f"About the scores: {text}." for text in whole.others),
     ]
 

@@ -101,7 +101,8 @@ class WandbRun:
             return None
         why = f"WANDB_MODE={where}" if "WANDB_MODE" in os.environ else "there is no WANDB_API_KEY and no login in netrc"
         folder = Path(self._run.dir).parent
-        return f"W&B is offline ({why}): its records are in {folder}; send them with: wandb sync {shlex.quote(str(folder))}"
+        send = f"wandb sync {shlex.quote(str(folder))}"
+        return f"W&B is offline ({why}): its records are in {folder}; send them with: {send}"
 
     def _local(self) -> list[Path]:
         return list((self.folder / "wandb").glob(f"*run-*-{self.id}"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -61,8 +61,8 @@ def mix_sentences(exposures: Mapping[str, Exposure], sources: Sequence[str]) -> 
     return result
 
 
-def _distinct(texts: Sequence[str] | object) -> str:
-    return " or ".join(dict.fromkeys(text for text in texts if text))  # type: ignore[attr-defined]
+def _distinct(texts: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(text for text in texts if text))
 
 
 def _model(run: Run) -> str:

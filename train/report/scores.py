@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from curriculum.scores.baseline import Baselines, baselines_of
-from curriculum.scores.findings import FINDINGS, Findings, joined, of_order, of_scores
+from curriculum.scores.findings import FINDINGS, joined, of_order, of_scores
 from curriculum.tokens.tokens import Tokens
 from train.report.arms import Arm
 from train.report.material import Material
@@ -20,7 +19,7 @@ def score_warnings(runs: Sequence[Run], material: Material) -> list[str]:
     found += [of_order(order.manifest.facts) for order in material.orders.values()]
     if material.scores is not None:
         found.append(of_scores(material.scores.manifest.facts))
-    whole: Findings = joined(found)
+    whole = joined(found)
     return [
         *(
             f"The scores are unusable, so the order is not the curriculum it claims to be: {text}."
@@ -57,5 +56,5 @@ def _baselines(run: Run, material: Material) -> Baselines | None:
                 return baselines_of(validation)
         except (ValueError, OSError):
             pass
-    decoder: Any = run.fact("decoder", "vocab_size")
-    return Baselines(decoder, None) if isinstance(decoder, int) else None
+    vocab_size = run.fact("decoder", "vocab_size")
+    return Baselines(vocab_size, None) if isinstance(vocab_size, int) else None

@@ -28,12 +28,12 @@ def tokens(tokens_folder):
     return Tokens.open(tokens_folder)
 
 
-def found(folder, tokens, weak, strong, **training):
+def found(folder, tokens, weak, strong, training=()):
     folder.mkdir(exist_ok=True)
     count = len(tokens)
     losses = {"weak": np.broadcast_to(weak, count).astype("f4"), "strong": np.broadcast_to(strong, count).astype("f4")}
     write_slice(folder, "train", losses, tokens.real_tokens(np.arange(count)))
-    return findings_of(folder / "train.parquet", tokens, training)
+    return findings_of(folder / "train.parquet", tokens, dict(training))
 
 
 def noise(tokens, scale=0.2, seed=0):
@@ -48,10 +48,13 @@ def test_a_sound_pair_of_models_is_not_complained_about(tokens, tmp_path):
     ("strong", "words"),
     [
         (lambda t: 3.4 + noise(t), "the strong model is worse than the weak one (mean PD -"),
-        (lambda t: np.where(np.arange(len(t)) % 5 < 2, 1.0, 3.1) + noise(t, 0.01), "negative for 60% of the samples"),
+        (
+            lambda t: np.where(np.arange(len(t)) % 5 < 2, -2.0, 0.05) + 3.0 + noise(t, seed=7),
+            "negative for 60% of the samples",
+        ),
         (lambda t: np.full(len(t), 2.5), "model 'strong' gives nearly every sample the same loss"),
         (lambda t: 3.0 + noise(t, seed=7) - 1e-3, "PD is nearly the same everywhere"),
-        (lambda t: 6.2 + noise(t), "model 'strong' is no better than guessing: 6.2"),
+        (lambda t: 6.2 + noise(t), "model 'strong' is no better than guessing: 6."),
     ],
     ids=["inverted", "mostly negative", "constant loss", "constant PD", "untrained"],
 )
@@ -77,13 +80,8 @@ def test_a_model_is_compared_with_token_frequencies_and_guessing(tokens, tmp_pat
     assert "no better than token frequencies" in baselines.shortfall(baselines.unigram + 0.01)
     assert "no better than guessing" in baselines.shortfall(baselines.uniform + 0.01)
     between = (baselines.unigram + baselines.uniform) / 2
-    findings = found(
-        tmp_path,
-        tokens,
-        between + noise(tokens, 0.01),
-        3.0 + noise(tokens),
-        weak="7 steps at a learning rate of 0.0003",
-    )
+    how = {"weak": "7 steps at a learning rate of 0.0003"}
+    findings = found(tmp_path, tokens, between + noise(tokens, 0.01), 3.0 + noise(tokens), how)
     assert "model 'weak' is no better than token frequencies" in findings.unusable[0]
     assert "trained for 7 steps at a learning rate of 0.0003" in findings.unusable[0]
 

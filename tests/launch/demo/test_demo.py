@@ -79,9 +79,13 @@ def changed(folder):
 
 
 def numbers(folder):
-    """Return the report without what no two runs share: speed, and the place where the arms lie."""
+    """Return the report without what no two runs share: speed, dates, and the place where the arms lie."""
     report = json.loads((folder / "report.json").read_text())
-    return {key: value for key, value in report.items() if key not in ("throughput", "config_differences", "places")}
+    return {
+        key: value
+        for key, value in report.items()
+        if key not in ("about", "throughput", "config_differences", "places")
+    }
 
 
 def test_the_whole_road(contained_pair, power_cut, tmp_path):

@@ -360,9 +360,10 @@ def _evaluate(loop: Loop, stage: int) -> None:
             log.warning("warning: %s", text)
 
 
-def _untrained(loop: Loop, loss: float | None) -> str | None:
+def _untrained(loop: Loop, loss: Any) -> str | None:
     """Return a warning if the run ends no better than a model that has learnt nothing, with its steps and rate."""
-    shortfall = None if loss is None else baselines_of(loop.inputs.validation).shortfall(loss)
+    known = isinstance(loss, float)
+    shortfall = baselines_of(loop.inputs.validation).shortfall(loss) if known else None
     if shortfall is None:
         return None
     steps, rate = loop.progress.step, loop.settings.optimizer.lr

@@ -57,7 +57,7 @@ def one_line(record: Record, steps: int, *, colour: bool = False, letters: int =
 
 
 def _mix(record: Record, letters: int) -> str:
-    """Return the largest bucket shares that fit, in the order of the buckets; "" if there are none."""
+    """Return the largest bucket shares that fit, in the order of the buckets; "" if nothing fits or there are none."""
     prefix = "curriculum/realised/"
     shares = {key.removeprefix(prefix): value for key, value in record.items() if key.startswith(prefix) and value}
     by_size = sorted(shares, key=lambda name: -shares[name])
@@ -67,7 +67,8 @@ def _mix(record: Record, letters: int) -> str:
         text += f" and {len(shares) - count} more" if count < len(shares) else ""
         if len(text) <= letters:
             return text
-    return f"mix of {len(shares)} buckets" if shares else ""
+    text = f"mix of {len(shares)} buckets"
+    return text if shares and len(text) <= letters else ""
 
 
 def time_left(seconds: float) -> str:

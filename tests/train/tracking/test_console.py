@@ -41,11 +41,12 @@ def test_the_mix_lists_what_was_read_and_fits_the_line():
     del record["curriculum/realised/low"]
     line = one_line(record, 400, letters=200)
     assert "mean score 0.412  mix q3 0.50 q7 0.30 q12 0.15 q16@500 0.05  left" in line
-    for letters in (180, 150, 130, 120):
+    for letters in (170, 160, 150, 145):
         line = one_line(record, 400, letters=letters)
         assert len(line) <= letters
     assert "q3 0.50" in line
     assert " and " in line
-    assert "mix of 4 buckets" in one_line(record, 400, letters=60)
-    coloured = one_line(record, 400, colour=True, letters=150)
-    assert re.sub(r"\033\[\d+m", "", coloured) == one_line(record, 400, letters=150)
+    assert "mix of 4 buckets" in one_line(record, 400, letters=139)
+    assert "mix" not in one_line(record, 400, letters=80)
+    coloured = one_line(record, 400, colour=True, letters=160)
+    assert re.sub(r"\033\[\d+m", "", coloured) == one_line(record, 400, letters=160)

@@ -86,7 +86,7 @@ def test_the_page_in_a_browser(browser, comparison, with_seeds, tmp_path):
             browser.evaluate(OPEN_ALL)
             assert browser.evaluate(TOO_WIDE) <= 0, where
             assert browser.evaluate(CUT_OFF) == [], where
-            assert browser.evaluate(CUT_COLUMNS) == [], where
+            assert width > 390 or browser.evaluate(CUT_COLUMNS) == [], where  # wider: many arms scroll
             assert browser.evaluate(HEADLINE_WIDTH) > 0.7, where
             assert browser.evaluate(OVERLAPPING) == [], where
             assert browser.evaluate(FAINT) == [], where

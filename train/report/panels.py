@@ -31,10 +31,10 @@ def bucket_shares(axes: Any, view: Plan) -> None:
         top = bottom + view.realised[:, index]
         strength = _strength(index, count)
         axes.fill_between(view.progress, bottom, top, color=colour("bucket"), alpha=strength, linewidth=0)
-        at = _thickest(view.progress, top - bottom)
+        at = _place(view.progress, top - bottom)
         if top[at] - bottom[at] >= LABEL_SHARE:
             axes.text(
-                min(max(view.progress[at], 0.12), 0.88),
+                view.progress[at],
                 (top[at] + bottom[at]) / 2,
                 shortened(view.buckets[index], 16),
                 ha="center",
@@ -59,12 +59,17 @@ def _strength(index: int, count: int) -> float:
     return 0.15 + 0.4 * index / max(1, count - 1)
 
 
-def _thickest(progress: Values, height: Values) -> int:
-    """Return the middle of the widest stretch in which an area is nearly as thick as it gets."""
+def _place(progress: Values, height: Values) -> int:
+    """Return where to label an area: the middle of the widest stretch in which it is nearly as thick as it gets.
+
+    If the area is thick enough there too, the label moves away from the ends of the axes, where it would stick out.
+    """
     thick = np.flatnonzero(height >= 0.9 * height.max())
     runs = np.split(thick, np.flatnonzero(np.diff(thick) > 1) + 1)
     longest = max(runs, key=lambda run: progress[run[-1]] - progress[run[0]])
-    return int(longest[len(longest) // 2])
+    at = int(longest[len(longest) // 2])
+    inner = int(np.argmin(np.abs(progress - min(max(progress[at], 0.12), 0.88))))
+    return inner if height[inner] >= LABEL_SHARE else at
 
 
 def mixture_strips(figure: Any, above: Any, mixtures: Sequence[Mixture], strip_in: float) -> None:

@@ -15,7 +15,7 @@ from train.settings import TrainSettings
 def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
     """Check the inputs, start the ranks on this machine with `overrides`, and wait; return their exit code."""
     from train.engine import deepspeed_config
-    from train.inputs import open_inputs
+    from train.inputs import check_scores, open_inputs
     from train.memory.available import oom_kills
     from train.resume.identity import check_acceptable
     from train.resume.runfolder import finished
@@ -27,6 +27,7 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
     if finished(Path(settings.output), settings, inputs):
         print(f"run {settings.output} is finished: reused")
         return 0
+    check_scores(settings, inputs)
     threads = settings.threads or max(1, (os.cpu_count() or 1) // processes)
     kills = oom_kills()
     print(

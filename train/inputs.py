@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import verify
 from curriculum.order.order import Order, ancestors
+from curriculum.scores.findings import Findings, joined, listed, of_order, of_scores
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
 from models.config import DecoderConfig
@@ -39,6 +40,8 @@ class Inputs:
     """Fingerprints of the orders that the order was replanned from, oldest first."""
     task_data: dict[str, str]
     """Fingerprints of the benchmarks' local data files, by task."""
+    findings: Findings
+    """What `pdpc score` found about the scores behind the order, and about those of the validation slice."""
 
 
 def open_inputs(settings: TrainSettings) -> Inputs:
@@ -75,7 +78,25 @@ def open_inputs(settings: TrainSettings) -> Inputs:
     }
     pd = _finite_pd(scores) if scores else None
     task_data = {name: data_fingerprint(name, settings.benchmarks) for name in settings.benchmarks.tasks}
-    return Inputs(order, tokens, validation, pd, decoder, schedule, fingerprints, ancestors(order), task_data)
+    findings = joined(
+        [of_order(order.manifest.facts), *([of_scores(scores.manifest.facts)] if scores is not None else [])]
+    )
+    lineage = ancestors(order)
+    return Inputs(order, tokens, validation, pd, decoder, schedule, fingerprints, lineage, task_data, findings)
+
+
+def check_scores(settings: TrainSettings, inputs: Inputs) -> None:
+    """Raise ValueError, naming what was found, if the scores are unusable and the user has not accepted that."""
+    found = inputs.findings.unusable
+    if found and not settings.accept_scores:
+        behind = (
+            "the order" if of_order(inputs.order.manifest.facts).unusable else f"data.scores={settings.data.scores}"
+        )
+        raise ValueError(
+            f"the scores behind {behind} are unusable: {listed(found)}. Score again with other reference models and "
+            "arrange again, or add accept_scores=true to train on them as they are (run.json and the report will say "
+            "so)"
+        )
 
 
 def verify_inputs(settings: TrainSettings) -> None:

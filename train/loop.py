@@ -26,7 +26,7 @@ from train.hooks.hook import Hook
 from train.loop_state import LoopState, Window
 from train.objectives import Objective
 from train.tracking import Record
-from train.tracking.console import on_terminal, one_line
+from train.tracking.console import on_terminal, one_line, width
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ class Loop(LoopState):
             return
         self.metrics.append(record)
         self.tracker.log(record)
-        log.info(one_line(record, self.inputs.order.steps, colour=on_terminal()))
+        log.info(one_line(record, self.inputs.order.steps, colour=on_terminal(), letters=width()))
 
     def _timed(self, upcoming: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the batches and add up the time the loop waits for them."""

@@ -83,6 +83,9 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         log.info("attention: %s (%s, %s)", attention.name, world.device.type, settings.precision)
         if world.first and (reason := wasted_rise(settings.schedule, inputs.order)):
             log.warning("%s", reason)
+        if world.first:
+            for text in inputs.findings.all:
+                log.warning("scores: %s", text)
         if world.first and memory_warning:
             log.warning("memory may be insufficient: %s", memory_warning)
         watchdog.start()

@@ -6,8 +6,10 @@ import logging
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from curriculum.order.consumed import as_hex
+from curriculum.scores.baseline import baselines_of
 from train import checkpoint
 from train.batches import check_consumed
 from train.distributed.signals import posted
@@ -90,6 +92,21 @@ def evaluate_stage(loop: Loop, stage: int) -> None:
         if found.failed:
             again = f"pdpc evaluate run={folder} stages=failed"
             log.warning("stage %s: %s failed; fix the cause and rerun with: %s", stage, found.values[FAILED], again)
+        if step == loop.inputs.order.steps and (warning := _untrained(loop, found.values.get("val/loss"))):
+            log.warning("%s", warning)
+
+
+def _untrained(loop: Loop, loss: Any) -> str | None:
+    """Return a warning if the run ends no better than a model that has learned nothing."""
+    shortfall = baselines_of(loop.inputs.validation).shortfall(loss) if isinstance(loss, float) else None
+    if shortfall is None:
+        return None
+    steps, rate = loop.progress.step, loop.settings.optimizer.lr
+    return (
+        f"after {steps:,} step{'s' * (steps != 1)} at a learning rate of {rate:g} the model is {shortfall} on held-out "
+        "text, so it is of no use as a reference model or as an arm: train for more steps (a smaller batch_size, more "
+        "text) or at a higher optimizer.lr"
+    )
 
 
 def _changed_data(loop: Loop, task: str) -> str | None:

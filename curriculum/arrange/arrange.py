@@ -24,6 +24,7 @@ from curriculum.preference import FOLD, SOURCE, Preference, Shuffled
 from curriculum.preference.own import record
 from curriculum.scores.columns import LENGTH, SampleColumns
 from curriculum.scores.expression import Expression
+from curriculum.scores.findings import Findings, of_scores
 from curriculum.scores.own import OwnScores
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
@@ -100,6 +101,7 @@ def run(settings: ArrangeSettings) -> Order:
         inputs = reader.submit(lambda: {**columns.inputs, **settings.preference.inputs, **_stages_of(settings)})
         if folder.exists() and reusable(folder, KIND, config=config, inputs=inputs.result()):
             log.info("order %s is complete and up to date: reused", folder)
+            warn_of_scores(columns)
             return Order.open(folder)
         layout = Layout(
             settings.preference,
@@ -129,9 +131,11 @@ def run(settings: ArrangeSettings) -> Order:
                 stage_ends=ends,
                 slice=settings.slice,
                 seq_len=columns.tokens.seq_len if columns.tokens is not None else None,
+                **findings_of(columns).as_fact(),
             )
     order = Order.open(folder)
     _log_summary(order, layout)
+    warn_of_scores(columns)
     return order
 
 
@@ -153,6 +157,22 @@ def open_columns(settings: ArrangeSettings) -> SampleColumns:
                 "own_scores=FILE"
             )
     return SampleColumns(tokens, scores, own)
+
+
+def findings_of(columns: SampleColumns) -> Findings:
+    """Return what `pdpc score` found about the scores of these samples."""
+    if columns.scores is None:
+        return Findings()
+    return of_scores(columns.scores.manifest.facts).of_slice(columns.scores.slice)
+
+
+def warn_of_scores(columns: SampleColumns) -> None:
+    """Log what `pdpc score` found about the scores of these samples."""
+    found = findings_of(columns)
+    for text in found.all:
+        log.warning("warning: %s: %s", columns.place, text)
+    if found.unusable:
+        log.warning("warning: the order is by unusable scores: pdpc train will ask for accept_scores=true")
 
 
 def _scored(settings: ArrangeSettings) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.arrange.arrange import ArrangeSettings, open_columns
+from curriculum.arrange.arrange import ArrangeSettings, findings_of, open_columns, warn_of_scores
 from curriculum.arrange.arrangement import Arrangement
 from curriculum.arrange.cells import Layout
 from curriculum.arrange.interleave import OrderWriter
@@ -26,6 +26,7 @@ from curriculum.order.permutation import key_of
 from curriculum.preference import Pdpc, Preference
 from curriculum.preference.own import record
 from curriculum.scores.columns import SampleColumns
+from curriculum.scores.findings import joined, of_order
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ def run(settings: ReplanSettings) -> Order:
     folder = Path(settings.output)
     if reusable(folder, KIND, config=config, inputs=inputs):
         log.info("order %s is complete and up to date: reused", folder)
+        warn_of_scores(columns)
         return Order.open(folder)
     cursor = settings.from_step * parent.batch_size
     head_N = times_of(parent, 0, cursor, columns.samples)
@@ -108,6 +110,7 @@ def run(settings: ReplanSettings) -> Order:
             used_N[ids] = True
         different = int(np.count_nonzero(used_N))
         draft.facts.update(writer.finish(), **_facts(parent, tail, settings.from_step, different, int(tail_N.sum())))
+        draft.facts.update(joined([of_order(parent.manifest.facts), findings_of(columns)]).as_fact())
     child = Order.open(folder)
     audit = child.manifest.facts["audit"]
     log.info(
@@ -119,6 +122,7 @@ def run(settings: ReplanSettings) -> Order:
         audit["left"],
         child.steps - settings.from_step,
     )
+    warn_of_scores(columns)
     return child
 
 

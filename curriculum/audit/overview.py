@@ -99,7 +99,7 @@ def overview(order: Order, columns: SampleColumns | None = None) -> Overview:
     planned_PK = _summed(planned_PC, order.bucket_of_cell, len(names))
     realised_PK = _summed(realised_PC, order.bucket_of_cell, len(names))
     score = mean_score_of(order, columns) if columns is not None else None
-    value_N = _scores(columns, score) if columns is not None and score is not None else None
+    value_N = score_of_samples(columns, score) if columns is not None and score is not None else None
     sources, sources_PT = _strata(order, realised_PC)
     if columns is not None and columns.tokens is not None:
         sources, sources_PT = columns.tokens.sources, np.zeros((parts, len(columns.tokens.sources)))
@@ -128,7 +128,8 @@ def mean_score_of(order: Order, columns: SampleColumns) -> str | None:
     return next((text for text in candidates if set(Expression(text).names) <= set(columns.names)), None)
 
 
-def _scores(columns: SampleColumns, score: str) -> NDArray[np.float32]:
+def score_of_samples(columns: SampleColumns, score: str) -> NDArray[np.float32]:
+    """Return a score of every sample, float32 [N]."""
     value_N = np.empty(columns.samples, dtype=np.float32)
     for chunk in columns.chunks([Expression(score)]):
         value_N[chunk.first : chunk.first + len(chunk)] = chunk.scores[score]

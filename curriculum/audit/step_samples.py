@@ -86,6 +86,12 @@ def beginning(tokens: Tokens, sample: int, decode: TextDecoder, letters: int) ->
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:letters]
 
 
+def whole_text(tokens: Tokens, sample: int, decode: TextDecoder) -> str:
+    """Return the text of all tokens of a sample, as it is."""
+    ids = tokens.sample([sample])[0]
+    return decode(ids[ids != IGNORED].tolist())
+
+
 def origins(tokens: Tokens, sample: int) -> list[tuple[int, int]]:
     """Return (ordinal in the input text, tokens in the sample) of every document of a sample."""
     return [(tokens.origin(int(index)), int(count)) for index, count in tokens.documents_in(sample)]

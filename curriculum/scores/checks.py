@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from curriculum.scores.baseline import Baselines, baselines_of
+from curriculum.scores.findings import Findings
 from curriculum.scores.sums import SourceSums, sum_up
 from curriculum.tokens.tokens import Tokens
 
@@ -15,12 +18,33 @@ CONSTANT_LOSS = 1e-3
 """The same for losses, relative to their mean."""
 
 
-def warnings_of(path: Path, tokens: Tokens) -> list[str]:
-    """Return warnings about the scores of a slice, each with its consequence for an order."""
+def findings_of(path: Path, tokens: Tokens, training: Mapping[str, str]) -> Findings:
+    """Return what is wrong with the scores of a slice, each with its consequence for an order and what to do about it.
+
+    `training` says for how long, and at which learning rate, the models were trained, where that is known.
+    """
     sums = sum_up(path, tokens)
     if int(sums.samples[-1]) < FEW_SAMPLES:
-        return []
-    return [f"slice {tokens.slice!r}: {warning}" for warning in [*_constant(sums), *_inverted(sums)]]
+        return Findings()
+    unusable = [*_untrained(sums, baselines_of(tokens), training), *_constant(sums)]
+    inverted, others = _inverted(sums)
+    where = f"slice {tokens.slice!r}: "
+    return Findings(tuple(where + text for text in (*unusable, *inverted)), tuple(where + text for text in others))
+
+
+def _untrained(sums: SourceSums, baselines: Baselines, training: Mapping[str, str]) -> list[str]:
+    found = []
+    for name, mean in sums.loss_mean.items():
+        if shortfall := baselines.shortfall(float(mean[-1])):
+            how = training.get(name)
+            reason = (
+                f"it was trained for {how}; take more steps (a smaller batch_size, a larger reference_fraction) or a "
+                "higher optimizer.lr"
+                if how
+                else "train it longer, or check that its folder and its tokenizer are the right ones"
+            )
+            found.append(f"model {name!r} is {shortfall}: what it calls hard is chance; {reason}")
+    return found
 
 
 def _constant(sums: SourceSums) -> list[str]:
@@ -39,24 +63,29 @@ def _constant(sums: SourceSums) -> list[str]:
     return warnings
 
 
-def _inverted(sums: SourceSums) -> list[str]:
+def _inverted(sums: SourceSums) -> tuple[list[str], list[str]]:
+    """Return what is found about the whole slice, or else about the sources."""
     if sums.pd_mean is None or sums.pd_negative is None:
-        return []
-    if sums.pd_mean[-1] < 0:
+        return [], []
+    mean, negative = sums.pd_mean[-1], sums.pd_negative[-1]
+    if mean < 0 or negative > 0.5:
         return [
-            f"the strong model is worse than the weak one (mean PD {sums.pd_mean[-1]:.3f}, negative for "
-            f"{sums.pd_negative[-1]:.0%} of the samples): low PD would not mean easy, and the order would be wrong; "
-            "exchange the two if they are mixed up, else train the strong one longer"
-        ]
+            f"the strong model is worse than the weak one (mean PD {mean:.3f}, negative for {negative:.0%} of the "
+            "samples): low PD would not mean easy, and the order would be wrong; exchange the two if they are mixed "
+            "up, else train the strong one longer"
+        ], []
+    checked = [index for index in range(len(sums.sources)) if sums.samples[index] >= FEW_SAMPLES]
+    worse = [index for index in checked if sums.pd_mean[index] < 0 or sums.pd_negative[index] > 0.5]
+    if not worse:
+        return [], []
     bad = [
-        f"{name!r} (mean {sums.pd_mean[index]:.3f}, {sums.pd_negative[index]:.0%} negative)"
-        for index, name in enumerate(sums.sources)
-        if sums.samples[index] >= FEW_SAMPLES and sums.pd_mean[index] < 0
+        f"{sums.sources[index]!r} (mean {sums.pd_mean[index]:.3f}, {sums.pd_negative[index]:.0%} negative)"
+        for index in worse
     ]
-    if not bad:
-        return []
     shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
-    return [
+    text = (
         f"the strong model is worse than the weak one on {shown}: there PD says nothing about difficulty, and an order "
         "over the whole corpus reads these sources first; stratify by source, or train the strong model on such text"
-    ]
+    )
+    most = sum(int(sums.samples[index]) for index in worse) > sums.samples[-1] / 2
+    return ([text], []) if most else ([], [text])

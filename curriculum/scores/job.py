@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from curriculum.artifact.create import create, reusable
-from curriculum.scores.checks import warnings_of
+from curriculum.scores.checks import findings_of
+from curriculum.scores.findings import Findings, joined, of_scores
 from curriculum.scores.scorer import ChunkScorer, ScoringOptions
 from curriculum.scores.scores import KIND, Scores
 from curriculum.scores.table import show
@@ -68,7 +69,9 @@ class ScoringJob:
             return None
         log.info("scores %s are complete and match the settings: reused", self.folder)
         shutil.rmtree(self.store.folder, ignore_errors=True)
-        return Scores.open(self.folder, next(iter(self.tokens)))
+        scores = Scores.open(self.folder, next(iter(self.tokens)))
+        warn(of_scores(scores.manifest.facts))
+        return scores
 
     def begin(self) -> list[Chunk]:
         """Create or resume the folder of chunks; return the missing chunks."""
@@ -92,23 +95,25 @@ class ScoringJob:
         """Join the chunks, remove them, and (unless `quiet`) print a table of scores. All chunks must be done."""
         self._mark("chunk.before_join")
         notes = self.store.noted(NOTES)
-        warnings: list[str] = list(notes["warnings"])
+        found = [Findings(others=tuple(notes["warnings"]))]
         with create(self.folder, KIND, config=self.options.config(), inputs=self.inputs) as draft:
             for name in self.tokens:
                 mine = [chunk for chunk in self.chunks if chunk.slice == name]
                 self._write_slice(draft.path, name, mine)
             draft.facts.update(models=notes["models"])
             for name, part in self.tokens.items():
-                warnings += warnings_of(draft.path / f"{name}.parquet", part)
-            draft.facts.update(warnings=warnings)
+                found.append(findings_of(draft.path / f"{name}.parquet", part, notes.get("training", {})))
+            findings = joined(found)
+            draft.facts.update(warnings=list(findings.all))
+            if findings:
+                draft.facts.update(unusable=list(findings.unusable))
         self._mark("chunk.after_join")
         shutil.rmtree(self.store.folder, ignore_errors=True)
         first = next(iter(self.tokens))
         scores = Scores.open(self.folder, first)
         if quiet:
             return scores
-        for warning in warnings:
-            log.warning("warning: %s", warning)
+        warn(findings)
         show(scores, self.tokens[first], Console())
         return scores
 
@@ -132,6 +137,14 @@ class ScoringJob:
 
     def _column(self, chunks: Sequence[Chunk], name: str) -> NDArray[np.float32]:
         return np.concatenate([self.store.read(chunk)[name] for chunk in chunks] or [np.zeros(0, np.float32)])
+
+
+def warn(findings: Findings) -> None:
+    """Log what was found about scores, and what follows if they are unusable."""
+    for text in findings.all:
+        log.warning("warning: %s", text)
+    if findings.unusable:
+        log.warning("warning: these scores are unusable for an order: pdpc train will ask for accept_scores=true")
 
 
 class ScoringWorker:

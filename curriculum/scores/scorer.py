@@ -44,6 +44,8 @@ class Reference:
     """Scores the text instead of the tokens, for a model with a different tokenizer."""
     overlaps: Mapping[str, float] | None = None
     """Share of each slice's documents that it was trained on, if known."""
+    training: str | None = None
+    """Steps and learning rate of its training, if known."""
 
     def sums(self, ids_BS: Tensor) -> Tensor:
         """Return the summed loss of each sample in nats, float64 [B], on the device where it was computed."""
@@ -93,9 +95,10 @@ class ChunkScorer:
             log.info("model %r is scored by %s", name, model.way)
 
     def notes(self) -> dict[str, Any]:
-        """Return the models' descriptions and warnings, as JSON values."""
+        """Return the models' descriptions, warnings and what is known of their training, as JSON values."""
         described = {name: _describe(model) for name, model in self.references.items()}
-        return {"models": described, "warnings": self.warnings}
+        training = {name: model.training for name, model in self.references.items() if model.training}
+        return {"models": described, "warnings": self.warnings, "training": training}
 
     def score(self, chunk: Chunk) -> Columns:
         """Return the columns of a chunk: tokens, bytes, one loss per model. ValueError for a non-finite loss."""

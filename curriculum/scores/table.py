@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from curriculum.scores.baseline import baselines_of
 from curriculum.scores.scores import Scores
 from curriculum.scores.sums import SourceSums, sum_up
 from curriculum.tokens.tokens import Tokens
@@ -28,6 +29,7 @@ def show(scores: Scores, tokens: Tokens, console: Console) -> None:
     for index, name in enumerate([*sums.sources, "all"]):
         if sums.samples[index]:
             table.add_row(name, f"{sums.samples[index]:,}", *_cells(sums, index))
+    table.caption, table.caption_justify = f"for comparison, all: {baselines_of(tokens)}", "left"
     console.print(table)
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.manifest import kind_of, open_manifest, verify
+from curriculum.artifact.manifest import MANIFEST, kind_of, open_manifest, verify
 from launch.inspect.settings import RUN, InspectSettings
 
 PIPE_WIDTH = 160
 """Characters per line if the output is not a terminal."""
+
+MOST_SOURCES = 6
+"""Most sources of a slice that are named, the largest ones."""
+MOST_ROWS = 12
+"""Most inputs, and most files, that are listed: TOKENS have one input per text file."""
 
 
 def run(settings: InspectSettings) -> int:
@@ -32,20 +38,39 @@ def run(settings: InspectSettings) -> int:
 
 
 def _show_manifest(folder: Path, whole: bool, console: Any) -> None:
-    """Print the manifest of an artifact."""
+    """Print an artifact's manifest: its contents first, then what it was written from."""
     from rich.table import Table
+    from rich.text import Text
 
     kind = kind_of(folder)
     manifest = open_manifest(folder, kind)
     if whole:
         verify(folder)
-    table = Table(title=f"{kind} {folder}", show_header=False, title_justify="left")
+    table = Table(title=Text(f"{kind} {folder}"), show_header=False, title_justify="left")
     table.add_row("fingerprint", manifest.fingerprint)
     table.add_row("created", f"{manifest.created_at} by PDPC {manifest.code_version}")
-    for title, values in (("input", manifest.inputs), ("config", manifest.config), ("fact", manifest.facts)):
+    facts = dict(manifest.facts)
+    if kind == "tokens":
+        for name, held in facts.pop("slices", {}).items():
+            table.add_row(Text(f"slice {name}"), Text(_held(held.get("sources", []))))
+    for title, values in (("fact", facts), ("config", manifest.config)):
         for key, value in values.items():
-            table.add_row(f"{title} {key}", json.dumps(value) if not isinstance(value, str) else value)
-    for name, entry in manifest.files.items():
-        table.add_row(f"file {name}", f"{entry.bytes:,} bytes, xxh3 {entry.xxh3_128}")
+            table.add_row(Text(f"{title} {key}"), Text(json.dumps(value) if not isinstance(value, str) else value))
+    files = {name: f"{entry.bytes:,} bytes, xxh3 {entry.xxh3_128}" for name, entry in manifest.files.items()}
+    for title, entries in (("file", files), ("input", manifest.inputs)):
+        for key, value in list(entries.items())[:MOST_ROWS]:
+            table.add_row(Text(f"{title} {key}"), Text(value))
+        if len(entries) > MOST_ROWS:
+            table.add_row(f"{title}s", f"{len(entries):,} in all; the others are in {MANIFEST}")
     console.print(table)
     console.print("all files match their checksums" if whole else "sizes match; verify=true compares checksums")
+
+
+def _held(sources: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a slice of TOKENS holds, and its largest sources."""
+    documents, tokens = (sum(source[key] for source in sources) for key in ("documents", "tokens"))
+    largest = sorted(sources, key=lambda source: -source["tokens"])[:MOST_SOURCES]
+    named = ", ".join(f"{source['name']} {source['tokens']:,}" for source in largest)
+    more = f" and {len(sources) - len(largest):,} more" if len(sources) > len(largest) else ""
+    of = f" in {len(sources):,} source{'s' * (len(sources) != 1)} ({named}{more})" if sources else ""
+    return f"{documents:,} documents, {tokens:,} tokens{of}"

@@ -8,6 +8,8 @@ from typing import Any
 RUN = "run.json"
 """File that identifies a RUN folder."""
 PICTURES = (".svg", ".png")
+START, FULL, TEXT_FILE = "start", "full", ".txt"
+"""What `text` may be: how each sample's text begins, all of it, or a file to write all of it to."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class InspectSettings:
     """Show the samples of this step, counted from 1 as in a run's log."""
     samples: int = 6
     """Number of the step's samples to show."""
+    text: str = START
+    """Text of the samples: start (one line each), full (all of it), or NAME.txt to write all of it to that file."""
     by_loss: bool = False
     """Show the step's samples with the highest loss first, under the run's last checkpoint before the step."""
     loss_model: str | None = None
@@ -43,6 +47,10 @@ class InspectSettings:
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError(f"samples={self.samples} must be at least 1")
+        if self.text not in (START, FULL) and not self.text.endswith(TEXT_FILE):
+            raise ValueError(f"text={self.text} must be {START}, {FULL} or a file to write, NAME{TEXT_FILE}")
+        if self.text != START and self.step is None:
+            raise ValueError(f"text={self.text} needs step=N: the step whose samples to show")
         if self.by_loss and self.step is None:
             raise ValueError("by_loss=true needs a step: give step=N")
         if self.loss_model is not None and not self.by_loss:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.audit.step_samples import StepSamples, TextDecoder, beginning, origins, samples_of_step
+from curriculum.artifact.files import write_text
+from curriculum.audit.step_samples import (
+    StepSamples,
+    TextDecoder,
+    beginning,
+    origins,
+    samples_of_step,
+    whole_text,
+)
 from curriculum.tokens.tokens import Tokens
+from launch.inspect.settings import FULL, START, TEXT_FILE
 from launch.inspect.subject import Subject
 
 if TYPE_CHECKING:
@@ -20,6 +30,8 @@ if TYPE_CHECKING:
 MOST_DOCUMENTS = 6
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Control characters: a source's name must not send escape sequences to the terminal."""
+UNPRINTABLE_BUT_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""The same without tabs and line feeds: full text keeps its lines."""
 
 
 def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool:
@@ -44,9 +56,29 @@ def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool
     shown = np.arange(len(step)) if losses is None else np.argsort(-losses, kind="stable")
     console.print()
     decode = _decoder(subject.tokens)
+    if settings.text != START and decode is None:
+        raise ValueError(f"text={settings.text} needs the text: give tokens=FOLDER")
+    parts: list[str] = []
     for index in shown[: settings.samples]:
-        for line in _sample(subject, step, int(index), losses, decode, console.width):
+        head = _sample(subject, step, int(index), losses)
+        console.print(
+            head, markup=False, no_wrap=settings.text == START, crop=settings.text == START, overflow="ellipsis"
+        )
+        if subject.tokens is None or decode is None:
+            continue
+        sample = int(step.ids_B[index])
+        if settings.text == START:
+            line = f"    {beginning(subject.tokens, sample, decode, console.width)}"
             console.print(line, markup=False, no_wrap=True, crop=True, overflow="ellipsis")
+            continue
+        text = whole_text(subject.tokens, sample, decode)
+        if settings.text == FULL:
+            console.print(UNPRINTABLE_BUT_LINES.sub(" ", text), markup=False, soft_wrap=True)
+            console.print()
+        parts.append(f"--- {head}\n{text}\n")
+    if settings.text.endswith(TEXT_FILE):
+        write_text(Path(settings.text), "".join(parts))
+        console.print(f"text of {len(parts)} samples: {settings.text}", markup=False)
     if settings.samples < len(step):
         rest = "highest loss first" if losses is not None else "by position"
         console.print(f"{settings.samples} of {len(step):,} samples, {rest}; samples=K shows more", markup=False)
@@ -115,10 +147,8 @@ def _sample(
     step: StepSamples,
     index: int,
     losses: NDArray[np.float32] | None,
-    decode: TextDecoder | None,
-    letters: int,
-) -> Iterator[str]:
-    """Yield the lines of one sample: its known properties, and the start of its text."""
+) -> str:
+    """Return the line about one sample: its known properties."""
     order, sample = subject.order, int(step.ids_B[index])
     parts = [f"position {step.first + index:,}", f"sample {sample}"]
     if losses is not None:
@@ -135,9 +165,7 @@ def _sample(
         names = [f"{origin} ({count} tokens)" for origin, count in whole[:MOST_DOCUMENTS]]
         more = f" and {len(whole) - MOST_DOCUMENTS} more" if len(whole) > MOST_DOCUMENTS else ""
         parts.append(f"document{'' if len(whole) == 1 else 's'} {', '.join(names)}{more}")
-    yield UNPRINTABLE.sub(" ", "  ".join(parts))
-    if tokens is not None and decode is not None:
-        yield f"    {beginning(tokens, sample, decode, letters)}"
+    return UNPRINTABLE.sub(" ", "  ".join(parts))
 
 
 def _decoder(tokens: Tokens | None) -> TextDecoder | None:

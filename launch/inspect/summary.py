@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from curriculum.audit.overview import NO_SOURCE, Overview, shares
 from curriculum.order.order import Order
+from curriculum.scores.findings import of_order
 from launch.inspect.attempts import lines_of
 from launch.inspect.subject import Subject
 
@@ -66,6 +67,8 @@ def _lines(subject: Subject) -> Iterator[str]:
         yield f"cells         {len(order.bucket_of_cell):,}: each bucket within each of {_some(strata)}"
     if facts.get("spread_evenly"):
         yield f"spread evenly {_some(facts['spread_evenly'])}: too few distinct scores to form buckets"
+    for text in of_order(facts).all:
+        yield f"scores found  {text}"
 
 
 def _preference(preference: dict[str, Any]) -> str:

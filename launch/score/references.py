@@ -112,7 +112,11 @@ def load_reference(
                 f"seq_len={first.seq_len}: its losses beyond that length are meaningless; train it on samples that long"
             )
         _compile(decoder, compiled)
-        return Reference(decoder, identity, prints["tokenizer"], prints["tokens"], overlaps=_overlaps(facts, tokens))
+        return Reference(
+            *(decoder, identity, prints["tokenizer"], prints["tokens"]),
+            overlaps=_overlaps(facts, tokens),
+            training=training_of(facts, checkpoint.step_of(_checkpoint(folder))),
+        )
     end = None if on_text else first.end_of_text
     model, way = huggingface.load_scorer(
         folder, dtype, device, end_of_text=end, seq_len=None if on_text else first.seq_len
@@ -125,6 +129,12 @@ def load_reference(
         text = TextScorer(model, folder, _first_token(folder), position_limit(folder), first)
         way += ", on the text by its own tokenizer: nats are divided by the tokens of TOKENS; compare bits a byte"
     return Reference(model, identity, None, None, way, text)
+
+
+def training_of(facts: Mapping[str, Any], steps: int) -> str:
+    """Return for how many steps a run was trained, and at which peak learning rate."""
+    rate = facts["identity"].get("optimizer", {}).get("lr")
+    return f"{steps:,} step{'s' * (steps != 1)}" + (f" at a learning rate of {rate:g}" if rate is not None else "")
 
 
 def _compile(model: LossModel, compiled: bool) -> None:

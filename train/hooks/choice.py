@@ -10,6 +10,7 @@ from train.hooks.breakdown import Breakdown
 from train.hooks.drills import Drills, LateDrills
 from train.hooks.guards import Guard
 from train.hooks.hook import Hook
+from train.hooks.mean_score import MeanScore
 from train.hooks.straggler import Straggler
 from train.hooks.throughput import Throughput
 from train.settings import TrainSettings
@@ -26,7 +27,7 @@ def hooks_of(settings: TrainSettings) -> list[Hook]:
         hooks.append(Straggler(settings.straggler))
     if settings.guards.finite or settings.guards.spike != "off":
         hooks.append(Guard(settings.guards, Path(settings.output)))
-    hooks += [Throughput(settings), Breakdown()]
+    hooks += [Throughput(settings), Breakdown(), MeanScore()]
     if settings.averaging.decay:
         hooks.append(RunningAverage(settings.averaging))
     if armed():

@@ -68,19 +68,24 @@ def share_axes(axes: Any, label: str) -> None:
     axes.set_ylabel(label)
 
 
-def label_right(axes: Any, names: Sequence[str], last: Any, most: int = 9) -> None:
-    """Label the right ends of stacked areas, with labels moved apart where they would overlap."""
+def label_right(axes: Any, names: Sequence[str], last: Any, most: int = 9, shown: Sequence[int] | None = None) -> None:
+    """Label the right ends of stacked areas, with labels moved apart where they would overlap.
+
+    `shown` are the areas to label, all by default; of more than `most`, evenly spaced ones are.
+    """
     tops = np.cumsum(last)
     middles = tops - np.asarray(last) / 2
-    shown = range(len(names)) if len(names) <= most else np.unique(np.linspace(0, len(names) - 1, most).astype(int))
-    gap, at = 0.085, [float(middles[index]) for index in shown]
+    chosen = list(range(len(names)) if shown is None else shown)
+    if len(chosen) > most:
+        chosen = [chosen[index] for index in np.unique(np.linspace(0, len(chosen) - 1, most).astype(int))]
+    gap, at = 0.085, [float(middles[index]) for index in chosen]
     for index in range(1, len(at)):
         at[index] = max(at[index], at[index - 1] + gap)
     if at and at[-1] > 0.99:
         at[-1] = 0.99
         for index in range(len(at) - 2, -1, -1):
             at[index] = min(at[index], at[index + 1] - gap)
-    for index, y in zip(shown, at, strict=True):
+    for index, y in zip(chosen, at, strict=True):
         axes.text(1.02, y, shortened(names[index], 16), transform=axes.get_yaxis_transform(), va="center", fontsize=8)
 
 

@@ -33,6 +33,10 @@ class Report:
     plans: dict[str, Plan] = field(default_factory=dict)
     exposures: dict[str, Exposure] = field(default_factory=dict)
     preferences: Preferences | None = None
+    about: list[tuple[str, str]] = field(default_factory=list)
+    """Model, data, orders and dates: labels and texts."""
+    mix: list[str] = field(default_factory=list)
+    """For each arm, how its mix of sources moves."""
     missing: dict[str, str] = field(default_factory=dict)
     """Sentences shown instead of missing parts: `scores`, `tokens`, `order/<run>`, `plan/<arm>`."""
 

@@ -9,8 +9,9 @@ from train.report.arms import Arm
 from train.report.records import Run
 
 ABSENT = "(absent)"
-EXPECTED = re.compile(r"arm|output|data\.order|tracker\..*")
-"""Keys in which two arms of a comparison are expected to differ: the order, and where the run is stored and shown."""
+EXPECTED = re.compile(r"arm|output|data\.order|accept_scores|tracker\..*")
+"""Keys in which two arms of a comparison are expected to differ: the order, the acceptance of its scores, and where the
+run is stored and shown."""
 ROUNDING = re.compile(r"processes|threads|log_every|verify_mb|checkpoints\..*|micro_batch_size|zero\..*")
 """Keys for how the work is split and recorded: they change a loss only by rounding."""
 MUST_AGREE = {

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from curriculum.artifact.files import write_text
+from train.report.about import about, mix_sentences
 from train.report.arms import Arm, read_arm
 from train.report.contents import Report
 from train.report.fairness import differences, warnings
 from train.report.gains import Evaluated, Gains, Point, compute, failed_tasks
 from train.report.material import Material, open_material
+from train.report.scores import score_warnings, untrained_arms
 from train.report.settings import ReportSettings
 from train.report.summary import benchmarks, cautions, confidence, headline, throughput
 from train.report.views import (
@@ -100,7 +102,13 @@ def make(settings: ReportSettings) -> Report:
         arms,
         gains,
         sentences,
-        [*warnings(arms), *_order_warnings(exposures), *cautions(gains, arms)],
+        [
+            *score_warnings(runs, material),
+            *untrained_arms(arms, material),
+            *warnings(arms),
+            *_order_warnings(exposures),
+            *cautions(gains, arms),
+        ],
         [f"{run.name}: {note}." for run in runs for note in run.notes] + _gaps(arms, gains) + gains.notes,
         differences(arms),
         [throughput(arm) for arm in arms],
@@ -108,6 +116,8 @@ def make(settings: ReportSettings) -> Report:
         plans,
         exposures,
         preferences,
+        about(arms, material.tokens),
+        mix_sentences(exposures, material.tokens.sources) if material.tokens is not None else [],
         {**material.missing, **missing},
     )
 

@@ -12,6 +12,8 @@ from train.report.axes import label_right, share_axes, shortened
 from train.report.theme import SOURCES, colour
 from train.report.views import Plan
 
+LABEL_SHARE = 0.09
+"""Thickness, as a share of the axes, that an area needs for a label."""
 Values = NDArray[np.float64]
 Mixture = tuple[str, float, Plan]
 """An arm, its number of tokens at the end of training, and its plan."""
@@ -20,31 +22,54 @@ Mixture = tuple[str, float, Plan]
 def bucket_shares(axes: Any, view: Plan) -> None:
     """Draw the bucket shares over progress: realised as areas, planned as dashed edges.
 
-    Buckets that have no samples left at the end are labelled inside their area.
+    Each bucket is labelled on its area, where that is thickest; one that is too thin for a label is named on the right.
     """
     bottom = np.zeros(len(view.progress))
     count = len(view.buckets)
-    last = view.realised[-1]
-    some_gone = bool((last == 0).any()) and bool((view.realised[:, last == 0] > 0).any())
+    thin = []
     for index in range(count):
         top = bottom + view.realised[:, index]
-        strength = 0.2 + 0.65 * index / max(1, count - 1)
+        strength = _strength(index, count)
         axes.fill_between(view.progress, bottom, top, color=colour("bucket"), alpha=strength, linewidth=0)
-        if some_gone and last[index] == 0 and view.realised[:, index].max() > 0:
-            centre = float(np.average(view.progress, weights=top - bottom))
-            at = int(np.argmin(np.abs(view.progress - centre)))
-            name = shortened(view.buckets[index], 16)
-            axes.text(view.progress[at], (top[at] + bottom[at]) / 2, name, ha="center", va="center", fontsize=8)
+        at = _place(view.progress, top - bottom)
+        if top[at] - bottom[at] >= LABEL_SHARE:
+            axes.text(
+                view.progress[at],
+                (top[at] + bottom[at]) / 2,
+                shortened(view.buckets[index], 16),
+                ha="center",
+                va="center",
+                fontsize=8,
+                zorder=5,
+            )
+        else:
+            thin.append(index)
         bottom = top
     for index in range(count - 1):
         edge = view.planned[:, : index + 1].sum(axis=1)
         axes.plot(view.progress, edge, color=colour("ink"), linewidth=1, dashes=(4, 2.5))
-    if some_gone:
-        shown = np.flatnonzero(last > 0)
-        label_right(axes, [view.buckets[index] for index in shown], last[shown])
-    else:
-        label_right(axes, view.buckets, last)
+    named = [index for index in thin if view.realised[-1, index] > 0]
+    if named:
+        label_right(axes, view.buckets, view.realised[-1], shown=named)
     share_axes(axes, "share of the batch")
+
+
+def _strength(index: int, count: int) -> float:
+    """Return the opacity of bucket `index`: the highest lets a label on it be read, in light and in dark mode."""
+    return 0.15 + 0.4 * index / max(1, count - 1)
+
+
+def _place(progress: Values, height: Values) -> int:
+    """Return where to label an area: the middle of the widest stretch in which it is nearly as thick as it gets.
+
+    If the area is thick enough there too, the label moves away from the ends of the axes, where it would stick out.
+    """
+    thick = np.flatnonzero(height >= 0.9 * height.max())
+    runs = np.split(thick, np.flatnonzero(np.diff(thick) > 1) + 1)
+    longest = max(runs, key=lambda run: progress[run[-1]] - progress[run[0]])
+    at = int(longest[len(longest) // 2])
+    inner = int(np.argmin(np.abs(progress - min(max(progress[at], 0.12), 0.88))))
+    return inner if height[inner] >= LABEL_SHARE else at
 
 
 def mixture_strips(figure: Any, above: Any, mixtures: Sequence[Mixture], strip_in: float) -> None:
@@ -59,7 +84,7 @@ def mixture_strips(figure: Any, above: Any, mixtures: Sequence[Mixture], strip_i
         count = len(view.buckets)
         for index in range(count):
             top = edge + view.realised[:, index]
-            strength = 0.2 + 0.65 * index / max(1, count - 1)
+            strength = _strength(index, count)
             axes.fill_between(tokens, edge, top, color=colour("bucket"), alpha=strength, linewidth=0)
             edge = top
         axes.set_ylim(0, 1)

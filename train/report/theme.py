@@ -40,6 +40,8 @@ ROLES = {
 }
 """Role to its light-mode and dark-mode colour. The arm colours are distinguishable with every common form of colour
 blindness (after Okabe and Ito, 2008) and have a contrast of at least 3 with the paper; the baseline is dashed."""
+TICKS = 5
+"""Most intervals between the ticks of an axis: on a phone more labels would run into each other."""
 ARMS = 6
 SOURCES = 8
 
@@ -109,6 +111,7 @@ def canvas(
 ) -> tuple[Figure, Any]:
     """Return a figure of the page's width with one pair of axes; margins in inches."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(WIDTH_IN, height_in))
     box = (
@@ -119,6 +122,8 @@ def canvas(
     )
     axes = figure.add_axes(box)
     axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(TICKS))
+    axes.yaxis.set_major_locator(MaxNLocator(TICKS))
     return figure, axes
 
 

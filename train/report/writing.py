@@ -81,6 +81,7 @@ def as_json(report: Report) -> str:
         "code_version": code_version(),
         "title": report.title,
         "baseline": report.baseline,
+        "about": dict(report.about),
         "headlines": report.headlines,
         "warnings": report.warnings,
         "notes": report.notes,
@@ -93,6 +94,7 @@ def as_json(report: Report) -> str:
         "throughput": [asdict(speed) for speed in report.throughputs],
         "plans": {arm: _plan(report, arm) for arm in report.plans},
         "exposures": {arm: _exposure(report, arm) for arm in report.exposures},
+        "source_mix": report.mix,
         "pd_by_source": _preferences(report),
     }
     return json.dumps(_plain(value), indent=1, sort_keys=True, allow_nan=False) + "\n"

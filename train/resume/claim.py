@@ -11,7 +11,7 @@ from train import checkpoint
 from train.config.packages import drift
 from train.distributed.exit_codes import REFUSED, Refused
 from train.distributed.world import World
-from train.inputs import Inputs, verify_inputs
+from train.inputs import Inputs, check_scores, verify_inputs
 from train.records.layout import CHECKPOINTS
 from train.resume.identity import Change, is_accepted
 from train.resume.lineage import check_resume, conversion, work_split
@@ -57,6 +57,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         "parameters": inputs.decoder.parameter_count(),
         **split,
         "paths": {**paths, "slice": arranged.facts["slice"]},
+        **inputs.findings.as_fact(),
     }
     try:
         claimed = RunFolder.claim(folder)
@@ -65,6 +66,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         accepted = claimed.admit(settings, inputs, found)
         if claimed.finished:
             return claimed, 0
+        check_scores(settings, inputs)
         verify_inputs(settings)
         manifest = None
         if found is not None:

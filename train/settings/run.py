@@ -134,6 +134,9 @@ class TrainSettings:
     """Ranks that `pdpc train` starts on this machine; null: one per GPU, or one without a GPU."""
     threads: int | None = field(default=None, metadata=FREE)
     """CPU threads per rank; null: an equal share of the machine's cores."""
+    accept_scores: bool = field(default=False, metadata=FREE)
+    """Train although pdpc score found the scores unusable (a strong model worse than the weak one, constant scores, an
+    untrained model); run.json and the report then say so."""
     accept_change: list[str] = field(default_factory=list, metadata=FREE)
     """Fields that this attempt may change, for example optimizer.lr; every change is recorded in the run."""
 

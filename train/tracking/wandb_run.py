@@ -5,7 +5,9 @@ The logged metrics and their names are listed in docs/tracking.md.
 
 from __future__ import annotations
 
+import logging
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -17,6 +19,8 @@ from curriculum.artifact.files import write_text
 from train.tracking.metrics import NONFINITE, Record
 from train.tracking.panels import STEP, TOKENS
 from train.tracking.settings import TrackerSettings
+
+log = logging.getLogger(__name__)
 
 WANDB_ID = "wandb_id"
 OWN_KEYS = ("kind", "step", "tokens", NONFINITE)
@@ -69,6 +73,8 @@ class WandbRun:
             for left in set(self._local()) - before:  # a failed attempt has logged nothing
                 shutil.rmtree(left, ignore_errors=True)
             raise
+        if note := self._not_online():
+            log.info("%s", note)
         self._run.define_metric(STEP)
         self._run.define_metric(TOKENS)
         self._run.define_metric("*", step_metric=STEP)
@@ -85,6 +91,18 @@ class WandbRun:
     def place(self) -> tuple[str, str]:
         """W&B entity (user or team) and project of a connected run; the entity is "" offline."""
         return self._run.entity or "", self._run.project
+
+    def _not_online(self) -> str | None:
+        """Return where the records go if not to a server, and how to send them; None if the run is online."""
+        where = mode()
+        if where == "disabled":
+            return "W&B is disabled (WANDB_MODE=disabled): it gets no records, metrics.jsonl has them all"
+        if where not in ("offline", "dryrun"):
+            return None
+        why = f"WANDB_MODE={where}" if "WANDB_MODE" in os.environ else "there is no WANDB_API_KEY and no login in netrc"
+        folder = Path(self._run.dir).parent
+        send = f"wandb sync {shlex.quote(str(folder))}"
+        return f"W&B is offline ({why}): its records are in {folder}; send them with: {send}"
 
     def _local(self) -> list[Path]:
         return list((self.folder / "wandb").glob(f"*run-*-{self.id}"))

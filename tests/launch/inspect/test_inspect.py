@@ -17,6 +17,7 @@ from curriculum.arrange.arrange import ArrangeSettings, run
 from curriculum.artifact.create import create
 from curriculum.order.order import Order
 from curriculum.preference import Pdpc, Shuffled, Tilt
+from curriculum.tokens.tokenizer import TextTokenizer
 from curriculum.tokens.tokens import Tokens
 from launch.cli import main
 from launch.inspect.summary import LEVELS, sketch
@@ -231,6 +232,30 @@ def test_a_step_shows_its_samples(capsys, order, material, tokens_folder):
     assert "3 of 16 samples" in text
 
 
+def test_a_step_shows_whole_texts_or_writes_them(capsys, order, material, tokens_folder, tmp_path):
+    tokens = Tokens.open(tokens_folder)
+    decode = TextTokenizer.open(tokens.tokenizer_folder).decode
+    ids = tokens.sample(order[64:66])
+    texts = [decode(row[row >= 0].tolist()) for row in ids]
+    shown = inspect(capsys, order.folder, "--step", 5, *material, "samples=2", "text=full")
+    assert all(text in shown for text in texts)
+    file = tmp_path / "step 5.txt"
+    shown = inspect(capsys, order.folder, "--step", 5, *material, "samples=2", f"text={file}")
+    assert f"text of 2 samples: {file}" in shown
+    written = file.read_text("utf-8")
+    assert all(text in written for text in texts)
+    assert written.count("--- position") == 2
+
+
+def test_tokens_show_what_they_hold_before_what_they_were_made_from(capsys, tokens_folder):
+    lines = inspect(capsys, tokens_folder).splitlines()
+    rows = [line.split("\u2502")[1].strip() for line in lines if line.count("\u2502") > 2]
+    kinds = [row.split()[0] for row in rows if row]
+    assert kinds.index("slice") < kinds.index("config") < kinds.index("input")
+    assert any("train" in row for row in rows)
+    assert sum(kind == "input" for kind in kinds) <= 12
+
+
 def test_a_step_without_tokens_shows_what_the_order_knows(capsys, order):
     text = inspect(capsys, order.folder, "step=1")
     assert re.search(rf"^position 0  sample {order[0]}  bucket (low|high)$", text, re.MULTILINE)
@@ -325,6 +350,9 @@ def test_by_loss_with_another_model(capsys, order, tokens_folder, tmp_path):
         (["step=1", "loss_model=m"], "loss_model=m needs by_loss=true"),
         (["scores=s"], "scores=s needs the TOKENS that were scored: give tokens=FOLDER too"),
         (["picture=plan.jpg"], "picture=plan.jpg must end with .svg or .png"),
+        (["step=1", "text=full"], "text=full needs the text: give tokens=FOLDER"),
+        (["text=full"], "text=full needs step=N"),
+        (["step=1", "text=x.pdf"], "text=x.pdf must be start, full or a file to write, NAME.txt"),
         (["parent=p"], "parent=p needs verify=true"),
         (["tokens=/nowhere"], "/nowhere does not exist"),
     ],

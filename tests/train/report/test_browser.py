@@ -47,6 +47,15 @@ FAINT = """
     .filter(([ratio]) => ratio < 4.5);
 })()
 """
+CUT_COLUMNS = """
+[...document.querySelectorAll('.scroll')]
+  .filter(one => one.getClientRects().length && one.scrollWidth > one.clientWidth + 1)
+  .map(one => one.getAttribute('aria-label'))
+"""
+HEADLINE_WIDTH = """
+(() => { const range = document.createRange(); range.selectNodeContents(document.querySelector('.headline'));
+  return range.getBoundingClientRect().width / document.querySelector('main').clientWidth; })()
+"""
 UNNAMED = """
 [...document.querySelectorAll('svg')].filter(svg => svg.getAttribute('role') !== 'img' || !svg.querySelector('title'))
   .length + [...document.querySelectorAll('th')].filter(head => !head.scope).length
@@ -77,6 +86,8 @@ def test_the_page_in_a_browser(browser, comparison, with_seeds, tmp_path):
             browser.evaluate(OPEN_ALL)
             assert browser.evaluate(TOO_WIDE) <= 0, where
             assert browser.evaluate(CUT_OFF) == [], where
+            assert width > 390 or browser.evaluate(CUT_COLUMNS) == [], where  # wider: many arms scroll
+            assert browser.evaluate(HEADLINE_WIDTH) > 0.7, where
             assert browser.evaluate(OVERLAPPING) == [], where
             assert browser.evaluate(FAINT) == [], where
     assert browser.evaluate(UNNAMED) == 0

@@ -3,8 +3,9 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from train.report import axes, charts, theme
+from train.report import axes, charts, panels, theme
 from train.report.views import Exposure, Plan
 
 SERIES = {"shuffled": ([100.0, 200.0, 300.0], [5.0, 4.5, 4.0]), "pdpc": ([100.0, 200.0], [5.1, 4.4])}
@@ -124,3 +125,23 @@ def test_text_and_lines_stand_out_from_the_paper(dark):
             assert contrast(pair[dark], paper) >= 4.5, role
         elif role.startswith("arm"):
             assert contrast(pair[dark], paper) >= 3.0, role
+
+
+@pytest.mark.parametrize("buckets", [1, 2, 8])
+def test_the_labels_of_buckets_lie_on_their_bands(buckets):
+    progress = np.linspace(0.01, 0.99, 50)
+    wish = np.exp(8 * (2 * progress[:, None] - 1) * np.linspace(-1, 1, buckets)[None, :])
+    share = wish / wish.sum(axis=1, keepdims=True)
+    names = [f"q{number}" for number in range(1, buckets + 1)]
+    with theme.drawing():
+        figure = Figure()
+        drawn = figure.add_subplot()
+        panels.bucket_shares(drawn, Plan(names, progress, share, share, "order"))
+    edges = np.concatenate([np.zeros((50, 1)), np.cumsum(share, axis=1)], axis=1)
+    inside = [text for text in drawn.texts if text.get_position()[0] <= 1]
+    assert inside
+    for text in inside:
+        x, y = text.get_position()
+        at, index = int(np.argmin(np.abs(progress - x))), names.index(text.get_text())
+        assert edges[at, index] <= y <= edges[at, index + 1], text.get_text()
+    assert len(drawn.texts) >= min(buckets, 2)

@@ -182,3 +182,41 @@ def test_values_that_are_not_finite_become_null_in_the_json(metrics, make_run, t
         value["headlines"][0]
         == "After 4.00k tokens, pdpc cannot be compared with shuffled on held-out text: a value is missing."
     )
+
+
+def test_the_top_says_what_was_trained_on_what_and_whether_the_mix_moves(comparison, tmp_path):
+    path, _ = made(comparison, tmp_path)
+    value = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    assert value["about"]["Model"] == "123,456 parameters, 2 layers, 64 wide"
+    assert "from 4 sources (" in value["about"]["Data"]
+    moving, still = value["source_mix"]  # PD follows the source here, and this pdpc is not stratified
+    assert moving.startswith("In pdpc the mix of sources moves with the order: the share of prose is ")
+    assert still == "In shuffled the mix of sources stays the same over the whole run."
+    page = path.read_text("utf-8")
+    assert page.index("123,456 parameters") < page.index("What is PD?") < page.index('id="curves"')
+    assert "1 &minus; exp(loss_strong &minus; loss_weak)" in page
+    assert "Q3 low PD, high PPL" in page
+
+
+def test_what_score_found_comes_first(make_run, tmp_path):
+    found = {"unusable": ["slice 'train': the strong model is worse than the weak one"], "others": ["x was seen"]}
+    runs = {"shuffled": str(make_run("shuffled")), "pdpc": str(make_run("pdpc", score_findings=found, seed=2))}
+    warnings = make(ReportSettings(runs=runs)).warnings
+    assert warnings[0].startswith("The scores are unusable")
+    assert "the strong model is worse than the weak one" in warnings[0]
+    assert warnings[1] == "About the scores: x was seen."
+    assert len(warnings) > 2
+    path, shown = made(runs, tmp_path)
+    assert shown.index("The scores are unusable") < shown.index("different seeds")
+    page = path.read_text("utf-8")
+    assert page.index("Before you believe it") < page.index("The scores are unusable") < page.index("different seeds")
+
+
+def test_an_arm_that_has_learnt_nothing_is_named(make_run):
+    runs = {
+        name: str(make_run(name, decoder={"vocab_size": size})) for name, size in (("shuffled", 50), ("pdpc", 5000))
+    }
+    warnings = make(ReportSettings(runs=runs)).warnings
+    (text,) = [text for text in warnings if "learnt next to nothing" in text]
+    assert text.startswith("shuffled is no better than guessing: 4.000 nats per token")
+    assert "after 40 steps at a learning rate of 0.001" in text

@@ -148,7 +148,7 @@ def test_with_more_than_two_arms_each_gets_its_columns(make_run, many):
     html = html_of({name: str(make_run(name)) for name in names})
     checked(html)
     assert all(f"{name} is 0.1000 nats per token (2.5%) above shuffled" in text_of(html) for name in names[1:])
-    rows = re.findall(r'<tr><th scope="row">\d+</th>.*?</tr>', html, flags=re.DOTALL)
+    rows = re.findall(r'<tr><th scope="row" data-label="Stage">\d+</th>.*?</tr>', html, flags=re.DOTALL)
     head = re.search(r"<thead><tr><th scope=\"col\">Stage.*?</tr>", html, flags=re.DOTALL)
     assert head is not None
     assert {row.count("<td") + 1 for row in rows} == {head.group().count("<th ")}

@@ -33,3 +33,20 @@ def test_times():
     assert [time_left(s) for s in (0, 59.6, 3599, 3600, 172799, 900000)] == [
         "0:00", "1:00", "59:59", "1:00:00", "47:59:59", "10 d 10 h",
     ]  # fmt: skip
+
+
+def test_the_mix_lists_what_was_read_and_fits_the_line():
+    shares = {f"q{n}": 0.0 for n in range(1, 17)} | {"q3": 0.5, "q7": 0.3, "q12": 0.15, "q16@500": 0.05}
+    record = {**RECORD, "curriculum/mean_score": 0.4123} | {f"curriculum/realised/{n}": v for n, v in shares.items()}
+    del record["curriculum/realised/low"]
+    line = one_line(record, 400, letters=200)
+    assert "mean score 0.412  mix q3 0.50 q7 0.30 q12 0.15 q16@500 0.05  left" in line
+    for letters in (170, 160, 150, 145):
+        line = one_line(record, 400, letters=letters)
+        assert len(line) <= letters
+    assert "q3 0.50" in line
+    assert " and " in line
+    assert "mix of 4 buckets" in one_line(record, 400, letters=139)
+    assert "mix" not in one_line(record, 400, letters=80)
+    coloured = one_line(record, 400, colour=True, letters=160)
+    assert re.sub(r"\033\[\d+m", "", coloured) == one_line(record, 400, letters=160)

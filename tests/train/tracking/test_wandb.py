@@ -137,3 +137,36 @@ def test_a_replay_without_records_says_what_to_do(run_folder):
 def test_order_of_records():
     records = [{"step": s, "kind": k, "n": n} for n, (s, k) in enumerate([(2, "train"), (2, "stage"), (1, "train")])]
     assert [record["n"] for record in in_order([*records, {"step": 1, "kind": "train", "n": 3}])] == [3, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (
+            {},
+            "W&B is offline (there is no WANDB_API_KEY and no login in netrc): its records are in /r un/wandb/offline",
+        ),
+        ({"WANDB_MODE": "offline"}, "W&B is offline (WANDB_MODE=offline)"),
+        ({"WANDB_MODE": "disabled"}, "W&B is disabled (WANDB_MODE=disabled)"),
+        ({"WANDB_API_KEY": KEY}, None),
+    ],
+)
+def test_the_log_says_where_records_go_when_not_online(environment, said, tmp_path, monkeypatch, caplog):
+    from types import SimpleNamespace
+
+    from train.tracking import TrackerSettings, wandb_run
+
+    caplog.set_level("INFO")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    begun = SimpleNamespace(dir="/r un/wandb/offline-run-1/files", define_metric=lambda *_, **__: None)
+    fake = SimpleNamespace(init=lambda **_: begun, Settings=lambda **_: None)
+    monkeypatch.setattr(wandb_run, "quiet_wandb", lambda: fake)
+    wandb_run.WandbRun(TrackerSettings(), tmp_path, "a", {}, "id").connect()
+    assert (said in caplog.text) if said else not caplog.text
+    if said and "offline" in said:
+        assert "wandb sync '/r un/wandb/offline-run-1'" in caplog.text
+    assert KEY not in caplog.text

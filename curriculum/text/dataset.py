@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from curriculum.text.document import BadRecordError, BadRecords, Columns, Document, column_of, not_utf8
 
 BATCH_ROWS = 256
+SPLIT_NAME = re.compile(r"(?:^|\+)\s*(\w+)")
 WHOLE_CHUNK = 1 << 62
 """Assumed bytes of a stream's shard, whose size is unknown: each becomes one chunk."""
 
@@ -173,7 +175,8 @@ def _batch(data: Any, first: int) -> list[dict[str, Any] | UnicodeDecodeError]:
 
 def _stream(data: Any, wanted: list[str]) -> Iterator[dict[str, Any]]:
     for batch in data.iter(batch_size=BATCH_ROWS):
-        yield from _records({name: batch[name] for name in wanted if name in batch} or batch)
+        found = [column_of(name, list(batch)) for name in wanted]
+        yield from _records({name: batch[name] for name in dict.fromkeys(found) if name is not None} or batch)
 
 
 def _records(batch: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
@@ -192,7 +195,10 @@ def _part(saved: Any, split: str) -> Any:
     if isinstance(saved, datasets.DatasetDict):
         splits = {str(name): data for name, data in saved.items()}
     else:
-        splits = {str(saved.split) if saved.split else "train": saved}
+        name = str(saved.split or "train")
+        splits = {name: saved}
+        if len(whole := set(SPLIT_NAME.findall(name))) == 1:  # saved from a part, such as train[:1%]
+            splits.setdefault(whole.pop(), saved)
     if split in splits:
         return splits[split]
     try:

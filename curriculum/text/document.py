@@ -79,9 +79,7 @@ class Columns:
             return Document(text, self.fallback)
         source = self._field(record, self.source, "source_column", place)
         if not source:
-            raise BadRecordError(
-                place, f"column {self.source!r} is empty: name the source, or set source_column=null"
-            )
+            raise BadRecordError(place, f"column {self.source!r} is empty: name the source, or set source_column=null")
         return Document(text, source)
 
     def check(self, names: list[str], place: object) -> None:

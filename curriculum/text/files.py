@@ -82,7 +82,8 @@ def _folder_files(folder: Path, base: Path, notes: list[str], required: bool = T
     Raises ValueError if there are others: the folder would be read in part.
     """
     known: list[tuple[str, Path]] = []
-    companions, unknown = [], []
+    companions: list[str] = []
+    unknown: list[str] = []
     for place, folders, names in os.walk(folder, onerror=_unreadable):
         linked = [name for name in folders if os.path.islink(os.path.join(place, name)) and not name.startswith(".")]
         folders[:] = [name for name in folders if not name.startswith(".")]

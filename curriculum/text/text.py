@@ -62,7 +62,7 @@ class TextSettings:
                 "input.source_column is empty: name a column, or use null for one source per file or folder"
             )
         if not self.dataset:
-            given = {"data_files": self.data_files, "subset": self.subset, "revision": self.revision}
+            given: dict[str, object] = {"data_files": self.data_files, "subset": self.subset, "revision": self.revision}
             given |= {"streaming": self.streaming, "split": self.split if self.split != TRAIN_SPLIT else ""}
             if names := [f"input.{name}={value}" for name, value in given.items() if value]:
                 raise ValueError(
@@ -274,9 +274,10 @@ def source_origins(config: Mapping[str, Any], inputs: Mapping[str, str]) -> Call
         return lambda source: f"column {settings['source_column']}"
     if settings["dataset"]:
         return lambda source: "dataset name"
-    files = {stem(key) for key, value in inputs.items() if key.startswith("text/") and SOURCE_MARK not in value}
-    folders = {value.partition(SOURCE_MARK)[2] for value in inputs.values() if SOURCE_MARK in value}
-    folders |= {key.rsplit("/", 2)[1] for key in inputs if key.startswith("text/") and file_format(key) == ".txt"}
+    text = {key.split("/", 2)[-1]: value for key, value in inputs.items() if key.startswith("text/")}
+    files = {stem(key) for key, value in text.items() if SOURCE_MARK not in value and file_format(key) != ".txt"}
+    folders = {value.partition(SOURCE_MARK)[2] for value in text.values() if SOURCE_MARK in value}
+    folders |= {Path(key).parent.name for key in text if file_format(key) == ".txt"}
 
     def origin(source: str) -> str:
         names = [name for name, known in (("folder name", folders), ("file name", files)) if source in known]

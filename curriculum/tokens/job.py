@@ -20,11 +20,12 @@ from curriculum.text.text import open_text
 from curriculum.tokens.encode import TRAIN, Blocks, Encoder, HeldOut, check_sources, one_thread
 from curriculum.tokens.encoded import block_of, check_span, groups_of, metadata_of, summary_of
 from curriculum.tokens.settings import PrepareSettings
-from curriculum.tokens.table import say, show
+from curriculum.tokens.table import SKIPPED, show
 from curriculum.tokens.tokenizer import TextPick, TextTokenizer, load_tokenizer, train_tokenizer
 from curriculum.tokens.tokens import KIND, SLICES
-from curriculum.tokens.writer import TokenWriter, dtype_for
+from curriculum.tokens.writer import SkippedRecords, TokenWriter, dtype_for
 from curriculum.work.chunks import Chunk, ChunkFolder, Columns, cut_text
+from curriculum.work.console import PlainConsole, say
 from curriculum.work.job import done_note, work_here
 from curriculum.work.progress import ChunkProgress, Meter, TextProgress
 
@@ -62,9 +63,9 @@ class TextJob:
         tokenizer: str | None = None,
         mark: Callable[[str], None] = lambda point: None,
     ) -> None:
-        self.settings, self.console = settings, console or Console()
+        self.settings, self.console = settings, console or PlainConsole()
         self.folder = Path(settings.output).expanduser()
-        self.text = open_text(settings.input)
+        self.text = open_text(settings.input, skip_bad=settings.on_bad_record == "skip")
         self._loaded: TextTokenizer | None = None
         if tokenizer is None and settings.tokenizer.trained_vocabulary() is None:
             self._loaded = load_tokenizer(settings.tokenizer)
@@ -95,9 +96,12 @@ class TextJob:
 
     def begin(self) -> list[Chunk]:
         """Check the text, load or train the tokenizer, and create or resume the folder of chunks."""
-        for note in self.text.notes:
-            say(self.console, f"note: {note}")
+        found = list(self.text.notes)
+        for note in found:
+            say(self.console, note)
         self.text.check()
+        for note in self.text.notes[len(found) :]:
+            say(self.console, note)
         self.store.begin()
         if not (self.store.folder / TOKENIZER).is_dir():
             self._keep(self._loaded or self._train())
@@ -179,6 +183,7 @@ class TextJob:
         ends: dict[str, int] = {}
         blank, without_tokens = Counter[str](), Counter[str]()
         read = 0
+        skipped = SkippedRecords(folder / SKIPPED if self.text.bad.skip else None)
         for chunk in self.chunks:
             metadata: dict[str, Any] = {}
             for columns in self.store.blocks(chunk):
@@ -189,6 +194,7 @@ class TextJob:
                     writer.append(group)
             check_sources(sources)
             check_span(metadata["spans"], ends)
+            skipped.add(metadata.get("skipped", []))
             blank.update(metadata["blank"])
             without_tokens.update(metadata["without_tokens"])
             read += metadata["documents"]
@@ -203,6 +209,7 @@ class TextJob:
             "blank_documents": dict(blank),
             "documents_without_tokens": dict(without_tokens),
             "slices": writer.finish(sources),
+            **({"skipped_records": skipped.finish()} if self.text.bad.skip else {}),
         }
 
     def _check_unchanged(self) -> None:
@@ -247,6 +254,7 @@ class TextWorker:
                     "blank": blocks.blank,
                     "without_tokens": {sources[source]: count for source, count in without_tokens.items()},
                     "spans": text.spans,
+                    **({"skipped": text.bad.skipped} if text.bad.skip else {}),
                 }
             )
 

@@ -19,6 +19,7 @@ from curriculum.artifact.manifest import MANIFEST
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
 from curriculum.tokens.tokens import Tokens
+from curriculum.work.printable import printable
 from launch.evaluate.settings import FAILED_STAGES, EvaluateSettings
 from models import huggingface
 from models.decoder import Decoder
@@ -247,6 +248,6 @@ def _heldout_of(facts: dict[str, Any]) -> tuple[Tokens, NDArray[np.float32] | No
 
 def _show(found: Evaluated, target: Path | None) -> None:
     for name, value in found.values.items():
-        log.info("%-40s %s", name, value if isinstance(value, str) else f"{value:.4f}")
+        log.info("%-40s %s", printable(name), value if isinstance(value, str) else f"{value:.4f}")
     if target is not None:
         log.info("written to %s", target)

@@ -16,10 +16,10 @@ PIPE_WIDTH = 160
 
 def run(settings: InspectSettings) -> int:
     """Show what there is; return 1 when a check of an order fails. Raises ArtifactError for a torn artifact."""
-    from rich.console import Console
+    from curriculum.work.console import PlainConsole
 
     folder = Path(settings.folder)
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+    console = PlainConsole(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if (folder / RUN).is_file() or kind_of(folder) == "order":
         from launch.inspect.order import inspect_order
 
@@ -35,17 +35,20 @@ def _show_manifest(folder: Path, whole: bool, console: Any) -> None:
     """Print an artifact's manifest."""
     from rich.table import Table
 
+    from curriculum.work.console import cell
+
     kind = kind_of(folder)
     manifest = open_manifest(folder, kind)
     if whole:
         verify(folder)
-    table = Table(title=f"{kind} {folder}", show_header=False, title_justify="left")
+    table = Table(title=cell(f"{kind} {folder}"), show_header=False, title_justify="left")
     table.add_row("fingerprint", manifest.fingerprint)
     table.add_row("made", f"{manifest.created_at} by PDPC {manifest.code_version}")
     for title, values in (("input", manifest.inputs), ("config", manifest.config), ("fact", manifest.facts)):
         for key, value in values.items():
-            table.add_row(f"{title} {key}", json.dumps(value) if not isinstance(value, str) else value)
+            shown = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+            table.add_row(cell(f"{title} {key}"), cell(shown))
     for name, entry in manifest.files.items():
-        table.add_row(f"file {name}", f"{entry.bytes:,} bytes, xxh3 {entry.xxh3_128}")
+        table.add_row(cell(f"file {name}"), f"{entry.bytes:,} bytes, xxh3 {entry.xxh3_128}")
     console.print(table)
     console.print("every file matches its checksum" if whole else "sizes match; verify=true reads every byte")

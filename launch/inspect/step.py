@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from curriculum.audit.step_samples import StepSamples, TextDecoder, beginning, origins, samples_of_step
 from curriculum.tokens.tokens import Tokens
+from curriculum.work.console import cell, say
 from launch.inspect.subject import Subject
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from train.report.records import Run
 
 MOST_DOCUMENTS = 6
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-"""Control characters: a source's name must not speak to the terminal."""
 
 
 def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool:
@@ -27,13 +25,13 @@ def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool
     assert settings.step is not None
     step = samples_of_step(subject.order, settings.step, subject.columns)
     for line in _head(subject, step):
-        console.print(line, markup=False, soft_wrap=True)
+        say(console, line)
     same = True
     if subject.run is not None:
         same, said = compared(subject.run, step)
         console.print(f"consumed     {said}", markup=False, style="" if same else "bold red", soft_wrap=True)
         for line in _recorded(subject.run, step.number):
-            console.print(line, markup=False, soft_wrap=True)
+            say(console, line)
     losses = None
     if settings.by_loss:
         from launch.inspect.losses import losses_of
@@ -46,7 +44,7 @@ def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool
     decode = _decoder(subject.tokens)
     for index in shown[: settings.samples]:
         for line in _sample(subject, step, int(index), losses, decode, console.width):
-            console.print(line, markup=False, no_wrap=True, crop=True, overflow="ellipsis")
+            console.print(cell(line), no_wrap=True, crop=True, overflow="ellipsis")
     if settings.samples < len(step):
         rest = "the others cost less" if losses is not None else "in the order of their positions"
         console.print(f"{settings.samples} of {len(step):,} samples, {rest}; samples=K shows more", markup=False)
@@ -135,7 +133,7 @@ def _sample(
         told = [f"{origin} ({count} tokens)" for origin, count in whole[:MOST_DOCUMENTS]]
         more = f" and {len(whole) - MOST_DOCUMENTS} more" if len(whole) > MOST_DOCUMENTS else ""
         parts.append(f"document{'' if len(whole) == 1 else 's'} {', '.join(told)}{more}")
-    yield UNPRINTABLE.sub(" ", "  ".join(parts))
+    yield "  ".join(parts)
     if tokens is not None and decode is not None:
         yield f"    {beginning(tokens, sample, decode, letters)}"
 

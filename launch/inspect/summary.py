@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from curriculum.audit.overview import NO_SOURCE, Overview, shares
 from curriculum.order.order import Order
+from curriculum.work.console import cell, say
 from launch.inspect.lives import lines_of
 from launch.inspect.subject import Subject
 
@@ -23,14 +24,14 @@ LEVELS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 def show(subject: Subject, view: Overview, console: Any) -> None:
     """Print the summary."""
     for line in _lines(subject):
-        console.print(line, markup=False, soft_wrap=True)
+        say(console, line)
     console.print()
     console.print(_buckets(subject.order, view))
     console.print()
     console.print(_plan(view.merged(PARTS)))
     if console.is_terminal:
         for line in sketch(view):
-            console.print(line, markup=False, no_wrap=True, crop=True)
+            console.print(cell(line), no_wrap=True, crop=True)
 
 
 def _lines(subject: Subject) -> Iterator[str]:
@@ -88,10 +89,12 @@ def _buckets(order: Order, view: Overview) -> Any:
         ends = (bucket.low, bucket.high)
         between = "" if ends == (None, None) else f"{_edge(bucket.low, '-inf')} to {_edge(bucket.high, 'inf')}"
         share = f"{100 * total_K[index] / max(1, len(order)):.2f}%"
-        table.add_row(bucket.name, between, f"{bucket.samples:,}", str(bucket.uses), f"{int(total_K[index]):,}", share)
+        table.add_row(
+            cell(bucket.name), between, f"{bucket.samples:,}", str(bucket.uses), f"{int(total_K[index]):,}", share
+        )
     if len(edges) > 1:
         told = [f"{name} {' '.join(f'{edge:.4g}' for edge in row)}" for name, row in edges.items()]
-        table.caption, table.caption_justify = f"edges by source: {_some(told)}", "left"
+        table.caption, table.caption_justify = cell(f"edges by source: {_some(told)}"), "left"
     return table
 
 
@@ -112,13 +115,13 @@ def _plan(view: Overview) -> Any:
     table.add_row("step", *(f"{end:,}" for end in view.edges_P[1:]))
     planned, realised = shares(view.planned_PK), shares(view.realised_PK)
     for index, bucket in enumerate(view.buckets):
-        table.add_row(f"{bucket} planned", *_percent(planned[:, index]))
-        table.add_row(f"{bucket} realised", *_percent(realised[:, index]))
+        table.add_row(cell(f"{bucket} planned"), *_percent(planned[:, index]))
+        table.add_row(cell(f"{bucket} realised"), *_percent(realised[:, index]))
     if view.score is not None:
-        table.add_row(f"mean {view.score}", *("" if np.isnan(mean) else f"{mean:.3f}" for mean in view.mean_P))
+        table.add_row(cell(f"mean {view.score}"), *("" if np.isnan(mean) else f"{mean:.3f}" for mean in view.mean_P))
     mix = shares(view.sources_PT)
     for index in np.argsort(-mix.sum(axis=0), kind="stable")[:MOST_SOURCES]:
-        table.add_row(f"from {view.sources[index]}", *_percent(mix[:, index]))
+        table.add_row(cell(f"from {view.sources[index]}"), *_percent(mix[:, index]))
     if len(view.sources) > MOST_SOURCES:
         table.caption = f"and {len(view.sources) - MOST_SOURCES} smaller sources"
     return table

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
+from curriculum.work.printable import printable
 from train.tracking import Record
 
 BOLD, FAINT, RED, PLAIN = "\033[1m", "\033[2m", "\033[31m", "\033[0m"
+REALISED = "curriculum/realised/"
 SHOWN_OF_STAGE = ("val/loss", "val/low_pd/loss", "val/high_pd/loss", "bench/avg")
 
 
@@ -27,9 +29,9 @@ def one_line(record: Record, steps: int, *, colour: bool = False) -> str:
         values = "  ".join(f"{key} {record[key]:.4f}" for key in SHOWN_OF_STAGE if key in record)
         return f"{start}  stage {record['stage']}  {tinted(values, BOLD)}  ({record['time/evaluation_s']:.1f} s)"
     mix = " ".join(
-        f"{key.rpartition('/')[2]} {value:.2f}"
+        f"{printable(key.removeprefix(REALISED))} {value:.2f}"
         for key, value in record.items()
-        if key.startswith("curriculum/realised/")
+        if key.startswith(REALISED)
     )
     loss = record["train/loss"]
     finite = loss == loss and abs(loss) != float("inf")

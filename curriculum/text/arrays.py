@@ -6,14 +6,22 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curriculum.text.document import BadRecordError, Columns, Document, check_surrogates, json_object, not_json
+from curriculum.text.document import BadRecordError, Columns, Document, json_object, not_json
 
 SPACE = re.compile(r"[ \t\n\r]*")
 LONGEST_WORD = 10
 """Characters within which the end of a cut text can make a number, an escape or a word such as -Infinity invalid."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An element that is valid JSON, but that Python cannot hold."""
+
+    reason: str
 
 
 class ArrayElements:
@@ -25,6 +33,7 @@ class ArrayElements:
     def __init__(self, path: Path, blocks: Iterator[tuple[int, bytes]]) -> None:
         self._path, self._blocks = path, blocks
         self._json = json.JSONDecoder(object_pairs_hook=json_object)
+        self._skipping = json.JSONDecoder(parse_int=lambda digits: None)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # a bad byte spoils only its element
         self._text, self._at = "", 0
         """The text that is held, and the position of the next unread character."""
@@ -72,7 +81,10 @@ class ArrayElements:
                 if cut and self._more():
                     continue
                 raise self._error(f"invalid JSON ({error.msg})") from error
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:  # a number of too many digits
+                _, end = self._skipping.raw_decode(self._text, self._at)
+                value = Unreadable(not_json(error))
+            except RecursionError as error:
                 raise self._error(not_json(error)) from error
             if end == len(self._text) and self._more():  # a number may continue
                 continue
@@ -104,8 +116,16 @@ class ArrayElements:
 
 def parse_element(record: Any, _first: bool, columns: Columns, place: object) -> Document:
     """Return the document in an element of an array. Raises BadRecordError."""
+    if isinstance(record, Unreadable):
+        raise BadRecordError(place, record.reason)
     if not isinstance(record, dict):
         raise BadRecordError(place, f"contains a {type(record).__name__}, but every element must be a JSON object")
     document = columns.document(record, place)
-    check_surrogates(document, place)
+    for value in document:
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise BadRecordError(
+                place, "contains invalid UTF-8 or a lone surrogate: convert the file to UTF-8, or remove the record"
+            ) from error
     return document

@@ -12,6 +12,8 @@ from typing import Any
 from curriculum.text.document import BadRecordError, BadRecords, Columns, Document, column_of, not_utf8
 
 BATCH_ROWS = 256
+FORMATS = ("arrow", "csv", "json", "pandas", "parquet", "text", "webdataset", "xml")
+"""Names that `load_dataset` takes for a format; without files it would read the working directory."""
 SPLIT_NAME = re.compile(r"(?:^|\+)\s*(\w+)")
 WHOLE_CHUNK = 1 << 62
 """Assumed bytes of a stream's shard, whose size is unknown: each becomes one chunk."""
@@ -39,7 +41,8 @@ class DatasetText:
         self._settings = {"subset": subset or "", "split": split, "revision": revision or ""}
         self._data_files = data_files
         self._streaming = streaming
-        self._local = Path(name).expanduser() if os.path.isdir(os.path.expanduser(name)) else None
+        local = os.path.isdir(os.path.expanduser(name)) and not (name in FORMATS and data_files)
+        self._local = Path(name).expanduser() if local else None
         self._columns = Columns(text_column, source_column, self._local.resolve().name if self._local else name)
         self._data = self._load()
         self.places = int(self._data.num_shards if streaming else len(self._data))
@@ -62,7 +65,10 @@ class DatasetText:
                 return loaded.to_iterable_dataset() if self._streaming else loaded
             if self._local and revision:
                 raise ValueError(f"input.revision={revision!r} does not apply to a local folder: remove it")
-            place = str(self._local) if self._local else self.name
+            if self.name in FORMATS and not (self._local or self._data_files):
+                raise ValueError("it is a format, not a dataset: name its files with input.data_files")
+            # A folder with a format's name would be taken for the format.
+            place = os.path.join(os.curdir, self._local) if self._local else self.name
             files = [os.path.expanduser(path) for path in self._data_files] or None
             return datasets.load_dataset(
                 place, subset, split=split, revision=revision, streaming=self._streaming, data_files=files

@@ -130,6 +130,8 @@ def _value(record: dict[str, Any], name: str) -> Any:
         return record[name]
     value = record
     for part in name.split("."):
+        if value is None:
+            return None
         if not isinstance(value, dict):
             raise KeyError(name)
         value = _value(value, part)
@@ -155,7 +157,7 @@ def parse_line(line: bytes, first: bool, columns: Columns, place: object) -> Doc
         raise BadRecordError(place, f"contains a {type(record).__name__}, but every line must be a JSON object")
     document = columns.document(record, place)
     if b"\\u" in line:  # only escapes can produce lone surrogates in valid UTF-8
-        check_surrogates(document, place)
+        _check_surrogates(document, place)
     return document
 
 
@@ -179,7 +181,7 @@ def not_utf8(error: UnicodeDecodeError) -> str:
     return f"invalid UTF-8 at byte {error.start} ({error.reason}): convert the text to UTF-8"
 
 
-def check_surrogates(document: Document, place: object) -> None:
+def _check_surrogates(document: Document, place: object) -> None:
     """Raise BadRecordError if the text or the source cannot be encoded."""
     for value in document:
         try:

@@ -94,7 +94,7 @@ def _folder_files(folder: Path, base: Path, notes: list[str], required: bool = T
                 continue
             if name in linked:
                 inside = path.resolve().is_relative_to(folder.resolve())
-                (companions if inside else unknown).append(shown)
+                (companions if inside else unknown).append(f"{shown} (a linked folder)")
             elif _is_companion(path):
                 companions.append(shown)
             elif file_format(name) is None:
@@ -108,7 +108,8 @@ def _folder_files(folder: Path, base: Path, notes: list[str], required: bool = T
     if unknown:
         raise ValueError(
             f"input.paths: {folder} also has {len(unknown)} entries that PDPC does not read ({_some(unknown)}), so it "
-            f"would be read in part: convert them to {', '.join(READERS)}, move them, or name the files with a glob"
+            f"would be read in part: convert them to {', '.join(READERS)}, move them, or list in input.paths what is to "
+            "be read: linked folders too, and files by a glob"
         )
     if other:
         notes.append(f"note: {folder}: {len(other)} entries skipped, not text of the corpus: {_some(other)}")

@@ -6,8 +6,9 @@ import os
 import re
 from pathlib import Path
 
-SHARD_WORDS = "part|shard|chunk|file|data|train|split|batch|block|segment|output|of|r|m|c"
-SHARD = re.compile(rf"(?:(?:{SHARD_WORDS})?\d+|{SHARD_WORDS})(?:[-_. ]+(?:(?:{SHARD_WORDS})?\d+|{SHARD_WORDS}))*")
+SHARD_WORDS = "part|shard|chunk|file|data|train|split|batch|block|segment|output"
+SHARD_START = rf"(?:(?:{SHARD_WORDS})?\d+|{SHARD_WORDS})"
+SHARD = re.compile(rf"{SHARD_START}(?:[-_. ]+(?:{SHARD_START}|of|[rmc]\d*))*")
 UNIQUE = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 NUMBERED = re.compile(r"(?:^|[-_. ])\d+$|\d{3}$")
 

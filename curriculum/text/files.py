@@ -108,8 +108,8 @@ def _folder_files(folder: Path, base: Path, notes: list[str], required: bool = T
     if unknown:
         raise ValueError(
             f"input.paths: {folder} also has {len(unknown)} entries that PDPC does not read ({_some(unknown)}), so it "
-            f"would be read in part: convert them to {', '.join(READERS)}, move them, or list in input.paths what is to "
-            "be read: linked folders too, and files by a glob"
+            f"would be read in part: convert them to {', '.join(READERS)}, move them, or list what is to be read in "
+            "input.paths: linked folders too, and files by a glob"
         )
     if other:
         notes.append(f"note: {folder}: {len(other)} entries skipped, not text of the corpus: {_some(other)}")

@@ -270,7 +270,8 @@ made.save_to_disk(folder / "one")
 datasets.Dataset.from_dict(rows, split="validation").save_to_disk(folder / "named")
 datasets.DatasetDict({"train": made, "test": made}).save_to_disk(folder / "both")
 made.to_parquet(folder / "a.parquet")
-datasets.load_dataset("parquet", data_files=str(folder / "a.parquet"), split="train[:40%]").save_to_disk(folder / "part")
+part = datasets.load_dataset("parquet", data_files=str(folder / "a.parquet"), split="train[:40%]")
+part.save_to_disk(folder / "part")
 def read(**given):
     try:
         text = open_text(TextSettings(**given))

@@ -28,7 +28,7 @@ def show(scores: Scores, tokens: Tokens, console: Console) -> None:
     table = Table(title=title, title_justify="left")
     pd = ("PD mean", "PD deviation", "PD < 0", "PD ~ length") if sums.pd_mean is not None else ()
     for number, heading in enumerate(("source", "samples", *sums.loss_mean, *pd)):
-        table.add_column(cell(heading), justify="right" if number else "left")
+        table.add_column(cell(heading), justify="right" if number else "left", overflow="fold")
     for index, name in enumerate([*sums.sources, "all"]):
         if sums.samples[index]:
             table.add_row(cell(name), f"{sums.samples[index]:,}", *_cells(sums, index))

@@ -41,7 +41,7 @@ def _table(facts: Mapping[str, Any], origin: Callable[[str], str] | None) -> Tab
     """Return a row per source and slice; `origin` says where a source's name came from."""
     table = Table()
     for name in ("source", "named by", "slice") if origin is not None else ("source", "slice"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in ("documents", "tokens", "samples"):
         table.add_column(name, justify="right")
     slices = facts["slices"]

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from curriculum.audit.overview import NO_SOURCE, Overview, shares
 from curriculum.order.order import Order
 from curriculum.work.console import cell, say
+from curriculum.work.printable import printable
 from launch.inspect.lives import lines_of
 from launch.inspect.subject import Subject
 
 PARTS = 10
 MOST_SOURCES = 12
+NAME_LETTERS = 40
+"""Letters of a name in a table, at most: the numbers next to it must fit."""
 LEVELS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 """Eighths of a letter's height."""
 
@@ -81,8 +84,9 @@ def _buckets(order: Order, view: Overview) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, title="BUCKETS", title_justify="left")
-    for title in ("bucket", "scores", "samples", "uses", "positions", "share"):
-        table.add_column(title, justify="left" if title in ("bucket", "scores") else "right", no_wrap=True)
+    table.add_column("bucket", no_wrap=True, max_width=NAME_LETTERS, overflow="ellipsis")
+    for title in ("scores", "samples", "uses", "positions", "share"):
+        table.add_column(title, justify="left" if title == "scores" else "right", no_wrap=True)
     total_K = view.realised_PK.sum(axis=0)
     edges = order.manifest.facts.get("edges", {})
     for index, bucket in enumerate(order.buckets):
@@ -93,9 +97,13 @@ def _buckets(order: Order, view: Overview) -> Any:
             cell(bucket.name), between, f"{bucket.samples:,}", str(bucket.uses), f"{int(total_K[index]):,}", share
         )
     if len(edges) > 1:
-        told = [f"{name} {' '.join(f'{edge:.4g}' for edge in row)}" for name, row in edges.items()]
+        told = [f"{_cut(name)} {' '.join(f'{edge:.4g}' for edge in row)}" for name, row in edges.items()]
         table.caption, table.caption_justify = cell(f"edges by source: {_some(told)}"), "left"
     return table
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= NAME_LETTERS else f"{name[: NAME_LETTERS - 1]}\u2026"
 
 
 def _edge(value: float | None, open_end: str) -> str:
@@ -109,7 +117,7 @@ def _plan(view: Overview) -> Any:
     table = Table(
         box=None, pad_edge=False, padding=(0, 1, 0, 0), title="PLAN, per cent of the batch", title_justify="left"
     )
-    table.add_column("progress up to", no_wrap=True)
+    table.add_column("progress up to", no_wrap=True, max_width=NAME_LETTERS, overflow="ellipsis")
     for end in view.edges_P[1:]:
         table.add_column(f"{100 * end / view.edges_P[-1]:.0f}%", justify="right", no_wrap=True)
     table.add_row("step", *(f"{end:,}" for end in view.edges_P[1:]))
@@ -135,9 +143,10 @@ def sketch(view: Overview) -> Iterator[str]:
     """Yield a line a bucket: its realised share over progress in letters of rising height."""
     table = shares(view.realised_PK)
     top = max(float(table.max()), 1e-12)
-    width = max(len(name) for name in view.buckets)
+    names = [_cut(printable(name)) for name in view.buckets]
+    width = max(map(len, names))
     yield f"REALISED SHARE over progress, the highest letter is {100 * top:.0f}%"
-    for index, name in enumerate(view.buckets):
+    for index, name in enumerate(names):
         heights = np.ceil(table[:, index] / top * (len(LEVELS) - 1)).astype(int)
         yield f"{name:<{width}} {''.join(LEVELS[height] for height in heights)}"
 

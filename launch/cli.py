@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
+from curriculum.work.printable import printable
 from train.config.flags import as_overrides
 from train.config.help import TRAIN, asks_help, help_of
 from train.config.packages import check_packages
@@ -195,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if os.environ.get("PDPC_TRACEBACK"):
             raise
-        print(without_secrets(f"pdpc {name}: {error}"), file=sys.stderr)
+        print(printable(without_secrets(f"pdpc {name}: {error}")), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"pdpc {name}: interrupted; run the same command again to resume", file=sys.stderr)

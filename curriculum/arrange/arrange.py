@@ -28,6 +28,7 @@ from curriculum.scores.findings import Findings, of_scores
 from curriculum.scores.own import OwnScores
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
+from curriculum.work.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -227,4 +228,6 @@ def _log_summary(order: Order, layout: Layout) -> None:
     if layout.stratified and layout.columns.tokens is None and layout.strata == 1:
         log.warning("the scores have no column `source`, so there is one stratum: add it to keep the mix of sources")
     if layout.poor_strata:
-        log.info("too few distinct scores to cut into buckets, spread evenly: %s", ", ".join(layout.poor_strata))
+        log.info(
+            "too few distinct scores to cut into buckets, spread evenly: %s", printable(", ".join(layout.poor_strata))
+        )

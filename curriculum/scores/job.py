@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from curriculum.artifact.create import create, reusable
 from curriculum.scores.checks import findings_of
@@ -21,6 +20,7 @@ from curriculum.scores.table import show
 from curriculum.scores.writer import DocumentsWriter, SliceWriter
 from curriculum.tokens.tokens import Tokens
 from curriculum.work.chunks import Chunk, ChunkFolder, cut
+from curriculum.work.console import PlainConsole
 from curriculum.work.job import done_note
 from curriculum.work.progress import Meter, ScoreProgress
 
@@ -89,7 +89,7 @@ class ScoringJob:
         if said := done_note(self.chunks, missing):
             log.info(said)
         total = sum(chunk.stop - chunk.start for chunk in missing)
-        return ScoreProgress(Console(stderr=True), f"score under {', '.join(self.models)}", total)
+        return ScoreProgress(PlainConsole(stderr=True), f"score under {', '.join(self.models)}", total)
 
     def finish(self, *, quiet: bool = False) -> Scores:
         """Join the chunks, remove them, and (unless `quiet`) print a table of scores. All chunks must be done."""
@@ -114,7 +114,7 @@ class ScoringJob:
         if quiet:
             return scores
         warn(findings)
-        show(scores, self.tokens[first], Console())
+        show(scores, self.tokens[first], PlainConsole())
         return scores
 
     def _write_slice(self, folder: Path, name: str, chunks: Sequence[Chunk]) -> None:

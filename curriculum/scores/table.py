@@ -12,9 +12,12 @@ from curriculum.scores.baseline import baselines_of
 from curriculum.scores.scores import Scores
 from curriculum.scores.sums import SourceSums, sum_up
 from curriculum.tokens.tokens import Tokens
+from curriculum.work.console import cell
+from curriculum.work.printable import printable
 
 BINS = 60
 MOST_SOURCES = 8
+LABEL_LETTERS = 18
 INK, MUTED, LINE = "#1d2733", "#556170", "#d8dee6"
 COLOURS = ("#3b7dbb", "#e08a2c", "#2a9d86", "#b55a9f", "#8fa8bf", "#c9b037", "#5c5fa8", "#7a8490")
 
@@ -22,13 +25,14 @@ COLOURS = ("#3b7dbb", "#e08a2c", "#2a9d86", "#b55a9f", "#8fa8bf", "#c9b037", "#5
 def show(scores: Scores, tokens: Tokens, console: Console) -> None:
     """Print by source the mean loss of each model and, with a weak and a strong model, statistics of PD."""
     sums = sum_up(scores.folder / f"{scores.slice}.parquet", tokens)
-    table = Table(title=f"SCORES {scores.folder}, slice {scores.slice}: nats per token", title_justify="left")
+    title = cell(f"SCORES {scores.folder}, slice {scores.slice}: nats per token")
+    table = Table(title=title, title_justify="left")
     pd = ("PD mean", "PD deviation", "PD < 0", "PD ~ length") if sums.pd_mean is not None else ()
-    for title in ("source", "samples", *sums.loss_mean, *pd):
-        table.add_column(title, justify="left" if title == "source" else "right")
+    for number, heading in enumerate(("source", "samples", *sums.loss_mean, *pd)):
+        table.add_column(cell(heading), justify="right" if number else "left", overflow="fold")
     for index, name in enumerate([*sums.sources, "all"]):
         if sums.samples[index]:
-            table.add_row(name, f"{sums.samples[index]:,}", *_cells(sums, index))
+            table.add_row(cell(name), f"{sums.samples[index]:,}", *_cells(sums, index))
     table.caption, table.caption_justify = f"for comparison, all: {baselines_of(tokens)}", "left"
     console.print(table)
 
@@ -52,7 +56,8 @@ def draw(scores: Scores, tokens: Tokens, path: Path) -> None:
     low, high, counts = _histograms(scores, tokens, score)
     order = np.argsort(-counts.sum(axis=1), kind="stable")[:MOST_SOURCES]
     order = order[counts[order].sum(axis=1) > 0]
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "pdpc", "font.size": 8.5}):
+    style = {"svg.fonttype": "none", "svg.hashsalt": "pdpc", "font.size": 8.5, "text.parse_math": False}
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(4.9, 0.75 + 0.42 * len(order)))
         axes = figure.add_axes(
             (0.24, 0.42 / (0.75 + 0.42 * len(order)), 0.72, 0.42 * len(order) / (0.75 + 0.42 * len(order)))
@@ -62,7 +67,9 @@ def draw(scores: Scores, tokens: Tokens, path: Path) -> None:
         for place, source in enumerate(order[::-1]):
             share = counts[source] / counts[source].max()
             axes.fill_between(middle, place, place + 0.92 * share, color=COLOURS[place % len(COLOURS)], linewidth=0)
-        axes.set_yticks(np.arange(len(order)) + 0.3, [tokens.sources[source] for source in order[::-1]], color=INK)
+        axes.set_yticks(
+            np.arange(len(order)) + 0.3, [_label(tokens.sources[source]) for source in order[::-1]], color=INK
+        )
         axes.set_xlim(low, high)
         axes.set_ylim(0, max(len(order), 1))
         axes.set_xlabel("PD" if score == "pd" else f"{score.replace('_', ' of ')}, nats per token", color=MUTED)
@@ -73,6 +80,11 @@ def draw(scores: Scores, tokens: Tokens, path: Path) -> None:
             spine.set_color(LINE)
         metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else None
         figure.savefig(path, metadata=metadata, dpi=200)
+
+
+def _label(source: str) -> str:
+    shown = printable(source)
+    return shown if len(shown) <= LABEL_LETTERS else f"{shown[: LABEL_LETTERS - 1]}\u2026"
 
 
 def _histograms(scores: Scores, tokens: Tokens, score: str) -> tuple[float, float, np.ndarray]:

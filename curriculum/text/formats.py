@@ -1,4 +1,4 @@
-"""Text files, read one document at a time: .jsonl (plain, .gz, .zst), .parquet and .txt, in bounded memory.
+"""Text files, read one document at a time: .jsonl and .json (plain, .gz, .zst), .parquet, .txt, in bounded memory.
 
 Every document has a place in its file, so that ranges of places split a file into parts for different processes.
 """
@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import codecs
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from curriculum.artifact.parquet import open_parquet
-from curriculum.text.document import Columns, Document, decode
-from curriculum.text.lines import PlainLines, gzip_lines, zstd_lines
+from curriculum.text.document import BadRecordError, BadRecords, Columns, Document, column_of, decode, not_utf8
+from curriculum.text.lines import PlainLines, gzip_json, gzip_lines, plain_json, zstd_json, zstd_lines
+from curriculum.text.source_names import folder_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,26 +51,30 @@ def stem(name: str) -> str:
     return base[: -len(file_format(base) or "")] or base
 
 
-def open_file(path: Path, columns: Columns) -> FileReader:
-    """Return the reader for a file's format. Raises ValueError for an unknown extension."""
+def open_file(path: Path, columns: Columns, bad: BadRecords) -> FileReader:
+    """Return the reader for a file's format. Raises ValueError for an unknown extension or a damaged start."""
     extension = file_format(path.name)
     if extension is None:
         raise ValueError(f"{path} has an unknown extension: PDPC reads {', '.join(READERS)}")
-    return READERS[extension](path, columns)
+    return READERS[extension](path, columns, bad)
 
 
 class WholeText:
     """A file that is a single document, at place 0."""
 
-    def __init__(self, path: Path, columns: Columns) -> None:
-        self._path = path
+    def __init__(self, path: Path, columns: Columns, bad: BadRecords) -> None:
+        self._path, self._bad = path, bad
         self.span: tuple[int, int] | None = None
 
     def documents(self, start: int, stop: int) -> Iterator[tuple[int, Document]]:
         """Yield the document if the range starts at 0."""
         if start == 0:
-            text = decode(self._path.read_bytes().removeprefix(codecs.BOM_UTF8), self._path)
-            yield 0, Document(text, self._path.absolute().parent.name)
+            try:
+                text = decode(self._path.read_bytes().removeprefix(codecs.BOM_UTF8), self._path)
+            except BadRecordError as error:
+                self._bad.add(error)
+                return
+            yield 0, Document(text, folder_name(self._path))
 
 
 class ParquetRows:
@@ -78,8 +83,8 @@ class ParquetRows:
     A range is read from the start of its first row's row group, or from the current position if that is closer.
     """
 
-    def __init__(self, path: Path, columns: Columns) -> None:
-        self._path, self._columns, self._size = path, columns, path.stat().st_size
+    def __init__(self, path: Path, columns: Columns, bad: BadRecords) -> None:
+        self._path, self._columns, self._bad, self._size = path, columns, bad, path.stat().st_size
         self._groups: list[int] = []
         """First row of every row group, then the number of rows in the file."""
         self._left: Iterator[tuple[int, pa.RecordBatch]] = iter(())
@@ -101,11 +106,15 @@ class ParquetRows:
             row = first
             for record in self._records(first, last):
                 row += 1
-                yield (row - 1) * self._size // rows, self._columns.document(record, f"{self._path}, row {row}")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{self._path}, after row {row}: invalid UTF-8 ({error.reason}): fix or remove that text"
-            ) from error
+                place = f"{self._path}, row {row}"
+                try:
+                    if isinstance(record, UnicodeDecodeError):
+                        raise BadRecordError(place, not_utf8(record))
+                    document = self._columns.document(record, place)
+                except BadRecordError as error:
+                    self._bad.add(error)
+                    continue
+                yield (row - 1) * self._size // rows, document
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
                 f"{self._path}, after row {row}: cannot be read as Parquet ({error}): the file is truncated or in "
@@ -115,11 +124,33 @@ class ParquetRows:
 
     def _read_groups(self) -> list[int]:
         with open_parquet(self._path) as file:
-            self._columns.check(file.schema_arrow.names, str(self._path))
+            schema = file.schema_arrow
+            self._columns.check(schema.names, str(self._path))
+            for name in self._columns.wanted:
+                self._check_type(name, schema)
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
             return [0, *accumulate(sizes)]
 
-    def _records(self, first: int, last: int) -> Iterator[dict[str, Any]]:
+    def _check_type(self, name: str, schema: pa.Schema) -> None:
+        """Raise ValueError if a column, or the nested field that `name` is a path to, cannot hold text."""
+        import pyarrow.types as types
+
+        column = column_of(name, schema.names)
+        assert column is not None, "checked with the names"
+        kind = schema.field(column).type
+        for part in name.removeprefix(column).split(".")[1:]:
+            found = [kind.field(i).type for i in range(kind.num_fields) if kind.field(i).name == part]
+            if not types.is_struct(kind) or len(found) != 1:
+                said = "occurs more than once" if len(found) > 1 else f"is missing; column {column!r} contains {kind}"
+                raise ValueError(f"{self._path}: nested field {name!r} {said}: set input.text_column, source_column")
+            kind = found[0]
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        text = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+        if not any(holds(kind) for holds in text):
+            raise ValueError(f"{self._path}: column {name!r} contains {kind}, not text: name another column")
+
+    def _records(self, first: int, last: int) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
+        """Yield the rows first .. last - 1; one that is not UTF-8 as its error."""
         if first == last:
             return
         group = bisect_right(self._groups, first) - 1
@@ -131,7 +162,7 @@ class ParquetRows:
         for begin, batch in batches:
             end = begin + batch.num_rows
             if end > first:
-                yield from batch.slice(max(first - begin, 0), min(end, last) - max(begin, first)).to_pylist()
+                yield from _rows(batch.slice(max(first - begin, 0), min(end, last) - max(begin, first)))
             if end > last:
                 self._held = [(begin, batch)]
             if end >= last:
@@ -141,18 +172,36 @@ class ParquetRows:
     def _batches(self, group: int) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yield (first row, batch), starting with a row group."""
         row = self._groups[group]
-        wanted = list(dict.fromkeys(name for name in (self._columns.text, self._columns.source) if name is not None))
         with open_parquet(self._path) as file:
             groups = list(range(group, len(self._groups) - 1))
-            for batch in file.iter_batches(batch_size=PARQUET_ROWS, row_groups=groups, columns=wanted):
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS, row_groups=groups, columns=self._columns.wanted):
                 yield row, batch
                 row += batch.num_rows
 
 
-READERS: dict[str, Callable[[Path, Columns], FileReader]] = {
+def _rows(batch: pa.RecordBatch) -> Iterable[dict[str, Any] | UnicodeDecodeError]:
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+        return rows
+    except UnicodeDecodeError:
+        return map(_row, (batch.slice(index, 1) for index in range(batch.num_rows)))
+
+
+def _row(batch: pa.RecordBatch) -> dict[str, Any] | UnicodeDecodeError:
+    try:
+        row: dict[str, Any] = batch.to_pylist()[0]
+        return row
+    except UnicodeDecodeError as error:
+        return error
+
+
+READERS: dict[str, Callable[[Path, Columns, BadRecords], FileReader]] = {
     ".jsonl": PlainLines,
     ".jsonl.gz": gzip_lines,
     ".jsonl.zst": zstd_lines,
+    ".json": plain_json,
+    ".json.gz": gzip_json,
+    ".json.zst": zstd_json,
     ".parquet": ParquetRows,
     ".txt": WholeText,
 }

@@ -1,25 +1,33 @@
-"""JSON Lines, one document per line: plain (.jsonl) or compressed (.jsonl.gz, .jsonl.zst) files."""
+"""JSON files, plain or compressed (.gz, .zst): one document per line (.jsonl), or that or one array (.json)."""
 
 from __future__ import annotations
 
+import codecs
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from curriculum.text.document import Columns, Document, parse_line
+from curriculum.text.arrays import ArrayElements, parse_element
+from curriculum.text.document import BadRecordError, BadRecords, Columns, Document, parse_line
+
+Record = TypeVar("Record")
 
 BLOCK_BYTES = 1 << 20
 PACKED_BYTES = 1 << 15  # small, since a block can unpack to a thousand times its size
+ZSTD_WINDOW = 1 << 31
+"""Largest window of a zstd frame (`zstd --ultra --long=31`). As much memory as the frame's own window is allocated."""
 
 
 class PlainLines:
     """Lines of a plain file; a line's place is the offset of its first byte."""
 
-    def __init__(self, path: Path, columns: Columns) -> None:
-        self._path, self._columns = path, columns
+    def __init__(self, path: Path, columns: Columns, bad: BadRecords) -> None:
+        self._path, self._columns, self._bad = path, columns, bad
+        self._counted = (0, 1)
+        """An offset, and the number of the line that starts there."""
         self.span: tuple[int, int] | None = None
 
     def documents(self, start: int, stop: int) -> Iterator[tuple[int, Document]]:
@@ -32,26 +40,51 @@ class PlainLines:
             first = at
             while at < stop and (line := file.readline()):
                 place, at = at, at + len(line)
-                document = parse_line(line.removesuffix(b"\n"), place == 0, self._columns, _LineAt(self._path, place))
+                try:
+                    document = parse_line(line.removesuffix(b"\n"), place == 0, self._columns, _LineAt(self, place))
+                except BadRecordError as error:
+                    self._bad.add(error)
+                    continue
                 if document is not None:
                     yield place, document
         self.span = first, at
+
+    def line_at(self, offset: int) -> str:
+        """Describe the line that starts at an offset; lines are counted from the one described last, if it precedes."""
+        at, number = self._counted if self._counted[0] <= offset else (0, 1)
+        with open(self._path, "rb") as file:
+            file.seek(at)
+            while at < offset and (block := file.read(min(offset - at, BLOCK_BYTES))):
+                number += block.count(b"\n")
+                at += len(block)
+        self._counted = at, number
+        return f"{self._path}, line {number}"
 
 
 @dataclass(frozen=True)
 class _LineAt:
     """Describes the line that starts at a byte offset; its number is counted only when printed."""
 
-    path: Path
+    reader: PlainLines
     offset: int
 
     def __str__(self) -> str:
-        number, left = 1, self.offset
-        with open(self.path, "rb") as file:
-            while left and (block := file.read(min(left, BLOCK_BYTES))):
-                number += block.count(b"\n")
-                left -= len(block)
-        return f"{self.path}, line {number}"
+        return self.reader.line_at(self.offset)
+
+
+class Blocks(Protocol):
+    """A way to read a file front to back."""
+
+    def blocks(self, path: Path) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset of a block in the file, its data)."""
+
+
+class Plain:
+    """An uncompressed file."""
+
+    def blocks(self, path: Path) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset of a block, its data)."""
+        return _read_blocks(path)
 
 
 @dataclass(frozen=True)
@@ -83,59 +116,116 @@ class Packing:
             raise ValueError(_damaged(path, self.name, "the last frame ends early"))
 
 
-class PackedLines:
-    """Lines of a compressed file; a line's place is the offset of the compressed block that completes it.
+class FrontToBack(Generic[Record]):
+    """Records of a file that can only be read from its start: lines of a compressed file, elements of an array.
 
-    Such a file can only be read from its start, so the reader keeps its position for a later range.
+    A record's place is the offset of the block that completes it. The reader keeps its position for a later range.
+    `records` starts an iteration over (place, record), `unit` is what a record is called.
     """
 
-    def __init__(self, path: Path, columns: Columns, packing: Packing) -> None:
-        self._path, self._columns, self._packing = path, columns, packing
-        self._left: Iterator[tuple[int, bytes]] = iter(())
-        self._held: list[tuple[int, bytes]] = []
-        """The line that ended the last range, the first unread one."""
+    def __init__(
+        self,
+        path: Path,
+        columns: Columns,
+        bad: BadRecords,
+        records: Callable[[], Iterator[tuple[int, Record]]],
+        parse: Callable[[Record, bool, Columns, object], Document | None],
+        unit: str,
+    ) -> None:
+        self._path, self._columns, self._bad = path, columns, bad
+        self._records, self._parse, self._unit = records, parse, unit
+        self._left: Iterator[tuple[int, Record]] = iter(())
+        self._held: list[tuple[int, Record]] = []
+        """The record that ended the last range, the first unread one."""
         self._number = 0
-        """Lines already read."""
+        """Records already read."""
         self._behind: int | None = None
         """Places below this one are already read; None: start over."""
         self.span: tuple[int, int] | None = None
 
     def documents(self, start: int, stop: int) -> Iterator[tuple[int, Document]]:
-        """Yield the documents whose lines end in a range of compressed blocks."""
+        """Yield the documents of the records that end in a range of blocks."""
         if self._behind is None or start < self._behind:
-            self._left, self._held, self._number = _lines(self._packing.blocks(self._path)), [], 0
+            self._left, self._held, self._number = self._records(), [], 0
         self._behind = None  # until this range has been read to its end
-        lines = chain(self._held, self._left)
+        records = chain(self._held, self._left)
         self._held = []
         first = None
-        for place, line in lines:
+        for place, record in records:
             if place >= start and first is None:
                 first = self._number
             if place >= stop:
-                self._held = [(place, line)]
+                self._held = [(place, record)]
                 break
             self._number += 1
             if place >= start:
-                where = f"{self._path}, line {self._number}"
-                document = parse_line(line, self._number == 1, self._columns, where)
+                where = f"{self._path}, {self._unit} {self._number}"
+                try:
+                    document = self._parse(record, self._number == 1, self._columns, where)
+                except BadRecordError as error:
+                    self._bad.add(error)
+                    continue
                 if document is not None:
                     yield place, document
         self.span = self._number if first is None else first, self._number
         self._behind = stop
 
 
-def gzip_lines(path: Path, columns: Columns) -> PackedLines:
+Reader = PlainLines | FrontToBack[bytes] | FrontToBack[Any]
+
+
+def gzip_lines(path: Path, columns: Columns, bad: BadRecords) -> Reader:
     """Read a .jsonl.gz."""
+    return _lines_of(path, columns, bad, _gzip())
+
+
+def zstd_lines(path: Path, columns: Columns, bad: BadRecords) -> Reader:
+    """Read a .jsonl.zst."""
+    return _lines_of(path, columns, bad, _zstd())
+
+
+def plain_json(path: Path, columns: Columns, bad: BadRecords) -> Reader:
+    """Read a .json."""
+    return _array_of(path, columns, bad, Plain()) or PlainLines(path, columns, bad)
+
+
+def gzip_json(path: Path, columns: Columns, bad: BadRecords) -> Reader:
+    """Read a .json.gz."""
+    return _array_of(path, columns, bad, _gzip()) or gzip_lines(path, columns, bad)
+
+
+def zstd_json(path: Path, columns: Columns, bad: BadRecords) -> Reader:
+    """Read a .json.zst."""
+    return _array_of(path, columns, bad, _zstd()) or zstd_lines(path, columns, bad)
+
+
+def _gzip() -> Packing:
     frame = lambda: zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)  # noqa: E731
-    return PackedLines(path, columns, Packing("gzip", frame, zlib.error, padded=True))
+    return Packing("gzip", frame, zlib.error, padded=True)
 
 
-def zstd_lines(path: Path, columns: Columns) -> PackedLines:
-    """Read a .jsonl.zst frame by frame, which detects a truncated last frame; a stream reader does not."""
+def _zstd() -> Packing:
+    """Return how to read zstd frame by frame, which detects a truncated last frame; a stream reader does not."""
     import zstandard
 
-    unpack = zstandard.ZstdDecompressor()
-    return PackedLines(path, columns, Packing("zstd", unpack.decompressobj, zstandard.ZstdError, padded=False))
+    unpack = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
+    return Packing("zstd", unpack.decompressobj, zstandard.ZstdError, padded=False)
+
+
+def _lines_of(path: Path, columns: Columns, bad: BadRecords, packing: Blocks) -> FrontToBack[bytes]:
+    return FrontToBack(path, columns, bad, lambda: _lines(packing.blocks(path)), parse_line, "line")
+
+
+def _array_of(path: Path, columns: Columns, bad: BadRecords, packing: Blocks) -> FrontToBack[Any] | None:
+    """Return a reader of the file's array; None if it does not start with a bracket: then it holds lines."""
+    for _, block in packing.blocks(path):
+        start = block.removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n")
+        if start:
+            if not start.startswith(b"["):
+                return None
+            elements = lambda: iter(ArrayElements(path, packing.blocks(path)))  # noqa: E731
+            return FrontToBack(path, columns, bad, elements, parse_element, "element")
+    return None
 
 
 def _read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import glob
-import os
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from curriculum.text.document import Columns, Document
-from curriculum.text.formats import READERS, FileReader, file_format, open_file, stem
+from curriculum.text.document import BadRecords, Columns, Document
+from curriculum.text.files import TextFile, find_files
+from curriculum.text.formats import FileReader, file_format, open_file, stem
+from curriculum.text.source_names import looks_numbered, source_by_name
 
 SHOWN_NAMES = 5
+TRAIN_SPLIT = "train"
+COMPLETE_WHEN_EMPTY = (".parquet", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
+"""Formats whose files show that they are complete, even without a record."""
+SOURCE_MARK = " source="
+"""In the description of a file: its source, where that is not the file's name."""
 
 
 @dataclass(frozen=True)
@@ -22,23 +27,28 @@ class TextSettings:
     """The input text: either `paths` or `dataset`."""
 
     paths: list[str] = field(default_factory=list)
-    """Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt), folders or globs. Folders are read in the order of the
-    files' relative paths; a .txt file is one document whose source is its folder's name."""
+    """Files (.jsonl and .json, plain, .gz or .zst; .parquet; .txt), folders or globs. Folders are read in the order of
+    the files' relative paths. A .json file holds one object per line, or one array of objects; a .txt file is one
+    document whose source is its folder's name."""
     dataset: str | None = None
-    """Name of a Hugging Face dataset, or a local dataset folder, loaded with `datasets`."""
+    """Name of a Hugging Face dataset, a local dataset folder, or a format that `datasets` loads (csv, json, parquet,
+    arrow, ...; then `data_files` names the files)."""
+    data_files: list[str] = field(default_factory=list)
+    """Files or globs of the dataset that make up the split (`data_files` of `load_dataset`); empty: all."""
     subset: str | None = None
     """Configuration of the dataset (the second argument of `load_dataset`)."""
-    split: str = "train"
-    """Split of the dataset."""
+    split: str = TRAIN_SPLIT
+    """Split of the dataset, or a part or sum of splits: train[:50%], train+validation."""
     revision: str | None = None
     """Revision of the dataset on the Hub; set one to pin it."""
     streaming: bool = False
     """Stream the dataset instead of downloading it first. It is read a second time if a tokenizer is trained."""
     text_column: str = "text"
-    """Column with the document's text."""
+    """Column with the document's text. A dot leads into nested objects: data.text."""
     source_column: str | None = "source"
-    """Column with the name of the document's source. null: the file's name without its extension, or the dataset's
-    name."""
+    """Column with the name of the document's source; a dot leads into nested objects: meta.set. null: the name of the
+    file's folder if that is a subfolder of the input, else the file's name without its extension (its folder's name if
+    that is only a shard number, such as part-0); the name of a dataset."""
 
     def __post_init__(self) -> None:
         if self.paths and self.dataset:
@@ -48,11 +58,20 @@ class TextSettings:
         if not self.text_column:
             raise ValueError("input.text_column is empty: name the column with the text")
         if self.source_column == "":
-            raise ValueError("input.source_column is empty: name a column, or use null for one source per file")
-        if not self.dataset and (self.subset or self.revision or self.streaming):
             raise ValueError(
-                "input.subset, input.revision and input.streaming need input.dataset: set it or remove them"
+                "input.source_column is empty: name a column, or use null for one source per file or folder"
             )
+        if not self.dataset:
+            given: dict[str, object] = {"data_files": self.data_files, "subset": self.subset, "revision": self.revision}
+            given |= {"streaming": self.streaming, "split": self.split if self.split != TRAIN_SPLIT else ""}
+            if names := [f"input.{name}={value}" for name, value in given.items() if value]:
+                raise ValueError(
+                    f"{', '.join(names)}: these need input.dataset, but it is not set: set it or remove them"
+                )
+
+    def content(self) -> dict[str, Any]:
+        """Return the settings as JSON values, without `data_files` if there are none."""
+        return {name: value for name, value in asdict(self).items() if name != "data_files" or value}
 
 
 class Text(Protocol):
@@ -63,6 +82,9 @@ class Text(Protocol):
     """
 
     notes: list[str]
+    """What is worth saying about the input; `check()` may add to it."""
+    bad: BadRecords
+    """Records skipped in the range that was read last."""
     places: int
     """Bytes of files, rows of a dataset, or shards of a stream."""
     place_bytes: int
@@ -79,7 +101,7 @@ class Text(Protocol):
         """Cheap description that changes with the text."""
 
     def check(self) -> None:
-        """Read the start of every part, so that a wrong column fails before the work starts."""
+        """Read the first usable document of every part, so that a wrong column fails before the work starts."""
 
     def documents(self, start: int = 0, stop: int | None = None) -> Iterator[Document]:
         """Yield the documents at the places start .. stop - 1, by default all.
@@ -88,19 +110,16 @@ class Text(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class _File:
-    name: str  # unique in the input and independent of the input's location
-    path: Path
-
-
 class FileText:
     """Documents of files on disk, in an order that does not depend on the file system."""
 
-    def __init__(self, paths: list[str], text_column: str, source_column: str | None) -> None:
+    def __init__(
+        self, paths: list[str], text_column: str, source_column: str | None, bad: BadRecords | None = None
+    ) -> None:
         self.notes: list[str] = []
+        self.bad = bad or BadRecords()
         self._text_column, self._source_column = text_column, source_column
-        self._files = self._find(paths)
+        self._files = find_files(paths, self.notes)
         self._sizes = [file.path.stat().st_size for file in self._files]
         self._bases = [0, *accumulate(max(size, 1) for size in self._sizes)]
         """First place of each file, then the end; an empty .txt has a place too."""
@@ -109,28 +128,39 @@ class FileText:
         self._read_to = 0
         self._opened: tuple[int, FileReader] | None = None
         self._check_empty()
-
-    def _find(self, paths: list[str]) -> list[_File]:
-        files: list[_File] = []
-        seen: set[Path] = set()
-        for number, entry in enumerate(paths):
-            for name, path in _expand(entry, self.notes):
-                real = path.resolve()
-                if real in seen:
-                    self.notes.append(f"{path} is listed twice by input.paths: read once")
-                    continue
-                seen.add(real)
-                files.append(_File(f"{number}/{name}", path))
-        return files
+        if source_column is None:
+            self._check_sources()
 
     def _check_empty(self) -> None:
         # An empty .txt is an empty document, which is counted; any other empty file is a failed download.
         empty = [file for file, size in zip(self._files, self._sizes, strict=True) if size == 0]
-        broken = [file for file in empty if file_format(file.path.name) != ".txt"]
+        broken = [file for file in empty if _has_columns(file)]
         if broken or len(empty) == len(self._files):
             raise ValueError(
                 f"{(broken or empty)[0].path} is empty (0 bytes): remove it from the input or download it again"
             )
+
+    def _check_sources(self) -> None:
+        """Note the sources that are named after files or folders and look like shards rather than domains."""
+        numbered = sorted({name for name in map(self._source_of, self._files) if looks_numbered(name)})
+        shards = sorted(
+            {
+                stem(file.path.name)
+                for file in self._files
+                if not file.nested and self._source_of(file) != stem(file.path.name) and _has_columns(file)
+            }
+        )
+        fix = "one folder per source below the input is clearer; or set input.source_column"
+        if numbered:
+            self.notes.append(f"warning: sources named like shard numbers ({_some(numbered)}): {fix}")
+        if shards:
+            self.notes.append(
+                f"warning: files named like shard numbers ({_some(shards)}) take their folder's name as source: {fix}"
+            )
+
+    def _source_of(self, file: TextFile) -> str:
+        """Return the source of a file's documents without a source column."""
+        return source_by_name(stem(file.path.name), file.nested or not _has_columns(file), file.path)
 
     @property
     def fraction_read(self) -> float | None:
@@ -138,18 +168,31 @@ class FileText:
         return self._read_to / max(self.places, 1)
 
     def identity(self) -> dict[str, str]:
-        """Return the size in bytes and the modification time of every file by relative name."""
+        """Return the size in bytes and the modification time of every file by relative name.
+
+        Also its source, if no column names it and it is not the file's name.
+        """
         described = {}
         for file in self._files:
             status = file.path.stat()
-            described[f"text/{file.name}"] = f"bytes={status.st_size} mtime_ns={status.st_mtime_ns}"
+            key = f"text/{file.name}"
+            described[key] = f"bytes={status.st_size} mtime_ns={status.st_mtime_ns}"
+            if self._source_column is None and _has_columns(file):
+                source = self._source_of(file)
+                described[key] += f"{SOURCE_MARK}{source}" if source != stem(file.path.name) else ""
         return described
 
     def check(self) -> None:
         """Read the first document of every file with columns. Raises ValueError with the file."""
-        for index, file in enumerate(self._files):
-            if file_format(file.path.name) != ".txt":
-                next(self._whole(index), None)
+        empty = [file for index, file in enumerate(self._files) if _has_columns(file) and self._is_empty(index)]
+        if len(empty) == len(self._files):
+            raise ValueError(_no_documents(empty[0].path))
+        if empty:
+            names = _some([str(file.path) for file in empty])
+            self.notes.append(f"note: {len(empty)} files are complete but contain no documents: {names}")
+
+    def _is_empty(self, index: int) -> bool:
+        return next(self._whole(index), None) is None
 
     def documents(self, start: int = 0, stop: int | None = None) -> Iterator[Document]:
         """Yield the documents of a range of places, file by file; a place is a byte of the files in their order.
@@ -158,6 +201,7 @@ class FileText:
         """
         stop = self.places if stop is None else stop
         self.spans = []
+        self.bad.skipped.clear()
         for index in range(bisect_right(self._bases, start) - 1, len(self._files)):
             base, end = self._bases[index : index + 2]
             if base >= stop:
@@ -172,12 +216,19 @@ class FileText:
                 self.spans.append((self._files[index].name, *span))
 
     def _whole(self, index: int) -> Iterator[tuple[int, Document]]:
-        count = 0
+        count, before = 0, len(self.bad.skipped)
         for found in self._part(index, 0, self._bases[index + 1] - self._bases[index]):
             count += 1
             yield found
-        if count == 0:
-            raise ValueError(f"{self._files[index].path} contains no documents: remove it from the input or fill it")
+        if count:
+            return
+        path, skipped = self._files[index].path, self.bad.skipped[before:]
+        if skipped and _has_columns(self._files[index]):
+            (place, reason), *_ = skipped
+            raise ValueError(f"{path}: all its {len(skipped)} records are bad; the first is {place}: {reason}")
+        may_be_empty = file_format(path.name) in COMPLETE_WHEN_EMPTY and len(self._files) > 1
+        if not skipped and not may_be_empty:
+            raise ValueError(_no_documents(path))
 
     def _part(self, index: int, start: int, stop: int) -> Iterator[tuple[int, Document]]:
         return self._reader(index).documents(start, stop)
@@ -186,86 +237,62 @@ class FileText:
         """Return the reader of a file; it is kept until another file is read, since it may resume at its position."""
         if self._opened is None or self._opened[0] != index:
             file = self._files[index]
-            columns = Columns(self._text_column, self._source_column, stem(file.path.name))
-            self._opened = index, open_file(file.path, columns)
+            columns = Columns(self._text_column, self._source_column, self._source_of(file))
+            self._opened = index, open_file(file.path, columns, self.bad)
         return self._opened[1]
 
 
-def open_text(settings: TextSettings) -> Text:
-    """Open an input: find its files or load its dataset. Raises ValueError with what is missing and a fix."""
+def open_text(settings: TextSettings, *, skip_bad: bool = False) -> Text:
+    """Open an input: find its files or load its dataset. Raises ValueError with what is missing and a fix.
+
+    `skip_bad`: records that cannot be used are listed in the text's `bad`, instead of ending the work.
+    """
+    bad = BadRecords(skip_bad)
     if settings.dataset:
         from curriculum.text.dataset import DatasetText
 
         return DatasetText(
             settings.dataset,
+            data_files=settings.data_files,
             subset=settings.subset,
             split=settings.split,
             revision=settings.revision,
             streaming=settings.streaming,
             text_column=settings.text_column,
             source_column=settings.source_column,
+            bad=bad,
         )
     if not settings.paths:
         raise ValueError("no input given: set input.paths to files, folders or globs, or input.dataset to a name")
-    return FileText(settings.paths, settings.text_column, settings.source_column)
+    return FileText(settings.paths, settings.text_column, settings.source_column, bad)
 
 
-def _expand(entry: str, notes: list[str]) -> Iterator[tuple[str, Path]]:
-    """Yield (relative name, path) of every file that one item of input.paths matches, sorted by name."""
-    place = Path(entry).expanduser()
-    if place.is_dir():
-        yield from sorted(_folder_files(place, place, notes))
-    elif place.is_file():
-        yield _known(place.name, place)
-    elif glob.has_magic(entry):
-        base = _fixed_part(place)
-        found: dict[str, Path] = {}
-        for match in map(Path, glob.glob(str(place), recursive=True)):
-            if match.is_dir():
-                found.update(_folder_files(match, base, notes, required=False))
-            else:
-                found.update([_known(match.relative_to(base).as_posix(), match)])
-        if not found:
-            raise ValueError(f"input.paths: no file matches {entry!r}: check the pattern and the working directory")
-        yield from sorted(found.items())
-    else:
-        raise ValueError(f"input.paths: {entry!r} does not exist: check the path (relative to {os.getcwd()})")
+def source_origins(config: Mapping[str, Any], inputs: Mapping[str, str]) -> Callable[[str], str]:
+    """Return a function from a source to where its name came from, given a TOKENS' config and inputs."""
+    settings = config["input"]
+    if settings["source_column"] is not None:
+        return lambda source: f"column {settings['source_column']}"
+    if settings["dataset"]:
+        return lambda source: "dataset name"
+    text = {key.split("/", 2)[-1]: value for key, value in inputs.items() if key.startswith("text/")}
+    files = {stem(key) for key, value in text.items() if SOURCE_MARK not in value and file_format(key) != ".txt"}
+    folders = {value.partition(SOURCE_MARK)[2] for value in text.values() if SOURCE_MARK in value}
+    folders |= {Path(key).parent.name for key in text if file_format(key) == ".txt"}
+
+    def origin(source: str) -> str:
+        names = [name for name, known in (("folder name", folders), ("file name", files)) if source in known]
+        return " and ".join(names) or "folder name"
+
+    return origin
 
 
-def _folder_files(folder: Path, base: Path, notes: list[str], required: bool = True) -> list[tuple[str, Path]]:
-    """List a folder's files of known formats; hidden files are skipped, others are reported in `notes`."""
-    known, other = [], []
-    for place, folders, names in os.walk(folder):
-        linked = [name for name in folders if os.path.islink(os.path.join(place, name))]
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in [*names, *linked]:
-            path = Path(place, name)
-            if name.startswith("."):
-                continue
-            if file_format(name) is None or name in linked:
-                other.append(path.relative_to(folder).as_posix())
-            else:
-                known.append((path.relative_to(base).as_posix(), path))
-    shown = ", ".join(sorted(other)[:SHOWN_NAMES]) + (", ..." if len(other) > SHOWN_NAMES else "")
-    if not known and required:
-        there = f"it contains {shown}" if other else "it contains no files"
-        raise ValueError(f"input.paths: {folder} has no file that PDPC reads ({', '.join(READERS)}); {there}")
-    if other:
-        notes.append(f"{folder}: {len(other)} entries skipped, not text files with a known extension: {shown}")
-    return known
+def _has_columns(file: TextFile) -> bool:
+    return file_format(file.path.name) != ".txt"
 
 
-def _known(name: str, path: Path) -> tuple[str, Path]:
-    if file_format(path.name) is None:
-        raise ValueError(f"input.paths: {path} has an unknown extension: PDPC reads {', '.join(READERS)}")
-    return name, path
+def _no_documents(path: Path) -> str:
+    return f"{path} contains no documents: remove it from the input or fill it"
 
 
-def _fixed_part(pattern: Path) -> Path:
-    """Return the leading folders of a glob without wildcards."""
-    fixed: list[str] = []
-    for part in pattern.parent.parts:
-        if glob.has_magic(part):
-            break
-        fixed.append(part)
-    return Path(*fixed)
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")

@@ -21,11 +21,12 @@ from curriculum.text.text import open_text
 from curriculum.tokens.encode import TRAIN, Blocks, Encoder, HeldOut, check_sources, one_thread
 from curriculum.tokens.encoded import block_of, check_span, groups_of, metadata_of, summary_of
 from curriculum.tokens.settings import PrepareSettings
-from curriculum.tokens.table import check_lost, say, show, template_note
+from curriculum.tokens.table import SKIPPED, check_lost, show, template_note
 from curriculum.tokens.tokenizer import TextPick, TextTokenizer, load_tokenizer, train_tokenizer
 from curriculum.tokens.tokens import KIND, SLICES
-from curriculum.tokens.writer import TokenWriter, dtype_for
+from curriculum.tokens.writer import SkippedRecords, TokenWriter, dtype_for
 from curriculum.work.chunks import Chunk, ChunkFolder, Columns, cut_text
+from curriculum.work.console import PlainConsole, say
 from curriculum.work.job import done_note, work_here
 from curriculum.work.progress import ChunkProgress, Meter, TextProgress
 
@@ -65,9 +66,9 @@ class TextJob:
         tokenizer: str | None = None,
         mark: Callable[[str], None] = lambda point: None,
     ) -> None:
-        self.settings, self.console = settings, console or Console()
+        self.settings, self.console = settings, console or PlainConsole()
         self.folder = Path(settings.output).expanduser()
-        self.text = open_text(settings.input)
+        self.text = open_text(settings.input, skip_bad=settings.on_bad_record == "skip")
         self._loaded: TextTokenizer | None = None
         self._given_template: tuple[list[str], list[str]] = [], []
         if tokenizer is None and settings.tokenizer.trained_vocabulary() is None:
@@ -102,11 +103,14 @@ class TextJob:
 
     def begin(self) -> list[Chunk]:
         """Check the text, load or train the tokenizer, and create or resume the folder of chunks."""
-        for note in self.text.notes:
-            say(self.console, f"note: {note}")
+        found = list(self.text.notes)
+        for note in found:
+            say(self.console, note)
         if left_out := template_note(self._given_template, self._loaded):
             say(self.console, f"note: {left_out}")
         self.text.check()
+        for note in self.text.notes[len(found) :]:
+            say(self.console, note)
         self.store.begin()
         if not (self.store.folder / TOKENIZER).is_dir():
             self._keep(self._loaded or self._train())
@@ -190,6 +194,7 @@ class TextJob:
         blank, without_tokens = Counter[str](), Counter[str]()
         kept: dict[str, Counter[str]] = {}
         read = 0
+        skipped = SkippedRecords(folder / SKIPPED if self.text.bad.skip else None)
         for chunk in self.chunks:
             metadata: dict[str, Any] = {}
             for columns in self.store.blocks(chunk):
@@ -200,6 +205,7 @@ class TextJob:
                     writer.append(group)
             check_sources(sources)
             check_span(metadata["spans"], ends)
+            skipped.add(metadata.get("skipped", []))
             blank.update(metadata["blank"])
             without_tokens.update(metadata["without_tokens"])
             for name, counts in metadata["kept"].items():
@@ -220,6 +226,7 @@ class TextJob:
             "blank_documents": dict(blank),
             "documents_without_tokens": dict(without_tokens),
             "slices": writer.finish(sources),
+            **({"skipped_records": skipped.finish()} if self.text.bad.skip else {}),
         }
 
     def _check_unchanged(self) -> None:
@@ -268,6 +275,7 @@ class TextWorker:
                     "without_tokens": {sources[source]: count for source, count in without_tokens.items()},
                     "kept": {sources[source]: dict(counts) for source, counts in kept.items()},
                     "spans": text.spans,
+                    **({"skipped": text.bad.skipped} if text.bad.skip else {}),
                 }
             )
 

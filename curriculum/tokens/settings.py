@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from curriculum.text.document import ON_BAD_RECORD
 from curriculum.text.text import TextSettings
 from curriculum.tokens.tokenizer import TokenizerSettings
 
@@ -29,6 +30,9 @@ class PrepareSettings:
     """Seed of the hash that selects the held-out documents."""
     output: str = "artifacts/tokens"
     """Folder to write TOKENS to. Finished chunks are kept in the sibling folder OUTPUT.chunks until all are done."""
+    on_bad_record: str = "fail"
+    """What to do with a record that cannot be used (invalid JSON or UTF-8, a missing or wrong column): fail, or skip it
+    and list it in TOKENS, in skipped.jsonl. A damaged file always fails."""
     chunk_bytes: int | None = None
     """Bytes of input per chunk (compressed, if the file is), the unit of resumable work; null: 1/1024 of the input,
     at least 2^18 and at most 2^25. The artifact does not depend on it."""
@@ -49,14 +53,17 @@ class PrepareSettings:
             raise ValueError(f"seed={self.seed} must be in [0, 2^64)")
         if self.chunk_bytes is not None and self.chunk_bytes < 1:
             raise ValueError(f"chunk_bytes={self.chunk_bytes} must be at least 1, or null")
+        if self.on_bad_record not in ON_BAD_RECORD:
+            raise ValueError(f"on_bad_record={self.on_bad_record!r} is unknown: use one of {', '.join(ON_BAD_RECORD)}")
         if not self.output:
             raise ValueError("output is empty: name the folder to write TOKENS to")
 
     def content(self) -> dict[str, Any]:
-        """Return the settings that determine the contents of TOKENS."""
+        """Return the settings that determine the contents of TOKENS; those added later only if they are set."""
         names = ("input", "tokenizer", "seq_len", "validation_fraction", "reference_fraction", "seed")
         content = {name: value for name, value in asdict(self).items() if name in names}
         del content["tokenizer"]["max_lost"]
         if not self.tokenizer.bos:  # as in TOKENS written before this setting existed
             del content["tokenizer"]["bos"]
-        return content
+        content["input"] = self.input.content()
+        return content | ({"on_bad_record": self.on_bad_record} if self.on_bad_record != "fail" else {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from curriculum.artifact.manifest import open_manifest
+from curriculum.text.text import source_origins
 from curriculum.tokens.tokens import KIND, SLICES
+from curriculum.work.console import cell, say
+
+SKIPPED = "skipped.jsonl"
+"""File of TOKENS that lists the skipped records: place and reason, one per line."""
 
 if TYPE_CHECKING:
     from curriculum.tokens.tokenizer import TextTokenizer
@@ -23,8 +28,10 @@ SHOWN = 5
 
 def show(folder: Path, console: Console) -> None:
     """Print the contents of a TOKENS folder: a table by source and slice, then what was left out."""
-    facts = open_manifest(folder, KIND).facts
-    console.print(_table(facts))
+    manifest = open_manifest(folder, KIND)
+    facts = manifest.facts
+    origin = source_origins(manifest.config, manifest.inputs) if "input" in manifest.config else None
+    console.print(_table(facts, origin))
     bits = f"{facts['vocab_size']:,} tokens, stored as {facts['dtype']}"
     say(console, f"vocabulary: {bits}; end of text: {facts['end_of_text_token']!r}; seq_len: {facts['seq_len']:,}")
     if "bos_token" in facts:
@@ -35,11 +42,11 @@ def show(folder: Path, console: Console) -> None:
         if facts[key]:
             by_source = ", ".join(f"{name} {count:,}" for name, count in sorted(facts[key].items()))
             say(console, f"documents left out, {reason}: {sum(facts[key].values()):,} ({by_source})")
-
-
-def say(console: Console, line: str) -> None:
-    """Print a line without markup, highlighting or wrapping."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if skipped := facts.get("skipped_records"):
+        by_reason = "; ".join(f"{count:,}: {reason}" for reason, count in skipped["by_reason"].items())
+        share = skipped["count"] / (skipped["count"] + facts["documents_read"])
+        places = f" ({share:.2%} of all); each is listed in {folder / SKIPPED}: {by_reason}" if by_reason else ""
+        say(console, f"{'warning: ' if by_reason else ''}bad records skipped: {skipped['count']:,}{places}")
 
 
 def check_lost(facts: Mapping[str, Any], limit: float) -> None:
@@ -95,10 +102,11 @@ def _ceiling(share: float) -> float:
     return min(1.0, math.ceil(share * 1000) / 1000)
 
 
-def _table(facts: Mapping[str, Any]) -> Table:
+def _table(facts: Mapping[str, Any], origin: Callable[[str], str] | None) -> Table:
+    """Return a row per source and slice; `origin` says where a source's name came from."""
     table = Table()
-    for name in ("source", "slice"):
-        table.add_column(name)
+    for name in ("source", "named by", "slice") if origin is not None else ("source", "slice"):
+        table.add_column(name, overflow="fold")
     for name in ("documents", "tokens", "samples"):
         table.add_column(name, justify="right")
     lost = facts.get("lost", {})
@@ -109,12 +117,13 @@ def _table(facts: Mapping[str, Any]) -> Table:
     for index, source in enumerate(row["name"] for row in slices[SLICES[0]]["sources"]):
         for slice_name in SLICES:
             row = slices[slice_name]["sources"][index]
-            label = source if slice_name == SLICES[0] else ""
+            first = slice_name == SLICES[0]
+            names = [source if first else ""] + ([origin(source) if first else ""] if origin is not None else [])
             numbers = [f"{row[key]:,}" for key in keys]
-            if lost and slice_name == SLICES[0]:
+            if lost and first:
                 numbers.append(f"{_share(lost[source]):.2%}" if source in lost else "0")
-            table.add_row(label, slice_name, *numbers, end_section=slice_name == SLICES[-1])
+            table.add_row(*map(cell, names), slice_name, *numbers, end_section=slice_name == SLICES[-1])
     for slice_name in SLICES:
-        label = "all" if slice_name == SLICES[0] else ""
-        table.add_row(label, slice_name, *(f"{slices[slice_name][key]:,}" for key in keys))
+        names = ["all" if slice_name == SLICES[0] else "", *([""] if origin is not None else [])]
+        table.add_row(*names, slice_name, *(f"{slices[slice_name][key]:,}" for key in keys))
     return table

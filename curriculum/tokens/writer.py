@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,9 @@ from curriculum.tokens.tokens import DTYPES, PARTS, SLICES, part_name, samples_i
 
 COPY_BYTES = 8 << 20
 LENGTHS_AT_ONCE = 1 << 20
+MOST_REASONS = 10
+REASON_DETAIL = re.compile(r" \(.*\)(?=:)| at byte \d+|; columns are .*|: .*", re.DOTALL)
+"""What differs between records that are bad for the same reason."""
 
 
 def dtype_for(vocab_size: int) -> str:
@@ -28,6 +34,32 @@ class _Count:
     documents: int = 0
     tokens: int = 0
     text_bytes: int = 0
+
+
+class SkippedRecords:
+    """Writes the list of skipped records, and counts them by reason; without a path there are none."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._reasons: Counter[str] = Counter()
+        if path is not None:
+            path.touch()
+
+    def add(self, records: Iterable[tuple[str, str]]) -> None:
+        """Append (place, reason) of records in the order of the input."""
+        lines = []
+        for place, reason in records:
+            self._reasons[REASON_DETAIL.sub("", reason)] += 1
+            lines.append(json.dumps({"place": place, "reason": reason}) + "\n")
+        if lines:
+            assert self._path is not None, "records are skipped only if that is asked for"
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.writelines(lines)
+
+    def finish(self) -> dict[str, Any]:
+        """Return the count, and counts by reason, the most frequent first."""
+        most = self._reasons.most_common(MOST_REASONS)
+        return {"count": self._reasons.total(), "by_reason": dict(most)}
 
 
 class TokenWriter:

@@ -11,6 +11,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from curriculum.work.console import say
+from curriculum.work.printable import printable
+
 LINE_EVERY_S = 10.0
 REFRESH_EVERY_S = 0.2
 
@@ -37,9 +40,14 @@ class Meter(ABC):
     def __enter__(self) -> Self:
         self._started = self._shown = time.monotonic()
         if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=self._console)
-            self._task = self._bar.add_task(self._label, total=None)
+            self._task = self._bar.add_task(printable(self._label), total=None)
             self._bar.start()
         return self
 
@@ -50,7 +58,7 @@ class Meter(ABC):
             self._show()
             self._bar.stop()
         elif kind is None:
-            self._console.print(self._line(), highlight=False, soft_wrap=True)
+            say(self._console, self._line())
 
     def tick(self) -> None:
         """Show the progress if it is time to."""
@@ -61,10 +69,10 @@ class Meter(ABC):
 
     def _show(self) -> None:
         if self._bar is None:
-            self._console.print(self._line(), highlight=False, soft_wrap=True)
+            say(self._console, self._line())
             return
         fraction = self._fraction()
-        self._bar.update(self._task, description=self._line(), total=None if fraction is None else 1.0)
+        self._bar.update(self._task, description=printable(self._line()), total=None if fraction is None else 1.0)
         self._bar.update(self._task, completed=fraction or 0.0)
 
     def _line(self) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from curriculum.artifact.files import ArtifactError
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
+from curriculum.work.printable import printable
 from train.evaluation.answers import Evaluated
 from train.evaluation.evaluate import Questions
 from train.evaluation.harness.tasks import BenchmarkSettings, check_tasks
@@ -45,6 +46,6 @@ def _heldout_of(facts: dict[str, Any]) -> tuple[Tokens, NDArray[np.float32] | No
 def show(found: Evaluated, target: Path | None) -> None:
     """Log every value, and where they were written."""
     for name, value in found.values.items():
-        log.info("%-40s %s", name, value if isinstance(value, str) else f"{value:.4f}")
+        log.info("%-40s %s", printable(name), value if isinstance(value, str) else f"{value:.4f}")
     if target is not None:
         log.info("written to %s", target)

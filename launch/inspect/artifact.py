@@ -22,10 +22,10 @@ MOST_ROWS = 12
 
 def run(settings: InspectSettings) -> int:
     """Print an artifact; return 1 if a check of an order fails. Raises ArtifactError for a damaged artifact."""
-    from rich.console import Console
+    from curriculum.work.console import PlainConsole
 
     folder = Path(settings.folder)
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+    console = PlainConsole(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if (folder / RUN).is_file() or kind_of(folder) == "order":
         from launch.inspect.order import inspect_order
 
@@ -42,11 +42,13 @@ def _show_manifest(folder: Path, whole: bool, console: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from curriculum.work.console import cell
+
     kind = kind_of(folder)
     manifest = open_manifest(folder, kind)
     if whole:
         verify(folder)
-    table = Table(title=Text(f"{kind} {folder}"), show_header=False, title_justify="left")
+    table = Table(title=cell(f"{kind} {folder}"), show_header=False, title_justify="left")
     table.add_row("fingerprint", manifest.fingerprint)
     table.add_row("created", f"{manifest.created_at} by PDPC {manifest.code_version}")
     facts = dict(manifest.facts)
@@ -55,11 +57,12 @@ def _show_manifest(folder: Path, whole: bool, console: Any) -> None:
             table.add_row(Text(f"slice {name}"), Text(_held(held.get("sources", []))))
     for title, values in (("fact", facts), ("config", manifest.config)):
         for key, value in values.items():
-            table.add_row(Text(f"{title} {key}"), Text(json.dumps(value) if not isinstance(value, str) else value))
+            shown = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+            table.add_row(cell(f"{title} {key}"), cell(shown))
     files = {name: f"{entry.bytes:,} bytes, xxh3 {entry.xxh3_128}" for name, entry in manifest.files.items()}
     for title, entries in (("file", files), ("input", manifest.inputs)):
         for key, value in list(entries.items())[:MOST_ROWS]:
-            table.add_row(Text(f"{title} {key}"), Text(value))
+            table.add_row(cell(f"{title} {key}"), cell(value))
         if len(entries) > MOST_ROWS:
             table.add_row(f"{title}s", f"{len(entries):,} in all; the others are in {MANIFEST}")
     console.print(table)

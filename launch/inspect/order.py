@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curriculum.order.order import Order
+from curriculum.work.console import cell
 from launch.inspect.settings import RUN, InspectSettings
 from launch.inspect.subject import Subject, open_order, open_run
 
@@ -19,7 +20,7 @@ def inspect_order(settings: InspectSettings, console: Any) -> int:
     opening = open_run if (folder / RUN).is_file() else open_order
     subject = opening(folder, settings.tokens, settings.scores, settings.own_scores)
     for note in subject.notes:
-        console.print(f"! {note}", style="yellow", markup=False)
+        console.print(cell(f"! {note}", "yellow"))
     sound = True
     if settings.verify:
         sound = _checked(subject, settings, console)
@@ -58,7 +59,7 @@ def _checked(subject: Subject, settings: InspectSettings, console: Any) -> bool:
     console.print(f"CHECKS of {subject.order.folder}", style="bold", markup=False)
     for check in result.checks:
         mark, style = {True: ("ok", "green"), False: ("WRONG", "bold red"), None: ("--", "dim")}[check.sound]
-        console.print(f"  {mark:<6}{check.name:<13}{check.said}", style=style, markup=False)
+        console.print(cell(f"  {mark:<6}{check.name:<13}{check.said}", style))
     console.print()
     return result.sound
 

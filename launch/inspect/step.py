@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,8 @@ from curriculum.audit.step_samples import (
     whole_text,
 )
 from curriculum.tokens.tokens import Tokens
+from curriculum.work.console import cell, say
+from curriculum.work.printable import printable, printable_lines
 from launch.inspect.settings import FULL, START, TEXT_FILE
 from launch.inspect.subject import Subject
 
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from train.report.records import Run
 
 MOST_DOCUMENTS = 6
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-"""Control characters: a source's name must not send escape sequences to the terminal."""
-UNPRINTABLE_BUT_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""The same without tabs and line feeds: full text keeps its lines."""
 
 
 def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool:
@@ -39,13 +36,13 @@ def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool
     assert settings.step is not None
     step = samples_of_step(subject.order, settings.step, subject.columns)
     for line in _head(subject, step):
-        console.print(line, markup=False, soft_wrap=True)
+        say(console, line)
     same = True
     if subject.run is not None:
         same, text = compared(subject.run, step)
         console.print(f"consumed     {text}", markup=False, style="" if same else "bold red", soft_wrap=True)
         for line in _recorded(subject.run, step.number):
-            console.print(line, markup=False, soft_wrap=True)
+            say(console, line)
     losses = None
     if settings.by_loss:
         from launch.inspect.losses import losses_of
@@ -61,24 +58,22 @@ def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool
     parts: list[str] = []
     for index in shown[: settings.samples]:
         head = _sample(subject, step, int(index), losses)
-        console.print(
-            head, markup=False, no_wrap=settings.text == START, crop=settings.text == START, overflow="ellipsis"
-        )
+        console.print(cell(head), no_wrap=settings.text == START, crop=settings.text == START, overflow="ellipsis")
         if subject.tokens is None or decode is None:
             continue
         sample = int(step.ids_B[index])
         if settings.text == START:
             line = f"    {beginning(subject.tokens, sample, decode, console.width)}"
-            console.print(line, markup=False, no_wrap=True, crop=True, overflow="ellipsis")
+            console.print(cell(line), no_wrap=True, crop=True, overflow="ellipsis")
             continue
         text = whole_text(subject.tokens, sample, decode)
         if settings.text == FULL:
-            console.print(UNPRINTABLE_BUT_LINES.sub(" ", text), markup=False, soft_wrap=True)
+            console.print(printable_lines(text), markup=False, emoji=False, soft_wrap=True)
             console.print()
         parts.append(f"--- {head}\n{text}\n")
     if settings.text.endswith(TEXT_FILE):
         write_text(Path(settings.text), "".join(parts))
-        console.print(f"text of {len(parts)} samples: {settings.text}", markup=False)
+        say(console, f"text of {len(parts)} samples: {settings.text}")
     if settings.samples < len(step):
         rest = "highest loss first" if losses is not None else "by position"
         console.print(f"{settings.samples} of {len(step):,} samples, {rest}; samples=K shows more", markup=False)
@@ -165,7 +160,7 @@ def _sample(
         names = [f"{origin} ({count} tokens)" for origin, count in whole[:MOST_DOCUMENTS]]
         more = f" and {len(whole) - MOST_DOCUMENTS} more" if len(whole) > MOST_DOCUMENTS else ""
         parts.append(f"document{'' if len(whole) == 1 else 's'} {', '.join(names)}{more}")
-    return UNPRINTABLE.sub(" ", "  ".join(parts))
+    return printable("  ".join(parts))
 
 
 def _decoder(tokens: Tokens | None) -> TextDecoder | None:

@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from curriculum.audit.overview import NO_SOURCE, Overview, shares
 from curriculum.order.order import Order
 from curriculum.scores.findings import of_order
+from curriculum.work.console import cell, say
+from curriculum.work.printable import printable
 from launch.inspect.attempts import lines_of
 from launch.inspect.subject import Subject
 
 PARTS = 10
 MOST_SOURCES = 12
+NAME_LETTERS = 40
+"""Letters of a name in a table, at most: the numbers next to it must fit."""
 LEVELS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 """Block characters in eighths of the full height."""
 
@@ -24,14 +28,14 @@ LEVELS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 def show(subject: Subject, view: Overview, console: Any) -> None:
     """Print the summary."""
     for line in _lines(subject):
-        console.print(line, markup=False, soft_wrap=True)
+        say(console, line)
     console.print()
     console.print(_buckets(subject.order, view))
     console.print()
     console.print(_plan(view.merged(PARTS)))
     if console.is_terminal:
         for line in sketch(view):
-            console.print(line, markup=False, no_wrap=True, crop=True)
+            console.print(cell(line), no_wrap=True, crop=True)
 
 
 def _lines(subject: Subject) -> Iterator[str]:
@@ -83,19 +87,26 @@ def _buckets(order: Order, view: Overview) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, title="BUCKETS", title_justify="left")
-    for title in ("bucket", "scores", "samples", "uses", "positions", "share"):
-        table.add_column(title, justify="left" if title in ("bucket", "scores") else "right", no_wrap=True)
+    table.add_column("bucket", no_wrap=True, max_width=NAME_LETTERS, overflow="ellipsis")
+    for title in ("scores", "samples", "uses", "positions", "share"):
+        table.add_column(title, justify="left" if title == "scores" else "right", no_wrap=True)
     total_K = view.realised_PK.sum(axis=0)
     edges = order.manifest.facts.get("edges", {})
     for index, bucket in enumerate(order.buckets):
         ends = (bucket.low, bucket.high)
         between = "" if ends == (None, None) else f"{_edge(bucket.low, '-inf')} to {_edge(bucket.high, 'inf')}"
         share = f"{100 * total_K[index] / max(1, len(order)):.2f}%"
-        table.add_row(bucket.name, between, f"{bucket.samples:,}", str(bucket.uses), f"{int(total_K[index]):,}", share)
+        table.add_row(
+            cell(bucket.name), between, f"{bucket.samples:,}", str(bucket.uses), f"{int(total_K[index]):,}", share
+        )
     if len(edges) > 1:
-        texts = [f"{name} {' '.join(f'{edge:.4g}' for edge in row)}" for name, row in edges.items()]
-        table.caption, table.caption_justify = f"edges by source: {_some(texts)}", "left"
+        texts = [f"{_cut(name)} {' '.join(f'{edge:.4g}' for edge in row)}" for name, row in edges.items()]
+        table.caption, table.caption_justify = cell(f"edges by source: {_some(texts)}"), "left"
     return table
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= NAME_LETTERS else f"{name[: NAME_LETTERS - 1]}\u2026"
 
 
 def _edge(value: float | None, open_end: str) -> str:
@@ -109,19 +120,19 @@ def _plan(view: Overview) -> Any:
     table = Table(
         box=None, pad_edge=False, padding=(0, 1, 0, 0), title="PLAN, percent of the batch", title_justify="left"
     )
-    table.add_column("progress up to", no_wrap=True)
+    table.add_column("progress up to", no_wrap=True, max_width=NAME_LETTERS, overflow="ellipsis")
     for end in view.edges_P[1:]:
         table.add_column(f"{100 * end / view.edges_P[-1]:.0f}%", justify="right", no_wrap=True)
     table.add_row("step", *(f"{end:,}" for end in view.edges_P[1:]))
     planned, realised = shares(view.planned_PK), shares(view.realised_PK)
     for index, bucket in enumerate(view.buckets):
-        table.add_row(f"{bucket} planned", *_percent(planned[:, index]))
-        table.add_row(f"{bucket} realised", *_percent(realised[:, index]))
+        table.add_row(cell(f"{bucket} planned"), *_percent(planned[:, index]))
+        table.add_row(cell(f"{bucket} realised"), *_percent(realised[:, index]))
     if view.score is not None:
-        table.add_row(f"mean {view.score}", *("" if np.isnan(mean) else f"{mean:.3f}" for mean in view.mean_P))
+        table.add_row(cell(f"mean {view.score}"), *("" if np.isnan(mean) else f"{mean:.3f}" for mean in view.mean_P))
     mix = shares(view.sources_PT)
     for index in np.argsort(-mix.sum(axis=0), kind="stable")[:MOST_SOURCES]:
-        table.add_row(f"from {view.sources[index]}", *_percent(mix[:, index]))
+        table.add_row(cell(f"from {view.sources[index]}"), *_percent(mix[:, index]))
     if len(view.sources) > MOST_SOURCES:
         table.caption = f"and {len(view.sources) - MOST_SOURCES} smaller sources"
     return table
@@ -135,9 +146,10 @@ def sketch(view: Overview) -> Iterator[str]:
     """Yield one line per bucket: its realised share over progress, drawn in block characters."""
     table = shares(view.realised_PK)
     top = max(float(table.max()), 1e-12)
-    width = max(len(name) for name in view.buckets)
+    names = [_cut(printable(name)) for name in view.buckets]
+    width = max(map(len, names))
     yield f"REALISED SHARE over progress, full height is {100 * top:.0f}%"
-    for index, name in enumerate(view.buckets):
+    for index, name in enumerate(names):
         heights = np.ceil(table[:, index] / top * (len(LEVELS) - 1)).astype(int)
         yield f"{name:<{width}} {''.join(LEVELS[height] for height in heights)}"
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from curriculum.scores.cheap import CheapVariant, trial
 from curriculum.scores.job import ScoringJob
+from curriculum.work.console import PlainConsole, cell
 from launch.score.settings import ScoreSettings
 from launch.score.task import device_of, load_references, threads
 
@@ -46,7 +47,7 @@ def show_trial(settings: ScoreSettings, job: ScoringJob, console: Console | None
     whole = {name: np.concatenate(parts) for name, parts in losses.items()}
     found = trial(tokens, ids_N, whole, k, FRACTIONS, BUCKETS)
     samples = sum(len(part) for part in job.tokens.values())
-    _print(found, count, seconds * samples / count, console or Console())
+    _print(found, count, seconds * samples / count, console or PlainConsole())
     return found
 
 
@@ -56,5 +57,5 @@ def _print(found: list[CheapVariant], count: int, seconds: float, console: Conso
         table.add_column(title, justify="left" if title == "score" else "right")
     for way in (CheapVariant("exact", 1.0, 1.0, 1.0), *found):
         cells = (f"{way.cost:.0%}", f"{way.cost * seconds / 60:,.1f} min", f"{way.rank_correlation:.3f}")
-        table.add_row(way.name, *cells, f"{way.agreement:.1%}")
+        table.add_row(cell(way.name), *cells, f"{way.agreement:.1%}")
     console.print(table)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from curriculum.work.printable import printable, printable_lines
 from train.config.compose import SettingsError, compose
 from train.config.flags import as_overrides
 from train.config.help import asks_help, help_of
@@ -84,7 +85,7 @@ def speaks() -> bool:
 
 def refusal(verb: str, error: Exception) -> str:
     """Return the rejection of a verb as one line, even if it contains a library's message of many lines."""
-    text = without_secrets(" ".join(str(error).split()))
+    text = printable(without_secrets(" ".join(str(error).split())))
     return f"pdpc {text}" if text.startswith(f"{verb}:") else f"pdpc {verb}: {text}"
 
 
@@ -118,7 +119,7 @@ def _failed(verb: str, error: Exception) -> int:
     elif code == FAILED and not isinstance(error, NotMet):
         log.error("pdpc %s: rank %s failed", verb, _rank(), exc_info=error)
     else:
-        log.error("pdpc %s: %s (rank %s)", verb, error, _rank())
+        log.error("pdpc %s: %s (rank %s)", verb, printable_lines(str(error)), _rank())
     return _posted(code)
 
 

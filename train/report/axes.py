@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from curriculum.work.printable import printable
 from train.report.measures import short_tokens
 from train.report.theme import SOURCES, arm_colour
 
@@ -121,7 +122,8 @@ def dashes(label: str, face: str) -> Any:
 
 
 def shortened(text: str, letters: int = LABEL_LETTERS) -> str:
-    """Return the text, truncated with an ellipsis to at most `letters` characters."""
+    """Return the text as it can be drawn, truncated with an ellipsis to at most `letters` characters."""
+    text = printable(text)
     return text if len(text) <= letters else f"{text[: letters - 1]}\u2026"
 
 

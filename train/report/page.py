@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.artifact.files import code_version
+from curriculum.work.printable import printable_lines
 from train.report import charts, theme
 from train.report.arms import counted
 from train.report.contents import Report
@@ -56,6 +57,7 @@ def render(report: Report, pictures: dict[str, theme.Picture]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: printable_lines(value) if type(value) is str else value,
     )
     environment.filters["tokens"] = short_tokens
     environment.filters["percent"] = lambda value: (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from curriculum.work.console import PlainConsole, cell
+from curriculum.work.printable import printable
 from train.report.contents import Report
 from train.report.gains import NO_ERROR_BAR, UNDECIDED, Cell
 from train.report.measures import Measure, short_tokens
@@ -18,20 +20,17 @@ MARKS = {UNDECIDED: " ~", NO_ERROR_BAR: " ?"}
 
 def show(report: Report, console: Any, output: Path) -> None:
     """Print the headline, table and warnings; `console` is a rich Console, None for standard output."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = console or Console()
+    console = console or PlainConsole()
     console.print()
     console.print(fitted(report, console))
-    console.print(f"Final difference from {escape(report.baseline)}, with 95% intervals:", highlight=False)
+    console.print(cell(f"Final difference from {report.baseline}, with 95% intervals:"))
     for line, style in ends(report):
-        console.print(f"  {escape(line)}", style=style, highlight=False)
+        console.print(cell(f"  {line}", style))
     for sentence in report.headlines:
-        console.print(escape(sentence), style="bold", highlight=False)
+        console.print(cell(sentence, "bold"))
     for sentence in (*report.warnings, *report.notes):
-        console.print(f"! {escape(sentence)}", style="yellow", highlight=False)
-    console.print(f"Page: {escape(str(output))}", highlight=False, soft_wrap=True)
+        console.print(cell(f"! {sentence}", "yellow"))
+    console.print(cell(f"Page: {output}"), soft_wrap=True)
 
 
 def fitted(report: Report, console: Any) -> Any:
@@ -51,7 +50,6 @@ def _natural_width(table: Any, console: Any) -> int:
 def table(report: Report, measures: list[Measure]) -> Any:
     """Return a rich Table: for each stage, one row per arm, then one row per difference from the baseline."""
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
@@ -64,25 +62,25 @@ def table(report: Report, measures: list[Measure]) -> Any:
     if left:
         caption += f"; {left} more measures on the page"
     result = Table(
-        title=escape(report.title), caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
+        title=cell(report.title), caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
     )
     result.add_column("Stage", justify="right", no_wrap=True)
     result.add_column("Tokens", justify="right", no_wrap=True)
     result.add_column("Arm", no_wrap=True)
     for measure in measures:
-        result.add_column(escape(_heading(measure)), justify="right", no_wrap=True)
+        result.add_column(cell(_heading(measure)), justify="right", no_wrap=True)
     for number, point in enumerate(gains.points):
         for place, arm in enumerate(arm for arm in gains.arms if arm in point.evaluated):
             tokens = short_tokens(int(point.evaluated[arm][0].record["tokens"]))
             start = [str(point.stages[arm]), tokens] if place == 0 else ["", ""]
             values = [measure.write(gains.cells[measure.key][number][arm].value) for measure in measures]
-            result.add_row(*start, Text(_named(arm, len(point.evaluated[arm])), overflow="fold"), *values)
+            result.add_row(*start, Text(printable(_named(arm, len(point.evaluated[arm]))), overflow="fold"), *values)
         for arm in report.others:
             cells = [gains.cells[measure.key][number].get(arm) for measure in measures]
             if any(cell is not None and cell.difference is not None for cell in cells):
                 texts = [_difference(measure, cell) for measure, cell in zip(measures, cells, strict=True)]
                 label = "difference" if len(report.others) == 1 else f"diff. {arm}"
-                result.add_row("", "", Text(label, style="dim"), *texts)
+                result.add_row("", "", cell(label, "dim"), *texts)
         result.add_section()
     return result
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from curriculum.work.printable import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -132,7 +134,7 @@ def picture(figure: Figure, name: str, title: str, words: str) -> Picture:
     stream = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
-    return Picture(name, title, words, stream.getvalue())
+    return Picture(name, printable(title), printable(words), stream.getvalue())
 
 
 def variables(dark: bool) -> str:

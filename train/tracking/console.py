@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 
+from curriculum.work.printable import printable
 from train.tracking import Record
 
 BOLD, FAINT, RED, PLAIN = "\033[1m", "\033[2m", "\033[31m", "\033[0m"
@@ -59,7 +60,9 @@ def one_line(record: Record, steps: int, *, colour: bool = False, letters: int =
 def _mix(record: Record, letters: int) -> str:
     """Return the largest bucket shares that fit, in the order of the buckets; "" if nothing fits or there are none."""
     prefix = "curriculum/realised/"
-    shares = {key.removeprefix(prefix): value for key, value in record.items() if key.startswith(prefix) and value}
+    shares = {
+        printable(key.removeprefix(prefix)): value for key, value in record.items() if key.startswith(prefix) and value
+    }
     by_size = sorted(shares, key=lambda name: -shares[name])
     for count in range(len(shares), 0, -1):
         kept = set(by_size[:count])

@@ -23,6 +23,7 @@ from curriculum.tokens.settings import SMALLEST_SEQ_LEN
 from curriculum.tokens.table import show, template_note
 from curriculum.tokens.tokenizer import TextTokenizer, TokenizerSettings, load_tokenizer
 from curriculum.tokens.tokens import INDEX_DTYPE, KIND, SLICES, part_name, samples_in
+from curriculum.work.console import PlainConsole, say
 from curriculum.work.progress import TokenProgress
 
 Files = Mapping[str, Mapping[str, Sequence[ForeignFile]]]
@@ -86,7 +87,7 @@ def run(settings: AdoptSettings, console: Console | None = None) -> Path:
     Raises ValueError for errors in the files or the settings, ArtifactError if `output` contains something else or a
     file of complete TOKENS has moved or changed.
     """
-    console = console or Console()
+    console = console or PlainConsole()
     folder = Path(settings.output).expanduser()
     tokenizer = load_tokenizer(settings.tokenizer.settings())
     files = {
@@ -97,7 +98,7 @@ def run(settings: AdoptSettings, console: Console | None = None) -> Path:
     inputs = {"tokenizer": tokenizer.fingerprint, **_identities(files)}
     config = {key: value for key, value in asdict(settings).items() if key != "output"}
     if reusable(folder, KIND, config=config, inputs=inputs):
-        _print(console, f"TOKENS at {folder}: complete, reused")
+        say(console, f"TOKENS at {folder}: complete, reused")
     else:
         _check_train(settings, files["train"])
         with create(folder, KIND, config=config, inputs=inputs) as draft:
@@ -105,7 +106,7 @@ def run(settings: AdoptSettings, console: Console | None = None) -> Path:
             for key, value in _identities(files).items():
                 if inputs[key] != value:
                     raise ValueError(f"{key} changed while it was being read: run again when it is complete")
-        _print(console, f"TOKENS written to {folder}; token files stay in place")
+        say(console, f"TOKENS written to {folder}; token files stay in place")
     show(folder, console)
     return folder
 
@@ -175,13 +176,13 @@ def _write(settings: AdoptSettings, files: Files, tokenizer: TextTokenizer, draf
     if bos is not None and found:
         draft.facts["documents_with_bos"] = found
     if bos is not None and 0 < found < documents:
-        _print(console, f"warning: {found:,} of {documents:,} documents start with {bos!r}: prompts will not")
+        say(console, f"warning: {found:,} of {documents:,} documents start with {bos!r}: prompts will not")
     template = tokenizer.template
     tokenizer = tokenizer.following(bos is not None and found == documents)
     if tokenizer.bos is not None:
         draft.facts.update(bos=tokenizer.bos, bos_token=tokenizer.bos_token)
     if note := template_note(template, tokenizer):
-        _print(console, f"note: {note}")
+        say(console, f"note: {note}")
     tokenizer.save(draft.path / "tokenizer")
     draft.facts.update(
         seq_len=settings.seq_len,
@@ -258,7 +259,3 @@ class _SliceWriter:
             self._origin += len(ends)
             before = int(ends[-1])
         return written
-
-
-def _print(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -17,6 +17,8 @@ from curriculum.tokens.tokenizer import TextTokenizer
 from curriculum.tokens.tokens import FOREIGN_DTYPES
 
 READ_BYTES = 8 << 20
+CHUNKED_SUFFIX = ".ds"
+"""Suffix of datatrove's files, whose index also lists the ends of chunks if they were shuffled by chunk."""
 INDEX_AT_ONCE = 1 << 20  # index entries in memory at a time
 
 
@@ -112,9 +114,17 @@ def _check_boundaries(
     open_ = np.flatnonzero((previous != end) & (ids[begins] != end))
     if len(open_):
         begin = int(begins[open_[0]])
+        remedy = (
+            "name the token between them with tokenizer.end_of_text=..., or build the file again with it (Megatron: "
+            "--append-eod; datatrove: eos_token)"
+        )
+        if path.suffix == CHUNKED_SUFFIX and (ids == end).any():
+            remedy = (
+                "the token does occur elsewhere, so this looks like the end of a chunk that cut a document: build the "
+                f"file again without datatrove's shuffle_chunk_size; if not, {remedy}"
+            )
         raise ValueError(
             f"{path}: a document starts at token {place + begin}, but neither that token ({ids[begin]}) nor the one "
             f"before it ({previous[open_[0]]}) is the end-of-text {tokenizer.end_of_text_token!r} ({end}), "
-            "so documents would see each other: name the token between them with tokenizer.end_of_text=..., or build "
-            "the file again with it (Megatron: --append-eod; datatrove: eos_token)"
+            f"so documents would see each other: {remedy}"
         )

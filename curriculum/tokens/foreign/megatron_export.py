@@ -5,7 +5,9 @@ A document becomes one sequence: its tokens and an end-of-text, as with Megatron
 
 from __future__ import annotations
 
+import re
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -15,6 +17,7 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 from rich.console import Console
 
 from curriculum.artifact.create import create, reusable
@@ -22,9 +25,13 @@ from curriculum.artifact.manifest import open_manifest
 from curriculum.tokens.foreign.files import INDEX_AT_ONCE, blocks
 from curriculum.tokens.foreign.megatron import HEADER, MAGIC, TYPES, VERSION
 from curriculum.tokens.tokens import FOREIGN_DTYPES, SLICES, Tokens
+from curriculum.work.console import PlainConsole, say
 from curriculum.work.progress import TokenProgress
 
 KIND = "megatron"
+LONGEST_NAME = 200
+"""Characters of a pair's name; file systems allow 255 with the suffix."""
+CUT_ESCAPE = re.compile("%.?$")
 SMALL_VOCABULARY = 65_500  # Megatron uses uint16 below it, else int32
 
 
@@ -52,20 +59,20 @@ def run(settings: MegatronSettings, console: Console | None = None) -> Path:
     The folder is complete or absent. Raises ValueError if the slice is empty, ArtifactError if the tokens are
     incomplete or `output` contains something else.
     """
-    console = console or Console()
+    console = console or PlainConsole()
     folder = Path(settings.output).expanduser()
     tokens = Tokens.open(Path(settings.tokens).expanduser(), settings.slice)
     if not tokens.documents:
         raise ValueError(f"slice={settings.slice!r} of {settings.tokens} is empty: choose another")
     config, inputs = {"slice": settings.slice}, {"tokens": tokens.fingerprint}
     if reusable(folder, KIND, config=config, inputs=inputs):
-        _print(console, f"Megatron pairs at {folder}: complete, reused")
+        say(console, f"Megatron pairs at {folder}: complete, reused")
     else:
         with create(folder, KIND, config=config, inputs=inputs) as draft:
             draft.facts["sources"] = write_pairs(tokens, draft.path, console)
     for row in open_manifest(folder, KIND).facts["sources"]:
         there = f"{folder / row['pair']}.bin and .idx" if row["pair"] else "left out, it has no documents"
-        _print(console, f"{row['name']}: {row['documents']:,} documents, {row['tokens']:,} tokens: {there}")
+        say(console, f"{row['name']}: {row['documents']:,} documents, {row['tokens']:,} tokens: {there}")
     return folder
 
 
@@ -74,6 +81,7 @@ def write_pairs(tokens: Tokens, folder: Path, console: Console) -> list[dict[str
 
     Memory: 4 bytes per document of the largest source, and the largest document.
     """
+    pairs = pair_names(tokens.sources)
     dtype = "uint16" if tokens.vocab_size < SMALL_VOCABULARY else "int32"
     rows: dict[str, dict[str, Any]] = {
         name: {"name": name, "pair": None, "documents": 0, "tokens": 0} for name in tokens.sources
@@ -81,7 +89,7 @@ def write_pairs(tokens: Tokens, folder: Path, console: Console) -> list[dict[str
     documents = (tokens.document(index) for index in range(tokens.documents))
     with TokenProgress(console, "tokens", tokens.tokens) as progress:
         for name, members in groupby(documents, key=itemgetter(0)):
-            pair = quote(name, safe=" ")  # a source's name may contain characters that a file name cannot
+            pair = pairs[name]
             lengths = array("i")  # int32, as in the index
             with open(folder / f"{pair}.bin", "wb") as file:
                 for _, ids in members:
@@ -91,6 +99,24 @@ def write_pairs(tokens: Tokens, folder: Path, console: Console) -> list[dict[str
             total = _write_index(folder / f"{pair}.idx", dtype, np.frombuffer(lengths, dtype=np.int32))
             rows[name].update(pair=pair, documents=len(lengths), tokens=total)
     return list(rows.values())
+
+
+def pair_names(sources: Sequence[str]) -> dict[str, str]:
+    """Return a file name for every source: percent-encoded where needed, neither hidden, too long, nor another's.
+
+    Names that are too long, or differ from another only by case, end in a digest of the source.
+    """
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for source in sources:
+        name = quote(source, safe=" ")
+        name = f"%2E{name[1:]}" if name.startswith(".") else name
+        if len(name) > LONGEST_NAME or name.casefold() in taken:
+            digest = xxhash.xxh3_64_hexdigest(source.encode())
+            name = f"{CUT_ESCAPE.sub('', name[: LONGEST_NAME - len(digest) - 1])}-{digest}"
+        taken.add(name.casefold())
+        names[source] = name
+    return names
 
 
 def _write_index(path: Path, dtype: str, lengths_S: npt.NDArray[np.int32]) -> int:
@@ -109,7 +135,3 @@ def _write_index(path: Path, dtype: str, lengths_S: npt.NDArray[np.int32]) -> in
             bounds = np.arange(start, min(start + INDEX_AT_ONCE, len(lengths_S) + 1))
             file.write(bounds.astype("<i8").tobytes())
     return tokens
-
-
-def _print(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

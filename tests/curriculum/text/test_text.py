@@ -192,6 +192,8 @@ def test_identity_follows_changes_and_not_places(tmp_path: Path) -> None:
     [
         ({"paths": ["a"], "dataset": "b"}, "exclude each other"),
         ({"paths": ["a"], "streaming": True}, r"need input\.dataset"),
+        ({"paths": ["a"], "split": "validation"}, r"input\.split=validation: these need input\.dataset"),
+        ({"paths": ["a"], "data_files": ["b"]}, r"input\.data_files=\['b'\]: these need input\.dataset"),
         ({"text_column": ""}, "text_column is empty"),
         ({"source_column": ""}, "source_column is empty"),
     ],
@@ -254,6 +256,71 @@ def test_hugging_face_datasets_offline(tmp_path: Path) -> None:
     assert "nobody/nothing-of-that-name" in errors[3]
     assert mapped["text/fingerprint"]
     assert stream["text/file/train-0.parquet"].startswith("bytes=")
+
+
+PARTS_SCRIPT = """
+import datasets, json, sys
+from pathlib import Path
+from curriculum.text.text import TextSettings, open_text
+folder = Path(sys.argv[1])
+datasets.disable_progress_bars()
+rows = {"text": [str(i) for i in range(10)], "source": ["s"] * 10, "meta": [{"set": "m"}] * 10}
+made = datasets.Dataset.from_dict(rows)
+made.save_to_disk(folder / "one")
+datasets.Dataset.from_dict(rows, split="validation").save_to_disk(folder / "named")
+datasets.DatasetDict({"train": made, "test": made}).save_to_disk(folder / "both")
+made.to_parquet(folder / "a.parquet")
+part = datasets.load_dataset("parquet", data_files=str(folder / "a.parquet"), split="train[:40%]")
+part.save_to_disk(folder / "part")
+def read(**given):
+    try:
+        text = open_text(TextSettings(**given))
+        text.check()
+        return "".join(document.text for document in text.documents())
+    except ValueError as error:
+        return str(error)
+found = {}
+for split in ("train", "train[:50%]", "train[3:5]", "train[-2:]", "train[:20%]+train[80%:]", "nonsense", "train["):
+    found[split] = read(dataset=str(folder / "one"), split=split)
+found["streamed"] = read(dataset=str(folder / "one"), split="train[:50%]", streaming=True)
+found["named"] = read(dataset=str(folder / "named"), split="validation[:30%]")
+found["not named"] = read(dataset=str(folder / "named"))
+found["both"] = read(dataset=str(folder / "both"), split="train[:10%]+test[:10%]")
+found["part"] = read(dataset=str(folder / "part"))
+found["subset"] = read(dataset=str(folder / "one"), subset="en")
+files = [str(folder / "*.parquet")]
+found["parquet"] = read(dataset="parquet", data_files=files, split="train[:30%]")
+found["nested"] = read(dataset="parquet", data_files=files, source_column="meta.set", streaming=True)
+found["no files"] = read(dataset="parquet")
+print(json.dumps(found))
+"""
+
+
+def test_parts_of_saved_datasets_and_files_of_formats(tmp_path: Path) -> None:
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PARTS_SCRIPT, str(tmp_path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    expected = {
+        "train": "0123456789",
+        "train[:50%]": "01234",
+        "train[3:5]": "34",
+        "train[-2:]": "89",
+        "train[:20%]+train[80%:]": "0189",
+        "streamed": "01234",
+        "named": "012",
+        "both": "00",
+        "part": "0123",
+        "parquet": "012",
+        "nested": "0123456789",
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert "Unknown split" in found["nonsense"]
+    assert "the saved splits are train: set input.split" in found["train["]
+    assert "the saved splits are validation" in found["not named"]
+    assert "input.subset='en' does not apply to a saved dataset" in found["subset"]
+    assert "name its files with input.data_files" in found["no files"]
 
 
 def mixed(folder: Path) -> Path:

@@ -275,3 +275,69 @@ def test_text_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypat
 def test_settings_are_checked(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PrepareSettings(**changes)
+
+
+HOSTILE = ["[/red] x", "web [en]", "web [de]", "..", ":smile:", "\x1b[2Jgone", "a\nb", "$x_1$", "n" * 300]
+
+
+def test_source_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    rows = [{"text": f"{i} " + "some words " * 40, "source": HOSTILE[i % len(HOSTILE)]} for i in range(90)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    console = Console(file=io.StringIO(), width=500)
+    made = settings(tmp_path / "a.jsonl", tmp_path / "tokens", "train:300")
+    run(made, console)
+    printed = console.file.getvalue()
+    for name in ("[/red] x", "web [en]", "web [de]", " .. ", ":smile:", "\\x1b[2Jgone", "a\\nb", "$x_1$", "n" * 300):
+        assert name in printed
+    assert "\x1b" not in printed
+    assert "column source" in printed
+    assert Tokens.open(tmp_path / "tokens").sources == sorted(HOSTILE)
+
+
+def test_bad_records_are_skipped_counted_and_listed(tmp_path: Path) -> None:
+    text = corpus(tmp_path / "text")
+    lines = (text / "a.jsonl").read_text().splitlines()
+    prepare(settings(text, tmp_path / "clean"))
+    bad = ['{"text": ', '{"text": "a"}', '{"text": null, "source": "web"}', '{"text": [], "source": "web"}']
+    for number, line in enumerate(bad):
+        lines.insert(20 * number + 3, line)
+    (text / "a.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 4: invalid JSON"):
+        prepare(settings(text, tmp_path / "tokens"))
+    printed = prepare(settings(text, tmp_path / "tokens", on_bad_record="skip"))
+    assert "warning: bad records skipped: 4 (1.32% of all); each is listed in" in printed
+    listed = [json.loads(line) for line in (tmp_path / "tokens" / "skipped.jsonl").read_text().splitlines()]
+    assert [row["place"].rpartition(", ")[2] for row in listed] == ["line 4", "line 24", "line 44", "line 64"]
+    facts = json.loads((tmp_path / "tokens" / "manifest.json").read_text())["facts"]
+    assert facts["skipped_records"]["count"] == 4
+    assert sum(facts["skipped_records"]["by_reason"].values()) == 4
+    assert bits(tmp_path / "tokens") == bits(tmp_path / "clean")
+    verify(tmp_path / "tokens")
+    prepare(settings(text, tmp_path / "many", on_bad_record="skip", chunk_bytes=700))
+    for name in ("skipped.jsonl", "manifest.json"):
+        one, many = ((tmp_path / folder / name).read_text() for folder in ("tokens", "many"))
+        assert one == many or name == "manifest.json"
+    assert Tokens.open(tmp_path / "tokens").fingerprint == Tokens.open(tmp_path / "many").fingerprint
+    assert "bad records skipped: 4" in prepare(settings(text, tmp_path / "tokens", on_bad_record="skip"))
+
+
+def test_skipping_nothing_says_so_and_is_named_in_the_settings(tmp_path: Path) -> None:
+    text = corpus(tmp_path / "text")
+    assert "on_bad_record" not in settings(text, tmp_path / "tokens").content()
+    printed = prepare(settings(text, tmp_path / "tokens", on_bad_record="skip"))
+    assert "bad records skipped: 0" in printed
+    assert (tmp_path / "tokens" / "skipped.jsonl").read_text() == ""
+    with pytest.raises(ArtifactError, match="on_bad_record"):
+        prepare(settings(text, tmp_path / "tokens"))
+
+
+def test_sources_by_folder_are_shown_with_their_origin(tmp_path: Path) -> None:
+    for name in ("wiki/part-0", "code/part-0", "web"):
+        path = tmp_path / "text" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps({"text": f"{name} {i} " + "word " * 60}) + "\n" for i in range(40)))
+    where = TextSettings(paths=[str(tmp_path / "text")], source_column=None)
+    for _ in range(2):  # written, then reused
+        printed = prepare(settings(tmp_path, tmp_path / "tokens", "train:300", input=where))
+        for name, origin in (("wiki", "folder name"), ("code", "folder name"), ("web", "file name")):
+            assert re.search(rf"{name}\s+\S\s+{origin}", printed)

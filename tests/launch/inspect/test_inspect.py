@@ -11,13 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 
 from curriculum.arrange.arrange import ArrangeSettings, run
 from curriculum.artifact.create import create
 from curriculum.order.order import Order
 from curriculum.preference import Pdpc, Shuffled, Tilt
-from curriculum.tokens.tokenizer import TextTokenizer
+from curriculum.text.text import TextSettings
+from curriculum.tokens.job import run as write_tokens
+from curriculum.tokens.settings import PrepareSettings
+from curriculum.tokens.tokenizer import TextTokenizer, TokenizerSettings
 from curriculum.tokens.tokens import Tokens
 from launch.cli import main
 from launch.inspect.summary import LEVELS, sketch
@@ -431,3 +435,25 @@ def test_a_folder_name_may_hold_special_characters(capsys, tokens_folder, tmp_pa
     run(ArrangeSettings(tokens=str(tokens_folder), output=str(place), preference=Shuffled(), batch_size=16, workers=1))
     assert f"ORDER {place}" in inspect(capsys, place)
     assert Order.open(place).steps > 0
+
+
+def test_names_from_the_data_are_shown_as_they_are(tmp_path, capsys):
+    names = ["[/red] x", "web [en]", ":smile:", "\x1b[2Jgone", "n" * 300]
+    rows = [{"text": f"{index} " + "some words " * 40, "source": names[index % len(names)]} for index in range(60)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare = PrepareSettings(
+        input=TextSettings(paths=[str(tmp_path / "a.jsonl")]),
+        tokenizer=TokenizerSettings(name="train:300"),
+        seq_len=32,
+        output=str(tmp_path / "tokens"),
+    )
+    write_tokens(prepare, Console(quiet=True))
+    place = {"tokens": prepare.output, "output": str(tmp_path / "order")}
+    run(ArrangeSettings(**place, preference=Shuffled(stratify_by="source"), batch_size=40, stages=1, workers=1))
+    words = (tmp_path / "order", f"tokens={prepare.output}")
+    for printed in (inspect(capsys, *words), inspect(capsys, *words, "step=2"), inspect(capsys, prepare.output)):
+        assert "\x1b" not in printed
+        assert not [name for name in names[:3] if name not in printed]
+    plan = inspect(capsys, *words, f"picture={tmp_path / 'a.svg'}")
+    assert re.search(r"from n{30,40}\u2026 +\d", plan)
+    assert "\x1b" not in (tmp_path / "a.svg").read_text()

@@ -62,14 +62,15 @@ def test_ids_of_two_figures_never_collide():
 
 
 def test_names_from_the_data_are_always_rendered_as_text():
-    names = ["</svg><script>alert(1)</script>", "$x^2$", "_hidden"]
-    table = np.tile([0.5, 0.3, 0.2], (4, 1))
+    names = ["</svg><script>alert(1)</script>", "$x^2$", "_hidden", "\x1b[2Jgone"]
+    table = np.tile([0.4, 0.3, 0.2, 0.1], (4, 1))
     view = Exposure(np.linspace(0, 1, 4), None, table, (4, 0))
     with theme.drawing():
-        inline = charts.source_mix("pdpc", 1, view, names, [0, 1, 2]).inline()
+        inline = charts.source_mix("pdpc", 1, view, names, [0, 1, 2, 3]).inline()
     root = ET.fromstring(inline)
     texts = {element.text for element in root.iter("text")}
-    assert {"$x^2$", "_hidden"} <= texts
+    assert {"$x^2$", "_hidden", "\\x1b[2Jgone"} <= texts
+    assert "\x1b" not in inline
     assert not list(root.iter("script"))
 
 

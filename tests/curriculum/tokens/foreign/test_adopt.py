@@ -306,6 +306,22 @@ def test_wrong_tokens_are_refused(
     assert not (tmp_path / "tokens").exists()
 
 
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ([[1, 2, 0], [3, 4], [5, 0], [6, 7]], r"starts at token 5.*chunk that cut a document.*shuffle_chunk_size"),
+        ([[1, 2], [3, 4]], r"starts at token 2.*\(0\), so documents would see each other: name the token.*eos_token"),
+    ],
+)
+def test_chunks_that_cut_documents_are_recognised(
+    documents: list[list[int]], message: str, tmp_path: Path, tokenizer_folder: Path, write_datatrove: Write
+) -> None:
+    path = write_datatrove(tmp_path / "a.ds", documents)
+    with pytest.raises(ValueError, match=message):
+        adopt(tmp_path / "tokens", tokenizer_folder, 2, train={"web": str(path)})
+
+
 def test_a_file_named_twice_is_refused(web: Path, tmp_path: Path, tokenizer_folder: Path) -> None:
     link = tmp_path / "link"
     for part in ("bin", "idx"):

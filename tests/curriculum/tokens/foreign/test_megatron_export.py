@@ -15,7 +15,7 @@ from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import verify
 from curriculum.tokens.encode import Group
 from curriculum.tokens.foreign import adopt, files, megatron_export
-from curriculum.tokens.foreign.megatron_export import MegatronSettings, run
+from curriculum.tokens.foreign.megatron_export import MegatronSettings, pair_names, run
 from curriculum.tokens.tokens import Tokens
 from curriculum.tokens.writer import TokenWriter
 
@@ -126,3 +126,44 @@ def test_settings_that_cannot_be_meant_are_refused() -> None:
         MegatronSettings("tokens", "out", "test")
     with pytest.raises(ValueError, match="output is empty"):
         MegatronSettings("tokens", "")
+
+
+def test_every_source_gets_a_file_name() -> None:
+    sources = [
+        "web",
+        "Web",
+        "..",
+        ".",
+        ".hidden",
+        "a/b",
+        "n" * 300,
+        "n" * 299 + "m",
+        "\u4e2d" * 60,
+        "x\0\n",
+        "-",
+        "%2E.",
+    ]
+    names = pair_names(sources)
+    assert names["web"] == "web"
+    assert names["a/b"] == "a%2Fb"
+    assert names[".."] == "%2E."
+    assert len({name.casefold() for name in names.values()}) == len(sources)
+    for name in names.values():
+        assert name.isascii()
+        assert name.isprintable()
+        assert not name.startswith(".")
+        assert "/" not in name
+        assert len(f"{name}.bin") <= 255
+
+
+@pytest.mark.parametrize("name", ["..", "n" * 300, "[/red]\x1b[2J"])
+def test_hostile_sources_are_exported_and_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setitem(DOCUMENTS, name, [[40, 41]])
+    folder = run(MegatronSettings(str(native(tmp_path / "tokens")), str(tmp_path / "out")))
+    verify(folder)
+    run(MegatronSettings(str(tmp_path / "tokens"), str(tmp_path / "out")))
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert printed.count(": 1 documents, 3 tokens: ") == 2

@@ -464,7 +464,7 @@ def test_train_refuses_a_score_that_is_not_a_number(capsys, train, scores_folder
     message = refused(capsys, *train(data__scores=scores))
     assert str(scores) in message
     assert "sample 7" in message
-    assert "again" in message
+    assert "rerun pdpc score" in message
 
 
 def test_train_refuses_a_validation_slice_without_samples(capsys, train, tokens_folder, tmp_path):
@@ -571,8 +571,10 @@ def test_an_unknown_key_and_a_wrong_type_in_a_preference_are_refused(capsys, tmp
 # evaluate, export, report, inspect
 
 
-@pytest.mark.parametrize("folder", ["nowhere", "no_run"])
-def test_a_folder_that_is_no_run_is_refused(folder, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("folder", "remedy"), [("nowhere", "give a run folder"), ("no_run", "give the folder of a run that has started")]
+)
+def test_a_folder_that_is_no_run_is_refused(folder, remedy, capsys, tmp_path):
     (tmp_path / "no_run").mkdir()
     place = tmp_path / folder
     for words in (["evaluate", f"run={place}"], ["export", f"run={place}", f"output={tmp_path / 'out'}"]):
@@ -583,7 +585,7 @@ def test_a_folder_that_is_no_run_is_refused(folder, capsys, tmp_path):
         capsys, "report", f"runs.shuffled={place}", f"runs.pdpc={place}", f"output={tmp_path / 'page.html'}"
     )
     assert str(place) in message
-    assert "give a run folder" in message
+    assert remedy in message
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "page.html").exists()
 

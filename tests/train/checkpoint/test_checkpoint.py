@@ -190,7 +190,7 @@ def test_a_checkpoint_of_another_version_is_not_damaged(world, tmp_path, monkeyp
     steps(engine, 0, 1)
     save(engine, world, tmp_path, 1)
     monkeypatch.setattr("curriculum.artifact.manifest.FORMAT_VERSION", 2)
-    with pytest.raises(OtherVersion, match="has format version 1, this PDPC reads 2"):
+    with pytest.raises(OtherVersion, match="has format version 1, but this PDPC reads 2"):
         checkpoint.newest(tmp_path)
 
 

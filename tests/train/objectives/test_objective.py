@@ -9,7 +9,6 @@ import torch
 from curriculum.tokens.tokens import Tokens
 from models import DecoderConfig
 from models.decoder import build
-from tests.torture.forks import served
 from tests.torture.forks import train as rank_of
 from tests.torture.runs import BATCH, PATIENCE_S, Material
 from tests.train.objectives import toys
@@ -28,12 +27,6 @@ TOYS = {name: f"tests.train.objectives.toys:{name.title()}" for name in ("weight
 ONE_RANK = World(0, 1, 0, 1, torch.device("cpu"))
 CONFIG = DecoderConfig(vocab_size=64, layers=2, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16, end_of_text=0)
 DRAWN = np.random.default_rng(0).integers(1, 64, (3, 17))
-
-
-@pytest.fixture(scope="module")
-def forks():
-    with served() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -237,6 +237,7 @@ def test_ranks_exit_when_the_launcher_is_killed_and_the_run_resumes_bitwise_equa
     process.kill()
     process.wait()
     process.stdout.close()
+    deadline = time.monotonic() + PATIENCE_S
     while (left := [pid for pid in below if alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left

@@ -99,5 +99,8 @@ def _encodes(tokenizer: Path, tokens: Tokens) -> bool:
     tokens.check_tokenizer()
     bos = tokens.bos is not None
     ours = TextTokenizer.open(tokens.tokenizer_folder)
-    theirs = TextTokenizer.open(tokenizer, ours.end_of_text_token)
+    try:
+        theirs = TextTokenizer.open(tokenizer, ours.end_of_text_token)
+    except ValueError:  # the end-of-text token is not in its vocabulary
+        return False
     return theirs.following(bos).fingerprint == ours.following(bos).fingerprint

@@ -40,7 +40,6 @@ def run(settings: InspectSettings) -> int:
 def _show_manifest(folder: Path, whole: bool, console: Any) -> None:
     """Print an artifact's manifest: its contents first, then what it was written from."""
     from rich.table import Table
-    from rich.text import Text
 
     from curriculum.work.console import cell
 
@@ -54,7 +53,7 @@ def _show_manifest(folder: Path, whole: bool, console: Any) -> None:
     facts = dict(manifest.facts)
     if kind == "tokens":
         for name, held in facts.pop("slices", {}).items():
-            table.add_row(Text(f"slice {name}"), Text(_held(held.get("sources", []))))
+            table.add_row(cell(f"slice {name}"), cell(_held(held.get("sources", []))))
     for title, values in (("fact", facts), ("config", manifest.config)):
         for key, value in values.items():
             shown = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value

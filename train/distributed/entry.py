@@ -23,6 +23,8 @@ from train.faults import arm
 
 log = logging.getLogger(__name__)
 
+LAUNCHED = "CROSS_RANK"
+"""Variable that DeepSpeed's launcher sets for its ranks."""
 GIVE_WAY_S = 30.0
 """How long a rejected rank that logs nothing waits for the one that does. DeepSpeed's launcher kills all ranks once one
 has exited, and might kill that one before it has said why; it ends the wait as well."""
@@ -67,7 +69,7 @@ def run_rank(verb: RankVerb, arguments: Sequence[str]) -> int:
         if speaks():
             log.error("%s", refusal(verb.name, error))
         code = _posted(int(getattr(error, "exit_code", REFUSED)))
-        if not speaks():
+        if not speaks() and LAUNCHED in os.environ:
             time.sleep(GIVE_WAY_S)
         return code
     except KeyboardInterrupt:

@@ -21,6 +21,8 @@ from train.distributed.world import free_port
 SCRIPT = Path(__file__).with_name("other_loops.py")
 ROOT = Path(__file__).parents[3]
 PEERS = os.environ.get("PDPC_PEERS")
+PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables of a rank, which tests of ranks leave in their own process."""
 
 
 def run(loop: str, ranks: int, scenarios: list[dict[str, Any]], python: str = sys.executable) -> list[list[Any]]:
@@ -32,7 +34,8 @@ def run(loop: str, ranks: int, scenarios: list[dict[str, Any]], python: str = sy
     for rank in range(ranks):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | {key: str(value) for key, value in place.items()}
-        environment = {**os.environ, **plain, **(meeting if ranks > 1 else {})}
+        own = {key: value for key, value in os.environ.items() if key not in PLACE}
+        environment = {**own, **plain, **(meeting if ranks > 1 else {})}
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
     try:

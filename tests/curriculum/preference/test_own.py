@@ -119,7 +119,7 @@ def test_code_is_named_for_orders_that_were_arranged_by_code(here, capsys):
     assert main([*ARRANGE, "preference=tilt", "output=order"]) == 0
     assert RECORD not in Order.open("order").manifest.config
     assert main([*VERIFY, f"preference_code={NAMED}"]) == 2
-    assert "order was arranged by PDPC's own tilt: leave it out" in capsys.readouterr().err
+    assert "order was arranged by PDPC's own preference tilt: leave preference_code out" in capsys.readouterr().err
     assert main(["inspect", "order", f"preference_code={NAMED}"]) == 2
     assert "is used with verify=true only" in capsys.readouterr().err
     assert not Path("was_run").exists()

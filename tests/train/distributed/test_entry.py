@@ -146,6 +146,8 @@ def test_a_rejection_is_logged_by_one_rank_per_node_and_the_others_give_way(rank
     slept = []
     monkeypatch.setattr("train.distributed.entry.time.sleep", slept.append)
     assert rank(ValueError("no"), LOCAL_RANK="1", RANK="1") == (REFUSED, "")
+    assert slept == []  # no launcher kills the others
+    assert rank(ValueError("no"), LOCAL_RANK="1", RANK="1", CROSS_RANK="0") == (REFUSED, "")
     assert slept == [GIVE_WAY_S]
     assert rank(ValueError("no"), LOCAL_RANK="0", RANK="8") == (REFUSED, "pdpc demo: no\n")
 

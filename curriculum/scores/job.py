@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,7 @@ class ScoringJob:
         if not reusable(self.folder, KIND, config=self.options.config(), inputs=self.inputs):
             return None
         log.info("scores %s are complete and match the settings: reused", self.folder)
-        shutil.rmtree(self.store.folder, ignore_errors=True)
+        self.store.remove()
         return Scores.open(self.folder, next(iter(self.tokens)))
 
     def begin(self) -> list[Chunk]:
@@ -102,7 +101,7 @@ class ScoringJob:
                 warnings += warnings_of(draft.path / f"{name}.parquet", part)
             draft.facts.update(warnings=warnings)
         self._mark("chunk.after_join")
-        shutil.rmtree(self.store.folder, ignore_errors=True)
+        self.store.remove()
         first = next(iter(self.tokens))
         scores = Scores.open(self.folder, first)
         if quiet:

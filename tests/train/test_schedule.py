@@ -143,3 +143,20 @@ def test_a_rising_score_with_a_decay_to_nearly_zero_is_reported(name, preference
         assert "rises over the run" in reason
         assert "schedule=gentle" in reason
         assert score_rise(order) > 0.3
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "wsd"])
+def test_the_rate_follows_the_samples_when_the_batch_size_changes(name):
+    """40 steps of 8, of which 20 are read, then 10 of 16: the same share of the samples has the same rate."""
+    whole = Schedule.of(ScheduleSettings(name=name), 1.0, 40, 8)
+    tail = Schedule.of(ScheduleSettings(name=name), 1.0, 20, 16).shifted(20, -10)
+    for step in range(10):
+        assert tail(20 + step) == pytest.approx(whole(20 + 2 * step), abs=0.05)
+    assert tail(29) == pytest.approx(whole(39), abs=0.01)
+
+
+def test_a_completed_warm_up_in_steps_is_over_after_the_batch_size_changes():
+    tail = Schedule.of(ScheduleSettings(name="constant", final_share=1.0, warmup_steps=18), 1.0, 30, 16).shifted(
+        20, -10
+    )
+    assert tail(20) == 1.0

@@ -370,3 +370,19 @@ def test_yaml_composes_and_repeats_the_defaults(name: str) -> None:
     assert values.pop("defaults") == [f"{name}_schema"]
     assert CLUSTERS[name](**values) == CLUSTERS[name]()
     assert set(values) == set(CLUSTERS[name].__dataclass_fields__)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "main.py"])
+def test_scripts_are_not_written_among_other_files(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=rf"scripts=.* contains other files \({name}\): choose a new folder"):
+        dry(Slurm(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_scripts_are_written_again_next_to_their_logs(tmp_path):
+    dry(Slurm(), tmp_path)
+    for name in ("pdpc-12.log", "hostfile.12"):
+        (tmp_path / name).touch()
+    (tmp_path / "roll.12").mkdir()
+    dry(Slurm(), tmp_path)

@@ -182,3 +182,19 @@ def test_values_that_are_not_finite_become_null_in_the_json(metrics, make_run, t
         value["headlines"][0]
         == "After 4.00k tokens, pdpc cannot be compared with shuffled on held-out text: a value is missing."
     )
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.csv", "report.json"])
+def test_a_report_does_not_replace_a_file_of_something_else(comparison, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(ValueError, match=rf"{name} exists and was not written by this command: choose a new file"):
+        made(comparison, tmp_path)
+    assert {file.name: file.read_text() for file in (tmp_path / "out").iterdir()} == {name: "mine"}
+
+
+def test_figures_are_not_written_among_other_files(comparison, tmp_path):
+    (tmp_path / "out" / "report_figures").mkdir(parents=True)
+    (tmp_path / "out" / "report_figures" / "photo.png").touch()
+    with pytest.raises(ValueError, match=r"report_figures contains other files \(photo.png\)"):
+        made(comparison, tmp_path, figures=True)

@@ -42,8 +42,8 @@ def check_batch_size(
         return
     raise ChangedRun(
         f"run {run} has consumed {cursor} samples in {step} steps, but order {order.folder} has "
-        f"{order.cursor_after(step)} in {min(step, order.steps)} steps of {order.batch_size}: a run changes its batch size with an "
-        f"order replanned from its own. {_remedy(facts, settings, order, found)}"
+        f"{order.cursor_after(step)} in {min(step, order.steps)} steps of {order.batch_size}: a run "
+        f"changes its batch size with an order replanned from its own. {_remedy(facts, settings, order, found)}"
     )
 
 

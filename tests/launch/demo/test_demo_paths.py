@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.cli import VERBS
 from curriculum.artifact.outputs import others
+from launch.cli import VERBS
 from launch.demo.demo import OWN, DemoSettings, _steps, run
 from train.config.compose import compose
 from train.config.flags import quoted

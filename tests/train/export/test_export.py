@@ -10,8 +10,8 @@ import torch
 
 from models.config import DecoderConfig
 from models.decoder import build
-from models.huggingface.card import TAG
 from models.huggingface import export, load
+from models.huggingface.card import TAG
 from train.export.export import export_checkpoint, replaced
 
 

@@ -141,7 +141,7 @@ def test_an_unfinished_run_is_shown_up_to_its_last_record(metrics, make_run, tmp
     value = json.loads(path.with_suffix(".json").read_text())
     assert value["headlines"][0].startswith("So far, at 2.00k tokens (1 seed each), pdpc is 0.1000 nats per token")
     notes = " ".join(value["notes"])
-    assert "pdpc: the run is not finished (status: running)" in notes
+    assert "pdpc: the run is not finished (status: not running (it was killed or failed" in notes
     assert "is torn and was ignored" in notes
     assert "pdpc: no evaluation at 3000, 4000 tokens; nothing is compared there." in notes
     assert "not evaluated" in path.read_text("utf-8")

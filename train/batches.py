@@ -15,7 +15,6 @@ from torch import Tensor
 from curriculum.order.consumed import joined, stretch_hash
 from curriculum.order.order import Order
 from curriculum.order.sampler import CurriculumSampler
-from curriculum.order.split import cursor_after
 from curriculum.tokens.tokens import Tokens
 from train.distributed.world import World
 
@@ -64,7 +63,7 @@ def batches(
     Everything about a step's data that needs no forward pass is computed here, while the previous step runs
     (curriculum/work/threads.py).
     """
-    cursor = cursor_after(step, order.batch_size, len(order))
+    cursor = order.cursor_after(step)
     sampler = CurriculumSampler(order, order.batch_size, world.rank, world.size, cursor, micro_batch_size)
     lists = iter(sampler)
     while micro_ids := list(islice(lists, sampler.split.accumulation)):

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from curriculum.order.split import cursor_after
 from train.distributed.signals import Signals
 from train.distributed.watchdog import Watchdog
 from train.distributed.world import World
@@ -103,7 +102,7 @@ class LoopState(ABC):
     def cursor(self) -> int:
         """Samples consumed so far, on all ranks: completed steps only, not prefetched batches."""
         order = self.inputs.order
-        return cursor_after(self.progress.step, order.batch_size, len(order))
+        return order.cursor_after(self.progress.step)
 
     @abstractmethod
     def restore(self) -> int | None:

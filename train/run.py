@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,15 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         watchdog.start()
         heed()
         signals.at_hang = watchdog.dump
+        if claimed is not None:
+            signals.at_leave = partial(_stopped, claimed, signals)
         try:
             with needing("the run"):
                 _train(settings, inputs, objective, world, claimed, world.same(step), signals, watchdog)
         except Left as error:
             left = error
+            if claimed is not None:
+                claimed.stop(error.exit_code - 128)
         except OutOfMemory as error:
             raise _with_advice(error, settings, inputs, world) from error
         finally:
@@ -106,6 +111,11 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
     finish(world)
     if left is not None:
         raise left
+
+
+def _stopped(claimed: RunFolder, signals: Signals) -> None:
+    """Record that the signal which ends this process stopped the attempt."""
+    claimed.stop(signals.number)
 
 
 def _attention(settings: TrainSettings) -> Backend:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -118,6 +118,18 @@ class Schedule:
     """Warm-up steps."""
     stable: int
     """Steps at the peak between warm-up and decay: only wsd has any."""
+    shift: int = 0
+    """Added to a run's step: see `shifted`."""
+
+    def shifted(self, first: int, shift: int) -> Schedule:
+        """Return the schedule for steps from `first` on that stand for this one's steps `shift` later.
+
+        For a run whose batch size changed at step `first`: the rate follows the samples consumed. A warm-up in steps
+        that the run has completed is over.
+        """
+        over = self.settings.warmup_steps is not None and self.settings.warmup_steps <= first
+        warmup = min(self.warmup, first + shift) if shift and over else self.warmup
+        return replace(self, warmup=warmup, stable=self.stable + self.warmup - warmup, shift=shift) if shift else self
 
     @classmethod
     def of(cls, settings: ScheduleSettings, peak: float, steps: int, tokens_per_step: int) -> Schedule:
@@ -144,6 +156,7 @@ class Schedule:
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step: (step + 1) / warmup of the peak, then the decay to the final share."""
+        step += self.shift
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
         if self.settings.name == "constant" or step < self.warmup + self.stable:

@@ -125,7 +125,12 @@ def _evaluate(loop: Loop, attempts: Attempts | None) -> Evaluated:
     )
     before = loop.signals.at_leave
     if attempts is not None:
-        loop.signals.at_leave = attempts.asked_to_leave
+
+        def leave() -> None:
+            attempts.asked_to_leave()
+            before()
+
+        loop.signals.at_leave = leave
     try:
         return evaluate(loop.engine.decoder, questions, loop.world, attempts=attempts, watch=loop.watchdog.slow)
     except Exception:

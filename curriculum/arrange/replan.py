@@ -52,12 +52,19 @@ class ReplanSettings:
     """Parquet of your own scores."""
     nonfinite: str = "fail"
     """How to treat samples with a non-finite score: fail, or bucket (a separate bucket, spread evenly)."""
+    batch_size: int | None = None
+    """Samples per step of the tail, over all ranks; null: the parent's. A run that resumes with another one must have
+    its newest checkpoint exactly at from_step."""
     preference: Preference = field(default_factory=Pdpc)
     """How much each bucket is wanted at each moment of the tail; progress runs from 0 to 1 over the tail."""
     seed: int = 0
     """Seed of every permutation of the tail."""
     workers: int | None = None
     """Threads; null: one per core. The order does not depend on it."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1, or null to keep the parent's")
 
 
 def run(settings: ReplanSettings) -> Order:
@@ -72,14 +79,15 @@ def run(settings: ReplanSettings) -> Order:
     inputs = {**columns.inputs, **settings.preference.inputs, "parent": parent.fingerprint}
     places = ("order", "tokens", "scores", "own_scores", "output", "workers")
     config = {key: value for key, value in asdict(settings).items() if key not in places}
-    config |= {"batch_size": parent.batch_size, "slice": parent.manifest.facts["slice"]}
+    batch_size = settings.batch_size or parent.batch_size
+    config |= {"batch_size": batch_size, "slice": parent.manifest.facts["slice"]}
     config |= record(settings.preference)
     folder = Path(settings.output)
     if reusable(folder, KIND, config=config, inputs=inputs):
         log.info("order %s is complete and up to date: reused", folder)
         warn_of_scores(columns)
         return Order.open(folder)
-    cursor = settings.from_step * parent.batch_size
+    cursor = parent.cursor_after(settings.from_step)
     head_N = times_of(parent, 0, cursor, columns.samples)
     tail_N = times_of(parent, cursor, len(parent), columns.samples)
     seed = key_of(settings.seed, "replan", settings.from_step)
@@ -95,7 +103,7 @@ def run(settings: ReplanSettings) -> Order:
     before = len(parent.bucket_of_cell)
     with (
         create(folder, KIND, config=config, inputs=inputs) as draft,
-        Arrangement(layout, parent.batch_size, seed, draft.path) as tail,
+        Arrangement(layout, batch_size, seed, draft.path) as tail,
         OrderWriter(draft, columns.samples, before + layout.cells) as writer,
     ):
         for plan_SC, counts_SC in _head_steps(parent, settings.from_step):
@@ -109,18 +117,20 @@ def run(settings: ReplanSettings) -> Order:
             writer.positions(ids, cells.astype(np.int64) + before)
             used_N[ids] = True
         different = int(np.count_nonzero(used_N))
-        draft.facts.update(writer.finish(), **_facts(parent, tail, settings.from_step, different, int(tail_N.sum())))
+        facts = _facts(parent, tail, settings.from_step, batch_size, different, int(tail_N.sum()))
+        draft.facts.update(writer.finish(), **facts)
         draft.facts.update(joined([of_order(parent.manifest.facts), findings_of(columns)]).as_fact())
     child = Order.open(folder)
     audit = child.manifest.facts["audit"]
     log.info(
-        "order %s: steps 1 to %s as in %s (%s samples read), %s samples left in %s new steps",
+        "order %s: steps 1 to %s as in %s (%s samples read), %s samples left in %s new steps of %s",
         folder,
         settings.from_step,
         settings.order,
         audit["read"],
         audit["left"],
         child.steps - settings.from_step,
+        child.batch_size,
     )
     warn_of_scores(columns)
     return child
@@ -176,19 +186,26 @@ def _head_steps(parent: Order, steps: int) -> Iterator[tuple[NDArray[Any], NDArr
         yield parent.cell_plan[rows], parent.cell_counts[rows]
 
 
-def _facts(parent: Order, tail: Arrangement, from_step: int, different: int, tail_before: int) -> dict[str, Any]:
+def _facts(
+    parent: Order, tail: Arrangement, from_step: int, batch_size: int, different: int, tail_before: int
+) -> dict[str, Any]:
     """Return the child's facts: the parent's buckets and cells, then the tail's, and what was read and what is left.
 
     `different` counts the samples that the child holds, `tail_before` the positions of the parent's tail.
     """
     old, new = parent.manifest.facts, tail.facts()
-    cursor = from_step * parent.batch_size
+    cursor = parent.cursor_after(from_step)
+    sizes = [stretch for stretch in parent.batch_sizes if stretch[0] < from_step]
+    if sizes[-1][1] != batch_size:
+        sizes.append([from_step, batch_size])
     steps = from_step + len(tail.counts_SC)
     samples = cursor + tail.total
     buckets = [{**bucket, "name": f"{bucket['name']}@{from_step}"} for bucket in new["buckets"]]
     shift = {"stratum": len(parent.strata), "bucket": len(parent.buckets)}
     return {
-        **{key: old[key] for key in ("slice", "seq_len", "batch_size")},
+        **{key: old[key] for key in ("slice", "seq_len")},
+        "batch_size": batch_size,
+        **({"batch_sizes": sizes} if len(sizes) > 1 else {}),
         "samples": samples,
         "different_samples": different,
         "left_out": tail.layout.columns.samples - different,

@@ -97,7 +97,7 @@ def score_ranks(layout: Layout, samples_C: NDArray[np.int64]) -> NDArray[np.floa
 
 
 def _same_as(order: Order, steps: int, batch_size: int) -> list[int]:
-    if (order.steps, order.batch_size) != (steps, batch_size):
+    if (order.steps, order.batch_sizes) != (steps, [[0, batch_size]]):
         raise ValueError(
             f"stages_of: {order.folder} has {order.steps} steps of {order.batch_size} samples, this order has "
             f"{steps} of {batch_size}: compared arms need the same samples and the same batch size"

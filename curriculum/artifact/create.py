@@ -34,6 +34,7 @@ from curriculum.artifact.manifest import (
     identity_of,
     open_manifest,
 )
+from curriculum.artifact.outputs import named, others
 
 
 @dataclass
@@ -57,10 +58,11 @@ def create(
     """Write an artifact: yield a temporary sibling of `folder`; rename it to `folder` when the block succeeds.
 
     An exception removes the temporary folder; a killed process leaves one named `.<name>.tmp-*`, which the next
-    `create` of the same folder removes once its writer is gone. Raises ArtifactError when `folder` already exists.
+    `create` of the same folder removes once its writer is gone. Raises ArtifactError when `folder` already exists
+    and is not an empty folder.
     """
     folder = Path(folder)
-    if folder.exists():
+    if not _vacant(folder):
         raise ArtifactError(f"{folder} already exists: choose another output or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(folder)
@@ -154,12 +156,18 @@ def publish(temporary: Path, folder: Path) -> None:
 def reusable(folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
     """Return whether `folder` holds exactly what `config` and `inputs` would produce.
 
-    False: it does not exist. True: it is complete and up to date. Raises ArtifactError when it holds something else,
-    naming each key that differs.
+    False: it does not exist, or is empty. True: it is complete and up to date. Raises ArtifactError when it holds
+    something else, naming each key that differs.
     """
     folder = Path(folder)
-    if not folder.exists():
+    if _vacant(folder):
         return False
+    if not (folder / MANIFEST).is_file():
+        found = others(folder, ()) if folder.is_dir() else []
+        what = f"contains other files ({named(found)})" if found else "is a file, or a link to an empty folder"
+        raise ArtifactError(
+            f"{folder} {what} and has no {MANIFEST}: it is not a complete {kind} artifact; choose another output"
+        )
     manifest = open_manifest(folder, kind)
     differences = [
         f"{key}: found {there!r}, requested {asked!r}"
@@ -172,6 +180,11 @@ def reusable(folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapp
             "choose another output, or remove the folder to recreate it"
         )
     return True
+
+
+def _vacant(folder: Path) -> bool:
+    """Return whether an artifact can be renamed to `folder`: it does not exist, or is an empty folder."""
+    return not folder.exists() or (folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()))
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -72,6 +72,26 @@ class Lock:
         self.release()
 
 
+def is_held(path: Path) -> bool | None:
+    """Return whether a process holds the lock file `path`; None if that cannot be tested from here.
+
+    A file that names a holder on another machine, but is free here, may be on a disk that does not forward locks.
+    """
+    try:
+        with FileIO(path, "r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        if json.loads(path.read_text("utf-8"))["host"] != socket.gethostname():
+            return None
+    return False
+
+
 def _taken(path: Path) -> FileIO | None:
     """Return the locked file; None if another process holds it."""
     while True:

@@ -105,8 +105,8 @@ def overview(order: Order, columns: SampleColumns | None = None) -> Overview:
         sources, sources_PT = columns.tokens.sources, np.zeros((parts, len(columns.tokens.sources)))
     sum_P, scored_P = np.zeros(parts), np.zeros(parts, dtype=np.int64)
     for part in range(parts if columns is not None else 0):
-        end = min(int(edges_P[part + 1]) * order.batch_size, len(order))
-        for start in range(int(edges_P[part]) * order.batch_size, end, AT_ONCE):
+        end = order.cursor_after(int(edges_P[part + 1]))
+        for start in range(order.cursor_after(int(edges_P[part])), end, AT_ONCE):
             ids = order[start : min(start + AT_ONCE, end)]
             if columns is not None and columns.tokens is not None:
                 sources_PT[part] += np.bincount(columns.tokens.source_of(ids), minlength=len(sources))

@@ -37,7 +37,9 @@ class Walk:
         self._deviates_at = (0, 0)
         self._plan_C = np.zeros(len(self.total_C))
         self._problems: dict[str, str] = {}
-        sizes_S = step_sizes(len(order), order.batch_size)
+        sizes_S = step_sizes(len(order) - order.first_cursor, order.batch_size)
+        earlier = zip(order.batch_sizes, order.batch_sizes[1:], strict=False)
+        sizes_S = np.concatenate([*(np.full(stop - first, size) for (first, size), (stop, _) in earlier), sizes_S])
         if len(sizes_S) != order.steps:
             self._problem("batches", f"{len(order):,} positions make {len(sizes_S)} steps, not {order.steps}")
             sizes_S = np.resize(sizes_S, order.steps)
@@ -59,7 +61,8 @@ class Walk:
         """Yield the results."""
         order = self.order
         last = f", the last of {self._last:,}" if self._last != order.batch_size else ""
-        yield self._check("batches", f"{order.steps:,} steps of {order.batch_size:,} samples{last}")
+        sizes = ", then ".join(f"{size:,}" for _, size in order.batch_sizes)
+        yield self._check("batches", f"{order.steps:,} steps of {sizes} samples{last}")
         yield self._check("composition", f"each step matches counts.bin for all {len(self.total_C):,} cells")
         step, cell = self._deviates_at
         yield Check(
@@ -101,12 +104,12 @@ class Walk:
 
     def _positions(self, first: int, stop: int, counts_SC: NDArray[np.int64]) -> None:
         order, cells = self.order, len(self.total_C)
-        part = slice(first * order.batch_size, min(stop * order.batch_size, len(order)))
+        part = slice(order.cursor_after(first), order.cursor_after(stop))
         ids, cell_P = order[part], order.cell[part]
         if len(ids) and int(cell_P.max()) >= cells:
             self._problem("composition", f"cells.bin holds cell {int(cell_P.max())} of {cells} cells")
             return
-        step_P = np.arange(len(ids)) // order.batch_size
+        step_P = order.steps_of(np.arange(part.start, part.stop)) - first
         found_SC = np.bincount(step_P * cells + cell_P, minlength=counts_SC.size)[: counts_SC.size]
         wrong = np.argwhere(found_SC.reshape(counts_SC.shape) != counts_SC)
         if len(wrong):

@@ -52,8 +52,8 @@ def samples_of_step(order: Order, number: int, columns: SampleColumns | None = N
     """
     if not 1 <= number <= order.steps:
         raise ValueError(f"step={number} is not in 1 .. {order.steps}, the steps of {order.folder}")
-    first = (number - 1) * order.batch_size
-    ids_B = order[first : min(first + order.batch_size, len(order))]
+    first = order.cursor_after(number - 1)
+    ids_B = order[first : order.cursor_after(number)]
     length_B, source_B, scores = None, list[str](), dict[str, NDArray[np.float32]]()
     if columns is not None:
         if int(ids_B.max()) >= columns.samples:

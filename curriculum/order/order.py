@@ -73,7 +73,10 @@ class Order:
         self.fingerprint: str = manifest.fingerprint
         self.samples: int = facts["samples"]
         self.batch_size: int = facts["batch_size"]
+        """Samples per step; of a resized order, in its last steps."""
         self.steps: int = facts["steps"]
+        self.batch_sizes: list[list[int]] = facts.get("batch_sizes", [[0, self.batch_size]])
+        """[first step, samples per step] of every stretch of steps: several if a replanning changed the batch size."""
         self.stage_ends: list[int] = facts["stage_ends"]
         self.buckets: list[Bucket] = [Bucket(**bucket) for bucket in facts["buckets"]]
         self.strata: list[str] = facts["strata"]
@@ -81,6 +84,9 @@ class Order:
         self.stratum_of_cell: NDArray[np.int64] = np.array(facts["cells"]["stratum"], dtype=np.int64)
         cells = len(self.bucket_of_cell)
         self._check_facts()
+        self._starts = _starts(self.batch_sizes)
+        self.first_step, self.first_cursor, _ = self._starts[-1]
+        """Step and position at which batches of `batch_size` begin: 0 unless a replanning changed the batch size."""
         digests = open_blocks(folder, manifest)
 
         def array(name: str, dtype: str, rows: int, width: int = 0) -> BlockArray:
@@ -109,12 +115,30 @@ class Order:
         with reading(folder / MANIFEST, f"it lacks facts of an ORDER; remove {folder} and arrange again"):
             return cls(folder, manifest)
 
+    def cursor_after(self, steps: int) -> int:
+        """Return the position after `steps` steps: where a trainer resumes."""
+        first, cursor, size = next(start for start in reversed(self._starts) if steps >= start[0])
+        return min(cursor + (steps - first) * size, self.samples)
+
+    def steps_of(self, positions_P: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the step of each position, counted from 0."""
+        first_B, cursor_B, size_B = np.array(self._starts, dtype=np.int64).T
+        stretch_P = np.searchsorted(cursor_B, positions_P, side="right") - 1
+        steps_P: NDArray[np.int64] = first_B[stretch_P] + (positions_P - cursor_B[stretch_P]) // size_B[stretch_P]
+        return steps_P
+
     def _check_facts(self) -> None:
         """Raise ValueError when the manifest's facts contradict each other."""
         whole = {"samples": self.samples, "batch_size": self.batch_size, "steps": self.steps}
         for name, value in whole.items():
             if type(value) is not int or value < (name == "batch_size"):
                 raise ValueError(f"{name}={value!r} is not a valid number of samples or steps")
+        sizes = self.batch_sizes
+        steps = [step for step, _ in sizes]
+        if steps[0] != 0 or steps != sorted(set(steps)) or min(size for _, size in sizes) < 1:
+            raise ValueError(f"batch_sizes={sizes!r} are not batch sizes by rising first step")
+        if sizes[-1][1] != self.batch_size:
+            raise ValueError(f"batch_sizes={sizes!r} do not end with batch_size={self.batch_size}")
         ends = self.stage_ends
         if not isinstance(ends, list) or not all(type(end) is int for end in ends) or ends != sorted(ends):
             raise ValueError(f"stage_ends={ends!r} are not step numbers in rising order")
@@ -138,7 +162,7 @@ class Order:
         return self._positions[where]
 
     def _stages(self, start: int, stop: int) -> NDArray[np.int64]:
-        steps = np.arange(start, stop) // self.batch_size
+        steps = self.steps_of(np.arange(start, stop))
         return np.searchsorted(self.stage_ends, steps, side="right").astype(np.int64) + 1
 
 
@@ -153,6 +177,17 @@ class Bucket:
     """Distinct samples."""
     uses: int = 1
     """How often each sample is used."""
+
+
+def _starts(batch_sizes: list[list[int]]) -> list[tuple[int, int, int]]:
+    """Return (first step, first position, samples per step) of every stretch of steps."""
+    starts: list[tuple[int, int, int]] = []
+    cursor = 0
+    for step, size in batch_sizes:
+        if starts:
+            cursor += (step - starts[-1][0]) * starts[-1][2]
+        starts.append((step, cursor, size))
+    return starts
 
 
 def ancestors(order: Order) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.order.split import Split, cursor_after, divisors, listed
+from curriculum.order.split import Split, divisors, listed
 
 
 class Ids(Protocol):
@@ -56,17 +56,23 @@ class CurriculumSampler:
             raise ValueError(f"sampler: rank={rank} must be in [0, world_size={world_size})")
         if not 0 <= cursor <= len(order):
             raise ValueError(f"sampler: cursor={cursor} is outside an order of {len(order)} samples")
-        if cursor % batch_size and cursor != len(order):
-            before = cursor - cursor % batch_size
+        first: int = getattr(order, "first_cursor", 0)
+        if cursor < first:
+            raise ValueError(
+                f"sampler: cursor={cursor} is in the part of the order that was read in batches of another size: it "
+                f"continues a run at cursor={first}, in batches of {batch_size}"
+            )
+        if (cursor - first) % batch_size and cursor != len(order):
+            before = cursor - (cursor - first) % batch_size
             raise ValueError(
                 f"sampler: cursor={cursor} is not at the start of a batch of {batch_size} samples: "
-                f"use {before}, or {cursor_after(before // batch_size + 1, batch_size, len(order))}"
+                f"use {before}, or {min(before + batch_size, len(order))}"
             )
         self.order = order
         self.rank = rank
         self.world_size = world_size
         self.cursor = cursor
-        self.dropped = len(order) % batch_size if drop_last else 0
+        self.dropped = (len(order) - first) % batch_size if drop_last else 0
         """Samples of the partial last step that `drop_last` leaves out."""
         self._start, self._end = cursor, max(cursor, len(order) - self.dropped)
         self._begun = False

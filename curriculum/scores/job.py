@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ class ScoringJob:
         if not reusable(self.folder, KIND, config=self.options.config(), inputs=self.inputs):
             return None
         log.info("scores %s are complete and match the settings: reused", self.folder)
-        shutil.rmtree(self.store.folder, ignore_errors=True)
+        self.store.remove()
         scores = Scores.open(self.folder, next(iter(self.tokens)))
         warn(of_scores(scores.manifest.facts))
         return scores
@@ -108,7 +107,7 @@ class ScoringJob:
             if findings:
                 draft.facts.update(unusable=list(findings.unusable))
         self._mark("chunk.after_join")
-        shutil.rmtree(self.store.folder, ignore_errors=True)
+        self.store.remove()
         first = next(iter(self.tokens))
         scores = Scores.open(self.folder, first)
         if quiet:

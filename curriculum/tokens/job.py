@@ -6,7 +6,6 @@ identical whichever worker processes which chunk, and when.
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -96,7 +95,7 @@ class TextJob:
         """Return the folder if it is complete and matches the settings; ArtifactError if it holds something else."""
         if not reusable(self.folder, KIND, config=self.config, inputs=self.inputs):
             return None
-        shutil.rmtree(self.store.folder, ignore_errors=True)
+        self.store.remove()
         say(self.console, f"TOKENS at {self.folder}: complete, reused")
         show(self.folder, self.console)
         return self.folder
@@ -143,11 +142,11 @@ class TextJob:
             try:
                 _check_slices(self.settings, draft.facts, self.console)
             except ValueError:  # the fix changes the chunks
-                shutil.rmtree(self.store.folder, ignore_errors=True)
+                self.store.remove()
                 raise
             self._check_unchanged()
         self._mark("chunk.after_join")
-        shutil.rmtree(self.store.folder, ignore_errors=True)
+        self.store.remove()
         say(self.console, f"TOKENS written to {self.folder}")
         show(self.folder, self.console)
         return self.folder

@@ -30,8 +30,11 @@ from numpy.typing import NDArray
 
 from curriculum.artifact.files import MISREAD, ArtifactError, differing, fingerprint_of, reading, sync, write_text
 from curriculum.artifact.lock import Lock
+from curriculum.artifact.outputs import named, others
 
 PLAN, LOCK, SUFFIX = "plan.json", ".lock", ".chunk"
+OWN = (PLAN, LOCK, f"*{SUFFIX}*", ".*.tmp-*", "models.json", "tokenizer", "tokenizer.new")
+"""Patterns of the files in a folder of chunks; `models.json` and `tokenizer` are written by the jobs."""
 TEXT = "text"
 SMALLEST_TOKENS, LARGEST_TOKENS, USUAL_CHUNKS = 1 << 16, 1 << 24, 4096
 """Default tokens per chunk: a 4096th of the total, within these bounds."""
@@ -126,8 +129,14 @@ class ChunkFolder:
     def held(self) -> Iterator[None]:
         """Lock the folder for this process. Raises ArtifactError if another process holds it.
 
-        A user error (ValueError) before the first chunk is done leaves no folder.
+        A user error (ValueError) before the first chunk is done leaves no folder. Raises ArtifactError for a folder
+        that holds other files: it would be cleared.
         """
+        if found := others(self.folder, OWN):
+            raise ArtifactError(
+                f"{self.folder} contains other files ({named(found)}), and unfinished work is kept in that folder: "
+                "move them, or choose another output"
+            )
         with Lock(self.folder / LOCK, str(self.folder)):
             try:
                 yield
@@ -135,6 +144,11 @@ class ChunkFolder:
                 if not self._has_chunks():
                     shutil.rmtree(self.folder, ignore_errors=True)
                 raise
+
+    def remove(self) -> None:
+        """Remove the folder: its chunks are joined or useless. One with other files is left as it is."""
+        if self.folder.is_dir() and not others(self.folder, OWN):
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
         """Return the chunks that are not done; a file that is damaged or belongs to another plan is removed."""

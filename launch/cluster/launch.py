@@ -23,6 +23,9 @@ from launch.cluster.slurm import Slurm
 
 OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*(=.*)?")
 
+OWN = ("hostfile*", "deepspeed_env", "node.sh", "train.sbatch", "roll.*", ".*.tmp-*")
+"""Patterns of what `pdpc launch` and its scripts write to the folder `scripts`."""
+
 CLUSTERS: dict[str, type[Cluster]] = {"local": Local, "hostfile": Hostfile, "slurm": Slurm}
 
 
@@ -58,10 +61,13 @@ def run(settings: LaunchSettings) -> int:
     Raises ValueError before anything starts when the run's settings are invalid or a program is missing.
     """
     from curriculum.artifact.files import write_text
+    from curriculum.artifact.outputs import BYSTANDERS, check_free
 
     overrides = check_training(settings.overrides, settings.cluster)
     folder = Path(settings.scripts).absolute()
     start = settings.cluster.plan(overrides, folder)
+    if start.files:
+        check_free("scripts", folder, (*OWN, *BYSTANDERS))
     for path, text in start.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)

@@ -116,11 +116,14 @@ def supervise(
     limit_s = math.inf if hang_timeout_s is None else hang_timeout_s + MARGIN_S
     with tempfile.TemporaryDirectory(prefix="pdpc_roll_") as name:
         folder = Path(name)
-        launcher = subprocess.Popen(command, env={**environment, heartbeat.VARIABLE: name}, start_new_session=True)
+        launcher: subprocess.Popen[bytes] | None = None
         silence, hung, ended_by = heartbeat.Silence(folder, 2 * POLL_S), False, 0
 
         def forward(number: int, _frame: FrameType | None) -> None:
             nonlocal ended_by
+            if launcher is None:  # it is being started
+                ended_by = number
+                return
             ranks = heartbeat.pids(folder)
             for pid in ranks.values():
                 with contextlib.suppress(ProcessLookupError):
@@ -133,6 +136,9 @@ def supervise(
 
         handlers = {number: signal.signal(number, forward) for number in FORWARDED_SIGNALS}
         try:
+            launcher = subprocess.Popen(command, env={**environment, heartbeat.VARIABLE: name}, start_new_session=True)
+            if ended_by:
+                _signal_group(launcher.pid, signal.SIGKILL)
             while (code := _waited(launcher)) is None:
                 silent_s = silence.poll()
                 if silent := [pid for rank, pid in heartbeat.pids(folder).items() if silent_s.get(rank, 0.0) > limit_s]:
@@ -141,7 +147,8 @@ def supervise(
                     end_processes(silent)
                     _signal_group(launcher.pid, signal.SIGKILL)
         finally:
-            _signal_group(launcher.pid, signal.SIGKILL)
+            if launcher is not None:
+                _signal_group(launcher.pid, signal.SIGKILL)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         if ended_by:

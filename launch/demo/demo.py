@@ -12,10 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from curriculum.artifact.outputs import BYSTANDERS, check_free
 from train.config.flags import quoted
 
 ARMS = ("shuffled", "pdpc")
 BENCHMARK = "continuation"
+OWN = (
+    *("text", "tokens", "scores", "benchmark", "tokens.chunks", "scores.chunks", "order_*", "reference_*", "run_*"),
+    *("export_pdpc", "report.*", "report_figures", ".*.tmp-*", ".export_pdpc.*"),
+)
+"""Patterns of what a demo writes to its folder."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:
     """Run the full pipeline through `pdpc`, the command line; return 0, or the exit code of the step that failed."""
     started = time.monotonic()
     root = Path(settings.output)
+    check_free("output", root, (*OWN, *BYSTANDERS))
     text = Path(settings.text) if settings.text else root / "text"
     if settings.text is None:
         from launch.demo.text import collect

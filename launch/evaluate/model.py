@@ -11,6 +11,7 @@ import torch
 
 from curriculum.artifact.files import write_text
 from curriculum.artifact.manifest import MANIFEST
+from curriculum.artifact.outputs import check_file
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, tokenizer_fingerprint
 from curriculum.tokens.tokens import Tokens
 from launch.evaluate.questions import questions_of, show
@@ -62,6 +63,9 @@ def _evaluate_newest(settings: EvaluateSettings, run: Path, world: World) -> Eva
 def _evaluate_folder(settings: EvaluateSettings, folder: Path, world: World) -> Evaluated:
     """Evaluate a Hugging Face folder, or a checkpoint folder of a run."""
     check_tasks(settings.benchmarks)
+    target = Path(settings.output) if settings.output is not None else None
+    if target is not None:
+        check_file("output", target, _holds_values(target))
     validation = None if settings.tokens is None else Tokens.open(settings.tokens, VALIDATION)
     bos: int | None = None
     if (folder / MANIFEST).is_file():
@@ -82,7 +86,6 @@ def _evaluate_folder(settings: EvaluateSettings, folder: Path, world: World) -> 
         )
     asked = Questions(tokenizer, validation, None, settings.heldout, settings.benchmarks, bos)
     found = evaluate(decoder.eval().to(world.device), asked, world)
-    target = Path(settings.output) if settings.output is not None else None
     if target is not None:
         text = json.dumps(found.values, indent=1) + "\n"
         world.first_does(lambda: write_text(target, text))
@@ -104,3 +107,12 @@ def _encodes(tokenizer: Path, tokens: Tokens) -> bool:
     except ValueError:  # the end-of-text token is not in its vocabulary
         return False
     return theirs.following(bos).fingerprint == ours.following(bos).fingerprint
+
+
+def _holds_values(path: Path) -> bool:
+    """Return whether a file holds the values of an earlier evaluation: one JSON object of measures."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and all(name.startswith(("val/", "bench/", "time/", "stage/")) for name in values)

@@ -13,7 +13,10 @@ import os
 import signal
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -89,7 +92,8 @@ class _Pool:
     def _start(self, number: int) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=work, args=(self._task, number, theirs), daemon=True)
-        process.start()
+        with _interrupts_held():
+            process.start()
         theirs.close()
         return _Worker(number, process, ours)
 
@@ -143,10 +147,22 @@ class _Pool:
                 worker.process.join()
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold SIGINT back inside the block. A process started there never gets it: the terminal sends it to all, and only
+    this process handles it."""
+    resource_tracker.ensure_running()  # it would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def work(task: Task, number: int, pipe: Connection) -> None:
     """Run a worker: load the task, then process chunks until the pipe closes."""
     faulthandler.enable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also for what the worker starts
     os.environ["OMP_NUM_THREADS"] = str(task.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _end_with_parent()

@@ -40,11 +40,13 @@ def _attempts(attempts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _attempt(attempt: Mapping[str, Any]) -> str:
-    """Return an attempt's start time, first step, ranks, ZeRO stage and code version."""
+    """Return an attempt's start time, first step, ranks, ZeRO stage, code version and the signal that stopped it."""
     ranks = attempt.get("world_size")
     on = f", {ranks} rank{'s' * (ranks != 1)}, ZeRO {attempt.get('zero_stage')}" if ranks else ""
     code = attempt.get("versions", {}).get("pdpc")
-    return f"{attempt['started_at']} from step {attempt['step']:,}{on}{f', PDPC {code}' if code else ''}"
+    end = attempt.get("stopped")
+    ended = f", stopped by {end['signal']} {end['at']}" if end else ""
+    return f"{attempt['started_at']} from step {attempt['step']:,}{on}{f', PDPC {code}' if code else ''}{ended}"
 
 
 def _checkpoints(folder: Path) -> Iterator[str]:

@@ -6,16 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
+from curriculum.artifact.outputs import check_file
 from curriculum.audit.overview import Overview, shares
 
 PANEL_IN = 2.1
 GAP_IN = 0.75
 LEFT_IN, RIGHT_IN = 0.7, 1.35
 DOTS_PER_IN = 200
+TITLE = "Plan of a PDPC order"
+"""In the metadata of every picture."""
 
 
 def draw(view: Overview, path: Path) -> None:
-    """Write the picture as SVG or PNG, by the suffix of `path`. The same order gives the same SVG."""
+    """Write the picture as SVG or PNG, by the suffix of `path`. The same order gives the same SVG.
+
+    Raises ValueError if the file exists and is not such a picture.
+    """
+    check_file("picture", path, path.is_file() and TITLE.encode() in path.read_bytes())
     from matplotlib.figure import Figure
 
     from train.report import panels, theme
@@ -47,4 +54,4 @@ def draw(view: Overview, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         ending = path.suffix.removeprefix(".")
         metadata = {"Date": None, "Creator": None} if ending == "svg" else {"Software": None}
-        figure.savefig(path, format=ending, dpi=DOTS_PER_IN, metadata=metadata)
+        figure.savefig(path, format=ending, dpi=DOTS_PER_IN, metadata={**metadata, "Title": TITLE})

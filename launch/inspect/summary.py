@@ -56,9 +56,12 @@ def _lines(subject: Subject) -> Iterator[str]:
     if facts.get("replanned_at"):
         where = facts["replanned_at"]
         yield f"replanned     after step {where['step']:,}, {where['cursor']:,} samples consumed"
-    last = len(order) - (order.steps - 1) * order.batch_size
+    last = len(order) - order.cursor_after(order.steps - 1)
     short = f" (the last of {last:,})" if last != order.batch_size else ""
-    steps = f"{order.steps:,} steps of {order.batch_size:,}{short}"
+    sizes = ", then of ".join(
+        f"{size:,}" + (f" from step {first + 1:,}" if first else "") for first, size in order.batch_sizes
+    )
+    steps = f"{order.steps:,} steps of {sizes}{short}"
     yield f"samples       {len(order):,} in {steps}, slice {facts['slice']}"
     yield (
         f"of these      {facts['different_samples']:,} distinct, {facts['repeated']:,} repeated; "

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from models.config import DecoderConfig
 
-PREAMBLE = """---
+TAG = "- pdpc"
+"""The line of the front matter that marks an export of PDPC."""
+PREAMBLE = f"""---
 library_name: transformers
 pipeline_tag: text-generation
 tags:
 - llama
-- pdpc
+{TAG}
 ---
 """
 

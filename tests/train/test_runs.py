@@ -7,6 +7,7 @@ these must equal `whole_run`. The ranks of the other runs are forked.
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from train.export.export import newest_checkpoint
 from train.export.weights import choose_weights
 from train.records.consumed import read_consumed
 from train.records.run_json import read_run
+from train.records.state import state_of
 from train.tracking import read_metrics
 from train.tracking.panels import STEP, TOKENS, sections_of
 from train.tracking.wandb_run import shown
@@ -280,6 +282,49 @@ def test_a_killed_run_resumes_with_a_replanned_order_but_not_with_another_past(
     assert (facts["cursor"], facts["consumed_hash"]) == (len(child), as_hex(order_hash(child, len(child))))
     assert main(["train", *words, f"output={folder}"]) == CHANGED
     assert f"fingerprints.order: was '{child.fingerprint}', now '{order.fingerprint}'" in capfd.readouterr().err
+
+
+def test_a_killed_run_resumes_with_another_batch_size_by_the_command_that_its_error_prints(words, forked, tmp_path):
+    folder, other = tmp_path / "killed", tmp_path / "batches of 24"
+    given = dict(word.split("=", 1) for word in words)
+    order = Order.open(given["data.order"])
+    end = order.stage_ends[0]
+    forked(words, folder, 2, code=-signal.SIGKILL, PDPC_FAULT=f"loop.before_record:nth={end + 3}:kill")
+    assert state_of(folder, read_run(folder)) == "not running (it was killed or failed: its lock is free)"
+    arrange.run(
+        arrange.ArrangeSettings(
+            tokens=given["data.tokens"],
+            scores=given["data.scores"],
+            output=str(other),
+            preference=Pdpc(floor=0.3, uses={"high": 2}),
+            batch_size=24,
+            stages=3,
+            max_tokens=MAX_TOKENS,
+        )
+    )
+    before = (folder / "run.json").read_bytes()
+    out = forked([*words, f"data.order={other}"], folder, 1, code=CHANGED)
+    assert (
+        f"has consumed {end * 16} samples in {end} steps, but order {other} has {end * 24} in {end} steps of 24" in out
+    )
+    assert (folder / "run.json").read_bytes() == before
+
+    command, place = re.search(
+        r"Run `pdpc (replan [^`]*)`, then the run's own command with (data.order=.*)", out
+    ).groups()
+    assert main(shlex.split(command)) == 0
+    (place,) = shlex.split(place)
+    child = Order.open(place.partition("=")[2])
+    assert child.batch_sizes == [[0, 16], [end, 24]]
+    preference = child.manifest.config["preference"]
+    assert (preference["name"], preference["floor"], preference["uses"]) == ("pdpc", 0.3, {"high": 2})
+    out = forked([*words, place], folder, 2)
+    assert f"resumed from step {end} of {child.steps}" in out
+    assert read_consumed(folder).tolist() == child[:].tolist()
+    assert read_run(folder)["status"] == "finished"
+
+    out = forked([*words, place], tmp_path / "new", 1, code=CHANGED)
+    assert f"a run can only resume with it after step {end}, but {tmp_path / 'new'} is at step 0" in out
 
 
 def alive(pid):

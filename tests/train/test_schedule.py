@@ -143,3 +143,20 @@ def test_a_rising_score_with_a_decay_to_nearly_zero_is_reported(name, preference
         assert "rises over the run" in reason
         assert "schedule=gentle" in reason
         assert score_rise(order) > 0.3
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "wsd"])
+def test_the_rate_follows_the_samples_when_the_batch_size_changes(name):
+    """400 steps of 8, of which 200 are read, then 100 of 16: the same share of the samples has the same rate."""
+    whole = Schedule.of(ScheduleSettings(name=name), 1.0, 400, 8)
+    tail = Schedule.of(ScheduleSettings(name=name), 1.0, 200, 16).shifted(200, -100)
+    for step in range(100):
+        assert tail(200 + step) == pytest.approx(whole(200 + 2 * step), abs=0.05)
+    assert tail(299) == pytest.approx(whole(399), abs=0.01)
+
+
+def test_a_completed_warm_up_in_steps_is_over_after_the_batch_size_changes():
+    tail = Schedule.of(ScheduleSettings(name="constant", final_share=1.0, warmup_steps=18), 1.0, 30, 16).shifted(
+        20, -10
+    )
+    assert tail(20) == 1.0

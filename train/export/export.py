@@ -15,11 +15,14 @@ import torch
 
 from curriculum.artifact.files import ArtifactError, sync
 from curriculum.artifact.manifest import MANIFEST, open_manifest
+from curriculum.artifact.outputs import named, others
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, tokenizer_fingerprint
 from curriculum.tokens.tokens import KIND
 from models import huggingface
 from models.config import DecoderConfig
+from models.huggingface.card import TAG
 from models.huggingface.names import INDEX, WEIGHTS
+from models.huggingface.tokenizer import TOKENIZER_FILES
 from models.huggingface.write import config_text
 from train import checkpoint
 from train.export.card import run_card
@@ -28,6 +31,8 @@ from train.records.layout import EXPORT
 from train.records.run_json import read_run
 
 CARD = "README.md"
+OWN = (CARD, "config.json", "generation_config.json", "model*.safetensors", INDEX, *TOKENIZER_FILES)
+"""Patterns of the files of an export."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -93,11 +98,18 @@ def replaced(folder: Path) -> Iterator[Path]:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Raise ValueError unless `folder` is absent, empty or an earlier export."""
+    """Raise ValueError unless `folder` is absent, empty or an earlier export without other files: it is replaced."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not ((folder / "config.json").is_file() and ((folder / WEIGHTS).is_file() or (folder / INDEX).is_file())):
+    weights = (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+    card = (folder / CARD).read_text("utf-8", "replace") if (folder / CARD).is_file() else ""
+    if not ((folder / "config.json").is_file() and weights and TAG in card.splitlines()):
         raise ValueError(f"{folder} exists and is not an exported model: choose a new folder or remove it")
+    if found := others(folder, OWN):
+        raise ValueError(
+            f"{folder} contains other files ({named(found)}), which an export would remove: move them, or "
+            "choose a new folder"
+        )
 
 
 def _replace(draft: Path, folder: Path) -> None:

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from curriculum.artifact.files import write_text
-from curriculum.order.split import cursor_after
 from train.distributed.exit_codes import GUARD_STOPPED
 from train.hooks.hook import Hook
 from train.hooks.later import Later
@@ -120,7 +119,7 @@ class Guard(Hook):
         """Record and log a skipped step. Raises GuardStopped when it is one too many in a row."""
         suspects = self._suspects(loop, judged)
         order, step = loop.inputs.order, judged.step
-        first, last = (cursor_after(steps, order.batch_size, len(order)) for steps in (step - 1, step))
+        first, last = (order.cursor_after(steps) for steps in (step - 1, step))
         ids = order[first:last].tolist()
         entry = {"step": step, "reason": reason, **_as_json({"loss": loss, "grad_norm": norm}), "suspects": suspects}
         self._write(loop, {**entry, "samples": ids})
@@ -161,7 +160,7 @@ class Guard(Hook):
                 log.warning("no checkpoint to roll back to yet: the step is only skipped")
             return
         order = loop.inputs.order
-        positions = [cursor_after(back, order.batch_size, len(order)), loop.cursor]
+        positions = [order.cursor_after(back), loop.cursor]
         self._write(
             loop, {"step": loop.progress.step, "reason": "rollback", "weights_of_step": back, "positions": positions}
         )

@@ -15,3 +15,6 @@ FILES = ("config.json", "config.yaml", "ds_config.json", METRICS)
 """Files that a run writes next to run.json."""
 FOLDERS = (CHECKPOINTS, CONSUMED, EVALUATIONS, STACKS)
 """Folders in which files are written."""
+LOCK = ".lock"
+WANDB_ID = "wandb_id"
+TENSORBOARD = "tensorboard"

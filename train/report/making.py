@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from curriculum.artifact.files import write_text
+from curriculum.artifact.outputs import check_file, check_free
 from train.report.about import about, mix_sentences
 from train.report.arms import Arm, read_arm
 from train.report.contents import Report
@@ -40,8 +41,9 @@ def run(settings: ReportSettings, console: Any = None) -> Path:
         return _replayed(settings)
     from train.report import page, terminal, writing
 
-    report = make(settings)
     output = Path(settings.output)
+    _check_output(output, settings.figures)
+    report = make(settings)
     output.parent.mkdir(parents=True, exist_ok=True)
     pictures = page.draw(report)
     if settings.figures:
@@ -55,6 +57,22 @@ def run(settings: ReportSettings, console: Any = None) -> Path:
     terminal.show(report, console, output)
     log.info("report %s: %s arms compared at %s points", output, len(report.arms), len(report.gains.points))
     return output
+
+
+def _check_output(output: Path, figures: bool) -> None:
+    """Raise ValueError when a file to be written exists and is not part of an earlier report."""
+    from train.report.writing import COLUMNS
+
+    marks = {
+        ".html": "content=\"default-src 'none'; style-src 'unsafe-inline'\"",
+        ".json": '"gains"',
+        ".csv": COLUMNS[0],
+    }
+    for suffix, mark in marks.items():
+        path = output.with_suffix(suffix)
+        check_file("output", path, path.is_file() and mark in path.read_text("utf-8", "replace"))
+    if figures:
+        check_free("figures of output", output.with_name(f"{output.stem}_figures"), ["*.svg"])
 
 
 def _replayed(settings: ReportSettings) -> Path:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.records.state import state_of
 from train.tracking.metrics import NONFINITE
 
 Record = dict[str, Any]
@@ -75,6 +76,8 @@ def read_run(name: str, folder: Path) -> Run:
         if not found[file]:
             notes.append(f"{file} is missing, so its contents are not shown")
     info = found["run.json"]
+    if info:
+        info["status"] = state_of(folder, info)
     if info and info.get("status") != "finished":
         notes.append(f"the run is not finished (status: {info.get('status', 'unknown')}); results so far are shown")
     train, repeated_train = _last_of_each_step(r for r in records if r["kind"] == "train")

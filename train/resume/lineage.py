@@ -14,7 +14,7 @@ from curriculum.artifact.files import ArtifactError, reading
 from curriculum.artifact.manifest import MANIFEST, open_manifest
 from curriculum.order.consumed import as_hex, order_hash
 from curriculum.order.order import Order, ancestors, replanned_at
-from curriculum.order.split import Split, cursor_after
+from curriculum.order.split import Split
 from train import checkpoint
 from train.distributed.exit_codes import CHANGED
 from train.settings import TrainSettings
@@ -43,14 +43,16 @@ def check_resume(folder: Path, order: Order, accepted: bool = False) -> None:
             f"checkpoint {folder} does not record what was consumed (facts.consumed_hash): it was written by an older "
             "PDPC; resume with that version, or start again with another output"
         )
-    expected = cursor_after(step, order.batch_size, len(order))
+    replanned = trained_on != order.fingerprint
+    if replanned and not accepted and trained_on in ancestors(order):
+        _check_descent(folder, cursor, trained_on, order)
+    expected = order.cursor_after(step)
     if cursor != expected:
         raise ChangedRun(
             f"checkpoint {folder} was written at step {step} after {cursor} samples, but order {order.folder} has "
             f"that step after {expected} ({len(order)} samples in batches of {order.batch_size}): use the run's own "
             "order"
         )
-    replanned = trained_on != order.fingerprint
     if replanned and not accepted:
         _check_descent(folder, cursor, trained_on, order)
     recorded, found = manifest.facts["consumed_hash"], as_hex(order_hash(order, cursor))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,17 +16,26 @@ from typing import Any
 from curriculum.artifact.files import DISK_FULL, ArtifactError, fingerprint_of, write_text
 from curriculum.artifact.lock import Lock
 from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
+from curriculum.artifact.outputs import BYSTANDERS, named, others
 from train import checkpoint
 from train.config.compose import as_yaml
 from train.config.packages import versions
 from train.inputs import Inputs
-from train.records.layout import CHECKPOINTS, EXPORT, FILES, FOLDERS, RUN
+from train.records.layout import CHECKPOINTS, EXPORT, FILES, FOLDERS, LOCK, RUN, TENSORBOARD, WANDB_ID
 from train.records.run_json import FORMAT, as_text, checksum_of, read_run
+from train.records.skipped import SKIPPED
+from train.records.state import RUNNING
+from train.resume.batch_size import check_batch_size
 from train.resume.identity import Change, changes, facts_of, flat, identity, judge, unrecorded
 from train.resume.lineage import ChangedRun
 from train.settings import TrainSettings
 
 log = logging.getLogger(__name__)
+
+STOP_S = 1.0
+"""How long a signal waits for run.json to be written, before the process exits."""
+OWN = (LOCK, *FOLDERS, EXPORT, TENSORBOARD, "wandb", *(f"{name}*" for name in (*FILES, SKIPPED, WANDB_ID)), ".*.tmp-*")
+"""Patterns of what a run writes before run.json, or leaves when run.json is removed."""
 
 
 class RunFolder:
@@ -34,6 +45,7 @@ class RunFolder:
         self.path = path
         self.facts = facts
         self._lock = lock
+        self._writing = threading.Lock()
 
     @classmethod
     def claim(cls, path: Path, wait_s: float = 15.0) -> RunFolder:
@@ -45,7 +57,7 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             refuse_links(path)
-            lock = Lock(path / ".lock", f"run {path}", wait_s)
+            lock = Lock(path / LOCK, f"run {path}", wait_s)
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise
@@ -93,7 +105,7 @@ class RunFolder:
             "format": FORMAT,
             "arm": settings.arm,
             "seed": settings.seed,
-            "status": "running",
+            "status": RUNNING,
             "identity": settings_identity,
             "decoder": asdict(inputs.decoder),
             "fingerprints": prints,
@@ -110,6 +122,22 @@ class RunFolder:
         self.facts |= {"status": "finished", "cursor": cursor, "consumed_hash": consumed_hash}
         self._write()
 
+    def stop(self, number: int) -> None:
+        """Record that signal `number` ended this attempt, unless the run is finished. Any thread may call it."""
+        if not self._writing.acquire(timeout=STOP_S):
+            return
+        try:
+            attempts = self.facts.get("lives", [])
+            if self.facts.get("status") != RUNNING or not attempts:
+                return
+            name = signal.Signals(number).name
+            end = {"signal": name, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+            stopped = {"status": f"stopped by {name}", "lives": [*attempts[:-1], {**attempts[-1], "stopped": end}]}
+            self.facts |= stopped
+            self._write_now()
+        finally:
+            self._writing.release()
+
     @property
     def finished(self) -> bool:
         """Is the run finished?"""
@@ -120,6 +148,10 @@ class RunFolder:
         self._lock.release()
 
     def _write(self) -> None:
+        with self._writing:
+            self._write_now()
+
+    def _write_now(self) -> None:
         write_text(self.path / RUN, as_text({**self.facts, "checksum": checksum_of(self.facts)}))
 
 
@@ -138,6 +170,8 @@ def admit(
         return [change for change in changes(old, asked) if not (replanned and change.field == "fingerprints.order")]
 
     accepted = []
+    if not over:
+        check_batch_size(path, facts, settings, inputs.order, found)
     if facts:
         accepted = differences(flat(facts["identity"], facts["fingerprints"], facts.get("decoder", {})))
         if accepted and over:
@@ -181,10 +215,10 @@ def _readable(checkpoints: Path) -> Manifest | None:
 
 
 def check_output(path: Path) -> None:
-    """Raise ValueError when a folder cannot become a RUN, or holds other files that a run would replace."""
+    """Raise ValueError unless a folder is absent, empty, a RUN or the leftovers of one, and can be written."""
     try:
         nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
-        there = {entry.name for entry in os.scandir(path)} if path.is_dir() else set()
+        foreign = _foreign(path) if path.is_dir() else []
     except OSError as error:
         raise ValueError(
             f"output={path} cannot be read ({error}): choose a folder this user can read and write"
@@ -196,8 +230,21 @@ def check_output(path: Path) -> None:
         raise ValueError(
             f"output={path} cannot be written ({nearest} is read-only): choose a folder this user can write to"
         )
-    if not there & {RUN, ".lock", CHECKPOINTS} and (replaced := sorted(there & {MANIFEST, *FILES, EXPORT})):
-        raise ValueError(f"output={path} contains other files ({', '.join(replaced)}): choose a new folder")
+    if foreign:
+        raise ValueError(f"output={path} contains other files ({named(foreign)}): choose a new folder")
+
+
+def _foreign(path: Path) -> list[str]:
+    """Return the names of the files that show that a folder is neither empty, nor a RUN, nor the leftovers of one.
+
+    Raises ArtifactError for a run.json that is damaged or not of a run.
+    """
+    if (path / RUN).is_file():
+        read_run(path)
+        return []
+    if any((folder / MANIFEST).is_file() for folder in checkpoint.candidates(path / CHECKPOINTS)):
+        return []  # run.json was removed, to resume from the newest checkpoint
+    return others(path, (*OWN, *BYSTANDERS) if (path / LOCK).is_file() else BYSTANDERS)
 
 
 def refuse_links(path: Path) -> None:

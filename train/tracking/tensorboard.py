@@ -13,10 +13,10 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from train.records.layout import TENSORBOARD
 from train.tracking.metrics import NONFINITE, Record
 from train.tracking.settings import TrackerSettings
 
-FOLDER = "tensorboard"
 """Folder of the event files in a RUN."""
 
 
@@ -37,7 +37,7 @@ class EventFile:
         return cls(folder, resume_step)
 
     def __init__(self, folder: Path, resume_step: int) -> None:
-        self.folder = folder / FOLDER
+        self.folder = folder / TENSORBOARD
         self._shown = resume_step
         """The last step that readers are to keep, shown by an earlier attempt or by this one."""
         self._writer: RecordWriter | None = None

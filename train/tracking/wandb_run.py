@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.artifact.files import write_text
+from train.records.layout import WANDB_ID
 from train.tracking.metrics import NONFINITE, Record
 from train.tracking.panels import STEP, TOKENS
 from train.tracking.settings import TrackerSettings
 
 log = logging.getLogger(__name__)
 
-WANDB_ID = "wandb_id"
 OWN_KEYS = ("kind", "step", "tokens", NONFINITE)
 """Keys of a record that are logged under other names, or not at all."""
 

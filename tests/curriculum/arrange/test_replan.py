@@ -8,6 +8,9 @@ from curriculum.arrange.arrange import ArrangeSettings
 from curriculum.arrange.replan import ReplanSettings, times_of
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import verify
+from curriculum.audit.audit import audit
+from curriculum.audit.step_samples import samples_of_step
+from curriculum.order.sampler import CurriculumSampler
 from curriculum.preference import Pdpc, Shuffled, Tilt
 from curriculum.tokens.tokens import Tokens
 
@@ -132,3 +135,54 @@ def test_a_whole_child_is_reused(parent, child):
     old = parent()
     stamp = (child(old).folder / "ids.bin").stat().st_mtime_ns
     assert (child(old).folder / "ids.bin").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("size", [8, 24, 1])
+def test_the_tail_takes_another_batch_size(parent, child, size):
+    old = parent()
+    new = child(old, batch_size=size)
+    cursor = 7 * BATCH
+    assert (new.batch_size, new.batch_sizes) == (size, [[0, BATCH], [7, size]])
+    assert (new.first_step, new.first_cursor) == (7, cursor)
+    assert new.steps == 7 + -(-(len(old) - cursor) // size)
+    assert [new.cursor_after(step) for step in (0, 3, 7, 9, new.steps)] == [0, 48, cursor, cursor + 2 * size, len(new)]
+    steps = new.steps_of(np.arange(len(new)))
+    assert [int((steps == step).sum()) for step in (0, 6, 7, 8)] == [BATCH, BATCH, size, size]
+    assert sorted(new[:]) == sorted(old[:])
+    assert (new[:cursor] == old[:cursor]).all()
+    assert new.stage[len(new) - 1] == len(new.stage_ends)
+    result = audit(new, None, old)
+    assert result.sound, [check for check in result.checks if check.sound is False]
+    found = samples_of_step(new, 8)
+    assert found.ids_B.tolist() == new[cursor : cursor + size].tolist()
+    assert sum(len(samples_of_step(new, step).ids_B) for step in range(1, new.steps + 1)) == len(new)
+
+
+def test_a_resized_tail_is_replanned_again_before_and_after_the_change(parent, child, tmp_path):
+    first = child(parent(), batch_size=8)
+    again = child(first, from_step=9, batch_size=32, output=str(tmp_path / "again"))
+    assert again.batch_sizes == [[0, BATCH], [7, 8], [9, 32]]
+    assert again.first_cursor == 7 * BATCH + 2 * 8
+    assert (again[: again.first_cursor] == first[: again.first_cursor]).all()
+    assert audit(again, None, first).sound
+    kept = child(first, from_step=9, output=str(tmp_path / "kept"))
+    assert kept.batch_sizes == first.batch_sizes
+    back = child(first, from_step=5, batch_size=BATCH, output=str(tmp_path / "back"))
+    assert (back.batch_sizes, back.first_cursor) == ([[0, BATCH]], 0)
+
+
+def test_a_batch_size_below_one_is_refused(parent, child):
+    with pytest.raises(ValueError, match="batch_size=-4 must be at least 1"):
+        child(parent(), batch_size=-4)
+
+
+def test_a_sampler_reads_a_resized_order_from_the_change_on(parent, child):
+    order = child(parent(), batch_size=24)
+    cursor = order.first_cursor
+    ranks = [list(CurriculumSampler(order, 24, rank, 2, cursor)) for rank in range(2)]
+    assert [ids for step in zip(*ranks, strict=True) for part in step for ids in part] == order[cursor:].tolist()
+    assert len(CurriculumSampler(order, 24, 0, 1, cursor)) == order.steps - order.first_step
+    with pytest.raises(ValueError, match=rf"cursor=0 is in the part .* another size: it continues .* cursor={cursor}"):
+        CurriculumSampler(order, 24, 0, 1)
+    with pytest.raises(ValueError, match=f"use {cursor}, or {cursor + 24}"):
+        CurriculumSampler(order, 24, 0, 1, cursor + 8)

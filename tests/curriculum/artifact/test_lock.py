@@ -13,7 +13,7 @@ import time
 import pytest
 
 from curriculum.artifact.files import ArtifactError
-from curriculum.artifact.lock import Held, Lock
+from curriculum.artifact.lock import Held, Lock, is_held
 
 HOLD = """
 import sys, time
@@ -110,3 +110,16 @@ def test_a_file_that_cannot_be_written_is_an_error_of_the_disk(tmp_path):
     (tmp_path / "lock").mkdir()
     with pytest.raises(OSError, match="lock"):
         Lock(tmp_path / "lock", "run r")
+
+
+def test_is_held_tells_a_holder_from_a_killed_one_and_from_one_elsewhere(holder, tmp_path):
+    path = tmp_path / "lock"
+    assert is_held(path) is True
+    holder.kill()
+    holder.wait()
+    assert is_held(path) is False
+    assert is_held(tmp_path / "none") is False
+    path.write_text('{"pid": 1, "host": "another", "command": "pdpc train"}')
+    assert is_held(path) is None
+    Lock(path, "run r").release()
+    assert is_held(path) is False

@@ -198,3 +198,21 @@ def test_files_outside_are_named_checked_and_free_of_their_place(tmp_path):
     path.unlink()
     with pytest.raises(ArtifactError, match=r"data\.bin is missing, but .*thing reads it in place: restore it"):
         open_manifest(tmp_path / "there" / "thing", "tokens")
+
+
+def test_an_empty_folder_is_written_to_and_one_with_other_files_is_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    assert not reusable(tmp_path / "a", "thing", config={}, inputs={})
+    with create(tmp_path / "a", "thing", config={}) as draft:
+        (draft.path / "x").write_text("1")
+    assert reusable(tmp_path / "a", "thing", config={}, inputs={})
+    (tmp_path / "b").mkdir()
+    for number in range(7):
+        (tmp_path / "b" / f"{number}.jsonl").touch()
+    with pytest.raises(
+        ArtifactError, match=r"b contains other files \(0.jsonl, .*4.jsonl and 2 more\).*another output"
+    ):
+        reusable(tmp_path / "b", "thing", config={}, inputs={})
+    (tmp_path / "c").touch()
+    with pytest.raises(ArtifactError, match="c is a file"):
+        reusable(tmp_path / "c", "thing", config={}, inputs={})

@@ -79,3 +79,17 @@ def test_another_plan_and_a_second_writer_are_refused(tmp_path):
         other.begin()
     with other.held(), pytest.raises(ArtifactError, match=r"c is being written by another process \(pid"), other.held():
         pass
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "data.jsonl"])
+def test_a_folder_with_other_files_is_neither_cleared_nor_removed(tmp_path, name):
+    folder = ChunkFolder(tmp_path / "chunks", {"a": 1})
+    folder.folder.mkdir()
+    (folder.folder / name).write_text("mine")
+    with (
+        pytest.raises(ArtifactError, match=rf"contains other files \({name}\), and unfinished work is kept"),
+        folder.held(),
+    ):
+        pass
+    folder.remove()
+    assert [path.name for path in folder.folder.iterdir()] == [name]

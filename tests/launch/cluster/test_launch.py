@@ -108,8 +108,8 @@ def test_hostfile_out_of_a_slurm_shell(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_hostfile_without_ssh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = Hostfile(hosts=["a", "b"], ssh=False, environment={"X": "it's"})
-    dry(where, tmp_path, HARD)
-    script = tmp_path / "node.sh"
+    dry(where, tmp_path / "s", HARD)
+    script = tmp_path / "s" / "node.sh"
     assert f"b:  bash {script} 1" in capsys.readouterr().out
     subprocess.run(["bash", "-n", str(script)], check=True)
     fake = tmp_path / "bin"
@@ -122,7 +122,7 @@ def test_hostfile_without_ssh(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert got[got.index("--node_rank") + 1] == "1"
     assert subprocess.run(["bash", str(script)], capture_output=True, check=False).returncode != 0
     with pytest.raises(ValueError, match="one on each node"):
-        run(LaunchSettings(where, scripts=str(tmp_path)))
+        run(LaunchSettings(where, scripts=str(tmp_path / "s")))
 
 
 def put_program(path: Path, body: str) -> None:
@@ -158,8 +158,8 @@ def slurm_machine(tmp_path: Path) -> Path:
 
 def write_batch_script(machine: Path, *overrides: str, nodes: int = 2) -> Path:
     setup = [f'export PATH={machine}/bin:"$PATH"', 'echo "${NOT_SET}"']
-    dry(Slurm(nodes=nodes, gpus_per_node=4, setup=setup, environment={"X": "a b"}), machine, *overrides)
-    return machine / "train.sbatch"
+    dry(Slurm(nodes=nodes, gpus_per_node=4, setup=setup, environment={"X": "a b"}), machine / "s", *overrides)
+    return machine / "s" / "train.sbatch"
 
 
 def slurm_env() -> dict[str, str]:
@@ -174,7 +174,7 @@ def test_slurm_script_starts_a_launcher_on_each_node(slurm_machine: Path, capsys
         ["bash", str(script)], env=slurm_env(), capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    hosts = slurm_machine / "hostfile.17"
+    hosts = slurm_machine / "s" / "hostfile.17"
     assert hosts.read_text() == "n1 slots=4\nn2 slots=4\n"
     for rank in (0, 1):
         expected = ["--hostfile", str(hosts), "--no_ssh", "--node_rank", str(rank), "--master_addr", "n1"]
@@ -195,7 +195,7 @@ def test_slurm_script_signals_rank_0_and_requeues_before_the_time_limit(slurm_ma
             assert job.poll() is None
             time.sleep(0.02)
         if not started:
-            (slurm_machine / "roll.17" / "00000.pid").unlink()
+            (slurm_machine / "s" / "roll.17" / "00000.pid").unlink()
         job.send_signal(signal.SIGUSR1)
         assert job.wait(timeout=30) == 0
     finally:
@@ -370,3 +370,19 @@ def test_yaml_composes_and_repeats_the_defaults(name: str) -> None:
     assert values.pop("defaults") == [f"{name}_schema"]
     assert CLUSTERS[name](**values) == CLUSTERS[name]()
     assert set(values) == set(CLUSTERS[name].__dataclass_fields__)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "main.py"])
+def test_scripts_are_not_written_among_other_files(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=rf"scripts=.* contains other files \({name}\): choose a new folder"):
+        dry(Slurm(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_scripts_are_written_again_next_to_their_logs(tmp_path):
+    dry(Slurm(), tmp_path)
+    for name in ("pdpc-12.log", "hostfile.12"):
+        (tmp_path / name).touch()
+    (tmp_path / "roll.12").mkdir()
+    dry(Slurm(), tmp_path)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from curriculum.artifact.outputs import others
 from launch.cli import VERBS
-from launch.demo.demo import DemoSettings, _steps
+from launch.demo.demo import OWN, DemoSettings, _steps, run
 from train.config.compose import compose
 from train.config.flags import quoted
 
@@ -43,3 +44,23 @@ def test_every_step_composes_in_a_folder_with_a_hard_name():
         assert Path(settings.output).parent == root
         if verb == "report":
             assert settings.runs == {arm: str(root / f"run_{arm}") for arm in ("shuffled", "pdpc")}
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "photos"])
+def test_a_demo_is_not_run_among_other_files(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=rf"output=.* contains other files \({name}\): choose a new folder"):
+        run(DemoSettings(output=str(tmp_path)), lambda words: 1)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_a_demo_writes_is_its_own(tmp_path):
+    steps = [
+        step
+        for steps in _steps(DemoSettings(output=str(tmp_path)), tmp_path, tmp_path / "text").values()
+        for step in steps
+    ]
+    for words in steps:
+        path = Path(next(word for word in words if word.startswith("output=")).removeprefix("output="))
+        path.mkdir()
+    assert others(tmp_path, OWN) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from launch.cli import main
 from tests.conftest import write_text
 from tests.launch.executors.ray_cluster import losing_an_actor
+from tests.train.descendants import descendants
 
 CHUNKS = 9
 
@@ -89,3 +91,22 @@ def test_actors_of_a_ray_cluster_one_of_which_is_killed(words, expected, tmp_pat
         assert main(["prepare", *small, "chunk_bytes=500", "engine=ray", f"output={tmp_path / 'tokens'}"]) == 0
     assert killed
     assert files(tmp_path / "tokens") == expected
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.3])
+def test_ctrl_c_while_workers_start_prints_one_line(words, tmp_path, delay_s):
+    """A terminal sends SIGINT to the whole process group, workers that are still importing included."""
+    command = [sys.executable, "-m", "launch.cli", "prepare", *words, "processes=2", f"output={tmp_path / 'tokens'}"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while len(descendants(process.pid)) < 3 and time.monotonic() < deadline:  # two workers and the resource tracker
+        assert process.poll() is None
+        time.sleep(0.005)
+    time.sleep(delay_s)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    assert "Traceback" not in out
+    assert out.count("interrupted; run the same command again to resume") == 1

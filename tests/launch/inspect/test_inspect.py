@@ -162,6 +162,17 @@ def test_a_picture_shows_buckets_scores_and_sources(capsys, order, material, tmp
         assert first.startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", ["photo.png", "drawing.svg"])
+def test_a_picture_replaces_an_earlier_one_and_nothing_else(order, tmp_path, capsys, name):
+    path = tmp_path / name
+    for _ in range(2):
+        inspect(capsys, order.folder, f"picture={path}")
+    path.write_bytes(b"mine")
+    assert main(["inspect", str(order.folder), f"picture={path}"]) == 2
+    assert f"picture={path} exists and was not written by this command: choose a new file" in capsys.readouterr().err
+    assert path.read_bytes() == b"mine"
+
+
 def test_a_picture_without_scores_shows_only_the_buckets(capsys, order, tmp_path):
     inspect(capsys, order.folder, f"picture={tmp_path / 'plan.svg'}")
     text = (tmp_path / "plan.svg").read_text()
@@ -273,7 +284,7 @@ def test_a_run_knows_its_order_and_what_it_consumed(capsys, trained, order):
     assert "loss_strong" in text
     assert "the run has not reached this step" in inspect(capsys, trained, "--step", STEPS_DONE + 1)
     whole = inspect(capsys, trained)
-    assert f"RUN {trained}: arm pdpc, seed 4, running" in whole
+    assert f"RUN {trained}: arm pdpc, seed 4, not running (it was killed or failed: its lock is free)" in whole
     assert "mean pd" in whole
 
 

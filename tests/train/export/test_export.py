@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models
 from models.config import DecoderConfig
 from models.decoder import build
 from models.huggingface import export, load
+from models.huggingface.card import TAG
 from train.export.export import export_checkpoint, replaced
 
 
@@ -81,6 +82,18 @@ def test_an_export_never_replaces_a_foreign_folder(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_an_export_never_replaces_a_downloaded_model_or_files_added_to_an_export(tmp_path):
+    write(tmp_path / "hf")
+    (tmp_path / "hf" / "quantized.gguf").write_text("mine")
+    with pytest.raises(ValueError, match=r"contains other files \(quantized.gguf\), which an export would remove"):
+        write(tmp_path / "hf")
+    (tmp_path / "hf" / "quantized.gguf").unlink()
+    write(tmp_path / "hf")
+    (tmp_path / "hf" / "README.md").write_text("---\ntags:\n- llama\n---\n# Llama\n")
+    with pytest.raises(ValueError, match="is not an exported model"):
+        write(tmp_path / "hf")
+
+
 def test_an_export_that_lacks_fields_of_config_json_is_written_again(tmp_path, monkeypatch):
     """As by an earlier version, whose exports transformers 4 read with another rope_theta."""
     config = DecoderConfig(2, 32, 4, 2, 48, vocab_size=97, max_seq_len=64, rope_theta=500000.0)
@@ -90,7 +103,7 @@ def test_an_export_that_lacks_fields_of_config_json_is_written_again(tmp_path, m
     state = build(config, 0).state_dict()
     chosen = SimpleNamespace(sources=[tmp_path], how="trained, step 4", read=lambda: (config, state))
     monkeypatch.setattr("train.export.export.read_run", lambda folder: {})
-    monkeypatch.setattr("train.export.export.run_card", lambda *_: "a card")
+    monkeypatch.setattr("train.export.export.run_card", lambda *_: f"{TAG}\na card")
     monkeypatch.setattr(
         "train.export.export.open_manifest", lambda *_: SimpleNamespace(facts={"model": asdict(config)})
     )

@@ -141,7 +141,7 @@ def test_an_unfinished_run_is_shown_up_to_its_last_record(metrics, make_run, tmp
     value = json.loads(path.with_suffix(".json").read_text())
     assert value["headlines"][0].startswith("So far, at 2.00k tokens (1 seed each), pdpc is 0.1000 nats per token")
     notes = " ".join(value["notes"])
-    assert "pdpc: the run is not finished (status: running)" in notes
+    assert "pdpc: the run is not finished (status: not running (it was killed or failed" in notes
     assert "is torn and was ignored" in notes
     assert "pdpc: no evaluation at 3000, 4000 tokens; nothing is compared there." in notes
     assert "not evaluated" in path.read_text("utf-8")
@@ -220,3 +220,19 @@ def test_an_arm_that_has_learnt_nothing_is_named(make_run):
     (text,) = [text for text in warnings if "learnt next to nothing" in text]
     assert text.startswith("shuffled is no better than guessing: 4.000 nats per token")
     assert "after 40 steps at a learning rate of 0.001" in text
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.csv", "report.json"])
+def test_a_report_does_not_replace_a_file_of_something_else(comparison, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(ValueError, match=rf"{name} exists and was not written by this command: choose a new file"):
+        made(comparison, tmp_path)
+    assert {file.name: file.read_text() for file in (tmp_path / "out").iterdir()} == {name: "mine"}
+
+
+def test_figures_are_not_written_among_other_files(comparison, tmp_path):
+    (tmp_path / "out" / "report_figures").mkdir(parents=True)
+    (tmp_path / "out" / "report_figures" / "photo.png").touch()
+    with pytest.raises(ValueError, match=r"report_figures contains other files \(photo.png\)"):
+        made(comparison, tmp_path, figures=True)

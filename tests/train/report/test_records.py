@@ -1,8 +1,10 @@
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from curriculum.artifact.lock import Lock
 from train.report.records import finite, read_metrics, read_run
 
 
@@ -97,3 +99,15 @@ def test_a_run_file_that_is_not_json_is_an_error(make_run):
     (folder / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"run\.json is not JSON"):
         read_run("pdpc", folder)
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_run_marked_as_running_is_running_only_while_its_lock_is_held(make_run, holds):
+    folder = make_run("pdpc")
+    info = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**info, "status": "running"}))
+    with Lock(folder / ".lock", "run") if holds else nullcontext():
+        run = read_run("pdpc", folder)
+    status = "running" if holds else "not running (it was killed or failed: its lock is free)"
+    assert run.fact("status") == status
+    assert f"the run is not finished (status: {status}); results so far are shown" in run.notes

@@ -1,6 +1,7 @@
 """What binds the attempts of a run: every setting has its place, and changes are judged by name."""
 
 import json
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -184,13 +185,59 @@ def claimed(tmp_path):
     run.release()
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "config.json", "metrics.jsonl", "export"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "manifest.json",
+        "config.json",
+        "metrics.jsonl",
+        "export",
+        "d.jsonl",
+        "notes.txt",
+        "checkpoint-500",
+        "checkpoints",
+    ],
+)
 def test_a_folder_with_other_files_is_no_output(tmp_path, name):
     (tmp_path / name).write_text("not of a run")
-    (tmp_path / "notes.txt").write_text("does no harm")
+    (tmp_path / ".gitkeep").touch()
     with pytest.raises(ValueError, match=rf"contains other files \({name}\): choose a new folder"):
         RunFolder.claim(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {name, "notes.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {name, ".gitkeep"}
+
+
+def test_another_programs_checkpoints_and_run_json_are_no_run(tmp_path):
+    (tmp_path / "checkpoints" / "step_00000500").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"contains other files \(checkpoints\)"):
+        RunFolder.claim(tmp_path)
+    (tmp_path / "run.json").write_text('{"name": "mine"}')
+    with pytest.raises(ValueError, match="it is not a run of pdpc train"):
+        RunFolder.claim(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "run.json"}
+
+
+@pytest.mark.parametrize("names", [[], ["lost+found"], ["slurm-12.out", "train.log"], [".lock", "config.yaml"]])
+def test_an_empty_folder_logs_and_what_a_killed_start_leaves_are_an_output(tmp_path, names):
+    for name in names:
+        (tmp_path / name).touch()
+    RunFolder.claim(tmp_path).release()
+
+
+def test_a_signal_is_recorded_unless_the_run_is_finished(tmp_path):
+    facts = {"arm": "a", "seed": 0, "parameters": 1, "paths": {}, "identity": {}, "fingerprints": {}, "versions": {}}
+    run = RunFolder.claim(tmp_path)
+    run.stop(signal.SIGINT)
+    assert not (tmp_path / "run.json").exists()
+    run.facts = {**facts, "format": 2, "status": "running", "lives": [{"step": 0}, {"step": 4}]}
+    run.stop(signal.SIGTERM)
+    found = read_run(tmp_path)
+    assert (found["status"], found["lives"][0]) == ("stopped by SIGTERM", {"step": 0})
+    assert found["lives"][1]["stopped"]["signal"] == "SIGTERM"
+    run.facts["status"] = "running"
+    run.finish(5, "0" * 16)
+    run.stop(signal.SIGINT)
+    assert read_run(tmp_path)["status"] == "finished"
+    run.release()
 
 
 def test_a_folder_that_cannot_be_created_is_no_output(tmp_path):

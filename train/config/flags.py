@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from os import PathLike, fspath
 from types import UnionType
@@ -23,6 +23,7 @@ def as_overrides(
     *schemas: type,
     first: str | None = None,
     choices: Mapping[str, Mapping[str, type]] | None = None,
+    named: Callable[[list[str]], list[str]] | None = None,
 ) -> list[str]:
     """Return command-line arguments as Hydra overrides.
 
@@ -30,7 +31,8 @@ def as_overrides(
     that is an override or a flag itself, or the setting is a bool. Types come from the settings dataclasses `schemas`
     and from the options of `choices` (as in `compose`). If a setting is text, its flag's value is taken literally;
     otherwise Hydra parses it. The flag of a list may be repeated: `--accept-change a --accept-change b` means
-    `accept_change=[a,b]`. With `first`, the first argument that is none of these is the text of that key.
+    `accept_change=[a,b]`. With `first`, the first argument that is none of these is the text of that key; with `named`,
+    all of them are given to that function, which returns overrides.
     """
 
     def kind_of(key: str) -> Any:
@@ -41,13 +43,17 @@ def as_overrides(
         return not word.startswith(("--", "~", "+")) and kind_of(word.partition("=")[0]) is None
 
     overrides: list[str] = []
+    free: list[str] = []
     members: dict[str, list[str]] = {}
     index = 0
     while index < len(words):
         word = words[index]
         index += 1
         if not word.startswith("--"):
-            if first and (_is_value(word) or (is_value(word) and os.path.exists(word))):
+            keyless = _is_value(word) or (is_value(word) and os.path.exists(word))
+            if named and keyless:
+                free.append(word)
+            elif first and keyless:
                 overrides.append(f"{first}={quoted(word)}")
                 first = None
             else:
@@ -66,6 +72,7 @@ def as_overrides(
             members.setdefault(key, []).append(quoted(value) if _is_text(get_args(kind)[0]) else value)
         else:
             overrides.append(f"{key}={quoted(value) if _is_text(kind) else value}")
+    overrides += named(free) if named and free else []
     return [*overrides, *(f"{key}=[{','.join(values)}]" for key, values in members.items())]
 
 
@@ -81,7 +88,7 @@ def as_typed(
     list.
     """
     typed = {group: _chosen(group, options, words) for group, options in (choices or {}).items()}
-    return [_typed(word, schemas, typed) for word in words]
+    return [_typed(words, index, schemas, typed) for index in range(len(words))]
 
 
 def _chosen(group: str, options: Mapping[str, type], words: Sequence[str]) -> Mapping[str, type]:
@@ -90,25 +97,39 @@ def _chosen(group: str, options: Mapping[str, type], words: Sequence[str]) -> Ma
     return {names[-1]: options[names[-1]]} if names and names[-1] in options else options
 
 
-def _typed(word: str, schemas: Sequence[type], choices: Mapping[str, Mapping[str, type]]) -> str:
-    name, equals, value = word.partition("=")
+def _typed(words: Sequence[str], index: int, schemas: Sequence[type], choices: Mapping[str, Mapping[str, type]]) -> str:
+    name, equals, value = words[index].partition("=")
     key = name.lstrip("+")
     kind = _kind_of(key, schemas, choices) if equals else None
-    value = value.strip(" \t") if value.strip(" \t")[:1] in ("[", "{", "'", '"') else value
-    if value == "" or kind is None or (get_origin(kind) in (list, dict) and ("${" in value or value == "null")):
-        return word
+    if kind is None or value == "":
+        return words[index]
+    if get_origin(kind) is list and value.strip()[:1] == "[" and not value.strip().endswith("]"):
+        _check_unsplit(key, value, words[index + 1 :])
+    return f"{name}={_value(key, value, kind)}"
+
+
+def _value(key: str, value: str, kind: Any) -> str:
+    """Return a value so that Hydra reads the texts in it as they were typed."""
+    if (bare := value.strip(" \t"))[:1] in ("[", "{", "'", '"'):
+        value = bare
     if kind is Any:  # a text, or a list of texts
-        kind = list[str] if value.startswith("[") and value.endswith("]") else str
+        kind = list[str] if _is_list(value) else str
     if _is_text(kind):
-        return f"{name}={_literal(key, value, kind)}"
-    if get_origin(kind) is dict and _is_text(get_args(kind)[1]) and value.startswith("{") and value.endswith("}"):
-        pairs = [_pair(key, entry, get_args(kind)[1]) for entry in _entries(key, value)]
-        return f"{name}={{{','.join(pairs)}}}"
-    if get_origin(kind) is list and not (value.startswith("[") and value.endswith("]")):
-        raise ValueError(_list_needed(key, value, get_args(kind)[0]))
-    if get_origin(kind) is list and _is_text(get_args(kind)[0]):
-        return f"{name}=[{','.join(_literal(key, entry, str, listed=True) for entry in _entries(key, value))}]"
-    return word
+        return _literal(key, value, kind)
+    inner = get_args(kind)[-1] if get_origin(kind) in (list, dict) else None
+    if inner is None or "${" in value or _is_null(value):
+        return value
+    if get_origin(kind) is list and not _is_list(value):
+        raise ValueError(_list_needed(key, value, inner))
+    if get_origin(kind) is list and _is_text(inner):
+        return f"[{','.join(_literal(key, entry, inner, listed=True) for entry in _entries(key, value))}]"
+    if get_origin(kind) is dict and (inner is Any or _is_text(inner)) and value[0] == "{" and value[-1] == "}":
+        return f"{{{','.join(_pair(key, entry, inner) for entry in _entries(key, value))}}}"
+    return value
+
+
+def _is_list(value: str) -> bool:
+    return value.startswith("[") and value.endswith("]")
 
 
 def _literal(key: str, value: str, kind: Any, listed: bool = False) -> str:
@@ -135,7 +156,7 @@ def _pair(key: str, entry: str, kind: Any) -> str:
     name, colon, value = entry.partition(":")
     if not colon or not value.strip():
         raise ValueError(f"{key}: {entry!r} is not NAME: TEXT: write {key}.NAME=TEXT")
-    return f"{name.strip()}: {_literal(f'{key}.{name.strip()}', value.strip(), kind)}"
+    return f"{name.strip()}: {_value(f'{key}.{name.strip()}', value.strip(), kind)}"
 
 
 def _entries(key: str, value: str) -> list[str]:
@@ -166,15 +187,27 @@ def _entries(key: str, value: str) -> list[str]:
     return found
 
 
+def _check_unsplit(key: str, value: str, after: Sequence[str]) -> None:
+    """Raise ValueError, with the word to type, if the shell split a list at its spaces."""
+    if sum(BRACKETS.get(character, 0) for character in value) <= 0:
+        return
+    end = next((n for n, word in enumerate(after, start=1) if "=" in word or word.endswith("]")), 0)
+    whole = " ".join([value, *after[:end]])
+    whole = whole if _is_list(whole) else f"{value}]"
+    raise ValueError(f"{key}: {value} has no closing bracket: write {shlex.quote(f'{key}={whole}')}")
+
+
 def _list_needed(key: str, value: str, kind: Any) -> str:
     """Return the message for a list setting that was not given a list, with the words to type."""
-    if value.startswith("["):
-        return f"{key}: {value} has no closing bracket: the shell splits at spaces, so quote the word: '{key}=[A, B]'"
-    listed = shlex.quote(f"{key}=[{value}]")
-    if _is_text(kind) and "," in value:
+    if QUOTED.fullmatch(value):
+        listed = value[1:-1] if _is_list(value[1:-1]) else f"[{value}]"
+        return f"{key} is a list: write {shlex.quote(f'{key}={listed}')}"
+    listed = f"[{_shown(value)}]" if value.startswith("[") else f"[{value}]"
+    words = shlex.quote(f"{key}={listed}")
+    if _is_text(kind) and "," in value and not value.startswith("["):
         one = shlex.quote(f"{key}=[{_shown(value)}]")
-        return f"{key} is a list: write {listed} for the entries {value}, or {one} for one entry with these characters"
-    return f"{key} is a list: write {listed}"
+        return f"{key} is a list: write {words} for the entries {value}, or {one} for one entry with these characters"
+    return f"{key} is a list: write {words}"
 
 
 def _read(value: str) -> Any:

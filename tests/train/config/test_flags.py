@@ -173,10 +173,18 @@ def test_an_entry_of_a_list_takes_the_characters_that_were_typed(text):
     assert found.places["pdpc"] == [text.strip(), "b"]
 
 
+def test_a_list_that_the_shell_split_is_printed_whole():
+    with pytest.raises(SettingsError, match=r"\[a b, has no closing bracket: write 'input\.paths=\[a b, c, d\]'"):
+        compose("prepare", VERBS["prepare"].load()[0], ["input.paths=[a b,", "c,", "d]"])
+
+
 def test_a_mapping_takes_the_characters_that_were_typed():
     schema, _, choices = VERBS["score"].load()
     words = ["tokens=t", "output=o", "models={weak: 1e3, strong: 'b,c', third: a:b}"]
     assert compose("score", schema, words, choices).models == {"weak": "1e3", "strong": "b,c", "third": "a:b"}
+    schema, _, choices = VERBS["report"].load()
+    found = compose("report", schema, ["runs={shuffled: 2024_06_01, 1.3b: [1e3,'x']}"], choices)
+    assert found.places == {"shuffled": ["2024_06_01"], "1.3b": ["1e3", "x"]}
 
 
 @pytest.mark.parametrize(
@@ -203,6 +211,10 @@ def test_hydras_null_quotes_and_escapes_keep_their_meaning(value, text):
         ("prepare", "input.paths=a b,c", "input.paths", [["a b", "c"], ["a b,c"]]),
         ("prepare", "input.paths=[a(,b]", "input.paths", [["a(", "b"]]),
         ("prepare", "input.paths=[[a]]", "input.paths", [["[a]"]]),
+        ("prepare", "input.paths=[x]y", "input.paths", [["[x]y"]]),
+        ("prepare", 'input.paths="[c#1]"', "input.paths", [["c#1"]]),
+        ("prepare", "input.paths='a, b'", "input.paths", [["a, b"]]),
+        ("prepare", "input.paths=[a#b", "input.paths", [["a#b"]]),
         ("prepare", "output=[a,'b']", "output", ["[a,'b']"]),
         ("prepare", 'output={a: "b"}', "output", ['{a: "b"}']),
         ("report", "runs.shuffled={a: b}", "runs.shuffled", ["{a: b}"]),

@@ -38,6 +38,8 @@ class Verb:
     """Second argument of the function: overrides, to pass to other processes, or pdpc, which runs a verb."""
     first: str | None = None
     """Key for a first word without "=": `pdpc inspect ORDER` is `pdpc inspect folder=ORDER`."""
+    named: str | None = None
+    """Instead: path of a function that turns all words without "=" into overrides."""
     choices: Mapping[str, str] = field(default_factory=dict)
     """Config groups that select a type, with the path of each registry."""
     also: Sequence[str] = ()
@@ -119,13 +121,14 @@ VERBS: dict[str, Verb] = {
             "compare runs on one HTML page; with --wandb, upload a run to W&B",
             "train.report:ReportSettings",
             "train.report:run",
-            first="runs.run",
+            named="train.report.settings:named_by_arm",
         ),
         Verb(
             "export",
             "export a run's newest checkpoint in Hugging Face format",
             "launch.export:ExportSettings",
             "launch.export:run",
+            first="run",
         ),
         Verb(
             "megatron",
@@ -215,9 +218,9 @@ def _run(verb: Verb, words: list[str]) -> int:
 
     settings_class, run, choices = verb.load()
     schemas = [settings_class, *map(_imported, verb.also)]
-    overrides = as_overrides(
-        [word for word in words if not asks_help([word])], *schemas, first=verb.first, choices=choices
-    )
+    given = [word for word in words if "=" in word] if asks_help(words) else words
+    named = _imported(verb.named) if verb.named else None
+    overrides = as_overrides(given, *schemas, first=verb.first, choices=choices, named=named)
     if "preference" in choices:
         from curriculum.preference.own import with_own
 

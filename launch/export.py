@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.export.choice import check_choice
+from train.records.layout import EXPORT
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +20,8 @@ class ExportSettings:
 
     run: str
     """RUN folder."""
-    output: str
-    """Output folder, in Hugging Face format."""
+    output: str | None = None
+    """Output folder, in Hugging Face format. null: RUN/export, where a finished run has its last weights in fp32."""
     dtype: str = "fp32"
     """fp32 or bf16."""
     weights: str = "last"
@@ -32,6 +33,8 @@ class ExportSettings:
         check_choice(self.weights, self.average)
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r} is unknown: use one of {', '.join(DTYPES)}")
+        if self.output is None and (self.dtype, self.weights, self.average) != (DTYPES[0], "last", 1):
+            raise ValueError("output has no value, and RUN/export holds the last weights in fp32: give output=FOLDER")
 
 
 def run(settings: ExportSettings) -> None:
@@ -40,5 +43,6 @@ def run(settings: ExportSettings) -> None:
     from train.export.weights import choose_weights
 
     chosen = choose_weights(Path(settings.run), settings.weights, settings.average)
-    written = export_checkpoint(Path(settings.run), Path(settings.output), settings.dtype, chosen)
-    log.info("exported %s to %s" if written else "reused: %s is already exported to %s", settings.run, settings.output)
+    output = Path(settings.run) / EXPORT if settings.output is None else Path(settings.output)
+    written = export_checkpoint(Path(settings.run), output, settings.dtype, chosen)
+    log.info("exported %s to %s" if written else "reused: %s is already exported to %s", settings.run, output)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import FrozenInstanceError, fields, is_dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_origin
 
 from train.config.check import check_files, check_settings, check_words
+from train.config.flags import as_typed
 from train.config.secrets import without_secrets
 
 if TYPE_CHECKING:
@@ -52,19 +54,45 @@ def compose(
     except ValueError as error:
         raise SettingsError(_short(f"{verb}: {error}")) from None
     choices = choices or {}
+    known = sorted({*_keys(schema), *(f"{g}.{k}" for g, o in choices.items() for t in o.values() for k in _keys(t))})
     try:
+        overrides = as_typed(overrides, schema, choices=choices)
+        for word in overrides:
+            _check_value(verb, word, known)
         settings = cast(T, OmegaConf.to_object(_composed(verb, schema, overrides, choices)))
         check_settings(settings)
         return settings
     except (HydraException, OmegaConfBaseException, FrozenInstanceError) as error:
-        known = sorted(
-            {*_keys(schema), *(f"{g}.{k}" for g, o in choices.items() for t in o.values() for k in _keys(t))}
-        )
         raise SettingsError(_short(_explain(verb, error, known, choices))) from None
     except YAMLError as error:
         raise SettingsError(_short(f"{verb}: not YAML: {' '.join(str(error).split())}: fix the file")) from None
     except ValueError as error:
         raise SettingsError(_short(f"{verb}: {error}")) from None
+
+
+def _check_value(verb: str, word: str, known: Collection[str]) -> None:
+    """Raise ValueError for a value that cannot be read, or that asks Hydra for several runs: `seed=0,1`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ValueType
+    from hydra.errors import HydraException
+
+    once = f"pdpc {verb} takes one value per setting, it does not sweep: run it once per value"
+    key, _, value = word.partition("=")
+    if word == "-m" or key in ("multirun", "--multirun"):
+        raise ValueError(f"{word}: {once}")
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException:
+        if value and key.lstrip("+") in known and not (CONFIGS / key.lstrip("+")).is_dir():
+            raise ValueError(f"{word} cannot be read: give a value of the right type") from None
+        return  # Hydra's own message says what is wrong with the key
+    if not override.is_sweep_override():
+        return
+    listed = override.value_type in (ValueType.SIMPLE_CHOICE_SWEEP, ValueType.CHOICE_SWEEP, ValueType.RANGE_SWEEP)
+    values = [str(one) for one in islice(override.sweep_string_iterator(), 4)] if listed else ["VALUE"]
+    each = ", then ".join(shlex.quote(f"{override.key_or_group}={one}") for one in values[:3])
+    more = ", and so on" if len(values) > 3 else ""
+    raise ValueError(f"{word} names several values, but {once}, with {each}{more}, each with its own output")
 
 
 def _composed(
@@ -182,6 +210,12 @@ def _near_leaves(leaf: str, known: list[str]) -> list[str]:
     return [key for key in known if key.split(".")[-1] in leaves]
 
 
+def _unknown(verb: str, key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=3) or _near_leaves(key.split(".")[-1], known)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"pdpc {verb} --help lists them"
+    return f"unknown key {key!r}: {hint}"
+
+
 def _explain(verb: str, error: Exception, known: list[str], choices: Mapping[str, Mapping[str, type]]) -> str:
     cause = error.__cause__ if error.__cause__ is not None else error
     text = str(error)
@@ -192,9 +226,7 @@ def _explain(verb: str, error: Exception, known: list[str], choices: Mapping[str
         key = next(group for group in unknown.groups() if group)
         full = re.search(r"full_key: (\S+)", str(cause))
         key = full.group(1) if full and full.group(1).endswith(key) else key
-        near = difflib.get_close_matches(key, known, n=3) or _near_leaves(key.split(".")[-1], known)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"pdpc {verb} --help lists them"
-        return f"{verb}: unknown key {key!r}: {hint}"
+        return f"{verb}: {_unknown(verb, key, known)}"
     missing = re.search(r"missing mandatory value: (\S+)", text)
     if missing:
         key = re.search(r"full_key: (\S+)", text)
@@ -206,13 +238,15 @@ def _explain(verb: str, error: Exception, known: list[str], choices: Mapping[str
         file = re.match(r"In '([^']+)': ", first)
         if file:  # from a YAML file, not an override: Hydra puts the file's name first
             first = f"{rest[0]} in {file.group(1)}.yaml"
-        if "is not a ListConfig" in first:
+        if "is not a ListConfig" in first:  # in a YAML file
             return f"{verb}: {wrong.group(1)} is a list: write {wrong.group(1)}=[...], with commas between its entries"
         return f"{verb}: {wrong.group(1)}: {first}: give a value of the right type"
     unread = re.search(r"LexerNoViableAltException: ([^=\s]+)=(.*)", text)
     if unread:
-        key, value = unread.group(1).lstrip("+"), unread.group(2).strip()
-        return f"{verb}: {key}: {value} has characters that need quotes: write --{key} {shlex.quote(value)}"
+        key = unread.group(1).lstrip("+")
+        if not (CONFIGS / key).is_dir():
+            return f"{verb}: {_unknown(verb, key, known)}"
+        return f"{verb}: {key}={unread.group(2).strip()} is unknown: use one of {', '.join(options_of(key))}"
     group = re.search(r"Could not find '([^']+)/([^']+)'", text)
     if group:
         name, option = group.groups()

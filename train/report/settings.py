@@ -1,8 +1,13 @@
 """Settings of `pdpc report`."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from train.config.flags import quoted
+from train.records.run_json import read_run
 
 WANDB = "wandb:"
 """Prefix of the address of a run in W&B."""
@@ -15,7 +20,8 @@ class ReportSettings:
 
     runs: dict[str, Any] = field(default_factory=dict)
     """Arm name to run folder, or to a list of run folders that differ only in the seed; wandb:ENTITY/PROJECT/RUN_ID
-    reads a run from W&B. Must contain the baseline and at least one other arm."""
+    reads a run from W&B. Must contain the baseline and at least one other arm. `pdpc report RUN RUN` takes the names of
+    the arms from the runs."""
     baseline: str = "shuffled"
     """Arm in `runs` that the others are compared with."""
     output: str = "report.html"
@@ -63,6 +69,22 @@ class ReportSettings:
             )
         if not self.title.strip():
             raise ValueError("title is empty: give the page a heading")
+
+
+def named_by_arm(words: Sequence[str]) -> list[str]:
+    """Return RUN folders as overrides of `runs`, under the arm that each run records; one arm's are its seeds.
+
+    Raises ValueError for a run in W&B, whose arm is not known here, and ArtifactError for what is not a RUN folder.
+    """
+    runs: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith(WANDB):
+            raise ValueError(f"{word} needs the name of its arm: write runs.NAME={word}")
+        runs.setdefault(str(read_run(Path(word))["arm"]), []).append(word)
+    for name, places in runs.items():
+        _check_arm(name, places)
+    listed = {name: ",".join(map(quoted, places)) for name, places in runs.items()}
+    return [f"runs={{{name}: {text if len(runs[name]) == 1 else f'[{text}]'}}}" for name, text in listed.items()]
 
 
 def _check_arm(name: str, runs: Any) -> None:

@@ -1,5 +1,7 @@
 """The command line: flags, positional arguments, and text that composes to itself whatever its content."""
 
+import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +13,9 @@ from omegaconf import OmegaConf
 
 from launch.cli import VERBS
 from launch.cluster.launch import CLUSTERS, LaunchSettings
-from train.config.compose import compose
-from train.config.flags import as_overrides, quoted
+from tests.needed import REQUIRED
+from train.config.compose import SettingsError, compose
+from train.config.flags import as_overrides, as_typed, quoted
 from train.settings import TrainSettings
 
 PARSER = OverridesParser.create()
@@ -123,3 +126,127 @@ def test_flags_of_a_choice_and_of_the_run_that_is_launched_have_their_types():
     words = ["--cluster.partition", "1e3", "--cluster.nodes=2", "--accept-change", "seed"]
     found = as_overrides(words, LaunchSettings, TrainSettings, choices={"cluster": CLUSTERS})
     assert found == ["cluster.partition='1e3'", "cluster.nodes=2", "accept_change=[seed]"]
+
+
+TYPED = [
+    "2024_06_01",
+    "1e3",
+    "1.10",
+    "true",
+    "null",
+    "1_1_1",
+    "-0",
+    "nan",
+    ".5",
+    "log(pd)",
+    "choice(a,b)",
+    "a=b",
+    "c#1",
+]
+TYPED += ["epoch=999-step=87999.ckpt", "\u65e5\u672c", "mlx5_0:1,mlx5_3:1", "a|b", "p[01].jsonl", "[ab].jsonl", "it's"]
+TYPED += ["user@host", "50%", "C:\\d", "~/x", "a: b", " x ", "'a'b'"]
+"""Values that Hydra reads as something else, or not at all."""
+
+
+@pytest.mark.parametrize("text", TYPED)
+def test_a_text_setting_takes_the_characters_that_were_typed(text):
+    schema, _, choices = VERBS["prepare"].load()
+    assert compose("prepare", schema, ["input.paths=[x]", f"output={text}"], choices).output == text
+    schema, _, choices = VERBS["score"].load()
+    words = ["tokens=t", "output=o", f"models.weak={text}", "models.strong=s"]
+    assert compose("score", schema, words, choices).models["weak"] == text
+    schema, _, choices = VERBS["report"].load()
+    found = compose("report", schema, ["runs.shuffled=a", f"runs.pdpc={text}"], choices)
+    assert found.places["pdpc"] == [text]
+    schema, _, choices = VERBS["arrange"].load()
+    words = ["tokens=t", "scores=s", "output=o", f"preference.score={text}"]
+    assert compose("arrange", schema, words, choices).preference.score == text
+
+
+@pytest.mark.parametrize("text", [text for text in TYPED if "," not in text or "(" in text])
+def test_an_entry_of_a_list_takes_the_characters_that_were_typed(text):
+    schema, _, choices = VERBS["prepare"].load()
+    found = compose("prepare", schema, [f"input.paths=[{text}, b ,'c,d']"], choices).input.paths
+    assert found == [text.strip(), "b", "c,d"]
+    schema, _, choices = VERBS["report"].load()
+    found = compose("report", schema, ["runs.shuffled=a", f"runs.pdpc=[{text},b]"], choices)
+    assert found.places["pdpc"] == [text.strip(), "b"]
+
+
+def test_a_list_that_the_shell_split_is_printed_whole():
+    with pytest.raises(SettingsError, match=r"\[a b, has no closing bracket: write 'input\.paths=\[a b, c, d\]'"):
+        compose("prepare", VERBS["prepare"].load()[0], ["input.paths=[a b,", "c,", "d]"])
+
+
+def test_a_mapping_takes_the_characters_that_were_typed():
+    schema, _, choices = VERBS["score"].load()
+    words = ["tokens=t", "output=o", "models={weak: 1e3, strong: 'b,c', third: a:b}"]
+    assert compose("score", schema, words, choices).models == {"weak": "1e3", "strong": "b,c", "third": "a:b"}
+    schema, _, choices = VERBS["report"].load()
+    found = compose("report", schema, ["runs={shuffled: 2024_06_01, 1.3b: [1e3,'x']}"], choices)
+    assert found.places == {"shuffled": ["2024_06_01"], "1.3b": ["1e3", "x"]}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("null", None),
+        ("NULL", None),
+        ("'null'", "null"),
+        ('"1e3"', "1e3"),
+        ("a\\,b", "a,b"),
+        ("", ""),
+        ("\\${x}", "${x}"),
+    ],
+)
+def test_hydras_null_quotes_and_escapes_keep_their_meaning(value, text):
+    schema, _, choices = VERBS["inspect"].load()
+    assert compose("inspect", schema, ["folder=f", f"tokens={value}"], choices).tokens == text
+
+
+@pytest.mark.parametrize(
+    ("verb", "word", "key", "expected"),
+    [
+        ("prepare", "input.paths=a#b", "input.paths", [["a#b"]]),
+        ("prepare", "input.paths=a b,c", "input.paths", [["a b", "c"], ["a b,c"]]),
+        ("prepare", "input.paths=[a(,b]", "input.paths", [["a(", "b"]]),
+        ("prepare", "input.paths=[[a]]", "input.paths", [["[a]"]]),
+        ("prepare", "input.paths=[x]y", "input.paths", [["[x]y"]]),
+        ("prepare", 'input.paths="[c#1]"', "input.paths", [["c#1"]]),
+        ("prepare", "input.paths='a, b'", "input.paths", [["a, b"]]),
+        ("prepare", "input.paths=[a#b", "input.paths", [["a#b"]]),
+        ("prepare", "output=[a,'b']", "output", ["[a,'b']"]),
+        ("prepare", 'output={a: "b"}', "output", ['{a: "b"}']),
+        ("report", "runs.shuffled={a: b}", "runs.shuffled", ["{a: b}"]),
+        ("train", "tracker.tags=\u65e5\u672c", "tracker.tags", [["\u65e5\u672c"]]),
+    ],
+)
+def test_the_words_that_an_error_prints_work(verb, word, key, expected):
+    schema, _, choices = VERBS[verb].load()
+    needed = [one for one in REQUIRED[verb] if not one.startswith(f"{key}=")]
+    with pytest.raises(SettingsError, match=re.escape(key)) as caught:
+        compose(verb, schema, [*needed, word], choices)
+    message = str(caught.value)
+    printed = [shlex.split(message[match.start() :])[0] for match in re.finditer(rf"'?{re.escape(key)}=", message)]
+    found = []
+    for one in printed:
+        given: object = compose(verb, schema, [*needed, *as_overrides([one], schema, choices=choices)], choices)
+        for name in key.split("."):
+            given = given[name] if isinstance(given, dict) else getattr(given, name)
+        found.append(given)
+    assert found == expected
+
+
+def test_the_kind_of_a_setting_is_that_of_the_chosen_option():
+    options = {"text": Flags, "number": Part}
+    assert as_typed(["part=number", "part.rate=1e3"], choices={"part": options}) == ["part=number", "part.rate=1e3"]
+    assert as_typed(["part=text", "part.label=1e3"], choices={"part": options}) == ["part=text", "part.label='1e3'"]
+
+
+def test_a_first_word_and_a_text_flag_may_contain_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "source=web").mkdir()
+    assert as_overrides(["source=web"], Flags, first="folder") == ["folder='source=web'"]
+    assert as_overrides(["source=no"], Flags, first="folder") == ["source=no"]
+    assert as_overrides(["--label", "source=no"], Flags) == ["label='source=no'"]
+    assert as_overrides(["--label", "step=5"], Flags) == ["label=true", "step=5"]

@@ -195,3 +195,10 @@ def test_invalid_averages_are_named(key, value):
 
 def test_kinds_are_those_of_the_choices():
     assert set(averaging.KIND_OF) == set(WEIGHTS)
+
+
+def test_an_export_without_an_output_is_that_of_the_end_of_the_run():
+    assert ExportSettings(run="r").output is None
+    for changed in ({"dtype": "bf16"}, {"weights": "running"}, {"average": 2}):
+        with pytest.raises(ValueError, match="give output=FOLDER"):
+            ExportSettings(run="r", **changed)

@@ -1,9 +1,12 @@
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+from train.config.flags import as_overrides
 from train.report import ReportSettings
+from train.report.settings import named_by_arm
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs" / "report.yaml"
 RUNS = {"shuffled": "a", "pdpc": "b"}
@@ -54,3 +57,34 @@ def test_seeds_are_a_list_and_a_run_in_wandb_is_an_address():
     words = ["runs.shuffled=wandb:entity/my-project/1a2b3c", "runs.pdpc=[runs/pdpc-0,runs/pdpc-1]"]
     settings = compose("report", ReportSettings, words)
     assert settings.places == {"shuffled": ["wandb:entity/my-project/1a2b3c"], "pdpc": ["runs/pdpc-0", "runs/pdpc-1"]}
+
+
+def recorded(folder, arm):
+    facts = dict.fromkeys(("fingerprints", "identity", "parameters", "paths", "seed", "status", "versions"))
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(facts | {"arm": arm}))
+    return str(folder)
+
+
+def test_run_folders_are_named_by_the_arm_that_each_records(tmp_path):
+    from train.config.compose import compose
+
+    a, b, c, d = (
+        recorded(tmp_path / name, arm)
+        for name, arm in (("2024_06", "shuffled"), ("1e3", "pdpc_1.3b"), ("x, [y]", "pdpc_1.3b"), ("z", "own"))
+    )
+    words = as_overrides([a, b, "output=x.html", c], ReportSettings, named=named_by_arm)
+    assert words[0] == "output=x.html"
+    assert compose("report", ReportSettings, words).places == {"shuffled": [a], "pdpc_1.3b": [b, c]}
+    assert compose("report", ReportSettings, [*named_by_arm([d, a])]).places == {"own": [d], "shuffled": [a]}
+    with pytest.raises(ValueError, match="runs names 1"):
+        compose("report", ReportSettings, named_by_arm([b, c]))
+
+
+def test_a_word_that_records_no_arm_is_rejected(tmp_path):
+    with pytest.raises(ValueError, match="nowhere is not a RUN folder"):
+        named_by_arm([str(tmp_path / "nowhere")])
+    with pytest.raises(ValueError, match=r"needs the name of its arm: write runs\.NAME=wandb:e/p/r"):
+        named_by_arm(["wandb:e/p/r"])
+    with pytest.raises(ValueError, match="'a b' is not a valid arm name"):
+        named_by_arm([recorded(tmp_path / "run", "a b")])

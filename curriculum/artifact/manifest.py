@@ -89,7 +89,7 @@ def open_manifest(folder: Path, kind: str) -> Manifest:
     Raises ArtifactError naming what is missing, incomplete or foreign, and the fix.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder, kind)
+    manifest = read_manifest(folder, kind)
     if manifest.outside and kind not in MAY_USE_OUTSIDE_FILES:
         raise ArtifactError(f"{folder} lists files outside itself, which no {kind} does: do not trust this artifact")
     home = os.path.realpath(folder)
@@ -121,7 +121,8 @@ def _check_outside(folder: Path, entry: OutsideFile) -> None:
         )
 
 
-def _read_manifest(folder: Path, kind: str) -> Manifest:
+def read_manifest(folder: Path, kind: str) -> Manifest:
+    """Read an artifact's manifest, checking its own checksum, kind and version but none of the files it lists."""
     path = folder / MANIFEST
     if not folder.is_dir():
         raise ArtifactError(f"{kind} folder {folder} does not exist: check the path or create it first")

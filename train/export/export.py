@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from curriculum.artifact.files import ArtifactError, sync
-from curriculum.artifact.manifest import MANIFEST, open_manifest
+from curriculum.artifact.manifest import MANIFEST, open_manifest, read_manifest
 from curriculum.artifact.outputs import named, others
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, tokenizer_fingerprint
 from curriculum.tokens.tokens import KIND
@@ -158,6 +158,6 @@ def document_bos(tokenizer: Path) -> int | None:
     TOKENS name it; an export has it in the template of its tokenizer.
     """
     if (tokenizer.parent / MANIFEST).is_file():
-        bos: int | None = open_manifest(tokenizer.parent, KIND).facts.get("bos")
+        bos: int | None = read_manifest(tokenizer.parent, KIND).facts.get("bos")
         return bos
     return TextTokenizer.open(tokenizer).bos

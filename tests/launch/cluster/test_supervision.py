@@ -159,7 +159,7 @@ def test_sigterm_reaches_the_ranks_and_leaves_no_process(tmp_path):
     assert "exited on SIGTERM with a checkpoint of step" in out
     assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
     assert "step_00000004" <= newest_checkpoint(tmp_path / "run").name < "step_00000020"
-    assert read_run(tmp_path / "run")["status"] == "running"
+    assert read_run(tmp_path / "run")["status"] == "stopped by SIGTERM"
 
 
 def environment_of(pid):

@@ -16,6 +16,7 @@ from train.config.flags import as_overrides
 from train.config.help import TRAIN, asks_help, help_of
 from train.config.packages import check_packages
 from train.config.secrets import log_without_secrets, without_secrets
+from train.config.shown import asks_config
 from train.distributed.entry import refusal
 from train.faults import arm
 
@@ -209,12 +210,13 @@ def _only_prints(words: Sequence[str]) -> bool:
     """Return whether a command only prints: it opens no socket and writes no file that could be left incomplete."""
     if not words or words[0] in ("inspect", "help", "--version") or list(words) == ["doctor", "--faults"]:
         return True
-    return asks_help(words)
+    return asks_help(words) or any(word.partition("=")[0] in ("--cfg", "-c") for word in words)
 
 
 def _run(verb: Verb, words: list[str]) -> int:
-    from train.config.compose import compose, options_of
+    from train.config.compose import compose, configuration_of, options_of
 
+    shown, words = asks_config(words)
     settings_class, run, choices = verb.load()
     schemas = [settings_class, *map(_imported, verb.also)]
     given = [word for word in words if "=" in word] if asks_help(words) else words
@@ -231,6 +233,9 @@ def _run(verb: Verb, words: list[str]) -> int:
     handed_on: list[str] | None = None
     if verb.split is not None:
         overrides, handed_on = _imported(verb.split)(overrides)
+    if shown:
+        print(configuration_of(verb.name, settings_class, overrides, choices))
+        return 0
     settings: Any = compose(verb.name, settings_class, overrides, choices)
     if handed_on is not None:
         settings = replace(settings, overrides=handed_on)

@@ -69,7 +69,8 @@ def configuration_of(
 
     with _composing(verb, schema, overrides, choices or {}) as (configuration, layers):
         found = cast(dict[str, Any], OmegaConf.to_container(configuration))
-        return without_secrets(as_text(found, origins(layers(), overrides, found)))
+        values = [word for word in overrides if not (CONFIGS / word.partition("=")[0].lstrip("+")).is_dir()]
+        return without_secrets(as_text(found, origins(layers(), values, found)))
 
 
 @contextmanager
@@ -81,7 +82,7 @@ def _composing(
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    known = sorted({*_keys(schema), *(f"{g}.{k}" for g, o in choices.items() for t in o.values() for k in _keys(t))})
+    known = keys_of(schema, choices)
     try:
         check_words(overrides, CONFIGS)
         with with_outside_files(overrides, CONFIGS) as (words, files):
@@ -238,6 +239,11 @@ def _schema(schema: type, missing: list[str]) -> Any:
     for key in missing:
         node[key] = "???"
     return node
+
+
+def keys_of(schema: type, choices: Mapping[str, Mapping[str, type]]) -> list[str]:
+    """Return the dotted keys of a verb, sorted."""
+    return sorted({*_keys(schema), *(f"{g}.{k}" for g, o in choices.items() for t in o.values() for k in _keys(t))})
 
 
 def _keys(schema: type, prefix: str = "") -> Iterator[str]:

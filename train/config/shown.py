@@ -41,7 +41,7 @@ def origins(
 ) -> dict[str, str]:
     """Return where the value of every dotted key was set last.
 
-    `layers`: origin, package and content of every file and class, in the order of merging; `words` override them.
+    `layers`: origin, package and content of every file, in the order of merging; `words` set values after them.
     """
     found: dict[str, str] = {}
     for origin, package, content in layers:
@@ -52,7 +52,7 @@ def origins(
         name = word.partition("=")[0].lstrip("+")
         for key in keys:
             if key == name or key.startswith(f"{name}."):
-                found[key] = COMMAND_LINE if "." in name or name in configuration else found.get(key, DEFAULT)
+                found[key] = COMMAND_LINE
     return found
 
 

@@ -17,6 +17,7 @@ from train.config.flags import as_overrides
 from train.config.help import TRAIN, asks_help, help_of
 from train.config.packages import check_packages
 from train.config.secrets import log_without_secrets, without_secrets
+from train.config.shown import asks_config
 from train.distributed.entry import refusal
 from train.faults import arm
 
@@ -181,6 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"pdpc {version('pdpc')}")
         return 0
+    if words[0] == "completion":
+        return _complete(words[1:])
     name, overrides = words[0], words[1:]
     verb = VERBS.get(name)
     if verb is None:
@@ -208,14 +211,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _only_prints(words: Sequence[str]) -> bool:
     """Return whether a command only prints: it opens no socket and writes no file that could be left incomplete."""
-    if not words or words[0] in ("inspect", "help", "--version") or list(words) == ["doctor", "--faults"]:
+    if not words or words[0] in ("inspect", "help", "--version", "completion") or list(words) == ["doctor", "--faults"]:
         return True
-    return asks_help(words)
+    return asks_help(words) or any(word.partition("=")[0] in ("--cfg", "-c") for word in words)
 
 
 def _run(verb: Verb, words: list[str]) -> int:
-    from train.config.compose import compose, options_of
+    from train.config.compose import compose, configuration_of, options_of
 
+    shown, words = asks_config(words)
     settings_class, run, choices = verb.load()
     schemas = [settings_class, *map(_imported, verb.also)]
     given = [word for word in words if "=" in word] if asks_help(words) else words
@@ -232,12 +236,37 @@ def _run(verb: Verb, words: list[str]) -> int:
     handed_on: list[str] | None = None
     if verb.split is not None:
         overrides, handed_on = _imported(verb.split)(overrides)
+    if shown:
+        print(configuration_of(verb.name, settings_class, overrides, choices))
+        return 0
     settings: Any = compose(verb.name, settings_class, overrides, choices)
     if handed_on is not None:
         settings = replace(settings, overrides=handed_on)
     extra = {"overrides": overrides, "pdpc": main}
     result = run(settings) if verb.takes is None else run(settings, extra[verb.takes])
     return result if isinstance(result, int) else 0
+
+
+def _complete(words: Sequence[str]) -> int:
+    """Print the completion script of a shell, from the table of verbs and their settings; return the exit code."""
+    from train.config.completion import script
+    from train.config.compose import groups_of, keys_of
+
+    keys: dict[str, list[str]] = {}
+    values: dict[tuple[str, str], list[str]] = {}
+    for name, verb in VERBS.items():
+        settings, _, choices = verb.load()
+        groups = {group: options for group, (_, options) in groups_of(name).items()}
+        found = {*keys_of(settings, choices), *(key for also in verb.also for key in keys_of(_imported(also), {}))}
+        groups |= {group: options for group, (_, options) in groups_of("train").items()} if verb.also else {}
+        keys[name] = sorted(found | groups.keys())
+        values |= {(name, group): options for group, options in groups.items()}
+    try:
+        print(script(words[0] if words else "", keys, values), end="")
+    except ValueError as error:
+        print(f"pdpc {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _overview() -> str:
@@ -249,6 +278,8 @@ def _overview() -> str:
             "",
             *lines,
             "",
+            "pdpc completion bash|zsh prints a script for the shell: source <(pdpc completion bash)",
+            "pdpc VERB --cfg job prints the composed configuration and where each value was set.",
             "pdpc VERB --help lists a verb's keys. KEY=VALUE is a Hydra override, such as optimizer.lr=2e-4",
         ]
     )

@@ -43,8 +43,11 @@ def check_words(words: Iterable[str], groups: Path) -> None:
         _check_text(name, _without_escaped(word))
         if _depth(word) > DEEPEST:
             raise ValueError(f"{name} has more than {DEEPEST} levels of brackets: write a plain value")
-        if ".." in key or ((groups / key.strip("/")).is_dir() and _is_outside(value)):
-            raise ValueError(f"{name}={value[:80]} is outside {groups}: name a file in that folder")
+        by_path = re.search(r"\.ya?ml['\"]?\Z", value) and "/" not in key
+        if ".." in key or ((groups / key.strip("/")).is_dir() and _is_outside(value) and not by_path):
+            raise ValueError(
+                f"{name}={value[:80]} is outside {groups}: name a file in that folder, or give the path of a .yaml file"
+            )
 
 
 def check_files(verb: str, words: Iterable[str], groups: Path) -> None:
@@ -133,13 +136,13 @@ def _check_node(event: Any, where: str, tags: Collection[str]) -> None:
         raise ValueError(f"{where}: a number has more than {LONGEST_NUMBER} digits: give a smaller one")
 
 
-def _chosen_by(path: Path, groups: Path) -> list[Path]:
-    """Check one file; return the files that its defaults list may choose."""
+def check_file(path: Path, place: str, folder: Path, groups: Path) -> tuple[str, list[Path]]:
+    """Check one file, shown as `place`; return its text, and the files of `groups` that its defaults may choose.
+
+    Names in its defaults are relative to `folder`.
+    """
     import yaml
 
-    place = path.relative_to(groups).as_posix()
-    if not path.resolve().is_relative_to(groups.resolve()):
-        raise ValueError(f"{place} is a link to {path.resolve()}, outside {groups}: copy the file")
     text = check_yaml(path)
     for number, line in enumerate(text.splitlines(), start=1):
         where = f"{path}, line {number}"
@@ -150,13 +153,21 @@ def _chosen_by(path: Path, groups: Path) -> list[Path]:
             _check_text(where, line)
     content = yaml.safe_load(text)
     if not isinstance(content, Mapping):
-        return []
+        return text, []
     if "hydra" in content:
         raise ValueError(f"{path}: hydra: Hydra itself cannot be configured here: remove it")
-    return _defaults(content.get("defaults"), path, place, groups)
+    return text, _defaults(content.get("defaults"), folder, place, groups)
 
 
-def _defaults(entries: Any, path: Path, place: str, groups: Path) -> list[Path]:
+def _chosen_by(path: Path, groups: Path) -> list[Path]:
+    """Check one file of `groups`; return the files that its defaults list may choose."""
+    place = path.relative_to(groups).as_posix()
+    if not path.resolve().is_relative_to(groups.resolve()):
+        raise ValueError(f"{place} is a link to {path.resolve()}, outside {groups}: copy the file")
+    return check_file(path, place, path.parent, groups)[1]
+
+
+def _defaults(entries: Any, own: Path, place: str, groups: Path) -> list[Path]:
     """Return the files that a defaults list may choose."""
     chosen = []
     for entry in entries if isinstance(entries, Sequence) and not isinstance(entries, str) else []:
@@ -166,7 +177,7 @@ def _defaults(entries: Any, path: Path, place: str, groups: Path) -> list[Path]:
             for name in value if isinstance(value, list) else [value]:
                 if _is_outside(str(name)) or ".." in group or re.match(r"/*hydra\b", group):
                     raise ValueError(f"{place}: defaults: {entry!r} is outside {groups}: name a file in that folder")
-                folder = groups if group.startswith("/") else path.parent
+                folder = groups if group.startswith("/") else own
                 chosen += [folder / group.strip("/") / f"{name}.yaml"] if name not in (None, "_self_") else []
     return chosen
 

@@ -9,20 +9,26 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, fields, is_dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_origin
 
 from train.config.check import check_files, check_settings, check_words
 from train.config.flags import as_typed
+from train.config.outside import with_outside_files
 from train.config.secrets import without_secrets
+from train.config.shown import as_text, label, origins
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 T = TypeVar("T")
+Layer = tuple[str, str, dict[str, Any]]
+"""Origin, package and content of one file of a configuration."""
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 """The folder of YAML groups in the checkout."""
@@ -43,25 +49,48 @@ def compose(
     begin with `defaults: [<name>_schema]`, and a choice without a file has its class's defaults. Raises SettingsError,
     with recognizable secrets removed from its message.
     """
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
+
+    with _composing(verb, schema, overrides, choices or {}) as (configuration, _):
+        settings = cast(T, OmegaConf.to_object(configuration))
+        check_settings(settings)
+        return settings
+
+
+def configuration_of(
+    verb: str, schema: type, overrides: Sequence[str], choices: Mapping[str, Mapping[str, type]] | None = None
+) -> str:
+    """Return the composed configuration as YAML, with the origin of every value; required ones may lack a value.
+
+    Takes the arguments of `compose`, and raises what it raises, except that values are not validated. Recognizable
+    secrets are removed.
+    """
+    from omegaconf import OmegaConf
+
+    with _composing(verb, schema, overrides, choices or {}) as (configuration, layers):
+        found = cast(dict[str, Any], OmegaConf.to_container(configuration))
+        values = [word for word in overrides if not (CONFIGS / word.partition("=")[0].lstrip("+")).is_dir()]
+        return without_secrets(as_text(found, origins(layers(), values, found)))
+
+
+@contextmanager
+def _composing(
+    verb: str, schema: type, overrides: Sequence[str], choices: Mapping[str, Mapping[str, type]]
+) -> Iterator[tuple[DictConfig, Callable[[], list[Layer]]]]:
+    """Yield the composed configuration and how to read its layers; mistakes, also in the block, are SettingsErrors."""
+    from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    known = keys_of(schema, choices)
     try:
         check_words(overrides, CONFIGS)
-        check_files(verb, overrides, CONFIGS)
-    except ValueError as error:
-        raise SettingsError(_short(f"{verb}: {error}")) from None
-    choices = choices or {}
-    known = sorted({*_keys(schema), *(f"{g}.{k}" for g, o in choices.items() for t in o.values() for k in _keys(t))})
-    try:
-        overrides = as_typed(overrides, schema, choices=choices)
-        for word in overrides:
-            _check_value(verb, word, known)
-        settings = cast(T, OmegaConf.to_object(_composed(verb, schema, overrides, choices)))
-        check_settings(settings)
-        return settings
+        with with_outside_files(overrides, CONFIGS) as (words, files):
+            check_files(verb, words, CONFIGS)
+            words = as_typed(words, schema, choices=choices)
+            for word in words:
+                _check_value(verb, word, known)
+            yield _composed(verb, schema, words, choices), partial(_layers, verb, words, files)
     except (HydraException, OmegaConfBaseException, FrozenInstanceError) as error:
         raise SettingsError(_short(_explain(verb, error, known, choices))) from None
     except YAMLError as error:
@@ -112,6 +141,26 @@ def _composed(
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         return hydra_compose(verb, overrides=list(overrides))
+
+
+def _layers(verb: str, words: Sequence[str], files: Mapping[str, Path]) -> list[Layer]:
+    """Return origin, package and content of every file and class of a configuration, in the order of merging."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+    from yaml import safe_load
+
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        merged = GlobalHydra.instance().config_loader().compute_defaults_list(verb, list(words), RunMode.RUN).defaults
+    found = []
+    for layer in merged:
+        place = layer.config_path or ""
+        path = files.get(place, CONFIGS / f"{place}.yaml")
+        if not place.startswith("hydra") and path.is_file():
+            content = safe_load(path.read_text("utf-8")) or {}
+            content.pop("defaults", None)
+            found.append((label(path, CONFIGS), layer.package or "", content))
+    return found
 
 
 def defaults_of(verb: str, schema: type, choices: Mapping[str, Mapping[str, type]]) -> dict[str, Any]:
@@ -190,6 +239,11 @@ def _schema(schema: type, missing: list[str]) -> Any:
     for key in missing:
         node[key] = "???"
     return node
+
+
+def keys_of(schema: type, choices: Mapping[str, Mapping[str, type]]) -> list[str]:
+    """Return the dotted keys of a verb, sorted."""
+    return sorted({*_keys(schema), *(f"{g}.{k}" for g, o in choices.items() for t in o.values() for k in _keys(t))})
 
 
 def _keys(schema: type, prefix: str = "") -> Iterator[str]:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curriculum.work.printable import printable, printable_lines
-from train.config.compose import SettingsError, compose
+from train.config.compose import SettingsError, compose, configuration_of
 from train.config.flags import as_overrides
 from train.config.help import asks_help, help_of
 from train.config.packages import check_packages
 from train.config.secrets import log_without_secrets, without_secrets
+from train.config.shown import asks_config
 from train.distributed.exit_codes import DONE, FAILED, LEFT_ON_SIGINT, REFUSED
 from train.faults import arm
 
@@ -63,6 +64,12 @@ def run_rank(verb: RankVerb, arguments: Sequence[str]) -> int:
     _quiet_ranks()
     refusals: tuple[type[ValueError], ...] = (SettingsError, *verb.refusals)
     try:
+        shown, words = asks_config(words)
+        if shown:
+            if _rank() == "0":
+                overrides = as_overrides(words, verb.settings, choices=verb.choices)
+                print(configuration_of(verb.name, verb.settings, overrides, verb.choices))
+            return DONE
         settings, overrides = _composed(verb, words)
         return verb.work(settings, overrides) or DONE
     except refusals as error:

@@ -1,7 +1,10 @@
 """Shared fixtures: small artifacts, created once per session."""
 
 import os
+import signal
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; programs would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.update(
     OMP_NUM_THREADS="1",
     WANDB_MODE="offline",

@@ -71,7 +71,8 @@ def keys_of(schema: type, prefix: str = "") -> tuple[set[str], set[str]]:
 def unknown(verb: str, words: list[str]) -> list[str]:
     """Return the words of a command line with a key or a choice that the verb does not have."""
     schema, _, choices = VERBS[verb].load()
-    words = as_overrides(words, schema, first=VERBS[verb].first)
+    named = (lambda runs: [f"runs.arm_{index}={run}" for index, run in enumerate(runs)]) if VERBS[verb].named else None
+    words = as_overrides(words, schema, first=VERBS[verb].first, named=named)
     if verb == "launch":
         words, train_words = split_overrides(words)
         wrong = unknown("train", train_words)

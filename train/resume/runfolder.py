@@ -239,6 +239,8 @@ def _foreign(path: Path) -> list[str]:
 
     Raises ArtifactError for a run.json that is damaged or not of a run.
     """
+    if (path / RUN).is_symlink():  # not followed; `refuse_links` names it
+        return []
     if (path / RUN).is_file():
         read_run(path)
         return []

@@ -121,7 +121,7 @@ def test_code_is_named_for_orders_that_were_arranged_by_code(here, capsys):
     assert main([*VERIFY, f"preference_code={NAMED}"]) == 2
     assert "order was arranged by PDPC's own preference tilt: leave preference_code out" in capsys.readouterr().err
     assert main(["inspect", "order", f"preference_code={NAMED}"]) == 2
-    assert "is used with verify=true only" in capsys.readouterr().err
+    assert "needs verify=true: add it" in capsys.readouterr().err
     assert not Path("was_run").exists()
 
 

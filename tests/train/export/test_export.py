@@ -98,8 +98,9 @@ def test_an_export_that_lacks_fields_of_config_json_is_written_again(tmp_path, m
     """As by an earlier version, whose exports transformers 4 read with another rope_theta."""
     config = DecoderConfig(2, 32, 4, 2, 48, vocab_size=97, max_seq_len=64, rope_theta=500000.0)
     (tmp_path / "tokenizer").mkdir()
-    words = {"<|endoftext|>": 0, "a": 1}
-    Tokenizer(models.WordLevel(words, unk_token="a")).save(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(tmp_path / "tokenizer" / "tokenizer.json"))
     state = build(config, 0).state_dict()
     chosen = SimpleNamespace(sources=[tmp_path], how="trained, step 4", read=lambda: (config, state))
     monkeypatch.setattr("train.export.export.read_run", lambda folder: {})

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from curriculum.artifact.manifest import MANIFEST
 from curriculum.text.formats import READERS, file_format
 
 SHOWN_NAMES = 5
@@ -19,8 +20,8 @@ COMPANIONS = (
     *("*.py", "*.sh", "*.yaml", "*.yml", "*.toml", "*.ini", "*.cfg", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg"),
 )
 """Patterns of files next to a corpus, in no format that PDPC reads (in lower case): noted, not read."""
-METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json")
-"""Files in which `datasets` describes a corpus."""
+METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json", MANIFEST)
+"""Files in which `datasets`, or an artifact of ours such as the demo's text, describes a corpus."""
 
 
 @dataclass(frozen=True)

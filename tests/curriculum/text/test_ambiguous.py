@@ -137,7 +137,7 @@ def test_a_folder_is_not_read_in_part(tmp_path: Path, name: str) -> None:
 
 def test_what_lies_next_to_a_corpus_is_noted(tmp_path: Path) -> None:
     packed(tmp_path / "a.jsonl", LINES)
-    for name in ("README.md", "LICENSE", "dataset_infos.json", "a.jsonl.sha256", "plot.png"):
+    for name in ("README.md", "LICENSE", "dataset_infos.json", "manifest.json", "a.jsonl.sha256", "plot.png"):
         (tmp_path / name).write_text("{}")
     for name in ("_SUCCESS", "marker.done"):
         (tmp_path / name).touch()

@@ -8,6 +8,7 @@ import pytest
 
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import open_manifest, verify
+from curriculum.text.files import find_files
 from launch.demo import sources
 from launch.demo import text as demo_text
 from launch.demo.python_text import module_name, split_module
@@ -196,6 +197,7 @@ def test_collect_on_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert source in printed
     assert len(texts) == sum(row["documents"] for row in rows.values())
 
+    assert {file.path.name for file in find_files([str(folder)], [])} == {f"{source}.jsonl" for source in rows}
     written = (folder / "manifest.json").read_bytes()
     demo_text.collect(folder)  # a second call reuses the artifact
     assert (folder / "manifest.json").read_bytes() == written

@@ -143,7 +143,7 @@ def test_what_lies_next_to_a_corpus_is_noted(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     text = open_text(TextSettings(paths=[str(tmp_path)]))
     assert len(list(text.documents())) == len(ROWS)
-    assert "7 entries skipped, not text of the corpus: LICENSE, README.md" in text.notes[0]
+    assert "8 entries skipped, not text of the corpus: LICENSE, README.md" in text.notes[0]
 
 
 def test_links_are_followed_or_named(tmp_path: Path) -> None:

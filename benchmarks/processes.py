@@ -29,6 +29,10 @@ class SideError(RuntimeError):
     """A side's process failed; the message ends with the tail of its output."""
 
 
+PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables of a rank that a measured process does not inherit: it would join a group at a port that is taken."""
+
+
 def measure(
     module: str, side: str, settings: Settings, work: Path, environment: Mapping[str, str] | None = None
 ) -> Facts:
@@ -42,13 +46,14 @@ def measure(
     settings_file.write_text(json.dumps(dict(settings)), "utf-8")
     result_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.processes", module, side, str(settings_file), str(result_file)]
+    inherited = {name: value for name, value in os.environ.items() if name not in PLACE}
     with open(log_file, "wb") as log:
         child = subprocess.Popen(
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **(environment or {})},
+            env={**inherited, **(environment or {})},
         )
         try:
             together, descendants = _watch(child)

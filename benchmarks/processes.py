@@ -23,14 +23,12 @@ Side = Callable[[Settings], Facts]
 
 POLL_S = 0.05
 LOG_TAIL = 3000
+PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables of a rank that a measured process does not inherit: it would join a group at a port that is taken."""
 
 
 class SideError(RuntimeError):
     """A side's process failed; the message ends with the tail of its output."""
-
-
-PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Variables of a rank that a measured process does not inherit: it would join a group at a port that is taken."""
 
 
 def measure(

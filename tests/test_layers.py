@@ -61,7 +61,8 @@ def folders(known, inside):
 def test_folders_do_not_import_each_other_in_circles():
     known = modules()
     for inside in [*LAYERS, *sorted({name.rpartition(".")[0] for name in known if name.count(".") > 1})]:
-        TopologicalSorter(folders(known, inside)).prepare()  # CycleError names a circle
+        graph = folders(known, inside)
+        assert set(TopologicalSorter(graph).static_order()) >= set(graph)  # CycleError names a circle
 
 
 def test_every_package_is_found_by_the_build():

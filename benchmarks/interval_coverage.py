@@ -1,17 +1,27 @@
-"""python -m benchmarks.interval_coverage [--repeats 1000] [--seed 0] [--bootstrap 300]
+"""python -m benchmarks.interval_coverage [--repeats 1000] [--seed 0] [--bootstrap 300] [--aa RUN RUN ...]
 
-Coverage of the 95 % intervals of `pdpc report` in simulations. Two arms with 1, 3 or 5 seeds answer the same items, in
-many repeats with newly drawn items and seeds: a benchmark (600 questions, right or wrong, by a probit model) and a
-held-out loss (400 samples of unequal length). Seed noise has three strengths, from none to four times the noise of the
-items; there is a true difference in one half of the repeats and none in the other.
+Coverage of the 95 % intervals of `pdpc report`, and how often it is wrong to call a difference.
+
+Without --aa, in simulations: two arms with 1 to 5 seeds answer the same items, in many repeats with newly drawn items
+and seeds. Benchmarks (600 questions, right or wrong, by a probit model, also in 60 passages of 10 questions) and
+held-out losses (400 samples of unequal length; windows of 12, 40 or 100 documents). Seed noise has several strengths,
+from none to ten times the noise of the items; there is a true difference in one half of the repeats and none in the
+other. A last case is the benchmark average when a seed of one arm lacks the easiest task, compared as a report does.
 
 Printed for each case: how often the interval covers the true difference (between the two runs with one seed, between
-the arms with several); false alarms, that is how often a difference is called better or worse when the true difference
-is zero; the same when the arms are equal, although two runs of equal arms may differ; and for comparison, in the first
-`--bootstrap` repeats, the coverage of a paired two-level bootstrap (items and seeds, percentiles of 400 resamples).
+the arms with several); false alarms, that is how often it excludes zero when the true difference is zero; how often
+equal arms are called better or worse, which one seed never allows; and for comparison the coverage of intervals that
+take items of a document or passage for independent ones, and, in the first `--bootstrap` repeats, of a paired two-level
+bootstrap (groups of items and seeds, percentiles of 400 resamples).
 
-Targets: coverage between 93 and 97 % and at most 7 % false alarms, for each of 1, 3 and 5 seeds over all cases.
-Otherwise the exit code is 1.
+Targets: coverage between 93 and 97 %, also over the cases with documents and passages only, and at most 7 % false
+alarms, for each number of seeds. Otherwise the exit code is 1.
+
+With --aa, on real runs of one arm that differ only in the seed: they are split into groups of 1 to 5 seeds, and groups
+are compared as a report compares arms. All runs belong to one arm, so every difference that is called is a wrong call.
+Groups without a run in common give few but independent comparisons; `--draws` random pairs of groups give many that
+share runs, so that their share is more precise than one set of groups but less than its number suggests. Targets: no
+verdict with one seed, and at most 7 % of the random pairs called different with three seeds or more.
 """
 
 from __future__ import annotations
@@ -19,49 +29,28 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.interval_runs import CALLED, MOST_SEEDS, Calls, Study, task_sets
+from benchmarks.interval_worlds import CASES, Case, worlds
 from train.evaluation.answers import Items
-from train.report.intervals import Side, interval, side_of
+from train.report.arms import read_arm
+from train.report.comparison import ONE_SEED
+from train.report.fairness import warnings
+from train.report.intervals import Interval, Side, interval, side_of
+from train.report.measures import measures_of
+from train.report.verdicts import verdict
 
-Values = NDArray[np.float64]
-SEEDS = (1, 3, 5)
-QUESTIONS, SAMPLES, RESAMPLES = 600, 400, 400
+SEEDS = range(1, MOST_SEEDS + 1)
+RESAMPLES = 400
 COVERED = (93.0, 97.0)
 FALSE_ALARMS = 7.0
-QUESTION, LIKING, LUCK = 1.5, 0.3, 0.25
-"""Standard deviations, in probits, of a question's difficulty, of its effect on an arm, and of its effect on a seed."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One kind of simulation."""
-
-    name: str
-    loss: bool
-    """True: losses of samples of unequal length; False: right or wrong answers."""
-    noise: float
-    """For one pair of seeds: standard deviation of the difference due to seeds, divided by that due to items."""
-    paired: bool = True
-    """Whether both arms have the same seeds."""
-
-
-CASES = (
-    Case("benchmark, seeds x 0", False, 0.0),
-    Case("benchmark, seeds x 1", False, 1.0),
-    Case("benchmark, seeds x 4", False, 4.0),
-    Case("benchmark, unpaired x 1", False, 1.0, paired=False),
-    Case("loss, seeds x 0", True, 0.0),
-    Case("loss, seeds x 1", True, 1.0),
-    Case("loss, seeds x 4", True, 4.0),
-    Case("loss, unpaired x 1", True, 1.0, paired=False),
-)
+MEASURES = {True: measures_of([{"val/loss": 1.0}])[0], False: measures_of([{"bench/task/acc": 1.0}])[0]}
 
 
 @dataclass
@@ -73,11 +62,15 @@ class Count:
     without: int = 0
     """Repeats without a true difference."""
     alarms: int = 0
-    """Of these, repeats in which a difference was reported."""
+    """Of these, repeats in which the interval excludes zero."""
     alike: int = 0
     """Repeats with equal arms."""
     called: int = 0
-    """Of these, repeats in which a difference was reported: with one seed, it may be due to the seed."""
+    """Of these, repeats in which one arm was called better or worse."""
+    grouped: int = 0
+    """Repeats with documents or passages."""
+    ungrouped: int = 0
+    """Of these, repeats whose interval covers the truth if their items are taken for independent ones."""
     bootstrapped: int = 0
     bootstrap_covered: int = 0
 
@@ -85,6 +78,15 @@ class Count:
         """Add the counts of other repeats."""
         for name in vars(self):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def interval(self, low: float, high: float, truth: float, alike: bool, word: str) -> None:
+        """Count one comparison."""
+        self.repeats += 1
+        self.covered += low <= truth <= high
+        self.without += truth == 0
+        self.alarms += truth == 0 and not low <= 0 <= high
+        self.alike += alike
+        self.called += alike and word in CALLED
 
     @property
     def coverage(self) -> float:
@@ -97,27 +99,43 @@ class Count:
         return 100 * self.alarms / max(1, self.without)
 
     @property
+    def wrong_calls(self) -> float:
+        """In percent."""
+        return 100 * self.called / max(1, self.alike)
+
+    @property
     def bootstrap(self) -> float:
         """Coverage of the bootstrap, in percent."""
         return 100 * self.bootstrap_covered / max(1, self.bootstrapped)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Simulate, print, and return 0 if the targets are held."""
+    """Simulate or study runs, print, and return 0 if the targets are held."""
     options = _options(arguments)
-    table = Table("case", "seeds", "covered", "false alarms", "equal arms", "bootstrap")
+    if options.aa:
+        return same_arm(options.aa, options.seed, options.draws)
+    table = Table("case", "seeds", "covered", "false alarms", "equal arms called", "items independent", "bootstrap")
     totals = {seeds: Count() for seeds in SEEDS}
+    grouped = {seeds: Count() for seeds in SEEDS}
     for case in CASES:
-        for seeds, total in totals.items():
+        for seeds in SEEDS:
             count = simulate(case, seeds, options.repeats, options.seed, options.bootstrap)
-            total.add(count)
+            totals[seeds].add(count)
+            if case.groups:
+                grouped[seeds].add(count)
             table.add_row(case.name, str(seeds), *_row(count))
-    table.add_section()
-    for seeds, total in totals.items():
-        table.add_row("all", str(seeds), *_row(total))
-    Console().print(table)
+    for seeds in SEEDS:
+        count = simulate_task_sets(seeds, options.repeats, options.seed)
+        totals[seeds].add(count)
+        table.add_row("average without a task", str(seeds), *_row(count))
+    for name, counts in (("documents and passages", grouped), ("all", totals)):
+        table.add_section()
+        for seeds, total in counts.items():
+            table.add_row(name, str(seeds), *_row(total))
+    Console(width=120).print(table)
     low, high = COVERED
-    held = all(low <= c.coverage <= high and c.false_alarms <= FALSE_ALARMS for c in totals.values())
+    counts = [*totals.values(), *grouped.values()]
+    held = all(low <= count.coverage <= high and count.false_alarms <= FALSE_ALARMS for count in counts)
     print(
         f"coverage {low:.0f} to {high:.0f} %, false alarms at most {FALSE_ALARMS:.0f} %: {'held' if held else 'MISSED'}"
     )
@@ -128,20 +146,16 @@ def simulate(case: Case, seeds: int, repeats: int, seed: int, bootstrap: int = 0
     """Return the counts over `repeats` comparisons of two arms with `seeds` seeds each."""
     rng = np.random.default_rng([seed, CASES.index(case), seeds])
     count = Count()
-    for number, (arms, truth) in enumerate(_worlds(case, seeds, repeats, rng)):
+    for number, (arms, truth) in enumerate(worlds(case, seeds, repeats, rng)):
         first, second = (_side(arm) for arm in arms)
         difference = float(second.means.mean() - first.means.mean())
-        found = interval(first, second, difference, case.paired)
-        assert found is not None
-        count.repeats += 1
-        count.covered += found.low <= truth <= found.high
-        seen = not found.low <= 0 <= found.high
-        if truth == 0:
-            count.without += 1
-            count.alarms += seen
-        if number % 2:
-            count.alike += 1
-            count.called += seen
+        found = _interval(first, second, case.paired)
+        word = verdict(MEASURES[case.loss], difference, found, ONE_SEED if seeds == 1 else "")
+        count.interval(found.low, found.high, truth, number % 2 == 1, word)
+        if case.groups:
+            alone = _interval(*(_side([replace(items, groups=None) for items in arm]) for arm in arms), case.paired)
+            count.grouped += 1
+            count.ungrouped += alone.low <= truth <= alone.high
         if number < bootstrap:
             low, high = bootstrap_interval(first, second, difference, case.paired, rng)
             count.bootstrapped += 1
@@ -149,15 +163,26 @@ def simulate(case: Case, seeds: int, repeats: int, seed: int, bootstrap: int = 0
     return count
 
 
+def simulate_task_sets(seeds: int, repeats: int, seed: int) -> Count:
+    """Return the counts over comparisons of averages over unequal sets of tasks."""
+    count = Count()
+    rng = np.random.default_rng([seed, len(CASES), seeds])
+    for number, (gain, truth) in enumerate(task_sets(seeds, repeats, rng)):
+        assert gain.low is not None
+        assert gain.high is not None
+        count.interval(gain.low, gain.high, truth, number % 2 == 1, gain.verdict)
+    return count
+
+
 def bootstrap_interval(
     first: Side, second: Side, difference: float, paired: bool, rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """Return the percentile interval of a bootstrap over items (the same for both sides) and seeds (in pairs)."""
+    """Return the percentile interval of a bootstrap over groups of items (the same for both sides) and seeds."""
     assert first.influence is not None
     assert second.influence is not None
-    items = first.influence.shape[1]
-    drawn = rng.multinomial(items, np.full(items, 1 / items), size=resamples)
-    shrink = math.sqrt((items - 1) / items)
+    groups = first.influence.shape[1]
+    drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+    shrink = math.sqrt((groups - 1) / groups)
     influences = (first.influence, second.influence)
     sums = [
         side.means[:, None] + shrink * each @ drawn.T for side, each in zip((first, second), influences, strict=True)
@@ -171,68 +196,44 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def _worlds(
-    case: Case, seeds: int, repeats: int, rng: np.random.Generator
-) -> Iterator[tuple[tuple[list[Items], list[Items]], float]]:
-    """Yield the answers of both arms and the true difference; in every second repeat the arms are equal."""
-    for number in range(repeats):
-        yield (_loss if case.loss else _benchmark)(case, seeds, number % 2 == 0, rng)
+def same_arm(places: Sequence[str], seed: int, draws: int) -> int:
+    """Compare groups of runs of one arm, print how often they are called different; 0 if the targets are held.
+
+    Raises ValueError for fewer than two runs, and for runs that share a seed.
+    """
+    arm = read_arm("aa", places)
+    if len(arm.runs) < 2 or len(set(arm.seeds)) < len(arm.seeds):
+        raise ValueError(f"--aa needs at least two runs with different seeds, not {arm.seeds}: give one run per seed")
+    for sentence in warnings([arm]):
+        print(f"! {sentence}")
+    study = Study(arm, seed)
+    table = Table("seeds", "groups", "comparisons", "excludes zero", "called", "other measures called", "any called")
+    held = True
+    for size in range(1, min(MOST_SEEDS, len(arm.runs) // 2) + 1):
+        for paired in (False, True) if size > 1 else (True,):
+            how = f"{'paired' if paired else 'unpaired'}, " if size > 1 else ""
+            random = study.random(size, draws, paired)
+            for name, calls in (("no run in common", study.disjoint(size, paired)), ("random", random)):
+                table.add_row(str(size), how + name, str(calls.comparisons), *_shares(calls))
+            held &= 100 * random.called <= (0 if size == 1 else FALSE_ALARMS if size > 2 else 100) * random.comparisons
+    Console(width=120).print(table)
+    print(
+        f"{len(arm.runs)} runs of one arm: no verdict with one seed, at most {FALSE_ALARMS:.0f} % called with three "
+        f"or more: {'held' if held else 'MISSED'}"
+    )
+    return 0 if held else 1
 
 
-def _benchmark(
-    case: Case, seeds: int, real: bool, rng: np.random.Generator
-) -> tuple[tuple[list[Items], list[Items]], float]:
-    """An answer is right if arm + seed - question + liking + luck > 0, all normal: shares have a closed form."""
-    together = math.sqrt(QUESTION**2 + LIKING**2 + LUCK**2)
-    levels = (-0.2, -0.2 + 0.12 * real)
-    # over n items, the difference of two shares has a standard deviation of about sqrt(2 * unlike / 2 / n)
-    density = math.exp(-0.02) / math.sqrt(2 * math.pi) / together
-    deviation = case.noise * math.sqrt(_unlike(together) / QUESTIONS) / density / math.sqrt(2)
-    asked = rng.normal(0, QUESTION, QUESTIONS)
-    shift = rng.normal(0, deviation, (2, seeds))
-    arms: list[list[Items]] = []
-    for arm in range(2):
-        liking = rng.normal(0, LIKING, QUESTIONS)
-        luck = rng.normal(0, LUCK, (seeds, QUESTIONS))
-        right = (levels[arm] + shift[arm][:, None] - asked + liking + luck > 0).astype(np.float64)
-        arms.append([Items(np.arange(QUESTIONS), answers, np.ones(QUESTIONS)) for answers in right])
-    if seeds == 1:
-        shares = [_normal((levels[arm] + shift[arm][0]) / together) for arm in range(2)]
-    else:
-        whole = math.sqrt(together**2 + deviation**2)
-        shares = [_normal(level / whole) for level in levels]
-    return (arms[0], arms[1]), shares[1] - shares[0]
+def _shares(calls: Calls) -> list[str]:
+    parts = [(calls.excluded, calls.comparisons), (calls.called, calls.comparisons)]
+    parts += [(calls.measures_called, calls.measures), (calls.any_called, calls.comparisons)]
+    return [f"{100 * part / whole:.1f} %" if whole else "-" for part, whole in parts]
 
 
-def _loss(
-    case: Case, seeds: int, real: bool, rng: np.random.Generator
-) -> tuple[tuple[list[Items], list[Items]], float]:
-    """Losses are the sum of a skewed base per sample, an effect of the arm per sample, a seed's shift, and noise."""
-    weights = np.maximum(1.0, np.floor(rng.gamma(2.0, 60.0, SAMPLES)))
-    own = rng.gamma(4.0, 0.8, SAMPLES)
-    taste, luck = 0.10, 0.04
-    effective = 1.5 * SAMPLES**-1  # mean of squared weights over the square of their mean, a gamma's, over n
-    items = math.sqrt(effective * 2 * (taste**2 + luck**2))
-    deviation = case.noise * items / math.sqrt(2)
-    levels = (0.0, -0.02 * real)
-    shift = rng.normal(0, deviation, (2, seeds))
-    arms: list[list[Items]] = []
-    for arm in range(2):
-        liking = taste * (rng.exponential(1.0, SAMPLES) - 1)
-        each = rng.normal(0, luck, (seeds, SAMPLES))
-        values = own + liking + levels[arm] + shift[arm][:, None] + each
-        arms.append([Items(np.arange(SAMPLES), losses, weights) for losses in values])
-    truth = levels[1] - levels[0]
-    return (arms[0], arms[1]), float(truth + (shift[1][0] - shift[0][0] if seeds == 1 else 0.0))
-
-
-def _unlike(together: float) -> float:
-    """Return the share of questions that two runs of two arms answer differently: arccos of their correlation / pi."""
-    return math.acos(QUESTION**2 / together**2) / math.pi
-
-
-def _normal(value: float) -> float:
-    return 0.5 * (1 + math.erf(value / math.sqrt(2)))
+def _interval(first: Side, second: Side, paired: bool) -> Interval:
+    found = interval(first, second, float(second.means.mean() - first.means.mean()), paired)
+    assert found is not None
+    return found
 
 
 def _side(seeds: list[Items]) -> Side:
@@ -244,15 +245,18 @@ def _side(seeds: list[Items]) -> Side:
 def _row(count: Count) -> list[str]:
     bootstrap = f"{count.bootstrap:.1f} %" if count.bootstrapped else "-"
     alarms = f"{count.false_alarms:.1f} %" if count.without else "-"
-    called = f"{100 * count.called / count.alike:.1f} %" if count.alike else "-"
-    return [f"{count.coverage:.1f} %", alarms, called, bootstrap]
+    called = f"{count.wrong_calls:.1f} %" if count.alike else "-"
+    ungrouped = f"{100 * count.ungrouped / count.grouped:.1f} %" if count.grouped == count.repeats else "-"
+    return [f"{count.coverage:.1f} %", alarms, called, ungrouped, bootstrap]
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=1000, help="comparisons of each kind (default 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulation, or of the groups (default 0)")
     parser.add_argument("--bootstrap", type=int, default=300, help="repeats that also run a bootstrap (default 300)")
+    parser.add_argument("--aa", nargs="+", default=[], metavar="RUN", help="RUN folders of one arm, one per seed")
+    parser.add_argument("--draws", type=int, default=200, help="random pairs of groups of each size (default 200)")
     return parser.parse_args(arguments)
 
 

@@ -189,6 +189,28 @@ class Tokens:
         edges = np.array([begin, *self._starts[first + 1 : stop], end], dtype=np.int64)
         return np.stack([np.arange(first, stop), np.diff(edges)], axis=1)
 
+    def document_spans(self, ids: npt.ArrayLike) -> tuple[IntArray, IntArray, IntArray]:
+        """Return the stretches of samples that belong to one document: row of `ids`, document, labels, all int64 [S].
+
+        Ordered by row, then by position. A label belongs to the document of the token before it, from which it is
+        predicted: the end-of-text after a document is a label of that document. O(n log documents + S).
+        """
+        begin, length, _ = self._windows(ids)
+        if not len(begin):
+            return (np.zeros(0, dtype=np.int64),) * 3
+        end = begin + length - 1
+        least = max(bisect_right(self._starts, begin.min()) - 1, 0)  # the samples' documents are in [least, most)
+        most = bisect_left(self._starts, end.max())
+        starts = np.append(self._starts[least:most], self._starts[most] if most < self.documents else self.tokens)
+        first = np.maximum(np.searchsorted(starts, begin, side="right") - 1, 0)
+        number = np.searchsorted(starts[:-1], end, side="left") - first  # documents of each sample
+        row = np.repeat(np.arange(len(number)), number)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(number) - number, number) + np.repeat(first, number)
+        head = np.append(True, row[1:] != row[:-1])  # a sample's first stretch starts where the sample does
+        labels = np.minimum(starts[place + 1], end[row]) - np.where(head, begin[row], starts[place])
+        full = labels > 0
+        return row[full], place[full] + least, labels[full]
+
     def document_means(self, values: npt.NDArray[np.float32], ids: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return the mean over each sample's documents, weighted by their tokens in it, float32 [n].
 

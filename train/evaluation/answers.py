@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +18,23 @@ from numpy.typing import NDArray
 from curriculum.artifact.files import reading
 from train.records.layout import EVALUATIONS
 
+UNKNOWN = -1
+"""Group of an item whose group was not stored; groups are numbers of items, so at least 0."""
+
 
 @dataclass(frozen=True)
 class Items:
     """The items of one measure; the measure is their weighted mean, sum(weight * value) / sum(weight)."""
 
     ids: NDArray[np.int64]
-    """[n] index of the question in its task, or of the sample in the validation slice; increasing."""
+    """[n] index of the question in its task, or of the document in the validation slice; increasing."""
     values: NDArray[np.float64]
     """[n] result of the item: 1 or 0, or nats per token."""
     weights: NDArray[np.float64]
-    """[n] 1, or the number of labels in the sample."""
+    """[n] 1, or the number of the document's labels that were evaluated."""
+    groups: NDArray[np.int64] | None = None
+    """[n] items of the same group are not independent of each other: questions about one passage. A document is its own
+    group. None: unknown, in answers of an earlier version."""
 
     def mean(self) -> float:
         """Return the measure."""
@@ -58,7 +65,10 @@ def answers_path(run: Path, step: int) -> Path:
 
 
 def write_answers(path: Path, answers: Mapping[str, Items]) -> None:
-    """Write the items of every measure atomically; keys as in metrics.jsonl (`val/loss`, `bench/<task>/acc`)."""
+    """Write the items of every measure atomically; keys as in metrics.jsonl (`val/loss`, `bench/<task>/acc`).
+
+    The column `group` is null where the groups are unknown.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -68,6 +78,7 @@ def write_answers(path: Path, answers: Mapping[str, Items]) -> None:
         "item": pa.array(_joined([items.ids for items in answers.values()], np.int64)),
         "value": pa.array(_joined([items.values for items in answers.values()], np.float64)),
         "weight": pa.array(_joined([items.weights for items in answers.values()], np.float64)),
+        "group": pa.concat_arrays([pa.array([], pa.int64()), *map(_groups, answers.values())]),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -86,7 +97,9 @@ def read_answers(path: Path) -> dict[str, Items]:
     if not path.is_file():
         return {}
     with reading(path, "evaluate the stage again (pdpc evaluate)"):
-        table = pq.read_table(path, columns=["measure", "item", "value", "weight"]).combine_chunks()
+        table = pq.read_table(path).combine_chunks()
+        if "group" not in table.column_names:  # answers of an earlier version
+            table = table.append_column("group", pa.nulls(len(table), pa.int64()))
         names = table["measure"].cast(pa.string()).dictionary_encode().combine_chunks()
         if not len(names):
             return {}
@@ -94,7 +107,15 @@ def read_answers(path: Path) -> dict[str, Items]:
         rows = np.argsort(numbers, kind="stable")
         ends = np.cumsum(np.bincount(numbers, minlength=len(names.dictionary)))[:-1]
         columns = [np.split(table[name].to_numpy()[rows], ends) for name in ("item", "value", "weight")]
-        return {key: Items(*parts) for key, *parts in zip(names.dictionary.to_pylist(), *columns, strict=True)}
+        groups = np.split(table["group"].fill_null(UNKNOWN).to_numpy()[rows], ends)
+        known = [None if (part == UNKNOWN).any() else part for part in groups]
+        return {key: Items(*parts) for key, *parts in zip(names.dictionary.to_pylist(), *columns, known, strict=True)}
+
+
+def _groups(items: Items) -> Any:
+    import pyarrow as pa
+
+    return pa.nulls(len(items.ids), pa.int64()) if items.groups is None else pa.array(items.groups, pa.int64())
 
 
 def _joined(parts: list[NDArray[np.generic]], dtype: type) -> NDArray[np.generic]:

@@ -1,8 +1,9 @@
 """Held-out loss: the model's loss on text that it never trains on, by source and by preference difference.
 
-Every rank scores its share of one fixed list of batches; per-sample sums are combined in float64, so the results do not
-depend on the number of ranks. Bits per byte compare models across tokenizers: nats / ln 2 / the bytes of text that the
-labels represent, according to tokenizer.json; without that file in TOKENS they are left out.
+Every rank scores its share of one fixed list of batches; sums over each document's stretch of a sample are combined in
+float64, so the results do not depend on the number of ranks. Bits per byte compare models across tokenizers:
+nats / ln 2 / the bytes of text that the labels represent, according to tokenizer.json; without that file in TOKENS they
+are left out.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,8 @@ def evaluate_heldout(
 
     Keys: `val/loss`, `val/source/<name>/loss`, and with `pd` (float32 [len(tokens)], preference difference of the
     slice's samples) `val/low_pd/loss` and `val/high_pd/loss`: the halves of the slice below and above its median PD,
-    weighted by tokens. A source or half without any of the `max_samples` has no key. Each has answers, one per sample.
+    weighted by tokens. A source or half without any of the `max_samples` has no key. Each has answers by document: the
+    windows of one document are not independent of each other.
     `val/bits_per_byte` and `val/source/<name>/bits_per_byte`: see above. `model` is a Decoder or an engine around one:
     ids int64 [B, T + 1] to TokenLosses. Collective: every rank makes the same number of forward passes and returns the
     same values, at any number of ranks. Raises ValueError if the slice is empty or `pd` does not match it; an error on
@@ -71,8 +73,9 @@ def evaluate_heldout(
     lengths = byte_lengths(tokens.tokenizer_folder)
     if lengths is None:
         log.info("no bits per byte: %s has no tokenizer.json with the bytes of each token", tokens.tokenizer_folder)
-    nats, bytes_ = _sample_sums(model, tokens, ids, lengths, settings.batch_size, world)
-    labels, sources = tokens.real_tokens(ids), tokens.source_of(ids)
+    spans = Spans(*tokens.document_spans(ids))
+    nats_S, bytes_ = _sums(model, tokens, ids, spans, lengths, settings.batch_size, world)
+    sources = tokens.source_of(ids)
 
     groups: dict[str, npt.NDArray[np.bool_]] = {"val": np.ones(len(ids), dtype=bool)}
     for index, name in enumerate(tokens.sources):
@@ -83,13 +86,30 @@ def evaluate_heldout(
     for group, rows in groups.items():
         if not rows.any():
             continue
-        found.values[f"{group}/loss"] = float(nats[rows].sum() / labels[rows].sum())
-        labelled = rows & (labels > 0)
-        weights = labels[labelled].astype(np.float64)
-        found.answers[f"{group}/loss"] = Items(ids[labelled], nats[labelled] / weights, weights)
+        inside = rows[spans.row_S]
+        nats = nats_S[inside].sum()
+        found.values[f"{group}/loss"] = float(nats / spans.labels_S[inside].sum())
+        found.answers[f"{group}/loss"] = _by_document(spans.document_S[inside], nats_S[inside], spans.labels_S[inside])
         if not group.endswith("_pd") and bytes_[rows].sum() > 0:
-            found.values[f"{group}/bits_per_byte"] = float(nats[rows].sum() / np.log(2) / bytes_[rows].sum())
+            found.values[f"{group}/bits_per_byte"] = float(nats / np.log(2) / bytes_[rows].sum())
     return found
+
+
+class Spans(NamedTuple):
+    """The stretches of samples that belong to one document, by sample and position."""
+
+    row_S: npt.NDArray[np.int64]
+    """Place of the sample among those evaluated."""
+    document_S: npt.NDArray[np.int64]
+    labels_S: npt.NDArray[np.int64]
+
+
+def _by_document(
+    document_S: npt.NDArray[np.int64], nats_S: npt.NDArray[np.float64], labels_S: npt.NDArray[np.int64]
+) -> Items:
+    ids, place_S = np.unique(document_S, return_inverse=True)
+    labels = np.bincount(place_S, weights=labels_S)
+    return Items(ids, np.bincount(place_S, weights=nats_S) / labels, labels, groups=ids)
 
 
 def _spread(samples: int, limit: int | None) -> npt.NDArray[np.int64]:
@@ -116,19 +136,21 @@ def _high_half(pd: npt.NDArray[np.float32], tokens: Tokens) -> npt.NDArray[np.bo
     return high
 
 
-def _sample_sums(
+def _sums(
     model: Callable[[torch.Tensor], TokenLosses],
     tokens: Tokens,
     ids: npt.NDArray[np.int64],
+    spans: Spans,
     lengths: npt.NDArray[np.int64] | None,
     batch_size: int,
     world: World,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the loss in nats and the label bytes of each sample of `ids`, float64 [n], the same on all ranks.
+    """Return the loss in nats of each span, float64 [S], and the label bytes of each sample, float64 [n].
 
-    `lengths`: bytes of every token; None: no bytes. Batches are formed before they are distributed over ranks, so a
-    sample is in the same batch, with the same rounding, at any world size. A rank without a batch in the last round
-    repeats its first one and drops the result: sharded weights need every rank in every forward pass.
+    The same on all ranks. `lengths`: bytes of every token; None: no bytes. Batches are formed before they are
+    distributed over ranks, so a sample is in the same batch, with the same rounding, at any world size. A rank without
+    a batch in the last round repeats its first one and drops the result: sharded weights need every rank in every
+    forward pass.
     """
     import torch
 
@@ -136,7 +158,9 @@ def _sample_sums(
     from train.distributed.out_of_memory import needing
 
     batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
-    sums = torch.zeros(2, len(ids), dtype=torch.float64, device=world.device)
+    nats_S, bytes_ = np.zeros(len(spans.row_S)), np.zeros(len(ids))
+    within_S = np.cumsum(spans.labels_S) - spans.labels_S  # of all labels; then of the sample's own
+    within_S -= within_S[np.searchsorted(spans.row_S, spans.row_S, side="left")]
 
     def score() -> None:
         for first in range(0, len(batches), world.size):
@@ -145,16 +169,20 @@ def _sample_sums(
             with needing(f"a held-out batch: lower heldout.batch_size={batch_size}"):
                 fault("heldout.batch")
                 losses = model(torch.from_numpy(batch).to(world.device)).losses_BT
-            if mine < len(batches):
-                place = slice(mine * batch_size, mine * batch_size + len(batch))
-                sums[0, place] = losses.double().sum(dim=1)
-                if lengths is not None:
-                    sums[1, place] = torch.from_numpy(bytes_of(batch[:, 1:], lengths).sum(axis=1)).double()
+            if mine >= len(batches):
+                continue
+            begin, stop = mine * batch_size, mine * batch_size + len(batch)
+            own = slice(*np.searchsorted(spans.row_S, [begin, stop]))
+            edges = (spans.row_S[own] - begin) * losses.shape[1] + within_S[own]
+            nats_S[own] = np.add.reduceat(losses.double().cpu().numpy().ravel(), edges)
+            if lengths is not None:
+                bytes_[begin:stop] = bytes_of(batch[:, 1:], lengths).sum(axis=1)
 
     with torch.no_grad(), evaluating(model):
         Collectives(world).run("held-out samples", score)
-    nats, bytes_ = world.all_sum(sums).cpu().numpy()  # an entry is zero on all ranks but one: the sum is exact
-    return nats, bytes_
+    sums = torch.from_numpy(np.concatenate([nats_S, bytes_])).to(world.device)
+    both = world.all_sum(sums).cpu().numpy()  # an entry is zero on all ranks but one: the sum is exact
+    return both[: len(nats_S)], both[len(nats_S) :]
 
 
 @contextmanager

@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from train.report.arms import Arm, paired
-from train.report.intervals import Interval, Side, interval
+from train.report.arms import Arm
+from train.report.comparison import Evaluated, Gain, SeedValues, compare, seed_values
 from train.report.measures import Measure, measures_of
-from train.report.records import Record, Run, finite
-from train.report.sides import Answers, read_side
+from train.report.sides import AVERAGE, BITS, NATS, Answers, read_side, same_benchmarks
+from train.report.verdicts import LEVEL, SUGGESTIVE, holm
 
 TOKEN_TOLERANCE = 0.005
 """Relative difference in tokens up to which stages are compared: padding falls at different steps in each order."""
-UNDECIDED = "no significant difference"
-NO_ERROR_BAR = "no error bar"
-VERDICTS = ("better", "worse", UNDECIDED, "equal", NO_ERROR_BAR)
-
-
-class Evaluated(NamedTuple):
-    """A run at the end of a stage."""
-
-    run: Run
-    record: Record
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A difference of two values: for a loss, negative is better."""
-
-    value: float
-    low: float | None
-    """Lower end of the 95 % interval; None if nothing is known about the variance of the difference."""
-    high: float | None
-    verdict: str
-    """One of VERDICTS."""
-    method: str
-    """`Interval.method`; empty without an interval."""
-    paired: bool
-    """Whether seeds are paired; if not, the seeds of both arms count as independent."""
+PRIMARY = "val/loss"
+"""The measure of the headline: it is chosen in advance, so it is not corrected for the number of the others."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +28,15 @@ class Cell:
     values: list[float]
     """By seed."""
     stderr: float | None
-    """The recorded standard error; only with a single seed."""
+    """Standard error of a benchmark over its items; only with a single seed."""
     change: Gain | None
     """Relative to the previous stage of the same arm."""
     gain: Gain | None
     """Relative to the baseline at the same tokens; None for the baseline itself."""
     error: str
     """Why there is no value: the error message of a failed benchmark."""
+    note: str = ""
+    """Why the value is not compared with the baseline; empty if it is, and for the baseline itself."""
 
     @property
     def seeds(self) -> int:
@@ -103,6 +80,8 @@ class Gains:
     cells: dict[str, list[dict[str, Cell]]]
     notes: list[str] = field(default_factory=list)
     """Which answers could not be used, and why."""
+    ungrouped: list[str] = field(default_factory=list)
+    """Runs whose answers do not say which items belong together: their intervals are too narrow."""
 
     def last_common(self, arm: str) -> int:
         """Return the index of the last point where both `arm` and the baseline were evaluated."""
@@ -112,21 +91,17 @@ class Gains:
         """Return the cell of `measure` at the last point that `arm` shares with the baseline."""
         return self.cells[measure.key][self.last_common(arm)][arm]
 
-    def final_baseline(self, arm: str, measure: Measure) -> Cell:
-        """Return the baseline's cell at the same point as `final`."""
-        return self.cells[measure.key][self.last_common(arm)][self.baseline]
-
     def in_group(self, group: str) -> list[Measure]:
         """Return the measures of one group, in table order."""
         return [measure for measure in self.measures if measure.group == group]
 
     def headline_measure(self) -> Measure:
         """Return the measure for the headline: the loss on all held-out text, or else the first measure."""
-        return next((m for m in self.measures if m.key == "val/loss"), self.measures[0])
+        return _primary(self.measures)
 
 
-def compute(arms: Sequence[Arm], baseline: str) -> Gains:
-    """Return the gains of every arm relative to the one named `baseline`.
+def compute(arms: Sequence[Arm], baseline: str, answers: Answers | None = None) -> Gains:
+    """Return the gains of every arm relative to the one named `baseline`; `answers` reads per-item answers.
 
     Raises ValueError if an arm shares no stage (no evaluation at the same tokens) with the baseline, or if an answers
     file is broken.
@@ -147,20 +122,27 @@ def compute(arms: Sequence[Arm], baseline: str) -> Gains:
             f"the stage records of {', '.join(names)} hold no val/ or bench/ value: "
             "train with an evaluation at the end of each stage"
         )
-    cells: dict[str, list[dict[str, Cell]]] = {measure.key: [] for measure in measures}
-    answers = Answers()
+    rows: list[dict[str, dict[str, Cell]]] = []
+    answers = answers or Answers()
     before: dict[tuple[str, str], SeedValues] = {}
     for point in points:
+        row: dict[str, dict[str, Cell]] = {}
         for measure in measures:
             known = {
-                arm: _seed_values(measure, point.evaluated[arm], answers) for arm in names if arm in point.evaluated
+                arm.name: seed_values(measure, arm, point.evaluated[arm.name])
+                for arm in ordered
+                if arm.name in point.evaluated
             }
-            earlier = {arm: before.get((measure.key, arm)) for arm in known}
-            row = {arm: _cell(measure, known[arm], earlier[arm], known.get(baseline), arm, baseline) for arm in known}
-            cells[measure.key].append(row)
+            base = known.get(baseline)
+            row[measure.key] = {
+                arm: _cell(measure, found, before.get((measure.key, arm)), None if arm == baseline else base, answers)
+                for arm, found in known.items()
+            }
             before |= {(measure.key, arm): found for arm, found in known.items() if found.evaluated}
+        rows.append(_corrected(row, _primary(measures).key))
         answers.forget()
-    return Gains(baseline, names, measures, points, cells, answers.notes)
+    cells = {measure.key: [row[measure.key] for row in rows] for measure in measures}
+    return Gains(baseline, names, measures, points, cells, answers.notes, answers.ungrouped)
 
 
 def same_tokens(first: int, second: int) -> bool:
@@ -168,63 +150,58 @@ def same_tokens(first: int, second: int) -> bool:
     return abs(first - second) <= TOKEN_TOLERANCE * max(first, second)
 
 
-def verdict(measure: Measure, difference: float, found: Interval | None) -> str:
-    """Return the verdict on a difference; one that is too small to show in the written numbers is `equal`."""
-    visible = abs(difference) >= measure.resolution
-    if found is not None and found.low <= 0 <= found.high and (visible or found.high - found.low > measure.resolution):
-        return UNDECIDED
-    if not visible:
-        return "equal"
-    if found is None:
-        return NO_ERROR_BAR
-    return "better" if (difference < 0) == measure.lower_is_better else "worse"
-
-
-@dataclass(frozen=True)
-class SeedValues:
-    """A measure of an arm at a point: the seeds that have a value, and what is known about its variance."""
-
-    evaluated: list[Evaluated]
-    side: Side | None
-    errors: list[str]
-    """Error messages of the seeds without a value."""
-
-    @property
-    def runs(self) -> list[Run]:
-        """The runs that have a value."""
-        return [run for run, _ in self.evaluated]
-
-
-def _seed_values(measure: Measure, evaluated: Sequence[Evaluated], answers: Answers) -> SeedValues:
-    with_value = [seed for seed in evaluated if finite(seed.record, measure.key) is not None]
-    side = read_side(measure.key, with_value, answers) if with_value else None
-    failed = f"{measure.key.rsplit('/', 1)[0]}/error"
-    return SeedValues(with_value, side, [str(record[failed]) for _, record in evaluated if failed in record])
-
-
 def _cell(
-    measure: Measure, known: SeedValues, before: SeedValues | None, base: SeedValues | None, arm: str, baseline: str
+    measure: Measure, known: SeedValues, before: SeedValues | None, base: SeedValues | None, answers: Answers
 ) -> Cell:
-    side = known.side
-    if side is None:
+    if not known.evaluated:
         return Cell(None, [], None, None, None, known.errors[0] if known.errors else "")
+    shared = (known.tasks or ([], []))[0] if measure.key == AVERAGE else []
+    side = read_side(measure.key, known.evaluated, answers, shared)
     change = gain = None
-    if before is not None and before.side is not None:
-        same = [run.name for run in before.runs] == [run.name for run in known.runs]
-        change = _gain(measure, before.side, side, same)
-    if arm != baseline and base is not None and base.side is not None:
-        gain = _gain(measure, base.side, side, paired(base.runs, known.runs))
-    stderr = side.error if len(side.means) == 1 else None
-    return Cell(float(np.mean(side.means)), side.means.tolist(), stderr, change, gain, "")
+    note = ""
+    if before is not None:
+        change, _ = compare(measure, before, known, answers)
+    if base is not None:
+        gain, note = compare(measure, base, known, answers)
+    elif measure.key == AVERAGE and not shared and not same_benchmarks(known.evaluated):
+        note = "a mean of averages of different tasks"
+    stderr = side.error if len(side.means) == 1 and measure.group == "benchmark" else None
+    return Cell(float(np.mean(side.means)), side.means.tolist(), stderr, change, gain, "", note)
 
 
-def _gain(measure: Measure, first: Side, second: Side, pairs: bool) -> Gain:
-    difference = float(second.means.mean() - first.means.mean())
-    found = interval(first, second, difference, pairs)
-    word = verdict(measure, difference, found)
-    if found is None:
-        return Gain(difference, None, None, word, "", pairs)
-    return Gain(difference, found.low, found.high, word, found.method, pairs)
+def _primary(measures: Sequence[Measure]) -> Measure:
+    return next((measure for measure in measures if measure.key == PRIMARY), measures[0])
+
+
+def _corrected(row: dict[str, dict[str, Cell]], primary: str) -> dict[str, dict[str, Cell]]:
+    """Return the cells of a stage end, by measure and arm, with verdicts corrected for the number of differences.
+
+    The primary measure of all arms is one family, all other measures of all arms are the second. Bits per byte are not
+    counted: they are the loss in other units, and get its p-value.
+    """
+    tested = {
+        (key, arm): cell.gain.p
+        for key, cells in row.items()
+        for arm, cell in cells.items()
+        if cell.gain is not None and cell.gain.p is not None and not cell.gain.withheld
+    }
+    corrected: dict[tuple[str, str], float] = {}
+    counted = [where for where in tested if (_as_loss(where[0]), where[1]) not in tested]
+    for first in (True, False):
+        family = [where for where in counted if (where[0] == primary) == first]
+        corrected |= zip(family, holm([tested[where] for where in family]), strict=True)
+    for key, arm in tested:
+        cell = row[key][arm]
+        assert cell.gain is not None
+        p = corrected.get((key, arm), corrected.get((_as_loss(key), arm)))
+        word = SUGGESTIVE if p is not None and p > LEVEL and cell.verdict in ("better", "worse") else cell.verdict
+        row[key][arm] = replace(cell, gain=replace(cell.gain, corrected=p, verdict=word))
+    return row
+
+
+def _as_loss(key: str) -> str:
+    """Return the loss that a measure in bits per byte is computed from; empty for other measures."""
+    return key.removesuffix(BITS) + NATS if key.endswith(BITS) else ""
 
 
 def _points(arms: Sequence[Arm]) -> list[Point]:

@@ -12,13 +12,14 @@ from curriculum.artifact.files import write_text
 from curriculum.artifact.outputs import check_file, check_free
 from train.report.about import about, mix_sentences
 from train.report.arms import Arm, read_arm
+from train.report.comparison import Evaluated
 from train.report.contents import Report
 from train.report.fairness import differences, warnings
-from train.report.gains import Evaluated, Gains, Point, compute, failed_tasks
+from train.report.gains import Gains, Point, compute, failed_tasks
 from train.report.material import Material, open_material
 from train.report.scores import score_warnings, untrained_arms
 from train.report.settings import ReportSettings
-from train.report.summary import benchmarks, cautions, confidence, headline, throughput
+from train.report.summary import benchmarks, cautions, confidence, headline, seeds_needed, throughput
 from train.report.views import (
     Exposure,
     Plan,
@@ -104,7 +105,8 @@ def make(settings: ReportSettings) -> Report:
     material = open_material(runs)
     sentences = []
     for arm in gains.arms[1:]:
-        written = (headline(gains, arms, arm), confidence(gains, arm), benchmarks(gains, arm))
+        needed = seeds_needed(gains, arm, settings.seed_deviation)
+        written = (headline(gains, arms, arm), confidence(gains, arm), needed, benchmarks(gains, arm))
         sentences += [sentence for sentence in written if sentence]
     plans, missing = _plans(arms, material)
     exposures = _exposures(arms, material)

@@ -25,7 +25,10 @@ HEADLINES = ("acc_norm", "acc", "exact_match", "em", "f1")
 """`bench/avg` uses the first of these metrics that a task has, as in train/evaluation/harness/benchmarks.py."""
 _RESOLUTION = {"nats": 5e-5, "bits": 5e-5, "share": 5e-4, "number": 5e-5}
 _WORDS = {"nats": "nats per token", "bits": "bits per byte", "share": "percentage points", "number": ""}
-_LOWER_IS_BETTER = ("loss", "ppl", "perplexity", "bits_per_byte", "brier", "error_rate")
+_LOWER_IS_BETTER = ("loss", "ppl", "perplexity", "bits_per_byte", "brier", "brier_score", "error_rate")
+"""Ends of the names of metrics, without a filter."""
+_LOWER_TOO = ("ter", "wer", "cer", "mse", "rmse", "mae", "likelihood_diff", "pct_stereotype", "toxicity")
+"""Whole names, without a filter."""
 _SHARES = ("acc", "exact_match", "em", "f1", "avg", "pass@", "score")
 
 
@@ -113,7 +116,8 @@ def _measure(key: str) -> Measure:
         return Measure(key, label, "source", _unit(parts[-1]), True)
     group = "benchmark" if parts[0] == "bench" else "held-out"
     label = _LABELS.get(key) or _label(parts)
-    return Measure(key, label, group, _unit(parts[-1]), parts[-1].endswith(_LOWER_IS_BETTER))
+    metric = parts[-1].split(",")[0].split(".")[0]
+    return Measure(key, label, group, _unit(parts[-1]), metric.endswith(_LOWER_IS_BETTER) or metric in _LOWER_TOO)
 
 
 def _label(parts: list[str]) -> str:

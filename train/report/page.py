@@ -11,16 +11,21 @@ from curriculum.artifact.files import code_version
 from curriculum.work.printable import printable_lines
 from train.report import charts, theme
 from train.report.arms import counted
+from train.report.comparison import ONE_SEED, Gain
 from train.report.contents import Report
 from train.report.curves import gain_pictures, loss_pictures, mixtures
-from train.report.gains import NO_ERROR_BAR, UNDECIDED, Cell, Gain
+from train.report.gains import Cell
 from train.report.measures import GROUPS, Measure, short_tokens
 from train.report.records import Run
 from train.report.summary import METHODS, headline_measures, seed_counts
+from train.report.verdicts import NO_ERROR_BAR, NO_VERDICT, SUGGESTIVE, UNDECIDED
 
 MOST_ROWS = 24
 """Maximum number of rows in a figure of differences or of PD by source; the tables list them all."""
-MARKS = {"better": "\u25b2", "worse": "\u25bc", UNDECIDED: "\u2248", "equal": "=", NO_ERROR_BAR: "?"}
+MARKS = {
+    **{"better": "\u25b2", "worse": "\u25bc", UNDECIDED: "\u2248", SUGGESTIVE: "\u2248", "equal": "="},
+    **{NO_VERDICT: "?", NO_ERROR_BAR: "?"},
+}
 
 
 def draw(report: Report) -> dict[str, theme.Picture]:
@@ -73,6 +78,7 @@ def render(report: Report, pictures: dict[str, theme.Picture]) -> str:
         groups={group: title for group, title in GROUPS.items() if report.gains.in_group(group)},
         headline_measures=headline_measures(report.gains),
         seed_counts=seed_counts,
+        one_seed=ONE_SEED,
         counted=counted,
         methods=METHODS,
         several=any(len(arm.runs) > 1 for arm in report.arms),

@@ -143,6 +143,12 @@ def finite(record: Record, key: str) -> float | None:
     return float(value)
 
 
+def is_non_finite(record: Record, key: str) -> bool:
+    """Tell whether the value at `key` was recorded as NaN or infinite: listed under `nonfinite`, or in older files."""
+    value, odd = record.get(key), record.get(NONFINITE)
+    return (isinstance(odd, dict) and key in odd) or (isinstance(value, float) and not math.isfinite(value))
+
+
 def _record(line: bytes) -> Record:
     value = json.loads(line)
     if not isinstance(value, dict):

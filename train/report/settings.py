@@ -28,6 +28,9 @@ class ReportSettings:
     """The page. The numbers are written next to it as .json and .csv."""
     title: str = "Preference curriculum compared with the shuffled baseline"
     """Heading of the page."""
+    seed_deviation: float | None = None
+    """Standard deviation of the held-out loss over the seeds of one arm, nats per token, from earlier runs. It says how
+    many seeds would show a difference of the observed size; no interval uses it. null: from arms with several seeds."""
     figures: bool = False
     """Also write each figure as an .svg file, to a folder next to the page (report_figures for report.html)."""
 
@@ -67,6 +70,8 @@ class ReportSettings:
             raise ValueError(
                 f"output={self.output!r} does not end in .html: give a file name for the page, e.g. report.html"
             )
+        if self.seed_deviation is not None and not self.seed_deviation > 0:
+            raise ValueError(f"seed_deviation={self.seed_deviation} must be above 0 nats per token, or null")
         if not self.title.strip():
             raise ValueError("title is empty: give the page a heading")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -23,16 +24,21 @@ BITS, NATS = "/bits_per_byte", "/loss"
 class Answers:
     """The answers of runs at stage ends, read once per run and stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[Path], dict[str, Items]] = read_answers) -> None:
         self.notes: list[str] = []
         """Where answers could not be used, and why."""
+        self.ungrouped: list[str] = []
+        """Runs whose answers do not say which items belong together."""
+        self._read_file = read
         self._read: dict[tuple[str, int], dict[str, Items]] = {}
 
     def of(self, run: Run, record: Record) -> Mapping[str, Items]:
         """Return the items by measure for a stage end; {} if none were stored. Raises ValueError for a broken file."""
         where = (run.name, int(record["step"]))
         if where not in self._read:
-            self._read[where] = read_answers(answers_path(run.folder, where[1]))
+            found = self._read[where] = self._read_file(answers_path(run.folder, where[1]))
+            if run.name not in self.ungrouped and any(items.groups is None for items in found.values()):
+                self.ungrouped.append(run.name)
         return self._read[where]
 
     def note(self, text: str) -> None:
@@ -45,49 +51,71 @@ class Answers:
         self._read.clear()
 
 
-def read_side(key: str, seeds: Sequence[tuple[Run, Record]], answers: Answers) -> Side:
-    """Return a measure over the seeds that have a value for it, with per-item answers if all of them have answers."""
-    values = [value for _, record in seeds if (value := finite(record, key)) is not None]
-    errors = [standard_error(record, key) for _, record in seeds]
+def read_side(key: str, seeds: Sequence[tuple[Run, Record]], answers: Answers, tasks: Sequence[str] = ()) -> Side:
+    """Return a measure over the seeds that have a value for it, with per-item answers if all of them have answers.
+
+    `tasks`: for `bench/avg`, the task metrics that it is the mean of; without any, the recorded average is used.
+    """
+    if key == AVERAGE and tasks:
+        values = [fmean([record[task] for task in tasks]) for _, record in seeds]
+    else:
+        values = [value for _, record in seeds if (value := finite(record, key)) is not None]
+    errors = [standard_error(record, key, tasks) for _, record in seeds]
     known = [error for error in errors if error is not None]
     error = math.sqrt(fmean([error**2 for error in known])) if len(known) == len(errors) else None
     plain = Side(np.asarray(values), error=error)
-    side = _from_answers(key, seeds, answers)
+    side = _from_answers(key, seeds, answers, tasks)
     if side is None:
         return plain
     if not np.allclose(side.means, plain.means, rtol=CLOSE, atol=1e-6):
         names = ", ".join(run.name for run, _ in seeds)
         answers.note(f"{names}: the stored answers for {key} do not reproduce the recorded value and are not used")
         return plain
-    return replace(side, means=plain.means, error=error)
+    return replace(side, means=plain.means)
 
 
-def standard_error(record: Record, key: str) -> float | None:
+def common_tasks(seeds: Sequence[tuple[Run, Record]]) -> tuple[list[str], list[str]] | None:
+    """Return the task metrics in every seed's `bench/avg`, and those that only some have.
+
+    None if that cannot be known: with a tag, the records do not say which tasks it averages.
+    """
+    lists = [averaged(record, _names(run)) for run, record in seeds]
+    if not all(lists):
+        return None
+    every = list(dict.fromkeys(task for found in lists for task in found))
+    shared = [task for task in every if all(task in found for found in lists)]
+    return shared, [task for task in every if task not in shared]
+
+
+def same_benchmarks(seeds: Sequence[tuple[Run, Record]]) -> bool:
+    """Tell whether all seeds have values for the same benchmark metrics."""
+    return len({frozenset(_by_task(record).items()) for _, record in seeds}) == 1
+
+
+def standard_error(record: Record, key: str, tasks: Sequence[str] = ()) -> float | None:
     """Return the recorded standard error of `key`.
 
-    `bench/avg` without one gets sqrt(sum of squares) / n over the tasks it averages: tasks have different questions,
+    `bench/avg` without one gets sqrt(sum of squares) / n over the `tasks` it averages: tasks have different questions,
     so their errors are independent.
     """
     stderr = finite(record, f"{key}_stderr")
-    if stderr is not None or key != AVERAGE:
+    if key != AVERAGE or (stderr is not None and not tasks):
         return stderr
-    errors = [finite(record, f"{task}_stderr") for task in averaged(record)]
+    errors = [finite(record, f"{task}_stderr") for task in tasks or averaged(record)]
     known = [error for error in errors if error is not None]
     return math.hypot(*known) / len(known) if known and len(known) == len(errors) else None
 
 
-def averaged(record: Record) -> list[str]:
-    """Return the task metrics that `bench/avg` averages; empty if they cannot be determined (groups of tasks)."""
+def averaged(record: Record, names: Sequence[str] = ()) -> list[str]:
+    """Return the task metrics that `bench/avg` averages; empty if they cannot be determined (tags).
+
+    `names`: the tasks and groups that the run was asked for; without any, all tasks in the record.
+    """
     average = finite(record, AVERAGE)
-    tasks: dict[str, list[str]] = {}
-    for key in record:
-        if key.startswith("bench/") and key.count("/") > 1 and finite(record, key) is not None:
-            task, _, metric = key.rpartition("/")
-            tasks.setdefault(task, []).append(metric)
     keys = []
-    for task, metrics in tasks.items():
+    for task, metrics in _by_task(record).items():
         found = [(name, metric) for name in HEADLINES for metric in metrics if metric.split(".")[0] == name]
-        if found:
+        if found and (not names or task.removeprefix("bench/") in names):
             keys.append(f"{task}/{found[0][1]}")
     values = [value for key in keys if (value := finite(record, key)) is not None]
     if average is None or not values or abs(fmean(values) - average) > 1e-6:
@@ -95,11 +123,29 @@ def averaged(record: Record) -> list[str]:
     return keys
 
 
-def _from_answers(key: str, seeds: Sequence[tuple[Run, Record]], answers: Answers) -> Side | None:
+def _by_task(record: Record) -> dict[str, tuple[str, ...]]:
+    """Return the metrics of each benchmark task that have a value."""
+    tasks: dict[str, tuple[str, ...]] = {}
+    for key in record:
+        if key.startswith("bench/") and key.count("/") > 1 and finite(record, key) is not None:
+            task, _, metric = key.rpartition("/")
+            tasks[task] = (*tasks.get(task, ()), metric)
+    return tasks
+
+
+def _names(run: Run) -> list[str]:
+    asked = run.config.get("benchmarks")
+    names = asked.get("tasks") if isinstance(asked, dict) else None
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _from_answers(
+    key: str, seeds: Sequence[tuple[Run, Record]], answers: Answers, tasks: Sequence[str] = ()
+) -> Side | None:
     if key == AVERAGE:
-        keys = averaged(seeds[0][1])
-        tasks = [_from_answers(task, seeds, answers) for task in keys]
-        found = [task for task in tasks if task is not None]
+        keys = tasks or averaged(seeds[0][1])
+        sides = [_from_answers(task, seeds, answers) for task in keys]
+        found = [side for side in sides if side is not None]
         return average(found) if keys and len(found) == len(keys) else None
     kept = [answers.of(run, record) for run, record in seeds]
     if all(key in items for items in kept):

@@ -1,17 +1,20 @@
 """The result of the comparison in plain sentences and a few numbers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median, quantiles
+from statistics import median, quantiles, variance
 
 from train.report.arms import Arm, counted
-from train.report.gains import NO_ERROR_BAR, UNDECIDED, VERDICTS, Cell, Gains
+from train.report.comparison import ONE_SEED, Gain
+from train.report.gains import Gains
 from train.report.measures import Measure, short_tokens
 from train.report.records import finite
+from train.report.verdicts import NO_ERROR_BAR, NO_VERDICT, SUGGESTIVE, UNDECIDED, VERDICTS
 
-ONE_SEED = (
-    "One seed per arm: the intervals cover only the choice of evaluation items, for this one pair of runs. "
-    "Another seed may flip the sign; trust a difference only when it holds across several seeds."
+ONE_SEED_EACH = (
+    "One seed per arm: no verdict on the order. The intervals cover only the choice of evaluation items, for this one "
+    "pair of runs; two runs of the same arm with other seeds may differ by more, in either direction."
 )
 ONE_SIDED = "Only one seed for {arms}: the seed-to-seed variance is assumed to equal the other arm's."
 FEW_SEEDS = (
@@ -19,19 +22,31 @@ FEW_SEEDS = (
     "of the per-seed differences."
 )
 MANY_MEASURES = (
-    "The intervals are not corrected for multiple comparisons: of {count} measures without any real difference, about "
-    "{chance} per stage would be called better or worse by chance."
+    "Of {count} measures without any real difference, about {chance} per stage would have an interval that excludes "
+    "zero by chance. Such a difference is called suggestive, unless it holds after correction for their number (Holm)."
 )
+UNGROUPED = (
+    "The answers of {runs} were stored by an earlier version and do not say which items belong together: their "
+    "intervals count the windows of a document, and the questions about a passage, as independent and are too narrow. "
+    "Evaluate the stage again: pdpc evaluate run=RUN stages=N."
+)
+POWER = 2.8
+"""Sum of the normal quantiles for 95 % confidence and 80 % power."""
 METHODS = {
-    "items": "paired by item, one seed",
+    "items": "paired by item, one pair of runs",
     "items and seeds": "paired by item, over seeds",
     "seeds": "from seeds only",
-    "standard errors": "from standard errors, unpaired",
+    "standard errors": "from standard errors, unpaired, one pair of runs",
     "standard errors and seeds": "from standard errors, unpaired, and seeds",
     "": "",
 }
 """`Interval.method` in words for the reader."""
-COUNTED = {UNDECIDED: f"with {UNDECIDED}", NO_ERROR_BAR: "without an error bar"}
+COUNTED = {
+    UNDECIDED: f"with {UNDECIDED}",
+    SUGGESTIVE: "with a suggestive difference",
+    NO_VERDICT: "without a verdict",
+    NO_ERROR_BAR: "without an error bar",
+}
 """Verdicts as worded after a count."""
 HEADLINE_KEYS = ("val/loss", "val/bits_per_byte", "val/low_pd/loss", "val/high_pd/loss", "bench/avg")
 
@@ -57,28 +72,41 @@ class Throughput:
 def headline(gains: Gains, arms: Sequence[Arm], arm: str) -> str:
     """Return one sentence: the difference of `arm` from the baseline at the last evaluation both have."""
     measure = gains.headline_measure()
-    number = gains.last_common(arm)
-    cell, base = gains.final(arm, measure), gains.final_baseline(arm, measure)
-    done = all(one.finished for one in arms if one.name in (arm, gains.baseline))
-    when = f"{'After' if done else 'So far, at'} {short_tokens(gains.points[number].tokens)} tokens"
+    cell = gains.final(arm, measure)
+    gain, base = cell.gain, gains.baseline
+    done = all(one.finished for one in arms if one.name in (arm, base))
+    when = f"{'After' if done else 'So far, at'} {short_tokens(gains.points[gains.last_common(arm)].tokens)} tokens"
     text = "held-out text" if measure.key == "val/loss" else measure.label
-    if cell.value is None or base.value is None or cell.gain is None:
-        return f"{when}, {arm} cannot be compared with {gains.baseline} on {text}: a value is missing."
-    amount = measure.write_difference(abs(cell.gain.value)).lstrip("+")
-    values = f"{measure.write(cell.value)} vs. {measure.write(base.value)}"
+    if gain is None:
+        why = cell.note if cell.note and cell.value is not None else "a value is missing"
+        return f"{when}, {arm} cannot be compared with {base} on {text}: {why}."
+    amount = measure.write_difference(abs(gain.value)).lstrip("+")
+    values = f"{measure.write(gain.own)} vs. {measure.write(gain.base)}"
     if measure.unit in ("nats", "bits"):
         amount += f" {measure.words}"
-        if base.value:
-            amount += f" ({100 * abs(cell.gain.value / base.value):.1f}%)"
-    when += f" ({seed_counts(cell, base)})"
-    if cell.verdict == "equal":
-        return f"{when}, {arm} and {gains.baseline} are equal on {text}: {values}."
-    if cell.verdict == NO_ERROR_BAR:
-        side = "below" if cell.gain.value < 0 else "above"
-        return f"{when}, {arm} is {amount} {side} {gains.baseline} on {text}, which may be chance: {values}."
-    if cell.verdict == UNDECIDED:
-        return f"{when}, there is {UNDECIDED} between {arm} and {gains.baseline} on {text}: {values}."
-    return f"{when}, {arm} is {amount} {cell.verdict} than {gains.baseline} on {text}: {values}."
+        if gain.base:
+            amount += f" ({100 * abs(gain.value / gain.base):.1f}%)"
+    when += f" ({'; '.join([seed_counts(gain), *gain.notes])})"
+    if gain.verdict == "equal":
+        return f"{when}, {arm} and {base} are equal on {text}: {values}."
+    side = "below" if gain.value < 0 else "above"
+    if gain.verdict == NO_ERROR_BAR:
+        return f"{when}, {arm} is {amount} {side} {base} on {text}, which may be chance: {values}."
+    if gain.verdict == NO_VERDICT and gain.withheld == ONE_SEED:
+        return (
+            f"{when}, one run of {arm} is {amount} {side} one run of {base} on {text}: {values}. "
+            "One seed per arm allows no verdict on the order."
+        )
+    if gain.verdict == NO_VERDICT:
+        return f"{when}, there is no verdict on {arm} and {base} on {text}: {values} ({gain.withheld})."
+    if gain.verdict == UNDECIDED:
+        return f"{when}, there is {UNDECIDED} between {arm} and {base} on {text}: {values}."
+    if gain.verdict == SUGGESTIVE:
+        return (
+            f"{when}, {arm} is {amount} {side} {base} on {text}, which is suggestive only, as several arms are "
+            f"compared: {values}."
+        )
+    return f"{when}, {arm} is {amount} {gain.verdict} than {base} on {text}: {values}."
 
 
 def confidence(gains: Gains, arm: str) -> str:
@@ -90,13 +118,51 @@ def confidence(gains: Gains, arm: str) -> str:
     if gain.low is None:
         return "No error bar: that needs per-item answers or standard errors for both arms, or several seeds."
     written = measure.write_interval(gain.low, gain.high)
-    return f"The 95% confidence interval of the difference is {written} {measure.words} ({METHODS[gain.method]})."
+    ends = f"{written} {measure.words} ({METHODS[gain.method]})"
+    if gain.withheld == ONE_SEED:
+        return f"For these two runs only, the 95% interval over other evaluation items is {ends}."
+    return f"The 95% confidence interval of the difference is {ends}."
 
 
-def seed_counts(cell: Cell, base: Cell) -> str:
-    """Return the number of seeds behind a gain: `3 seeds each`, or `3 seeds vs. 1`."""
-    same = cell.seeds == base.seeds
-    return f"{counted(cell.seeds)} each" if same else f"{counted(cell.seeds)} vs. {base.seeds}"
+def seeds_needed(gains: Gains, arm: str, seed_deviation: float | None) -> str:
+    """Return one sentence: how many pairs of seeds would show the headline difference; empty after a verdict.
+
+    The standard deviation over seeds is that of the arms with several seeds in the report, or else `seed_deviation`
+    (for a held-out loss). A difference of two seeds deviates by sqrt(2) times as much.
+    """
+    measure, number = gains.headline_measure(), gains.last_common(arm)
+    gain = gains.final(arm, measure).gain
+    if gain is None or gain.verdict not in (NO_VERDICT, UNDECIDED, NO_ERROR_BAR) or gain.withheld not in ("", ONE_SEED):
+        return ""
+    known = {name: cell.values for name, cell in gains.cells[measure.key][number].items() if cell.seeds > 1}
+    freedom = sum(len(values) - 1 for values in known.values())
+    if freedom:
+        pooled = sum((len(values) - 1) * variance(values) for values in known.values()) / freedom
+        deviation, origin = math.sqrt(pooled), f"of the seeds of {', '.join(known)}"
+    elif seed_deviation is not None and measure.key == "val/loss":
+        deviation, origin = seed_deviation, "given by seed_deviation"
+    else:
+        return (
+            "How many seeds would show such a difference is unknown: train several seeds of one arm, or give the "
+            "standard deviation over seeds of earlier runs as seed_deviation."
+        )
+    pairs = (POWER * math.sqrt(2) * deviation / abs(gain.value)) ** 2 + 2 if gain.value else math.inf
+    many = f"about {math.ceil(pairs - 1e-9)}" if pairs <= 1000 else "more than 1,000"
+    spread = measure.write_difference(deviation).lstrip("+")
+    return (
+        f"With a standard deviation of {spread} ({origin}), {many} pairs of seeds would show a difference of this size."
+    )
+
+
+def seed_counts(gain: Gain | None) -> str:
+    """Return the number of seeds behind a gain: `3 seeds each`, or `3 seeds vs. 1`; empty without a gain."""
+    if gain is None:
+        return ""
+    return (
+        f"{counted(gain.seeds)} each"
+        if gain.seeds == gain.base_seeds
+        else f"{counted(gain.seeds)} vs. {gain.base_seeds}"
+    )
 
 
 def benchmarks(gains: Gains, arm: str) -> str:
@@ -115,18 +181,20 @@ def benchmarks(gains: Gains, arm: str) -> str:
 
 
 def cautions(gains: Gains, arms: Sequence[Arm]) -> list[str]:
-    """Return caveats about the intervals: few seeds, many measures."""
+    """Return caveats about the intervals: few seeds, many measures, answers without groups."""
     result = []
     counts = [len(arm.runs) for arm in arms]
     if max(counts) == 1:
-        result.append(ONE_SEED)
+        result.append(ONE_SEED_EACH)
     elif min(counts) == 1:
         result.append(ONE_SIDED.format(arms=" and ".join(arm.name for arm in arms if len(arm.runs) == 1)))
     elif min(counts) <= 3:
         result.append(FEW_SEEDS.format(seeds=counted(min(counts)), times={2: 9, 3: 2.5}[min(counts)]))
     count = len(gains.measures)
-    if count >= 10:
+    if count >= 10 and max(counts) > 1:
         result.append(MANY_MEASURES.format(count=count, chance=max(1, round(0.05 * count))))
+    if gains.ungrouped:
+        result.append(UNGROUPED.format(runs=", ".join(gains.ungrouped)))
     return result
 
 

@@ -8,14 +8,15 @@ from typing import Any
 from curriculum.work.console import PlainConsole, cell
 from curriculum.work.printable import printable
 from train.report.contents import Report
-from train.report.gains import NO_ERROR_BAR, UNDECIDED, Cell
+from train.report.gains import Cell
 from train.report.measures import Measure, short_tokens
 from train.report.summary import METHODS, seed_counts
+from train.report.verdicts import NO_ERROR_BAR, NO_VERDICT, SUGGESTIVE, UNDECIDED
 
 MOST_TASKS = 2
 """With more benchmark metrics than this, only the average is shown; the page has the rest."""
 COLOURS = {"better": "green", "worse": "red"}
-MARKS = {UNDECIDED: " ~", NO_ERROR_BAR: " ?"}
+MARKS = {UNDECIDED: " ~", SUGGESTIVE: " ~", NO_VERDICT: " ?", NO_ERROR_BAR: " ?"}
 
 
 def show(report: Report, console: Any, output: Path) -> None:
@@ -57,7 +58,7 @@ def table(report: Report, measures: list[Measure]) -> Any:
     left = len(gains.measures) - len(measures)
     caption = (
         f"difference = arm - baseline at the same tokens; negative is better for a loss; "
-        f"~ {UNDECIDED}, ? {NO_ERROR_BAR}"
+        f"~ {UNDECIDED} or {SUGGESTIVE} only, ? {NO_VERDICT} or {NO_ERROR_BAR}"
     )
     if left:
         caption += f"; {left} more measures on the page"
@@ -90,12 +91,14 @@ def ends(report: Report) -> list[tuple[str, str]]:
     result = []
     for arm in report.others:
         for measure in chosen(report):
-            cell, base = report.gains.final(arm, measure), report.gains.final_baseline(arm, measure)
+            cell = report.gains.final(arm, measure)
             if cell.gain is None:
+                if cell.note:
+                    result.append((f"{arm}, {_heading(measure)}: not compared ({cell.note})", ""))
                 continue
             ends = measure.write_interval(cell.gain.low, cell.gain.high)
             outcome = f"{measure.write_difference(cell.gain.value)}{f' ({ends})' if ends else ''}, {cell.verdict}"
-            how = [seed_counts(cell, base), METHODS[cell.gain.method]]
+            how = [seed_counts(cell.gain), METHODS[cell.gain.method], *cell.gain.notes]
             line = f"{arm}, {_heading(measure)}: {outcome}; {', '.join(part for part in how if part)}"
             result.append((line, COLOURS.get(cell.verdict, "")))
     return result

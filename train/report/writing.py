@@ -12,11 +12,12 @@ from train.report.contents import Report
 from train.report.gains import Cell
 from train.report.records import Run
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 COLUMNS = (
     "measure", "label", "group", "unit", "lower_is_better", "arm", "stage", "step", "tokens", "seeds",
     "value", "stderr", "change", "change_low", "change_high", "change_verdict", "change_method",
-    "difference", "low", "high", "verdict", "method", "paired_seeds", "baseline_seeds", "error",
+    "difference", "low", "high", "verdict", "method", "paired_seeds", "compared_seeds", "baseline_seeds",
+    "compared_value", "baseline_value", "p", "corrected_p", "note", "error",
 )  # fmt: skip
 
 
@@ -38,11 +39,11 @@ def rows(report: Report) -> list[dict[str, Any]]:
                     "step": record["step"],
                     "tokens": record["tokens"],
                 }
-                result.append(row | _cell(cell, cells.get(report.baseline)))
+                result.append(row | _cell(cell))
     return result
 
 
-def _cell(cell: Cell, base: Cell | None) -> dict[str, Any]:
+def _cell(cell: Cell) -> dict[str, Any]:
     """Return the columns of one cell; intervals are 95 % intervals of the differences."""
     change, gain = cell.change, cell.gain
     return {
@@ -60,7 +61,13 @@ def _cell(cell: Cell, base: Cell | None) -> dict[str, Any]:
         "verdict": gain.verdict if gain else "",
         "method": gain.method if gain else "",
         "paired_seeds": gain and gain.paired,
-        "baseline_seeds": base.seeds if gain and base else None,
+        "compared_seeds": gain and gain.seeds,
+        "baseline_seeds": gain and gain.base_seeds,
+        "compared_value": gain and gain.own,
+        "baseline_value": gain and gain.base,
+        "p": gain and gain.p,
+        "corrected_p": gain and gain.corrected,
+        "note": "; ".join([*gain.notes, *([gain.withheld] if gain.withheld else [])]) if gain else cell.note,
         "error": cell.error,
     }
 

@@ -100,6 +100,19 @@ def test_the_documents_of_a_sample_are_those_its_tokens_come_from(tokens_folder)
     assert (lengths == whole).all()
 
 
+def test_the_stretches_of_many_samples_are_those_of_each(tokens_folder):
+    for name in ("train", "validation"):
+        tokens = Tokens.open(tokens_folder, name)
+        for ids in (np.arange(len(tokens)), np.array([3, 0, len(tokens) - 1, 3]), np.arange(0)):
+            row, document, labels = tokens.document_spans(ids)
+            expected = [
+                (place, *found)
+                for place, sample in enumerate(ids)
+                for found in tokens.documents_in(int(sample)).tolist()
+            ]
+            assert list(zip(row.tolist(), document.tolist(), labels.tolist(), strict=True)) == expected
+
+
 def test_a_sample_shows_where_it_comes_from_and_how_it_begins(tokens_folder):
     tokens = Tokens.open(tokens_folder)
     assert [count for _, count in origins(tokens, 5)] == tokens.documents_in(5)[:, 1].tolist()

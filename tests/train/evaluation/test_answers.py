@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from train.evaluation.answers import Items, answers_path, read_answers, write_answers
 
 ANSWERS = {
-    "bench/quiz/acc": Items(np.arange(3), np.asarray([1.0, 0.0, 1.0]), np.ones(3)),
+    "bench/quiz/acc": Items(np.arange(3), np.asarray([1.0, 0.0, 1.0]), np.ones(3), np.asarray([0, 0, 2])),
     "val/loss": Items(np.asarray([2, 5]), np.asarray([1.25, 3.5]), np.asarray([3.0, 1.0])),
 }
 
@@ -19,10 +20,19 @@ def test_answers_round_trip(tmp_path: Path) -> None:
     found = read_answers(path)
     assert found.keys() == ANSWERS.keys()
     for key, items in ANSWERS.items():
-        for name in ("ids", "values", "weights"):
+        for name in ("ids", "values", "weights", "groups"):
             np.testing.assert_array_equal(getattr(found[key], name), getattr(items, name))
     assert found["val/loss"].mean() == pytest.approx((1.25 * 3 + 3.5) / 4)
     assert [file.name for file in path.parent.iterdir()] == ["step_00000040.parquet"]
+
+
+def test_answers_of_an_earlier_version_have_no_groups(tmp_path: Path) -> None:
+    path = answers_path(tmp_path, 40)
+    write_answers(path, ANSWERS)
+    pq.write_table(pq.read_table(path).drop_columns("group"), path)
+    found = read_answers(path)
+    assert [items.groups for items in found.values()] == [None, None]
+    np.testing.assert_array_equal(found["val/loss"].values, ANSWERS["val/loss"].values)
 
 
 def test_a_missing_file_gives_no_answers(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ class Slice:
         for last, length in ((7, 5), (11, 2), (12, 9)):
             rows[last, length:] = IGNORED
         self.rows = rows.astype(np.int64)
+        starts = np.isin(np.arange(13 * SEQ_LEN), [0, 20, 22, 64, 96])  # documents span samples, and samples documents
+        self.document = (np.cumsum(starts) - 1).reshape(13, SEQ_LEN)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -50,6 +52,14 @@ class Slice:
 
     def source_of(self, ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
         return self.source[np.asarray(ids)]
+
+    def document_spans(self, ids: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], ...]:
+        found = [
+            (row, document, int(((self.document[sample] == document) & (self.rows[sample, 1:] != IGNORED)).sum()))
+            for row, sample in enumerate(np.asarray(ids))
+            for document in np.unique(self.document[sample])
+        ]
+        return tuple(np.array([span for span in found if span[2]]).T)
 
 
 SLICE = cast(Tokens, Slice())
@@ -110,10 +120,23 @@ def test_answers_are_the_items_of_the_means() -> None:
     for key, items in found.answers.items():
         assert items.mean() == pytest.approx(found.values[key])
         assert (np.diff(items.ids) > 0).all()
-    assert found.answers["val/loss"].ids.tolist() == [0, 1, 3, 5, 7, 9, 11]
-    assert found.answers["val/source/b/loss"].ids.tolist() == [9, 11]
-    assert found.answers["val/source/b/loss"].weights.tolist() == [8, 1]
-    assert found.answers["val/source/b/loss"].values[1] == Slice().rows[11, 1]
+    samples = [0, 1, 3, 5, 7, 9, 11]
+    rows, documents = Slice().rows[samples, 1:], Slice().document[samples]
+    items = found.answers["val/loss"]
+    assert items.ids.tolist() == [0, 2, 3] == items.groups.tolist()
+    for document, value, weight in zip(items.ids, items.values, items.weights, strict=True):
+        labels = rows[(documents == document) & (rows != IGNORED)]
+        assert (value, weight) == (pytest.approx(labels.mean()), len(labels))
+    assert found.answers["val/source/b/loss"].ids.tolist() == [3]
+    assert found.answers["val/source/b/loss"].weights.tolist() == [9]
+
+
+def test_a_sample_of_several_documents_is_split_between_them() -> None:
+    items = evaluate_heldout(priced, SLICE, None, HeldoutSettings(batch_size=2), SINGLE).answers["val/loss"]
+    assert items.ids.tolist() == [0, 1, 2, 3, 4]
+    assert items.weights.tolist() == [20, 2, 39, 25, 8]
+    assert items.values[1] == pytest.approx(Slice().rows[2, 5:7].mean())
+    assert items.values[0] == pytest.approx(np.concatenate([*Slice().rows[:2, 1:], Slice().rows[2, 1:5]]).mean())
 
 
 def test_bits_per_byte_use_the_bytes_of_the_labels(tokens_folder: Path) -> None:

@@ -128,10 +128,10 @@ def items_of(value: float, kind: str, rng: np.random.Generator, shared: np.ndarr
     count = len(shared)
     if kind == "quiz":
         right = np.argsort(np.argsort(shared + rng.normal(0, 0.3, count))) < round(value * count)
-        return Items(np.arange(count), right.astype(float), np.ones(count))
+        return Items(np.arange(count), right.astype(float), np.ones(count), np.arange(count))
     weights = 10.0 + np.arange(count) % 7
     raw = shared + rng.normal(0, 0.02, count)
-    return Items(np.arange(count), raw + value - (raw * weights).sum() / weights.sum(), weights)
+    return Items(np.arange(count), raw + value - (raw * weights).sum() / weights.sum(), weights, np.arange(count))
 
 
 def answer(run: Path, seed: int = 0, count: int = 200) -> Path:

@@ -1,9 +1,12 @@
 import csv
 import io
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -90,7 +93,7 @@ def rewrite(folder, order):
 def test_seeds_intervals_and_verdicts_are_in_json_and_csv(with_seeds, tmp_path):
     path, _ = made(with_seeds(shuffled=3, pdpc=3), tmp_path)
     value = json.loads(path.with_suffix(".json").read_text("utf-8"))
-    assert value["format_version"] == 2
+    assert value["format_version"] == 3
     rows = {(row["measure"], row["arm"], row["stage"]): row for row in value["gains"]}
     row = rows["val/loss", "pdpc", 4]
     assert (row["seeds"], row["baseline_seeds"], row["paired_seeds"], row["verdict"]) == (3, 3, True, "worse")
@@ -236,3 +239,64 @@ def test_figures_are_not_written_among_other_files(comparison, tmp_path):
     (tmp_path / "out" / "report_figures" / "photo.png").touch()
     with pytest.raises(ValueError, match=r"report_figures contains other files \(photo.png\)"):
         made(comparison, tmp_path, figures=True)
+
+
+def test_an_average_without_a_task_says_so_wherever_it_stands(metrics, make_run, tmp_path):
+    """The arms are equal in `hard`; `easy` failed in one, which lowers its own average by 27 points."""
+    runs = {}
+    for arm in ("shuffled", "pdpc"):
+        records = metrics(arm)
+        whole = {"bench/hard/acc": 0.3025, "bench/easy/acc": 0.8425, "bench/avg": 0.5725}
+        partly = {"bench/hard/acc": 0.3025, "bench/easy/error": "timed out", "bench/avg": 0.3025}
+        kept = {key: value for key, value in records[-1].items() if "bench" not in key}
+        runs[arm] = str(make_run(arm, [*records[:-1], kept | (whole if arm == "shuffled" else partly)]))
+    path, printed = made(runs, tmp_path)
+    row = final(path, "bench/avg")
+    assert (row["difference"], row["verdict"], row["note"]) == (0.0, "equal", "over 1 of 2 tasks, without easy")
+    assert (row["compared_value"], row["baseline_value"]) == (0.3025, 0.3025)
+    page = path.read_text("utf-8")
+    assert page.count("over 1 of 2 tasks, without easy") == 2, "at the top and in the table of stages"
+    assert "\u221227" not in page
+    assert "over 1 of 2 tasks, without easy" in " ".join(printed.split())
+
+
+def final(path, measure):
+    rows = json.loads(path.with_suffix(".json").read_text("utf-8"))["gains"]
+    return [row for row in rows if (row["measure"], row["arm"]) == (measure, "pdpc")][-1]
+
+
+def test_one_seed_per_arm_has_no_verdict_anywhere(with_seeds, tmp_path):
+    path, printed = made(with_seeds(shuffled=1, pdpc=1), tmp_path, seed_deviation=0.03)
+    value = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    row = final(path, "val/loss")
+    assert (row["method"], row["verdict"], row["note"]) == ("items", "no verdict", "one seed per arm")
+    assert 0 < row["low"] < row["high"]
+    assert {row["verdict"] for row in value["gains"]} <= {"", "equal", "no verdict"}
+    assert {row["change_verdict"] for row in value["gains"]} <= {"", "equal", "no verdict"}
+    first, interval, needed = value["headlines"][:3]
+    assert "one run of pdpc is " in first
+    assert first.endswith("One seed per arm allows no verdict on the order.")
+    assert interval.startswith("For these two runs only, the 95% interval over other evaluation items is +0.")
+    pairs = 2 + (2.8 * math.sqrt(2) * 0.03 / row["difference"]) ** 2
+    assert f"(given by seed_deviation), about {math.ceil(pairs)} pairs of seeds would show such a difference." in needed
+    assert not re.search(r"(verdict (better|worse)\"|than shuffled|\((better|worse)\))", path.read_text("utf-8"))
+    assert not re.search(r", (better|worse);| than shuffled", " ".join(printed.split()))
+
+
+def test_other_arms_with_several_seeds_say_how_many_would_do(with_seeds, tmp_path):
+    runs = with_seeds(shuffled=1, pdpc=1, tilt=3)
+    report = make(ReportSettings(runs=runs))
+    (sentence,) = [text for text in report.headlines if "of the seeds of tilt" in text]
+    assert sentence.startswith("With a standard deviation of 0.")
+    unknown = make(ReportSettings(runs={arm: runs[arm] for arm in ("shuffled", "pdpc")})).headlines
+    assert any(text.startswith("How many seeds would show such a difference is unknown") for text in unknown)
+
+
+def test_answers_of_an_earlier_version_are_a_warning(with_seeds, tmp_path):
+    runs = with_seeds(shuffled=3, pdpc=3)
+    assert not any("earlier version" in text for text in make(ReportSettings(runs=runs)).warnings)
+    for file in Path(runs["pdpc"][1]).glob("evaluations/*.parquet"):
+        pq.write_table(pq.read_table(file).drop_columns("group"), file)
+    (warning,) = [text for text in make(ReportSettings(runs=runs)).warnings if "earlier version" in text]
+    assert warning.startswith("The answers of pdpc seed 1 were stored by an earlier version")
+    assert "pdpc evaluate run=RUN stages=N" in warning

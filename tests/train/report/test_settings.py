@@ -22,6 +22,7 @@ RUNS = {"shuffled": "a", "pdpc": "b"}
         ({"runs": RUNS, "baseline": "random"}, r"baseline='random' is not among the runs \(shuffled, pdpc\)"),
         ({"runs": RUNS, "output": "report"}, r"output='report' does not end in \.html"),
         ({"runs": RUNS, "title": " "}, "title is empty"),
+        ({"runs": RUNS, "seed_deviation": 0.0}, r"seed_deviation=0.0 must be above 0 nats per token, or null"),
         ({"runs": {"shuffled": "a", "pdpc": []}}, r"runs\.pdpc is empty"),
         ({"runs": {"shuffled": "a", "pdpc": ["b", "c", "b"]}}, r"runs\.pdpc lists b twice"),
         ({"runs": {"shuffled": "a", "pdpc": {"x": 1}}}, "neither a run nor a list of runs"),

@@ -30,11 +30,11 @@ def test_the_table_has_a_row_per_arm_and_the_difference(make_run, tmp_path):
         "?",
         "+3.0",
         "pt",
-        "~",
+        "?",
     ]
     assert "One seed per arm" in text
     assert "above shuffled" in text
-    assert "no significant difference; 1 seed each, from standard errors, unpaired" in " ".join(text.split())
+    assert "no verdict; 1 seed each, from standard errors, unpaired, one pair of runs" in " ".join(text.split())
 
 
 def test_the_gains_at_the_end_have_seeds_intervals_and_verdicts_in_words(with_seeds, tmp_path):

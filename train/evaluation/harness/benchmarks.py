@@ -14,6 +14,8 @@ import numpy as np
 from train.distributed.collectives import Collectives, RankFailed
 from train.evaluation.answers import Evaluated, Items
 from train.evaluation.attempts import Attempts
+from train.evaluation.clusters import standard_error
+from train.evaluation.harness.passages import passage_groups
 from train.evaluation.harness.sandbox import sandbox
 from train.evaluation.harness.tasks import BenchmarkSettings, load_tasks
 from train.evaluation.heldout import evaluating
@@ -41,8 +43,8 @@ def evaluate_benchmarks(
 ) -> Evaluated:
     """Return `bench/<task>/<metric>`, its `..._stderr`, and `bench/avg`, the mean of the tasks' headline metrics.
 
-    Metrics of a filter other than "none" are named `<metric>.<filter>`. Metrics that are means over documents have a
-    standard error (sample deviation / sqrt(n)) and answers, one per document. A task that cannot be loaded or run,
+    Metrics of a filter other than "none" are named `<metric>.<filter>`. Metrics that are means over questions have a
+    standard error (train/evaluation/clusters.py) and answers, one per question. A task that cannot be loaded or run,
     exceeds `task_timeout_s`, or is rejected by `attempts` (on rank 0) gives `bench/<task>/error`, a message, and does
     not enter the average; the others still run. Collective: all ranks return the same values.
     `max_length`: longest input in tokens; None: the decoder's `max_seq_len`. `bos`: the token that starts every prompt,
@@ -147,7 +149,7 @@ def _run_together(
 
 def _run_task(name: str, model: Any, settings: BenchmarkSettings) -> tuple[Results, dict[str, Items]]:
     """Return the metrics of a task, or of a group or tag and its members, and the answers by measure."""
-    from lm_eval.api.metrics import mean, mean_stderr
+    from lm_eval.api.metrics import mean
     from lm_eval.evaluator import evaluate
 
     loaded = load_tasks(name, settings)
@@ -167,17 +169,19 @@ def _run_task(name: str, model: Any, settings: BenchmarkSettings) -> tuple[Resul
                 continue
             items = _items(found["samples"][task], metric, filtered)
             answers[f"bench/{task}/{label}"] = items
-            if len(items.ids) > 1:
-                # The harness only computes it along with a bootstrap that forks a pool, unsafe in a training rank.
-                results[task][f"{label}_stderr"] = float(mean_stderr(items.values.tolist()))
+            # The harness's own takes questions about one passage for independent ones.
+            if (error := standard_error(items)) is not None:
+                results[task][f"{label}_stderr"] = error
     return results, answers
 
 
 def _items(samples: list[dict[str, Any]], metric: str, filtered: str) -> Items:
-    """Return the result of every document for a metric, by its index in the task."""
-    rows = {int(s["doc_id"]): float(s[metric]) for s in samples if s["filter"] == filtered and metric in s}
+    """Return the result of every question for a metric, by its index in the task; a passage's questions are a group."""
+    rows = {int(s["doc_id"]): s for s in samples if s["filter"] == filtered and metric in s}
     ids = sorted(rows)
-    return Items(np.asarray(ids, np.int64), np.asarray([rows[number] for number in ids], np.float64), np.ones(len(ids)))
+    numbers = np.asarray(ids, np.int64)
+    groups = numbers[passage_groups([rows[number].get("doc") for number in ids])]
+    return Items(numbers, np.asarray([float(rows[number][metric]) for number in ids]), np.ones(len(ids)), groups)
 
 
 def _headlines(name: str, results: Results) -> list[float]:

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from tests.train.evaluation.harness.material import (
+    CHOICE,
     MAX_LENGTH,
     SINGLE,
     make_decoder,
@@ -22,6 +23,7 @@ from tests.train.evaluation.harness.material import (
     requests,
     sentence,
     settings_of,
+    write_task,
     write_tasks,
 )
 from train.distributed.collectives import Collectives
@@ -125,6 +127,23 @@ def test_groups_and_tags_and_limits(assets: Path, tmp_path: Path) -> None:
     values = values_of(make_decoder(), assets / "tokenizer", settings_of(tmp_path, "both", limit=3), SINGLE)
     assert values["bench/both/acc"] == values["bench/choice/acc"] == values["bench/avg"]
     assert float(values["bench/avg"]) * 3 == pytest.approx(round(float(values["bench/avg"]) * 3))
+
+
+@pytest.mark.usefixtures("no_defaults")
+def test_questions_about_one_passage_are_a_group_with_its_standard_error(assets: Path, tmp_path: Path) -> None:
+    rng = random.Random(1)
+    passages = [sentence(rng, 60)[:150].ljust(100, ".") for _ in range(5)]
+    questions = [
+        {"context": passages[index // 4], "choices": [f" {'x' * place}" for place in range(1, 5)], "answer": index % 4}
+        for index in range(20)
+    ]
+    write_task(tmp_path / "tasks", "reading", questions, **CHOICE)
+    found = evaluate_benchmarks(make_decoder(), assets / "tokenizer", settings_of(tmp_path, "reading"), SINGLE)
+    items = found.answers["bench/reading/acc"]
+    assert items.groups is not None
+    assert items.groups.tolist() == [4 * (index // 4) for index in range(20)]
+    means = items.values.reshape(5, 4).mean(axis=1)
+    assert found.values["bench/reading/acc_stderr"] == pytest.approx(means.std(ddof=1) / 5**0.5)
 
 
 def test_no_tasks_cost_nothing(assets: Path) -> None:

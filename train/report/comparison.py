@@ -93,7 +93,7 @@ def compare(measure: Measure, first: SeedValues, second: SeedValues, answers: An
     """Return the difference of `second` from `first`; None, and why, if they have nothing in common to compare."""
     one, other, pairs, notes = _matched(first, second)
     if not one or not other:
-        return None, "no value on both sides"
+        return None, "no pair of seeds has a value" if first.evaluated else f"{first.arm.name} has no value"
     tasks: list[str] = []
     if measure.key == AVERAGE:
         both = [*one, *other]

@@ -149,20 +149,13 @@ def seeds_needed(gains: Gains, arm: str, seed_deviation: float | None) -> str:
     pairs = (POWER * math.sqrt(2) * deviation / abs(gain.value)) ** 2 + 2 if gain.value else math.inf
     many = f"about {math.ceil(pairs - 1e-9)}" if pairs <= 1000 else "more than 1,000"
     spread = measure.write_difference(deviation).lstrip("+")
-    return (
-        f"With a standard deviation of {spread} ({origin}), {many} pairs of seeds would show a difference of this size."
-    )
+    return f"With a standard deviation of {spread} ({origin}), {many} pairs of seeds would show such a difference."
 
 
-def seed_counts(gain: Gain | None) -> str:
-    """Return the number of seeds behind a gain: `3 seeds each`, or `3 seeds vs. 1`; empty without a gain."""
-    if gain is None:
-        return ""
-    return (
-        f"{counted(gain.seeds)} each"
-        if gain.seeds == gain.base_seeds
-        else f"{counted(gain.seeds)} vs. {gain.base_seeds}"
-    )
+def seed_counts(gain: Gain) -> str:
+    """Return the number of seeds behind a gain: `3 seeds each`, or `3 seeds vs. 1`."""
+    same = gain.seeds == gain.base_seeds
+    return f"{counted(gain.seeds)} each" if same else f"{counted(gain.seeds)} vs. {gain.base_seeds}"
 
 
 def benchmarks(gains: Gains, arm: str) -> str:

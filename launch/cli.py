@@ -217,7 +217,8 @@ def _only_prints(words: Sequence[str]) -> bool:
 
 
 def _run(verb: Verb, words: list[str]) -> int:
-    from train.config.compose import compose, configuration_of, options_of
+    from train.config.compose import compose, configuration_of
+    from train.config.groups import options_of
 
     shown, words = asks_config(words)
     settings_class, run, choices = verb.load()
@@ -250,7 +251,8 @@ def _run(verb: Verb, words: list[str]) -> int:
 def _complete(words: Sequence[str]) -> int:
     """Print the completion script of a shell, from the table of verbs and their settings; return the exit code."""
     from train.config.completion import script
-    from train.config.compose import groups_of, keys_of
+    from train.config.groups import groups_of
+    from train.config.keys import keys_of
 
     keys: dict[str, list[str]] = {}
     values: dict[tuple[str, str], list[str]] = {}

@@ -364,7 +364,7 @@ def test_ranks_of_this_machine_watch_their_launcher(
 def test_yaml_composes_and_repeats_the_defaults(name: str) -> None:
     import yaml
 
-    from train.config.compose import CONFIGS
+    from train.config.groups import CONFIGS
 
     values = yaml.safe_load((CONFIGS / "cluster" / f"{name}.yaml").read_text("utf-8"))
     assert values.pop("defaults") == [f"{name}_schema"]

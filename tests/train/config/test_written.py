@@ -72,7 +72,7 @@ def test_other_characters_are_refused_with_the_quotes_to_write(written, tmp_path
 
 def test_null_is_a_value_of_an_optional_text_only(tmp_path):
     for null in ("null", "~", ""):
-        assert composed(tmp_path, f"arm: a\ntracker: {{run_name: {null}}}\n").tracker.run_name is None
+        assert composed(tmp_path, f"arm: a\ntracker: {{entity: {null}}}\n").tracker.entity is None
         with pytest.raises(SettingsError, match=r"line 1: arm is text, but YAML reads .* as null: write arm: \""):
             composed(tmp_path, f"arm: {null}\n")
 
@@ -90,7 +90,7 @@ def test_names_and_values_of_a_mapping(tmp_path):
         return compose("launch", schema, [f"cluster={tmp_path}/mine.yaml"], choices).cluster
 
     head = "defaults: [slurm_schema]\ntime_limit: 24:00:00\n"
-    with pytest.raises(SettingsError, match='line 2: cluster.time_limit is text, .*: write time_limit: "24:00:00"'):
+    with pytest.raises(SettingsError, match=r'line 2: cluster\.time_limit is text, .*: write time_limit: "24:00:00"'):
         launched(head)
     head = head.replace("24:00:00", '"24:00:00"')
     assert launched(f"{head}environment: {{NCCL_DEBUG: INFO, A: 1}}\n").environment == {"NCCL_DEBUG": "INFO", "A": "1"}

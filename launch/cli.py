@@ -47,6 +47,8 @@ class Verb:
     """Paths of other settings classes whose keys are accepted."""
     split: str | None = None
     """Path of a function that splits the words into the verb's own and those for its key `overrides`."""
+    handed: str | None = None
+    """Path of a function that returns what the latter compose to, for `--cfg job`."""
 
     def load(self) -> tuple[type, Callable[..., object], dict[str, Mapping[str, type]]]:
         """Import the verb's modules; return its settings class, its function and the groups that select a type."""
@@ -152,6 +154,7 @@ VERBS: dict[str, Verb] = {
             choices={"cluster": "launch.cluster.launch:CLUSTERS"},
             also=["train.settings:TrainSettings"],
             split="launch.cluster.launch:split_overrides",
+            handed="launch.cluster.launch:shown_training",
         ),
         Verb(
             "demo",
@@ -217,7 +220,8 @@ def _only_prints(words: Sequence[str]) -> bool:
 
 
 def _run(verb: Verb, words: list[str]) -> int:
-    from train.config.compose import compose, configuration_of, options_of
+    from train.config.compose import compose, configuration_of
+    from train.config.groups import options_of
 
     shown, words = asks_config(words)
     settings_class, run, choices = verb.load()
@@ -238,6 +242,8 @@ def _run(verb: Verb, words: list[str]) -> int:
         overrides, handed_on = _imported(verb.split)(overrides)
     if shown:
         print(configuration_of(verb.name, settings_class, overrides, choices))
+        if handed_on is not None and verb.handed is not None:
+            print(_imported(verb.handed)(handed_on))
         return 0
     settings: Any = compose(verb.name, settings_class, overrides, choices)
     if handed_on is not None:
@@ -250,7 +256,8 @@ def _run(verb: Verb, words: list[str]) -> int:
 def _complete(words: Sequence[str]) -> int:
     """Print the completion script of a shell, from the table of verbs and their settings; return the exit code."""
     from train.config.completion import script
-    from train.config.compose import groups_of, keys_of
+    from train.config.groups import groups_of
+    from train.config.keys import keys_of
 
     keys: dict[str, list[str]] = {}
     values: dict[tuple[str, str], list[str]] = {}

@@ -94,6 +94,8 @@ class DecoderConfig(DecoderSettings):
     """Longest sequence, in tokens, that the model is trained for (written to exports)."""
     end_of_text: int | None = None
     """Token that starts a document: attention never looks back past it. None: one document per sequence."""
+    input_only: int | None = None
+    """Token that is an input but never a label, such as BOS; None: no such token."""
     explicit_head_size: int | None = None
     """Head size if it is not `width / heads` (Hugging Face: head_dim)."""
 
@@ -110,8 +112,10 @@ class DecoderConfig(DecoderSettings):
             raise ValueError(f"model.explicit_head_size={self.explicit_head_size} must be even and at least 2")
         if self.heads % self.kv_heads:
             raise ValueError(f"model.kv_heads={self.kv_heads} must divide model.heads={self.heads}")
-        if self.end_of_text is not None and not 0 <= self.end_of_text < self.vocab_size:
-            raise ValueError(f"model.end_of_text={self.end_of_text} is outside the vocabulary of {self.vocab_size}")
+        for key in ("end_of_text", "input_only"):
+            token = getattr(self, key)
+            if token is not None and not 0 <= token < self.vocab_size:
+                raise ValueError(f"model.{key}={token} is outside the vocabulary of {self.vocab_size}")
         known = ("auto", *ATTENTION_BACKENDS)
         if self.attention not in known:
             raise ValueError(f"model.attention={self.attention!r} is unknown: use one of {', '.join(known)}")

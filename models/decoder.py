@@ -15,7 +15,7 @@ from models.block_runner import BlockRunner
 from models.config import DecoderConfig
 from models.execution import ExecutionSettings
 from models.kernels import Kernels, choose
-from models.kernels.interface import Rotary
+from models.kernels.interface import IGNORED, Rotary
 from models.losses.cross_entropy import TokenLosses, linear_cross_entropy
 from models.rotary import rotary_table
 
@@ -117,9 +117,11 @@ class Decoder(nn.Module):
         `ids_BS` is int64 [B, T + 1]; rows may be right-padded with IGNORED, and those labels cost nothing. `documents`
         are those of the inputs (`Documents.of`), if the caller already has them; `positions_BT` are integer position
         ids for RoPE, 0 .. T - 1 in every row if None. `weights_BT`, float32, is the weight of each label in the total
-        (`linear_cross_entropy`), 1 if None.
+        (`linear_cross_entropy`), 1 if None. A label that is `config.input_only` costs nothing.
         """
         ids_BT, labels_BT = ids_BS[:, :-1], ids_BS[:, 1:]
+        if self.config.input_only is not None:
+            labels_BT = labels_BT.masked_fill(labels_BT == self.config.input_only, IGNORED)
         hidden_BTW = self.hidden(ids_BT, documents, positions_BT)
         total, losses_N = linear_cross_entropy(
             hidden_BTW.flatten(0, 1),

@@ -20,11 +20,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curriculum.artifact.create import create
 from curriculum.artifact.manifest import MANIFEST, checksum_of
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
-from tests.scores import write_slice
+from tests.scores import Losses, write_scores
 
 SLOWEST = (
     "tests/train/test_runs.py",
@@ -110,16 +109,14 @@ def tokens_folder(tmp_path_factory) -> Path:
 def scores_folder(tokens_folder) -> Path:
     """SCORES with made-up losses in which the source `hard` has the higher PD."""
     folder = tokens_folder.parent / "scores"
-    slices = {name: Tokens.open(tokens_folder, name) for name in ("train", "validation")}
-    inputs = {f"tokens/{name}": part.fingerprint for name, part in slices.items()}
     rng = np.random.default_rng(0)
-    with create(folder, "scores", config={}, inputs=inputs) as draft:
-        for name, part in slices.items():
-            ids = np.arange(len(part))
-            strong = rng.uniform(2.0, 4.0, len(part)).astype(np.float32)
-            gap = rng.normal(0.3 + 0.4 * part.source_of(ids), 0.2).astype(np.float32)
-            write_slice(draft.path, name, {"weak": strong + gap, "strong": strong}, part.real_tokens(ids))
-    return folder
+
+    def losses(part: Tokens) -> Losses:
+        strong = rng.uniform(2.0, 4.0, len(part)).astype(np.float32)
+        gap = rng.normal(0.3 + 0.4 * part.source_of(np.arange(len(part))), 0.2).astype(np.float32)
+        return {"weak": strong + gap, "strong": strong}
+
+    return write_scores(folder, [Tokens.open(tokens_folder, name) for name in ("train", "validation")], losses)
 
 
 @pytest.fixture(scope="session")

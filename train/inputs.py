@@ -66,7 +66,7 @@ def open_inputs(settings: TrainSettings) -> Inputs:
     if settings.data.scores is not None:
         scores = Scores.open(settings.data.scores, VALIDATION)
         scores.check(validation)
-    decoder = settings.model.decoder_config(tokens.vocab_size, tokens.seq_len, tokens.end_of_text)
+    decoder = settings.model.decoder_config(tokens.vocab_size, tokens.seq_len, tokens.end_of_text, tokens.input_only)
     # A resized order has other steps than its schedule: those of a run that had its last batch size from the start.
     shift = round(order.first_cursor / order.batch_size) - order.first_step
     tokens_per_step = order.batch_size * tokens.seq_len

@@ -64,7 +64,7 @@ def baselines_of(tokens: Tokens) -> Baselines:
 def _counts(tokens: Tokens, ids_N: NDArray[np.int64]) -> NDArray[np.float64]:
     counts_V = np.ones(tokens.vocab_size)
     for start in range(0, len(ids_N), AT_ONCE):
-        labels_BT = tokens.sample(ids_N[start : start + AT_ONCE])[:, 1:]
+        labels_BT = tokens.labels(ids_N[start : start + AT_ONCE])
         counts_V += np.bincount(labels_BT[labels_BT != IGNORED], minlength=tokens.vocab_size)
     return counts_V
 
@@ -74,7 +74,7 @@ def _sum_of_means(tokens: Tokens, ids_N: NDArray[np.int64], counts_V: NDArray[np
     nats_V = -np.log(counts_V / counts_V.sum())
     total = 0.0
     for start in range(0, len(ids_N), AT_ONCE):
-        labels_BT = tokens.sample(ids_N[start : start + AT_ONCE])[:, 1:]
+        labels_BT = tokens.labels(ids_N[start : start + AT_ONCE])
         real_BT = labels_BT != IGNORED
         nats_BT = np.where(real_BT, nats_V[np.where(real_BT, labels_BT, 0)], 0.0)
         total += float((nats_BT.sum(axis=1) / np.maximum(real_BT.sum(axis=1), 1)).sum())

@@ -85,12 +85,12 @@ def features(tokens: Tokens, ids_N: NDArray[np.int64]) -> NDArray[np.float32]:
     rarity_V = _rarity(tokens)
     rows = np.zeros((len(ids_N), len(tokens.sources) + 4), dtype=np.float32)
     rows[np.arange(len(ids_N)), tokens.source_of(ids_N)] = 1.0
-    rows[:, -4] = np.log(tokens.real_tokens(ids_N))
+    rows[:, -4] = np.log(np.maximum(tokens.real_tokens(ids_N), 1))
     for start in range(0, len(ids_N), AT_ONCE):
-        labels_BT = tokens.sample(ids_N[start : start + AT_ONCE])[:, 1:]
+        labels_BT = tokens.labels(ids_N[start : start + AT_ONCE])
         real_BT = labels_BT != IGNORED
         nats_BT = np.where(real_BT, rarity_V[np.where(real_BT, labels_BT, 0)], 0.0)
-        count_B = real_BT.sum(axis=1)
+        count_B = np.maximum(real_BT.sum(axis=1), 1)
         mean_B = nats_BT.sum(axis=1) / count_B
         part = rows[start : start + AT_ONCE]
         part[:, -3] = mean_B
@@ -105,7 +105,7 @@ def _rarity(tokens: Tokens) -> NDArray[np.float64]:
     counts = np.ones(tokens.vocab_size)
     spread = np.unique(np.linspace(0, len(tokens) - 1, min(len(tokens), FREQUENCY_SAMPLES)).astype(np.int64))
     for start in range(0, len(spread), AT_ONCE):
-        labels = tokens.sample(spread[start : start + AT_ONCE])[:, 1:]
+        labels = tokens.labels(spread[start : start + AT_ONCE])
         counts += np.bincount(labels[labels != IGNORED], minlength=len(counts))
     result: NDArray[np.float64] = -np.log(counts / counts.sum())
     return result
@@ -145,7 +145,7 @@ def trial(
 
     The score is the PD of a weak and a strong model, else the first model's loss.
     """
-    counts_N = tokens.real_tokens(ids_N)
+    counts_N = np.maximum(tokens.real_tokens(ids_N), 1)
     exact = {
         name: (losses_NT.sum(axis=1, dtype=np.float64) / counts_N).astype(np.float32)
         for name, losses_NT in losses.items()
@@ -155,7 +155,7 @@ def trial(
     found = []
     total = int(counts_N.sum())
     for k in first_tokens:
-        part_N = np.minimum(counts_N, k)
+        part_N = np.maximum(tokens.real_tokens(ids_N, k), 1)
         first = {n: _first_means(x, k, part_N) for n, x in losses.items()}
         found.append(compare(f"first_tokens={k}", int(part_N.sum()) / total, score, score_of(first), buckets))
     rng = np.random.default_rng(0)
@@ -166,7 +166,7 @@ def trial(
             columns, cost = [known_NF], fraction
             if with_first is not None:
                 k = with_first
-                part_N = np.minimum(counts_N, k)
+                part_N = np.maximum(tokens.real_tokens(ids_N, k), 1)
                 columns += [_first_means(x, k, part_N)[:, None] for x in losses.values()]
                 cost += (1 - fraction) * int(part_N.sum()) / total
             whole = np.concatenate(columns, axis=1)

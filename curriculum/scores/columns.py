@@ -162,6 +162,8 @@ class SampleColumns:
                     f"least 1 and below {LONGEST}"
                 )
             return length_N.astype(np.int64)
+        if self.tokens.input_only is not None:  # any sample may have fewer labels than tokens
+            return self.tokens.real_tokens(np.arange(first, stop))
         weight_N = np.full(stop - first, self.tokens.seq_len, dtype=np.int64)
         short = self.tokens.maybe_short
         short = short[(short >= first) & (short < stop)]

@@ -141,8 +141,7 @@ class ChunkScorer:
             ids_BS = torch.from_numpy(part.sample(ids_N[rows])[:, : None if limit is None else limit + 1])
             for name, reference in self.references.items():
                 found[name].append(reference.sums(ids_BS))  # stays on the device: no sync per batch
-        real_N = part.real_tokens(ids_N)
-        divisor_N = np.maximum(real_N if limit is None else np.minimum(real_N, limit), 1)
+        divisor_N = np.maximum(part.real_tokens(ids_N, limit), 1)
         empty = torch.zeros(0, dtype=torch.float64)
         return {
             name: (torch.cat([empty, *(part.cpu() for part in sums)]).numpy() / divisor_N).astype(np.float32)
@@ -166,7 +165,9 @@ class ChunkScorer:
             starts = np.cumsum(sizes) - sizes
             real_BT = samples_BS[:, 1:] != IGNORED
             keep("document", np.concatenate([pairs[:, 0] for pairs in found]))
-            keep("document_tokens", sizes.astype(np.int32))
+            labels = samples_BS[:, 1:][real_BT]
+            counts = sizes if part.input_only is None else np.add.reduceat((labels != part.input_only) + 0, starts)
+            keep("document_tokens", counts.astype(np.int32))
             counted = bytes_of(samples_BS[:, 1:], lengths_V)[real_BT] if lengths_V is not None else 0 * real_BT[real_BT]
             keep("document_bytes", np.add.reduceat(counted.astype(np.int64), starts))
             for name, reference in self.references.items():

@@ -20,6 +20,11 @@ COMPANIONS = (
     *("*.py", "*.sh", "*.yaml", "*.yml", "*.toml", "*.ini", "*.cfg", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg"),
 )
 """Patterns of files next to a corpus, in no format that PDPC reads (in lower case): noted, not read."""
+NOTES = (
+    *("readme", "license", "licence", "copying", "notice", "changelog", "citation", "authors", "contributing"),
+    *("requirements", "checksums", "md5sums", "sha1sums", "sha256sums", "sha512sums"),
+)
+"""Names of .txt files, without the extension, that describe a corpus and are no part of it."""
 METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json", MANIFEST)
 """Files in which `datasets`, or an artifact of ours such as the demo's text, describes a corpus."""
 
@@ -120,7 +125,7 @@ def _folder_files(folder: Path, base: Path, notes: list[str], required: bool = T
 def _is_companion(path: Path) -> bool:
     name = path.name.lower()
     if file_format(name) is not None:
-        return name in METADATA
+        return name in METADATA or (name.endswith(".txt") and name.removesuffix(".txt") in NOTES)
     empty = path.is_file() and path.stat().st_size == 0  # a marker, such as _SUCCESS
     return empty or any(fnmatch.fnmatchcase(name, pattern) for pattern in COMPANIONS)
 

@@ -6,11 +6,14 @@ import os
 import re
 from pathlib import Path
 
-SHARD_WORDS = "part|shard|chunk|file|data|train|split|batch|block|segment|output"
+SHARD_WORDS = "part|shard|chunk|file|data|train|validation|valid|test|split|batch|block|segment|output"
+CODECS = "snappy|gz|gzip|zstd|zst|lz4|lzo|brotli|br"
+"""Compression inside Parquet, which Spark writes into a name: part-00000-UUID-c000.snappy.parquet."""
 SHARD_START = rf"(?:(?:{SHARD_WORDS})?\d+|{SHARD_WORDS})"
-SHARD = re.compile(rf"{SHARD_START}(?:[-_. ]+(?:{SHARD_START}|of|[rmc]\d*))*")
-UNIQUE = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
-NUMBERED = re.compile(r"(?:^|[-_. ])\d+$|\d{3}$")
+SHARD = re.compile(rf"{SHARD_START}(?:[-_. ]+(?:{SHARD_START}|of|[rmc]\d*|{CODECS}))*")
+UNIQUE = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|(?<![0-9a-z])[0-9a-f]{16,}(?![0-9a-z])")
+"""A UUID, or the digest of a file's content."""
+NUMBERED = re.compile(r"(?:^|[-_. ])\d+$|\d{3}$|(?<!\d)0\d{3}")
 
 
 def folder_name(path: Path) -> str:

@@ -211,6 +211,7 @@ class TextJob:
                 kept.setdefault(name, Counter()).update(counts)
             read += metadata["documents"]
         special = {} if tokenizer.bos is None else {"bos": tokenizer.bos, "bos_token": tokenizer.bos_token}
+        special |= {} if tokenizer.bos in (None, tokenizer.end_of_text) else {"input_only": tokenizer.bos}
         lost = {name: dict(counts) for name, counts in sorted(kept.items()) if counts["lost"] or counts["changed"]}
         return {
             **special,

@@ -9,8 +9,8 @@ Layout of a slice (`train`, `validation`, `reference`), all numbers little-endia
     <slice>.origins.bin  int64 [documents]: the document's ordinal in the input text
 
 A sample is a window of seq_len + 1 tokens at stride seq_len within one source, so every token except the source's first
-is a label exactly once. Opening costs O(sources), reading a sample O(seq_len): ids are memory-mapped, the rest is read
-on demand (curriculum/artifact/mapped.py).
+is a label exactly once; BOS, which the text does not hold, is an input and never a label. Opening costs O(sources),
+reading a sample O(seq_len): ids are memory-mapped, the rest is read on demand (curriculum/artifact/mapped.py).
 
 Adopted TOKENS (`pdpc adopt`) have no <slice>.ids.bin: each source lists external files, which stay in place, and starts
 count from the first token of the slice's first file. There a sample is a window within one file, and a file's first
@@ -41,6 +41,8 @@ FOREIGN_DTYPES = {"uint8": "|u1", "int8": "|i1", "int16": "<i2", "int32": "<i4",
 INDEX_PARTS = ("starts", "origins")
 PARTS = ("ids", *INDEX_PARTS)
 INDEX_DTYPE = "<i8"
+AT_ONCE = 1024
+"""Samples that labels are counted in at a time."""
 
 
 def samples_in(tokens: int, seq_len: int) -> int:
@@ -66,6 +68,8 @@ class Tokens:
         self.end_of_text: int = int(facts["end_of_text"])
         self.bos: int | None = facts.get("bos")
         """Token that starts each document's text, and every prompt; None: none does (curriculum/tokens/special.py)."""
+        self.input_only: int | None = facts.get("input_only")
+        """Token that is never a label: BOS, unless it is end-of-text; None: no such token."""
         self.tokenizer_fingerprint: str = facts["tokenizer_fingerprint"]
         self.tokenizer_folder: Path = folder / "tokenizer"
         self.sources: list[str] = [row["name"] for row in table]
@@ -80,6 +84,7 @@ class Tokens:
         self.documents: int = sum(int(run["documents"]) for _, run in runs)
         self.tokens: int = int(self._run_tokens.sum())
         self._samples: int = int(samples.sum())
+        self._adopted = any("files" in row for row in table)
         self._ids = TokenIds(_id_files(folder, slice_name, manifest), self.seq_len + 1)
         parts = [_part(folder, slice_name, part, manifest, INDEX_DTYPE, self.documents) for part in INDEX_PARTS]
         self._starts, self._origins = (Numbers(part) for part in parts)
@@ -133,13 +138,34 @@ class Tokens:
             out[row, : lengths[row]] = self._ids.span(int(starts[row]), int(starts[row] + lengths[row]))
         return out
 
-    def real_tokens(self, ids: npt.ArrayLike) -> IntArray:
-        """Return the number of labels of each sample that are not IGNORED, int64 [n] in [1, seq_len]."""
-        return self._windows(ids)[1] - 1
+    def labels(self, ids: npt.ArrayLike) -> IntArray:
+        """Return the labels of samples, int64 [n, seq_len]; IGNORED after the end of a source, and in place of BOS."""
+        labels = self.sample(ids)[:, 1:]
+        if self.input_only is not None:
+            labels[labels == self.input_only] = IGNORED
+        return labels
+
+    def real_tokens(self, ids: npt.ArrayLike, first: int | None = None) -> IntArray:
+        """Return the number of labels of each sample, or of its first `first` tokens, that are not IGNORED, int64 [n].
+
+        O(1) per sample; O(log documents) with BOS, and O(seq_len) if the TOKENS are adopted or the ids far apart.
+        """
+        begin, length, _ = self._windows(ids)
+        count = length - 1 if first is None else np.minimum(length - 1, first)
+        if self.input_only is None or not len(begin):
+            return count
+        # A document's BOS follows its start, so it is one of the labels if the start is one of their inputs.
+        least, most = bisect_left(self._starts, begin.min()), bisect_left(self._starts, (begin + count).max())
+        if not self._adopted and most - least <= int(count.sum()):
+            starts = self._starts[least:most]
+            return count - np.searchsorted(starts, begin + count) + np.searchsorted(starts, begin)
+        wanted = np.asarray(ids)
+        parts = [wanted[at : at + AT_ONCE] for at in range(0, len(wanted), AT_ONCE)]
+        return np.concatenate([(self.labels(part)[:, :first] != IGNORED).sum(axis=1) for part in parts])
 
     @property
     def maybe_short(self) -> IntArray:
-        """Return the ids of samples that may have fewer than `seq_len` labels: the last one of each source or file."""
+        """Return the ids of samples that may be shorter than `seq_len`: the last one of each source or file."""
         return self._sample_ends[self._sample_ends > self._first_samples] - 1
 
     def source_of(self, ids: npt.ArrayLike) -> IntArray:

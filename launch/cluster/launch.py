@@ -55,6 +55,15 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return mine, [word for word in words if word not in mine]
 
 
+def shown_training(overrides: Sequence[str]) -> str:
+    """Return the run's composed configuration with the origin of every value, as a second YAML document."""
+    from train.config.compose import configuration_of
+    from train.settings import TrainSettings
+
+    note = "# settings of the run (pdpc train); on Slurm, grace_s follows cluster.signal_s unless it is set"
+    return f"---\n{note}\n{configuration_of('train', TrainSettings, overrides)}"
+
+
 def run(settings: LaunchSettings) -> int:
     """Write the scripts, print the command, and start the run unless dry_run is set; return the exit code.
 

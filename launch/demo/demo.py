@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curriculum.artifact.outputs import BYSTANDERS, check_free
-from train.config.flags import quoted
+from train.config.typed import quoted
 
 ARMS = ("shuffled", "pdpc")
 BENCHMARK = "continuation"

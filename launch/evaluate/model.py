@@ -74,7 +74,8 @@ def _evaluate_folder(settings: EvaluateSettings, folder: Path, world: World) -> 
         bos = document_bos(tokenizer)
     else:
         end = None if validation is None else validation.end_of_text  # as in training: documents do not see each other
-        decoder, tokenizer = huggingface.load(folder, torch.float32, end_of_text=end), folder
+        never = None if validation is None else validation.input_only
+        decoder, tokenizer = huggingface.load(folder, torch.float32, end_of_text=end, input_only=never), folder
         if settings.benchmarks.tasks:
             from train.evaluation.harness.model import load_tokenizer, template_start
 

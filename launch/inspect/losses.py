@@ -63,7 +63,12 @@ def _load(subject: Subject, number: int, model: str | None, tokens: Tokens) -> t
     if (folder / MANIFEST).is_file():
         return load_decoder(folder).to(device), str(folder)
     found, _ = huggingface.load_scorer(
-        folder, torch.float32, device, end_of_text=tokens.end_of_text, seq_len=tokens.seq_len
+        folder,
+        torch.float32,
+        device,
+        end_of_text=tokens.end_of_text,
+        input_only=tokens.input_only,
+        seq_len=tokens.seq_len,
     )
     return found, str(folder)
 

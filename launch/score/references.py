@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,7 @@ def load_reference(
                 f"run {folder} was trained on samples of {decoder.config.max_seq_len} tokens, but {first.folder} has "
                 f"seq_len={first.seq_len}: its losses beyond that length are meaningless; train it on samples that long"
             )
+        decoder.config = replace(decoder.config, input_only=first.input_only)
         _compile(decoder, compiled)
         return Reference(
             *(decoder, identity, prints["tokenizer"], prints["tokens"]),
@@ -119,7 +121,12 @@ def load_reference(
         )
     end = None if on_text else first.end_of_text
     model, way = huggingface.load_scorer(
-        folder, dtype, device, end_of_text=end, seq_len=None if on_text else first.seq_len
+        folder,
+        dtype,
+        device,
+        end_of_text=end,
+        input_only=None if on_text else first.input_only,
+        seq_len=None if on_text else first.seq_len,
     )
     _compile(model, compiled)
     text = None
@@ -141,8 +148,6 @@ def _compile(model: LossModel, compiled: bool) -> None:
     """Compile the model: our decoder block by block, another architecture as a whole."""
     if not compiled:
         return
-    from dataclasses import replace
-
     from models.decoder import Decoder
 
     if isinstance(model, Decoder):

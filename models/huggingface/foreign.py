@@ -37,9 +37,11 @@ class ForeignModel:
     otherwise a batch is as long as CHUNK_LOGITS allows, or one document.
     """
 
-    def __init__(self, model: Any, name: str, end_of_text: int | None, limit: int | None) -> None:
+    def __init__(
+        self, model: Any, name: str, end_of_text: int | None, limit: int | None, input_only: int | None = None
+    ) -> None:
         self.model = model.eval()
-        self.end_of_text = end_of_text
+        self.end_of_text, self.input_only = end_of_text, input_only
         self.device: torch.device = model.device
         known = model.get_input_embeddings().weight.shape[0]
         ids_RL, mask_RL = probe_ids(known, limit, self.device)
@@ -68,6 +70,8 @@ class ForeignModel:
                 labels_N[places_P].to(self.device),
             )
             losses_N[places_P] = found_P.cpu()
+        if self.input_only is not None:
+            losses_N[labels_N == self.input_only] = 0
         return losses_N.view(ids_BS.shape[0], -1)
 
     def _losses(self, ids_RL: Tensor, real_RL: Tensor, labels_P: Tensor) -> Tensor:
@@ -85,7 +89,14 @@ class ForeignModel:
         return torch.cat(found)
 
 
-def load_foreign(folder: Path, dtype: torch.dtype, device: torch.device, *, end_of_text: int | None) -> ForeignModel:
+def load_foreign(
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    end_of_text: int | None,
+    input_only: int | None = None,
+) -> ForeignModel:
     """Return the causal model of a folder that passes `check_foreign`, its weights as `dtype`.
 
     Raises ValueError, with the folder, for tensors that are missing, unexpected or of another shape, and for a model
@@ -105,7 +116,7 @@ def load_foreign(folder: Path, dtype: torch.dtype, device: torch.device, *, end_
             output_loading_info=True,
         )
     _check_report(folder, report)
-    return ForeignModel(model.to(device), str(folder), end_of_text, position_limit(folder))
+    return ForeignModel(model.to(device), str(folder), end_of_text, position_limit(folder), input_only)
 
 
 @contextmanager

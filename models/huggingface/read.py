@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ from models.huggingface.names import ARCHITECTURE, compare_names, compare_shape,
 from models.huggingface.rope import read_rope
 
 
-def load(folder: Path, dtype: torch.dtype, *, end_of_text: int | None = None) -> Decoder:
+def load(folder: Path, dtype: torch.dtype, *, end_of_text: int | None = None, input_only: int | None = None) -> Decoder:
     """Return the decoder stored in a Llama-type folder (safetensors), its weights as `dtype` on the CPU.
 
     `end_of_text` is the token that starts a document. None takes it from config.json if bos and eos are the same token
-    (as in our exports); otherwise attention covers the whole sequence, as in Llama itself. Raises ValueError, with the
+    (as in our exports); otherwise attention covers the whole sequence, as in Llama itself. `input_only` is a token that
+    is never a label. Raises ValueError, with the
     file, the value and a fix, for another architecture, pickled or quantised weights, biases, RoPE scaling other than
     linear or llama3, or tensors that are missing, unexpected or of the wrong shape.
     """
     folder = Path(folder)
-    config = read_config(folder, end_of_text)
+    config = replace(read_config(folder, end_of_text), input_only=input_only)
     stored = sum(path.stat().st_size for path in weight_files(folder))
     if config.parameter_count() > stored:  # before building modules: a layer takes a millisecond
         raise ValueError(

@@ -29,14 +29,20 @@ def check_scorer(folder: Path, end_of_text: int | None, seq_len: int | None) -> 
 
 
 def load_scorer(
-    folder: Path, dtype: torch.dtype, device: torch.device, *, end_of_text: int | None, seq_len: int | None
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    end_of_text: int | None,
+    input_only: int | None = None,
+    seq_len: int | None,
 ) -> tuple[LossModel, str]:
     """Return the model of a folder for scoring, its weights as `dtype` on `device`, and a description of how it runs.
 
     Both ways give the same losses. Raises ValueError as `check_scorer`, `load` and `load_foreign` do.
     """
     if check_scorer(folder, end_of_text, seq_len):
-        return load(folder, dtype, end_of_text=end_of_text).to(device), "the decoder"
-    foreign = load_foreign(folder, dtype, device, end_of_text=end_of_text)
+        return load(folder, dtype, end_of_text=end_of_text, input_only=input_only).to(device), "the decoder"
+    foreign = load_foreign(folder, dtype, device, end_of_text=end_of_text, input_only=input_only)
     head = "the head by chunks" if foreign.plain else "whole logits of small batches"
     return foreign, f"{type(foreign.model).__name__} of transformers ({head})"

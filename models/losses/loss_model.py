@@ -23,6 +23,6 @@ class LossModel(Protocol):
         """Return the loss in nats of every label `ids_BS[:, 1:]`, float32 [B, T], without gradients.
 
         `ids_BS` is int64; each label is predicted only from its own document. Rows may be right-padded with IGNORED
-        (models/kernels/interface.py), and those labels cost 0. `documents` are those of the inputs; if None, they are
-        found by the model's end-of-text token.
+        (models/kernels/interface.py); those labels cost 0, as does a label that the model takes as input only.
+        `documents` are those of the inputs; if None, they are found by the model's end-of-text token.
         """

@@ -10,8 +10,8 @@ import pytest
 
 from launch.cli import VERBS
 from launch.cluster.launch import split_overrides
-from train.config.compose import CONFIGS
 from train.config.flags import as_overrides
+from train.config.groups import CONFIGS
 from train.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from curriculum.preference import PREFERENCES
-from train.config.compose import options_of
+from train.config.groups import options_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "preferences.md"
 

@@ -8,7 +8,8 @@ import torch
 from models import DecoderConfig
 from models.config import ParameterCounts
 from models.decoder import Decoder
-from train.config.compose import CONFIGS, compose
+from train.config.compose import compose
+from train.config.groups import CONFIGS
 from train.settings import TrainSettings
 
 GPT2_VOCABULARY = 50_257

@@ -81,7 +81,9 @@ def verb(words: Sequence[str]) -> int:
     """Run `pdpc WORDS` in a forked process."""
     import os
 
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE"):
+    from benchmarks.processes import PLACE
+
+    for name in PLACE:
         os.environ.pop(name, None)
     from launch.cli import main
 

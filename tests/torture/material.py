@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from curriculum.arrange import arrange
-from curriculum.artifact.create import create
 from curriculum.artifact.files import write_text
 from curriculum.preference import Shuffled
 from curriculum.text.text import TextSettings
@@ -17,7 +16,7 @@ from curriculum.tokens.job import run as prepare
 from curriculum.tokens.settings import PrepareSettings
 from curriculum.tokens.tokenizer import TokenizerSettings
 from curriculum.tokens.tokens import Tokens
-from tests.scores import write_slice
+from tests.scores import write_scores
 from tests.torture.ranks import on_ranks, save_step
 from train.config.compose import compose
 from train.inputs import open_inputs
@@ -47,12 +46,11 @@ def make_inputs(root: Path) -> None:
             output=str(root / "tokens"),
         )
     )
-    slices = {name: Tokens.open(root / "tokens", name) for name in ("train", "validation")}
-    inputs = {f"tokens/{name}": part.fingerprint for name, part in slices.items()}
-    with create(root / "scores", "scores", config={}, inputs=inputs) as draft:
-        for name, part in slices.items():
-            weak, strong = (rng.uniform(2.0, 4.0, len(part)).astype(np.float32) for _ in range(2))
-            write_slice(draft.path, name, {"weak": weak, "strong": strong}, part.real_tokens(np.arange(len(part))))
+    write_scores(
+        root / "scores",
+        [Tokens.open(root / "tokens", name) for name in ("train", "validation")],
+        lambda part: {name: rng.uniform(2.0, 4.0, len(part)).astype(np.float32) for name in ("weak", "strong")},
+    )
     arrange.run(
         arrange.ArrangeSettings(
             tokens=str(root / "tokens"), output=str(root / "order"), preference=Shuffled(), batch_size=8, stages=2

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config.secrets import secret_in
+from train.config.written import Kinds, check_texts
 
 LONGEST_WORD = 1 << 17
 """Characters of an override: Linux's limit for an argument. Hydra's parser takes 0.4 s for that many."""
@@ -50,10 +51,11 @@ def check_words(words: Iterable[str], groups: Path) -> None:
             )
 
 
-def check_files(verb: str, words: Iterable[str], groups: Path) -> None:
+def check_files(verb: str, words: Iterable[str], groups: Path, kinds: Kinds) -> None:
     """Raise ValueError if one of the files of `groups` that these overrides may read is not plain.
 
-    Plain files have only literal values: no alias, no Python tag, no interpolation, no key for Hydra, few levels.
+    Plain files have only literal values: no alias, no Python tag, no interpolation, no key for Hydra, few levels. A
+    text is as it was written; `kinds` gives the type of a setting by its key.
     """
     wanted = [groups / f"{verb}.yaml"]
     for word in words:
@@ -65,7 +67,7 @@ def check_files(verb: str, words: Iterable[str], groups: Path) -> None:
         path = wanted.pop()
         if path not in seen and path.is_file():
             seen.add(path)
-            wanted += _chosen_by(path, groups)
+            wanted += _chosen_by(path, groups, kinds)
 
 
 def check_settings(settings: Any, prefix: str = "") -> None:
@@ -136,12 +138,12 @@ def _check_node(event: Any, where: str, tags: Collection[str]) -> None:
         raise ValueError(f"{where}: a number has more than {LONGEST_NUMBER} digits: give a smaller one")
 
 
-def check_file(path: Path, place: str, folder: Path, groups: Path) -> tuple[str, list[Path]]:
+def check_file(path: Path, place: str, folder: Path, groups: Path, kinds: Kinds) -> tuple[str, list[Path]]:
     """Check one file, shown as `place`; return its text, and the files of `groups` that its defaults may choose.
 
-    Names in its defaults are relative to `folder`.
+    Names in its defaults are relative to `folder`, one of the folders of `groups`, to whose group the file belongs.
     """
-    import yaml
+    from omegaconf import OmegaConf
 
     text = check_yaml(path)
     for number, line in enumerate(text.splitlines(), start=1):
@@ -151,20 +153,21 @@ def check_file(path: Path, place: str, folder: Path, groups: Path) -> tuple[str,
             raise ValueError(f"{where}: Hydra itself cannot be configured here: remove it")
         if not line.startswith("#"):
             _check_text(where, line)
-    content = yaml.safe_load(text)
+    content = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else None
     if not isinstance(content, Mapping):
         return text, []
     if "hydra" in content:
         raise ValueError(f"{path}: hydra: Hydra itself cannot be configured here: remove it")
+    check_texts(path, text, content, folder.relative_to(groups).as_posix(), kinds)
     return text, _defaults(content.get("defaults"), folder, place, groups)
 
 
-def _chosen_by(path: Path, groups: Path) -> list[Path]:
+def _chosen_by(path: Path, groups: Path, kinds: Kinds) -> list[Path]:
     """Check one file of `groups`; return the files that its defaults list may choose."""
     place = path.relative_to(groups).as_posix()
     if not path.resolve().is_relative_to(groups.resolve()):
         raise ValueError(f"{place} is a link to {path.resolve()}, outside {groups}: copy the file")
-    return check_file(path, place, path.parent, groups)[1]
+    return check_file(path, place, path.parent, groups, kinds)[1]
 
 
 def _defaults(entries: Any, own: Path, place: str, groups: Path) -> list[Path]:

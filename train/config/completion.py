@@ -43,7 +43,7 @@ _pdpc_values() {{
 complete -F _pdpc pdpc
 """
 ZSH = """#compdef pdpc
-# zsh completion of pdpc: source <(pdpc completion zsh), after compinit
+# zsh completion of pdpc: source <(pdpc completion zsh), after compinit, or save it as _pdpc in a folder of $fpath
 _pdpc() {{
     local -a keys values
     if (( CURRENT == 2 )); then
@@ -67,7 +67,11 @@ _pdpc_values() {{
 {values}
     esac
 }}
-compdef _pdpc pdpc
+if [[ $funcstack[1] == _pdpc ]]; then  # loaded from $fpath, by the first completion
+    _pdpc "$@"
+else
+    compdef _pdpc pdpc
+fi
 """
 
 

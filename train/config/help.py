@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from train.config.compose import CONFIGS, defaults_of, groups_of
+from train.config.compose import defaults_of
+from train.config.groups import CONFIGS, groups_of
 from train.config.keys import describe
 
 TRAIN = "an ORDER to a RUN, by DeepSpeed; run it again to resume"

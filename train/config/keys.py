@@ -1,13 +1,14 @@
-"""The keys of a verb, read from its settings dataclasses: name, default, and the docstring under each field."""
+"""The keys of a verb, read from its settings dataclasses: name, type, default, and the docstring under each field."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 
 def describe(
@@ -63,3 +64,42 @@ def field_docstrings(settings: type) -> dict[str, str]:
                 if isinstance(value, ast.Constant) and isinstance(value.value, str):
                     texts[node.target.id] = " ".join(value.value.split())
     return texts
+
+
+def keys_of(schema: type, choices: Mapping[str, Mapping[str, type]]) -> list[str]:
+    """Return the dotted keys of a verb, sorted."""
+    return sorted({*_keys(schema), *(f"{g}.{k}" for g, o in choices.items() for t in o.values() for k in _keys(t))})
+
+
+def _keys(schema: type, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a settings dataclass."""
+    hints = get_type_hints(schema)
+    for field in fields(schema):
+        kind = hints[field.name]
+        if is_dataclass(kind):
+            yield from _keys(cast(type, kind), f"{prefix}{field.name}.")
+        yield f"{prefix}{field.name}"
+
+
+def kind_of(key: str, schemas: Sequence[type], choices: Mapping[str, Mapping[str, type]]) -> Any:
+    """Return the type of a setting by its dotted key, in settings or in the options of groups; None if unknown."""
+    group, _, rest = key.partition(".")
+    places = [(schema, key) for schema in schemas]
+    places += [(option, rest) for option in choices.get(group, {}).values()]
+    return next((kind for schema, name in places if (kind := _kind(schema, name)) is not None), None)
+
+
+def is_text(kind: Any) -> bool:
+    """Return whether a setting of this type is a text, required or not."""
+    return kind is str or (get_origin(kind) in (Union, UnionType) and str in get_args(kind))
+
+
+def _kind(schema: Any, key: str) -> Any:
+    for name in key.split("."):
+        if is_dataclass(schema):
+            schema = get_type_hints(schema).get(name)
+        elif get_origin(schema) is dict:
+            schema = get_args(schema)[1]
+        else:
+            return None
+    return schema

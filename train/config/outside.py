@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from train.config.check import check_file
-from train.config.flags import QUOTED
+from train.config.typed import QUOTED
+from train.config.written import Kinds, package_of
 
 CONFIG_DIR = "config_dir"
 """Key of the folder of further groups, as in Hydra: `--config-dir DIR`."""
 SUFFIXES = (".yaml", ".yml")
-PACKAGE = re.compile(r"#\s*@package\s+(\S+)")
 
 
 def named_path(value: str) -> Path | None:
@@ -27,10 +27,11 @@ def named_path(value: str) -> Path | None:
 
 
 @contextmanager
-def with_outside_files(words: Sequence[str], groups: Path) -> Iterator[tuple[list[str], dict[str, Path]]]:
+def with_outside_files(words: Sequence[str], groups: Path, kinds: Kinds) -> Iterator[tuple[list[str], dict[str, Path]]]:
     """Make files outside `groups` known to Hydra; yield the words that choose them, and the files by GROUP/NAME.
 
-    Raises ValueError for a file or folder that does not exist, or that has more than plain values.
+    `kinds` gives the type of a setting by its key. Raises ValueError for a file or folder that does not exist, or that
+    has more than plain values.
     """
     from hydra.core.config_store import ConfigStore
 
@@ -59,7 +60,7 @@ def with_outside_files(words: Sequence[str], groups: Path) -> Iterator[tuple[lis
         waiting = list(found)
         while waiting:
             place = waiting.pop()
-            for chosen in _store(place, found[place], groups):
+            for chosen in _store(place, found[place], groups, kinds):
                 other = chosen.relative_to(groups).with_suffix("").as_posix()
                 if folder and other not in found and not chosen.is_file() and (folder / f"{other}.yaml").is_file():
                     found[other] = folder / f"{other}.yaml"
@@ -86,16 +87,14 @@ def _folder(words: Sequence[str], groups: Path) -> Path | None:
     return folder
 
 
-def _store(place: str, path: Path, groups: Path) -> list[Path]:
+def _store(place: str, path: Path, groups: Path, kinds: Kinds) -> list[Path]:
     """Check one file and store it as GROUP/NAME; return the files in `groups` that its defaults choose."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
     group, _, name = place.partition("/")
-    text, chosen = check_file(path, str(path), groups / group, groups)
-    package = next((match[1] for line in text.splitlines() if (match := PACKAGE.match(line))), None)
-    if package is None and group == "experiment":
-        package = "_global_"
+    text, chosen = check_file(path, str(path), groups / group, groups, kinds)
+    package = package_of(text, "_global_" if group == "experiment" else None)
     content = OmegaConf.load(io.StringIO(text))
     ConfigStore.instance().store(group=group, name=name, node=content, package=package, provider=str(path))
     return chosen

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.config.flags import PLAIN
+from train.config.typed import PLAIN
 
 DEFAULT = "default"
 COMMAND_LINE = "command line"

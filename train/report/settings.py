@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.config.flags import quoted
+from train.config.typed import quoted
 from train.records.run_json import read_run
 
 WANDB = "wandb:"

@@ -14,7 +14,7 @@ from curriculum.artifact.manifest import Manifest
 from curriculum.order.order import Order, ancestors
 from curriculum.preference import PREFERENCES
 from curriculum.preference.own import recorded
-from train.config.flags import quoted
+from train.config.typed import quoted
 from train.resume.lineage import ChangedRun
 from train.settings import TrainSettings
 

@@ -44,11 +44,15 @@ class ModelSettings(DecoderSettings):
             raise ValueError(f"model.vocab_multiple={self.vocab_multiple} must be at least 1")
         self.decoder_config(vocab_size=1, seq_len=1, end_of_text=None)
 
-    def decoder_config(self, vocab_size: int, seq_len: int, end_of_text: int | None) -> DecoderConfig:
+    def decoder_config(
+        self, vocab_size: int, seq_len: int, end_of_text: int | None, input_only: int | None = None
+    ) -> DecoderConfig:
         """Return the decoder configuration for a tokenizer and a sequence length."""
         size = {key: value for key, value in asdict(self).items() if key != "vocab_multiple"}
         rounded = -(-vocab_size // self.vocab_multiple) * self.vocab_multiple
-        return DecoderConfig(vocab_size=rounded, max_seq_len=seq_len, end_of_text=end_of_text, **size)
+        return DecoderConfig(
+            vocab_size=rounded, max_seq_len=seq_len, end_of_text=end_of_text, input_only=input_only, **size
+        )
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,7 @@ def _write(settings: AdoptSettings, files: Files, tokenizer: TextTokenizer, draf
     found, documents = sum(with_bos), sum(slices[name]["documents"] for name in SLICES)
     bos = tokenizer.bos_token if tokenizer.bos_token != tokenizer.end_of_text_token else None
     if bos is not None and found:
-        draft.facts["documents_with_bos"] = found
+        draft.facts.update(documents_with_bos=found, input_only=tokenizer.vocabulary[bos])
     if bos is not None and 0 < found < documents:
         say(console, f"warning: {found:,} of {documents:,} documents start with {bos!r}: prompts will not")
     template = tokenizer.template

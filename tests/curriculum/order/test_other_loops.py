@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.processes import PLACE
 from train.distributed.world import free_port
 
 SCRIPT = Path(__file__).with_name("other_loops.py")
 ROOT = Path(__file__).parents[3]
 PEERS = os.environ.get("PDPC_PEERS")
-PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Variables of a rank, which tests of ranks leave in their own process."""
 
 
 def run(loop: str, ranks: int, scenarios: list[dict[str, Any]], python: str = sys.executable) -> list[list[Any]]:

@@ -9,13 +9,12 @@ import pytest
 
 from curriculum.arrange import replan
 from curriculum.arrange.arrange import ArrangeSettings, run
-from curriculum.artifact.create import create
 from curriculum.preference import Pdpc, Shuffled
 from curriculum.scores.baseline import baselines_of
 from curriculum.scores.checks import findings_of
 from curriculum.scores.findings import Findings, joined, of_order, of_scores
 from curriculum.tokens.tokens import Tokens
-from tests.scores import write_slice
+from tests.scores import write_scores, write_slice
 from train.inputs import check_scores
 
 INVERTED = (
@@ -102,15 +101,13 @@ def test_scores_of_older_versions_are_read():
 @pytest.fixture
 def bad_scores(tokens_folder, tmp_path):
     """SCORES in which the two models are mixed up, with the finding in the manifest."""
-    slices = {name: Tokens.open(tokens_folder, name) for name in ("train", "validation")}
-    inputs = {f"tokens/{name}": part.fingerprint for name, part in slices.items()}
-    with create(tmp_path / "bad", "scores", config={}, inputs=inputs) as draft:
-        for name, part in slices.items():
-            weak = 3.0 + noise(part)
-            losses = {"weak": weak.astype("f4"), "strong": (weak + 0.2 + noise(part, 0.1, 3)).astype("f4")}
-            write_slice(draft.path, name, losses, part.real_tokens(np.arange(len(part))))
-        draft.facts.update(warnings=[INVERTED], unusable=[INVERTED])
-    return tmp_path / "bad"
+
+    def losses(part):
+        weak = 3.0 + noise(part)
+        return {"weak": weak, "strong": weak + 0.2 + noise(part, 0.1, 3)}
+
+    slices = [Tokens.open(tokens_folder, name) for name in ("train", "validation")]
+    return write_scores(tmp_path / "bad", slices, losses, warnings=[INVERTED], unusable=[INVERTED])
 
 
 def arranged(tokens_folder, scores, output, preference):

@@ -6,10 +6,9 @@ import xml.etree.ElementTree as ET
 import numpy as np
 from rich.console import Console
 
-from curriculum.artifact.create import create
 from curriculum.scores.scores import Scores
 from curriculum.scores.table import draw, show
-from tests.scores import write_slice
+from tests.scores import write_scores
 
 NAMES = ["[/red] x", "web [en]", ":smile:", "\x1b[2Jgone", "a\nb", "$x_1$", "$\\frac$", "n" * 300]
 
@@ -17,10 +16,8 @@ NAMES = ["[/red] x", "web [en]", ":smile:", "\x1b[2Jgone", "a\nb", "$x_1$", "$\\
 def test_source_names_are_shown_and_drawn_as_they_are(tmp_path, tokens_of):
     tokens = tokens_of(tmp_path / "tokens", dict.fromkeys(NAMES, 12))
     rng = np.random.default_rng(0)
-    with create(tmp_path / "scores", "scores", config={}, inputs={"tokens/train": tokens.fingerprint}) as draft:
-        losses = {name: rng.uniform(2, 4, len(tokens)).astype(np.float32) for name in ("weak", "strong")}
-        write_slice(draft.path, "train", losses, tokens.real_tokens(np.arange(len(tokens))))
-    scores = Scores.open(tmp_path / "scores")
+    losses = {name: rng.uniform(2, 4, len(tokens)).astype(np.float32) for name in ("weak", "strong")}
+    scores = Scores.open(write_scores(tmp_path / "scores", [tokens], lambda _: losses))
     console = Console(file=io.StringIO(), width=500)
     show(scores, tokens, console)
     printed = console.file.getvalue()

@@ -168,6 +168,15 @@ def test_complete_files_without_documents_are_noted(tmp_path: Path) -> None:
         (["in/wiki-0001.jsonl", "in/code_02.jsonl"], ["in"], ["code_02", "wiki-0001"], "code_02, wiki-0001"),
         (["in/00/a.jsonl", "in/wiki/2023/a.jsonl"], ["in"], ["00", "2023"], "00, 2023"),
         (["in/a.txt", "in/b/c.txt"], ["in"], ["in", "b"], ""),
+        (
+            ["wiki/part-00000-1b4e28ba-2fa1-11d2-883f-0016d3cca427-c000.snappy.parquet"],
+            ["wiki"],
+            ["wiki"],
+            "part-00000",
+        ),
+        (["wiki/train-00000-of-00042-a1b2c3d4e5f60718.parquet"], ["wiki"], ["wiki"], "train-00000-of"),
+        (["wiki/d41d8cd98f00b204e9800998ecf8427e.jsonl"], ["wiki"], ["wiki"], "d41d8cd98f00b204e9800998ecf8427e"),
+        (["in/shard_00000000_processed.jsonl"], ["in"], ["shard_00000000_processed"], "shard_00000000_processed"),
     ],
 )
 def test_sources_by_file_and_folder(
@@ -188,7 +197,7 @@ def test_sources_by_file_and_folder(
     text = opened(*map(Path, paths), source_column=None)
     assert [document.source for document in text.documents()] == sources
     warnings = " ".join(note for note in text.notes if note.startswith("warning: "))
-    assert f"({warned})" in warnings if warned else not warnings
+    assert f"({warned}" in warnings if warned else not warnings
 
 
 def test_where_a_source_name_came_from(tmp_path: Path) -> None:

@@ -70,10 +70,11 @@ def test_folder_and_glob_are_read_by_relative_path(tmp_path: Path) -> None:
     for name in reversed(rows):
         write(tmp_path / "in" / name, rows[name])
     (tmp_path / "in" / "README.md").write_text("not text of the corpus")
+    (tmp_path / "in" / "SHA256SUMS.txt").write_text("nor this")
     (tmp_path / "in" / ".hidden.jsonl").write_text("not looked at")
     folder = open_text(TextSettings(paths=[str(tmp_path / "in")]))
     assert [text for text, _ in folder.documents()] == ["a/10.jsonl.gz", "a/2.parquet", "b/1.jsonl", "c.jsonl"]
-    assert any("1 entries skipped" in note and "README.md" in note for note in folder.notes)
+    assert any("2 entries skipped" in note and "README.md, SHA256SUMS.txt" in note for note in folder.notes)
     assert [t for t, _ in read(tmp_path / "in" / "*" / "*.*")] == ["a/10.jsonl.gz", "a/2.parquet", "b/1.jsonl"]
     twice = open_text(TextSettings(paths=[str(tmp_path / "in" / "**" / "*.jsonl"), str(tmp_path / "in" / "c.jsonl")]))
     assert [text for text, _ in twice.documents()] == ["b/1.jsonl", "c.jsonl"]

@@ -364,7 +364,7 @@ def test_ranks_of_this_machine_watch_their_launcher(
 def test_yaml_composes_and_repeats_the_defaults(name: str) -> None:
     import yaml
 
-    from train.config.compose import CONFIGS
+    from train.config.groups import CONFIGS
 
     values = yaml.safe_load((CONFIGS / "cluster" / f"{name}.yaml").read_text("utf-8"))
     assert values.pop("defaults") == [f"{name}_schema"]
@@ -386,3 +386,20 @@ def test_scripts_are_written_again_next_to_their_logs(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "roll.12").mkdir()
     dry(Slurm(), tmp_path)
+
+
+def test_the_shown_configuration_has_the_settings_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    import yaml
+
+    from launch.cli import main
+
+    words = ["cluster=slurm", "cluster.nodes=4", "experiment=pdpc_1.3b", "output=o", "seed=7", "data.tokens=t"]
+    assert main(["launch", "--cfg", "job", *words]) == 0
+    shown = capsys.readouterr().out
+    own, run_of = yaml.safe_load_all(shown)
+    assert (own["cluster"]["nodes"], run_of["arm"], run_of["seed"]) == (4, "pdpc", 7)
+    lines = [line.strip() for line in shown.splitlines()]
+    assert {"nodes: 4  # command line", "seed: 7  # command line", "order: ???  # required, has no value"} <= set(lines)
+    assert "arm: pdpc  # configs/experiment/pdpc_1.3b.yaml" in lines
+    assert main(["launch", "--cfg", "job", "optimizer.lrr=1"]) == 2
+    assert "train: unknown key 'optimizer.lrr'" in capsys.readouterr().err

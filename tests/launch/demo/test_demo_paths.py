@@ -8,7 +8,7 @@ from curriculum.artifact.outputs import others
 from launch.cli import VERBS
 from launch.demo.demo import OWN, DemoSettings, _steps, run
 from train.config.compose import compose
-from train.config.flags import quoted
+from train.config.typed import quoted
 
 NAMES = [
     "/x/pdpc (copy),b=1/demo",

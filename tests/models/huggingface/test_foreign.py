@@ -94,6 +94,19 @@ def test_a_document_costs_what_transformers_says_of_it_alone(
     torch.testing.assert_close(losses_BT, expected_BT, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_token_that_is_an_input_only_costs_nothing(tmp_path: Path, kind: str) -> None:
+    saved(tmp_path, kind)
+    never = int(samples()[0, 6])
+    every, model = (
+        load_scorer(tmp_path, torch.float32, CPU, end_of_text=END, input_only=token, seq_len=40)[0]
+        for token in (None, never)
+    )
+    is_never_BT = samples()[:, 1:] == never
+    assert is_never_BT.any()
+    assert torch.equal(model.losses(samples()), every.losses(samples()).masked_fill(is_never_BT, 0))
+
+
 def test_rows_are_long_first_and_hold_every_labelled_token_once() -> None:
     ids_BS = samples()
     seen, sizes = [], []

@@ -5,7 +5,8 @@ import pytest
 from curriculum.preference import PREFERENCES
 from launch.cli import VERBS
 from tests.needed import REQUIRED
-from train.config.compose import CONFIGS, SettingsError, as_yaml, compose
+from train.config.compose import SettingsError, as_yaml, compose
+from train.config.groups import CONFIGS
 from train.settings import TrainSettings
 
 

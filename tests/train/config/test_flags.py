@@ -15,7 +15,8 @@ from launch.cli import VERBS
 from launch.cluster.launch import CLUSTERS, LaunchSettings
 from tests.needed import REQUIRED
 from train.config.compose import SettingsError, compose
-from train.config.flags import as_overrides, as_typed, quoted
+from train.config.flags import as_overrides
+from train.config.typed import as_typed, quoted
 from train.settings import TrainSettings
 
 PARSER = OverridesParser.create()
@@ -103,7 +104,6 @@ class Flags:
         (["--dry-run", "order"], ["dry_run=true", "folder=order"]),
         (["./a/b_1.x", "--step", "-1"], ["folder=./a/b_1.x", "step=-1"]),
         (["a (b)'s"], ["folder='a (b)\\'s'"]),
-        (["folder=f", "--step", "x=1"], ["folder=f", "step=true", "x=1"]),
         (["--models.weak", "run"], ["models.weak=run"]),
         (["--models.a-b=1e3"], ["models.a-b='1e3'"]),
         (["--unknown"], ["unknown=true"]),
@@ -116,6 +116,24 @@ class Flags:
 )
 def test_flags_are_overrides(words, overrides):
     assert as_overrides(words, Flags, first="folder") == overrides
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--label", "step=5"], "--label has no value: write --label VALUE, or --label=step=5 if that is the value"),
+        (["--label", "--dry-run"], "--label has no value: write --label VALUE"),
+        (["--part.name"], "--part.name has no value: write --part.name VALUE"),
+        (["--step", "x=1"], "--step has no value: write --step VALUE, or --step=x=1 if that is the value"),
+        (["--accept-change"], "--accept-change has no value: write --accept-change VALUE"),
+        (["--models.weak", "folder=a b"], "--models.weak has no value: .*, or '--models.weak=folder=a b' if"),
+    ],
+)
+def test_only_the_flag_of_a_truth_value_stands_alone(words, message):
+    with pytest.raises(ValueError, match=message):
+        as_overrides(words, Flags)
+    label = as_overrides(["--label=step=5", "--dry-run"], Flags)
+    assert label == ["label='step=5'", "dry_run=true"]
 
 
 def test_only_some_verbs_take_a_first_word():
@@ -249,4 +267,3 @@ def test_a_first_word_and_a_text_flag_may_contain_an_equals_sign(tmp_path, monke
     assert as_overrides(["source=web"], Flags, first="folder") == ["folder='source=web'"]
     assert as_overrides(["source=no"], Flags, first="folder") == ["source=no"]
     assert as_overrides(["--label", "source=no"], Flags) == ["label='source=no'"]
-    assert as_overrides(["--label", "step=5"], Flags) == ["label=true", "step=5"]

@@ -5,7 +5,8 @@ import yaml
 
 from launch.cli import VERBS, main
 from tests.needed import REQUIRED
-from train.config.compose import CONFIGS, SettingsError, compose, configuration_of
+from train.config.compose import SettingsError, compose, configuration_of
+from train.config.groups import CONFIGS
 from train.settings import TrainSettings
 
 DATA = ["data.tokens=t", "data.order=o"]

@@ -54,10 +54,13 @@ def test_neither_help_nor_rejected_arguments_load_torch(words):
     assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
-def test_the_launcher_prints_help_once():
-    done = launched("train", "--help")
+@pytest.mark.parametrize(
+    ("words", "line"), [(["--help"], "pdpc train: "), (["--cfg", "job", "seed=7"], "seed: 7  # command line")]
+)
+def test_the_launcher_prints_help_and_the_configuration_once(words, line):
+    done = launched("train", *words)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("pdpc train: ") == 1
+    assert done.stdout.count(line) == 1
 
 
 @pytest.mark.parametrize("start", [program, launched], ids=["python", "deepspeed"])

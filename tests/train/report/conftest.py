@@ -13,7 +13,7 @@ from curriculum.artifact.create import create
 from curriculum.preference import Pdpc, Shuffled
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens, samples_in
-from tests.scores import write_slice
+from tests import scores
 from train.evaluation.answers import Items, answers_path, write_answers
 from train.report.records import Run
 
@@ -56,9 +56,7 @@ def write_scores(folder: Path, tokens: Tokens) -> Scores:
     spread = np.random.default_rng(7).normal(0.0, 0.1, len(ids))
     weak = (5.0 + 0.2 * tokens.source_of(ids) + spread).astype(np.float32)
     strong = np.full(len(ids), 4.6, dtype=np.float32)
-    with create(folder, "scores", config={}, inputs={"tokens/train": tokens.fingerprint}) as draft:
-        write_slice(draft.path, "train", {"weak": weak, "strong": strong}, tokens.real_tokens(ids))
-    return Scores.open(folder)
+    return Scores.open(scores.write_scores(folder, [tokens], lambda _: {"weak": weak, "strong": strong}))
 
 
 def stage_record(arm: str, stage: int, tokens: int, **more: Any) -> dict[str, Any]:

@@ -145,6 +145,9 @@ def test_bos_is_followed_where_every_document_starts_with_it(
     assert tokens.bos == expected
     assert TextTokenizer.open(tokens.tokenizer_folder).bos == expected
     assert open_manifest(tokens.folder, "tokens").facts.get("documents_with_bos") == (sum(with_bos) or None)
+    assert tokens.input_only == (257 if any(with_bos) else None)
+    labels = tokens.sample(range(len(tokens)))[:, 1:]
+    assert tokens.real_tokens(range(len(tokens))).tolist() == ((labels >= 0) & (labels != 257)).sum(axis=1).tolist()
     tokens.check_tokenizer()
 
 

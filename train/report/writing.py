@@ -12,7 +12,7 @@ from train.report.contents import Report
 from train.report.gains import Cell
 from train.report.records import Run
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 COLUMNS = (
     "measure", "label", "group", "unit", "lower_is_better", "arm", "stage", "step", "tokens", "seeds",
     "value", "stderr", "change", "change_low", "change_high", "change_verdict", "change_method",
@@ -90,7 +90,7 @@ def as_json(report: Report) -> str:
         "places": {run.name: str(run.folder) for run in report.runs},
         "gains": rows(report),
         "seed_values": _seed_values(report),
-        "config_differences": [asdict(difference) for difference in report.differences],
+        "differences": [asdict(difference) for difference in report.differences],
         "throughput": [asdict(speed) for speed in report.throughputs],
         "plans": {arm: _plan(report, arm) for arm in report.plans},
         "exposures": {arm: _exposure(report, arm) for arm in report.exposures},

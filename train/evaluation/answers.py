@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from curriculum.artifact.files import reading
 from train.records.layout import EVALUATIONS
 
+OTHER_TASK_FILES = "stage/task_files"
+"""Key of a stage record that was evaluated again with other task files than the run began with: their fingerprint."""
+
 
 @dataclass(frozen=True)
 class Items:

@@ -95,6 +95,8 @@ def read_run(name: str, folder: Path) -> Run:
         info["status"] = state_of(folder, info)
     if info and info.get("status") != "finished":
         notes.append(f"the run is not finished (status: {info.get('status', 'unknown')}); results so far are shown")
+    if info.get("arm", name) != name:
+        notes.append(f"run.json calls this arm {info['arm']!r}")
     config, contradictions = _settings(found["config.json"], info.get("identity") or {})
     train, repeated_train = _last_of_each_step(r for r in records if r["kind"] == "train")
     stages, repeated_stages = _last_of_each_step(r for r in records if r["kind"] == "stage")

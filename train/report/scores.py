@@ -24,22 +24,18 @@ def score_warnings(runs: Sequence[Run], material: Material) -> list[str]:
     if material.scores is not None:
         found.append(of_scores(material.scores.manifest.facts))
     whole = joined(found)
-    silent = [run.name for run in runs if _unheard(run, material)]
-    return [
-        *(
-            f"The scores are unusable, so the order is not the curriculum it claims to be: {text}."
-            for text in whole.unusable
-        ),
-        *(f"About the scores: {text}." for text in whole.others),
-        *(
-            [
-                f"What pdpc score found about the scores behind {', '.join(silent)} is unknown: neither the run nor its "
-                "order or scores, which could not be opened, say it."
-            ]
-            if silent
-            else []
-        ),
+    result = [
+        f"The scores are unusable, so the order is not the curriculum it claims to be: {text}."
+        for text in whole.unusable
     ]
+    result += [f"About the scores: {text}." for text in whole.others]
+    silent = [run.name for run in runs if _unheard(run, material)]
+    if silent:
+        result.append(
+            f"What pdpc score found about the scores behind {', '.join(silent)} is unknown: it is not recorded in the "
+            "run, and neither its order nor its scores could be opened."
+        )
+    return result
 
 
 def _unheard(run: Run, material: Material) -> bool:

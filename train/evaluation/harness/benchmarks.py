@@ -43,8 +43,8 @@ def evaluate_benchmarks(
 
     Metrics of a filter other than "none" are named `<metric>.<filter>`. Metrics that are means over documents have a
     standard error (sample deviation / sqrt(n)) and answers, one per document. A task that cannot be loaded or run,
-    exceeds `task_timeout_s`, or is rejected by `attempts` (on rank 0) gives `bench/<task>/error`, a message, and does
-    not enter the average; the others still run. Collective: all ranks return the same values.
+    exceeds `task_timeout_s`, or is rejected by `attempts` (on rank 0) gives `bench/<task>/error`, a message; the others
+    still run, but there is no average: it would be another measure. Collective: all ranks return the same values.
     `max_length`: longest input in tokens; None: the decoder's `max_seq_len`. `bos`: the token that starts every prompt,
     as it started every document in training; None: none did. `watch` is entered around every task.
     """
@@ -69,7 +69,7 @@ def evaluate_benchmarks(
                     part, values = _failed(name, failure), []
             found.add(part)
             headlines += values
-    if headlines:
+    if headlines and not found.failed:
         found.values["bench/avg"] = fmean(headlines)
     return found
 

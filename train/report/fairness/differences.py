@@ -68,6 +68,8 @@ FACTS: dict[str, tuple[str, str]] = {
     "tokens": (UNFAIR, "other data"),
 }
 """Facts: kind, and what a difference may explain."""
+ESSENTIAL = ("batch size", "samples", "which samples", "sequence length", "tokens", "tokenizer", "held-out text")
+"""Facts without which two arms cannot be called comparable: said if no run records them."""
 VERSION = (ROUNDING, "last digits, or more if a default changed")
 TOKENS_PER_STEP = "tokens per step"
 RATE = "learning rate"
@@ -130,7 +132,8 @@ def fact_differences(groups: Groups, orders: Mapping[str, Order], names: Sequenc
     """Yield every fact (or only those in `names`) that differs, or that is known of some arms only."""
     found = {arm: [facts_of(run, orders.get(run.name)) for run in runs] for arm, runs in groups.items()}
     unlike = set()
-    for name in names or list(dict.fromkeys(name for facts in found.values() for one in facts for name in one)):
+    recorded = [name for facts in found.values() for one in facts for name in one]
+    for name in names or dict.fromkeys([*recorded, *ESSENTIAL]):
         texts = {arm: list(dict.fromkeys(one.get(name, UNKNOWN) for one in facts)) for arm, facts in found.items()}
         known = {tuple(sorted(values)) for values in texts.values() if UNKNOWN not in values}
         values = {arm: " or ".join(values) for arm, values in texts.items()}
@@ -138,7 +141,7 @@ def fact_differences(groups: Groups, orders: Mapping[str, Order], names: Sequenc
         if len(known) > 1:
             unlike.add(name)
             yield Difference(name, values, kind, explains)
-        elif known and any(UNKNOWN in one for one in texts.values()) and kind == UNFAIR:
+        elif kind == UNFAIR and any(UNKNOWN in one for one in texts.values()) and (known or name in ESSENTIAL):
             yield Difference(name, values, DOUBT, f"not known for every arm; {explains}")
     if (not names or TOKENS_PER_STEP in names) and not unlike & {"batch size", "sequence length"}:
         yield from _batches(groups)

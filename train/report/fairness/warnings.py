@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from train.evaluation.answers import OTHER_TASK_FILES
 from train.report.arms import Arm
 from train.report.fairness.differences import (
     DOUBT,
@@ -139,6 +140,12 @@ def _unknown(runs: Sequence[Run], found: Sequence[Difference]) -> list[str]:
     if unknown:
         result.append(f"The settings of {', '.join(unknown)} are unknown: config.json or run.json is missing.")
     for run in runs:
+        again = [str(record.get("stage", "?")) for record in run.stages if record.get(OTHER_TASK_FILES)]
+        if again:
+            result.append(
+                f"Stage {', '.join(again)} of {run.name} was evaluated again with other task files than the run began "
+                "with: its benchmarks are not comparable."
+            )
         if run.contradictions:
             result.append(
                 f"config.json of {run.name} contradicts its run.json, which has a checksum: "

@@ -48,5 +48,5 @@ def test_tokens_are_unknown_in_a_record_of_an_older_version(lost):
 
 
 def test_a_record_without_its_fields_is_damaged(lost):
-    with pytest.raises(ArtifactError, match="skipped.jsonl"):
+    with pytest.raises(ArtifactError, match=r"skipped\.jsonl"):
         lost([{"step": 5, "reason": "rollback"}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -66,6 +67,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         "parameters": inputs.decoder.parameter_count(),
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type,
         "code": code_fingerprint(),
+        "harness": version("lm_eval") if settings.benchmarks.tasks else None,
         **split,
         "paths": {**paths, "slice": arranged.facts["slice"]},
         FINDINGS: {"unusable": [], "others": []},

@@ -61,6 +61,7 @@ FACTS: dict[str, tuple[str, str]] = {
     "device": (ROUNDING, "last digits: other kernels; and speed"),
     "processes": (ROUNDING, "last digits: the same sums in another order; and speed"),
     "code": (UNFAIR, "whatever changed in the source of PDPC"),
+    "benchmark harness": (UNFAIR, "other versions of lm_eval may ask and score differently"),
     "preference": (ORDER, "what is compared"),
     "scores behind the order": (ORDER, "what is compared: each order follows its own scores"),
     "order changed in mid-run": (ORDER, "what is compared: the rest of the run follows another plan"),

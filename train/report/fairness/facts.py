@@ -34,6 +34,7 @@ def facts_of(run: Run, order: Order | None) -> Facts:
         "device": _course(run, lambda attempt: attempt.get("device")),
         "processes": _course(run, lambda attempt: attempt.get("world_size")) or _text(run.fact("world_size")),
         "code": _course(run, lambda attempt: (attempt.get("code") or "")[:SHORT] or None),
+        "benchmark harness": _course(run, lambda attempt: attempt.get("harness")),
         "preference": _preference(run),
         "scores behind the order": _short(run.fact("arranged", "inputs", "scores")),
         "order changed in mid-run": _replanned(run),

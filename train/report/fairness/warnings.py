@@ -94,6 +94,10 @@ def _unlike_seeds(arm: Arm) -> list[str]:
         )
     if len({repr(run.fact("arranged", "preference")) for run in arm.runs if run.fact("arranged")}) > 1:
         result.append(f"The seeds of {arm.name} differ in more than the seed: their orders use different preferences.")
+    values = {run.name: run.stages[-1].get("val/loss") for run in arm.runs if run.stages}
+    copies = [name for name, value in values.items() if value is not None and list(values.values()).count(value) > 1]
+    if copies:
+        result.append(f"{' and '.join(copies)} end with the same held-out loss to the last digit: copies of one run?")
     seeds = [str(seed) for seed in arm.seeds]
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if twice:

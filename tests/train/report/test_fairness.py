@@ -3,6 +3,7 @@ import re
 
 import pytest
 
+from tests.train.report.conftest import records_of as metrics_of
 from train.report.arms import read_arm
 from train.report.fairness.differences import KEYS, NOTHING, ROUNDING, UNFAIR, differences
 from train.report.fairness.warnings import warnings as warnings_of
@@ -98,7 +99,9 @@ def seeds(make_run, arm, numbers, **changed):
         prints = {"tokens": "a" * 32, "order": f"{arm}{place}", "tokenizer": "t" * 32, "scores": "c" * 32}
         config = {"seed": seed, **more.get("config", {})}
         kept = {"seed": seed, "fingerprints": prints, **more, "config": config}
-        places.append(str(make_run(arm, folder=f"{arm}-{place}", **kept)))
+        records = metrics_of(arm)
+        records[-1]["val/loss"] += 0.001 * place
+        places.append(str(make_run(arm, records, folder=f"{arm}-{place}", **kept)))
     return read_arm(arm, places)
 
 

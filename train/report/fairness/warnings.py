@@ -30,7 +30,7 @@ MUST_AGREE = {
     "scores of the held-out text": "the scores differ: the low-PD and high-PD halves are not the same text",
 }
 """Facts that must agree, by the names of FINGERPRINTS, with their own sentences."""
-OWN_SENTENCE = (*MUST_AGREE, "parameters", LOST)
+OWN_SENTENCE = (*MUST_AGREE, "parameters", "code", LOST)
 OF_SEEDS = ("batch size", "steps planned", "sequence length", "changes accepted in mid-run", RATE, TOKENS_PER_STEP)
 """Facts in which the seeds of an arm must agree."""
 
@@ -127,6 +127,12 @@ def _machines(runs: Sequence[Run], found: Sequence[Difference]) -> list[str]:
         result.append(
             f"The arms ran on different numbers of processes ({', '.join(sorted(values))}): "
             "their throughput is not comparable."
+        )
+    code = next((one.values for one in found if one.what == "code" and one.kind == UNFAIR), {})
+    if code:
+        listed = "; ".join(f"{arm} {value}" for arm, value in code.items())
+        result.append(
+            f"The arms ran with different source code of PDPC (digests {listed}): see what changed between them."
         )
     other = [one.what.removeprefix("version of ") for one in found if one.what.startswith("version of ")]
     if other:

@@ -161,7 +161,8 @@ class Deal:
         group = int(self.groups.first_CU[cell, use]) + number
         if self.sorts:
             bounds = self._index[1][:, group : group + 2].tolist()
-            items = np.sort(np.concatenate([self._spool.read(start, stop) for start, stop in bounds]))
+            items = np.concatenate([self._spool.read(start, stop) for start, stop in bounds])
+            items.sort()
             ids = np.empty(len(items), dtype=self.id_dtype)
             restore_ids(items, self._tie_keys_U[use], ids)
             return ids

@@ -279,6 +279,20 @@ def test_changes_in_mid_run_are_compared(make_run):
     assert "changes accepted in mid-run" in warnings(pair)[0]
 
 
+def test_an_order_that_changes_in_mid_run_is_shown(make_run):
+    def attempt(step, order, preference):
+        return {"step": step, "order": order * 32, "arranged": {"preference": {"name": preference, "score": "pd"}}}
+
+    lives = [attempt(0, "o", "pdpc"), attempt(20, "p", "tilt")]
+    pair = runs(make_run, lives=lives, arranged={"batch_sizes": [[0, 16], [20, 32]], "steps": 30, "replanned_at": 20})
+    pair[0].runs[0].info["lives"] = [attempt(0, "s", "shuffled")]
+    found = {item.what: item for item in differences(pair)}
+    assert found["preference"].values["pdpc"] == "pdpc (score pd), then tilt (score pd) from step 21"
+    assert found["order changed in mid-run"].values == {"shuffled": "no", "pdpc": f"{'p' * 12} from step 21"}
+    assert found["preference"].kind == found["order changed in mid-run"].kind == "order"
+    assert "batch size" in warnings(pair)[0]
+
+
 def test_an_attempt_that_was_repeated_leaves_no_trace(make_run):
     lives = [{"step": 0, "code": "a" * 32}, {"step": 20, "code": "b" * 32}, {"step": 20, "code": "a" * 32}]
     pair = runs(make_run, lives=lives)

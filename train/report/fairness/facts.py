@@ -35,9 +35,10 @@ def facts_of(run: Run, order: Order | None) -> Facts:
         "processes": _course(run, lambda attempt: attempt.get("world_size")) or _text(run.fact("world_size")),
         "code": _course(run, lambda attempt: (attempt.get("code") or "")[:SHORT] or None),
         "benchmark harness": _course(run, lambda attempt: attempt.get("harness")),
-        "preference": _preference(run),
+        "preference": _course(run, lambda attempt: _preference((attempt.get("arranged") or {}).get("preference")))
+        or _preference(run.fact("arranged", "preference")),
         "scores behind the order": _short(run.fact("arranged", "inputs", "scores")),
-        "order changed in mid-run": _replanned(run),
+        "order changed in mid-run": _replanned(run, contents),
     }
     for name, words in FINGERPRINTS.items():
         facts[words] = _short(run.fact("fingerprints", name))
@@ -90,9 +91,13 @@ def _accepted(run: Run) -> str | None:
     return "; ".join(changes) or "none"
 
 
-def _replanned(run: Run) -> str | None:
+def _replanned(run: Run, contents: Mapping[str, Any]) -> str | None:
+    """Return where the order changed: between attempts, or where the order that the run began with was replanned."""
     orders = _course(run, lambda attempt: (attempt.get("order") or "")[:SHORT] or None)
-    return None if orders is None else orders.partition(", then ")[2] or "no"
+    if orders and ", then " in orders:
+        return orders.partition(", then ")[2]
+    at = contents.get("replanned_at")
+    return f"replanned from step {at + 1:,}" if at else "no" if contents else None
 
 
 def lost_steps(run: Run) -> str | None:
@@ -108,8 +113,7 @@ def lost_steps(run: Run) -> str | None:
     return text + (f", {lost.rollbacks} rollback{'s' * (lost.rollbacks != 1)}" if lost.rollbacks else "")
 
 
-def _preference(run: Run) -> str | None:
-    preference = run.fact("arranged", "preference")
+def _preference(preference: Any) -> str | None:
     if not isinstance(preference, dict):
         return None
     given = {key: value for key, value in preference.items() if key != "name" and value not in (None, [], {})}

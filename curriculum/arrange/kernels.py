@@ -180,7 +180,7 @@ def count_ids(ids: I64, times_N: NDArray[np.uint8]) -> None:
 
 
 @compiled
-def hash_of_set(ids: Ids) -> np.uint64:
+def hash_of_set(ids: NDArray[np.integer[Any]]) -> np.uint64:
     """Return the hash of ids in any order: `curriculum.order.contents.hash_of_set`, compiled."""
     total = np.uint64(0)
     for i in range(len(ids)):

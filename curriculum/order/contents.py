@@ -31,7 +31,7 @@ def contents_of(order: Order) -> dict[str, Any]:
         "batch_sizes": order.batch_sizes,
         "steps": order.steps,
         "seq_len": facts.get("seq_len"),
-        "replanned_at": facts.get("replanned_at", {}).get("step"),
+        "replanned_at": (facts.get("replanned_at") or {}).get("step"),
     }
 
 

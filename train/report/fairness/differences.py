@@ -71,6 +71,8 @@ FACTS: dict[str, tuple[str, str]] = {
 """Facts: kind, and what a difference may explain."""
 ESSENTIAL = ("batch size", "samples", "which samples", "sequence length", "tokens", "tokenizer", "held-out text")
 """Facts without which two arms cannot be called comparable: said if no run records them."""
+OPTIONAL = ("benchmark files", "scores of the held-out text")
+"""Facts of runs that have such an input: an arm without one has none of its measures either."""
 VERSION = (ROUNDING, "last digits, or more if a default changed")
 TOKENS_PER_STEP = "tokens per step"
 RATE = "learning rate"
@@ -78,8 +80,8 @@ LOST = "steps without an update"
 
 PADDING = 0.05
 """Relative difference of the tokens per step up to which batches count as equal: padding differs between steps."""
-SAME_RATE = 0.02
-"""The same for learning rates, relative to the peak: they are logged at some steps only."""
+SAME_RATE = 0.03
+"""The same for learning rates, relative to the peak: between the steps at which they are logged, a line is drawn."""
 LEAST_LOST = 0.005
 """Share of the steps without an update that is not worth a warning: that of tokens that count as equal."""
 PARTS = (0.1, 0.25, 0.5, 0.75, 1.0)
@@ -142,7 +144,9 @@ def fact_differences(groups: Groups, orders: Mapping[str, Order], names: Sequenc
         if len(known) > 1:
             unlike.add(name)
             yield Difference(name, values, kind, explains)
-        elif kind == UNFAIR and any(UNKNOWN in one for one in texts.values()) and (known or name in ESSENTIAL):
+        elif any(UNKNOWN in one for one in texts.values()) and (
+            name in ESSENTIAL or (known and kind == UNFAIR and name not in OPTIONAL)
+        ):
             yield Difference(name, values, DOUBT, f"not known for every arm; {explains}")
     if (not names or TOKENS_PER_STEP in names) and not unlike & {"batch size", "sequence length"}:
         yield from _batches(groups)
@@ -233,11 +237,14 @@ def _rates(groups: Groups) -> Iterator[Difference]:
     every = [curve for found in curves.values() for curve in found]
     if len(curves) < 2:
         return
-    end = min(at[-1] for at, _ in every)
-    grid = [part * end for part in PARTS if part * end >= max(at[0] for at, _ in every)]
+    start, end = max(at[0] for at, _ in every), min(at[-1] for at, _ in every)
+    logged = np.array([at for at in min((at for at, _ in every), key=len) if start <= at <= end])
+    if not len(logged):
+        return
+    grid = np.unique([logged[np.abs(logged - part * end).argmin()] for part in PARTS])
     tables = {arm: np.array([np.interp(grid, *curve) for curve in found]) for arm, found in curves.items()}
     together = np.concatenate(list(tables.values()))
-    if len(grid) and np.ptp(together, axis=0).max() > SAME_RATE * together.max():
+    if np.ptp(together, axis=0).max() > SAME_RATE * together.max():
         values = {arm: ", ".join(f"{rate:.2g}" for rate in table.mean(axis=0)) for arm, table in tables.items()}
         where = ", ".join(short_tokens(at) for at in grid)
         yield Difference(RATE, values, UNFAIR, f"another rate at the same tokens (here at {where} tokens)")

@@ -52,7 +52,8 @@ def untrained_arms(arms: Sequence[Arm], material: Material) -> tuple[list[str], 
     frequencies.
     """
     text = _heldout_text(material)
-    result, notes = [], []
+    result: list[str] = []
+    problems: dict[str, list[str]] = {}
     for arm in arms:
         run = arm.runs[0]
         losses = [loss for one in arm.runs if one.stages and (loss := finite(one.stages[-1], "val/loss")) is not None]
@@ -60,7 +61,7 @@ def untrained_arms(arms: Sequence[Arm], material: Material) -> tuple[list[str], 
             continue
         baselines, problem = _baselines(run, text)
         if problem:
-            notes.append(f"{arm.name}: {problem}")
+            problems.setdefault(problem, []).append(arm.name)
         if baselines is None or not (shortfall := baselines.shortfall(sum(losses) / len(losses))):
             continue
         rate = (run.config.get("optimizer") or {}).get("lr")
@@ -69,7 +70,7 @@ def untrained_arms(arms: Sequence[Arm], material: Material) -> tuple[list[str], 
             f"{arm.name} is {shortfall} on held-out text after {how}: it has learnt next to nothing yet, and its "
             "differences say nothing about the order."
         )
-    return result, notes
+    return result, [f"{', '.join(names)}: {problem}" for problem, names in problems.items()]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class HeldoutText:
 
 def _heldout_text(material: Material) -> HeldoutText:
     if material.tokens is None:
-        return HeldoutText(problem=material.missing.get("tokens", "the tokens are unknown").rstrip("."))
+        why = material.missing.get("tokens", "The tokens are unknown").rstrip(".")
+        return HeldoutText(problem=why[:1].lower() + why[1:])
     try:
         validation = Tokens.open(Path(material.tokens.folder), "validation")
         if not len(validation):
@@ -105,5 +107,5 @@ def _baselines(run: Run, text: HeldoutText) -> tuple[Baselines | None, str]:
     compared = "with guessing only, not with token frequencies" if known else "with no baseline"
     return (
         Baselines(vocab_size, None) if known else None,
-        f"the held-out loss is compared {compared}, so a model that has learnt little may not be named: {problem}.",
+        f"the held-out loss is compared {compared}, so an arm that has learnt little may not be named: {problem}.",
     )

@@ -124,10 +124,9 @@ def test_seeds_that_differ_in_the_seed_only_give_no_warning(make_run):
     ],
 )
 def test_other_differences_between_seeds_of_an_arm_are_warnings(make_run, changed, words):
-    more = {"arranged": {"preference": {"name": "pdpc"}}} if "arranged" in changed else {}
     arm = seeds(make_run, "pdpc", [1, 2], **changed)
-    if more:
-        arm.runs[0].info.update(more)
+    if "arranged" in changed:
+        arm.runs[0].info["arranged"]["preference"] = {"name": "pdpc"}
     (found,) = warnings([seeds(make_run, "shuffled", [1, 2]), arm])
     assert re.search(words, found)
 

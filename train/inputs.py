@@ -67,11 +67,9 @@ def open_inputs(settings: TrainSettings) -> Inputs:
         scores = Scores.open(settings.data.scores, VALIDATION)
         scores.check(validation)
     decoder = settings.model.decoder_config(tokens.vocab_size, tokens.seq_len, tokens.end_of_text, tokens.input_only)
-    # A resized order has other steps than its schedule: those of a run that had its last batch size from the start.
-    shift = round(order.first_cursor / order.batch_size) - order.first_step
-    tokens_per_step = order.batch_size * tokens.seq_len
-    schedule = Schedule.of(settings.schedule, settings.optimizer.lr, order.steps + shift, tokens_per_step)
-    schedule = schedule.shifted(order.first_step, shift)
+    schedule = Schedule.over(
+        settings.schedule, settings.optimizer.lr, order.steps, order.batch_sizes, seq_len=tokens.seq_len
+    )
     fingerprints = {
         "tokens": tokens.fingerprint,
         "order": order.fingerprint,

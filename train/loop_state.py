@@ -25,7 +25,7 @@ class Progress:
     step: int = 0
     """Steps taken: global batches consumed, including those whose update a guard skipped."""
     tokens: int = 0
-    """Labels in these steps."""
+    """Labels in these steps: what was read and computed, not what moved the weights (`train/records/skipped.py`)."""
     consumed_hash: int = 0
     """Hash of every sample consumed so far, on all ranks (curriculum/order/consumed.py)."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from curriculum.arrange.cells import UNSCORED
-from curriculum.order.order import Order
+from curriculum.order.order import Order, starts_of
 from models.setting import BINDS
 
 Decay = Callable[[float], float]
@@ -153,6 +153,19 @@ class Schedule:
                 f"leaves {steps - decay_steps} of {steps} before the decay: lower one of them"
             )
         return cls(settings, peak, steps, warmup, max(0, steps - decay_steps - warmup))
+
+    @classmethod
+    def over(
+        cls, settings: ScheduleSettings, peak: float, steps: int, batch_sizes: list[list[int]], seq_len: int
+    ) -> Schedule:
+        """Return the schedule of a run over an order of `steps` with these batch sizes ([first step, samples] each).
+
+        A resized order has other steps than its schedule: those of a run that had its last batch size from the start.
+        Raises ValueError as `of` does.
+        """
+        first, cursor, size = starts_of(batch_sizes)[-1]
+        shift = round(cursor / size) - first
+        return cls.of(settings, peak, steps + shift, size * seq_len).shifted(first, shift)
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step: (step + 1) / warmup of the peak, then the decay to the final share."""

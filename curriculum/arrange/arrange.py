@@ -96,7 +96,7 @@ def run(settings: ArrangeSettings) -> Order:
     folder = Path(settings.output)
     places = ("tokens", "scores", "own_scores", "stages_of", "output", "workers")
     config = {key: value for key, value in asdict(settings).items() if key not in places}
-    config |= record(settings.preference)
+    config |= record(settings.preference) | ties(settings.preference)
     with ThreadPoolExecutor(1) as reader:
         # Fingerprinting reads all scores: do it during the first pass over them, not before.
         inputs = reader.submit(lambda: {**columns.inputs, **settings.preference.inputs, **_stages_of(settings)})
@@ -115,7 +115,7 @@ def run(settings: ArrangeSettings) -> Order:
         with (
             create(folder, KIND, config=config) as draft,
             Arrangement(layout, settings.batch_size, settings.seed, draft.path) as arrangement,
-            OrderWriter(draft, columns.samples, layout.cells) as writer,
+            OrderWriter(draft, columns.samples, layout.cells, hashed=not arrangement.whole) as writer,
         ):
             _check_size(settings, arrangement)
             samples_C = arrangement.counts_CU.sum(axis=1)
@@ -158,6 +158,11 @@ def open_columns(settings: ArrangeSettings) -> SampleColumns:
                 "own_scores=FILE"
             )
     return SampleColumns(tokens, scores, own)
+
+
+def ties(preference: Preference) -> dict[str, str]:
+    """Return what the config of a sorted order says about equal scores; before, they kept the order of the corpus."""
+    return {"ties": "random"} if preference.sorts else {}
 
 
 def findings_of(columns: SampleColumns) -> Findings:

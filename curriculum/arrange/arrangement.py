@@ -72,6 +72,11 @@ class Arrangement:
         key = key_of(self._seed, "step")
         return composed(self._deal, self.counts_SC, key, self._workers, turn_C=self._turns(), into=into)
 
+    @property
+    def whole(self) -> bool:
+        """Is every sample used exactly once?"""
+        return int(self.counts_CU[:, 0].sum()) == self.layout.columns.samples == self.total
+
     def facts(self) -> dict[str, Any]:
         """Return the manifest's facts about samples, buckets and cells."""
         layout = self.layout

@@ -6,7 +6,8 @@ Yates), split into leaves that fit a core's cache if the group does not. The per
 any chunking and number of workers: group, leaf and swaps depend only on the key, the sample and the cell's count.
 
 The spool holds what is needed to recover a sample's id: its place in a block of 65,535 samples, two bytes. A sorted
-order spools key and id, eight bytes.
+order spools the score's key and a keyed word of the id, eight bytes: equal scores come in an order that depends on the
+seed, not on the corpus.
 
 Shapes: N samples of a chunk, C cells, U uses (repetitions), G groups, B blocks of a chunk.
 """
@@ -85,7 +86,9 @@ class Deal:
         self.uses_C, self.sorts = uses_C, sorts
         self.id_dtype = np.dtype(np.uint32 if samples <= 1 << 32 else np.uint64)
         self.groups = Groups.of(samples, cells, uses, whole_cells=sorts != 0)
-        self._keys_U = np.array([key_of(seed, "deal", use) for use in range(uses)], dtype=np.uint64)
+        self._keys_U, self._tie_keys_U = (
+            np.array([key_of(seed, name, use) for use in range(uses)], dtype=np.uint64) for name in ("deal", "tie")
+        )
         self._shuffle_keys_CU, self._leaf_keys_CU = (
             np.array(
                 [[key_of(seed, name, cell * (MOST_USES + 1) + use) for use in range(uses)] for cell in range(cells)],
@@ -153,13 +156,16 @@ class Deal:
 
     def shuffled(self, cell: int, use: int, number: int) -> Ids:
         """Return one group of one use of a cell in its final order."""
-        from curriculum.arrange.kernels import shuffle_group, shuffle_leaves
+        from curriculum.arrange.kernels import restore_ids, shuffle_group, shuffle_leaves
 
         group = int(self.groups.first_CU[cell, use]) + number
         if self.sorts:
             bounds = self._index[1][:, group : group + 2].tolist()
             items = np.concatenate([self._spool.read(start, stop) for start, stop in bounds])
-            return (np.sort(items) & np.uint64(0xFFFFFFFF)).astype(self.id_dtype)
+            items.sort()
+            ids = np.empty(len(items), dtype=self.id_dtype)
+            restore_ids(items, self._tie_keys_U[use], ids)
+            return ids
         ids = self._ids_of(group)
         with np.errstate(over="ignore"):
             key = mix64(self._shuffle_keys_CU[cell, use : use + 1] + np.uint64(number))[0]
@@ -205,15 +211,21 @@ class Deal:
     def _with_keys(
         self, first: int, places: Ids, counts_GB: npt.NDArray[np.uint16], key_N: npt.NDArray[np.uint32]
     ) -> npt.NDArray[np.uint64]:
-        """Return (key, id) of a chunk's places, as sort keys."""
-        from curriculum.arrange.kernels import undeal
+        """Return (key, word of the id) of a chunk's places, as sort keys; equal keys come in a random order."""
+        from curriculum.arrange.kernels import break_ties, undeal
 
         ids = np.empty(len(places), dtype=np.uint64)
-        place = 0
-        for count_B in counts_GB:
-            place += undeal(np.array([first]), np.array([place]), places, count_B[None], ids[place:])
+        ends_G = np.zeros(len(counts_GB) + 1, dtype=np.int64)
+        for group, count_B in enumerate(counts_GB):
+            done = ends_G[group]
+            ends_G[group + 1] = done + undeal(
+                np.array([first]), ends_G[group : group + 1], places, count_B[None], ids[done:]
+            )
         key = key_N if self.sorts > 0 else ~key_N
-        items: npt.NDArray[np.uint64] = key[ids - np.uint64(first)].astype(np.uint64) << np.uint64(32) | ids
+        items: npt.NDArray[np.uint64] = key[ids - np.uint64(first)].astype(np.uint64) << np.uint64(32)
+        for group in range(len(counts_GB)):
+            break_ties(ids[ends_G[group] : ends_G[group + 1]], self._tie_keys_U[group % len(self._tie_keys_U)])
+        items |= ids
         return items
 
 

@@ -17,6 +17,8 @@ import numpy.typing as npt
 from curriculum.arrange.deal import Deal, Ids
 from curriculum.artifact.blocks import BlockWriter, write_blocks
 from curriculum.artifact.create import Draft
+from curriculum.order.consumed import as_hex, joined
+from curriculum.order.contents import SAMPLE_SET
 from curriculum.order.order import CELLS, COUNTS, IDS, PLAN
 from curriculum.work.threads import Buffers
 
@@ -37,8 +39,10 @@ def cell_dtype(cells: int) -> str:
 class OrderWriter:
     """Appends to the files of an order with `positions` and `steps`; `finish` returns the facts for the manifest."""
 
-    def __init__(self, draft: Draft, largest_id: int, cells: int) -> None:
+    def __init__(self, draft: Draft, largest_id: int, cells: int, *, hashed: bool = False) -> None:
+        """`hashed`: the order may leave samples out or repeat some, so its facts say which it holds."""
         self._draft = draft
+        self._set: int | None = 0 if hashed else None
         self._stack = ExitStack()
         dtypes = {IDS: id_dtype(largest_id), CELLS: cell_dtype(cells), PLAN: "<f4", COUNTS: "<i4"}
         self._files = {
@@ -49,6 +53,10 @@ class OrderWriter:
         """Append positions: sample ids and their cells."""
         self._files[IDS].write(ids)
         self._files[CELLS].write(cells)
+        if self._set is not None:
+            from curriculum.arrange.kernels import hash_of_set
+
+            self._set = joined(self._set, int(hash_of_set(ids)))
 
     def steps(self, plan_SC: npt.NDArray[Any], counts_SC: npt.NDArray[Any]) -> None:
         """Append rows of the plan, real-valued and integer."""
@@ -70,6 +78,7 @@ class OrderWriter:
             "blocks": blocks,
             "id_dtype": self._files[IDS].dtype.str,
             "cell_dtype": self._files[CELLS].dtype.str,
+            **({SAMPLE_SET: as_hex(self._set)} if self._set is not None else {}),
         }
 
 

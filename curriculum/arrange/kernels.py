@@ -180,6 +180,15 @@ def count_ids(ids: I64, times_N: NDArray[np.uint8]) -> None:
 
 
 @compiled
+def hash_of_set(ids: NDArray[np.integer[Any]]) -> np.uint64:
+    """Return the hash of ids in any order: `curriculum.order.contents.hash_of_set`, compiled."""
+    total = np.uint64(0)
+    for i in range(len(ids)):
+        total += _mix(np.uint64(ids[i]) ^ GOLDEN)
+    return total
+
+
+@compiled
 def deal_chunk(
     first: int,
     cell_N: Ids,
@@ -281,6 +290,36 @@ def shuffle_leaves(ids: Ids, key: np.uint64, leaf_key: np.uint64, leaf_bits: int
         place[leaf_N[i]] += 1
     for leaf in range(1 << leaf_bits):
         _shuffle(out[end[leaf] : end[leaf + 1]], _mix(key + np.uint64(leaf) * GOLDEN))
+
+
+@compiled
+def break_ties(words: U64, key: np.uint64) -> None:
+    """Replace 32-bit ids by keyed 32-bit words, one to one: sorted by them, equal scores come in a random order.
+
+    A 32-bit finaliser (Wellons' lowbias32) with a key added before and exclusive-or'ed in the middle.
+    """
+    first, second = np.uint32(key & np.uint64(0xFFFFFFFF)), np.uint32(key >> np.uint64(32))
+    for i in range(len(words)):  # vectorised
+        word = np.uint32(np.uint32(words[i]) + first)
+        word ^= word >> np.uint32(16)
+        word = np.uint32(word * np.uint32(0x7FEB352D)) ^ second
+        word ^= word >> np.uint32(15)
+        word = np.uint32(word * np.uint32(0x846CA68B))
+        words[i] = word ^ (word >> np.uint32(16))
+
+
+@compiled
+def restore_ids(words: U64, key: np.uint64, ids: Ids) -> None:
+    """Write the ids of which the lower 32 bits of `words` were made: the inverse of `break_ties`."""
+    first, second = np.uint32(key & np.uint64(0xFFFFFFFF)), np.uint32(key >> np.uint64(32))
+    for i in range(len(words)):  # vectorised
+        word = np.uint32(words[i] & np.uint64(0xFFFFFFFF))
+        word ^= word >> np.uint32(16)
+        word = np.uint32(word * np.uint32(0x43021123))
+        word ^= (word >> np.uint32(15)) ^ (word >> np.uint32(30))
+        word = np.uint32((word ^ second) * np.uint32(0x1D69E2A5))
+        word ^= word >> np.uint32(16)
+        ids[i] = np.uint32(word - first)
 
 
 @compiled

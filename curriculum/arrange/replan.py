@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.arrange.arrange import ArrangeSettings, findings_of, open_columns, warn_of_scores
+from curriculum.arrange.arrange import ArrangeSettings, findings_of, open_columns, ties, warn_of_scores
 from curriculum.arrange.arrangement import Arrangement
 from curriculum.arrange.cells import Layout
 from curriculum.arrange.interleave import OrderWriter
 from curriculum.artifact.create import create, reusable
 from curriculum.artifact.files import ArtifactError
+from curriculum.order.contents import EVERY, SAMPLE_SET, contents_of
 from curriculum.order.order import KIND, Order
 from curriculum.order.permutation import key_of
 from curriculum.preference import Pdpc, Preference
@@ -81,7 +82,7 @@ def run(settings: ReplanSettings) -> Order:
     config = {key: value for key, value in asdict(settings).items() if key not in places}
     batch_size = settings.batch_size or parent.batch_size
     config |= {"batch_size": batch_size, "slice": parent.manifest.facts["slice"]}
-    config |= record(settings.preference)
+    config |= record(settings.preference) | ties(settings.preference)
     folder = Path(settings.output)
     if reusable(folder, KIND, config=config, inputs=inputs):
         log.info("order %s is complete and up to date: reused", folder)
@@ -101,10 +102,11 @@ def run(settings: ReplanSettings) -> Order:
         workers=settings.workers,
     )
     before = len(parent.bucket_of_cell)
+    hashed = bool(settings.preference.uses) or contents_of(parent)[SAMPLE_SET] != EVERY
     with (
         create(folder, KIND, config=config, inputs=inputs) as draft,
         Arrangement(layout, batch_size, seed, draft.path) as tail,
-        OrderWriter(draft, columns.samples, before + layout.cells) as writer,
+        OrderWriter(draft, columns.samples, before + layout.cells, hashed=hashed) as writer,
     ):
         for plan_SC, counts_SC in _head_steps(parent, settings.from_step):
             writer.steps(*(np.pad(table, ((0, 0), (0, layout.cells))) for table in (plan_SC, counts_SC)))
@@ -132,6 +134,12 @@ def run(settings: ReplanSettings) -> Order:
         child.steps - settings.from_step,
         child.batch_size,
     )
+    if len(child) != len(parent):
+        log.warning(
+            "warning: order %s has %s samples, %s has %s: a learning rate that decays over the run moves with the "
+            "length, so a run that resumes with this order asks for --accept-change schedule.steps",
+            *(folder, f"{len(child):,}", settings.order, f"{len(parent):,}"),
+        )
     warn_of_scores(columns)
     return child
 

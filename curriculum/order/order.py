@@ -84,7 +84,7 @@ class Order:
         self.stratum_of_cell: NDArray[np.int64] = np.array(facts["cells"]["stratum"], dtype=np.int64)
         cells = len(self.bucket_of_cell)
         self._check_facts()
-        self._starts = _starts(self.batch_sizes)
+        self._starts = starts_of(self.batch_sizes)
         self.first_step, self.first_cursor, _ = self._starts[-1]
         """Step and position at which batches of `batch_size` begin: 0 unless a replanning changed the batch size."""
         digests = open_blocks(folder, manifest)
@@ -179,7 +179,7 @@ class Bucket:
     """How often each sample is used."""
 
 
-def _starts(batch_sizes: list[list[int]]) -> list[tuple[int, int, int]]:
+def starts_of(batch_sizes: list[list[int]]) -> list[tuple[int, int, int]]:
     """Return (first step, first position, samples per step) of every stretch of steps."""
     starts: list[tuple[int, int, int]] = []
     cursor = 0

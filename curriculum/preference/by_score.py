@@ -19,7 +19,7 @@ STEEPEST = 10_000.0
 
 @dataclass(frozen=True)
 class Sorted(ScoreCut):
-    """A full sort by score: buckets one after the other, and within a bucket by score, ties by sample id."""
+    """A full sort by score: buckets one after the other, and within a bucket by score, ties in random order."""
 
     name: str = "sorted"
     buckets: int = 16

@@ -18,7 +18,7 @@ from train import checkpoint
 from train.checkpoint.decoder import load_decoder
 from train.distributed.collectives import Collectives
 from train.distributed.world import World
-from train.evaluation.answers import Evaluated, answers_path, write_answers
+from train.evaluation.answers import OTHER_TASK_FILES, Evaluated, answers_path, write_answers
 from train.evaluation.attempts import forget_attempts
 from train.evaluation.evaluate import FAILED, evaluate
 from train.evaluation.harness.tasks import BenchmarkSettings, task_files_fingerprint
@@ -52,7 +52,7 @@ def evaluate_stages(settings: EvaluateSettings, run: Path, overrides: Sequence[s
     asked = questions_of(facts, heldout, benchmarks)
     before, now = facts["fingerprints"].get("benchmarks"), task_files_fingerprint(benchmarks)
     if before != now:
-        log.warning("the task files differ from those that run %s started with: compare its stages with care", run)
+        log.warning("the task files differ from those that run %s started with: its stages and the report say so", run)
     claimed = world.first_does(lambda: RunFolder.claim(run, wait_s=0.0))
     try:
         chosen = world.first_does(lambda: _chosen(run, str(settings.stages)))
@@ -65,6 +65,8 @@ def evaluate_stages(settings: EvaluateSettings, run: Path, overrides: Sequence[s
             failures += bool(found.failed)
             kept = {key: record[key] for key in ("kind", "stage", "step", "tokens")}
             made = {**kept, **found.values, "time/evaluation_s": time.perf_counter() - started}
+            if before != now:
+                made[OTHER_TASK_FILES] = now or "none"
 
             def keep(made: Record = made, found: Evaluated = found) -> None:
                 write_answers(answers_path(run, made["step"]), found.answers)

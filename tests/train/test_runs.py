@@ -318,8 +318,13 @@ def test_a_killed_run_resumes_with_another_batch_size_by_the_command_that_its_er
     assert child.batch_sizes == [[0, 16], [end, 24]]
     preference = child.manifest.config["preference"]
     assert (preference["name"], preference["floor"], preference["uses"]) == ("pdpc", 0.3, {"high": 2})
-    out = forked([*words, place], folder, 2)
+    out = forked([*words, place], folder, 1, code=CHANGED)  # the high half is used twice: the run gets longer
+    assert f"the learning rate of step {end + 1} moves from" in out
+    assert "--accept-change schedule.steps" in out
+    assert (folder / "run.json").read_bytes() == before
+    out = forked([*words, place, "accept_change=[schedule.steps]"], folder, 2)
     assert f"resumed from step {end} of {child.steps}" in out
+    assert [change["field"] for change in read_run(folder)["lives"][-1]["accepted"]] == ["schedule.steps"]
     assert read_consumed(folder).tolist() == child[:].tolist()
     assert read_run(folder)["status"] == "finished"
 

@@ -21,6 +21,9 @@ from train.records.layout import EVALUATIONS
 UNKNOWN = -1
 """Group of an item whose group was not stored; groups are numbers of items, so at least 0."""
 
+OTHER_TASK_FILES = "stage/task_files"
+"""Key of a stage record that was evaluated again with other task files than the run began with: their fingerprint."""
+
 
 @dataclass(frozen=True)
 class Items:

@@ -122,7 +122,7 @@ class Guard(Hook):
         first, last = (order.cursor_after(steps) for steps in (step - 1, step))
         ids = order[first:last].tolist()
         entry = {"step": step, "reason": reason, **_as_json({"loss": loss, "grad_norm": norm}), "suspects": suspects}
-        self._write(loop, {**entry, "samples": ids})
+        self._write(loop, {**entry, "tokens": judged.batch.global_tokens, "samples": ids})
         text = f"step {step}: {reason.replace('_', ' ')} (loss {loss:.4g}, gradient norm {norm:.4g}); "
         text += f"samples {listed(suspects or ids)}"
         if self._in_row >= self._settings.stop_after:
@@ -161,9 +161,9 @@ class Guard(Hook):
             return
         order = loop.inputs.order
         positions = [order.cursor_after(back), loop.cursor]
-        self._write(
-            loop, {"step": loop.progress.step, "reason": "rollback", "weights_of_step": back, "positions": positions}
-        )
+        tokens = int(loop.inputs.tokens.real_tokens(order[positions[0] : positions[1]]).sum())
+        entry = {"step": loop.progress.step, "reason": "rollback", "weights_of_step": back}
+        self._write(loop, {**entry, "tokens": tokens, "positions": positions})
         if loop.world.first:
             log.warning(
                 "step %s: rolled back to the weights of step %s; samples at positions %s to %s are skipped",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,42 @@ def read_skipped(path: Path) -> tuple[list[str], list[str]]:
             else:
                 steps.append(f"{entry['step']:,} ({entry['reason'].replace('_', ' ')})")
     return steps, back
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The part of a run that the weights have not learnt from: steps that a guard skipped, or that were rolled back."""
+
+    skipped: int = 0
+    """Steps skipped."""
+    rollbacks: int = 0
+    steps: int = 0
+    """Steps skipped or rolled back, each counted once."""
+    tokens: int | None = 0
+    """Labels in these steps; None in a record of an older PDPC."""
+
+
+def lost_until(path: Path, step: int) -> Lost:
+    """Return what a run lost in its first `step` steps. Raises as `skipped_until`.
+
+    A rollback to the weights of step b at step s loses steps b + 1 to s. Two of them are nested or apart, because the
+    first is followed by a checkpoint at its own step.
+    """
+    skipped: dict[int, int | None] = {}
+    spans: dict[int, tuple[int, int | None]] = {}
+    rollbacks = 0
+    with reading(path, REMEDY):
+        for entry in (entry for _, entry in _records(path) if entry["step"] <= step):
+            if entry["reason"] == "rollback":
+                rollbacks += 1
+                spans[entry["weights_of_step"]] = (entry["step"], entry.get("tokens"))  # a later one is longer
+            else:
+                skipped[entry["step"]] = entry.get("tokens")
+    outside = [at for at in skipped if not any(back < at <= last for back, (last, _) in spans.items())]
+    steps = len(outside) + sum(last - back for back, (last, _) in spans.items())
+    counted = [skipped[at] for at in outside] + [tokens for _, tokens in spans.values()]
+    known = [tokens for tokens in counted if tokens is not None]
+    return Lost(len(skipped), rollbacks, steps, sum(known) if len(known) == len(counted) else None)
 
 
 def _records(path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -83,9 +83,11 @@ def _data(tokens: Tokens) -> str:
 
 def _training(run: Run) -> str:
     optimizer = run.config.get("optimizer") or {}
-    steps = max((int(record["step"]) for record in (*run.train, *run.stages)), default=0)
     rate = optimizer.get("lr")
-    return f"{steps:,} steps" + (f", learning rate {rate:g}" if isinstance(rate, int | float) else "") if steps else ""
+    if not run.steps:
+        return ""
+    lost = f" ({run.lost.steps:,} without an update)" if run.lost and run.lost.steps else ""
+    return f"{run.steps:,} steps{lost}" + (f", learning rate {rate:g}" if isinstance(rate, int | float) else "")
 
 
 def _order(run: Run) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from train.report.arms import Arm
-from train.report.fairness import Difference
+from train.report.fairness.differences import Difference
 from train.report.gains import Gains
 from train.report.records import Run
 from train.report.summary import Throughput
@@ -28,6 +28,7 @@ class Report:
     notes: list[str]
     """Unfinished runs, torn files and missing data found while reading."""
     differences: list[Difference]
+    """Settings and facts in which the arms differ, what may explain a difference of the results first."""
     throughputs: list[Throughput]
     sources: list[str] = field(default_factory=list)
     plans: dict[str, Plan] = field(default_factory=dict)

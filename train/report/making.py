@@ -14,7 +14,8 @@ from train.report.about import about, mix_sentences
 from train.report.arms import Arm, read_arm
 from train.report.comparison import Evaluated
 from train.report.contents import Report
-from train.report.fairness import differences, warnings
+from train.report.fairness.differences import differences
+from train.report.fairness.warnings import more_than_the_order, warnings
 from train.report.gains import Gains, Point, compute, failed_tasks
 from train.report.material import Material, open_material
 from train.report.scores import score_warnings, untrained_arms
@@ -103,11 +104,15 @@ def make(settings: ReportSettings) -> Report:
     gains = compute(arms, settings.baseline)
     runs = [run for arm in arms for run in arm.runs]
     material = open_material(runs)
+    unlike = differences(arms, material.orders)
     sentences = []
     for arm in gains.arms[1:]:
         needed = seeds_needed(gains, arm, settings.seed_deviation)
         written = (headline(gains, arms, arm), confidence(gains, arm), needed, benchmarks(gains, arm))
         sentences += [sentence for sentence in written if sentence]
+    if others := more_than_the_order(unlike):
+        sentences.append(f"This compares more than orders: the arms also differ in {', '.join(others)}.")
+    untrained, unread = untrained_arms(arms, material)
     plans, missing = _plans(arms, material)
     exposures = _exposures(arms, material)
     preferences = None
@@ -124,13 +129,13 @@ def make(settings: ReportSettings) -> Report:
         sentences,
         [
             *score_warnings(runs, material),
-            *untrained_arms(arms, material),
-            *warnings(arms),
+            *untrained,
+            *warnings(arms, unlike),
             *_order_warnings(exposures),
             *cautions(gains, arms),
         ],
-        [f"{run.name}: {note}." for run in runs for note in run.notes] + _gaps(arms, gains) + gains.notes,
-        differences(arms),
+        [f"{run.name}: {note}." for run in runs for note in run.notes] + unread + _gaps(arms, gains) + gains.notes,
+        unlike,
         [throughput(arm) for arm in arms],
         material.tokens.sources if material.tokens is not None else [],
         plans,

@@ -2,14 +2,17 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from train.records.run_json import checksum_of
+from train.records.skipped import SKIPPED, Lost, lost_until
 from train.records.state import state_of
 from train.tracking.metrics import NONFINITE
 
 Record = dict[str, Any]
+NOTHING_LOST = Lost()
 KINDS = ("train", "stage")
 
 
@@ -31,6 +34,12 @@ class Run:
     """Problems found while reading: torn lines, repeated records, missing files."""
     from_wandb: bool = False
     """Read from W&B: `folder` is the address there, and there are no answers, no order and no artifacts."""
+    lost: Lost | None = NOTHING_LOST
+    """Steps that the weights have not learnt from; None: unknown."""
+    partly: bool = False
+    """`config` has only the settings that bind a run: config.json is missing, or the run was read from W&B."""
+    contradictions: list[str] = field(default_factory=list)
+    """Settings in which config.json differs from run.json, with both values; `config` has those of run.json."""
 
     @property
     def finished(self) -> bool:
@@ -44,8 +53,13 @@ class Run:
         return value if type(value) is int else None
 
     @property
+    def steps(self) -> int:
+        """Steps taken, according to the last record; those that a guard skipped are among them."""
+        return max((int(r["step"]) for r in (*self.train, *self.stages)), default=0)
+
+    @property
     def tokens(self) -> int:
-        """Tokens trained on, according to the last record."""
+        """Tokens read, according to the last record; those of steps that a guard skipped are among them."""
         return max((int(r["tokens"]) for r in (*self.train, *self.stages)), default=0)
 
     def fact(self, *keys: str) -> Any:
@@ -73,6 +87,7 @@ def read_run(name: str, folder: Path) -> Run:
     found: dict[str, dict[str, Any]] = {}
     for file in ("config.json", "run.json"):
         found[file] = _read_object(folder / file)
+        _check_sum(folder / file, found[file])
         if not found[file]:
             notes.append(f"{file} is missing, so its contents are not shown")
     info = found["run.json"]
@@ -80,6 +95,9 @@ def read_run(name: str, folder: Path) -> Run:
         info["status"] = state_of(folder, info)
     if info and info.get("status") != "finished":
         notes.append(f"the run is not finished (status: {info.get('status', 'unknown')}); results so far are shown")
+    if info.get("arm", name) != name:
+        notes.append(f"run.json calls this arm {info['arm']!r}")
+    config, contradictions = _settings(found["config.json"], info.get("identity") or {})
     train, repeated_train = _last_of_each_step(r for r in records if r["kind"] == "train")
     stages, repeated_stages = _last_of_each_step(r for r in records if r["kind"] == "stage")
     if repeated := repeated_train + repeated_stages:
@@ -89,7 +107,15 @@ def read_run(name: str, folder: Path) -> Run:
         count = sum(r["kind"] in others for r in records)
         notes.append(f"{count} record(s) of other kinds ({', '.join(others)}) are not shown")
     notes += _non_finite(train, stages)
-    return Run(name, folder, found["config.json"], info, train, stages, notes)
+    last = max((record["step"] for record in (*train, *stages)), default=0)
+    lost = lost_until(folder / SKIPPED, last) if (folder / SKIPPED).is_file() else Lost()
+    partly = bool(config) and not found["config.json"]
+    return Run(
+        *(name, folder, config, info, train, stages, notes),
+        lost=_with_counts(lost, train),
+        partly=partly,
+        contradictions=contradictions,
+    )
 
 
 def read_wandb(name: str, spec: str) -> Run:
@@ -108,7 +134,8 @@ def read_wandb(name: str, spec: str) -> Run:
     stages, _ = _last_of_each_step(r for r in found.records if r["kind"] == "stage")
     missing = "its per-item answers, order, scores and tokens are unknown, and so is whether it finished"
     notes = [f"read from W&B ({spec}): {missing}", *_non_finite(train, stages)]
-    return Run(name, Path(spec), config, info, train, stages, notes, from_wandb=True)
+    lost = _with_counts(None, train)
+    return Run(name, Path(spec), config, info, train, stages, notes, from_wandb=True, lost=lost, partly=True)
 
 
 def read_metrics(path: Path) -> tuple[list[Record], list[str]]:
@@ -172,6 +199,38 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}, not an object: restore the file")
     return value
+
+
+def _check_sum(path: Path, value: dict[str, Any]) -> None:
+    """Raise ValueError if a run.json does not match its own checksum."""
+    if "checksum" in value and value["checksum"] != checksum_of(value):
+        raise ValueError(f"{path} does not match its own checksum: it is damaged or was edited; restore the file")
+
+
+def _settings(config: dict[str, Any], identity: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings of a run, and where config.json contradicts run.json, which has a checksum."""
+    if not config:
+        return identity, []
+    merged: dict[str, Any] = {**config}
+    found: list[str] = []
+    for key, value in identity.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            merged[key], inner = _settings(config[key], value)
+            found += [f"{key}.{text}" for text in inner]
+        elif key not in config or config[key] != value:
+            merged[key] = value
+            found.append(f"{key} {config.get(key)!r}, in run.json {value!r}")
+    return merged, found
+
+
+def _with_counts(lost: Lost | None, train: list[Record]) -> Lost | None:
+    """Return what a run lost: at least as many skipped steps as its last record counts. Unknown without a count."""
+    found = [finite(train[-1], key) for key in ("guard/not_finite", "guard/spike")] if train else []
+    counts = [int(count) for count in found if count is not None]
+    if not counts or (lost is not None and sum(counts) <= lost.skipped):
+        return lost
+    known = lost or Lost()
+    return Lost(sum(counts), known.rollbacks, max(sum(counts), known.steps), None if any(counts) else 0)
 
 
 def _last_of_each_step(records: Any) -> tuple[list[Record], int]:

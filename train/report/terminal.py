@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ MOST_TASKS = 2
 """With more benchmark metrics than this, only the average is shown; the page has the rest."""
 COLOURS = {"better": "green", "worse": "red"}
 MARKS = {UNDECIDED: " ~", SUGGESTIVE: " ~", NO_VERDICT: " ?", NO_ERROR_BAR: " ?"}
+EXPLAINING = ("unfair", "unknown")
+"""Kinds of differences between the arms that the terminal shows; the page has the others too."""
 
 
 def show(report: Report, console: Any, output: Path) -> None:
@@ -29,6 +32,8 @@ def show(report: Report, console: Any, output: Path) -> None:
         console.print(cell(f"  {line}", style))
     for sentence in report.headlines:
         console.print(cell(sentence, "bold"))
+    if unlike := unlike_table(report):
+        console.print(unlike)
     for sentence in (*report.warnings, *report.notes):
         console.print(cell(f"! {sentence}", "yellow"))
     console.print(cell(f"Page: {output}"), soft_wrap=True)
@@ -83,6 +88,31 @@ def table(report: Report, measures: list[Measure]) -> Any:
                 label = "difference" if len(report.others) == 1 else f"diff. {arm}"
                 result.add_row("", "", cell(label, "dim"), *texts)
         result.add_section()
+    return result
+
+
+def unlike_table(report: Report) -> Any:
+    """Return a rich Table of what differs between the arms and may explain a difference; None if nothing does."""
+    from rich import box
+    from rich.table import Table
+
+    rows = [one for one in report.differences if one.kind in EXPLAINING]
+    if not rows:
+        return None
+    left = len(report.differences) - len(rows)
+    result = Table(
+        title="What differs between the arms, besides the order",
+        caption=f"{left} more on the page: the order, and what changes last digits or nothing" if left else None,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
+    for heading in ("What", *report.gains.arms, "May explain"):
+        result.add_column(cell(heading), overflow="fold")
+    for one in rows:
+        values = [one.values.get(arm, "(unknown)") for arm in report.gains.arms]
+        texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
+        result.add_row(*(cell(text) for text in (one.what, *texts, one.explains)))
     return result
 
 

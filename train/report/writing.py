@@ -97,7 +97,7 @@ def as_json(report: Report) -> str:
         "places": {run.name: str(run.folder) for run in report.runs},
         "gains": rows(report),
         "seed_values": _seed_values(report),
-        "config_differences": [asdict(difference) for difference in report.differences],
+        "differences": [asdict(difference) for difference in report.differences],
         "throughput": [asdict(speed) for speed in report.throughputs],
         "plans": {arm: _plan(report, arm) for arm in report.plans},
         "exposures": {arm: _exposure(report, arm) for arm in report.exposures},

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from curriculum.artifact.manifest import open_manifest
+from curriculum.order.contents import contents_of
+from curriculum.scores.findings import FINDINGS
 from train import checkpoint
-from train.config.packages import drift
+from train.config.packages import code_fingerprint, drift
 from train.distributed.exit_codes import REFUSED, Refused
 from train.distributed.world import World
 from train.inputs import Inputs, check_scores, verify_inputs
 from train.records.layout import CHECKPOINTS
 from train.resume.identity import Change, is_accepted
 from train.resume.lineage import check_resume, conversion, work_split
+from train.resume.rate import check_rate
 from train.resume.runfolder import RunFolder
 from train.settings import TrainSettings
 
@@ -53,10 +59,18 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
     arranged = inputs.order.manifest
     split = work_split(settings, inputs.order.batch_size, world.size)
     extra = {
-        "arranged": {"preference": arranged.config.get("preference"), "inputs": arranged.inputs},
+        "arranged": {
+            "preference": arranged.config.get("preference"),
+            "inputs": arranged.inputs,
+            **contents_of(inputs.order),
+        },
         "parameters": inputs.decoder.parameter_count(),
+        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type,
+        "code": code_fingerprint(),
+        "harness": version("lm_eval") if settings.benchmarks.tasks else None,
         **split,
         "paths": {**paths, "slice": arranged.facts["slice"]},
+        FINDINGS: {"unusable": [], "others": []},
         **inputs.findings.as_fact(),
     }
     try:
@@ -73,6 +87,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
             manifest = open_manifest(found, checkpoint.KIND)
             order = Change("fingerprints.order", manifest.inputs.get("order"), inputs.order.fingerprint)
             check_resume(found, inputs.order, is_accepted(order, settings.accept_change, attempts))
+            accepted += check_rate(found, settings, inputs, claimed.facts)
         step = checkpoint.step_of(found) if found else 0
         restarted = {name for attempt in attempts if attempt["step"] == step for name in attempt.get("set_aside", [])}
         damaged = checkpoint.damaged_records(folder, manifest, restarted)

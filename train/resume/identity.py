@@ -25,6 +25,10 @@ FINGERPRINTS = ("benchmarks", "order", "scores", "tokenizer", "tokens", "validat
 DECODER = ("max_seq_len", "vocab_size")
 """Model dimensions set by the tokens: their sequence length, and their vocabulary rounded up."""
 
+SCHEDULE_STEPS = "schedule.steps"
+"""Steps over which the learning rate decays: those of the order, so they change when it is replanned to another length
+(train/resume/rate.py)."""
+
 _FIXED_DATA = {
     "fingerprints.tokens": "the order's sample ids would refer to other text than before",
     "fingerprints.tokenizer": "the token ids that the model has learned would mean other text",
@@ -138,6 +142,7 @@ def check_acceptable(accept: Sequence[str]) -> None:
     """Raise ValueError for a name in `accept_change` that is not a field of a run, naming the closest ones."""
     known = [*binding()]
     known += [*(f"decoder.{name}" for name in DECODER), *(f"fingerprints.{name}" for name in FINGERPRINTS)]
+    known.append(SCHEDULE_STEPS)
     for name in accept:
         if name in free():
             raise ValueError(f"accept_change={name}: {name} may change at any time, so remove it")

@@ -13,6 +13,7 @@ from curriculum.artifact import spool
 from curriculum.artifact.create import create
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import verify
+from curriculum.audit.audit import audit
 from curriculum.order.order import Order
 from curriculum.preference import Mixture, Pdpc, Shuffled, Sorted, Table, Tilt, TwoStage
 from curriculum.scores.writer import SliceWriter
@@ -190,6 +191,27 @@ def test_length_needs_no_scores(settings, tokens_folder):
     order = run(settings(scores=None, preference=Sorted(score="-abs(length)", edges=[-31.5])))
     lengths = Tokens.open(tokens_folder).real_tokens(order[:])
     assert (np.diff(lengths) <= 0).all()
+
+
+def test_equal_scores_follow_the_seed_not_the_corpus(settings, tokens_folder, tmp_path):
+    by_length = Sorted(score="-abs(length)", edges=[-31.5])
+    first, second = (
+        run(settings(scores=None, preference=by_length, seed=seed, output=str(tmp_path / str(seed)))) for seed in (0, 1)
+    )
+    lengths = Tokens.open(tokens_folder).real_tokens(np.arange(len(first)))
+    full = int(np.count_nonzero(lengths == lengths.max()))
+    assert full > 50
+    assert first[:full].tolist() != second[:full].tolist()
+    assert sorted(first[:full].tolist()) == sorted(second[:full].tolist()) != first[:full].tolist()
+
+
+def test_a_sorted_order_of_before_stays_valid_but_is_not_reused(settings, edit_manifest):
+    order = run(settings(preference=Sorted()))
+    edit_manifest(order.folder, lambda fields: fields["config"].pop("ties"))
+    assert Order.open(order.folder).fingerprint == order.fingerprint
+    assert audit(Order.open(order.folder)).sound
+    with pytest.raises(ArtifactError, match=r"ties: found .*requested 'random'.*remove the folder to recreate it"):
+        run(settings(preference=Sorted()))
 
 
 def test_a_table_changed_under_its_name_is_another_preference(settings, tmp_path):

@@ -263,7 +263,7 @@ def test_a_sort_is_one_inside_every_stratum_and_fold(written, case):
             ids = made.ids[in_stratum & (fold_of_position == fold)]
             if preference.uses:  # a bucket that is used twice is traversed twice
                 continue
-            assert (ids == ids[np.lexsort((ids, score[ids]))]).all()
+            assert (np.diff(score[ids]) >= 0).all()
 
 
 @settings(max_examples=EXAMPLES)

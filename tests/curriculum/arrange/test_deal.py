@@ -1,4 +1,4 @@
-"""A deal is a uniform permutation of each cell's samples, or a stable sort."""
+"""A deal is a uniform permutation of each cell's samples, or a sort with its ties in random order."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
@@ -8,6 +8,7 @@ import pytest
 
 from curriculum.arrange import deal as module
 from curriculum.arrange.deal import Deal, item_dtype
+from curriculum.arrange.kernels import break_ties, restore_ids
 from curriculum.artifact.spool import Spool
 
 NO_TIMES, NO_KEYS = np.zeros(0, np.uint8), np.zeros(0, np.uint32)
@@ -93,9 +94,39 @@ def test_times_multiply_uses(dealt):
 
 
 @pytest.mark.parametrize("sorts", [1, -1])
-def test_a_sorted_deal_is_a_stable_sort(dealt, sorts):
+def test_a_sorted_deal_is_a_sort_and_ties_follow_the_seed(dealt, sorts):
     rng = np.random.default_rng(1)
     key_N, cell_N = rng.integers(0, 20, 150).astype(np.uint32), rng.integers(0, 2, 150)
-    for cell, ids in enumerate(dealt(cell_N, uses=(1, 1), sorts=sorts, key_N=key_N)):
-        mine = np.flatnonzero(cell_N == cell)
-        assert ids == mine[np.argsort(sorts * key_N[mine].astype(np.int64), kind="stable")].tolist()
+    made = [dealt(cell_N, seed, uses=(1, 1), sorts=sorts, key_N=key_N) for seed in (0, 0, 1)]
+    assert made[0] == made[1] != made[2]
+    for cell, ids in enumerate(made[0]):
+        assert sorted(ids) == np.flatnonzero(cell_N == cell).tolist()
+        assert (np.diff(sorts * key_N[ids].astype(np.int64)) >= 0).all()
+        assert ids != sorted(ids, key=lambda sample: (sorts * int(key_N[sample]), sample))
+
+
+def test_distinct_scores_are_sorted_alike_for_every_seed(dealt):
+    key_N = np.random.default_rng(2).permutation(np.arange(1 << 31, (1 << 31) + 90, dtype=np.uint32))
+    for seed in range(3):
+        assert dealt([0] * 90, seed, sorts=1, key_N=key_N)[0] == np.argsort(key_N).tolist()
+
+
+def test_tied_samples_come_in_every_order_alike_and_each_use_in_its_own(dealt):
+    counts = dict.fromkeys(permutations(range(3)), 0)
+    for seed in range(1200):
+        counts[tuple(dealt([0] * 3, seed, sorts=1, key_N=np.full(3, 7, np.uint32))[0])] += 1
+    assert chi_square(np.array(list(counts.values()))) < 5 + 6 * np.sqrt(10)
+    twice = dealt([0] * 60, uses=(2,), sorts=1, key_N=np.full(60, 7, np.uint32))[0]
+    assert sorted(twice[:60]) == sorted(twice[60:]) == list(range(60))
+    assert twice[:60] != twice[60:]
+
+
+def test_the_words_of_ids_are_distinct_and_give_the_ids_back():
+    ids = np.concatenate([np.arange(1 << 16), [(1 << 32) - 1, 1 << 31]]).astype(np.uint64)
+    for key in (0, 1, 0xFFFFFFFFFFFFFFFF, 0x123456789ABCDEF0):
+        words, back = ids.copy(), np.empty(len(ids), np.uint32)
+        break_ties(words, np.uint64(key))
+        assert len(np.unique(words)) == len(ids)
+        assert int(words.max()) < 1 << 32
+        restore_ids(words | np.uint64(5 << 32), np.uint64(key), back)
+        assert (back == ids).all()

@@ -11,7 +11,7 @@ import torch
 from train.distributed.world import World
 from train.hooks.choice import hooks_of
 from train.hooks.guards import Guard, GuardStopped
-from train.records.skipped import SKIPPED
+from train.records.skipped import SKIPPED, Lost, lost_until
 from train.settings import GuardSettings
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
@@ -33,11 +33,18 @@ class Order:
         return min(steps * BATCH, len(self))
 
 
+class Tokens:
+    """Samples of ten labels each."""
+
+    def real_tokens(self, ids):
+        return np.full(len(ids), 10)
+
+
 class FakeLoop:
     """The parts of a loop that a guard uses: `losses` and `norm` of the next step, and the outcome."""
 
     def __init__(self, guard, back=None):
-        self.world, self.inputs = ALONE, SimpleNamespace(order=Order())
+        self.world, self.inputs = ALONE, SimpleNamespace(order=Order(), tokens=Tokens())
         self.engine = SimpleNamespace(gradient_norm=lambda: torch.tensor(self.norm))
         self.progress = SimpleNamespace(step=0)
         self.guard, self.norm, self.back, self.save_due = guard, 1.0, back, False
@@ -55,7 +62,7 @@ class FakeLoop:
         """Make a step with these losses of its samples; return whether the weights were updated."""
         step, self.norm = self.progress.step, norm
         ids = list(range(100 + step * BATCH, 100 + (step + 1) * BATCH))
-        batch = SimpleNamespace(step=step, ids=ids, global_count=BATCH)
+        batch = SimpleNamespace(step=step, ids=ids, global_count=BATCH, global_tokens=10 * BATCH)
         self.guard.pre_step(self, batch)
         self.losses_N = torch.tensor(losses, dtype=torch.float64)
         self.left_out = self.guard.pre_optim_step(self)
@@ -85,6 +92,7 @@ def test_a_step_with_a_non_finite_loss_is_skipped_and_its_sample_named(tmp_path,
     assert entry["step"] == 2
     assert entry["reason"] == "not_finite"
     assert entry["samples"] == [104, 105, 106, 107]
+    assert entry["tokens"] == 40
     assert entry["suspects"] == [106]
     assert loop.guard.metrics(loop)["guard/not_finite"] == 1.0
 
@@ -143,7 +151,8 @@ def test_a_rollback_restores_the_last_weights_and_records_the_skipped_samples(tm
     assert not loop.step(losses=(5.0,) * 4)
     spike, rollback = loop.entries(tmp_path)
     assert spike["reason"] == "spike"
-    assert rollback == {"step": 9, "reason": "rollback", "weights_of_step": 6, "positions": [24, 36]}
+    assert rollback == {"step": 9, "reason": "rollback", "weights_of_step": 6, "tokens": 120, "positions": [24, 36]}
+    assert lost_until(tmp_path / SKIPPED, 9) == Lost(skipped=1, rollbacks=1, steps=3, tokens=120)
     assert loop.save_due
 
 

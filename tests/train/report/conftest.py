@@ -10,6 +10,7 @@ import pytest
 
 from curriculum.arrange import arrange
 from curriculum.artifact.create import create
+from curriculum.order.contents import EVERY
 from curriculum.preference import Pdpc, Shuffled
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens, samples_in
@@ -25,6 +26,13 @@ VALUES = {
     "pdpc": {"val/loss": 4.1, "val/low_pd/loss": 4.5, "val/high_pd/loss": 3.7, "bench/echo/acc": 0.53},
 }
 """Values of each arm at the end of the last stage; earlier stages have higher losses."""
+
+
+CONTENTS = {
+    "samples": 640, "different_samples": 640, "left_out": 0, "repeated": 0, "sample_set": EVERY,
+    "batch_sizes": [[0, 16]], "steps": 40, "seq_len": SEQ_LEN,
+}  # fmt: skip
+"""What run.json says about the order of a run."""
 
 
 def write_tokens(folder: Path, sources: dict[str, int] | None = None, length: int = 40) -> Tokens:
@@ -99,7 +107,10 @@ def records_of(arm: str, stages: int = 4, stage_tokens: int = 1000) -> list[dict
 
 
 def write_run(folder: Path, arm: str, records: list[dict[str, Any]] | None = None, **info: Any) -> Path:
-    """Write a RUN folder; `info` replaces keys of run.json, and its key `config` replaces keys of config.json."""
+    """Write a RUN folder; `info` replaces keys of run.json (in `fingerprints` and `arranged`: single values).
+
+    Its key `config` replaces keys of config.json.
+    """
     folder.mkdir(parents=True)
     config = {
         "arm": arm, "output": str(folder), "seed": 1,
@@ -107,10 +118,11 @@ def write_run(folder: Path, arm: str, records: list[dict[str, Any]] | None = Non
         "model": {"layers": 2, "width": 64}, "optimizer": {"lr": 1e-3},
         "schedule": {"name": "cosine", "final_ratio": 0.33},
     } | info.pop("config", {})  # fmt: skip
-    order = f"{arm:b<32}"
+    prints = {"tokens": "a" * 32, "order": f"{arm:b<32}", "tokenizer": "t" * 32, "scores": "c" * 32}
+    prints |= {"validation": "v" * 32} | info.pop("fingerprints", {})
     run = {
         "arm": arm, "seed": 1, "status": "finished", "parameters": 123456, "world_size": 2,
-        "fingerprints": {"tokens": "a" * 32, "order": order, "tokenizer": "t" * 32, "scores": "c" * 32},
+        "fingerprints": prints, "arranged": CONTENTS | info.pop("arranged", {}),
         "paths": {"tokens": "gone/tokens", "order": f"gone/{arm}", "scores": "gone/scores", "slice": "train"},
         "versions": {"pdpc": "0.1.0", "torch": "2.13.0", "python": "3.11.7"},
     } | info  # fmt: skip

@@ -162,7 +162,7 @@ def test_a_failed_benchmark_is_noted_with_its_message(metrics, make_run):
     records = metrics("pdpc")
     records[-1] = {k: v for k, v in records[-1].items() if "echo" not in k} | {"bench/echo/error": "no data"}
     report = make(ReportSettings(runs={"shuffled": str(make_run("shuffled")), "pdpc": str(make_run("pdpc", records))}))
-    assert report.notes == ["stage 4 of pdpc failed in echo (no data)"]
+    assert report.notes[1:] == ["stage 4 of pdpc failed in echo (no data)"]
     assert "1 failed" in report.headlines[-1]
 
 
@@ -300,3 +300,54 @@ def test_answers_of_an_earlier_version_are_a_warning(with_seeds, tmp_path):
     (warning,) = [text for text in make(ReportSettings(runs=runs)).warnings if "earlier version" in text]
     assert warning.startswith("The answers of pdpc seed 1 were stored by an earlier version")
     assert "pdpc evaluate run=RUN stages=N" in warning
+
+
+def test_what_differs_stands_in_page_terminal_and_json(make_run, tmp_path):
+    small = {"batch_sizes": [[0, 4]], "steps": 160}
+    runs = {"shuffled": str(make_run("shuffled")), "pdpc": str(make_run("pdpc", arranged=small, config={"seed": 2}))}
+    path, shown = made(runs, tmp_path)
+    value = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    found = {row["what"]: row for row in value["differences"]}
+    assert found["batch size"]["values"] == {"shuffled": "16", "pdpc": "4"}
+    assert found["batch size"]["kind"] == found["seed"]["kind"] == "unfair"
+    page = path.read_text("utf-8")
+    table = page[page.index('id="differences"') :]
+    assert page.index("Before you believe it") < page.index('id="differences"') < page.index('id="curves"')
+    for words in ("batch size", "a smaller batch makes more updates", "<code>data.order</code>", "what is compared"):
+        assert words in table
+    assert "This compares more than orders: the arms also differ in batch size, steps planned, seed." in page
+    assert "What differs between the arms, besides the order" in shown
+    assert "batch size" in shown
+    assert "data.order" not in shown
+
+
+def test_arms_that_differ_in_the_order_only_have_no_table_on_the_terminal(make_run, tmp_path):
+    _, shown = made({name: str(make_run(name)) for name in ("shuffled", "pdpc")}, tmp_path)
+    assert "What differs" not in shown
+    assert "more than orders" not in shown
+
+
+def test_unknown_findings_about_the_scores_are_said(make_run):
+    arranged = {"inputs": {"scores": "s" * 32}}
+    runs = {"shuffled": str(make_run("shuffled")), "pdpc": str(make_run("pdpc", arranged=arranged))}
+    (text,) = (text for text in make(ReportSettings(runs=runs)).warnings if "What pdpc score found" in text)
+    assert "behind pdpc is unknown" in text
+    runs["pdpc"] = str(
+        make_run("pdpc", arranged=arranged, folder="said", score_findings={"unusable": [], "others": []})
+    )
+    assert not [text for text in make(ReportSettings(runs=runs)).warnings if "What pdpc score found" in text]
+
+
+def test_a_held_out_text_that_cannot_be_read_is_said(comparison, make_run):
+    decoder = {"vocab_size": 50}
+    for folder in comparison.values():
+        info = json.loads((Path(folder) / "run.json").read_text())
+        (Path(folder) / "run.json").write_text(json.dumps(info | {"decoder": decoder}))
+    report = make(ReportSettings(runs=comparison))  # its TOKENS have no validation slice
+    notes = [note for note in report.notes if "compared with guessing only, not with token frequencies" in note]
+    assert [note.split(":")[0] for note in notes] == ["shuffled, pdpc"]
+    assert "the held-out text of" in notes[0]
+    assert any("shuffled is no better than guessing" in text for text in report.warnings)
+    gone = {name: str(make_run(name, folder=f"{name}-gone", decoder=decoder)) for name in ("shuffled", "pdpc")}
+    notes = [note for note in make(ReportSettings(runs=gone)).notes if "with guessing only" in note]
+    assert notes[0].endswith("the tokens of shuffled are no longer at gone/tokens.")

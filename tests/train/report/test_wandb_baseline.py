@@ -65,7 +65,7 @@ def test_the_page_says_what_is_unknown_about_it(wandb_holds, make_run):
 def test_only_settings_stored_in_wandb_are_compared(wandb_holds, make_run):
     wandb_holds(optimizer={"lr": 2e-3})
     report = make(ReportSettings(runs={"shuffled": SPEC, "pdpc": str(make_run("pdpc"))}))
-    unfair = [difference.key for difference in report.differences if difference.kind == "unfair"]
+    unfair = [difference.what for difference in report.differences if difference.kind == "unfair"]
     assert unfair == ["optimizer.lr"]
 
 

@@ -163,10 +163,13 @@ class Decoder(nn.Module):
         rotary = rotary_table(self.config, ids_BT.shape[1], ids_BT.device, positions_BT)
         kernels = choose(self.execution.kernels, ids_BT.device.type)
         runner = BlockRunner(self.execution, kernels, rotary, packed.attend)
-        x_BTW = self.embedding(ids_BT.clamp(min=0))
+        return self.norm(self.run_blocks(runner, self.embedding(ids_BT.clamp(min=0))), kernels)
+
+    def run_blocks(self, runner: BlockRunner, x_BTW: Tensor) -> Tensor:
+        """Return the stream after the last block."""
         for number, layer in enumerate(self.layers):
             x_BTW = runner.run(cast(Block, layer), number, x_BTW)
-        return self.norm(x_BTW, kernels)
+        return x_BTW
 
 
 def build(config: DecoderConfig, seed: int, execution: ExecutionSettings | None = None) -> Decoder:

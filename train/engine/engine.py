@@ -16,6 +16,7 @@ from models.attention import Documents
 from models.decoder import Decoder
 from train.distributed.world import World
 from train.engine.config import deepspeed_config, on_disk
+from train.engine.gathered import gathered
 from train.engine.nvme.folder import SwapFolder
 from train.engine.nvme.handle import own_handles
 from train.engine.nvme.state import SwappedState
@@ -246,27 +247,18 @@ class Engine:
         self._state.filled()
 
     @contextmanager
-    def whole_weights(self) -> Iterator[None]:
-        """Put whole parameters into `decoder` on every rank, to read them or run it; ZeRO 3 gathers them.
+    def whole_weights(self, spare_bytes: int = 0, *, at_once: bool = True) -> Iterator[None]:
+        """Put a decoder to evaluate into `decoder` on every rank; at ZeRO 3 another module, with gathered weights.
 
-        Every rank enters. Do not use the previous `decoder` object inside: at ZeRO 3 it is replaced by another module,
-        without DeepSpeed's hooks, that shares the gathered weights.
+        Every rank enters. At ZeRO 3, unless all weights are gathered `at_once` and fit next to `spare_bytes`, each
+        forward pass gathers them block by block, and all ranks make the same number of passes. Raises WeightsDoNotFit
+        on all ranks. Do not use the previous `decoder` object inside.
         """
         if not isinstance(self._state, PartitionedState):
             yield
             return
-        import deepspeed
-
         partitioned = self.decoder
-        with deepspeed.zero.GatheredParameters(list(partitioned.parameters())):
-            with torch.device("meta"):
-                whole = Decoder(partitioned.config, partitioned.execution)
-            whole.load_state_dict(
-                {name: p.data for name, p in partitioned.state_dict(keep_vars=True).items()}, assign=True
-            )
-            if partitioned.config.tie_embeddings:
-                whole.head.weight = whole.embedding.weight
-            self.decoder = whole.train(partitioned.training)
+        with gathered(partitioned, self.world, spare_bytes, at_once=at_once) as self.decoder:
             try:
                 yield
             finally:

@@ -6,6 +6,13 @@ import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from train.distributed.out_of_memory import says_no_memory
+from train.faults import fault
+
+if TYPE_CHECKING:
+    import torch
 
 ENDLESS = 1 << 60
 """Values from this on mean that a control group has no limit."""
@@ -36,6 +43,23 @@ def available_memory(*, cuda_device: int | None, root: Path = Path("/")) -> Avai
 
     free, device = torch.cuda.mem_get_info(cuda_device)
     return AvailableMemory(device, host, process, free)
+
+
+def can_allocate(size: int, device: torch.device, ranks: int) -> bool:
+    """Return whether `size` more bytes are free: on a GPU, or in host memory for each of `ranks` ranks."""
+    import torch
+
+    free = available_memory(cuda_device=None).free if device.type == "cpu" else None
+    if free is not None and ranks * size > free:  # the kernel would promise more than it has
+        return False
+    try:
+        fault("memory.trial")
+        torch.empty(size, dtype=torch.uint8, device=device)
+    except Exception as error:
+        if says_no_memory(error):
+            return False
+        raise
+    return True
 
 
 def _limit(kind: int) -> int | None:

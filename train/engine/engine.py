@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.attention import Documents
-from models.decoder import Decoder
+from models.decoder import Block, Decoder
 from train.distributed.world import World
 from train.engine.config import deepspeed_config, on_disk
 from train.engine.gathered import gathered
@@ -109,6 +109,9 @@ class Engine:
         if self._swap is not None:
             parts = [-(-parameter.numel() // self.world.size) for parameter in self.decoder.parameters()]
             config = on_disk(config, self._swap.path, max(parts), len(parts))
+        if settings.zero.stage == 3 and settings.execution.compile:
+            # The parts of a block are compiled, so its weights have to be gathered before them, all at once.
+            deepspeed.utils.set_z3_leaf_modules(self.decoder, [Block])
         with own_handles() if self._swap is not None else nullcontext():
             engine, *_ = deepspeed.initialize(
                 model=self.decoder, optimizer=self._adamw, config=config, dist_init_required=False

@@ -99,7 +99,7 @@ class BlockwiseDecoder(Decoder):
         while self._next < len(self._sources):
             number = self._next
             with self._block() as block:
-                x_BTW = runner.run(block, number, x_BTW)
+                x_BTW = block(x_BTW, number=number, runner=runner)
         return x_BTW
 
     @contextmanager

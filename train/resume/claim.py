@@ -59,6 +59,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         "paths": {**paths, "slice": arranged.facts["slice"]},
         **inputs.findings.as_fact(),
     }
+    claimed: RunFolder | None = None
     try:
         claimed = RunFolder.claim(folder)
         attempts = claimed.facts.get("lives", [])
@@ -83,6 +84,8 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         converted = conversion(attempts, step, split)
         claimed.describe(settings, inputs, step, accepted, damaged, extra)
     except ValueError as error:
+        if claimed is not None:
+            claimed.abandon()
         raise Refused(str(error), getattr(error, "exit_code", REFUSED)) from error
     if converted:
         log.info(converted)

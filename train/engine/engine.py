@@ -171,7 +171,7 @@ class Engine:
         """Update the weights, if the step's last micro-batch has gone backward.
 
         If any of `left_out`, scalars on the device, is nonzero, or the gradient norm is not finite, weights, moments
-        and update count stay bit-identical. The device decides; the host does not wait for it. Every rank must pass
+        and update count stay bit-identical. The device decides, and the host reads nothing. Every rank must pass
         the same values.
         """
         if self._done < self.micro_batches:

@@ -6,6 +6,8 @@ import pytest
 
 from curriculum.work.threads import cores, mapped, prefetched, threads_each
 
+V1 = "cpu,cpuacct/job"
+
 
 def failing(at):
     for number in range(10):
@@ -71,11 +73,11 @@ def test_there_is_a_core():
     [
         ("0::/a/b", {"a/cpu.max": "250000 100000\n", "a/b/cpu.max": "max 100000\n"}, 2),
         ("0::/a/b", {"a/b/cpu.max": "50000 100000\n"}, 1),
-        ("3:cpu,cpuacct:/job", {"cpu,cpuacct/job/cpu.cfs_quota_us": "300000", "cpu,cpuacct/job/cpu.cfs_period_us": "100000"}, 3),
-        ("3:cpu,cpuacct:/job", {"cpu,cpuacct/job/cpu.cfs_quota_us": "-1", "cpu,cpuacct/job/cpu.cfs_period_us": "100000"}, 8),
+        ("3:cpu,cpuacct:/job", {f"{V1}/cpu.cfs_quota_us": "300000", f"{V1}/cpu.cfs_period_us": "100000"}, 3),
+        ("3:cpu,cpuacct:/job", {f"{V1}/cpu.cfs_quota_us": "-1", f"{V1}/cpu.cfs_period_us": "100000"}, 8),
         ("4:memory:/job", {"memory/job/cpu.max": "100000 100000"}, 8),
     ],
-)  # fmt: skip
+)
 def test_cores_are_those_that_affinity_and_control_groups_grant(tmp_path, monkeypatch, line, files, number):
     for name, text in {
         "proc/self/cgroup": line,

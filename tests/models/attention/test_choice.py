@@ -55,7 +55,7 @@ def test_a_build_that_cannot_be_imported_is_passed_over_with_the_reason(monkeypa
     assert passed.keys() == {"flash"}
     assert "needs the package flash-attn, whose installed build cannot be imported" in passed["flash"]
     assert reason in passed["flash"]
-    with pytest.raises(ValueError, match="attention=flash needs the package flash-attn, whose .*use attention=varlen"):
+    with pytest.raises(ValueError, match=r"attention=flash needs the package flash-attn, whose .*use attention=varlen"):
         choose("flash", 64, torch.bfloat16, CUDA)
 
 

@@ -143,7 +143,7 @@ def _evaluate(loop: Loop, attempts: Attempts | None) -> Evaluated:
     except WeightsDoNotFit as error:
         if attempts is not None:
             attempts.end()
-        log.warning("no evaluation: %s", error)
+            log.warning("no evaluation: %s", error)
         return nothing_evaluated(questions, str(error))
     except Exception:
         if attempts is not None and posted() > 128:

@@ -38,7 +38,7 @@ def gathered(partitioned: Decoder, world: World, spare_bytes: int, *, at_once: b
     Its parameters are gathered `at_once` if they fit next to `spare_bytes`, else block by block (BlockwiseDecoder).
     Raises WeightsDoNotFit on all ranks.
     """
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
     config, element = partitioned.config, next(partitioned.parameters()).element_size()
     whole, least = element * config.parameter_count(), element * one_block(config)
@@ -105,7 +105,7 @@ class BlockwiseDecoder(Decoder):
     @contextmanager
     def _block(self) -> Iterator[Block]:
         """Yield the next block with its weights."""
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         inference = torch.is_inference_mode_enabled()
         source, block = self._sources[self._next], cast(Block, self.layers[self._next])

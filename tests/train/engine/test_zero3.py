@@ -19,8 +19,8 @@ from train.engine.communication import start
 from train.settings import TrainSettings
 
 CONFIG = DecoderConfig(vocab_size=61, layers=3, width=12, heads=2, kv_heads=1, ffn=20, max_seq_len=16, end_of_text=0)
-MODES = ("none", "selective", "full")
-PLACES = ("embedding", "layers.1.ffn.down", "head")
+PLACES = {"embedding": 1, "layers.1.ffn.down": 2, "head": 1}
+"""Modules, and the call of each that fails."""
 
 
 def make(world: World, *words: str, config: DecoderConfig = CONFIG) -> Engine:
@@ -70,11 +70,9 @@ def evaluation(world: World, precision: str, *, tied: bool) -> dict[str, object]
     return {"same": values[0] == values[1] == values[2], "finite": all(map(abs, values[0])), "back": before and after}
 
 
-def failure(world: World, place: str, nth: int) -> str:
+def failure(engine: Engine, place: str, nth: int) -> str:
     """Let the last rank run out of memory in a module at its N-th call, in an evaluation block by block."""
-    engine = make(world, "precision=fp32")
-    expected = steps(make(world, "precision=fp32"), 0, 1)
-    calls = []
+    world, calls = engine.world, []
 
     def strike(*_: object) -> None:
         calls.append(place)
@@ -95,14 +93,13 @@ def failure(world: World, place: str, nth: int) -> str:
             Collectives(world).run("evaluation", work)
         except RankFailed as error:
             told = str(error)
-    assert steps(engine, 0, 1) == expected
     return told
 
 
 def no_room(world: World, patch: pytest.MonkeyPatch) -> list[str]:
     """Return what an evaluation does where only one rank lacks memory: for all weights, then for one block."""
     engine, found = make(world, "precision=fp32"), []
-    for most in (9_000, 1_000):
+    for most in (15_000, 5_000):
         patch.setattr(gathered, "can_allocate", lambda size, *_, most=most: world.rank == 0 or size <= most)
         try:
             with engine.whole_weights(spare_bytes=4):
@@ -112,8 +109,8 @@ def no_room(world: World, patch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def compiled(world: World, mode: str, precision: str, patch: pytest.MonkeyPatch) -> dict[str, object]:
-    """Train eagerly and compiled (all but the code generator); return both losses and the number of graph breaks."""
+def compiled(world: World, patch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Train eagerly and compiled (all but the code generator); return both losses and the number of graphs."""
     torch._dynamo.reset()
     graphs: list[object] = []
 
@@ -125,7 +122,7 @@ def compiled(world: World, mode: str, precision: str, patch: pytest.MonkeyPatch)
     patch.setattr(block_runner, "parts", lambda *, compiled: parts[compiled])
     found = []
     for compile_ in ("false", "true"):
-        words = [f"precision={precision}", f"execution.checkpointing={mode}", f"execution.compile={compile_}"]
+        words = ("precision=fp32", "execution.checkpointing=selective", f"execution.compile={compile_}")
         engine = make(world, *words)
         losses = steps(engine, 0, 3)
         values = [evaluated(engine, at_once=at_once) for at_once in (True, False)]
@@ -140,13 +137,14 @@ def rank_of_two(folder: str) -> None:
     found: dict[str, object] = {}
     for precision, tied in (("fp32", False), ("bf16", True)):
         found[f"evaluation {precision}"] = evaluation(world, precision, tied=tied)
-    for place in PLACES:
-        found[f"failure {place}"] = [failure(world, place, nth) for nth in (1, 2)]
+    engine, other = make(world, "precision=fp32"), make(world, "precision=fp32")
+    for place, nth in PLACES.items():
+        found[f"failure {place}"] = failure(engine, place, nth)
+    found["trains on"] = steps(engine, 0, 2) == steps(other, 0, 2)
     with pytest.MonkeyPatch.context() as patch:
         found["no room"] = no_room(world, patch)
-    for mode, precision in zip(MODES, ("fp32", "bf16", "fp32"), strict=True):
-        with pytest.MonkeyPatch.context() as patch:
-            found[f"compiled {mode}"] = compiled(world, mode, precision, patch)
+    with pytest.MonkeyPatch.context() as patch:
+        found["compiled"] = compiled(world, patch)
     Path(folder, f"{world.rank}.json").write_text(json.dumps(found))
     world.barrier()
 
@@ -155,7 +153,7 @@ def rank_of_two(folder: str) -> None:
 def found(forks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("zero3")
     ranks = forks.start(f"{__name__}:rank_of_two", {"folder": str(folder)}, 2, folder / "log")
-    assert ranks.wait(PATIENCE_S) == [0, 0], ranks.told()
+    assert ranks.wait(4 * PATIENCE_S) == [0, 0], ranks.told()
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -168,7 +166,8 @@ def test_block_by_block_is_at_once_to_the_bit_and_training_continues_as_if_nothi
 @pytest.mark.parametrize("place", PLACES)
 def test_a_rank_that_fails_between_gathers_fails_on_all_and_none_hangs(found, place):
     for rank in found:
-        assert rank[f"failure {place}"] == ["OutOfMemoryError: no memory on this rank"] * 2
+        assert rank[f"failure {place}"] == "OutOfMemoryError: no memory on this rank"
+        assert rank["trains on"]
 
 
 def test_the_rank_with_the_least_memory_decides_for_all(found):
@@ -178,9 +177,8 @@ def test_the_rank_with_the_least_memory_decides_for_all(found):
         assert nothing.startswith("out of memory for the weights of an evaluation (those of one block need 0.0")
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_compiled_blocks_train_and_evaluate_as_eager_ones(found, mode):
+def test_compiled_blocks_train_and_evaluate_as_eager_ones(found):
     for rank in found:
-        case = rank[f"compiled {mode}"]
-        assert case["compiled"] == pytest.approx(case["eager"], rel=2e-2 if mode == "selective" else 1e-5, abs=1e-5)
+        case = rank["compiled"]
+        assert case["compiled"] == pytest.approx(case["eager"], rel=1e-5, abs=1e-5)
         assert case["graphs"] >= 2

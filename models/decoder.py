@@ -5,8 +5,6 @@ Shapes: B sequences, T tokens (S = T + 1 with the last label), N = B * T, W widt
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -80,6 +78,10 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.ffn_norm = RMSNorm(config.width, config.norm_eps)
         self.ffn = FeedForward(config)
+
+    def forward(self, x_BTW: Tensor, *, number: int, runner: BlockRunner) -> Tensor:
+        """Return the stream after the block, which is the `number`-th one, run as `runner` is set to."""
+        return runner.run(self, number, x_BTW)
 
     def qkv(self, x_BTW: Tensor, rotary: Rotary, kernels: Kernels) -> tuple[Tensor, Tensor, Tensor]:
         """Return the inputs of attention: queries [N, H, S], keys and values [N, K, S]."""
@@ -165,10 +167,13 @@ class Decoder(nn.Module):
         rotary = rotary_table(self.config, ids_BT.shape[1], ids_BT.device, positions_BT)
         kernels = choose(self.execution.kernels, ids_BT.device.type)
         runner = BlockRunner(self.execution, kernels, rotary, packed.attend)
-        x_BTW = self.embedding(ids_BT.clamp(min=0))
+        return self.norm(self.run_blocks(runner, self.embedding(ids_BT.clamp(min=0))), kernels)
+
+    def run_blocks(self, runner: BlockRunner, x_BTW: Tensor) -> Tensor:
+        """Return the stream after the last block."""
         for number, layer in enumerate(self.layers):
-            x_BTW = runner.run(cast(Block, layer), number, x_BTW)
-        return self.norm(x_BTW, kernels)
+            x_BTW = layer(x_BTW, number=number, runner=runner)
+        return x_BTW
 
 
 def build(config: DecoderConfig, seed: int, execution: ExecutionSettings | None = None) -> Decoder:

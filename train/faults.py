@@ -58,6 +58,7 @@ POINTS = {
     "loop.before_record": Point("A record is about to be written.", writes=True),
     "loop.before_evaluation": Point("The checkpoint of a stage is written; its evaluation starts."),
     "loop.in_evaluation": Point("An evaluation is running; a signal takes effect at once."),
+    "memory.trial": Point("Memory for the weights of an evaluation at ZeRO 3 is about to be tried."),
     "heldout.batch": Point("A batch of held-out samples is about to be scored, in an evaluation."),
     "loop.after_evaluation": Point("The evaluation of a stage is done and not on record."),
     "checkpoint.before_write": Point("A save starts; nothing of it is on disk."),

@@ -88,7 +88,7 @@ class Loop(LoopState):
     def train_step(self, batch: Batch) -> None:
         """Consume one global batch: forward and backward for every micro-batch, then one weight update.
 
-        No host sync on a GPU, which itself decides whether to skip the update; `guards.spike` adds one.
+        Reads nothing from a GPU, which itself decides whether to skip the update; `guards.spike` adds a read.
         """
         for hook in self.hooks:
             hook.pre_step(self, batch)

@@ -14,10 +14,10 @@ import torch
 
 from curriculum.artifact.files import write_text
 from curriculum.order.consumed import as_hex
-from models.attention import Backend, choose
 from models.decoder import build
 from models.kernels import check as check_kernels
 from train import checkpoint
+from train.backends import chosen_backends
 from train.distributed.exit_codes import REFUSED, Refused
 from train.distributed.out_of_memory import OutOfMemory, needing
 from train.distributed.signals import Left, Signals, heed
@@ -68,7 +68,7 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         deepspeed_config(settings, inputs.order.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
         check_swap(settings.zero)
         check_tracker(settings.tracker)
-        attention = _attention(settings)
+        chosen = chosen_backends(settings)
         memory_warning = _check_memory(settings, inputs)
     except ValueError as error:
         raise Refused(str(error), getattr(error, "exit_code", REFUSED)) from error
@@ -81,7 +81,8 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
     if world.same(int(claimed is not None and claimed.finished)):
         log.info("run %s is finished: nothing to do", settings.output)
     else:
-        log.info("attention: %s (%s, %s)", attention.name, world.device.type, settings.precision)
+        for line in chosen:
+            log.info("%s", line)
         if world.first and (reason := wasted_rise(settings.schedule, inputs.order)):
             log.warning("%s", reason)
         if world.first:
@@ -116,16 +117,6 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
 def _stopped(claimed: RunFolder, signals: Signals) -> None:
     """Record that the signal which ends this process stopped the attempt."""
     claimed.stop(signals.number)
-
-
-def _attention(settings: TrainSettings) -> Backend:
-    """Return the attention backend for this machine. Raises ValueError if the configured one cannot run here."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    try:
-        return choose(settings.model.attention, settings.model.width // settings.model.heads, dtype, device)
-    except ValueError as error:
-        raise ValueError(f"model.{error}") from error
 
 
 def _check_memory(settings: TrainSettings, inputs: Inputs) -> str | None:

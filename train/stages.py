@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,23 @@ from curriculum.scores.baseline import baselines_of
 from train import checkpoint
 from train.batches import check_consumed
 from train.distributed.signals import posted
+from train.engine import WeightsDoNotFit
 from train.evaluation.answers import Evaluated, answers_path, write_answers
 from train.evaluation.attempts import Attempts
-from train.evaluation.evaluate import FAILED, Questions, evaluate
+from train.evaluation.evaluate import FAILED, Questions, evaluate, nothing_evaluated
 from train.evaluation.harness.tasks import data_fingerprint
 from train.faults import fault
 from train.loop import Loop
+from train.memory.footprint import heldout_batch
 from train.records.layout import CHECKPOINTS
 from train.resume.identity import identity
 
 log = logging.getLogger(__name__)
+
+GATHER = "gathered weights"
+"""Name of gathering all weights at ZeRO 3 in attempts.json; no task has a space in its name."""
+SPARE = 2
+"""Factor by which a held-out batch may exceed its least memory, for temporary tensors."""
 
 
 def save_checkpoint(loop: Loop) -> Path:
@@ -76,12 +85,7 @@ def evaluate_stage(loop: Loop, stage: int) -> None:
     fault("loop.before_evaluation")
     began = time.perf_counter()
     folder, step = Path(loop.settings.output), loop.progress.step
-    with (
-        loop.signals.holding(False),
-        loop.watchdog.slow(f"the evaluation of stage {stage}"),
-        loop.engine.whole_weights(),
-    ):
-        fault("loop.in_evaluation")
+    with loop.signals.holding(False), loop.watchdog.slow(f"the evaluation of stage {stage}"):
         found = _evaluate(loop, Attempts(folder, step, partial(_changed_data, loop)) if loop.world.first else None)
     fault("loop.after_evaluation")
     loop.world.first_does(lambda: write_answers(answers_path(folder, step), found.answers))
@@ -109,15 +113,16 @@ def _untrained(loop: Loop, loss: Any) -> str | None:
     )
 
 
-def _changed_data(loop: Loop, task: str) -> str | None:
+def _changed_data(loop: Loop, part: str) -> str | None:
     """Return the error if a task's data files changed since this attempt began (not comparable), else None."""
-    if data_fingerprint(task, loop.settings.benchmarks) == loop.inputs.task_data[task]:
+    before = loop.inputs.task_data.get(part)
+    if before is None or data_fingerprint(part, loop.settings.benchmarks) == before:
         return None
     return "its data files changed since this attempt of the run began: restore them"
 
 
 def _evaluate(loop: Loop, attempts: Attempts | None) -> Evaluated:
-    """Evaluate the model. A signal that ends this or another rank meanwhile is not blamed on the running task."""
+    """Evaluate the model. A signal that ends this or another rank meanwhile is not blamed on the running part."""
     inputs, settings = loop.inputs, loop.settings
     tokenizer = inputs.validation.tokenizer_folder
     questions = Questions(
@@ -132,10 +137,32 @@ def _evaluate(loop: Loop, attempts: Attempts | None) -> Evaluated:
 
         loop.signals.at_leave = leave
     try:
-        return evaluate(loop.engine.decoder, questions, loop.world, attempts=attempts, watch=loop.watchdog.slow)
+        with _weights(loop, attempts):
+            fault("loop.in_evaluation")
+            return evaluate(loop.engine.decoder, questions, loop.world, attempts=attempts, watch=loop.watchdog.slow)
+    except WeightsDoNotFit as error:
+        if attempts is not None:
+            attempts.end()
+            log.warning("no evaluation: %s", error)
+        return nothing_evaluated(questions, str(error))
     except Exception:
         if attempts is not None and posted() > 128:
             attempts.asked_to_leave()
         raise
     finally:
         loop.signals.at_leave = before
+
+
+@contextmanager
+def _weights(loop: Loop, attempts: Attempts | None) -> Iterator[None]:
+    """Gather weights that are partitioned; where gathering all at once has ended an earlier attempt, block by block."""
+    if loop.settings.zero.stage < 3:
+        yield
+        return
+    refusal = loop.world.first_does(lambda: attempts.begin(GATHER) if attempts else None)
+    if refusal is not None:
+        log.warning("gathering all weights %s: the evaluation gathers those of one block at a time", refusal)
+    spare_bytes = SPARE * heldout_batch(loop.settings, loop.inputs.decoder)
+    with loop.engine.whole_weights(spare_bytes, at_once=not loop.world.same(int(refusal is not None))):
+        loop.world.first_does(lambda: attempts.end() if attempts else None)
+        yield

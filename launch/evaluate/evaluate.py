@@ -10,9 +10,9 @@ The exit code is 1 if any evaluation failed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
+from curriculum.work.threads import threads_each
 from launch.evaluate.settings import EvaluateSettings
 
 
@@ -35,5 +35,5 @@ def run(settings: EvaluateSettings, overrides: Sequence[str] = ()) -> int:
         return evaluate_asked(settings, overrides, World(0, 1, 0, 1, device))
     from launch.cluster.supervisor import start_ranks
 
-    threads = max(1, (os.cpu_count() or 1) // settings.processes)
-    return start_ranks("launch.rank", settings.processes, ["evaluate", *overrides], threads)
+    words = ["evaluate", *overrides]
+    return start_ranks("launch.rank", settings.processes, words, threads_each(settings.processes))

@@ -6,7 +6,7 @@ depend on document lengths, which change with every batch.
 """
 
 from models.attention.backend import Backend, Packed
-from models.attention.choice import BACKENDS, choose, pack
+from models.attention.choice import BACKENDS, choose, pack, passed_over
 from models.attention.documents import Documents, on_device
 
-__all__ = ["BACKENDS", "Backend", "Documents", "Packed", "choose", "on_device", "pack"]
+__all__ = ["BACKENDS", "Backend", "Documents", "Packed", "choose", "on_device", "pack", "passed_over"]

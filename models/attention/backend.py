@@ -47,7 +47,7 @@ class Backend:
     largest_head: int | None = None
     """Largest head size."""
     missing: Callable[[], str | None] = _nothing_missing
-    """Returns what is not installed, None if nothing is missing."""
+    """Returns what is not installed or cannot be imported, None if nothing is missing."""
 
     def refusal(self, head_size: int, dtype: torch.dtype, device: torch.device, gradients: bool) -> str | None:
         """Return why this backend cannot run, None if it can."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from itertools import takewhile
 
 import torch
 
@@ -34,6 +35,13 @@ def choose(name: str, head_size: int, dtype: torch.dtype, device: torch.device, 
     return BACKENDS[name]
 
 
+def passed_over(head_size: int, dtype: torch.dtype, device: torch.device, *, gradients: bool = True) -> dict[str, str]:
+    """Return why each backend that `auto` prefers to the one it takes cannot run, by name."""
+    taken = _fastest(head_size, dtype, device, gradients)
+    fast = takewhile(lambda name: name != taken, _fast(dtype, device))
+    return {name: str(BACKENDS[name].refusal(head_size, dtype, device, gradients)) for name in fast}
+
+
 def pack(
     documents: Documents,
     name: str,
@@ -48,7 +56,12 @@ def pack(
     return Packed(backend, backend.layout(documents, device))
 
 
+def _fast(dtype: torch.dtype, device: torch.device) -> list[str]:
+    """Return the backends that are fast on the device, in the order of preference: only in 16 bits."""
+    return [name for name, backend in BACKENDS.items() if dtype in HALF and device.type in backend.fast_on]
+
+
 def _fastest(head_size: int, dtype: torch.dtype, device: torch.device, gradients: bool) -> str:
-    """Return the first backend that can run, of those that are fast on the device in 16 bits; else `EVERYWHERE`."""
-    fast = [name for name, backend in BACKENDS.items() if dtype in HALF and device.type in backend.fast_on]
-    return next((name for name in fast if not BACKENDS[name].refusal(head_size, dtype, device, gradients)), EVERYWHERE)
+    """Return the first fast backend that can run; else `EVERYWHERE`."""
+    able = (n for n in _fast(dtype, device) if not BACKENDS[n].refusal(head_size, dtype, device, gradients))
+    return next(able, EVERYWHERE)

@@ -6,7 +6,6 @@ set, which costs time and memory.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from models.attention.backend import HALF, Backend
 from models.attention.documents import Documents, on_device
+from models.optional import import_problem
 
 
 class Bounds(NamedTuple):
@@ -48,8 +48,8 @@ def attend(q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor, bounds: Bounds) -> Tenso
 
 
 def missing() -> str | None:
-    """Return a message if flash-attn is not installed."""
-    return None if find_spec("flash_attn") else "needs the package flash-attn, which is not installed"
+    """Return a message if flash-attn is not installed, or its build does not fit this torch."""
+    return import_problem("flash-attn", "flash_attn")
 
 
 BACKEND = Backend(

@@ -1,10 +1,14 @@
 """Execution settings under DeepSpeed and from the command line: the same steps, and errors before training starts."""
 
+import re
+
 import pytest
 import torch
 
 from models import DecoderConfig
 from models.decoder import build
+from models.kernels import choose
+from train.backends import chosen_backends
 from train.config.compose import compose
 from train.distributed.exit_codes import Refused
 from train.engine import Engine
@@ -52,6 +56,21 @@ def test_kernels_that_cannot_run_are_rejected_before_training_starts(monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(Refused, match=r"execution.kernels=liger needs a CUDA device"):
         train(compose("train", TrainSettings, [*WORDS, "execution.kernels=liger"]))
+
+
+def test_what_auto_chose_is_said_with_what_it_could_not_take(monkeypatch):
+    settings = compose("train", TrainSettings, [*WORDS, "model=demo"])
+    assert chosen_backends(settings) == ["attention: blocks (cpu, bf16)", "kernels: plain (cpu, bf16)"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("models.attention.flash.import_problem", lambda *_: "needs what is missing")
+    monkeypatch.setattr("models.kernels.choice.import_problem", lambda *_: "needs what is missing too")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    choose.cache_clear()
+    attention, kernels = chosen_backends(settings)
+    assert re.fullmatch(r"attention: \w+ \(cuda, bf16; flash needs what is missing\)", attention)
+    assert kernels == "kernels: plain (cuda, bf16; liger needs what is missing too)"
+    named = compose("train", TrainSettings, [*WORDS, "model=demo", "model.attention=sdpa", "execution.kernels=plain"])
+    assert chosen_backends(named) == ["attention: sdpa (cuda, bf16)", "kernels: plain (cuda, bf16)"]
 
 
 def test_the_loop_reports_the_cross_entropy_without_the_z_loss():

@@ -136,6 +136,7 @@ def test_two_processes_consume_the_order(whole_run):
 
 def test_one_process_consumes_the_same_and_learns_the_same(whole_run, words, forked, tmp_path):
     shown = forked(words, tmp_path / "one", 1)
+    assert len(re.findall(r"^kernels: plain \(cpu, (?:bf16|fp32)\)$", shown, re.MULTILINE)) == 1
     assert len(re.findall(r"^attention: (?:blocks|sdpa) \(cpu, (?:bf16|fp32)\)$", shown, re.MULTILINE)) == 1
     assert read_consumed(tmp_path / "one").tolist() == read_consumed(whole_run).tolist()
     ours, theirs = (

@@ -2,7 +2,8 @@
 
 from train.engine.config import deepspeed_config
 from train.engine.engine import Engine, parameter_groups
+from train.engine.gathered import WeightsDoNotFit
 from train.engine.nvme.folder import check_swap
 from train.engine.state import MOMENTS, Fragment
 
-__all__ = ["MOMENTS", "Engine", "Fragment", "check_swap", "deepspeed_config", "parameter_groups"]
+__all__ = ["MOMENTS", "Engine", "Fragment", "WeightsDoNotFit", "check_swap", "deepspeed_config", "parameter_groups"]

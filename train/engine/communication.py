@@ -10,6 +10,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from curriculum.work.threads import threads_each
 from train.distributed import heartbeat
 from train.distributed.rendezvous import rendezvous
 from train.distributed.world import World, free_port, local_ranks, watch_supervisor
@@ -25,6 +26,8 @@ MEET_S = 300.0
 def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
     """Join the ranks given by the launcher's environment (RANK, WORLD_SIZE, ...), or be the only one.
 
+    `threads`: CPU threads of this rank (`threads_each`).
+
     Raises NotMet when a rank does not join within `meet_s` seconds.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -35,12 +38,12 @@ def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     watch_supervisor()
     heartbeat.report_in()
+    torch.set_num_threads(threads_each(local_size, threads))  # on a GPU too: an offloaded AdamW runs on the CPU
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
         device, backend = torch.device("cuda", local_rank), "nccl"
     else:
         os.environ["DS_ACCELERATOR"] = "cpu"
-        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_size))
         device, backend = torch.device("cpu"), "gloo"
     load()
     with rendezvous(rank, size, meet_s, heartbeat.leave):

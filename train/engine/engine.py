@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from models.attention import Documents
-from models.decoder import Decoder
+from models.decoder import Block, Decoder
 from train.distributed.world import World
 from train.engine.config import deepspeed_config, on_disk
+from train.engine.gathered import gathered
 from train.engine.nvme.folder import SwapFolder
 from train.engine.nvme.handle import own_handles
 from train.engine.nvme.state import SwappedState
@@ -108,6 +109,9 @@ class Engine:
         if self._swap is not None:
             parts = [-(-parameter.numel() // self.world.size) for parameter in self.decoder.parameters()]
             config = on_disk(config, self._swap.path, max(parts), len(parts))
+        if settings.zero.stage == 3 and settings.execution.compile:
+            # The parts of a block are compiled, so its weights have to be gathered before them, all at once.
+            deepspeed.utils.set_z3_leaf_modules(self.decoder, [Block])
         with own_handles() if self._swap is not None else nullcontext():
             engine, *_ = deepspeed.initialize(
                 model=self.decoder, optimizer=self._adamw, config=config, dist_init_required=False
@@ -167,7 +171,7 @@ class Engine:
         """Update the weights, if the step's last micro-batch has gone backward.
 
         If any of `left_out`, scalars on the device, is nonzero, or the gradient norm is not finite, weights, moments
-        and update count stay bit-identical. The device decides; the host does not wait for it. Every rank must pass
+        and update count stay bit-identical. The device decides, and the host reads nothing. Every rank must pass
         the same values.
         """
         if self._done < self.micro_batches:
@@ -246,27 +250,18 @@ class Engine:
         self._state.filled()
 
     @contextmanager
-    def whole_weights(self) -> Iterator[None]:
-        """Put whole parameters into `decoder` on every rank, to read them or run it; ZeRO 3 gathers them.
+    def whole_weights(self, spare_bytes: int = 0, *, at_once: bool = True) -> Iterator[None]:
+        """Put a decoder to evaluate into `decoder` on every rank; at ZeRO 3 another module, with gathered weights.
 
-        Every rank enters. Do not use the previous `decoder` object inside: at ZeRO 3 it is replaced by another module,
-        without DeepSpeed's hooks, that shares the gathered weights.
+        Every rank enters. At ZeRO 3, unless all weights are gathered `at_once` and fit next to `spare_bytes`, each
+        forward pass gathers them block by block, and all ranks make the same number of passes. Raises WeightsDoNotFit
+        on all ranks. Do not use the previous `decoder` object inside.
         """
         if not isinstance(self._state, PartitionedState):
             yield
             return
-        import deepspeed
-
         partitioned = self.decoder
-        with deepspeed.zero.GatheredParameters(list(partitioned.parameters())):
-            with torch.device("meta"):
-                whole = Decoder(partitioned.config, partitioned.execution)
-            whole.load_state_dict(
-                {name: p.data for name, p in partitioned.state_dict(keep_vars=True).items()}, assign=True
-            )
-            if partitioned.config.tie_embeddings:
-                whole.head.weight = whole.embedding.weight
-            self.decoder = whole.train(partitioned.training)
+        with gathered(partitioned, self.world, spare_bytes, at_once=at_once) as self.decoder:
             try:
                 yield
             finally:

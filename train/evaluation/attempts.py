@@ -1,9 +1,11 @@
-"""The running benchmark task, on disk, so that a task that kills or hangs the process does not do so repeatedly.
+"""The running part of an evaluation, on disk, so that one that kills or hangs the process does not do so repeatedly.
 
-`RUN/evaluations/attempts.json` names each task before it starts. If the next attempt of the run finds a name there,
-that task ended the previous attempt: it is not retried at this stage, and after two such stages it is skipped for the
-rest of the run. An attempt that was stopped by a signal does not count, unless it happens three times in a row during
-the same task: the launcher also signals all ranks after one of them has died.
+`RUN/evaluations/attempts.json` names each part (a benchmark task, the held-out loss, gathering the weights at ZeRO 3)
+before it starts. If the next attempt of the run finds a name there, that part ended the previous attempt: it is not
+retried at this stage, and after two such stages it is skipped for the rest of the run. The held-out loss is our own
+code, so a killed machine is the likelier cause: it is retried twice. An attempt that was stopped by a signal does not
+count, unless it happens three times in a row during the same part: the launcher also signals all ranks after one of
+them has died.
 """
 
 from __future__ import annotations
@@ -11,41 +13,49 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from curriculum.artifact.files import ArtifactError, reading, write_text
+from train.distributed.collectives import Collectives, RankFailed
 from train.records.layout import EVALUATIONS
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = "attempts.json"
 MOST_STAGES = 2
-"""A task that ended the process at this many stages is skipped for the rest of the run."""
+"""A part that ended the process at this many stages is skipped for the rest of the run."""
 MOST_ASKED = 3
-"""After this many consecutive attempts stopped by a signal during a task, the task counts as the cause."""
+"""After this many consecutive attempts stopped by a signal during a part, the part counts as the cause."""
+
+T = TypeVar("T")
 
 
 class Attempts:
-    """The attempts at the tasks of one stage. Exists only on rank 0."""
+    """The attempts at the parts of one stage's evaluation. Exists only on rank 0."""
 
     def __init__(self, run: Path, step: int, unsound: Callable[[str], str | None] = lambda _: None) -> None:
         self._path = run / EVALUATIONS / ATTEMPTS
         self._step = step
         self._unsound = unsound
-        """Returns why a task cannot run now, None if it can."""
+        """Returns why a part cannot run now, None if it can."""
         self._lock = threading.Lock()  # `asked_to_leave` is called from the signal thread
         self._running: dict[str, Any] | None = None
         self._ended: dict[str, list[int]] = {}
         self._asked: dict[str, int] = {}
         self._read()
 
-    def begin(self, task: str) -> str | None:
-        """Record that a task is about to run; return why it must not run, None if it may."""
-        steps = sorted(set(self._ended.get(task, [])))
+    def begin(self, task: str, retries: int = 0) -> str | None:
+        """Record that a part is about to run; return why it must not run, None if it may.
+
+        `retries`: how often it is tried again at a stage where it ended the process.
+        """
+        ends = Counter(self._ended.get(task, []))
+        steps = sorted(step for step, times in ends.items() if times > retries)
         if self._step in steps:
-            return "ended the process at an earlier attempt"
+            return f"ended the process at {'an earlier attempt' if retries == 0 else f'{retries + 1} earlier attempts'}"
         if len(steps) >= MOST_STAGES:
             return f"ended the process at the stages of steps {', '.join(map(str, steps))}: skipped in this run"
         if reason := self._unsound(task):
@@ -54,13 +64,13 @@ class Attempts:
         return None
 
     def end(self) -> None:
-        """Record that the running task has ended, whatever its outcome."""
+        """Record that the running part has ended, whatever its outcome."""
         if self._running is not None:
             self._asked.pop(self._running["task"], None)
             self._note(None)
 
     def asked_to_leave(self) -> None:
-        """Record that this attempt is stopped by a request, not by the running task."""
+        """Record that this attempt is stopped by a request, not by the running part."""
         if self._running is not None:
             self._note({**self._running, "asked": True})
 
@@ -90,8 +100,35 @@ class Attempts:
         else:
             asked.pop(task, None)
             ended.setdefault(task, []).append(running["step"])
-            log.warning("benchmark %s ended the previous attempt of this run: skipping it", task)
+            log.warning("the evaluation of %s ended the previous attempt of this run", task)
         self._note(None)
+
+
+def attempted(
+    name: str, work: Callable[[], T], exchange: Collectives, attempts: Attempts | None, retries: int = 0
+) -> T:
+    """Run a part of an evaluation on all ranks, noted by `attempts` (on rank 0); return this rank's result.
+
+    Raises RankFailed on all ranks if the part must not run, or fails on one, for whatever reason.
+    """
+
+    def begin() -> str | None:
+        return attempts.begin(name, retries) if attempts else None
+
+    def end() -> None:
+        if attempts:
+            attempts.end()
+
+    refusal = exchange.gather(f"whether {name}", exchange.run(f"before {name}", begin))[0]
+    if refusal is not None:
+        raise RankFailed(refusal)
+    try:
+        result = exchange.run(name, work)
+    except RankFailed as failure:
+        exchange.run(f"after {name}", end)
+        raise failure
+    exchange.run(f"after {name}", end)
+    return result
 
 
 def _checked(state: Any) -> tuple[dict[str, Any] | None, dict[str, int], dict[str, list[int]]]:

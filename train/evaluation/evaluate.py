@@ -20,7 +20,7 @@ from models.decoder import Decoder
 from train.distributed.collectives import Collectives, RankFailed
 from train.distributed.world import World
 from train.evaluation.answers import Evaluated
-from train.evaluation.attempts import Attempts
+from train.evaluation.attempts import Attempts, attempted
 from train.evaluation.harness.benchmarks import evaluate_benchmarks
 from train.evaluation.harness.tasks import BenchmarkSettings
 from train.evaluation.heldout import HeldoutSettings, evaluate_heldout
@@ -31,6 +31,8 @@ FAILED = "stage/failed"
 """Key of a stage record with the comma-separated names of failed parts; absent if nothing failed."""
 HELDOUT = "heldout"
 """Name of the held-out loss in `stage/failed`."""
+RETRIES = 2
+"""How often the held-out loss of a stage is tried again after the process ended in it."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,13 @@ def evaluate(
     """Return the values of the stage record and the per-item answers. Collective: all ranks return the same.
 
     A held-out loss that cannot be computed gives `val/error`, a failed task `bench/<task>/error`, with the error
-    message; `stage/failed` lists both. `attempts` and `watch` are those of `evaluate_benchmarks`.
+    message; `stage/failed` lists both. `attempts`, on rank 0, notes the running part; `watch` is entered around every
+    task.
     """
     found = Evaluated()
     with torch.inference_mode():
         if questions.validation is not None:
-            found.add(_heldout(decoder, questions.validation, questions, world))
+            found.add(_heldout(decoder, questions.validation, questions, world, attempts))
         found.add(
             evaluate_benchmarks(
                 decoder,
@@ -81,12 +84,26 @@ def evaluate(
     return found
 
 
-def _heldout(decoder: Decoder, validation: Tokens, questions: Questions, world: World) -> Evaluated:
+def nothing_evaluated(questions: Questions, reason: str) -> Evaluated:
+    """Return the results of an evaluation in which every part failed for the same reason."""
+    tasks = list(questions.benchmarks.tasks)
+    parts = ([] if questions.validation is None else [HELDOUT]) + tasks
+    found = Evaluated({f"bench/{task}/error": reason for task in tasks}, failed=parts)
+    if questions.validation is not None:
+        found.values["val/error"] = reason
+    if parts:
+        found.values[FAILED] = ",".join(parts)
+    return found
+
+
+def _heldout(
+    decoder: Decoder, validation: Tokens, questions: Questions, world: World, attempts: Attempts | None
+) -> Evaluated:
     def work() -> Evaluated:
         return evaluate_heldout(decoder, validation, questions.pd, questions.heldout, world)
 
     try:
-        return Collectives(world).run("held-out loss", work)
+        return attempted(HELDOUT, work, Collectives(world), attempts, RETRIES)
     except RankFailed as failure:
         log.warning("held-out loss failed: %s", failure)
         return Evaluated({"val/error": str(failure)}, failed=[HELDOUT])

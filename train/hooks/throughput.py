@@ -26,8 +26,22 @@ if TYPE_CHECKING:
     from train.settings import TrainSettings
     from train.tracking import Record
 
-PEAK_TFLOPS = {"A100": 312.0, "A800": 312.0, "H100": 989.0}
-"""Dense bf16 peak by a word of the device's name. An A800 is an A100 with a slower link; H100 is the SXM board."""
+PEAK_TFLOPS = {
+    "A100": 312.0,
+    "A800": 312.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "H800 PCIe": 756.0,
+    "H800": 989.0,
+    "H200 NVL": 835.0,
+    "H200": 989.0,
+    "H20": 148.0,
+    "L40S": 362.0,
+    "B200": 2250.0,
+}
+"""Dense bf16 peak by words of the device's name, the first that match: half of the figure with sparsity in NVIDIA's
+datasheets. A name without PCIe or NVL is the SXM board; A800 and H800 are A100 and H100 with a slower link."""
 
 PHASES = ("forward", "backward", "optimizer")
 MARKS_KEPT = 4096
@@ -170,10 +184,10 @@ def peak_tflops(settings: TrainSettings, device: torch.device) -> float | None:
 
 def peak_of(name: str) -> float | None:
     """Return the dense bf16 peak in TFLOP/s of a device by its name; None if it is not in the table."""
-    words = re.split(r"[^A-Za-z0-9]+", name)
-    if "PCIe" in words and "H100" in words:
-        return None  # lower clock and peak than the SXM board
-    return next((peak for word, peak in PEAK_TFLOPS.items() if word in words), None)
+    words = set(re.split(r"[^A-Za-z0-9]+", name))
+    if "MIG" in words:
+        return None  # a part of a GPU
+    return next((peak for key, peak in PEAK_TFLOPS.items() if words.issuperset(key.split())), None)
 
 
 def peak_gib(device: torch.device) -> float:

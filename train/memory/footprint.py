@@ -15,6 +15,10 @@ Bytes of activations per token and layer (as in Korthikanti et al., arXiv 2205.0
 docs/hot-path.md counts them): e * (4W + 2Q + 2K + 3F), e bytes per element, W width, Q and K width of queries and of
 keys, F inner size. Recomputed blocks keep e * W, and `selective` keeps what attention needs.
 
+ZeRO 3 gathers whole parameters for use: the head for the loss; for an evaluation at least embedding, head and one block
+(train/engine/gathered.py). A held-out batch keeps nothing for a backward pass: its stream, and e * 3F per token where
+the feed-forward multiplies.
+
 Everything is a lower bound: it excludes the libraries and their heaps (0.4 GB per process on the CPU), communication
 buffers and allocator overhead. tests/train/memory/test_footprint.py measures the difference.
 """
@@ -41,14 +45,23 @@ class Footprint:
     activations: int
     logits: int
     """One chunk of logits, and the gradients of the head and of its input."""
-    total: int
-    """At the peak: memory freed before is not included."""
+    evaluation: int
+    """A held-out batch, and the weights gathered for it at ZeRO 3."""
+    training: int
+    """All of a training step at its peak: memory freed before is not included."""
+    evaluating: int
+    """All at the peak of an evaluation."""
     host: int
     """Bytes of this rank in host memory when it computes on a GPU: building the weights, and what is offloaded."""
 
+    @property
+    def total(self) -> int:
+        """Bytes at the peak of the run."""
+        return max(self.training, self.evaluating)
+
     def describe(self) -> str:
         """Return the parts as text."""
-        names = ("weights", "gradients", "optimizer", "activations", "logits")
+        names = ("weights", "gradients", "optimizer", "activations", "logits", "evaluation")
         parts = ", ".join(f"{name} {size_of(getattr(self, name))}" for name in names)
         return f"a rank needs at least {size_of(self.total)} ({parts})"
 
@@ -75,11 +88,30 @@ def footprint(settings: TrainSettings, decoder: DecoderConfig, batch_size: int, 
         host, weights = max(host, weights if zero.offload_param == "cpu" else 0), 0
     activations = _activations(settings, decoder, element)
     logits = _logits(settings, decoder, element)
-    worst = activations + logits + gradients if accumulates or kept else max(activations + logits, gradients)
-    total = weights + states + average + worst
+    head, block = (decoder.vocab_size * decoder.width, one_block(decoder)) if zero.stage == 3 else (0, 0)
+    step = element * head + activations + logits
+    worst = step + gradients if accumulates or kept else max(step, gradients)
+    evaluation = element * block + heldout_batch(settings, decoder)
+    training = weights + states + average + worst
+    evaluating = weights + states + average + evaluation + (gradients if kept else 0)
     if not cuda:
-        total = max(total, 4 * parameters)  # built in float32, whatever the precision
-    return Footprint(weights, gradients, states + average, activations, logits, total, host)
+        training = max(training, 4 * parameters)  # built in float32, whatever the precision
+    return Footprint(weights, gradients, states + average, activations, logits, evaluation, training, evaluating, host)
+
+
+def one_block(decoder: DecoderConfig) -> int:
+    """Return the parameters of embedding, head, final norm and one block."""
+    counts = decoder.parameters()
+    blocks = counts.attention + counts.ffn + 2 * decoder.layers * decoder.width
+    return counts.total - blocks + blocks // decoder.layers
+
+
+def heldout_batch(settings: TrainSettings, decoder: DecoderConfig) -> int:
+    """Return the least bytes of a held-out batch's forward pass."""
+    element = 2 if settings.precision == "bf16" else 4
+    samples = min(settings.heldout.batch_size, settings.heldout.max_samples or settings.heldout.batch_size)
+    tokens = samples * decoder.max_seq_len
+    return element * tokens * (decoder.width + 3 * decoder.ffn)
 
 
 def _activations(settings: TrainSettings, decoder: DecoderConfig, element: int) -> int:
@@ -144,9 +176,11 @@ def check_fits(
         if available.free is None or of_all <= available.free:
             return None
         return f"{need.describe()}, and {size_of(available.free)} are free now{'' if cuda else ' on this machine'}"
-    for words, changed in remedies(settings, batch_size, ranks, cuda=cuda):
-        if lacking(footprint(changed, decoder, batch_size, ranks, cuda=cuda), available, local_ranks) is None:
-            raise ValueError(f"the run cannot fit: {need.describe()}, but {lack}. Closest that may fit: {words}")
+    for words, changed in [("", settings), *remedies(settings, batch_size, ranks, cuda=cuda)]:
+        for more, smaller in evaluation_remedies(changed, decoder, batch_size, ranks, cuda=cuda):
+            if lacking(footprint(smaller, decoder, batch_size, ranks, cuda=cuda), available, local_ranks) is None:
+                closest = " ".join(filter(None, (words, more)))
+                raise ValueError(f"the run cannot fit: {need.describe()}, but {lack}. Closest that may fit: {closest}")
     raise ValueError(f"the run cannot fit: {need.describe()}, but {lack}. {NOTHING_LEFT}")
 
 
@@ -173,6 +207,20 @@ def remedies(
     words.append(f"execution.checkpointing={settings.execution.checkpointing}")
     for change in state_remedies(settings, ranks, cuda=cuda):
         yield " ".join([*words, change[0]]), change[1]
+
+
+def evaluation_remedies(
+    settings: TrainSettings, decoder: DecoderConfig, batch_size: int, ranks: int, *, cuda: bool
+) -> Iterator[tuple[str, TrainSettings]]:
+    """Yield the settings, then smaller held-out batches for as long as an evaluation needs more than a step."""
+    yield "", settings
+    size = settings.heldout.batch_size
+    need = footprint(settings, decoder, batch_size, ranks, cuda=cuda)
+    while size > 1 and need.evaluating > need.training:
+        size //= 2
+        settings = replace(settings, heldout=replace(settings.heldout, batch_size=size))
+        yield f"heldout.batch_size={size}", settings
+        need = footprint(settings, decoder, batch_size, ranks, cuda=cuda)
 
 
 def state_remedies(settings: TrainSettings, ranks: int, *, cuda: bool) -> Iterator[tuple[str, TrainSettings]]:

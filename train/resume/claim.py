@@ -73,6 +73,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         FINDINGS: {"unusable": [], "others": []},
         **inputs.findings.as_fact(),
     }
+    claimed: RunFolder | None = None
     try:
         claimed = RunFolder.claim(folder)
         attempts = claimed.facts.get("lives", [])
@@ -98,6 +99,8 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         converted = conversion(attempts, step, split)
         claimed.describe(settings, inputs, step, accepted, damaged, extra)
     except ValueError as error:
+        if claimed is not None:
+            claimed.abandon()
         raise Refused(str(error), getattr(error, "exit_code", REFUSED)) from error
     if converted:
         log.info(converted)

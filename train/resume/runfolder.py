@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,36 +15,35 @@ from typing import Any
 
 from curriculum.artifact.files import DISK_FULL, ArtifactError, fingerprint_of, write_text
 from curriculum.artifact.lock import Lock
-from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
-from curriculum.artifact.outputs import BYSTANDERS, named, others
+from curriculum.artifact.manifest import Manifest, open_manifest
 from train import checkpoint
 from train.config.compose import as_yaml
 from train.config.packages import versions
 from train.inputs import Inputs
-from train.records.layout import CHECKPOINTS, EXPORT, FILES, FOLDERS, LOCK, RUN, TENSORBOARD, WANDB_ID
+from train.records.layout import CHECKPOINTS, LOCK, RUN
 from train.records.run_json import FORMAT, as_text, checksum_of, read_run
-from train.records.skipped import SKIPPED
 from train.records.state import RUNNING
 from train.resume.batch_size import check_batch_size
 from train.resume.identity import Change, changes, facts_of, flat, identity, judge, unrecorded
 from train.resume.lineage import ChangedRun
+from train.resume.output import check_output, refuse_links
 from train.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
 STOP_S = 1.0
 """How long a signal waits for run.json to be written, before the process exits."""
-OWN = (LOCK, *FOLDERS, EXPORT, TENSORBOARD, "wandb", *(f"{name}*" for name in (*FILES, SKIPPED, WANDB_ID)), ".*.tmp-*")
-"""Patterns of what a run writes before run.json, or leaves when run.json is removed."""
 
 
 class RunFolder:
     """An open RUN folder with this process as its only writer."""
 
-    def __init__(self, path: Path, facts: dict[str, Any], lock: Lock) -> None:
+    def __init__(self, path: Path, facts: dict[str, Any], lock: Lock, created: Sequence[Path] = ()) -> None:
         self.path = path
         self.facts = facts
         self._lock = lock
+        self._created = created
+        """What claiming created, innermost first: nothing, or the lock file, then folders."""
         self._writing = threading.Lock()
 
     @classmethod
@@ -54,6 +53,7 @@ class RunFolder:
         Raises ValueError when it cannot be created, holds something else, or another process keeps writing there.
         """
         check_output(path)
+        created = [place for place in (path / LOCK, path, *path.parents) if not place.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
             refuse_links(path)
@@ -64,7 +64,7 @@ class RunFolder:
             raise ValueError(
                 f"output={path} cannot be written ({error}): choose a folder this user can write to"
             ) from error
-        return cls(path, read_run(path) if (path / RUN).exists() else {}, lock)
+        return cls(path, read_run(path) if (path / RUN).exists() else {}, lock, created)
 
     def admit(self, settings: TrainSettings, inputs: Inputs, found: Path | None) -> list[Change]:
         """Return the accepted changes since earlier attempts; `found` is the checkpoint to resume from, if any.
@@ -147,6 +147,15 @@ class RunFolder:
         """Release the lock."""
         self._lock.release()
 
+    def abandon(self) -> None:
+        """Release the lock of a run that is refused, and remove what claiming created."""
+        if self._created:
+            (self.path / LOCK).unlink(missing_ok=True)
+        self.release()
+        for folder in self._created[1:]:
+            with suppress(OSError):  # something was written into it
+                folder.rmdir()
+
     def _write(self) -> None:
         with self._writing:
             self._write_now()
@@ -212,52 +221,3 @@ def _readable(checkpoints: Path) -> Manifest | None:
         except OSError as error:
             raise checkpoint.UnreadableCheckpoint.of(folder, error) from error
     return None
-
-
-def check_output(path: Path) -> None:
-    """Raise ValueError unless a folder is absent, empty, a RUN or the leftovers of one, and can be written."""
-    try:
-        nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
-        foreign = _foreign(path) if path.is_dir() else []
-    except OSError as error:
-        raise ValueError(
-            f"output={path} cannot be read ({error}): choose a folder this user can read and write"
-        ) from error
-    if not nearest.is_dir():
-        problem = "is a file" if nearest == path else f"is below {nearest}, which is a file"
-        raise ValueError(f"output={path} {problem}: give a folder for the run")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"output={path} cannot be written ({nearest} is read-only): choose a folder this user can write to"
-        )
-    if foreign:
-        raise ValueError(f"output={path} contains other files ({named(foreign)}): choose a new folder")
-
-
-def _foreign(path: Path) -> list[str]:
-    """Return the names of the files that show that a folder is neither empty, nor a RUN, nor the leftovers of one.
-
-    Raises ArtifactError for a run.json that is damaged or not of a run.
-    """
-    if (path / RUN).is_symlink():  # not followed; `refuse_links` names it
-        return []
-    if (path / RUN).is_file():
-        read_run(path)
-        return []
-    if any((folder / MANIFEST).is_file() for folder in checkpoint.candidates(path / CHECKPOINTS)):
-        return []  # run.json was removed, to resume from the newest checkpoint
-    return others(path, (*OWN, *BYSTANDERS) if (path / LOCK).is_file() else BYSTANDERS)
-
-
-def refuse_links(path: Path) -> None:
-    """Raise ArtifactError when an entry of a RUN folder is a link: a run writes only into its folder.
-
-    The folder itself may be a link. W&B's folder, which has links to its newest run, is left to W&B.
-    """
-    for inside in (path, *(path / name for name in FOLDERS)):
-        for entry in os.scandir(inside) if inside.is_dir() else ():
-            if entry.is_symlink():
-                raise ArtifactError(
-                    f"{entry.path} is a link to {os.readlink(entry.path)}, but a run writes only into its own folder: "
-                    "copy the target there, or link the whole folder"
-                )

@@ -137,7 +137,8 @@ class TrainSettings:
     processes: int | None = field(default=None, metadata=FREE)
     """Ranks that `pdpc train` starts on this machine; null: one per GPU, or one without a GPU."""
     threads: int | None = field(default=None, metadata=FREE)
-    """CPU threads per rank; null: an equal share of the machine's cores."""
+    """CPU threads per rank, also of an offloaded optimizer; null: OMP_NUM_THREADS of the environment, else an equal
+    share of the cores that may be used (CPU affinity, control group)."""
     accept_scores: bool = field(default=False, metadata=FREE)
     """Train although pdpc score found the scores unusable (a strong model worse than the weak one, constant scores, an
     untrained model); run.json and the report then say so."""

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -51,9 +50,9 @@ def test_a_killed_holder_leaves_it_free(tmp_path, holder):
         assert f'"pid": {os.getpid()}' in (tmp_path / "lock").read_text()
 
 
-def test_who_waits_gets_it_when_it_is_released(tmp_path, caplog):
+def test_who_waits_gets_it_when_it_is_released(tmp_path, caplog, monkeypatch):
     first = Lock(tmp_path / "lock", "run r")
-    threading.Timer(0.5, first.release).start()
+    monkeypatch.setattr(time, "sleep", lambda _: first.release())
     with Lock(tmp_path / "lock", "run r", wait_s=30.0):
         pass
     assert caplog.text.count("run r is being written by another process (pid ") == 1

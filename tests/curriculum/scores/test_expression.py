@@ -150,9 +150,9 @@ def test_a_name_is_a_column_and_nothing_else(text):
     ],
 )
 def test_huge_numbers_are_infinite_at_once(text):
-    start = time.perf_counter()
+    start = time.process_time()
     assert not np.isfinite(Expression(text)(COLUMNS)).any()
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize(

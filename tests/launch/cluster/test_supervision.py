@@ -102,10 +102,10 @@ def test_a_stopped_rank_is_ended_by_its_supervisor(capfd):
     assert "started" in capfd.readouterr().out
 
 
-def test_a_run_that_was_stopped_as_a_whole_continues(supervised):
-    body = """
+def test_a_run_that_was_stopped_as_a_whole_continues(supervised, tmp_path):
+    body = f"""
 print(os.getpid(), "running", flush=True)
-for _ in range(30):
+while not os.path.exists({str(tmp_path / "over")!r}):
     heartbeat.still_here()
     time.sleep(0.1)
 heartbeat.report_code(0)
@@ -118,6 +118,7 @@ heartbeat.report_code(0)
     process.kill(signal.SIGCONT)
     time.sleep(0.3)  # the supervisor runs again first, and polls the ranks
     process.kill(signal.SIGCONT, [rank])
+    (tmp_path / "over").touch()
     assert process.wait(60) == [0], process.told()
 
 
@@ -148,10 +149,11 @@ def test_sigterm_reaches_the_ranks_and_leaves_no_process(tmp_path):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(0.3)  # rank 0 has stopped before its fourth record, so the signal arrives in the middle of the run
     ranks = [pid for pid in descendants(process.pid) if b"RANK=" in environment_of(pid)]
+    (first,) = (pid for pid in ranks if b"\0RANK=0\0" in environment_of(pid))
+    until(lambda: status_of(first)["State"].startswith("T"))  # before its fourth record: in the middle of the run
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
+    until(lambda: int(status_of(first)["ShdPnd"], 16) & 1 << signal.SIGTERM - 1)
     for pid in ranks:
         os.kill(pid, signal.SIGCONT)
     out, _ = process.communicate(timeout=120)
@@ -160,6 +162,19 @@ def test_sigterm_reaches_the_ranks_and_leaves_no_process(tmp_path):
     assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
     assert "step_00000004" <= newest_checkpoint(tmp_path / "run").name < "step_00000020"
     assert read_run(tmp_path / "run")["status"] == "stopped by SIGTERM"
+
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def status_of(pid):
+    """Return what /proc says of a process: its state, the signals that wait for it."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def environment_of(pid):

@@ -6,41 +6,36 @@ import os
 import shutil
 import signal
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from benchmarks.processes import below
+from curriculum.work.progress import Meter
 
 
 @contextmanager
-def losing_an_actor(folder: Path, done: str) -> Iterator[list[int]]:
-    """Yield a list for the pid of the killed actor, which is killed once `done` (a glob) matches a file in `folder`."""
+def losing_an_actor(patch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Yield a list for the pid of the killed actor: the driver kills it when an actor reports the first chunk."""
     ray = pytest.importorskip("ray", reason="Ray is an extra: pip install pdpc[ray]")
     place = tempfile.mkdtemp(prefix="ray")  # for sockets: their paths would be too long under pytest's folder
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=place)
     killed: list[int] = []
+    count = Meter.count
 
-    def kill_one() -> None:
-        deadline = time.monotonic() + 60
-        while not killed and time.monotonic() < deadline:
-            if list(folder.glob(done)):
-                for pid in below(os.getpid()):
-                    if b"ray::Actor" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                        os.kill(pid, signal.SIGKILL)
-                        killed.append(pid)
-                        return
-            time.sleep(0.001)
+    def counting(meter: Meter, counted: Sequence[int]) -> None:
+        count(meter, counted)
+        if not killed:
+            killed.append(
+                next(pid for pid in below(os.getpid()) if b"ray::Actor" in Path(f"/proc/{pid}/cmdline").read_bytes())
+            )
+            os.kill(killed[0], signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_one)
-    killer.start()
+    patch.setattr(Meter, "count", counting)
     try:
         yield killed
     finally:
-        killer.join()
         ray.shutdown()
         shutil.rmtree(place, ignore_errors=True)

@@ -85,9 +85,9 @@ def test_workers_end_with_their_parent_and_the_next_run_resumes(tmp_path, words,
     assert files(output) == expected
 
 
-def test_actors_of_a_ray_cluster_one_of_which_is_killed(words, expected, tmp_path):
+def test_actors_of_a_ray_cluster_one_of_which_is_killed(words, expected, tmp_path, monkeypatch):
     small = [word for word in words if not word.startswith("chunk_bytes")]
-    with losing_an_actor(tmp_path, "tokens.chunks/*.chunk") as killed:
+    with losing_an_actor(monkeypatch) as killed:
         assert main(["prepare", *small, "chunk_bytes=500", "engine=ray", f"output={tmp_path / 'tokens'}"]) == 0
     assert killed
     assert files(tmp_path / "tokens") == expected
@@ -95,10 +95,14 @@ def test_actors_of_a_ray_cluster_one_of_which_is_killed(words, expected, tmp_pat
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.3])
 def test_ctrl_c_while_workers_start_prints_one_line(words, tmp_path, delay_s):
-    """A terminal sends SIGINT to the whole process group, workers that are still importing included."""
+    """A terminal sends SIGINT to the whole process group, workers that are still importing included.
+
+    No worker gets past its first chunk, so that the work cannot finish before.
+    """
+    faulty = {**os.environ, "PDPC_FAULT": "chunk.before_write:hang"}
     command = [sys.executable, "-m", "launch.cli", "prepare", *words, "processes=2", f"output={tmp_path / 'tokens'}"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, env=faulty, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 60
     while len(descendants(process.pid)) < 3 and time.monotonic() < deadline:  # two workers and the resource tracker

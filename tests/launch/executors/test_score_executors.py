@@ -106,9 +106,9 @@ def test_a_worker_reports_a_damaged_model(words, tmp_path, capsys):
     assert not (tmp_path / "scores").exists()
 
 
-def test_actors_of_a_ray_cluster_one_of_which_is_killed(words, expected, tmp_path):
+def test_actors_of_a_ray_cluster_one_of_which_is_killed(words, expected, tmp_path, monkeypatch):
     small = [word for word in words if not word.startswith("chunk_tokens")]
-    with losing_an_actor(tmp_path, "scores.chunks/*.chunk") as killed:
+    with losing_an_actor(monkeypatch) as killed:
         assert main(["score", *small, f"chunk_tokens={BATCH * 32}", "engine=ray", f"output={tmp_path / 'scores'}"]) == 0
     assert killed
     assert files(tmp_path / "scores") == expected

@@ -3,25 +3,67 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
-from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
-from models.attention import BACKENDS, choose
+from models.attention import BACKENDS, choose, passed_over
 from models.attention.backend import ANY_FLOAT, HALF
 from models.config import ATTENTION_BACKENDS, DecoderConfig
 from models.decoder import build
+from models.optional import import_problem
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TINY = DecoderConfig(vocab_size=50, layers=1, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=32)
 
 
+@pytest.fixture(autouse=True)
+def _fresh_imports():
+    import_problem.cache_clear()
+    yield
+    import_problem.cache_clear()
+
+
 def with_flash(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
     """Let flash-attn look installed, or not."""
-    spec = ModuleSpec("flash_attn", None) if there else None
-    monkeypatch.setattr("models.attention.flash.find_spec", lambda name: spec)
+    monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn") if there else None)
+
+
+def with_broken_flash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str) -> None:
+    """Install a flash-attn whose import fails."""
+    (tmp_path / "flash_attn").mkdir()
+    (tmp_path / "flash_attn" / "__init__.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("raise ImportError('flash_attn_2_cuda.so: undefined symbol: _ZN3c1\\nmore')", "undefined symbol: _ZN3c1)"),
+        ("raise OSError('libcudart.so.11.0: cannot open shared object file')", "(OSError: libcudart.so.11.0: cannot"),
+        ("import flash_attn_2_cuda", "(ModuleNotFoundError: No module named 'flash_attn_2_cuda')"),
+    ],
+)
+def test_a_build_that_cannot_be_imported_is_passed_over_with_the_reason(monkeypatch, tmp_path, line, reason):
+    with_broken_flash(monkeypatch, tmp_path, line)
+    assert choose("auto", 64, torch.bfloat16, CUDA).name == "varlen"
+    passed = passed_over(64, torch.bfloat16, CUDA)
+    assert passed.keys() == {"flash"}
+    assert "needs the package flash-attn, whose installed build cannot be imported" in passed["flash"]
+    assert reason in passed["flash"]
+    with pytest.raises(ValueError, match=r"attention=flash needs the package flash-attn, whose .*use attention=varlen"):
+        choose("flash", 64, torch.bfloat16, CUDA)
+
+
+def test_only_faster_backends_are_passed_over(monkeypatch):
+    with_flash(monkeypatch, False)
+    assert passed_over(64, torch.bfloat16, CUDA) == {"flash": "needs the package flash-attn, which is not installed"}
+    assert passed_over(64, torch.bfloat16, CPU) == passed_over(64, torch.float32, CUDA) == {}
+    assert passed_over(36, torch.bfloat16, CUDA).keys() == {"flash", "varlen"}
 
 
 def test_every_backend_is_the_one_of_its_file():

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import kernels
-from models.kernels import check, choose, plain
-from models.kernels import choice as choice_module
+from models.kernels import auto_problem, check, choose, plain
+from models.optional import import_problem
 
 needs_liger = pytest.mark.skipif(
     find_spec("liger_kernel") is None or find_spec("triton") is None,
@@ -57,9 +57,13 @@ def test_without_a_gpu_plain_is_chosen_and_liger_is_refused(monkeypatch):
     assert choose("auto", "cpu").name == choose("plain", "cuda").name == "plain"
     with pytest.raises(ValueError, match=r"execution.kernels=liger needs a CUDA device.*use execution.kernels=auto"):
         choose("liger", "cpu")
-    monkeypatch.setattr(choice_module, "find_spec", lambda _: None)
+    import_problem.cache_clear()
+    monkeypatch.setitem(sys.modules, "models.kernels.liger", None)
+    monkeypatch.setitem(sys.modules, "liger_kernel", None)
     with pytest.raises(ValueError, match=r"package liger-kernel.*pip install"):
         check("liger", cuda=True)
+    assert "liger-kernel" in str(auto_problem(cuda=True))
+    import_problem.cache_clear()
     check("auto", cuda=True)
 
 

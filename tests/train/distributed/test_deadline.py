@@ -52,13 +52,27 @@ def test_code_that_catches_every_exception_is_ended(monkeypatch) -> None:
     assert caught == ["base", "base"]
 
 
-def test_a_held_part_runs_to_its_end() -> None:
+@pytest.fixture
+def rung(monkeypatch) -> threading.Semaphore:
+    """Return a semaphore that is released whenever a deadline has sent its signal; it does so every 10 ms."""
+    sent = threading.Semaphore(0)
+
+    def send(thread: int, number: int, kill=signal.pthread_kill) -> None:
+        kill(thread, number)
+        sent.release()
+
+    monkeypatch.setattr(deadline, "AGAIN_S", 0.01)
+    monkeypatch.setattr(signal, "pthread_kill", send)
+    return sent
+
+
+def test_a_held_part_runs_to_its_end(rung) -> None:
     limit, seen = Deadline(), []
 
     def work() -> None:
         with limit.held():
             with limit.held():
-                time.sleep(0.3)
+                rung.acquire()
             seen.append("inner")
         seen.append("outer")
 
@@ -67,29 +81,29 @@ def test_a_held_part_runs_to_its_end() -> None:
     assert seen == ["inner"]
 
 
-def test_an_error_in_a_held_part_wins_and_a_failure_of_all_ranks_lifts_the_deadline() -> None:
+def test_an_error_in_a_held_part_wins_and_a_failure_of_all_ranks_lifts_the_deadline(rung) -> None:
     exchange = Collectives(ALONE)
 
     def work() -> None:
         try:
             with exchange.deadline.held():
-                time.sleep(0.2)
+                rung.acquire()
                 exchange.gather("step", error="no memory")
         finally:
-            time.sleep(0.2)  # nothing is raised twice
+            for _ in range(3):
+                rung.acquire()  # nothing is raised twice
 
     with pytest.raises(RankFailed, match="no memory"), exchange.deadline.within(0.05):
         work()
 
 
 def test_work_in_time_is_not_disturbed_also_afterwards() -> None:
-    limit = Deadline()
-    with limit.within(0.1):
-        pass
-    with limit.held():
-        time.sleep(0.15)
-    with limit.within(60), limit.held():
-        pass
+    limit, before = Deadline(), signal.getsignal(deadline.SIGNAL)
+    for _ in range(2):
+        with limit.within(60), limit.held():
+            pass
+        assert not [thread for thread in threading.enumerate() if thread.name == "deadline"]
+        assert signal.getsignal(deadline.SIGNAL) is before
 
 
 def test_another_thread_has_no_deadline() -> None:

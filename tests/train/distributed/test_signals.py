@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,16 +87,20 @@ def test_a_waiting_signal_takes_effect_when_the_evaluation_starts(taken):
 
 
 def test_a_second_signal_takes_effect_at_once_but_not_the_echo_of_the_first(taken, monkeypatch):
-    monkeypatch.setattr(signals, "SAME_S", 0.4)
+    now, read = [0.0], []
+
+    def clock():
+        read.append(now[0])
+        return now[0]
+
+    monkeypatch.setattr(signals, "time", SimpleNamespace(monotonic=clock, sleep=time.sleep))
     one, codes = taken()
     with one.holding():
-        os.kill(os.getpid(), signal.SIGINT)
-        until(lambda: one.number)
-        os.kill(os.getpid(), signal.SIGTERM)  # a launcher's answer to the same key
-        time.sleep(0.1)
-        assert codes == []
-        time.sleep(0.4)
-        os.kill(os.getpid(), signal.SIGTERM)
+        for count, (number, when_s) in enumerate([(signal.SIGINT, 0.0), (signal.SIGTERM, 0.9), (signal.SIGTERM, 1.1)]):
+            assert codes == []  # SIGTERM within a second is a launcher's answer to the same key
+            now[0] = when_s
+            os.kill(os.getpid(), number)
+            until(lambda count=count: len(read) > 2 * count)  # read when a signal is taken, and to wait for the next
         until(lambda: codes)
     assert codes == [143]
 

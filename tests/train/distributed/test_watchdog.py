@@ -9,7 +9,7 @@ from train.distributed import watchdog
 from train.distributed.watchdog import end_processes
 
 
-def watch(body, folder, slow_timeout_s):
+def watch(body, folder, slow_timeout_s, timeout_s=0.5):
     """Run `body` under a watchdog; it is compiled as a program, so that stacks show it as `<module>`."""
     import logging
     from pathlib import Path
@@ -23,7 +23,7 @@ def watch(body, folder, slow_timeout_s):
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     signals = Signals(60.0)
     signals.install()
-    dog = Watchdog(Path(folder), World(0, 1, 0, 1, torch.device("cpu")), 0.5, slow_timeout_s)
+    dog = Watchdog(Path(folder), World(0, 1, 0, 1, torch.device("cpu")), timeout_s, slow_timeout_s)
     dog.start()
     exec(compile(f"import os, threading, time\n{body}", "body", "exec"), {"dog": dog, "signals": signals})
     dog.close()
@@ -34,25 +34,39 @@ def watched(forks, tmp_path, tmp_path_factory):
     """Return a function that starts a rank with a body under a watchdog, which writes its files to `tmp_path`."""
     log = tmp_path_factory.mktemp("watched") / "log"
 
-    def start(body, slow_timeout_s=2.5):
-        arguments = {"body": body, "folder": str(tmp_path), "slow_timeout_s": slow_timeout_s}
+    def start(body, slow_timeout_s=2.5, **more):
+        arguments = {"body": body, "folder": str(tmp_path), "slow_timeout_s": slow_timeout_s, **more}
         return forks.start(f"{__name__}:watch", arguments, 1, log)
 
     return start
 
 
 def test_a_rank_that_makes_progress_is_not_disturbed_and_leaves_no_file(watched, tmp_path):
+    """The watchdog's clock advances only where the body says so, and each time until the watchdog has read it."""
     body = """
-time.sleep(0.9)  # the start may take long
+from train.distributed import watchdog
+now, read = [time.monotonic()], []
+class Clock:
+    sleep = time.sleep
+    def monotonic():
+        read.append(now[0])
+        return now[0]
+watchdog.time = Clock
+def passes(seconds):
+    for _ in range(round(seconds / 0.1)):
+        now[0] += 0.1
+        while read[-2:] != [now[0]] * 2:
+            time.sleep(0.005)
+passes(0.9)  # the start may take long
 for step in range(8):
     dog.beat(f"step {step}")
-    time.sleep(0.1)
+    passes(0.1)
 with dog.slow("an evaluation"):
     for task in range(2):  # each has its own time, and what comes after it
         with dog.slow(f"task {task}"):
-            time.sleep(0.7)
-        time.sleep(0.7)
-time.sleep(0.1)
+            passes(0.7)
+        passes(0.7)
+passes(0.1)
 """
     rank = watched(body)
     assert rank.wait(60) == [0], rank.told()
@@ -96,16 +110,18 @@ def test_a_stopped_process_is_ended_with_its_stacks_though_its_threads_may_not_r
     assert "most recent call first" in (tmp_path / "stacks" / "rank_00000.txt").read_text()
 
 
-def test_a_process_that_was_stopped_as_a_whole_and_continued_is_not_late(watched):
-    body = """
+def test_a_process_that_was_stopped_as_a_whole_and_continued_is_not_late(watched, tmp_path):
+    over = tmp_path / "over"
+    body = f"""
 print("ready", flush=True)
-for step in range(15):
-    dog.beat(f"step {step}")
+while not os.path.exists({str(over)!r}):
+    dog.beat("a step")
     time.sleep(0.1)
 """
-    rank = watched(body)
+    rank = watched(body, timeout_s=1.5)
     rank.wait_for("ready")
     rank.kill(signal.SIGSTOP)
-    time.sleep(1.2)
+    time.sleep(2.0)
     rank.kill(signal.SIGCONT)
+    over.touch()
     assert rank.wait(60) == [0], rank.told()

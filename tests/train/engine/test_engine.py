@@ -205,13 +205,14 @@ def test_tied_embeddings_train_the_same_at_every_stage(world, stage, precision):
         assert engine.decoder.head.weight.shape == (64, 16)
 
 
-def test_gathered_weights_are_given_back(world):
+@pytest.mark.parametrize("at_once", [True, False])
+def test_gathered_weights_are_given_back(world, at_once):
     engine = make(world, "zero.stage=3", "precision=bf16")
     before = steps(engine, 0, 2)
     other = make(world, "zero.stage=3", "precision=bf16")
     assert steps(other, 0, 2) == before
     decoder = engine.decoder
-    with pytest.raises(IndexError), engine.whole_weights():
+    with pytest.raises(IndexError), engine.whole_weights(at_once=at_once):
         engine.decoder.losses(torch.full((1, 17), 999))  # no such token: an evaluation that fails
     assert engine.decoder is decoder
     assert steps(engine, 2, 4) == steps(other, 2, 4)

@@ -148,6 +148,8 @@ def one_case(world: World, stage: str, precision: str, folder) -> dict[str, obje
         ids = torch.randint(0, 61, (2, 17), generator=torch.Generator().manual_seed(5))
         validation = straight.decoder.losses(ids).mean().item()
         kept = {name: tuple(parameter.shape) for name, parameter in straight.decoder.named_parameters()}
+    with straight.whole_weights(at_once=False):
+        by_block = straight.decoder.losses(ids).mean().item()
     result = {
         "losses": before + after,
         "resumed": exact_start and exact_end and resumed_losses == after,
@@ -157,6 +159,7 @@ def one_case(world: World, stage: str, precision: str, folder) -> dict[str, obje
         "questions": questions(straight),
         "norms": [coming, coming if theirs is None else float(theirs)],
         "validation": validation,
+        "by block": by_block,
         "whole": kept == {name: tuple(p.shape) for name, p in build(CONFIG, 0).named_parameters()},
     }
     straight.destroy()
@@ -296,6 +299,7 @@ def test_stages_and_worlds_have_the_same_losses(found, size, stage, precision):
         assert case["losses"] == pytest.approx(reference["losses"], rel=1e-5 if precision == "fp32" else 2e-3)
         assert case["validation"] == pytest.approx(reference["validation"], rel=1e-4 if precision == "fp32" else 1e-2)
         assert case["whole"]
+        assert case["by block"] == case["validation"]
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -45,6 +45,19 @@ def test_an_attempt_stopped_by_a_signal_was_not_ended_by_the_task(tmp_path) -> N
     assert Attempts(tmp_path, 10).begin("slow") == "ended the process at an earlier attempt"
 
 
+def test_a_part_with_retries_is_tried_again_at_its_stage(tmp_path) -> None:
+    for _ in range(3):
+        attempts = Attempts(tmp_path, 10)
+        assert attempts.begin("heldout", retries=2) is None
+    assert Attempts(tmp_path, 10).begin("heldout", retries=2) == "ended the process at 3 earlier attempts"
+    later = Attempts(tmp_path, 20)
+    assert later.begin("heldout", retries=2) is None
+    later.end()
+    for _ in range(3):
+        assert Attempts(tmp_path, 20).begin("heldout", retries=2) is None
+    assert "at the stages of steps 10, 20" in str(Attempts(tmp_path, 30).begin("heldout", retries=2))
+
+
 def test_a_run_without_tasks_has_no_file(tmp_path) -> None:
     attempts = Attempts(tmp_path, 10)
     attempts.asked_to_leave()

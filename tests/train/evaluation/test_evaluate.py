@@ -16,7 +16,7 @@ from models.config import DecoderConfig
 from models.decoder import build
 from train.checkpoint.records import damaged_records, seal_records
 from train.distributed.world import World
-from train.evaluation.evaluate import FAILED, Questions, evaluate
+from train.evaluation.evaluate import FAILED, Questions, evaluate, nothing_evaluated
 from train.evaluation.harness.tasks import BenchmarkSettings
 from train.evaluation.heldout import HeldoutSettings
 from train.tracking import MetricsFile, read_metrics
@@ -42,6 +42,17 @@ def test_without_data_and_tasks_there_are_no_values(tokens_folder: Path) -> None
     config = DecoderConfig(vocab_size=8, layers=1, width=8, heads=2, kv_heads=1, ffn=8, max_seq_len=8)
     questions = Questions(tokens_folder, None, None, HeldoutSettings(), BenchmarkSettings())
     assert evaluate(build(config, seed=0), questions, SINGLE).values == {}
+
+
+def test_an_evaluation_of_nothing_names_every_part(tokens_folder: Path) -> None:
+    tokens = Tokens.open(tokens_folder, "validation")
+    settings = BenchmarkSettings(tasks=["one", "two"])
+    found = nothing_evaluated(Questions(tokens_folder, tokens, None, HeldoutSettings(), settings), "no memory")
+    assert found.failed == ["heldout", "one", "two"]
+    errors = dict.fromkeys(("val/error", "bench/one/error", "bench/two/error"), "no memory")
+    assert found.values == {**errors, FAILED: "heldout,one,two"}
+    nothing = nothing_evaluated(Questions(tokens_folder, None, None, HeldoutSettings(), BenchmarkSettings()), "why")
+    assert (nothing.values, nothing.failed) == ({}, [])
 
 
 @pytest.mark.parametrize(

@@ -63,15 +63,12 @@ def test_a_full_disk_on_one_rank_ends_all_with_75_and_the_checkpoint_before_stay
 
 def test_a_signal_in_an_evaluation_takes_effect_at_once_and_the_evaluation_is_repeated(material, forks, tmp_path):
     import signal
-    import time
 
     folder = tmp_path / "run"
     ranks = material.start(forks, folder, 2, ["slow_timeout_s=60"], "loop.in_evaluation:rank=0:hang")
-    deadline = time.monotonic() + PATIENCE_S
-    while "fault loop.in_evaluation" not in ranks.told() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    ranks.wait_for("fault loop.in_evaluation")
     ranks.kill(signal.SIGUSR1)
-    assert ranks.wait(15) == [138, 138], ranks.told()
+    assert ranks.wait(PATIENCE_S) == [138, 138], ranks.told()
     assert material.finish(forks, folder, 2) is None
     stages = [record["step"] for record in Ending.of(folder).records if record["kind"] == "stage"]
     assert stages == material.order.stage_ends
@@ -122,20 +119,33 @@ def signalled_while_it_waits(words, output):
     """Run a rank that gets SIGTERM while it waits for the batch of step 5."""
     import os
     import signal
-    import time
 
     from tests.torture.forks import train
     from train import loop
+
+    run, running = loop.Loop.run, []
+
+    def noted(one):
+        running.append(one)
+        run(one)
 
     def slow(batches):
         for batch in batches:
             if batch.step == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(0.5)
+                until_noticed(running[0].signals)
             yield batch
 
-    loop.prefetched = slow
+    loop.Loop.run, loop.prefetched = noted, slow
     return train(words, output)
+
+
+def until_noticed(signals):
+    """Wait until a signal to this process has been read."""
+    import time
+
+    while not signals.number:
+        time.sleep(0.005)
 
 
 def test_a_signal_between_two_steps_loses_none(material, forks, tmp_path):
@@ -151,7 +161,6 @@ def signalled_before_the_export(words, output):
     """Run a rank that gets SIGTERM after the last evaluation, when only the export is left."""
     import os
     import signal
-    import time
 
     from tests.torture.forks import train
     from train.loop import Loop
@@ -162,7 +171,7 @@ def signalled_before_the_export(words, output):
         run(loop)
         loop.signals.holds = True  # as in the loop, which has not quite ended after the last evaluation
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.5)
+        until_noticed(loop.signals)
 
     Loop.run = then_signalled
     return train(words, output)

@@ -56,7 +56,7 @@ def measured(case: dict[str, Any]) -> tuple[int, int]:
         execution=ExecutionSettings(checkpointing=case.get("checkpointing", "none")),
     )  # fmt: skip
     decoder, batch = model.decoder_config(vocabulary, length, None), case.get("batch", micro)
-    least = footprint(settings, decoder, batch, 1, cuda=False).total
+    least = footprint(settings, decoder, batch, 1, cuda=False).training
     world = start(1)
     before = peak_bytes()
     engine = Engine(build(decoder, 0, settings.execution), settings, batch, world)

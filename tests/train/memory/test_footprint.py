@@ -12,6 +12,7 @@ import pytest
 
 from models.execution import ExecutionSettings
 from train.config.compose import compose
+from train.evaluation.heldout import HeldoutSettings
 from train.memory.available import AvailableMemory, available_memory, oom_kills
 from train.memory.footprint import advice, check_fits, footprint, remedies
 from train.settings import TrainSettings, ZeroSettings
@@ -22,6 +23,7 @@ WORDS = ["model=1.3b", "output=o", "arm=a", "data.tokens=t", "data.order=o", "mi
 SETTINGS = compose("train", TrainSettings, WORDS)
 DECODER = SETTINGS.model.decoder_config(50_257, 2048, None)
 PARAMETERS = 1_420_396_544
+PARAMETERS_OF_A_BLOCK = 4 * 2048 * 2048 + 3 * 2048 * 5504 + 2 * 2048
 
 
 def of(ranks: int = 8, cuda: bool = True, **changes):
@@ -60,6 +62,26 @@ def test_activations_match_the_docs():
     assert need.activations / (8 * 2048) == pytest.approx(1.58e6, rel=0.01)
     modes = {mode: of(execution=ExecutionSettings(checkpointing=mode)).activations for mode in ("selective", "full")}
     assert modes["full"] < modes["selective"] < need.activations
+
+
+def test_gathered_weights_and_a_held_out_batch_are_counted():
+    for stage, gathered, head in ((2, 0, 0), (3, 2 * 50_304 * 2048 + PARAMETERS_OF_A_BLOCK + 2048, 50_304 * 2048)):
+        need = of(zero=ZeroSettings(stage))
+        heldout = 16 * 2048 * (2048 + 3 * 5504)
+        assert need.evaluation == 2 * (gathered + heldout)
+        assert need.evaluating == need.weights + need.optimizer + need.evaluation
+        step = need.activations + need.logits + 2 * head
+        assert need.training == need.weights + need.optimizer + need.gradients + step
+    few = replace(SETTINGS.heldout, max_samples=4)
+    assert of(heldout=few).evaluation == of().evaluation // 4
+
+
+def test_a_smaller_held_out_batch_is_named_where_the_evaluation_needs_most():
+    small = {"micro_batch_size": 1, "execution": ExecutionSettings(checkpointing="full")}
+    need = of(**small, heldout=replace(SETTINGS.heldout, batch_size=512))
+    assert need.evaluating > need.training
+    with pytest.raises(ValueError, match=r"evaluation 38.\d+ GB.*Closest that may fit: heldout.batch_size=64$"):
+        check(AvailableMemory(device=18 * GB, host=1000 * GB), **small, heldout=HeldoutSettings(batch_size=512))
 
 
 def test_offloading_moves_states_to_the_host():

@@ -5,18 +5,22 @@ import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_type_hints
 
 import pytest
+import torch
 
 from curriculum.artifact.files import ArtifactError
 from models.setting import BINDS, FREE, binds
 from models.setting import fixed as never
 from train.checkpoint import UnreadableCheckpoint
 from train.config.compose import compose
-from train.distributed.exit_codes import CHANGED
+from train.distributed.exit_codes import CHANGED, Refused
+from train.distributed.world import World
 from train.records.layout import RUN
 from train.records.run_json import read_run
+from train.resume import claim
 from train.resume.identity import (
     DECODER,
     FINGERPRINTS,
@@ -250,6 +254,35 @@ def test_a_folder_that_cannot_be_created_is_no_output(tmp_path):
         ValueError, match=r"output=/proc/run cannot be written .*: choose a folder this user can write to"
     ):
         RunFolder.claim(Path("/proc/run"))
+
+
+def test_a_refused_run_leaves_nothing_behind(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".lock").touch()
+    before = sorted(tmp_path.rglob("*"))
+    for folder in (tmp_path / "new" / "run", tmp_path / "empty", tmp_path / "other"):
+        RunFolder.claim(folder).abandon()
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_that_is_refused_after_it_is_claimed_leaves_nothing_behind(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise ValueError("the scores are unusable")
+
+    monkeypatch.setattr(claim, "check_scores", refuse)
+    monkeypatch.setattr(RunFolder, "admit", lambda *_: [])
+    manifest = SimpleNamespace(config={}, inputs={}, facts={"slice": "train"})
+    inputs = SimpleNamespace(
+        order=SimpleNamespace(manifest=manifest, batch_size=8),
+        decoder=SimpleNamespace(parameter_count=lambda: 1),
+        findings=SimpleNamespace(as_fact=dict),
+    )
+    settings = compose("train", TrainSettings, ["output=o", "arm=a", "data.tokens=t", "data.order=o"])
+    alone = World(0, 1, 0, 1, torch.device("cpu"))
+    with pytest.raises(Refused, match="the scores are unusable"):
+        claim.claim_run(tmp_path / "new" / "run", settings, inputs, alone)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_finished_run_that_is_read_only_is_finished(claimed, monkeypatch):

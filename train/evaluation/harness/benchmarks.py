@@ -13,7 +13,7 @@ import numpy as np
 
 from train.distributed.collectives import Collectives, RankFailed
 from train.evaluation.answers import Evaluated, Items
-from train.evaluation.attempts import Attempts
+from train.evaluation.attempts import Attempts, attempted
 from train.evaluation.clusters import standard_error
 from train.evaluation.harness.passages import passage_groups
 from train.evaluation.harness.sandbox import sandbox
@@ -116,30 +116,11 @@ def _run_together(
     no rank can fail after that.
     """
 
-    def begin() -> str | None:
-        return attempts.begin(name) if attempts else None
-
-    def end() -> None:
-        if attempts:
-            attempts.end()
-
     def work() -> tuple[Results, dict[str, Items]]:
         with exchange.deadline.within(settings.task_timeout_s):
             return _run_task(name, model, settings)
 
-    refusal = exchange.gather(f"whether {name}", exchange.run(f"before {name}", begin))[0]
-    if refusal is not None:
-        raise RankFailed(refusal)
-    failure: RankFailed | None = None
-    results: Results = {}
-    answers: dict[str, Items] = {}
-    try:
-        results, answers = exchange.run(name, work)
-    except RankFailed as error:
-        failure = error
-    exchange.run(f"after {name}", end)
-    if failure is not None:
-        raise failure
+    results, answers = attempted(name, work, exchange, attempts)
     first: Results = exchange.gather(f"results of {name}", results)[0]
     values: dict[str, float | str] = {
         f"bench/{task}/{metric}": value for task, metrics in first.items() for metric, value in metrics.items()

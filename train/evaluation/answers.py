@@ -6,7 +6,6 @@ than two means with standard errors. Stored in `RUN/evaluations/step_XXXXXXXX.pa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact.files import reading
+from curriculum.artifact.files import reading, replacing
 from train.records.layout import EVALUATIONS
 
 
@@ -70,12 +69,8 @@ def write_answers(path: Path, answers: Mapping[str, Items]) -> None:
         "weight": pa.array(_joined([items.weights for items in answers.values()], np.float64)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(pa.table(columns), temporary, compression="zstd")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        pq.write_table(pa.table(columns), file, compression="zstd")
 
 
 def read_answers(path: Path) -> dict[str, Items]:

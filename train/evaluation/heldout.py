@@ -150,6 +150,7 @@ def _sample_sums(
                 sums[0, place] = losses.double().sum(dim=1)
                 if lengths is not None:
                     sums[1, place] = torch.from_numpy(bytes_of(batch[:, 1:], lengths).sum(axis=1)).double()
+        tokens.recheck()
 
     with torch.no_grad(), evaluating(model):
         Collectives(world).run("held-out samples", score)

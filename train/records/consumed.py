@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact.files import sync
+from curriculum.artifact.files import no_links, replacing
 from curriculum.order.consumed import joined
 from train.records.layout import CONSUMED
 
@@ -27,7 +27,7 @@ class ConsumedFile:
         self.width = width
         self.hash = consumed_hash if rank == 0 else 0
         path = folder / CONSUMED / f"world_{world_size:05d}_rank_{rank:05d}_width_{width}.bin"
-        self._file = open(path, "ab")  # noqa: SIM115  # held until close()
+        self._file = open(path, "ab", opener=no_links)  # noqa: SIM115  # held until close()
 
     def append(self, step: int, ids: list[int], own_hash: int) -> None:
         """Record the samples of a step and add their consumed hash at their positions."""
@@ -52,10 +52,8 @@ def forget_consumed(folder: Path, step: int) -> None:
     (folder / CONSUMED).mkdir(exist_ok=True)
     for path in (folder / CONSUMED).glob("world_*.bin"):
         rows = _rows(path, int(path.stem.split("_")[5]))
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(rows[rows[:, 0] < step].tobytes())
-        sync(temporary)
-        os.replace(temporary, path)
+        with replacing(path) as file:
+            file.write(rows[rows[:, 0] < step].tobytes())
 
 
 def _rows(path: Path, width: int) -> NDArray[np.int64]:

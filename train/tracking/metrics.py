@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.files import reading, write_text
+from curriculum.artifact.files import no_links, reading, write_text
 from train.records.layout import METRICS
 
 Record = dict[str, Any]
@@ -34,7 +34,7 @@ class MetricsFile:
         )
         write_text(self.path, "".join(as_line(record) for record in kept))
         self.stages = {record["step"] for record in kept if record["kind"] == "stage"}
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  # held until close()
+        self._file = open(self.path, "a", encoding="utf-8", opener=no_links)  # noqa: SIM115  # held until close()
 
     def append(self, record: Record) -> None:
         """Write and flush a record."""

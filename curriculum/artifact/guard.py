@@ -122,10 +122,10 @@ class Guard:
         assert self._digests is not None
         if xxhash.xxh3_64_intdigest(data.data) != self._digests[block]:
             start = block * BLOCK_BYTES
-            change = f" ({self._change}, while it was in use)" if self._change else ""
+            change = f"; while it was in use, {self._change}" if self._change else ""
             raise UnreadableError(
-                f"{self._path} is damaged between bytes {start} and {start + len(data)}: its checksum differs{change}; "
-                f"restore the file, or recreate {self._path.parent}, then run the same command again"
+                f"{self._path} is damaged between bytes {start} and {start + len(data)}: its checksum differs{change}: "
+                "restore the file, or write its artifact again, then run the same command again"
             )
         self._verified[block] = True
 
@@ -177,13 +177,13 @@ class WholeFile:
             return
         if self._found.result() != self._entry:
             raise UnreadableError(
-                f"{self._path} does not match its checksum: it is damaged; restore it, or recreate {self._path.parent}"
+                f"{self._path} does not match its checksum: it is damaged; restore it, or write its artifact again"
             )
         now = Stamp.of(self._path)
         if now != self._stamp and (now[:-1] != self._stamp[:-1] or hash_file(self._path) != self._entry):
             raise UnreadableError(
-                f"{self._path} changed while it was being read: {self._stamp.difference(now)}; restore it, or recreate "
-                f"{self._path.parent}, then run the same command again"
+                f"{self._path} changed while it was being read: {self._stamp.difference(now)}; restore it, or write "
+                "its artifact again, then run the same command again"
             )
         self._stamp = now
 

@@ -68,8 +68,8 @@ class Stamp(NamedTuple):
         if now.size != self.size:
             return f"its size changed from {self.size} to {now.size} bytes"
         if now.modified_ns != self.modified_ns:
-            return f"it was written to (modified {_time(self.modified_ns)}, now {_time(now.modified_ns)})"
-        return f"its status changed at {_time(now.changed_ns)} (permissions, names, or contents written by cp -p)"
+            return f"it was written to (modified {_time(self.modified_ns)} before, {_time(now.modified_ns)} now)"
+        return f"its permissions, its names or, with its old time kept, its contents changed at {_time(now.changed_ns)}"
 
 
 class OpenFile:
@@ -130,4 +130,4 @@ class OpenFile:
 
 
 def _time(nanoseconds: int) -> str:
-    return datetime.fromtimestamp(nanoseconds // 10**9).isoformat(" ")
+    return datetime.fromtimestamp(nanoseconds / 10**9).isoformat(" ", "milliseconds")

@@ -161,7 +161,7 @@ def test_what_is_done_stays_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     done.clear()
     damaged = tmp_path / "tokens.chunks" / "text.0000001.chunk"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    (tmp_path / "tokens.chunks" / "text.0000002.chunk.tmp-host-1").write_bytes(b"half")
+    (tmp_path / "tokens.chunks" / ".text.0000002.chunk.tmp-host.01234567-1-01234567").write_bytes(b"half")
     with pytest.raises(ArtifactError, match=r"config\.seed: was 0, now 1.*remove that folder"):
         prepare(settings(text, output, chunk_bytes=2000, seed=1))
     with pytest.raises(ArtifactError, match=r"chunk_places: was 2000"):

@@ -1,6 +1,7 @@
 """An export is published complete or not at all, and never replaces a foreign folder."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
+from curriculum.artifact.drafts import machine
 from models.config import DecoderConfig
 from models.decoder import build
 from models.huggingface import export, load
@@ -58,12 +60,12 @@ def test_every_file_is_synced_before_the_folder_is_renamed(tmp_path, monkeypatch
 
 
 def test_leftovers_of_a_killed_export_are_removed_by_the_next(tmp_path):
-    left = [".hf.0123abcd.partial", ".hf.ffffffff.old"]
+    left = [f".hf.tmp-{machine()}-999999999-0123abcd", ".hf.ffffffff.old"]
     others = [
-        ".hf.0123abcd.parting",
-        ".hf.0123abc.partial",
+        f".hf.tmp-{machine()}-{os.getpid()}-0123abcd",
+        ".hf.tmp-node7.0123abcd-999999999-0123abcd",
         ".hf.0123ABCD.old",
-        ".other.0123abcd.partial",
+        f".other.tmp-{machine()}-999999999-0123abcd",
         "xhf.0123abcd.old",
     ]
     for name in [*left, *others]:

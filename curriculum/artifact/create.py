@@ -113,6 +113,8 @@ def write_manifest(
         files[name] = known[name] if name in known else hash_file(path)
         assert files[name].bytes == path.stat().st_size, f"{path} is not as long as the bytes written to it"
         sync(path)
+    if missing := sorted(set(known) - set(files)):
+        raise ArtifactError(f"{folder / missing[0]} disappeared while the {kind} was being written: run again")
     manifest = Manifest(
         kind=kind,
         format_version=FORMAT_VERSION,

@@ -173,6 +173,14 @@ def no_locks(folder: Path) -> str:
     return ""
 
 
+def let_the_clock_tick(path: Path) -> None:
+    """Wait until a change of the file gets another time: file systems count in ticks of some milliseconds."""
+    scratch = path.with_name("tick")
+    while not scratch.exists() or scratch.stat().st_ctime_ns <= path.stat().st_ctime_ns:
+        scratch.touch()
+    scratch.unlink()
+
+
 def _readers(folder: Path) -> list[tuple[str, Callable[[], bool]]]:
     """Write a file; return functions that read it and tell whether what they read is intact."""
     path = folder / "ids.bin"
@@ -203,6 +211,7 @@ def _under_readers(change: Callable[[Path], None]) -> Callable[[Path], str]:
         for name, read in (readers := _readers(folder)):
             if not read():
                 return f"{name} cannot be read"
+        let_the_clock_tick(folder / "ids.bin")
         change(folder / "ids.bin")
         wrong = []
         for name, read in readers:

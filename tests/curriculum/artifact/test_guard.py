@@ -13,6 +13,7 @@ from curriculum.artifact.guard import WholeFile
 from curriculum.artifact.mapped import OpenFile, UnreadableError
 from curriculum.tokens import ids
 from curriculum.tokens.ids import NumberFile, TokenIds
+from tests.torture.careless import let_the_clock_tick
 
 VALUES = np.random.default_rng(0).integers(0, 2**16, 4000, dtype=np.uint16)
 LENGTH = 9
@@ -30,6 +31,7 @@ def path(tmp_path):
     VALUES.tofile(tmp_path / "ids.bin")
     long_ago = os.stat(tmp_path / "ids.bin").st_mtime_ns - 10**12
     os.utime(tmp_path / "ids.bin", ns=(long_ago, long_ago))
+    let_the_clock_tick(tmp_path / "ids.bin")
     return tmp_path / "ids.bin"
 
 
@@ -55,6 +57,7 @@ EXPECTED = np.concatenate([VALUES[start : start + LENGTH] for start in STARTS])
 
 def overwrite(path, values, keep_times=False):
     """Write other values over those of an open file; `keep_times`: with its old modification time, as cp -p does."""
+    let_the_clock_tick(path)
     before = path.stat()
     with open(path, "r+b") as file:
         file.write(values.tobytes())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact.files import no_links, replacing
+from curriculum.artifact.files import no_links, replacing, sync_in_place
 from curriculum.order.consumed import joined
 from train.records.layout import CONSUMED
 
@@ -26,8 +25,8 @@ class ConsumedFile:
     def __init__(self, folder: Path, rank: int, world_size: int, width: int, consumed_hash: int) -> None:
         self.width = width
         self.hash = consumed_hash if rank == 0 else 0
-        path = folder / CONSUMED / f"world_{world_size:05d}_rank_{rank:05d}_width_{width}.bin"
-        self._file = open(path, "ab", opener=no_links)  # noqa: SIM115  # held until close()
+        self._path = folder / CONSUMED / f"world_{world_size:05d}_rank_{rank:05d}_width_{width}.bin"
+        self._file = open(self._path, "ab", opener=no_links)  # noqa: SIM115  # held until close()
 
     def append(self, step: int, ids: list[int], own_hash: int) -> None:
         """Record the samples of a step and add their consumed hash at their positions."""
@@ -38,9 +37,9 @@ class ConsumedFile:
         self.hash = joined(self.hash, own_hash)
 
     def sync(self) -> None:
-        """Flush the record to disk (fsync)."""
+        """Flush the record to disk (fsync). Raises Misplaced if it is no longer under its name."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        sync_in_place(self._path, self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.files import no_links, reading, write_text
+from curriculum.artifact.files import no_links, reading, sync_in_place, write_text
 from train.records.layout import METRICS
 
 Record = dict[str, Any]
@@ -44,8 +43,8 @@ class MetricsFile:
             self.stages.add(record["step"])
 
     def sync(self) -> None:
-        """Sync all records to disk."""
-        os.fsync(self._file.fileno())
+        """Sync all records to disk. Raises Misplaced if the file is no longer under its name."""
+        sync_in_place(self.path, self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""

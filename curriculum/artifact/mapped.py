@@ -124,7 +124,7 @@ class OpenFile:
 
         Access them only between two calls of `stamp`.
         """
-        if self._map is None:
+        if self._map is None or count == 0:
             return np.zeros(0, dtype=dtype)
         return np.frombuffer(self._map, dtype=dtype, count=count, offset=offset)
 

@@ -48,6 +48,7 @@ class Guard:
         self._change: str | None = None
         self._verified = np.zeros(0 if digests is None else len(digests), dtype=np.bool_)
         self._read = np.zeros(len(self._verified), dtype=np.bool_)
+        """Blocks that were read since the last look past all caches, and not compared after the reading."""
         self._refreshed_s = time.monotonic()
 
     @property
@@ -68,7 +69,8 @@ class Guard:
         if now - self._refreshed_s < REFRESH_S:
             stamp = file.stamp()
             if stamp != self._stamp:
-                self._changed(file, stamp, self._read)
+                self._changed(stamp)
+                self._check_read(file)
         else:
             self.recheck(file)
         return self._change is None
@@ -77,11 +79,15 @@ class Guard:
         """Look at the file past all caches. Raises UnreadableError unless what was read of it before was intact."""
         if self._stamp is None:
             return
-        before, self._read = self._read, np.zeros_like(self._read)  # what is read from here on is for the next time
-        self._refreshed_s = time.monotonic()
-        stamp = file.refreshed()
-        if self._change is None and stamp != self._stamp:
-            self._changed(file, stamp, before)
+        if self._change is None:
+            before, self._read = self._read, np.zeros_like(self._read)  # what is read from here on is for the next time
+            self._refreshed_s = time.monotonic()
+            stamp = file.refreshed()
+            if stamp == self._stamp:
+                return
+            self._read |= before
+            self._changed(stamp)
+        self._check_read(file)
 
     def was_verified(self, first: int, last: int) -> bool:
         """Return whether the blocks first .. last - 1 need no comparison: they were verified, or have no checksums."""
@@ -129,8 +135,14 @@ class Guard:
             )
         self._verified[block] = True
 
-    def _changed(self, file: OpenFile, stamp: Stamp, read: npt.NDArray[np.bool_]) -> None:
-        """React to a stamp that differs from the first one; `read`: blocks since the last look past all caches."""
+    def _check_read(self, file: OpenFile) -> None:
+        """Verify what was read without a comparison since the last look past all caches."""
+        for block in np.flatnonzero(self._read).tolist():
+            self.verified(file, block * BLOCK_BYTES, block * BLOCK_BYTES + 1)
+            self._read[block] = False
+
+    def _changed(self, stamp: Stamp) -> None:
+        """React to a stamp that differs from the first one. Raises UnreadableError if there are no checksums."""
         assert self._stamp is not None
         change = self._stamp.difference(stamp)
         if self._digests is None:
@@ -150,8 +162,6 @@ class Guard:
             *(self._path, change),
         )
         self._change = change
-        for block in np.flatnonzero(read).tolist():
-            self.verified(file, block * BLOCK_BYTES, block * BLOCK_BYTES + 1)
 
 
 class WholeFile:

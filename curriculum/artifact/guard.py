@@ -24,7 +24,7 @@ from curriculum.artifact.mapped import OpenFile, Stamp, UnreadableError
 log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 18
-REFRESH_S = 10.0
+REFRESH_S = 30.0
 """A file in use is looked at past all caches this often."""
 
 Digests = npt.NDArray[np.uint64]

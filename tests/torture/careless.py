@@ -150,7 +150,8 @@ def lock_on_another_node(folder: Path) -> str:
     thread.start()
     beating.wait()
     try:
-        Lock(folder / ".lock", "run r").release()
+        with patch.object(lock, "SILENT_S", 5.0), patch.object(lock, "POLL_S", 0.01):
+            Lock(folder / ".lock", "run r").release()
     except Held as error:
         return "" if f"(pid {ELSEWHERE} on node7" in str(error) else str(error)
     finally:
@@ -342,10 +343,3 @@ VARIANTS: dict[str, Callable[[Path], str]] = {
     "copied over": copied_over,
     "linked output": linked_output,
 }
-
-
-@contextmanager
-def quick_watch() -> Iterator[None]:
-    """Watch a lock of another node only briefly."""
-    with patch.object(lock, "SILENT_S", 0.5), patch.object(lock, "POLL_S", 0.05):
-        yield

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curriculum.artifact.blocks import BlockHasher
+from curriculum.artifact.mapped import Stamp
 from curriculum.tokens.ids import IntArray
 from curriculum.tokens.tokenizer import TextTokenizer
 from curriculum.tokens.tokens import FOREIGN_DTYPES
@@ -74,6 +75,7 @@ def scan(
     bos = tokenizer.vocabulary.get(tokenizer.bos_token)
     with_bos, expected = 0, np.zeros(0, dtype=np.int64)  # positions in the block that BOS may start a document at
     with open(file.path, "rb") as stream:
+        stamp = Stamp.of(stream.fileno())
         while block := stream.read(READ_BYTES):
             hashes.update(block)
             ids = np.frombuffer(block, dtype=dtype)
@@ -89,6 +91,8 @@ def scan(
             before = int(ids[-1])
             place += len(ids)
             advance(len(ids))
+        if (now := Stamp.of(stream.fileno())) != stamp:
+            raise ValueError(f"{file.path} changed while it was being read: {stamp.difference(now)}; run again")
     hashes.finish()
     return hashes, with_bos
 

@@ -222,13 +222,10 @@ class BlockArray:
 
     def _read(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         first, last = start // BLOCK_BYTES, blocks_of(stop)
-        if self._guard.intact(self._file):
-            plain = self._guard.was_verified(first, last)
-            data = self._file.read(start, stop) if plain else self._guard.verified(self._file, start, stop)
-            self._guard.note(first, last)
-            if self._guard.intact(self._file):
-                return data
-        return self._guard.verified(self._file, start, stop)
+        plain = self._guard.was_verified(first, last)
+        data = self._file.read(start, stop) if plain else self._guard.verified(self._file, start, stop)
+        self._guard.note(first, last)
+        return data if self._guard.intact(self._file) else self._guard.verified(self._file, start, stop)
 
     def _shaped(self, data: npt.NDArray[np.uint8]) -> Array:
         return data.view(self._dtype).reshape((-1, self._width) if self._width else (-1,))

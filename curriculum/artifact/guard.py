@@ -61,18 +61,15 @@ class Guard:
 
         Raises UnreadableError if it was truncated, or written to and what was read of it is not what it was.
         """
-        if self._stamp is None:
-            self._stamp = file.stamp()
         if self._change is not None:
             return False
-        now = time.monotonic()
-        if now - self._refreshed_s < REFRESH_S:
-            stamp = file.stamp()
-            if stamp != self._stamp:
-                self._changed(stamp)
-                self._check_read(file)
-        else:
+        if self._stamp is None:
+            self._stamp = file.stamp()
+        if time.monotonic() - self._refreshed_s >= REFRESH_S:
             self.recheck(file)
+        elif not file.unchanged(self._stamp):
+            self._changed(file.stamp())
+            self._check_read(file)
         return self._change is None
 
     def recheck(self, file: OpenFile) -> None:
@@ -90,8 +87,15 @@ class Guard:
         self._check_read(file)
 
     def was_verified(self, first: int, last: int) -> bool:
-        """Return whether the blocks first .. last - 1 need no comparison: they were verified, or have no checksums."""
-        return self._digests is None or bool(self._verified[first:last].all())
+        """Return whether the blocks first .. last - 1 need no comparison now.
+
+        They were verified and the file has not changed since, as far as is known; or they have no checksums.
+        """
+        if self._digests is None:
+            return True
+        if self._change is not None:
+            return False
+        return bool(self._verified[first] if last == first + 1 else self._verified[first:last].all())
 
     def note(self, first: int, last: int) -> None:
         """Note that the blocks first .. last - 1 were just read without a comparison."""

@@ -27,12 +27,6 @@ class ArtifactError(ValueError):
     """An artifact is missing, incomplete, foreign or stale; the message names the file and the fix."""
 
 
-class Misplaced(ArtifactError):
-    """A file that this process writes to is no longer under its name."""
-
-    exit_code = os.EX_IOERR
-
-
 @dataclass(frozen=True)
 class FileEntry:
     """Size and checksum of one file of an artifact."""
@@ -167,21 +161,6 @@ def open_regular(path: Path, flags: int, mode: int = 0o666) -> int:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return descriptor
-
-
-def sync_in_place(path: Path, descriptor: int) -> None:
-    """Sync a file that is being written. Raises Misplaced unless it is still the file at `path`: an editor, mv or rm
-    may have put another one there, and what is written would be lost with this one."""
-    os.fsync(descriptor)
-    try:
-        same = os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
-    except FileNotFoundError:
-        same = False
-    if not same:
-        raise Misplaced(
-            f"{path} was removed, moved or replaced while it was being written: put it back and run the same command "
-            "again; without it, the run resumes from the last checkpoint and starts this record over"
-        )
 
 
 def sync(path: Path) -> None:

@@ -98,8 +98,9 @@ class Guard:
         return bool(self._verified[first] if last == first + 1 else self._verified[first:last].all())
 
     def note(self, first: int, last: int) -> None:
-        """Note that the blocks first .. last - 1 were just read without a comparison."""
-        self._read[first:last] = True
+        """Note that the blocks first .. last - 1 were just read, some of them without a comparison."""
+        if self._change is None:
+            self._read[first:last] = True
 
     def sample(self, file: OpenFile, blocks_N: npt.NDArray[np.int64]) -> None:
         """Note that these blocks were read, and verify one that never was: for reads too many to verify each."""

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.files import no_links, reading, sync_in_place, write_text
+from curriculum.artifact.append import AppendedFile
+from curriculum.artifact.files import reading, write_text
 from train.records.layout import METRICS
 
 Record = dict[str, Any]
@@ -33,18 +34,18 @@ class MetricsFile:
         )
         write_text(self.path, "".join(as_line(record) for record in kept))
         self.stages = {record["step"] for record in kept if record["kind"] == "stage"}
-        self._file = open(self.path, "a", encoding="utf-8", opener=no_links)  # noqa: SIM115  # held until close()
+        self._file = AppendedFile(self.path)
 
     def append(self, record: Record) -> None:
         """Write and flush a record."""
-        self._file.write(as_line(record))
+        self._file.append(as_line(record).encode())
         self._file.flush()
         if record["kind"] == "stage":
             self.stages.add(record["step"])
 
     def sync(self) -> None:
-        """Sync all records to disk. Raises Misplaced if the file is no longer under its name."""
-        sync_in_place(self.path, self._file.fileno())
+        """Sync all records to disk. Raises Misplaced if another process moved the file or wrote to it."""
+        self._file.sync()
 
     def close(self) -> None:
         """Close the file."""

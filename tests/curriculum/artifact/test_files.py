@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from curriculum.artifact.files import Misplaced, copy_file, no_links, replacing, sync_in_place, write_text
+from curriculum.artifact.files import copy_file, no_links, replacing, write_text
 
 ROOT = Path(__file__).parents[3]
 OWN_FOLDERS = {
@@ -97,29 +97,6 @@ def test_nothing_is_appended_to_what_is_not_a_file(tmp_path, kind):
     with open(tmp_path / "victim", "a", opener=no_links) as file:
         file.write(" file")
     assert (tmp_path / "victim").read_text() == "precious file"
-
-
-@pytest.mark.parametrize("change", ["removed", "moved", "replaced", "folder moved", "link"])
-def test_a_record_that_is_no_longer_under_its_name_is_noticed_when_it_is_synced(tmp_path, change):
-    (tmp_path / "run").mkdir()
-    path = tmp_path / "run" / "metrics.jsonl"
-    with open(path, "a", opener=no_links) as file:
-        file.write("one\n")
-        file.flush()
-        sync_in_place(path, file.fileno())
-        if change == "removed":
-            path.unlink()
-        elif change == "folder moved":
-            path.parent.rename(tmp_path / "elsewhere")
-        else:
-            path.rename(tmp_path / "moved")
-        if change == "replaced":
-            path.write_text("one\n")
-        if change == "link":
-            path.symlink_to(tmp_path / "moved")
-        with pytest.raises(Misplaced, match=r"metrics\.jsonl was removed, moved or replaced while it was"):
-            sync_in_place(path, file.fileno())
-    assert Misplaced.exit_code == 74
 
 
 def writes(tree):

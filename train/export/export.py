@@ -116,10 +116,19 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _replace(draft: Path, folder: Path) -> None:
-    """Move `draft` to `folder`; an older folder is moved aside first and removed last."""
+    """Move `draft` to `folder`; an older folder is moved aside first and removed last.
+
+    Raises ValueError if somebody has put other files into it since the export began.
+    """
     aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{REPLACED}")
     if folder.exists():
         os.replace(folder, aside)
+        try:
+            _refuse_foreign(aside)
+        except ValueError:
+            os.replace(aside, folder)
+            _refuse_foreign(folder)
+            raise
     try:
         os.replace(draft, folder)
     except OSError as error:

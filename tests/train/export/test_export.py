@@ -96,6 +96,42 @@ def test_an_export_never_replaces_a_downloaded_model_or_files_added_to_an_export
         write(tmp_path / "hf")
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_files_that_somebody_adds_during_an_export_are_kept(tmp_path, earlier):
+    (tmp_path / "hf").mkdir()
+    if earlier:
+        write(tmp_path / "hf")
+
+    def export_while_files_arrive() -> None:
+        with replaced(tmp_path / "hf"):
+            (tmp_path / "hf" / "config.json").write_text("theirs")
+            (tmp_path / "hf" / "quantized.gguf").write_text("theirs")
+
+    with pytest.raises(ValueError, match=r"hf (contains other files \(quantized.gguf\)|exists and is not an exported)"):
+        export_while_files_arrive()
+    assert (tmp_path / "hf" / "config.json").read_text() == "theirs"
+    assert (tmp_path / "hf" / "quantized.gguf").read_text() == "theirs"
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_of_two_exports_at_once_one_is_there_and_the_other_is_told(tmp_path, monkeypatch):
+    """The second one publishes between the two renames of the first."""
+    rename, told = os.replace, []
+
+    def between(source, target):
+        if Path(target).name == "hf" and not told:
+            told.append(1)
+            write(tmp_path / "hf", layers=1)
+        rename(source, target)
+
+    write(tmp_path / "hf")
+    monkeypatch.setattr("train.export.export.os.replace", between)
+    with pytest.raises(ValueError, match="hf was written by another export at the same time: run again"):
+        write(tmp_path / "hf")
+    assert load(tmp_path / "hf", torch.float32).config.layers == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
 def test_an_export_that_lacks_fields_of_config_json_is_written_again(tmp_path, monkeypatch):
     """As by an earlier version, whose exports transformers 4 read with another rope_theta."""
     config = DecoderConfig(2, 32, 4, 2, 48, vocab_size=97, max_seq_len=64, rope_theta=500000.0)

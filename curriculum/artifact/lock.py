@@ -163,10 +163,7 @@ def _opened(path: Path) -> int:
     try:
         descriptor = open_regular(path, os.O_RDWR | os.O_CREAT, 0o600)
     except PermissionError as error:
-        with suppress(OSError, KeyError):
-            owner = pwd.getpwuid(path.stat().st_uid).pw_name
-            raise PermissionError(error.errno, f"{error.strerror}: it is {owner}'s", str(path)) from error
-        raise
+        raise PermissionError(error.errno, f"{error.strerror}{_owner(path)}", str(path)) from error
     there, folder = os.fstat(descriptor), path.parent.stat()
     if there.st_uid == os.geteuid():
         group = 0o060 if folder.st_mode & stat.S_IWGRP and there.st_gid == folder.st_gid else 0
@@ -175,6 +172,13 @@ def _opened(path: Path) -> int:
             with suppress(OSError):  # a file system without permissions
                 os.fchmod(descriptor, mode)
     return descriptor
+
+
+def _owner(path: Path) -> str:
+    """Return whose file it is, worded for a message; empty if that is unknown."""
+    with suppress(OSError, KeyError):
+        return f": it is {pwd.getpwuid(path.stat().st_uid).pw_name}'s"
+    return ""
 
 
 def _watch(path: Path, what: str) -> None:

@@ -134,6 +134,7 @@ def caching(monkeypatch):
         return cache[id(self)]
 
     monkeypatch.setattr(OpenFile, "stamp", lambda self: cache.setdefault(id(self), real(self)))
+    monkeypatch.setattr(OpenFile, "unchanged", lambda self, stamp: self.stamp() == stamp)
     monkeypatch.setattr(OpenFile, "refreshed", refreshed)
 
 
@@ -179,7 +180,7 @@ def test_rows_are_sampled_until_all_of_their_blocks_were_verified(path, monkeypa
     monkeypatch.setattr(guard.xxhash, "xxh3_64_intdigest", lambda data: compared.append(1) or digest(data))
     for _ in range(10):
         read()
-    assert len(compared) == len({0, 15, 16, 62, 78, 124})
+    assert len(compared) == len({0, 15, 62, 78, 124})
 
 
 def test_data_that_was_damaged_before_the_run_is_found_by_the_samples(path):

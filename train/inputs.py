@@ -43,6 +43,11 @@ class Inputs:
     findings: Findings
     """What `pdpc score` found about the scores behind the order, and about those of the validation slice."""
 
+    def recheck(self) -> None:
+        """Raise UnreadableError unless everything that was read of the order and the tokens was intact."""
+        self.order.recheck()
+        self.tokens.recheck()
+
 
 def open_inputs(settings: TrainSettings) -> Inputs:
     """Open TOKENS, ORDER and SCORES. Raises ArtifactError or ValueError naming the mismatch and the fix."""

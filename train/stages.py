@@ -35,11 +35,12 @@ SPARE = 2
 
 
 def save_checkpoint(loop: Loop) -> Path:
-    """Check the consumed samples, write a checkpoint of the current step and prune old ones; return its folder."""
+    """Check the consumed samples and their files, write a checkpoint and prune old ones; return its folder."""
     folder = Path(loop.settings.output)
     loop.consumed.sync()
     if loop.metrics is not None:
         loop.metrics.sync()
+    loop.inputs.recheck()
     check_consumed(loop.world, loop.consumed.hash, loop.progress.consumed_hash, loop.inputs.order)
     fingerprints = {name: value for name, value in loop.inputs.fingerprints.items() if value is not None}
     saved = checkpoint.save(

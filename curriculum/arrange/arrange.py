@@ -124,6 +124,7 @@ def run(settings: ArrangeSettings) -> Order:
             for ids, cells in arrangement.pieces():
                 writer.positions(ids, cells)
             draft.inputs.update(inputs.result())
+            columns.recheck()
             draft.facts.update(
                 writer.finish(),
                 **arrangement.facts(),

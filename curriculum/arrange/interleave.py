@@ -72,8 +72,8 @@ class OrderWriter:
     def finish(self) -> dict[str, Any]:
         """Close the files; return the facts needed to open them."""
         self._stack.close()
-        blocks = write_blocks(self._draft.path, self._files)
-        self._draft.entries.update({name: writer.entry for name, writer in self._files.items()})
+        blocks = write_blocks(self._draft.path, {name: writer.hashes.digests for name, writer in self._files.items()})
+        self._draft.entries.update({name: writer.hashes.entry for name, writer in self._files.items()})
         return {
             "blocks": blocks,
             "id_dtype": self._files[IDS].dtype.str,

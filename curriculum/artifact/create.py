@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from curriculum.artifact.drafts import draft_of, remove_abandoned
 from curriculum.artifact.files import (
     DISK_FULL,
     ArtifactError,
@@ -21,7 +21,6 @@ from curriculum.artifact.files import (
     code_version,
     differing,
     hash_file,
-    process_alive,
     sync,
     write_text,
 )
@@ -57,17 +56,17 @@ def create(
 ) -> Iterator[Draft]:
     """Write an artifact: yield a temporary sibling of `folder`; rename it to `folder` when the block succeeds.
 
-    An exception removes the temporary folder; a killed process leaves one named `.<name>.tmp-*`, which the next
-    `create` of the same folder removes once its writer is gone. Raises ArtifactError when `folder` already exists
-    and is not an empty folder.
+    An exception removes the temporary folder; a killed process leaves it, and the next `create` of the same folder
+    removes it once its writer is gone (curriculum/artifact/drafts.py). Raises ArtifactError when `folder` already
+    exists and is not an empty folder.
     """
     folder = Path(folder)
     if not _vacant(folder):
         raise ArtifactError(f"{folder} already exists: choose another output or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(folder)
-    temporary = folder.parent / f".{folder.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    temporary = draft_of(folder)
     temporary.mkdir()
+    remove_abandoned(folder.parent, folder.name, now=temporary.stat().st_mtime)
     draft = Draft(temporary, inputs=dict(inputs or {}))
     try:
         yield draft
@@ -114,6 +113,8 @@ def write_manifest(
         files[name] = known[name] if name in known else hash_file(path)
         assert files[name].bytes == path.stat().st_size, f"{path} is not as long as the bytes written to it"
         sync(path)
+    if missing := sorted(set(known) - set(files)):
+        raise ArtifactError(f"{folder / missing[0]} disappeared while the {kind} was being written: run again")
     manifest = Manifest(
         kind=kind,
         format_version=FORMAT_VERSION,
@@ -185,11 +186,3 @@ def reusable(folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapp
 def _vacant(folder: Path) -> bool:
     """Return whether an artifact can be renamed to `folder`: it does not exist, or is an empty folder."""
     return not folder.exists() or (folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()))
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Remove temporary siblings of `folder` whose writing process is gone."""
-    for left in folder.parent.glob(f".{folder.name}.tmp-*"):
-        writer = left.name.removeprefix(f".{folder.name}.tmp-").split("-")[0]
-        if not (writer.isdigit() and process_alive(int(writer))):
-            shutil.rmtree(left, ignore_errors=True)

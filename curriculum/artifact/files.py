@@ -5,17 +5,22 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import xxhash
 
+from curriculum.artifact.drafts import draft_of
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a write that finds no space left."""
+COPY_BYTES = 8 << 20
 
 
 class ArtifactError(ValueError):
@@ -104,33 +109,58 @@ def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def process_alive(pid: int) -> bool:
-    """Return whether a process exists on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file that becomes `path` when the block succeeds: readers see the old or the new one, never a part.
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically and durably: readers see the old or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    It is written under a name that nobody can guess, in the same folder, and synced. A link at `path` is replaced, not
+    followed; so is a file of another user, if the folder permits it. On an error `path` stays as it was.
+    """
+    temporary = draft_of(path)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        try:
-            left = memoryview(text.encode())
-            while left:
-                left = left[os.write(descriptor, left) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        file = open(temporary, "xb")  # noqa: SIM115 (closed below; "x" creates: it follows no link)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, atomically and durably."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file's contents, atomically and durably."""
+    with open(source, "rb") as old, replacing(path) as new:
+        shutil.copyfileobj(old, new, COPY_BYTES)
+
+
+def no_links(name: str, flags: int) -> int:
+    """Opener for `open(path, "a", opener=no_links)`: like `open_regular`."""
+    return open_regular(Path(name), flags)
+
+
+def open_regular(path: Path, flags: int, mode: int = 0o666) -> int:
+    """Open a file and return its descriptor. Raises OSError for a link, and for a pipe or a device, without waiting."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "is a link, which is not followed: remove it", str(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
 
 
 def sync(path: Path) -> None:

@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import xxhash
-
-from curriculum.artifact.blocks import BLOCK_BYTES, blocks_of, open_blocks
+from curriculum.artifact.blocks import Blocks, hash_blocks
 from curriculum.artifact.files import FileEntry
+from curriculum.artifact.guard import BLOCK_BYTES, Digests
 from curriculum.artifact.manifest import Manifest, identity_of
 from curriculum.audit.checks import Check
 from curriculum.audit.origin import check_parent, check_scores
@@ -24,8 +23,6 @@ from curriculum.audit.positions import Walk, check_uses
 from curriculum.order.order import Order
 from curriculum.preference import Preference
 from curriculum.scores.columns import SampleColumns
-
-READ_BYTES = 32 * BLOCK_BYTES
 
 
 @dataclass(frozen=True)
@@ -82,12 +79,10 @@ def _check_manifest(manifest: Manifest) -> Check:
 
 def _check_files(folder: Path, manifest: Manifest) -> Iterator[Check]:
     """Compare every file with its checksum and any block checksums; yield one check per file that differs."""
-    digests = open_blocks(folder, manifest)
+    digests = Blocks(folder, manifest)
     wrong = 0
     for name, entry in sorted(manifest.files.items()):
-        first = manifest.facts["blocks"].get(name)
-        blocks = digests[first : first + blocks_of(entry.bytes)].tolist() if first is not None else None
-        problem = _difference(folder / name, entry, blocks)
+        problem = _difference(folder / name, entry, digests.of(name, entry.bytes))
         if problem:
             wrong += 1
             yield Check("files", False, f"{name} {problem}")
@@ -98,21 +93,16 @@ def _check_files(folder: Path, manifest: Manifest) -> Iterator[Check]:
         )
 
 
-def _difference(path: Path, entry: FileEntry, blocks: list[int] | None) -> str:
+def _difference(path: Path, entry: FileEntry, blocks: Digests | None) -> str:
     """Return in which blocks a file differs from its checksums; "" if in none."""
-    whole = xxhash.xxh3_128()
-    found: list[int] = []
-    with open(path, "rb") as file:
-        while data := file.read(READ_BYTES):
-            whole.update(data)
-            for start in range(0, len(data) if blocks is not None else 0, BLOCK_BYTES):
-                found.append(xxhash.xxh3_64_intdigest(data[start : start + BLOCK_BYTES]))
-    bad = [number for number, (a, b) in enumerate(zip(found, blocks or [], strict=False)) if a != b]
+    found = hash_blocks(path)
+    expected = found.digests if blocks is None else blocks.tolist()
+    bad = [number for number, (a, b) in enumerate(zip(found.digests, expected, strict=False)) if a != b]
     if bad:
         first = bad[0] * BLOCK_BYTES
         more = f" and {len(bad) - 1} more blocks" if len(bad) > 1 else ""
         return (
-            f"is damaged in block {bad[0]} of {len(found)} (bytes {first:,} to "
+            f"is damaged in block {bad[0]} of {len(found.digests)} (bytes {first:,} to "
             f"{min(first + BLOCK_BYTES, entry.bytes) - 1:,}){more}"
         )
-    return "" if whole.hexdigest() == entry.xxh3_128 else "differs from its checksum in the manifest"
+    return "" if found.entry == entry else "differs from its checksum in the manifest"

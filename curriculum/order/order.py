@@ -15,7 +15,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact.blocks import BlockArray, blocks_of, open_blocks
+from curriculum.artifact.blocks import BlockArray, Blocks
 from curriculum.artifact.files import ArtifactError, reading
 from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
 
@@ -87,12 +87,13 @@ class Order:
         self._starts = starts_of(self.batch_sizes)
         self.first_step, self.first_cursor, _ = self._starts[-1]
         """Step and position at which batches of `batch_size` begin: 0 unless a replanning changed the batch size."""
-        digests = open_blocks(folder, manifest)
+        digests = Blocks(folder, manifest)
 
         def array(name: str, dtype: str, rows: int, width: int = 0) -> BlockArray:
-            first = facts["blocks"][name]
-            last = first + blocks_of(rows * np.dtype(dtype).itemsize * max(1, width))
-            return BlockArray(folder / name, dtype, rows, digests[first:last], width)
+            own = digests.of(name, rows * np.dtype(dtype).itemsize * max(1, width))
+            if own is None:
+                raise KeyError(f"blocks.{name}")
+            return BlockArray(folder / name, dtype, rows, own, width)
 
         self._ids = array(IDS, facts["id_dtype"], self.samples)
         self._cells = array(CELLS, facts["cell_dtype"], self.samples)
@@ -114,6 +115,11 @@ class Order:
         manifest = open_manifest(folder, KIND)
         with reading(folder / MANIFEST, f"it lacks facts of an ORDER; remove {folder} and arrange again"):
             return cls(folder, manifest)
+
+    def recheck(self) -> None:
+        """Raise UnreadableError unless all that was read of this order before this call was intact."""
+        for array in (self._ids, self._cells, self.cell_plan, self.cell_counts):
+            array.recheck()
 
     def cursor_after(self, steps: int) -> int:
         """Return the position after `steps` steps: where a trainer resumes."""

@@ -107,7 +107,10 @@ class SampleColumns:
                 raise ValueError(f"score {expression.text!r} needs {name!r}, but columns are {self.names}{where}")
 
     def chunks(self, expressions: Sequence[Expression]) -> Iterator[Chunk]:
-        """Yield all samples in order, CHUNK_SAMPLES at a time, with the value of each expression."""
+        """Yield all samples in order, CHUNK_SAMPLES at a time, with the value of each expression.
+
+        Raises ArtifactError after the last one if the scores changed while they were being read.
+        """
         names = sorted({name for expression in expressions for name in expression.names})
         stored = _in_chunks(self._scores(names), self.samples)
         own = _in_chunks(self._own(names), self.samples)
@@ -118,6 +121,14 @@ class SampleColumns:
             columns.setdefault(LENGTH, weight_N.astype(np.float32) if LENGTH in names else weight_N)
             source_N = columns[SOURCE] if SOURCE in columns else self._source(first, stop)
             yield Chunk(first, weight_N, source_N, {item.text: item(columns) for item in expressions})
+        self.recheck()
+
+    def recheck(self) -> None:
+        """Raise ArtifactError if the scores changed while they were being read."""
+        if self.scores is not None:
+            self.scores.recheck()
+        if self.own is not None:
+            self.own.recheck()
 
     def _scores(self, names: Sequence[str]) -> Iterator[dict[str, NDArray[Any]]]:
         mine = [name for name in names if self.scores is not None and name in self.scores.names]

@@ -158,6 +158,8 @@ class ScoringWorker:
 
     def do(self, chunk: Chunk) -> tuple[int, int]:
         """Score and write a chunk; return its samples and labels."""
-        self._job.store.write(chunk, self._scorer.score(chunk))
+        columns = self._scorer.score(chunk)
+        self._job.tokens[chunk.slice].recheck()
+        self._job.store.write(chunk, columns)
         labels = self._job.tokens[chunk.slice].real_tokens(np.arange(chunk.start, chunk.stop))
         return chunk.stop - chunk.start, int(labels.sum())

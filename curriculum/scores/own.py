@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curriculum.artifact.files import fingerprint_of, hash_file, reading
+from curriculum.artifact.mapped import Stamp, UnreadableError
 from curriculum.artifact.parquet import open_parquet
 
 BATCH_ROWS = 1 << 20
@@ -32,7 +33,7 @@ class OwnScores:
         files = sorted(self.path.glob("*.parquet")) if self.path.is_dir() else [self.path]
         if not files or not all(file.is_file() for file in files):
             raise ValueError(f"own_scores={self.path} does not exist: give a Parquet file or a folder of *.parquet")
-        self._paths = files
+        self._paths, self._stamps = files, [Stamp.of(file) for file in files]
         described = [_described(file) for file in files]
         schema = described[0][0]
         for file, (other, _) in zip(files, described, strict=True):
@@ -58,6 +59,15 @@ class OwnScores:
     def fingerprint(self) -> str:
         """Digest of the files' contents. Reads the files."""
         return fingerprint_of([hash_file(path).xxh3_128 for path in self._paths])
+
+    def recheck(self) -> None:
+        """Raise ArtifactError if a file changed since it was opened."""
+        for path, before in zip(self._paths, self._stamps, strict=True):
+            if (now := Stamp.of(path)) != before:
+                raise UnreadableError(
+                    f"own_scores={path} changed while it was being read: {before.difference(now)}; run the same "
+                    "command again once it is complete"
+                )
 
     @cached_property
     def sources(self) -> list[str]:

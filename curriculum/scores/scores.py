@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.artifact.files import ArtifactError, reading
+from curriculum.artifact.guard import WholeFile
 from curriculum.artifact.manifest import Manifest, open_manifest
 from curriculum.artifact.parquet import open_parquet
 from curriculum.scores.derived import Found, derived_from
@@ -30,6 +31,7 @@ class Scores:
         self.manifest = manifest
         self.fingerprint = manifest.fingerprint
         path = folder / f"{slice}.parquet"
+        self._whole = WholeFile(path, manifest.files[path.name])
         with reading(path, f"remove {folder} and score again"):
             self._file = open_parquet(path)
 
@@ -64,11 +66,17 @@ class Scores:
         Raises ValueError with the available columns.
         """
         if name in COUNTS and name in self._file.schema_arrow.names:
-            return np.asarray(self._file.read([name]).column(name).to_numpy(), dtype=np.float32)
+            self._whole.begin()
+            column = np.asarray(self._file.read([name]).column(name).to_numpy(), dtype=np.float32)
+            self._whole.check()
+            return column
         return np.concatenate([chunk[name] for chunk in self.chunks([name])] or [np.zeros(0, np.float32)])
 
     def chunks(self, names: Sequence[str]) -> Iterator[dict[str, NDArray[np.float32]]]:
-        """Yield the columns `names` in pieces of arbitrary length, in sample order."""
+        """Yield the columns `names` in pieces of arbitrary length, in sample order.
+
+        Raises UnreadableError after the last one unless the file was intact all the time.
+        """
         unknown = [name for name in names if name not in self.names]
         if unknown:
             raise ValueError(
@@ -79,15 +87,21 @@ class Scores:
         found = derived_from(there, self.models) | {name: Found((name,), lambda column: column) for name in there}
         needed = sorted({column for name in names for column in found[name].needs})
         batches = self._file.iter_batches(batch_size=BATCH_ROWS, columns=needed)
+        self._whole.begin()
         while True:
             with reading(self.folder / f"{self.slice}.parquet", "score again"):
                 batch = next(batches, None)
                 if batch is None:
-                    return
+                    break
                 stored = {name: np.asarray(batch.column(name).to_numpy(zero_copy_only=False)) for name in needed}
                 with np.errstate(over="ignore"):
                     chunk = {name: found[name].of(*(stored[column] for column in found[name].needs)) for name in names}
             yield chunk
+        self._whole.check()
+
+    def recheck(self) -> None:
+        """Raise UnreadableError unless all that was read before this call was intact."""
+        self._whole.check()
 
     def check(self, tokens: Tokens) -> None:
         """Raise ArtifactError unless these are the scores of `tokens`."""

@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from curriculum.artifact.files import replacing
 from curriculum.scores.baseline import baselines_of
 from curriculum.scores.scores import Scores
 from curriculum.scores.sums import SourceSums, sum_up
@@ -79,7 +80,8 @@ def draw(scores: Scores, tokens: Tokens, path: Path) -> None:
             spine.set_visible(side == "bottom")
             spine.set_color(LINE)
         metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else None
-        figure.savefig(path, metadata=metadata, dpi=200)
+        with replacing(path) as file:
+            figure.savefig(file, format=path.suffix.removeprefix("."), metadata=metadata, dpi=200)
 
 
 def _label(source: str) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
@@ -12,7 +11,9 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from curriculum.artifact.mapped import MappedFile, OpenFile
+from curriculum.artifact.blocks import BlockArray
+from curriculum.artifact.guard import BLOCK_BYTES, Digests, Guard
+from curriculum.artifact.mapped import OpenFile
 
 IntArray = npt.NDArray[np.int64]
 
@@ -29,6 +30,8 @@ class NumberFile:
     count: int
     offset: int = 0
     """Bytes of the file before the first number."""
+    digests: Digests | None = field(default=None, compare=False, repr=False)
+    """Checksums of its blocks; None: it has none."""
 
     @property
     def end(self) -> int:
@@ -46,7 +49,8 @@ class Numbers:
     """The numbers of a file, read on demand: `numbers[i]`, or `numbers[i:j]` as an array."""
 
     def __init__(self, file: NumberFile) -> None:
-        self._file, self._bytes = file, OpenFile(file.path, file.end)
+        assert file.offset == 0, "numbers begin where their file does"
+        self._file, self._array = file, BlockArray(file.path, file.dtype, file.count, file.digests)
 
     def __len__(self) -> int:
         return self._file.count
@@ -56,34 +60,24 @@ class Numbers:
     @overload
     def __getitem__(self, where: slice) -> npt.NDArray[Any]: ...
     def __getitem__(self, where: int | slice) -> int | npt.NDArray[Any]:
-        """Raises UnreadableError if the file was truncated."""
+        """Raises UnreadableError if the file was truncated or is damaged there."""
         if isinstance(where, slice):
-            start, stop, step = where.indices(len(self))
-            assert step == 1, f"slices of numbers must have step 1, not {step}"
-            return self._read(start, max(start, stop))
+            return self._array[where]
         index = where + len(self) if where < 0 else where
         if not 0 <= index < len(self):
             raise IndexError(f"index {where} is out of range for the {len(self)} numbers of {self._file.path}")
-        return int(self._read(index, index + 1)[0])
-
-    def _read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        offset, size = self._file.offset, np.dtype(self._file.dtype).itemsize
-        return self._bytes.read(offset + start * size, offset + stop * size).view(self._file.dtype)
+        return int(self._array[index : index + 1][0])
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A mapped file of token ids; `mapped` is None if the file is empty."""
+    """A mapped file of token ids."""
 
-    mapped: MappedFile | None
+    file: OpenFile
     ids: npt.NDArray[Any]
     """[count]"""
     rows: npt.NDArray[Any]
     """[count - length + 1, length]; no rows if the file is shorter than a row."""
-
-    def whole(self) -> AbstractContextManager[None]:
-        """Check the file before and after the reads inside the block."""
-        return self.mapped.whole() if self.mapped is not None else nullcontext()
 
 
 class TokenIds:
@@ -93,6 +87,7 @@ class TokenIds:
         """`length` is the length of the rows to be read."""
         self._files, self._length = list(files), length
         self._ends = np.cumsum([file.count for file in files], dtype=np.int64)
+        self._guards = [Guard(file.path, file.end, file.digests) for file in files]
         self._open = lru_cache(maxsize=MOST_OPEN)(self._opened)
         if len(self._files) == 1:
             self._open(0)
@@ -100,20 +95,16 @@ class TokenIds:
     def rows(self, starts_N: IntArray) -> npt.NDArray[np.integer[Any]]:
         """Return `length` ids from each start, integers [N, length]. No row may cross a file boundary.
 
-        Raises UnreadableError if a file was truncated.
+        One block among those that are read is compared with its checksum, if it has one and that was not done before;
+        once the file has changed, each of them is. Raises UnreadableError if a file was truncated or is damaged.
         """
         if len(self._files) == 1:
-            opened = self._open(0)
-            with opened.whole():
-                only: npt.NDArray[np.integer[Any]] = opened.rows[starts_N]
-            return only
+            return self._rows(0, starts_N)
         out = np.empty((len(starts_N), self._length), dtype=np.int64)
         file_N = np.searchsorted(self._ends, starts_N, side="right")
         for number in np.unique(file_N).tolist():
             chosen_N = np.flatnonzero(file_N == number)
-            opened = self._open(number)
-            with opened.whole():
-                out[chosen_N] = opened.rows[starts_N[chosen_N] - self._first(number)]
+            out[chosen_N] = self._rows(number, starts_N[chosen_N] - self._first(number))
         return out
 
     def span(self, start: int, stop: int) -> IntArray:
@@ -122,17 +113,51 @@ class TokenIds:
             return np.zeros(0, dtype=np.int64)
         number = int(np.searchsorted(self._ends, start, side="right"))
         first = self._first(number)
-        opened = self._open(number)
-        with opened.whole():
-            return opened.ids[start - first : stop - first].astype(np.int64)
+        opened, guard = self._open(number), self._guards[number]
+        if guard.intact(opened.file):
+            ids = opened.ids[start - first : stop - first].astype(np.int64)
+            guard.sample(opened.file, self._blocks(number, np.array([start - first]), stop - start))
+            if guard.intact(opened.file):
+                return ids
+        return self._verified(number, start - first, stop - first).astype(np.int64)
+
+    def recheck(self) -> None:
+        """Raise UnreadableError unless all that was read before this call was intact."""
+        for number, guard in enumerate(self._guards):
+            if guard.in_use:
+                guard.recheck(self._open(number).file)
+
+    def _rows(self, number: int, starts_N: IntArray) -> npt.NDArray[np.integer[Any]]:
+        """Return rows of one file; starts count from its first id."""
+        opened, guard = self._open(number), self._guards[number]
+        if guard.intact(opened.file):
+            rows: npt.NDArray[np.integer[Any]] = opened.rows[starts_N]
+            guard.sample(opened.file, self._blocks(number, starts_N, self._length))
+            if guard.intact(opened.file):
+                return rows
+        return np.stack([self._verified(number, start, start + self._length) for start in starts_N.tolist()])
+
+    def _verified(self, number: int, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return ids of one file whose blocks were compared with their checksums."""
+        file, size = self._files[number], np.dtype(self._files[number].dtype).itemsize
+        bounds = file.offset + start * size, file.offset + stop * size
+        return self._guards[number].verified(self._open(number).file, *bounds).view(file.dtype)
+
+    def _blocks(self, number: int, starts_N: IntArray, length: int) -> IntArray:
+        """Return the first and the last block of each stretch of `length` ids, [2 N]."""
+        file, size = self._files[number], np.dtype(self._files[number].dtype).itemsize
+        first_N = file.offset + starts_N * size
+        blocks: IntArray = np.concatenate((first_N, first_N + length * size - 1)) // BLOCK_BYTES
+        return blocks
 
     def _first(self, number: int) -> int:
         return int(self._ends[number]) - self._files[number].count
 
     def _opened(self, number: int) -> _Opened:
         file = self._files[number]
-        mapped = MappedFile(file.path, file.end) if file.count else None
-        ids = mapped.numbers(file.dtype, file.count, file.offset) if mapped else np.zeros(0, dtype=file.dtype)
+        opened = OpenFile(file.path, file.end, mapped=True)
+        ids = opened.numbers(file.dtype, file.count, file.offset)
+        self._guards[number].intact(opened)
         if len(ids) < self._length:
-            return _Opened(mapped, ids, np.zeros((0, self._length), dtype=ids.dtype))
-        return _Opened(mapped, ids, np.lib.stride_tricks.sliding_window_view(ids, self._length))
+            return _Opened(opened, ids, np.zeros((0, self._length), dtype=ids.dtype))
+        return _Opened(opened, ids, np.lib.stride_tricks.sliding_window_view(ids, self._length))

@@ -14,7 +14,9 @@ from typing import Any
 
 from rich.console import Console
 
+from curriculum.artifact.blocks import add_blocks
 from curriculum.artifact.create import create, reusable
+from curriculum.artifact.drafts import draft_of
 from curriculum.artifact.files import sync
 from curriculum.text.text import open_text
 from curriculum.tokens.encode import TRAIN, Blocks, Encoder, HeldOut, check_sources, one_thread
@@ -138,6 +140,7 @@ class TextJob:
         with create(self.folder, KIND, config=self.config, inputs=self.inputs) as draft:
             self.open_tokenizer().save(draft.path / TOKENIZER)
             draft.facts.update(self._join(draft.path))
+            add_blocks(draft)
             check_lost(draft.facts, self.settings.tokenizer.max_lost)  # the chunks stay: a higher limit takes them
             try:
                 _check_slices(self.settings, draft.facts, self.console)
@@ -154,7 +157,7 @@ class TextJob:
     def _keep(self, tokenizer: TextTokenizer) -> None:
         """Store a tokenizer with the chunks, atomically."""
         self._loaded = tokenizer
-        temporary = self.store.folder / f"{TOKENIZER}.new"
+        temporary = draft_of(self.store.folder / TOKENIZER)
         tokenizer.save(temporary)
         for path in temporary.iterdir():
             sync(path)

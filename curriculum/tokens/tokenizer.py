@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from curriculum.artifact.files import fingerprint_of, reading
+from curriculum.artifact.files import fingerprint_of, reading, write_text
 from curriculum.tokens.special import as_special, named_token, template_tokens, with_template
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class TextTokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         own = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": self.end_of_text_token}
         for name, value in ((TOKENIZER_FILE, self._data), (CONFIG_FILE, {**self._config, **own})):
-            (folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", "utf-8")
+            write_text(folder / name, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 def load_tokenizer(settings: TokenizerSettings) -> TextTokenizer:

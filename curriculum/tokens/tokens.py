@@ -9,8 +9,10 @@ Layout of a slice (`train`, `validation`, `reference`), all numbers little-endia
     <slice>.origins.bin  int64 [documents]: the document's ordinal in the input text
 
 A sample is a window of seq_len + 1 tokens at stride seq_len within one source, so every token except the source's first
-is a label exactly once; BOS, which the text does not hold, is an input and never a label. Opening costs O(sources),
-reading a sample O(seq_len): ids are memory-mapped, the rest is read on demand (curriculum/artifact/mapped.py).
+is a label exactly once; BOS, which the text does not hold, is an input and never a label. blocks.bin holds a checksum
+for every 256 KiB of each file (curriculum/artifact/blocks.py). Opening costs O(sources) and reads those checksums (32 MB
+for 10^12 bytes), reading a sample O(seq_len): ids are memory-mapped, the rest is read on demand
+(curriculum/artifact/guard.py).
 
 Adopted TOKENS (`pdpc adopt`) have no <slice>.ids.bin: each source lists external files, which stay in place, and starts
 count from the first token of the slice's first file. There a sample is a window within one file, and a file's first
@@ -28,6 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from curriculum.artifact.blocks import Blocks
 from curriculum.artifact.files import ArtifactError, fingerprint_of, reading
 from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
 from curriculum.tokens.ids import IntArray, NumberFile, Numbers, TokenIds
@@ -85,8 +88,9 @@ class Tokens:
         self.tokens: int = int(self._run_tokens.sum())
         self._samples: int = int(samples.sum())
         self._adopted = any("files" in row for row in table)
-        self._ids = TokenIds(_id_files(folder, slice_name, manifest), self.seq_len + 1)
-        parts = [_part(folder, slice_name, part, manifest, INDEX_DTYPE, self.documents) for part in INDEX_PARTS]
+        blocks = Blocks(folder, manifest)
+        self._ids = TokenIds(_id_files(folder, slice_name, manifest, blocks), self.seq_len + 1)
+        parts = [_part(folder, slice_name, part, manifest, INDEX_DTYPE, self.documents, blocks) for part in INDEX_PARTS]
         self._starts, self._origins = (Numbers(part) for part in parts)
         self.fingerprint: str = _fingerprint(manifest, slice_name)
 
@@ -144,6 +148,10 @@ class Tokens:
         if self.input_only is not None:
             labels[labels == self.input_only] = IGNORED
         return labels
+
+    def recheck(self) -> None:
+        """Raise UnreadableError unless all samples that were read before this call were intact."""
+        self._ids.recheck()
 
     def real_tokens(self, ids: npt.ArrayLike, first: int | None = None) -> IntArray:
         """Return the number of labels of each sample, or of its first `first` tokens, that are not IGNORED, int64 [n].
@@ -290,12 +298,12 @@ class Tokens:
         return f"slice {self.slice!r} of {self.folder}"
 
 
-def _id_files(folder: Path, slice_name: str, manifest: Manifest) -> list[NumberFile]:
+def _id_files(folder: Path, slice_name: str, manifest: Manifest, blocks: Blocks) -> list[NumberFile]:
     """Return the files with a slice's ids: one in the artifact, or those listed by the sources."""
     table = manifest.facts["slices"][slice_name]["sources"]
     if not any("files" in row for row in table):
         dtype = DTYPES[manifest.facts["dtype"]]
-        return [_part(folder, slice_name, "ids", manifest, dtype, sum(int(row["tokens"]) for row in table))]
+        return [_part(folder, slice_name, "ids", manifest, dtype, sum(int(row["tokens"]) for row in table), blocks)]
     files = []
     for row in (row for source in table for row in source["files"]):
         dtype, outside = FOREIGN_DTYPES[row["dtype"]], manifest.outside[row["name"]]
@@ -304,11 +312,14 @@ def _id_files(folder: Path, slice_name: str, manifest: Manifest) -> list[NumberF
                 f"{outside.path} has {outside.bytes} bytes, but {row['tokens']} tokens of type {row['dtype']} were "
                 f"expected: remove {folder} and run pdpc adopt again"
             )
-        files.append(NumberFile(Path(outside.path), dtype, int(row["tokens"])))
+        digests = blocks.of(row["name"], outside.bytes)
+        files.append(NumberFile(Path(outside.path), dtype, int(row["tokens"]), digests=digests))
     return files
 
 
-def _part(folder: Path, slice_name: str, part: str, manifest: Manifest, dtype: str, count: int) -> NumberFile:
+def _part(
+    folder: Path, slice_name: str, part: str, manifest: Manifest, dtype: str, count: int, blocks: Blocks
+) -> NumberFile:
     """Return one part of a slice after checking its size against the facts."""
     name, size = part_name(slice_name, part), np.dtype(dtype).itemsize
     entry = manifest.files.get(name)
@@ -318,7 +329,7 @@ def _part(folder: Path, slice_name: str, part: str, manifest: Manifest, dtype: s
             f"{folder / name} {there}, but {count} numbers of {size} bytes were expected: remove {folder} and "
             "prepare again"
         )
-    return NumberFile(folder / name, dtype, count)
+    return NumberFile(folder / name, dtype, count, digests=blocks.of(name, entry.bytes))
 
 
 def _fingerprint(manifest: Manifest, slice_name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from curriculum.artifact.files import no_links
 from curriculum.tokens.encode import Group
 from curriculum.tokens.tokens import DTYPES, PARTS, SLICES, part_name, samples_in
 
@@ -53,7 +54,7 @@ class SkippedRecords:
             lines.append(json.dumps({"place": place, "reason": reason}) + "\n")
         if lines:
             assert self._path is not None, "records are skipped only if that is asked for"
-            with open(self._path, "a", encoding="utf-8") as file:
+            with open(self._path, "a", encoding="utf-8", opener=no_links) as file:
                 file.writelines(lines)
 
     def finish(self) -> dict[str, Any]:
@@ -82,7 +83,7 @@ class TokenWriter:
         count.text_bytes += group.text_bytes
         arrays = {"ids": group.ids.astype(self._dtype), "starts": group.lengths, "origins": group.origins}
         for part, array in arrays.items():
-            with open(self._part(group.slice, group.source, part), "ab") as file:
+            with open(self._part(group.slice, group.source, part), "ab", opener=no_links) as file:
                 file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
 
     def finish(self, sources: dict[str, int]) -> dict[str, Any]:
@@ -96,7 +97,7 @@ class TokenWriter:
         first_token = 0
         with ExitStack() as stack:
             files: dict[str, BinaryIO] = {
-                part: stack.enter_context(open(self._folder / part_name(slice_name, part), "wb")) for part in PARTS
+                part: stack.enter_context(open(self._folder / part_name(slice_name, part), "xb")) for part in PARTS
             }
             for name, source in sources:
                 count = self._counts[slice_index, source]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +27,17 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from curriculum.artifact.files import MISREAD, ArtifactError, differing, fingerprint_of, reading, sync, write_text
+from curriculum.artifact.drafts import remove_abandoned
+from curriculum.artifact.files import (
+    MISREAD,
+    ArtifactError,
+    differing,
+    fingerprint_of,
+    reading,
+    replacing,
+    sync,
+    write_text,
+)
 from curriculum.artifact.lock import Lock
 from curriculum.artifact.outputs import named, others
 
@@ -106,7 +115,7 @@ class ChunkFolder:
                 raise
         for path in self.folder.iterdir():  # left by an attempt that finished no chunk
             if path.name not in (LOCK, PLAN):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         write_text(self.folder / PLAN, json.dumps(self.plan, indent=1, sort_keys=True) + "\n")
         sync(self.folder.parent)
 
@@ -152,10 +161,8 @@ class ChunkFolder:
 
     def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
         """Return the chunks that are not done; a file that is damaged or belongs to another plan is removed."""
+        remove_abandoned(self.folder)
         there = {entry.name for entry in os.scandir(self.folder)}
-        for name in there:  # left by killed writers; one that is still writing fails, and its chunk is redone
-            if ".tmp-" in name:
-                (self.folder / name).unlink(missing_ok=True)
         left = []
         for chunk in chunks:
             if chunk.name in there:
@@ -172,19 +179,11 @@ class ChunkFolder:
     def write_blocks(self, chunk: Chunk, blocks: Iterable[Columns]) -> None:
         """Write a chunk's result block by block, at least one, atomically."""
         path = self.folder / chunk.name
-        temporary = path.with_name(f"{path.name}.tmp-{socket.gethostname()}-{os.getpid()}")
         self._mark("chunk.before_write")
-        try:
-            with open(temporary, "wb") as file:
-                for number, (columns, last) in enumerate(_with_last(blocks)):
-                    self._write_block(file, {"chunk": chunk.name, "block": number, "last": last}, columns)
-                file.flush()
-                os.fsync(file.fileno())
-        except Exception:
-            temporary.unlink(missing_ok=True)
-            raise
-        self._mark("chunk.before_rename")
-        os.replace(temporary, path)
+        with replacing(path) as file:
+            for number, (columns, last) in enumerate(_with_last(blocks)):
+                self._write_block(file, {"chunk": chunk.name, "block": number, "last": last}, columns)
+            self._mark("chunk.before_rename")
         sync(self.folder)
         self._mark("chunk.after_write")
 

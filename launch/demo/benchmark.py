@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from curriculum.artifact.create import create, reusable
-from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.files import ArtifactError, write_text
 from curriculum.tokens.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ def build(
     shelves = _shelves(tokens, rng, cutter.length, wanted=questions, skipped=skipped)
     rows = _questions(shelves, cutter, questions, rng, skipped)
     with create(folder, "benchmark", config=config, inputs=inputs) as draft:
-        with open(draft.path / f"{TASK}.jsonl", "w", encoding="utf-8", newline="\n") as file:
+        with open(draft.path / f"{TASK}.jsonl", "x", encoding="utf-8", newline="\n") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         text = yaml.safe_dump(task(folder.resolve() / f"{TASK}.jsonl"), sort_keys=False)
-        (draft.path / f"{TASK}.yaml").write_text(text, "utf-8")
+        write_text(draft.path / f"{TASK}.yaml", text)
         draft.facts["questions_by_source"] = dict(sorted(Counter(row["source"] for row in rows).items()))
         draft.facts["left_out"] = dict(sorted(skipped.items()))
 

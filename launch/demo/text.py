@@ -128,7 +128,7 @@ def check(kept: Mapping[str, list[Document]]) -> None:
 
 def write(path: Path, source: str, documents: list[Document]) -> None:
     """Write one source as JSON Lines."""
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
+    with open(path, "x", encoding="utf-8", newline="\n") as file:
         for name, text in documents:
             file.write(json.dumps({"text": text, "source": source, "id": name}, ensure_ascii=False) + "\n")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from curriculum.artifact.files import replacing
 from curriculum.artifact.outputs import check_file
 from curriculum.audit.overview import Overview, shares
 
@@ -54,4 +55,5 @@ def draw(view: Overview, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         ending = path.suffix.removeprefix(".")
         metadata = {"Date": None, "Creator": None} if ending == "svg" else {"Software": None}
-        figure.savefig(path, format=ending, dpi=DOTS_PER_IN, metadata={**metadata, "Title": TITLE})
+        with replacing(path) as file:
+            figure.savefig(file, format=ending, dpi=DOTS_PER_IN, metadata={**metadata, "Title": TITLE})

@@ -1,9 +1,10 @@
-"""A file of TOKENS or ORDER is truncated, replaced or deleted during a run that reads it; restore it and resume.
+"""A file of TOKENS or ORDER is truncated, overwritten, replaced or deleted during a run that reads it; then restored.
 
-At a random time, with one or two ranks. Passed: every process ends within PATIENCE_S; a run whose file was truncated is
-either unaffected, or ends with a documented code and a message that names the file (a rank that was touching the page
-dies of SIGBUS, with its stack on record); one whose file was replaced or deleted after it was opened is unaffected; and
-with the file restored the run ends like an undisturbed one. A truncated validation slice only costs evaluations.
+At a random time, with one or two ranks; half of the files that are overwritten get their old times back. Passed: every
+process ends within PATIENCE_S; a run whose file was truncated or overwritten is either unaffected, or ends with a
+documented code and a message that names the file (a rank that was touching the page dies of SIGBUS, with its stack on
+record); one whose file was replaced or deleted after it was opened is unaffected; and with the file restored the run
+ends like an undisturbed one. A truncated or overwritten validation slice only costs evaluations.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ FILES = (
     *("order/ids.bin", "order/ids.bin", "order/cells.bin", "order/counts.bin", "order/plan.bin"),
 )
 """Files to damage; those that every step reads are drawn twice as often."""
-WAYS = ("cut", "cut", "cut", "replaced", "deleted")
+WAYS = ("cut", "cut", "overwritten", "overwritten", "overwritten", "replaced", "deleted")
+IN_PLACE = ("cut", "overwritten")
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
@@ -68,9 +70,15 @@ def one_run(ground: Ground, work: Path, seed: int, size: int) -> tuple[str, str 
 
 
 def damage(path: Path, way: str, length: int) -> None:
-    """Truncate a file in place, replace it by another, or remove it."""
+    """Truncate or overwrite a file in place, replace it by another, or remove it."""
     if way == "cut":
         os.truncate(path, length)
+    elif way == "overwritten":
+        before = path.stat()
+        with open(path, "r+b") as file:
+            file.write(bytes(255 - byte for byte in path.read_bytes()))
+        if length % 2:
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     elif way == "replaced":
         other = path.with_suffix(".other")
         other.write_bytes(bytes(path.stat().st_size))
@@ -80,8 +88,8 @@ def damage(path: Path, way: str, length: int) -> None:
 
 
 def restore(path: Path, kept: Path, way: str) -> None:
-    """Restore the file; a truncated one in place, because this process has it open too."""
-    if way == "cut":
+    """Restore the file; in place if it was damaged so, because this process has it open too."""
+    if way in IN_PLACE:
         with open(path, "r+b") as file:
             file.write(kept.read_bytes())
     else:
@@ -94,7 +102,7 @@ def ending_problem(codes: list[int | None], output: str, name: str, way: str, fo
         return f"a rank still runs after {PATIENCE_S:g} s: {codes}"
     if set(codes) == {DONE}:
         return None
-    if way != "cut" and set(codes) != {REFUSED}:  # REFUSED: the file was not open yet
+    if way not in IN_PLACE and set(codes) != {REFUSED}:  # REFUSED: the file was not open yet
         return f"a file that was {way} ended the run: {codes}"
     stacks = "".join(path.read_text() for path in (folder / STACKS).glob("*.txt")) if folder.is_dir() else ""
     if -signal.SIGBUS in codes:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from launch.cli import main
 from tests.torture.runs import PATIENCE_S
 from tests.train.descendants import descendants
 from train.checkpoint.decoder import load_decoder
-from train.distributed.exit_codes import CHANGED, REFUSED
+from train.distributed.exit_codes import CHANGED, REFUSED, UNREADABLE
 from train.export.export import newest_checkpoint
 from train.export.weights import choose_weights
 from train.records.consumed import read_consumed
@@ -124,6 +125,34 @@ def losses(folder):
         {key: value for key, value in record.items() if "loss" in key or key in ("kind", "step", "tokens")}
         for record in read_metrics(folder / "metrics.jsonl")
     ]
+
+
+def test_data_that_is_rewritten_under_a_run_ends_it_before_a_checkpoint_learns_from_it(
+    whole_run, words, tokens_folder, forks, forked, tmp_path
+):
+    """The run stands still at a step while somebody copies other tokens over its own, with the old times kept."""
+    shutil.copytree(tokens_folder, tmp_path / "tokens")
+    mine = [f"data.tokens={tmp_path / 'tokens'}" if word.startswith("data.tokens=") else word for word in words]
+    fault = {"PDPC_FAULT": "loop.before_step:nth=9:stop"}
+    arguments = {"words": mine, "output": str(tmp_path / "run")}
+    ranks = forks.start("tests.torture.forks:train", arguments, 1, tmp_path / "log", fault)
+    ranks.wait_for("fault loop.before_step: stop")
+    while Path(f"/proc/{ranks.pids[0]}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        pass
+    path = tmp_path / "tokens" / "train.ids.bin"
+    data, before = path.read_bytes(), path.stat()
+    with open(path, "r+b") as file:
+        file.write(bytes(len(data)))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    ranks.kill(signal.SIGCONT)
+    assert ranks.wait(PATIENCE_S) == [UNREADABLE], ranks.told()
+    assert re.search(r"train\.ids\.bin is damaged between bytes \d+ and \d+: its checksum differs; while", ranks.told())
+    assert not list((tmp_path / "run" / "checkpoints").glob("step_*"))
+    path.write_bytes(data)
+    forked(mine, tmp_path / "run", 1)
+    assert read_consumed(tmp_path / "run").tolist() == read_consumed(whole_run).tolist()
+    ours, theirs = ([record["train/loss"] for record in losses(run)[:8]] for run in (tmp_path / "run", whole_run))
+    assert np.allclose(ours, theirs, rtol=1e-4)
 
 
 def test_two_processes_consume_the_order(whole_run):

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from curriculum.artifact.files import hash_file, sync, write_text
+from curriculum.artifact.files import copy_file, hash_file, write_text
 from curriculum.artifact.manifest import Manifest
 from train.checkpoint.find import aside_of
 from train.records.layout import CONSUMED
@@ -65,8 +64,7 @@ def set_aside(run: Path, names: list[str]) -> None:
         aside = aside_of(path)
         lines = list(_whole_lines(path)) if name in LINES and path.is_file() else []
         if lines:
-            shutil.copyfile(path, aside)
-            sync(aside)
+            copy_file(path, aside)
             write_text(path, "".join(f"{line}\n" for line in lines))
         elif path.exists():
             os.replace(path, aside)

@@ -12,7 +12,6 @@ import faulthandler
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from curriculum.artifact.files import process_alive
+from curriculum.artifact.drafts import machine, process_alive
+from curriculum.artifact.files import no_links
 from train.distributed.collectives import Collectives
 from train.distributed.exit_codes import HUNG
 from train.distributed.heartbeat import leave
@@ -60,7 +60,8 @@ class Watchdog:
             rank: pid for rank, (place, pid) in enumerate(places) if place == here and rank != self._world.rank
         }
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(self._folder / f"rank_{self._world.rank:05d}.txt", "a", encoding="utf-8")  # noqa: SIM115
+        path = self._folder / f"rank_{self._world.rank:05d}.txt"
+        self._file = open(path, "a", encoding="utf-8", opener=no_links)  # noqa: SIM115 (held until close())
         faulthandler.enable(self._file)  # for SIGABRT, the last resort of `end_processes`, and for crashes
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
@@ -143,14 +144,6 @@ def end_processes(pids: list[int]) -> None:
         while any(running(pid) for pid in pids) and time.monotonic() < deadline:
             time.sleep(0.02)
         pids = [pid for pid in pids if running(pid)]
-
-
-def machine() -> str:
-    """Return a name for the scope of process ids: this host and its container."""
-    try:
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
 
 
 def running(pid: int) -> bool:

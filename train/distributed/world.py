@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from curriculum.artifact.drafts import process_alive
 from curriculum.artifact.files import DISK_FULL as NO_ROOM
-from curriculum.artifact.files import process_alive
 from train.distributed import heartbeat
 from train.distributed.exit_codes import DISK_FULL, FAILED, OUT_OF_MEMORY
 from train.distributed.out_of_memory import says_no_memory

@@ -6,7 +6,6 @@ than two means with standard errors. Stored in `RUN/evaluations/step_XXXXXXXX.pa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact.files import reading
+from curriculum.artifact.files import reading, replacing
 from train.records.layout import EVALUATIONS
 
 UNKNOWN = -1
@@ -84,12 +83,8 @@ def write_answers(path: Path, answers: Mapping[str, Items]) -> None:
         "group": pa.concat_arrays([pa.array([], pa.int64()), *map(_groups, answers.values())]),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(pa.table(columns), temporary, compression="zstd")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        pq.write_table(pa.table(columns), file, compression="zstd")
 
 
 def read_answers(path: Path) -> dict[str, Items]:

@@ -177,6 +177,7 @@ def _sums(
             nats_S[own] = np.add.reduceat(losses.double().cpu().numpy().ravel(), edges)
             if lengths is not None:
                 bytes_[begin:stop] = bytes_of(batch[:, 1:], lengths).sum(axis=1)
+        tokens.recheck()
 
     with torch.no_grad(), evaluating(model):
         Collectives(world).run("held-out samples", score)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from curriculum.artifact.drafts import draft_of, remove_abandoned
 from curriculum.artifact.files import ArtifactError, sync
 from curriculum.artifact.manifest import MANIFEST, open_manifest, read_manifest
 from curriculum.artifact.outputs import named, others
@@ -33,6 +34,8 @@ from train.records.run_json import read_run
 CARD = "README.md"
 OWN = (CARD, "config.json", "generation_config.json", "model*.safetensors", INDEX, *TOKENIZER_FILES)
 """Patterns of the files of an export."""
+REPLACED = ".old"
+"""Ends the name of an earlier export while it is being replaced."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -79,20 +82,20 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chose
 def replaced(folder: Path) -> Iterator[Path]:
     """Yield an empty folder next to `folder` that replaces it when the block succeeds: complete or not at all.
 
-    An earlier export in `folder` is replaced; ValueError if it holds something else. Leftovers of a killed export to
-    `folder` are removed, so two exports to one folder must not run at the same time.
+    An earlier export in `folder` is replaced; ValueError if it holds something else, or another export to it ends
+    first. Leftovers of killed exports to `folder` are removed.
     """
     folder = folder.absolute()
     _refuse_foreign(folder)
-    _remove_left_over(folder, "partial")
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    draft = draft_of(folder)
     draft.mkdir(parents=True)
     try:
+        remove_abandoned(folder.parent, folder.name, now=draft.stat().st_mtime)
         yield draft
         for path in (*draft.iterdir(), draft):
             sync(path)
         _replace(draft, folder)
-        _remove_left_over(folder, "old")  # not before: it may be the only complete export
+        _remove_replaced(folder)  # not before: it may be the only complete export
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -113,13 +116,24 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _replace(draft: Path, folder: Path) -> None:
-    """Move `draft` to `folder`; an older folder is moved aside first and removed last."""
-    aside = draft.with_suffix(".old")
+    """Move `draft` to `folder`; an older folder is moved aside first and removed last.
+
+    Raises ValueError if somebody has put other files into it since the export began.
+    """
+    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{REPLACED}")
     if folder.exists():
         os.replace(folder, aside)
+        try:
+            _refuse_foreign(aside)
+        except ValueError:
+            os.replace(aside, folder)
+            _refuse_foreign(folder)
+            raise
     try:
         os.replace(draft, folder)
-    except OSError:
+    except OSError as error:
+        if folder.exists():
+            raise ValueError(f"{folder} was written by another export at the same time: run again") from error
         if aside.exists():
             os.replace(aside, folder)
         raise
@@ -127,11 +141,9 @@ def _replace(draft: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _remove_left_over(folder: Path, suffix: str) -> None:
-    """Remove the siblings `.<name>.<8 hex digits>.<suffix>` that a killed export to `folder` left."""
-    pattern = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.{suffix}")
-    if not folder.parent.is_dir():
-        return
+def _remove_replaced(folder: Path) -> None:
+    """Remove the siblings `.<name>.<8 hex digits>.old` that a killed export to `folder` left."""
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}{re.escape(REPLACED)}")
     for path in folder.parent.iterdir():
         if pattern.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)

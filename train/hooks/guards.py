@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from curriculum.artifact.files import write_text
+from curriculum.artifact.files import no_links, write_text
 from train.distributed.exit_codes import GUARD_STOPPED
 from train.hooks.hook import Hook
 from train.hooks.later import Later
@@ -181,7 +181,7 @@ class Guard(Hook):
 
     def _write(self, loop: LoopState, entry: dict[str, Any]) -> None:
         def append() -> None:
-            with open(self._path, "a", encoding="utf-8") as file:
+            with open(self._path, "a", encoding="utf-8", opener=no_links) as file:
                 file.write(json.dumps(entry) + "\n")
                 file.flush()
                 os.fsync(file.fileno())

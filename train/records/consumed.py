@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact.files import sync
+from curriculum.artifact.append import AppendedFile
+from curriculum.artifact.files import replacing
 from curriculum.order.consumed import joined
 from train.records.layout import CONSUMED
 
@@ -26,21 +26,19 @@ class ConsumedFile:
     def __init__(self, folder: Path, rank: int, world_size: int, width: int, consumed_hash: int) -> None:
         self.width = width
         self.hash = consumed_hash if rank == 0 else 0
-        path = folder / CONSUMED / f"world_{world_size:05d}_rank_{rank:05d}_width_{width}.bin"
-        self._file = open(path, "ab")  # noqa: SIM115  # held until close()
+        self._file = AppendedFile(folder / CONSUMED / f"world_{world_size:05d}_rank_{rank:05d}_width_{width}.bin")
 
     def append(self, step: int, ids: list[int], own_hash: int) -> None:
         """Record the samples of a step and add their consumed hash at their positions."""
         row = np.full(1 + self.width, NO_SAMPLE, dtype=np.int64)
         row[0] = step
         row[1 : 1 + len(ids)] = ids
-        self._file.write(row.tobytes())
+        self._file.append(row.tobytes())
         self.hash = joined(self.hash, own_hash)
 
     def sync(self) -> None:
-        """Flush the record to disk (fsync)."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Flush the record to disk (fsync). Raises Misplaced if another process moved the file or wrote to it."""
+        self._file.sync()
 
     def close(self) -> None:
         """Close the file."""
@@ -52,10 +50,8 @@ def forget_consumed(folder: Path, step: int) -> None:
     (folder / CONSUMED).mkdir(exist_ok=True)
     for path in (folder / CONSUMED).glob("world_*.bin"):
         rows = _rows(path, int(path.stem.split("_")[5]))
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(rows[rows[:, 0] < step].tobytes())
-        sync(temporary)
-        os.replace(temporary, path)
+        with replacing(path) as file:
+            file.write(rows[rows[:, 0] < step].tobytes())
 
 
 def _rows(path: Path, width: int) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from curriculum.artifact.drafts import remove_abandoned
 from curriculum.artifact.files import DISK_FULL, ArtifactError, fingerprint_of, write_text
 from curriculum.artifact.lock import Lock
 from curriculum.artifact.manifest import Manifest, open_manifest
@@ -64,6 +65,7 @@ class RunFolder:
             raise ValueError(
                 f"output={path} cannot be written ({error}): choose a folder this user can write to"
             ) from error
+        remove_abandoned(path)
         return cls(path, read_run(path) if (path / RUN).exists() else {}, lock, created)
 
     def admit(self, settings: TrainSettings, inputs: Inputs, found: Path | None) -> list[Change]:

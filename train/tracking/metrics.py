@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from curriculum.artifact.append import AppendedFile
 from curriculum.artifact.files import reading, write_text
 from train.records.layout import METRICS
 
@@ -34,18 +34,18 @@ class MetricsFile:
         )
         write_text(self.path, "".join(as_line(record) for record in kept))
         self.stages = {record["step"] for record in kept if record["kind"] == "stage"}
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  # held until close()
+        self._file = AppendedFile(self.path)
 
     def append(self, record: Record) -> None:
         """Write and flush a record."""
-        self._file.write(as_line(record))
+        self._file.append(as_line(record).encode())
         self._file.flush()
         if record["kind"] == "stage":
             self.stages.add(record["step"])
 
     def sync(self) -> None:
-        """Sync all records to disk."""
-        os.fsync(self._file.fileno())
+        """Sync all records to disk. Raises Misplaced if another process moved the file or wrote to it."""
+        self._file.sync()
 
     def close(self) -> None:
         """Close the file."""

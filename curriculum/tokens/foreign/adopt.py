@@ -14,7 +14,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from rich.console import Console
 
+from curriculum.artifact.blocks import BlockHasher, add_blocks
 from curriculum.artifact.create import Draft, create, reusable
+from curriculum.artifact.manifest import OutsideFile
 from curriculum.tokens.foreign.datatrove import SUFFIX, open_datatrove
 from curriculum.tokens.foreign.files import ForeignFile, scan
 from curriculum.tokens.foreign.megatron import open_megatron
@@ -164,9 +166,10 @@ def _write(settings: AdoptSettings, files: Files, tokenizer: TextTokenizer, draf
     members = [file for slice_files in files.values() for listed in slice_files.values() for file in listed]
     empty: dict[str, int] = {}
     with_bos: list[int] = []
+    hashes: dict[str, BlockHasher] = {}
     with TokenProgress(console, "tokens", sum(file.tokens for file in members)) as progress:
         slices = {
-            name: _SliceWriter(draft, name, settings.seq_len, tokenizer, empty, with_bos, progress).write(
+            name: _SliceWriter(draft, name, settings.seq_len, tokenizer, empty, with_bos, hashes, progress).write(
                 sources, files[name]
             )
             for name in SLICES
@@ -196,6 +199,7 @@ def _write(settings: AdoptSettings, files: Files, tokenizer: TextTokenizer, draf
         documents_without_tokens=empty,
         slices=slices,
     )
+    add_blocks(draft, hashes)
 
 
 class _SliceWriter:
@@ -209,18 +213,19 @@ class _SliceWriter:
         tokenizer: TextTokenizer,
         empty: dict[str, int],
         with_bos: list[int],
+        hashes: dict[str, BlockHasher],
         progress: TokenProgress,
     ) -> None:
         self._draft, self._name, self._seq_len = draft, name, seq_len
         self._tokenizer, self._empty, self._progress = tokenizer, empty, progress
-        self._with_bos = with_bos
+        self._with_bos, self._hashes = with_bos, hashes
         self._tokens = self._documents = self._origin = 0
 
     def write(self, sources: Sequence[str], files: Mapping[str, Sequence[ForeignFile]]) -> dict[str, Any]:
         """Return the slice's table for the manifest's facts: a row per source with one row per file inside."""
         starts_path, origins_path = (self._draft.path / part_name(self._name, part) for part in ("starts", "origins"))
         rows = []
-        with open(starts_path, "wb") as starts, open(origins_path, "wb") as origins:
+        with open(starts_path, "xb") as starts, open(origins_path, "xb") as origins:
             for source in sources:
                 members = [
                     self._file(source, number, file, starts, origins)
@@ -237,8 +242,9 @@ class _SliceWriter:
         offset = self._documents * np.dtype(INDEX_DTYPE).itemsize
         begins = NumberFile(Path(starts.name), INDEX_DTYPE, documents, offset).map()
         name = f"{self._name}/{source}/{number}"
-        outside, with_bos = scan(file, begins, self._tokens, self._tokenizer, self._progress.add)
-        self._draft.outside[name] = outside
+        hashes, with_bos = scan(file, begins, self._tokens, self._tokenizer, self._progress.add)
+        self._hashes[name] = hashes
+        self._draft.outside[name] = OutsideFile(str(file.path), hashes.bytes, hashes.entry.xxh3_128)
         self._with_bos.append(with_bos)
         self._documents += documents
         self._tokens += file.tokens

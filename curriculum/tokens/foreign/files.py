@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
-from curriculum.artifact.manifest import OutsideFile
+from curriculum.artifact.blocks import BlockHasher
+from curriculum.artifact.mapped import Stamp
 from curriculum.tokens.ids import IntArray
 from curriculum.tokens.tokenizer import TextTokenizer
 from curriculum.tokens.tokens import FOREIGN_DTYPES
@@ -62,21 +62,22 @@ def scan(
     first_token: int,
     tokenizer: TextTokenizer,
     advance: Callable[[int], None],
-) -> tuple[OutsideFile, int]:
+) -> tuple[BlockHasher, int]:
     """Read a file once, in bounded memory: check every id and every document boundary, and compute the checksum.
 
     begins_D: int64 [documents], the first token of each non-empty document, increasing; the file's own first token
     counts as `first_token` (may be memory-mapped). `advance` is called with the number of tokens of each block.
-    Returns the file's checksum and how many documents start with the tokenizer's BOS token, after end-of-text or not.
+    Returns the file's checksums and how many documents start with the tokenizer's BOS token, after end-of-text or not.
     Raises ValueError with the file, the token and a fix.
     """
     dtype = np.dtype(FOREIGN_DTYPES[file.dtype])
-    digest, place, before = xxhash.xxh3_128(), 0, tokenizer.end_of_text
+    hashes, place, before = BlockHasher(), 0, tokenizer.end_of_text
     bos = tokenizer.vocabulary.get(tokenizer.bos_token)
     with_bos, expected = 0, np.zeros(0, dtype=np.int64)  # positions in the block that BOS may start a document at
     with open(file.path, "rb") as stream:
+        stamp = Stamp.of(stream.fileno())
         while block := stream.read(READ_BYTES):
-            digest.update(block)
+            hashes.update(block)
             ids = np.frombuffer(block, dtype=dtype)
             _check_ids(file.path, ids, place, tokenizer)
             here = first_token + place
@@ -90,7 +91,10 @@ def scan(
             before = int(ids[-1])
             place += len(ids)
             advance(len(ids))
-    return OutsideFile(str(file.path), place * dtype.itemsize, digest.hexdigest()), with_bos
+        if (now := Stamp.of(stream.fileno())) != stamp:
+            raise ValueError(f"{file.path} changed while it was being read: {stamp.difference(now)}; run again")
+    hashes.finish()
+    return hashes, with_bos
 
 
 def _check_ids(path: Path, ids: npt.NDArray[Any], place: int, tokenizer: TextTokenizer) -> None:

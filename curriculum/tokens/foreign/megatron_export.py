@@ -91,7 +91,7 @@ def write_pairs(tokens: Tokens, folder: Path, console: Console) -> list[dict[str
         for name, members in groupby(documents, key=itemgetter(0)):
             pair = pairs[name]
             lengths = array("i")  # int32, as in the index
-            with open(folder / f"{pair}.bin", "wb") as file:
+            with open(folder / f"{pair}.bin", "xb") as file:
                 for _, ids in members:
                     file.write(np.append(ids, tokens.end_of_text).astype(FOREIGN_DTYPES[dtype]).tobytes())
                     lengths.append(len(ids) + 1)
@@ -124,7 +124,7 @@ def _write_index(path: Path, dtype: str, lengths_S: npt.NDArray[np.int32]) -> in
     code = next(code for code, name in TYPES.items() if name == dtype)
     size = np.dtype(FOREIGN_DTYPES[dtype]).itemsize
     tokens = 0
-    with open(path, "wb") as file:
+    with open(path, "xb") as file:
         file.write(HEADER.pack(MAGIC, VERSION, code, len(lengths_S), len(lengths_S) + 1))
         file.write(lengths_S.astype("<i4").tobytes())
         for _, lengths in blocks(lengths_S):

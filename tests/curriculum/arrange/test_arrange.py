@@ -11,6 +11,7 @@ import pytest
 from curriculum.arrange.arrange import ArrangeSettings, run
 from curriculum.artifact import spool
 from curriculum.artifact.create import create
+from curriculum.artifact.drafts import machine
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import verify
 from curriculum.audit.audit import audit
@@ -349,7 +350,7 @@ def test_what_a_killed_builder_left_is_removed_by_the_next(own, tmp_path):
     assert process.returncode == -signal.SIGKILL
     left = [path.name for path in folder.parent.iterdir()]
     assert len(left) == 1
-    assert left[0].startswith(f".order.tmp-{process.pid}-")
+    assert left[0].startswith(f".order.tmp-{machine()}-{process.pid}-")
     process = builder(own, folder)
     process.communicate("go\n", timeout=120)
     assert process.returncode == 0

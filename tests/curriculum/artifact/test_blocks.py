@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from curriculum.artifact import blocks as module
-from curriculum.artifact.blocks import BlockArray, BlockWriter, blocks_of, open_blocks, write_blocks
+from curriculum.artifact import blocks, guard
+from curriculum.artifact.blocks import BlockArray, Blocks, BlockWriter, hash_blocks, write_blocks
 from curriculum.artifact.create import create
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import open_manifest
@@ -14,7 +14,8 @@ VALUES = np.random.default_rng(0).integers(0, 2**32, 1000, dtype=np.uint32)
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_BYTES", 64)
+    for module in (guard, blocks):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 64)
 
 
 @pytest.fixture
@@ -29,15 +30,14 @@ def folder(tmp_path):
                     writer.write(VALUES[start : start + size])
                     start += size
             writers[name] = writer
-        draft.facts["blocks"] = write_blocks(draft.path, writers)
-        draft.entries.update({name: writer.entry for name, writer in writers.items()})
+        draft.facts["blocks"] = write_blocks(draft.path, {name: made.hashes.digests for name, made in writers.items()})
+        draft.entries.update({name: made.hashes.entry for name, made in writers.items()})
     return tmp_path / "thing"
 
 
 def opened(folder, name="a.bin", rows=1000, width=0):
     manifest = open_manifest(folder, "thing")
-    first = manifest.facts["blocks"][name]
-    digests = open_blocks(folder, manifest)[first : first + blocks_of(rows * 4 * max(1, width))]
+    digests = Blocks(folder, manifest).of(name, manifest.files[name].bytes)
     return BlockArray(folder / name, "<u4", rows, digests, width)
 
 
@@ -79,8 +79,8 @@ def test_only_what_is_touched_is_looked_at(folder):
 def test_a_block_is_checked_once(folder, monkeypatch):
     array = opened(folder)
     checked = []
-    digest = module.xxhash.xxh3_64_intdigest
-    monkeypatch.setattr(module.xxhash, "xxh3_64_intdigest", lambda data: checked.append(1) or digest(data))
+    digest = guard.xxhash.xxh3_64_intdigest
+    monkeypatch.setattr(guard.xxhash, "xxh3_64_intdigest", lambda data: checked.append(1) or digest(data))
     array[0:16], array[3:9], array[0:17]
     assert len(checked) == 2
 
@@ -94,7 +94,7 @@ def test_damaged_checksums_are_found_at_the_door(folder):
 
 
 def test_files_of_another_length_or_place_are_named(folder):
-    with pytest.raises(ArtifactError, match=r"a\.bin has 4000 bytes and 63 checksums, expected 3996 bytes"):
+    with pytest.raises(ArtifactError, match=r"a\.bin has 4000 bytes instead of 3996"):
         opened(folder, rows=999)
     (folder / "a.bin").write_bytes(bytes(4000))
     with pytest.raises(ArtifactError, match="is damaged between bytes 0 and 64"):
@@ -110,6 +110,16 @@ def test_files_of_another_length_or_place_are_named(folder):
 def test_an_empty_file_has_no_blocks(tmp_path):
     with BlockWriter(tmp_path / "a.bin", "<u4") as writer:
         writer.write(VALUES[:0])
-    assert (writer.digests, writer.entry.bytes) == ([], 0)
+    assert (writer.hashes.digests, writer.hashes.entry.bytes) == ([], 0)
     array = BlockArray(tmp_path / "a.bin", "<u4", 0, np.zeros(0, np.uint64))
     assert (len(array), array[:].tolist()) == (0, [])
+
+
+def test_files_are_hashed_alike_when_they_are_written_and_when_they_are_read(folder):
+    found = hash_blocks(folder / "a.bin")
+    manifest = open_manifest(folder, "thing")
+    assert found.entry == manifest.files["a.bin"]
+    assert found.digests == Blocks(folder, manifest).of("a.bin", 4000).tolist()
+    assert Blocks(folder, manifest).of("c.bin", 4000) is None
+    with pytest.raises(ArtifactError, match=r"blocks\.bin has 64 checksums of a\.bin, which has 70 blocks"):
+        Blocks(folder, manifest).of("a.bin", 70 * 64)

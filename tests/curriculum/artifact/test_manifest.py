@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from curriculum.artifact.create import create, remove_abandoned, reusable
+from curriculum.artifact.create import create, reusable
+from curriculum.artifact.drafts import machine, remove_abandoned
 from curriculum.artifact.files import ArtifactError, fingerprint_of, hash_file
 from curriculum.artifact.manifest import OutsideFile, checksum_of, open_manifest, verify
 
@@ -95,7 +96,7 @@ def test_what_a_living_writer_has_is_left_alone(tmp_path):
     with create(tmp_path / "thing", "thing", config={}, inputs={}) as draft:
         with create(tmp_path / "other", "thing", config={}, inputs={}):
             pass
-        remove_abandoned(tmp_path / "thing")
+        remove_abandoned(tmp_path, "thing")
         assert draft.path.exists()
 
 
@@ -111,7 +112,7 @@ def test_an_exception_leaves_nothing_behind(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
-    left = tmp_path / ".thing.tmp-999999999-dead"
+    left = tmp_path / f".thing.tmp-{machine()}-999999999-0123abcd"
     left.mkdir()
     with create(tmp_path / "thing", "thing", config={}, inputs={}):
         pass

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from curriculum.artifact import mapped
-from curriculum.artifact.mapped import MappedFile, OpenFile, UnreadableError
+from curriculum.artifact.blocks import hash_blocks
+from curriculum.artifact.mapped import OpenFile, UnreadableError
 from curriculum.tokens.ids import NumberFile, Numbers, TokenIds
 
 VALUES = np.arange(5000, dtype="<u2")
@@ -28,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def number_file(path: Path) -> NumberFile:
-    return NumberFile(path, "<u2", len(VALUES))
+    return NumberFile(path, "<u2", len(VALUES), digests=np.array(hash_blocks(path).digests, dtype="<u8"))
 
 
 def reader(name: str, path: Path) -> Callable[[], Any]:
@@ -84,7 +85,7 @@ def test_what_the_system_says_is_told_with_the_file(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(mapped.os, "preadv", fails)
-    monkeypatch.setattr(mapped, "size_on_disk", fails)
+    monkeypatch.setattr(mapped.os, "stat", fails)
     with pytest.raises(UnreadableError, match=rf"ids\.bin can no longer be read \({os.strerror(code)}\)"):
         read()
 
@@ -93,17 +94,16 @@ def test_the_exit_code_is_that_of_an_input_error(path: Path) -> None:
     assert UnreadableError.exit_code == 74
     os.truncate(path, 9_999)
     with pytest.raises(UnreadableError, match="9999 bytes, but had 10000"):
-        MappedFile(path, 10_000)
+        OpenFile(path, 10_000, mapped=True)
 
 
 def test_what_touches_a_page_that_is_gone_leaves_its_stack(path: Path) -> None:
     """Truncation between two size checks: the kernel kills the process, and the stack shows where."""
     program = (
         "import faulthandler, os, sys; faulthandler.enable(); from pathlib import Path\n"
-        "from curriculum.artifact.mapped import MappedFile\n"
-        "path = Path(sys.argv[1]); mapped = MappedFile(path, 10_000)\n"
-        "with mapped.whole():\n"
-        "    os.truncate(path, 0); mapped.numbers('<u2', 5000).sum()\n"
+        "from curriculum.artifact.mapped import OpenFile\n"
+        "path = Path(sys.argv[1]); file = OpenFile(path, 10_000, mapped=True)\n"
+        "file.stamp(); os.truncate(path, 0); file.numbers('<u2', 5000).sum()\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == -7

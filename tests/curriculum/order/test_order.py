@@ -7,9 +7,9 @@ import pytest
 
 from curriculum.arrange.arrange import ArrangeSettings, run
 from curriculum.arrange.interleave import OrderWriter
-from curriculum.artifact import blocks
 from curriculum.artifact.create import create
 from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.mapped import OpenFile
 from curriculum.order.order import CELLS, COUNTS, IDS, KIND, PLAN, Order
 from curriculum.preference import Tilt
 
@@ -121,12 +121,13 @@ def test_opening_reads_no_array(copy, monkeypatch):
     for name in (IDS, CELLS, PLAN, COUNTS):
         data = (copy / name).read_bytes()
         (copy / name).write_bytes(bytes(len(data)))  # damaged everywhere, but not checked
-    looked = []
-    monkeypatch.setattr(blocks.BlockArray, "_check", lambda self, first, last, data: looked.append((first, last)))
+    looked, read = [], OpenFile.read
+    monkeypatch.setattr(OpenFile, "read", lambda self, *where: looked.append(self.path.name) or read(self, *where))
     order = Order.open(copy)
     assert looked == []
-    order[0:5]
-    assert looked == [(0, 1)]
+    with pytest.raises(ArtifactError, match="is damaged between bytes 0 and"):
+        order[0:5]
+    assert looked == [IDS]
 
 
 @pytest.mark.parametrize(("largest", "dtype"), [(1 << 31, "<u4"), ((1 << 32) - 1, "<u4"), (1 << 32, "<u8")])

@@ -21,7 +21,7 @@ from curriculum.tokens.encode import HeldOut
 from curriculum.tokens.job import TextJob, TextWorker, run
 from curriculum.tokens.settings import PrepareSettings
 from curriculum.tokens.tokenizer import TextTokenizer, TokenizerSettings, train_tokenizer
-from curriculum.tokens.tokens import SLICES, Tokens, part_name
+from curriculum.tokens.tokens import PARTS, SLICES, Tokens, part_name
 from curriculum.work.chunks import Chunk
 
 WORDS = ["the", "cat", "sat", "\u4e2d\u6587", "return", "x\n", "<|endoftext|>", "\u00e9t\u00e9", "1234"]
@@ -161,7 +161,7 @@ def test_what_is_done_stays_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     done.clear()
     damaged = tmp_path / "tokens.chunks" / "text.0000001.chunk"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    (tmp_path / "tokens.chunks" / "text.0000002.chunk.tmp-host-1").write_bytes(b"half")
+    (tmp_path / "tokens.chunks" / ".text.0000002.chunk.tmp-host.01234567-1-01234567").write_bytes(b"half")
     with pytest.raises(ArtifactError, match=r"config\.seed: was 0, now 1.*remove that folder"):
         prepare(settings(text, output, chunk_bytes=2000, seed=1))
     with pytest.raises(ArtifactError, match=r"chunk_places: was 2000"):
@@ -172,6 +172,20 @@ def test_what_is_done_stays_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert done[:2] == [1, 3]
     assert bits(output) == bits(tmp_path / "whole")
     assert not (tmp_path / "tokens.chunks").exists()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_flipped_bit_of_any_part_is_found_when_it_is_read(tmp_path: Path, part: str) -> None:
+    prepare(settings(corpus(tmp_path / "text", 60), tmp_path / "tokens"))
+    path = tmp_path / "tokens" / part_name("train", part)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    tokens = Tokens.open(tmp_path / "tokens")
+    with pytest.raises(
+        ArtifactError, match=rf"train\.{part}\.bin is damaged between bytes 0 and {len(data)}: its checksum"
+    ):
+        tokens.sample([0]), tokens.document(0), tokens.origin(0)
 
 
 def test_a_worker_that_sees_another_text_does_nothing(tmp_path: Path) -> None:

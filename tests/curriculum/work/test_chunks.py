@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from curriculum.artifact.drafts import machine
 from curriculum.artifact.files import ArtifactError
 from curriculum.work.chunks import ChunkFolder, cut, cut_text
 
@@ -25,9 +26,12 @@ def test_a_chunk_comes_back_and_a_damaged_one_is_missing(tmp_path):
     assert {name: column.tolist() for name, column in back.items()} == {n: c.tolist() for n, c in columns.items()}
     path = folder.folder / chunks[1].name
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    (folder.folder / f"{chunks[0].name}.tmp-x-1").write_bytes(b"half")
+    left = folder.folder / f".{chunks[0].name}.tmp-{machine()}-999999999-0123abcd"
+    elsewhere = folder.folder / f".{chunks[0].name}.tmp-node7.0123abcd-999999999-0123abcd"
+    for draft in (left, elsewhere):
+        draft.write_bytes(b"half")
     assert folder.missing(chunks) == [chunks[1]]
-    assert not list(folder.folder.glob("*.tmp-*"))
+    assert (left.exists(), elsewhere.exists()) == (False, True)
 
 
 def test_a_chunk_of_several_blocks_comes_back_block_by_block(tmp_path):

@@ -1,6 +1,7 @@
 """An export is published complete or not at all, and never replaces a foreign folder."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
+from curriculum.artifact.drafts import machine
 from models.config import DecoderConfig
 from models.decoder import build
 from models.huggingface import export, load
@@ -58,12 +60,12 @@ def test_every_file_is_synced_before_the_folder_is_renamed(tmp_path, monkeypatch
 
 
 def test_leftovers_of_a_killed_export_are_removed_by_the_next(tmp_path):
-    left = [".hf.0123abcd.partial", ".hf.ffffffff.old"]
+    left = [f".hf.tmp-{machine()}-999999999-0123abcd", ".hf.ffffffff.old"]
     others = [
-        ".hf.0123abcd.parting",
-        ".hf.0123abc.partial",
+        f".hf.tmp-{machine()}-{os.getpid()}-0123abcd",
+        ".hf.tmp-node7.0123abcd-999999999-0123abcd",
         ".hf.0123ABCD.old",
-        ".other.0123abcd.partial",
+        f".other.tmp-{machine()}-999999999-0123abcd",
         "xhf.0123abcd.old",
     ]
     for name in [*left, *others]:
@@ -92,6 +94,42 @@ def test_an_export_never_replaces_a_downloaded_model_or_files_added_to_an_export
     (tmp_path / "hf" / "README.md").write_text("---\ntags:\n- llama\n---\n# Llama\n")
     with pytest.raises(ValueError, match="is not an exported model"):
         write(tmp_path / "hf")
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_files_that_somebody_adds_during_an_export_are_kept(tmp_path, earlier):
+    (tmp_path / "hf").mkdir()
+    if earlier:
+        write(tmp_path / "hf")
+
+    def export_while_files_arrive() -> None:
+        with replaced(tmp_path / "hf"):
+            (tmp_path / "hf" / "config.json").write_text("theirs")
+            (tmp_path / "hf" / "quantized.gguf").write_text("theirs")
+
+    with pytest.raises(ValueError, match=r"hf (contains other files \(quantized.gguf\)|exists and is not an exported)"):
+        export_while_files_arrive()
+    assert (tmp_path / "hf" / "config.json").read_text() == "theirs"
+    assert (tmp_path / "hf" / "quantized.gguf").read_text() == "theirs"
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_of_two_exports_at_once_one_is_there_and_the_other_is_told(tmp_path, monkeypatch):
+    """The second one publishes between the two renames of the first."""
+    rename, told = os.replace, []
+
+    def between(source, target):
+        if Path(target).name == "hf" and not told:
+            told.append(1)
+            write(tmp_path / "hf", layers=1)
+        rename(source, target)
+
+    write(tmp_path / "hf")
+    monkeypatch.setattr("train.export.export.os.replace", between)
+    with pytest.raises(ValueError, match="hf was written by another export at the same time: run again"):
+        write(tmp_path / "hf")
+    assert load(tmp_path / "hf", torch.float32).config.layers == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
 def test_an_export_that_lacks_fields_of_config_json_is_written_again(tmp_path, monkeypatch):

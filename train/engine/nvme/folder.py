@@ -25,7 +25,7 @@ class SwapFolder:
     def __init__(self, parent: Path) -> None:
         remove_abandoned(parent)
         draft = Path(tempfile.mkdtemp(prefix=".pdpc_new_", dir=parent))
-        self._lock = Lock(draft / LOCK, str(draft))
+        self._lock = Lock(draft / LOCK, str(draft), local=True)
         self.path = draft.rename(parent / f"{PREFIX}{draft.name.removeprefix('.pdpc_new_')}")
 
     def remove(self) -> None:
@@ -40,7 +40,7 @@ def remove_abandoned(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}*"):
         with suppress(Held, OSError):  # its rank is alive, or the folder is another user's
             if (folder / LOCK).is_file():
-                with Lock(folder / LOCK, str(folder)):
+                with Lock(folder / LOCK, str(folder), local=True):
                     shutil.rmtree(folder, ignore_errors=True)
 
 

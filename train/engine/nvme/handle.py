@@ -137,7 +137,7 @@ def reserve(path: str, size: int, *, zero: bool = False) -> None:
 
     Raises OSError (ENOSPC, with the free space) when the disk is too small: at the start of a run, not in the middle.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         if zero:
             os.ftruncate(descriptor, 0)

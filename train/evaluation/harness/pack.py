@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from curriculum.artifact.create import Draft, create
-from curriculum.artifact.files import fingerprint_of, hash_file
+from curriculum.artifact.files import copy_file, fingerprint_of, hash_file, write_text
 from train.evaluation.harness.sandbox import sandbox
 from train.evaluation.harness.tasks import BenchmarkSettings, check_known, load_tasks, task_manager
 
@@ -175,7 +175,7 @@ def _with_code(value: Any, place: Path, modules: dict[Path, str]) -> Any:
         return value  # from an installed package: the harness imports it by name
     if source not in modules:
         modules[source] = source.stem if source.stem not in modules.values() else f"{source.stem}_{len(modules)}"
-        (place / f"{modules[source]}.py").write_bytes(source.read_bytes())
+        copy_file(source, place / f"{modules[source]}.py")
     return Function(f"{modules[source]}.{function}", place)
 
 
@@ -210,7 +210,7 @@ def _write_yaml(path: Path, value: dict[str, Any]) -> None:
         return dumper.represent_scalar("!function", data.name)
 
     Dumper.add_representer(Function, function)
-    path.write_text(yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True), "utf-8")
+    write_text(path, yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True))
 
 
 def _compare(settings: BenchmarkSettings, prints: dict[str, str]) -> None:

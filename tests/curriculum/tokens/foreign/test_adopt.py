@@ -224,9 +224,11 @@ def test_a_flipped_bit_is_found(adopted: Path) -> None:
     verify(adopted)
     data[17] ^= 4
     path.write_bytes(data)
-    Tokens.open(adopted)
+    tokens = Tokens.open(adopted)
     with pytest.raises(ArtifactError, match=r"web\.bin does not match its checksum: it changed after"):
         verify(adopted)
+    with pytest.raises(ArtifactError, match=r"web\.bin is damaged between bytes 0 and 68: its checksum differs"):
+        tokens.sample([0])
 
 
 def test_running_again_names_what_differs(adopted: Path, tokenizer_folder: Path) -> None:

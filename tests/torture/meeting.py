@@ -29,7 +29,7 @@ from tests.torture.network import living, nothing_left, wait_for
 from tests.torture.runs import PATIENCE_S, Ground, difference, forget, prepared
 from train.distributed.exit_codes import FAILED, PORT_TAKEN
 from train.distributed.rendezvous import LIFE
-from train.distributed.world import free_port
+from tests.ports import free_port
 
 FULL = 50
 RANKS = 2

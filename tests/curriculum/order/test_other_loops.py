@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.distributed.world import free_port
+from tests.ports import free_port
 
 SCRIPT = Path(__file__).with_name("other_loops.py")
 ROOT = Path(__file__).parents[3]

@@ -18,7 +18,8 @@ from train.distributed.entry import GIVE_WAY_S, RankVerb, run_rank
 from train.distributed.exit_codes import DISK_FULL, FAILED, LEFT_ON_SIGINT, PORT_TAKEN, REFUSED, UNREADABLE, Refused
 from train.distributed.rendezvous import NotMet, PortTaken
 from train.distributed.signals import Left
-from train.distributed.world import OtherRankFailed, free_port
+from tests.ports import free_port
+from train.distributed.world import OtherRankFailed
 
 ROOT = Path(__file__).parents[3]
 NEEDED = ["output=run", "arm=a", "data.tokens=no_tokens", "data.order=no_order"]

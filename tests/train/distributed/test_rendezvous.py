@@ -8,7 +8,7 @@ import time
 import pytest
 
 from train.distributed.exit_codes import FAILED, PORT_TAKEN
-from train.distributed.world import free_port
+from tests.ports import free_port
 
 
 def join(who, size, limit_s, lost, lives, named, late_s, folder):

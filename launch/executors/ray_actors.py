@@ -30,8 +30,10 @@ class Actor:
     """A worker on the cluster. Every node must have the package installed: Ray does not ship its code."""
 
     def __init__(self, task: Task) -> None:
+        from train.config.packages import check_packages
         from train.faults import arm
 
+        check_packages()
         arm()
         self._computing = ExitStack()  # never closed: lasts as long as the actor
         self._computing.enter_context(task.computing())

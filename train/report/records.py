@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.records.config_json import CONFIG, without_checksum
 from train.records.state import state_of
 from train.tracking.metrics import NONFINITE
 
@@ -71,11 +72,11 @@ def read_run(name: str, folder: Path) -> Run:
         )
     records, notes = read_metrics(path)
     found: dict[str, dict[str, Any]] = {}
-    for file in ("config.json", "run.json"):
+    for file in (CONFIG, "run.json"):
         found[file] = _read_object(folder / file)
         if not found[file]:
             notes.append(f"{file} is missing, so its contents are not shown")
-    info = found["run.json"]
+    config, info = without_checksum(folder / CONFIG, found[CONFIG]), found["run.json"]
     if info:
         info["status"] = state_of(folder, info)
     if info and info.get("status") != "finished":
@@ -89,7 +90,7 @@ def read_run(name: str, folder: Path) -> Run:
         count = sum(r["kind"] in others for r in records)
         notes.append(f"{count} record(s) of other kinds ({', '.join(others)}) are not shown")
     notes += _non_finite(train, stages)
-    return Run(name, folder, found["config.json"], info, train, stages, notes)
+    return Run(name, folder, config, info, train, stages, notes)
 
 
 def read_wandb(name: str, spec: str) -> Run:

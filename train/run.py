@@ -15,6 +15,7 @@ import torch
 from curriculum.artifact.files import write_text
 from curriculum.order.consumed import as_hex
 from models.attention import Backend, choose
+from models.compiled_code import check_cache
 from models.decoder import build
 from models.kernels import check as check_kernels
 from train import checkpoint
@@ -70,6 +71,8 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         check_swap(settings.zero)
         check_tracker(settings.tracker)
         attention = _attention(settings)
+        if settings.execution.compile or attention.name == "flex":
+            check_cache()
         memory_warning = _check_memory(settings, inputs)
     except ValueError as error:
         raise Refused(str(error), getattr(error, "exit_code", REFUSED)) from error

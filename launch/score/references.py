@@ -143,8 +143,10 @@ def _compile(model: LossModel, compiled: bool) -> None:
         return
     from dataclasses import replace
 
+    from models.compiled_code import check_cache
     from models.decoder import Decoder
 
+    check_cache()
     if isinstance(model, Decoder):
         model.execution = replace(model.execution, compile=True)
     else:

@@ -30,7 +30,6 @@ from curriculum.work.printable import printable
 from train.distributed.exit_codes import FAILED, PORT_TAKEN
 from train.distributed.secret import proof, read_secret
 from train.distributed.strangers import strangers
-from train.distributed.world import local_ranks
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +177,7 @@ def _tcp_store(rank: int, size: int, limit_s: float, address: str) -> Any:
             is_master=holds,
             timeout=timedelta(seconds=limit_s),
             wait_for_workers=False,
-            master_listen_fd=_listener(host, port, size) if holds else None,
+            master_listen_fd=_listener(host, port) if holds else None,
         )
     except (dist.DistError, OSError) as error:
         if "EADDRINUSE" in str(error) or getattr(error, "errno", None) == errno.EADDRINUSE:
@@ -190,15 +189,22 @@ def _tcp_store(rank: int, size: int, limit_s: float, address: str) -> Any:
         raise NotMet(f"rank {rank}: {keeper} was not found at {address} within {limit_s:g} s: {AGAIN}") from error
 
 
-def _listener(host: str, port: int, size: int) -> int | None:
-    """Return a socket that listens on loopback if all ranks are on this machine and meet there, else None.
+def meets_here() -> bool:
+    """Return whether the ranks meet in a file, or at a loopback address: then all of them are on this machine."""
+    host = os.environ.get("MASTER_ADDR", "")
+    if os.environ.get(STORE) or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may mean loopback only on the machine that has it
+        return False
 
-    Torch by itself listens on every address. Ranks of several machines may know rank 0 by any of its addresses.
-    """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    family, _, _, _, place = found[0]
-    if local_ranks(size) < size or not ipaddress.ip_address(str(place[0])).is_loopback:
+
+def _listener(host: str, port: int) -> int | None:
+    """Return a socket that listens on loopback if the ranks meet there, else None: torch listens on every address."""
+    if not meets_here():
         return None
+    family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

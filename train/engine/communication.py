@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from train.distributed import heartbeat
-from train.distributed.rendezvous import rendezvous
+from train.distributed.rendezvous import meets_here, rendezvous
 from train.distributed.world import World, local_ranks, watch_supervisor
 from train.engine.patches import JOIN, TABLE, check
 from train.faults import fault
@@ -44,7 +44,7 @@ def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
         os.environ["DS_ACCELERATOR"] = "cpu"
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_size))
         device, backend = torch.device("cpu"), "gloo"
-    if local_size == size:  # gloo and NCCL listen there, not on the addresses that other machines can reach
+    if size == 1 or meets_here():  # gloo and NCCL listen there, not on the addresses that other machines can reach
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", LOOPBACK)
     load()

@@ -63,8 +63,7 @@ def ended(forks, tmp_path):
         asked |= {"lives": dict(lives), "named": dict(named), "late_s": late_s}
         for name in set(dict(lives).values()):
             write_secret(tmp_path / name)
-        environment = {"MASTER_PORT": str(port or free_port()), "LOCAL_SIZE": str(size)}
-        environment |= {STORE: str(store)} if store else {}
+        environment = {"MASTER_PORT": str(port or free_port()), **({STORE: str(store)} if store else {})}
         ranks = forks.start(f"{__name__}:join", asked, max(who) + 1, tmp_path / "log", environment)
         codes = ranks.wait(60)
         ranks.kill()

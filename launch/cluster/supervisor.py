@@ -79,7 +79,7 @@ def supervise(
     Ranks of this machine meet in a file of a new folder that only this user can enter: nothing listens on a port.
     """
     from train.distributed import heartbeat
-    from train.distributed.rendezvous import STORE
+    from train.distributed.store import STORE
     from train.distributed.watchdog import end_processes
 
     # If the other ranks could still run, they would have detected a rank that is silent for this long.

@@ -8,54 +8,32 @@ loopback if all ranks are here: each proves that it knows the attempt's secret, 
 
 from __future__ import annotations
 
-import errno
 import hmac
-import ipaddress
 import logging
 import os
 import socket
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch.distributed as dist
 
 from curriculum.work.printable import printable
-from train.distributed.exit_codes import FAILED, PORT_TAKEN
+from train.distributed.exit_codes import FAILED
 from train.distributed.secret import proof, read_secret
+from train.distributed.store import AGAIN, STORE, NotMet, address, open_store
 from train.distributed.strangers import strangers
 
 log = logging.getLogger(__name__)
 
-STORE = "PDPC_STORE"
-"""Environment variable with the file in which the ranks of one machine meet; its folder is new in every attempt."""
 VISITOR = "pdpc/visitor"
 """Key of the number of processes that joined, and prefix of the keys with what each of them says that it is."""
 MOST_VISITORS = 100_000
-BACKLOG = 4096
-"""Connections that may wait to be accepted."""
 POLL_S = 0.1
 LATE_S = 5.0
 """How much longer a rank waits for a listener that never answers, which torch would wait for without limit."""
-AGAIN = "check how that process ended (its log, its node), then run the same command again"
-
-
-class NotMet(RuntimeError):
-    """Not all ranks joined within the time limit."""
-
-    exit_code = FAILED
-
-
-class PortTaken(NotMet):
-    """Rank 0 cannot listen on the rendezvous port, because another process does."""
-
-    exit_code = PORT_TAKEN
 
 
 @contextmanager
@@ -71,7 +49,7 @@ def rendezvous(rank: int, size: int, limit_s: float, leave: Callable[[int], Any]
         return
     deadline = time.monotonic() + limit_s
     silent = (
-        f"rank {rank}: no answer from {_address()} within {limit_s:g} s: check that rank 0 of this run listens there, "
+        f"rank {rank}: no answer from {address()} within {limit_s:g} s: check that rank 0 of this run listens there, "
         "then run the same command again"
     )
     with _at_most(limit_s + LATE_S, silent, leave):
@@ -98,23 +76,19 @@ def _at_most(seconds: float, message: str, leave: Callable[[int], Any]) -> Itera
         timer.cancel()
 
 
-def _address() -> str:
-    return os.environ.get(STORE) or f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-
-
 def _gather(rank: int, size: int, limit_s: float, deadline: float) -> Any:
     """Return the store in which all ranks have registered."""
-    address = _address()
+    place = address()
     try:
         secret = read_secret()
     except ValueError as error:
         raise NotMet(f"rank {rank}: {error}") from error
-    opened = _file_store(limit_s) if os.environ.get(STORE) else _tcp_store(rank, size, limit_s, address)
+    opened = open_store(rank, size, limit_s)
     if secret is None and STORE not in os.environ and rank == 0:
         log.info(
             "the rendezvous at %s has no secret: every process that can connect there may join as a rank; pdpc train "
             "and pdpc launch use one",
-            address,
+            place,
         )
     store = dist.PrefixStore(f"pdpc/{_attempt(secret)}", opened)
     me = f"process {os.getpid()} on {socket.gethostname()}"
@@ -123,7 +97,7 @@ def _gather(rank: int, size: int, limit_s: float, deadline: float) -> Any:
         there = store.compare_set(f"here/{rank}", "", me).decode()
         if there != me:
             raise NotMet(
-                f"{me} is rank {rank}, and so is {there}, which joined at {address} first: end the processes left over "
+                f"{me} is rank {rank}, and so is {there}, which joined at {place} first: end the processes left over "
                 "from an earlier attempt, then run the same command again"
             )
         store.add("count", 1)
@@ -132,88 +106,20 @@ def _gather(rank: int, size: int, limit_s: float, deadline: float) -> Any:
                 missing = [str(other) for other in range(size) if not store.check([f"here/{other}"])]
                 raise NotMet(
                     f"rank {rank}: of {size} ranks, {', '.join(missing) or 'none'} did not join within {limit_s:g} s "
-                    f"({address}): {AGAIN}"
+                    f"({place}): {AGAIN}"
                 )
             time.sleep(POLL_S)
     except dist.DistError as error:
-        raise NotMet(f"rank {rank}: rank 0 was lost during rendezvous at {address}: {AGAIN}") from error
+        raise NotMet(f"rank {rank}: rank 0 was lost during rendezvous at {place}: {AGAIN}") from error
     finally:
         if rank == 0:
-            _name_strangers(opened, secret, address)
+            _name_strangers(opened, secret, place)
     if rank == 0 and STORE not in os.environ and (others := strangers(int(os.environ["MASTER_PORT"]))):
         raise NotMet(
-            f"{', '.join(others)} is connected to the rendezvous of this run at {address}, and could replace what its "
+            f"{', '.join(others)} is connected to the rendezvous of this run at {place}, and could replace what its "
             "ranks tell each other: ask who that is, then start the run again, on another port or with pdpc train"
         )
     return store
-
-
-def _file_store(limit_s: float) -> Any:
-    """Return the store of ranks that are all on this machine: a file in a folder that only this user can enter."""
-    path = Path(os.environ[STORE])
-    try:
-        found = path.parent.stat()
-    except OSError as error:
-        raise NotMet(f"{STORE}={path} cannot be opened ({error.strerror}): run the same command again") from error
-    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise NotMet(
-            f"{STORE}={path} is in a folder that others can enter (owner {found.st_uid}, mode "
-            f"{stat.S_IMODE(found.st_mode):o}): let pdpc start the ranks, or unset {STORE}"
-        )
-    store = dist.FileStore(str(path), -1)
-    store.set_timeout(timedelta(seconds=limit_s))
-    return store
-
-
-def _tcp_store(rank: int, size: int, limit_s: float, address: str) -> Any:
-    """Return the store at MASTER_ADDR and MASTER_PORT, which rank 0 holds."""
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's agent holds the store
-    holds = rank == 0 and not by_agent
-    keeper = "torchrun's agent" if by_agent else "rank 0"
-    try:
-        return dist.TCPStore(  # type: ignore[attr-defined]
-            *(host, port, size),
-            is_master=holds,
-            timeout=timedelta(seconds=limit_s),
-            wait_for_workers=False,
-            master_listen_fd=_listener(host, port) if holds else None,
-        )
-    except (dist.DistError, OSError) as error:
-        if "EADDRINUSE" in str(error) or getattr(error, "errno", None) == errno.EADDRINUSE:
-            raise PortTaken(
-                f"rank 0 cannot listen at {address}: {_holder(port)}. End it, or start the run on another port"
-            ) from error
-        if holds:
-            raise NotMet(f"rank 0 cannot listen at {address} ({error}): run the same command again") from error
-        raise NotMet(f"rank {rank}: {keeper} was not found at {address} within {limit_s:g} s: {AGAIN}") from error
-
-
-def meets_here() -> bool:
-    """Return whether the ranks meet in a file, or at a loopback address: then all of them are on this machine."""
-    host = os.environ.get("MASTER_ADDR", "")
-    if os.environ.get(STORE) or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, which may mean loopback only on the machine that has it
-        return False
-
-
-def _listener(host: str, port: int) -> int | None:
-    """Return a socket that listens on loopback if the ranks meet there, else None: torch listens on every address."""
-    if not meets_here():
-        return None
-    family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener.detach()
 
 
 def _attempt(secret: bytes | None) -> str:
@@ -228,7 +134,7 @@ def _sign(store: Any, secret: bytes | None, rank: int, me: str) -> None:
     store.set(f"{VISITOR}/{store.add(VISITOR, 1)}", f"{mark} {rank} {me}")
 
 
-def _name_strangers(store: Any, secret: bytes | None, address: str) -> None:
+def _name_strangers(store: Any, secret: bytes | None, place: str) -> None:
     """Log the processes that tried to join without the secret of this attempt. They have no effect on it."""
     if secret is None:
         return
@@ -241,20 +147,5 @@ def _name_strangers(store: Any, secret: bytes | None, address: str) -> None:
             if not hmac.compare_digest(mark.encode(), proof(secret, rank, who).encode()):
                 log.warning(
                     "%s tried to join as rank %s at %s without the secret of this attempt: it was refused",
-                    *(printable(who) or "something", printable(rank), address),
+                    *(printable(who) or "something", printable(rank), place),
                 )
-
-
-def _holder(port: int) -> str:
-    """Return which process holds a port of this machine, as far as this user may see."""
-    try:
-        held = [one.pid for one in psutil.net_connections("tcp") if one.laddr and one.laddr.port == port]
-        words = [f"process {pid} holds it ({_command(pid)})" for pid in held if pid]
-    except psutil.Error:
-        words = []
-    return words[0] if words else "another process holds that port"
-
-
-def _command(pid: int) -> str:
-    """Return the command line of a process, in at most 120 characters."""
-    return " ".join(" ".join(psutil.Process(pid).cmdline()).split())[:120]

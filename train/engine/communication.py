@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 
 from train.distributed import heartbeat
-from train.distributed.rendezvous import meets_here, rendezvous
+from train.distributed.rendezvous import rendezvous
+from train.distributed.store import meets_here
 from train.distributed.world import World, local_ranks, watch_supervisor
 from train.engine.patches import JOIN, TABLE, check
 from train.faults import fault

@@ -11,8 +11,8 @@ from typing import Any
 
 from tests.ports import free_port
 from tests.torture.strangers.variant import Ground, Variant
-from train.distributed.rendezvous import STORE
 from train.distributed.secret import VARIABLE, write_secret
+from train.distributed.store import STORE
 
 SIZE = 2
 LIMIT_S = 20.0
@@ -24,7 +24,8 @@ def rank(folder: str, limit_s: float, secrets: dict[str, str]) -> int:
     import torch
     import torch.distributed as dist
 
-    from train.distributed.rendezvous import NotMet, rendezvous
+    from train.distributed.rendezvous import rendezvous
+    from train.distributed.store import NotMet
 
     number = os.environ["RANK"]
     if number in secrets:

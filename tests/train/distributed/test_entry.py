@@ -17,8 +17,8 @@ from tests.torture.forks import served
 from train.distributed import signals
 from train.distributed.entry import GIVE_WAY_S, RankVerb, run_rank
 from train.distributed.exit_codes import DISK_FULL, FAILED, LEFT_ON_SIGINT, PORT_TAKEN, REFUSED, UNREADABLE, Refused
-from train.distributed.rendezvous import NotMet, PortTaken
 from train.distributed.signals import Left
+from train.distributed.store import NotMet, PortTaken
 from train.distributed.world import OtherRankFailed
 
 ROOT = Path(__file__).parents[3]

@@ -11,8 +11,8 @@ import pytest
 from tests.ports import free_port
 from train.distributed import strangers
 from train.distributed.exit_codes import FAILED, PORT_TAKEN
-from train.distributed.rendezvous import STORE
 from train.distributed.secret import VARIABLE, proof, read_secret, write_secret
+from train.distributed.store import STORE
 
 
 def join(who, size, limit_s, lost, lives, named, late_s, folder):
@@ -22,7 +22,8 @@ def join(who, size, limit_s, lost, lives, named, late_s, folder):
     import torch.distributed as dist
 
     from train.distributed import rendezvous as module
-    from train.distributed.rendezvous import NotMet, rendezvous
+    from train.distributed.rendezvous import rendezvous
+    from train.distributed.store import NotMet
 
     number = os.environ["RANK"]
     if int(number) not in who:

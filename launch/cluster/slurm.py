@@ -34,12 +34,18 @@ set -eo pipefail
 cd {workdir}
 export PATH={programs}:"$PATH"
 {safe}{environment}set -u  # not earlier: `module` and `conda` read unset variables
-safe_path=  # an entry of PYTHONPATH that is not absolute would be the current folder
-IFS=: read -ra entries <<< "${{PYTHONPATH-}}"
-for entry in "${{entries[@]}}"; do
-    [[ $entry != /* ]] || safe_path+=${{safe_path:+:}}$entry
-done
-export PYTHONPATH=$safe_path
+absolute() {{  # an entry that is not absolute, also an empty one, would be the current folder
+    local entry entries found=
+    IFS=: read -ra entries <<< "$1"
+    for entry in "${{entries[@]}}"; do
+        [[ $entry != /* ]] || found+=${{found:+:}}$entry
+    done
+    printf %s "$found"
+}}
+PYTHONPATH=$(absolute "${{PYTHONPATH-}}")
+LD_LIBRARY_PATH=$(absolute "${{LD_LIBRARY_PATH-}}")
+PATH=$(absolute "$PATH")
+export PYTHONPATH LD_LIBRARY_PATH PATH
 
 # Network: uncomment what `ibstat` and `nvidia-smi topo -m` on a node confirm. A800 nodes are A100 nodes with NVLink
 # at 400 GB/s; they need no special settings.

@@ -15,6 +15,7 @@ HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__
 SAFE = "PYTHONSAFEPATH"
 """With this variable Python leaves the current folder out of its path; every process that we start inherits it."""
 PATH = "PYTHONPATH"
+OTHERS = ("PATH", "LD_LIBRARY_PATH")
 REFUSED = 2
 """The exit code, as in train/distributed/exit_codes.py."""
 
@@ -26,12 +27,12 @@ def leave_current_folder() -> None:
     program exits with code 2 and a message. Programs call this before they import anything else; importing our packages
     does not call it.
     """
-    os.environ[SAFE] = "1"
+    named = [os.path.realpath(one) for one in _absolute(PATH)]
+    os.environ.update(safe_variables())
     try:
         here = os.path.realpath(os.getcwd())
     except OSError:  # the folder was removed
         return
-    named = [os.path.realpath(one) for one in _absolute()]
     if here == HOME or here in named or here.startswith(os.path.realpath(sys.prefix) + os.sep):
         return
     sys.path[:] = [one for one in sys.path if one and os.path.realpath(one) != here]
@@ -46,15 +47,24 @@ def leave_current_folder() -> None:
 
 
 def safe_variables() -> dict[str, str]:
-    """Return the variables with which a Python program imports our packages from here, and nothing from its folder."""
-    entries = _absolute()
+    """Return the variables with which a Python program imports our packages from here, and nothing from its folder.
+
+    The same for programs and libraries, where PATH or LD_LIBRARY_PATH has entries that are not absolute.
+    """
+    entries = _absolute(PATH)
     if not HOME.startswith(os.path.realpath(sys.prefix) + os.sep):  # a checkout; site-packages is on the path already
         entries = [HOME, *(one for one in entries if os.path.realpath(one) != HOME)]
-    return {SAFE: "1", PATH: os.pathsep.join(entries)}
+    found = {SAFE: "1", PATH: os.pathsep.join(entries)}
+    for name in OTHERS:
+        safe = os.pathsep.join(_absolute(name))
+        if safe != os.environ.get(name, ""):
+            found[name] = safe
+    return found
 
 
-def _absolute() -> list[str]:
-    return [one for one in os.environ.get(PATH, "").split(os.pathsep) if os.path.isabs(one)]
+def _absolute(name: str) -> list[str]:
+    """Return the absolute entries of a variable: any other, also an empty one, means the current folder."""
+    return [one for one in os.environ.get(name, "").split(os.pathsep) if os.path.isabs(one)]
 
 
 def _root(file: str) -> str:

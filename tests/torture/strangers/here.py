@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -76,13 +77,13 @@ def hostfile_named_none(name: str, ground: Ground) -> str | None:
     return not_ended(ground.run("-c", STARTS_RANKS.format("train", ["--help"]), **SAFE), 0, "pdpc train: ")
 
 
-def launched(ground: Ground, *words: str) -> tuple[str | None, str]:
+def launched(ground: Ground, **environment: str) -> tuple[str | None, str]:
     """Run `pdpc launch` on two nodes with ssh; return what went wrong, and the command that pdsh would carry out."""
     ground.program("ssh", "echo 10.0.0.1")
     ground.program("pdsh", f'printf "%s " "$@" > {ground.work}/asked')
     needed = ["arm=a", "output=o", "data.tokens=t", "data.order=o"]
     hosts = ["cluster=hostfile", 'cluster.hosts=["n[1-2]"]', f"scripts={ground.work / 'scripts'}"]
-    problem = not_ended(ground.pdpc("launch", *hosts, *needed, *words), 0)
+    problem = not_ended(ground.pdpc("launch", *hosts, *needed, **environment), 0)
     asked = ground.work / "asked"
     return problem, asked.read_text() if asked.exists() else ""
 
@@ -94,6 +95,15 @@ def variables_from_here(ground: Ground) -> str | None:
     problem, asked = launched(ground)
     if "LD_PRELOAD" in asked:
         return f"other nodes get the variables: {asked}"
+    return problem or (None if "deepspeed.launcher.launch" in asked else f"pdsh was asked for: {asked}")
+
+
+def programs_here(ground: Ground) -> str | None:
+    """PATH has entries that mean the current folder, where programs have the names of those that a launch starts."""
+    for name in ("deepspeed", "pdsh", "ssh"):
+        (ground.here / name).write_text(f"#!/bin/sh\necho $@ > {ground.canary}\n")
+        (ground.here / name).chmod(0o755)
+    problem, asked = launched(ground, PATH=f".::{ground.work / 'bin'}:{os.environ['PATH']}")
     return problem or (None if "deepspeed.launcher.launch" in asked else f"pdsh was asked for: {asked}")
 
 
@@ -163,6 +173,7 @@ HERE: dict[str, Variant] = {
     "a file named none": partial(hostfile_named_none, "none"),
     "a file named hostfile": partial(hostfile_named_none, "hostfile"),
     "variables for other nodes": variables_from_here,
+    "programs": programs_here,
     "the path of other nodes": path_of_other_nodes,
     "options as hosts": options_as_hosts,
     "a folder named like a command": folder_as_a_command,

@@ -27,6 +27,14 @@ def test_the_current_folder_leaves_the_path(here):
     assert os.environ["PYTHONSAFEPATH"] == "1"
 
 
+def test_programs_and_libraries_are_not_looked_up_in_the_current_folder(here, monkeypatch):
+    monkeypatch.setenv("LD_LIBRARY_PATH", ":/cuda/lib:.")
+    monkeypatch.setenv("PATH", "/bin:lib:/usr/bin")
+    leave_current_folder()
+    assert (os.environ["LD_LIBRARY_PATH"], os.environ["PATH"]) == ("/cuda/lib", "/bin:/usr/bin")
+    assert set(safe_variables()) == {"PYTHONSAFEPATH", "PYTHONPATH"}
+
+
 @pytest.mark.parametrize("path", ["", ":", ".:lib", f".:{HOME}"])
 def test_relative_entries_of_the_path_are_the_current_folder(here, monkeypatch, path):
     monkeypatch.setenv("PYTHONPATH", path)

@@ -15,11 +15,12 @@ def check_cache() -> None:
     By default torch uses a name in the temporary folder that any user of the machine could create first, with code of
     theirs. A folder that VARIABLE names is the user's choice.
     """
-    if VARIABLE in os.environ:
-        return
+    chosen = os.environ.get(VARIABLE)
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     folder = Path(default_cache_dir())
+    if chosen is not None and Path(chosen) != folder:  # torch sets the variable too, to the default
+        return
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:

@@ -196,7 +196,7 @@ def test_a_secret_is_read_only_from_a_file_of_this_user(monkeypatch, tmp_path):
         (lambda: path.chmod(0o640), "is not a file that only this user can read"),
         (lambda: path.write_text(""), "is empty"),
         (path.unlink, "cannot be read"),
-        (lambda: path.symlink_to(__file__), "cannot be read"),
+        (lambda: (path.unlink(), path.symlink_to(__file__)), "cannot be read"),
     ):
         write_secret(path)
         spoil()

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
+if __name__ == "__main__":  # before anything else is imported: from here, and not from the current folder
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+    from train.config.safe_path import leave_current_folder
+
+    leave_current_folder()
+    del sys.path[0]
+
 import faulthandler
 import logging
-import os
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -16,6 +24,7 @@ from curriculum.work.printable import printable
 from train.config.flags import as_overrides
 from train.config.help import TRAIN, asks_help, help_of
 from train.config.packages import check_packages
+from train.config.safe_path import leave_current_folder
 from train.config.secrets import log_without_secrets, without_secrets
 from train.config.shown import asks_config
 from train.distributed.entry import refusal
@@ -172,6 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Run as a program, a command that only prints exits silently on SIGPIPE (`pdpc inspect order | head`).
     """
+    if arguments is None:
+        leave_current_folder()
     if not faulthandler.is_enabled():
         faulthandler.enable()
     words = list(sys.argv[1:] if arguments is None else arguments)

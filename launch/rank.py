@@ -8,7 +8,16 @@ pdpc score engine=deepspeed processes=2 tokens=...          (the same, on this m
 
 from __future__ import annotations
 
+import os
 import sys
+
+if __name__ == "__main__":  # before anything else is imported: from here, and not from the current folder
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+    from train.config.safe_path import leave_current_folder
+
+    leave_current_folder()
+    del sys.path[0]
+
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 

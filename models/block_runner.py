@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from models.compiled_code import check_cache
 from models.execution import ExecutionSettings
 from models.kernels import Kernels
 from models.kernels.interface import Rotary
@@ -54,6 +55,7 @@ def parts(*, compiled: bool, backend: str = "inductor") -> Parts:
     """Return the parts of a block; a compiled part must be a single graph, and torch raises on a graph break."""
     if not compiled:
         return Parts(_qkv, _finish)
+    check_cache()
     return Parts(
         torch.compile(_qkv, fullgraph=True, backend=backend), torch.compile(_finish, fullgraph=True, backend=backend)
     )

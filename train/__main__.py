@@ -7,6 +7,11 @@ pdpc train processes=2 experiment=demo ...          (the same, on this machine)
 
 from __future__ import annotations
 
+from train.config.safe_path import leave_current_folder
+
+if __name__ == "__main__":  # before anything else is imported
+    leave_current_folder()
+
 import os
 import sys
 

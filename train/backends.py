@@ -7,13 +7,15 @@ from collections.abc import Mapping
 import torch
 
 from models import attention, kernels
+from models.compiled_code import check_cache
 from train.settings import TrainSettings
 
 
 def chosen_backends(settings: TrainSettings) -> list[str]:
     """Return one line for the attention backend and one for the kernels.
 
-    Raises ValueError if the configured attention backend cannot run on this machine.
+    Raises ValueError if the configured attention backend cannot run on this machine, or if the folder of compiled code
+    cannot be trusted.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
@@ -22,6 +24,8 @@ def chosen_backends(settings: TrainSettings) -> list[str]:
         backend = attention.choose(settings.model.attention, head_size, dtype, device)
     except ValueError as error:
         raise ValueError(f"model.{error}") from error
+    if settings.execution.compile or backend.name == "flex":
+        check_cache()
     faster = attention.passed_over(head_size, dtype, device) if settings.model.attention == "auto" else {}
     liger = kernels.auto_problem(cuda=cuda) if settings.execution.kernels == "auto" and cuda else None
     taken = kernels.choose(settings.execution.kernels, device.type)

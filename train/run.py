@@ -20,6 +20,7 @@ from train import checkpoint
 from train.backends import chosen_backends
 from train.distributed.exit_codes import REFUSED, Refused
 from train.distributed.out_of_memory import OutOfMemory, needing
+from train.distributed.shared_folder import check_shared
 from train.distributed.signals import Left, Signals, heed
 from train.distributed.watchdog import Watchdog
 from train.distributed.world import World, finish, local_ranks
@@ -77,6 +78,7 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
     world = start(settings.threads)
     watchdog = Watchdog(Path(settings.output), world, settings.hang_timeout_s, settings.slow_timeout_s)
     claimed, step = claim_run(Path(settings.output), settings, inputs, world)
+    check_shared("output", Path(settings.output), world)
     left: Left | None = None
     if world.same(int(claimed is not None and claimed.finished)):
         log.info("run %s is finished: nothing to do", settings.output)

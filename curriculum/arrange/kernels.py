@@ -9,12 +9,17 @@ module imports Numba (0.4 s); the first call of a kernel on a machine compiles i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numba import njit
+from numba.core import config as numba_config
 from numpy.typing import NDArray
+
+numba_config._config_fname = os.devnull  # not .numba_config.yaml in the current folder: it may name a cache to run
+numba_config.reload_config()
 
 F = TypeVar("F", bound=Callable[..., Any])
 U16: TypeAlias = NDArray[np.uint16]

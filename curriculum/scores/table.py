@@ -58,7 +58,9 @@ def draw(scores: Scores, tokens: Tokens, path: Path) -> None:
     order = np.argsort(-counts.sum(axis=1), kind="stable")[:MOST_SOURCES]
     order = order[counts[order].sum(axis=1) > 0]
     style = {"svg.fonttype": "none", "svg.hashsalt": "pdpc", "font.size": 8.5, "text.parse_math": False}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # not the settings in a matplotlibrc of the current folder
+        matplotlib.rcParams.update(style)
         figure = Figure(figsize=(4.9, 0.75 + 0.42 * len(order)))
         axes = figure.add_axes(
             (0.24, 0.42 / (0.75 + 0.42 * len(order)), 0.72, 0.42 * len(order) / (0.75 + 0.42 * len(order)))

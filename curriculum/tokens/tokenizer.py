@@ -179,7 +179,7 @@ def load_tokenizer(settings: TokenizerSettings) -> TextTokenizer:
     from transformers import AutoTokenizer
 
     try:
-        found = AutoTokenizer.from_pretrained(settings.name)
+        found = AutoTokenizer.from_pretrained(settings.name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ValueError(
             f"tokenizer.name={settings.name!r} is neither a folder nor a tokenizer that Hugging Face can load "

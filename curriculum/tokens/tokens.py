@@ -9,9 +9,9 @@ Layout of a slice (`train`, `validation`, `reference`), all numbers little-endia
     <slice>.origins.bin  int64 [documents]: the document's ordinal in the input text
 
 A sample is a window of seq_len + 1 tokens at stride seq_len within one source, so every token except the source's first
-is a label exactly once; BOS, which the text does not hold, is an input and never a label. blocks.bin holds a checksum
-for every 256 KiB of each file (curriculum/artifact/blocks.py). Opening costs O(sources) and reads those checksums (32 MB
-for 10^12 bytes), reading a sample O(seq_len): ids are memory-mapped, the rest is read on demand
+is a label exactly once; BOS, which the text does not hold, is an input and never a label. blocks.bin holds a
+checksum for every 256 KiB of each file (curriculum/artifact/blocks.py). Opening costs O(sources) and reads those
+checksums (32 MB for 10^12 bytes), reading a sample O(seq_len): ids are memory-mapped, the rest is read on demand
 (curriculum/artifact/guard.py).
 
 Adopted TOKENS (`pdpc adopt`) have no <slice>.ids.bin: each source lists external files, which stay in place, and starts

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from ipaddress import ip_address
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""A name of a job, partition, account or quality of service."""
+LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST = re.compile(rf"(?=.{{1,253}}\Z){LABEL}(?:\.{LABEL})*")
+"""A host name (RFC 1123), with _ as in Docker's names. The programs that get it would take -oX as an option."""
 _PIECE = re.compile(r"[^,\[\]]*(?:\[[^\[\]]*\][^,\[\]]*)*")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 MOST_NODES = 100_000
@@ -38,9 +43,21 @@ def _expand_piece(piece: str, text: str) -> list[str]:
             raise ValueError(f"hosts: {text!r} names more than {MOST_NODES} nodes: check its ranges")
         names = [name + option for name in names for option in options]
     for name in names:
-        if not NAME.fullmatch(name):
-            raise ValueError(f"hosts: {name!r} is not a valid node name: use letters, digits, dots, - and _")
+        check_host(name)
     return names
+
+
+def check_host(name: str) -> None:
+    """Raise ValueError unless `name` is a host name or an IP address."""
+    if HOST.fullmatch(name):
+        return
+    try:
+        ip_address(name.replace("%", " "))  # no zone: it may hold anything
+    except ValueError:
+        raise ValueError(
+            f"hosts: {name!r} is not a host name or an IP address: use letters, digits, dots, - and _, and neither "
+            "begin nor end with -"
+        ) from None
 
 
 def _numbers(ranges: str, text: str) -> list[str]:

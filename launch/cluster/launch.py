@@ -23,7 +23,7 @@ from launch.cluster.slurm import Slurm
 
 OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*(=.*)?")
 
-OWN = ("hostfile*", "deepspeed_env", "node.sh", "train.sbatch", "roll.*", ".*.tmp-*")
+OWN = ("hostfile*", "deepspeed_env", "secret", "node.sh", "train.sbatch", "roll.*", ".*.tmp-*")
 """Patterns of what `pdpc launch` and its scripts write to the folder `scripts`."""
 
 CLUSTERS: dict[str, type[Cluster]] = {"local": Local, "hostfile": Hostfile, "slurm": Slurm}
@@ -71,6 +71,7 @@ def run(settings: LaunchSettings) -> int:
     """
     from curriculum.artifact.files import write_text
     from curriculum.artifact.outputs import BYSTANDERS, check_free
+    from train.distributed.secret import write_secret
 
     overrides = check_training(settings.overrides, settings.cluster)
     folder = Path(settings.scripts).absolute()
@@ -81,7 +82,9 @@ def run(settings: LaunchSettings) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
         print(f"wrote {path}")
-    variables = [f"{name}={shlex.quote(value)}" for name, value in start.environment.items()]
+    if start.secret is not None:
+        write_secret(start.secret)
+    variables = [f"{name}={shlex.quote(value)}" for name, value in start.environment.items() if value]
     print("start it with:")
     for line in start.by_hand or [" ".join([*variables, shlex.join(start.command)])]:
         print(f"  {line}")
@@ -118,17 +121,16 @@ def _execute(start: Start) -> int:
         raise ValueError(
             f"{program} is not installed here: run this on a machine that has it, or add --dry-run to only write files"
         )
-    if "--hostfile" in start.command and shutil.which("pdsh") is None:
+    if start.multi_node and shutil.which("pdsh") is None:
         raise ValueError(
             "DeepSpeed starts the other nodes with pdsh, which is not installed: install pdsh or use cluster.ssh=false"
         )
     if program == "sbatch":
         return subprocess.run(start.command, check=False).returncode
-    from launch.cluster.supervisor import on_free_port, supervise
+    from launch.cluster.supervisor import supervise
     from train.distributed.world import SUPERVISOR
 
     environment = {**os.environ, **start.environment}
-    if "--hostfile" in start.command:
-        return supervise(start.command, environment, multi_node=True)
-    environment[SUPERVISOR] = str(os.getpid())  # process ids and free ports are only valid on this machine
-    return on_free_port(lambda port: [program, "--master_port", str(port), *start.command[1:]], environment)
+    if not start.multi_node:
+        environment[SUPERVISOR] = str(os.getpid())  # process ids are only valid on this machine
+    return supervise(start.command, environment, multi_node=start.multi_node)

@@ -9,11 +9,15 @@ import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from launch.cluster.hosts import expand, hostfile
+from train.config.safe_path import safe_variables
+from train.distributed.secret import VARIABLE as SECRET
 
+ON_THIS_MACHINE = ("--hostfile", os.devnull)
+"""Arguments of DeepSpeed's launcher for ranks here: by default it reads /job/hostfile, and any name could be a file."""
 PLAIN = re.compile(r"[\w@%+=:,./~-]*")
 """Words that a second shell, such as the remote one behind pdsh, leaves unchanged."""
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -27,6 +31,10 @@ class Start:
     files: dict[Path, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     by_hand: list[str] = field(default_factory=list)
+    secret: Path | None = None
+    """File for the secret of the ranks, readable only by this user; None: they need none."""
+    multi_node: bool = False
+    """Are ranks of other machines started by the command?"""
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Local(Cluster):
     def plan(self, overrides: Sequence[str], folder: Path) -> Start:
         """Return the command of DeepSpeed's launcher on this machine."""
         processes = [] if self.gpus_per_node is None else ["--num_gpus", str(self.gpus_per_node)]
-        return Start([deepspeed(), *processes, *training(overrides)])
+        return Start([deepspeed(), *ON_THIS_MACHINE, *processes, *training(overrides)], environment=safe_variables())
 
 
 @dataclass(frozen=True)
@@ -90,18 +98,26 @@ class Hostfile(Cluster):
         nodes = folder / "hostfile"
         files = {nodes: hostfile(names, self.gpus_per_node)}
         rendezvous = ["--hostfile", str(nodes), "--master_addr", names[0], "--master_port", str(self.master_port)]
+        secret = folder / "secret"
+        exported = {**safe_variables(), SECRET: str(secret), **self.environment}
         if not self.ssh:
-            return self._by_hand(rendezvous, names, overrides, folder, files)
-        check_plain([*overrides, *self.environment.values()])
-        environment = {}
-        if self.environment:
-            exports = folder / "deepspeed_env"
-            files[exports] = "".join(f"{name}={value}\n" for name, value in self.environment.items())
-            environment["DS_ENV_FILE"] = str(exports)
-        return Start([deepspeed(), *rendezvous, *training(overrides)], files, environment)
+            start = self._by_hand(rendezvous, names, overrides, folder, files, exported)
+            return replace(start, secret=secret)
+        check_plain([*overrides, str(Path.cwd()), sys.executable, *exported.values()])
+        exports = folder / "deepspeed_env"  # always: without one, DeepSpeed reads .deepspeed_env here and at home
+        files[exports] = "".join(f"{name}={value}\n" for name, value in exported.items())
+        environment = {**safe_variables(), "DS_ENV_FILE": str(exports)}
+        command = [deepspeed(), *rendezvous, *training(overrides)]
+        return Start(command, files, environment, secret=secret, multi_node=True)
 
     def _by_hand(
-        self, rendezvous: list[str], names: list[str], overrides: Sequence[str], folder: Path, files: dict[Path, str]
+        self,
+        rendezvous: list[str],
+        names: list[str],
+        overrides: Sequence[str],
+        folder: Path,
+        files: dict[Path, str],
+        exported: Mapping[str, str],
     ) -> Start:
         script = folder / "node.sh"
         launcher = shlex.join(["deepspeed", *rendezvous, "--no_ssh", "--node_rank"])
@@ -113,7 +129,7 @@ class Hostfile(Cluster):
                 "set -eu",
                 f"cd {shlex.quote(str(Path.cwd()))}",
                 f'export PATH={shlex.quote(str(programs()))}:"$PATH"',
-                *(f"export {name}={shlex.quote(value)}" for name, value in self.environment.items()),
+                *(f"export {name}={shlex.quote(value)}" for name, value in exported.items()),
                 "# shellcheck disable=SC2016  # the overrides must not be expanded by this shell",
                 f'exec {launcher} "${{1:?rank of this node}}" {shlex.join(training(overrides))}',
                 "",

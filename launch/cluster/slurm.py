@@ -11,6 +11,7 @@ from pathlib import Path
 
 from launch.cluster.hosts import NAME
 from launch.cluster.machines import Cluster, Start, check_environment, check_least, check_plain, programs
+from train.config.safe_path import safe_variables
 
 TIME_LIMIT = re.compile(r"(\d+-)?\d+(:[0-5]\d){1,2}|\d+-\d+")
 DIRECTIVE = re.compile(r"(--[a-z][a-z-]*)(=[\w.,:/%@&|*()\[\]+-]+)?")
@@ -32,7 +33,19 @@ SCRIPT = """\
 set -eo pipefail
 cd {workdir}
 export PATH={programs}:"$PATH"
-{environment}set -u  # not earlier: `module` and `conda` read unset variables
+{safe}{environment}set -u  # not earlier: `module` and `conda` read unset variables
+absolute() {{  # an entry that is not absolute, also an empty one, would be the current folder
+    local entry entries found=
+    IFS=: read -ra entries <<< "$1"
+    for entry in "${{entries[@]}}"; do
+        [[ $entry != /* ]] || found+=${{found:+:}}$entry
+    done
+    printf %s "$found"
+}}
+PYTHONPATH=$(absolute "${{PYTHONPATH-}}")
+LD_LIBRARY_PATH=$(absolute "${{LD_LIBRARY_PATH-}}")
+PATH=$(absolute "$PATH")
+export PYTHONPATH LD_LIBRARY_PATH PATH
 
 # Network: uncomment what `ibstat` and `nvidia-smi topo -m` on a node confirm. A800 nodes are A100 nodes with NVLink
 # at 400 GB/s; they need no special settings.
@@ -48,13 +61,20 @@ if (( ${{#nodes[@]}} != {nodes} )); then
     echo "expected {nodes} nodes, but Slurm allocated ${{#nodes[@]}}: ${{nodes[*]}}" >&2
     exit 1
 fi
+for node in "${{nodes[@]}}"; do
+    if [[ ! $node =~ ^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$ ]]; then
+        echo "$node is not a host name" >&2
+        exit 1
+    fi
+done
 hostfile={folder}/hostfile.$SLURM_JOB_ID
 printf '%s slots={slots}\\n' "${{nodes[@]}}" > "$hostfile"
 head_node=${{nodes[0]}}
 export PDPC_ROLL={folder}/roll.$SLURM_JOB_ID  # where each rank writes its process id and its exit code
-rm -rf "$PDPC_ROLL" && mkdir "$PDPC_ROLL"
+rm -rf "$PDPC_ROLL" && mkdir -m 700 "$PDPC_ROLL"
 restart=${{SLURM_RESTART_COUNT:-0}}
-export PDPC_LIFE=$SLURM_JOB_ID.$restart  # keeps leftovers of an earlier attempt from joining this one as ranks
+export PDPC_SECRET=$PDPC_ROLL/secret.$restart  # without it, neither strangers nor leftovers of an attempt can join
+(umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' > "$PDPC_SECRET")
 master_port=$(( 12000 + (SLURM_JOB_ID + 101 * restart) % 16000 ))  # below the ephemeral port range
 echo "job $SLURM_JOB_ID, restart $restart, nodes ${{nodes[*]}}, port $master_port"
 
@@ -179,7 +199,7 @@ class Slurm(Cluster):
                 f"scripts={str(folder)!r} appears in an #SBATCH line: use a path without spaces or % signs"
             )
         if self.ssh:
-            check_plain([*overrides, *self.environment.values()])
+            check_plain([*overrides, str(Path.cwd()), *self.environment.values()])
         path = folder / "train.sbatch"
         return Start(["sbatch", str(path)], {path: self.script(overrides, path)})
 
@@ -202,13 +222,15 @@ class Slurm(Cluster):
             *self.options,
         ]
         exports = [f"export {name}={shlex.quote(value)}" for name, value in self.environment.items()]
-        exported = ['"PDPC_ROLL=$PDPC_ROLL"', '"PDPC_LIFE=$PDPC_LIFE"']
+        exported = ['"PDPC_ROLL=$PDPC_ROLL"', '"PDPC_SECRET=$PDPC_SECRET"', '"PYTHONSAFEPATH=1"']
+        exported += ['"PYTHONPATH=$PYTHONPATH"']
         exported += [shlex.quote(f"{name}={value}") for name, value in self.environment.items()]
         return SCRIPT.format(
             path=shlex.quote(str(path)),
             directives="\n".join(f"#SBATCH {one}" for one in directives),
             workdir=shlex.quote(str(Path.cwd())),
             programs=shlex.quote(str(programs())),
+            safe="".join(f"export {name}={shlex.quote(value)}\n" for name, value in safe_variables().items()),
             environment="".join(f"{line}\n" for line in [*self.setup, *exports]),
             nodes=self.nodes,
             slots=self.gpus_per_node,

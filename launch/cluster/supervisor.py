@@ -5,23 +5,20 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import secrets
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from train.distributed.exit_codes import HUNG, PORT_TAKEN
+from launch.cluster.machines import ON_THIS_MACHINE
+from train.config.safe_path import safe_variables
+from train.distributed.exit_codes import HUNG
 
 FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """Signals that the supervisor forwards to the ranks."""
-
-
-MOST_PORTS = 4
-"""Number of ports to try on this machine."""
 
 
 POLL_S = 0.5
@@ -45,40 +42,10 @@ def start_ranks(
 
     `reports_codes`: the ranks report their exit code after any signal except SIGKILL.
     """
-
-    def command(port: int) -> list[str]:
-        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", "none"]
-        launcher += ["--log_level", "critical"]  # it logs every nonzero exit as an error
-        launcher += ["--num_gpus", str(processes), "--master_addr", "127.0.0.1", "--master_port", str(port)]
-        return [*launcher, "--no_local_rank", "--module", module, *words]
-
-    return on_free_port(command, launcher_environment(threads), hang_timeout_s, reports_codes=reports_codes)
-
-
-def on_free_port(
-    command: Callable[[int], Sequence[str]],
-    environment: Mapping[str, str],
-    hang_timeout_s: float | None = None,
-    *,
-    reports_codes: bool = False,
-) -> int:
-    """Run the launcher command that `command` returns for a free port; retry on another port if it was taken meanwhile.
-
-    Seconds pass between choosing a port and rank 0 listening on it.
-    """
-    from train.distributed.rendezvous import LIFE
-    from train.distributed.world import free_port
-
-    for left in reversed(range(MOST_PORTS)):
-        port = free_port()
-        code = supervise(
-            command(port), {**environment, LIFE: secrets.token_hex(8)}, hang_timeout_s, reports_codes=reports_codes
-        )
-        if code != PORT_TAKEN:
-            break
-        if left:
-            print(f"port {port} was taken before rank 0 could listen on it: trying another one", file=sys.stderr)
-    return code
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", *ON_THIS_MACHINE]
+    command += ["--log_level", "critical"]  # it logs every nonzero exit as an error
+    command += ["--num_gpus", str(processes), "--no_local_rank", "--module", module, *words]
+    return supervise(command, launcher_environment(threads), hang_timeout_s, reports_codes=reports_codes)
 
 
 def launcher_environment(threads: int) -> dict[str, str]:
@@ -87,6 +54,7 @@ def launcher_environment(threads: int) -> dict[str, str]:
 
     return {
         **os.environ,
+        **safe_variables(),
         SUPERVISOR: str(os.getpid()),
         "OMP_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
@@ -108,8 +76,10 @@ def supervise(
     Once the ranks have started, signals go only to them: DeepSpeed's launcher would kill them on a signal, and orphans
     them when killed itself. If a rank is stopped (SIGSTOP) for longer than `hang_timeout_s`, all ranks are killed.
     `reports_codes`: as in `start_ranks`; `multi_node`: ranks run on other machines too, and the launcher ends them.
+    Ranks of this machine meet in a file of a new folder that only this user can enter: nothing listens on a port.
     """
     from train.distributed import heartbeat
+    from train.distributed.store import STORE
     from train.distributed.watchdog import end_processes
 
     # If the other ranks could still run, they would have detected a rank that is silent for this long.
@@ -136,7 +106,8 @@ def supervise(
 
         handlers = {number: signal.signal(number, forward) for number in FORWARDED_SIGNALS}
         try:
-            launcher = subprocess.Popen(command, env={**environment, heartbeat.VARIABLE: name}, start_new_session=True)
+            passed = {**environment, heartbeat.VARIABLE: name, **({} if multi_node else {STORE: f"{name}/store"})}
+            launcher = subprocess.Popen(command, env=passed, start_new_session=True)
             if ended_by:
                 _signal_group(launcher.pid, signal.SIGKILL)
             while (code := _waited(launcher)) is None:

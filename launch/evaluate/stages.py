@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from train.evaluation.attempts import forget_attempts
 from train.evaluation.evaluate import FAILED, evaluate
 from train.evaluation.harness.tasks import BenchmarkSettings, task_files_fingerprint
 from train.evaluation.heldout import HeldoutSettings
+from train.records.config_json import CONFIG, read_config
 from train.records.layout import CHECKPOINTS
 from train.records.run_json import read_run
 from train.resume.runfolder import RunFolder
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 MAY_DIFFER = (
     *("heldout.batch_size", "benchmarks.batch_size", "benchmarks.task_paths"),
-    *("benchmarks.offline", "benchmarks.task_timeout_s"),
+    *("benchmarks.task_code", "benchmarks.offline", "benchmarks.task_timeout_s"),
 )
 """Keys allowed with `stages`: how the run's own questions are processed, and where the task files are now."""
 
@@ -52,6 +52,11 @@ def evaluate_stages(settings: EvaluateSettings, run: Path, overrides: Sequence[s
     asked = questions_of(facts, heldout, benchmarks)
     before, now = facts["fingerprints"].get("benchmarks"), task_files_fingerprint(benchmarks)
     if before != now:
+        if not any(word.lstrip("+").startswith("benchmarks.task_paths=") for word in overrides):
+            raise ArtifactError(
+                f"the task files that {run / CONFIG} names (benchmarks.task_paths={benchmarks.task_paths}) are not the "
+                "ones that the run started with: restore them, or name the folders to use: benchmarks.task_paths=[...]"
+            )
         log.warning("the task files differ from those that run %s started with: its stages and the report say so", run)
     claimed = world.first_does(lambda: RunFolder.claim(run, wait_s=0.0))
     try:
@@ -136,7 +141,20 @@ def _own_settings(
         values = {key: getattr(getattr(settings, name), key) for key in known if f"{name}.{key}" in given}
         return replace(own, **values)  # type: ignore[type-var]
 
-    return now("heldout", heldout), now("benchmarks", benchmarks)
+    return now("heldout", heldout), _confined(run, now("benchmarks", benchmarks), given)
+
+
+def _confined(run: Path, benchmarks: BenchmarkSettings, given: Sequence[str]) -> BenchmarkSettings:
+    """Return the settings without the network and without code of task files, unless the user asked for these.
+
+    The user named a run: what its config.json names was not their word, and the folder may be another's.
+    """
+    if not benchmarks.offline and "benchmarks.offline" not in given:
+        log.info("offline, although run %s was not: allow the network with benchmarks.offline=false", run)
+        benchmarks = replace(benchmarks, offline=True)
+    if benchmarks.task_paths and not {"benchmarks.task_paths", "benchmarks.task_code"} & set(given):
+        benchmarks = replace(benchmarks, task_code=False)
+    return benchmarks
 
 
 def own_settings(run: Path) -> tuple[HeldoutSettings, BenchmarkSettings]:
@@ -144,16 +162,16 @@ def own_settings(run: Path) -> tuple[HeldoutSettings, BenchmarkSettings]:
 
     Raises ArtifactError naming the file.
     """
-    path = run / "config.json"
+    path = run / CONFIG
     if not path.is_file():
         raise ArtifactError(f"{path}, which holds the run's evaluation settings, is missing: restore it")
+    kept = read_config(run)
 
     def own(name: str, kind: type[T]) -> T:
         known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
         return kind(**{key: value for key, value in kept.get(name, {}).items() if key in known})
 
     with reading(path, "restore it"):
-        kept = json.loads(path.read_text("utf-8"))
         return own("heldout", HeldoutSettings), own("benchmarks", BenchmarkSettings)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from curriculum.work.chunks import Chunk
 from curriculum.work.job import Job, work_here
 from launch.executors.task import Task
+from train.config.packages import check_packages
 from train.faults import arm
 
 log = logging.getLogger(__name__)
@@ -167,6 +168,7 @@ def work(task: Task, number: int, pipe: Connection) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _end_with_parent()
     try:
+        check_packages()
         arm()
         with task.computing():
             worker = task.load(task.open(), number)

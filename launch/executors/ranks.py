@@ -44,6 +44,8 @@ def work(task: Task, world: World) -> None:
     """Run one rank: process chunks until none is left; rank 0 then assembles the artifact."""
     import torch.distributed as dist
 
+    from train.distributed.shared_folder import check_shared
+
     store = dist.distributed_c10d._get_default_store()
     job = task.open()
     with ExitStack() as held, task.computing():
@@ -51,6 +53,7 @@ def work(task: Task, world: World) -> None:
         if missing is None:
             return
         if missing:
+            check_shared("output", job.store.folder, world)
             _take(task, job, world, store, missing)
     _first_does(world, store, FINISHED, job.finish)
 

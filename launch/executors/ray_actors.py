@@ -9,6 +9,7 @@ atomically, so the driver may be lost too: the next run processes the chunks tha
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from contextlib import ExitStack
@@ -30,8 +31,10 @@ class Actor:
     """A worker on the cluster. Every node must have the package installed: Ray does not ship its code."""
 
     def __init__(self, task: Task) -> None:
+        from train.config.packages import check_packages
         from train.faults import arm
 
+        check_packages()
         arm()
         self._computing = ExitStack()  # never closed: lasts as long as the actor
         self._computing.enter_context(task.computing())
@@ -55,7 +58,9 @@ def run(task: Task, job: Job) -> None:
 
     started = not ray.is_initialized()
     if started:
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level="warning")
+        # Without an address, Ray would join the cluster that a file in /tmp names, which anyone may write.
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        ray.init(address, log_to_driver=False, include_dashboard=False, logging_level="warning")
     try:
         with job.store.held():
             if missing := job.begin():

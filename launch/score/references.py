@@ -148,8 +148,10 @@ def _compile(model: LossModel, compiled: bool) -> None:
     """Compile the model: our decoder block by block, another architecture as a whole."""
     if not compiled:
         return
+    from models.compiled_code import check_cache
     from models.decoder import Decoder
 
+    check_cache()
     if isinstance(model, Decoder):
         model.execution = replace(model.execution, compile=True)
     else:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from models.attention.backend import ANY_FLOAT, Backend
 from models.attention.documents import Documents, on_device
+from models.compiled_code import check_cache
 
 
 class Mask(NamedTuple):
@@ -49,6 +50,7 @@ def attend(q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor, mask: Mask) -> Tensor:
 def _compiled(any_size: bool) -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
+    check_cache()
     compiled: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=None if any_size else False)
     return compiled
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,17 @@ def check_foreign(folder: Path, seq_len: int | None) -> None:
     """
     path = folder / "config.json"
     raw = read_json(path, "name a folder written by save_pretrained or by pdpc export")
-    if raw.get("auto_map"):
-        raise ValueError(
-            f"{path}: auto_map={raw['auto_map']} needs custom modeling code, which is never run: use another model, "
-            "or remove auto_map if transformers itself supports the architecture"
-        )
-    for key in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
-        if raw.get(key) not in ATTENTION:
-            raise ValueError(f"{path}: {key}={raw[key]!r} needs external attention code: remove the key")
-    if raw.get("quantization_config"):
-        raise ValueError(f"{path}: quantised weights are not supported: save the model in float32 or bfloat16")
+    for part in _parts(raw):
+        if part.get("auto_map"):
+            raise ValueError(
+                f"{path}: auto_map={part['auto_map']} needs custom modeling code, which is never run: use another "
+                "model, or remove auto_map if transformers itself supports the architecture"
+            )
+        for key in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
+            if part.get(key) not in ATTENTION:
+                raise ValueError(f"{path}: {key}={part[key]!r} needs external attention code: remove the key")
+        if part.get("quantization_config"):
+            raise ValueError(f"{path}: quantised weights are not supported: save the model in float32 or bfloat16")
     if (folder / "adapter_config.json").is_file():
         raise ValueError(
             f"{folder} contains an adapter (adapter_config.json), not a full model: merge it into its base model first"
@@ -39,6 +41,14 @@ def check_foreign(folder: Path, seq_len: int | None) -> None:
     check_generations(path, raw)
     weight_files(folder)
     check_positions(path, position_limit(folder), seq_len)
+
+
+def _parts(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield a configuration and those inside it, such as text_config."""
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _parts(inner)
 
 
 def check_positions(path: Path, limit: int | None, seq_len: int | None) -> None:

@@ -187,7 +187,7 @@ class _Server:
     def start(
         self, target: str, arguments: dict[str, Any], world_size: int, log: str, environment: dict[str, str]
     ) -> list[int]:
-        from train.distributed.world import free_port
+        from tests.ports import free_port
 
         self._warm_up()
         module, _, name = target.partition(":")

@@ -1,8 +1,8 @@
 """Failures during the rendezvous: a taken port, a rank that dies, a leftover rank of an earlier launch (T29).
 
 Passed: the launch ends by itself in time and with the right exit code, or continues if it can; no process is left, and
-nothing in /dev/shm or the temporary folder; the next launch ends like an undisturbed one. One case in eight is
-`pdpc train` itself, whose port is taken between being chosen and being used.
+nothing in /dev/shm or the temporary folder; the next launch ends like an undisturbed one. A process without the secret
+of the launch, which takes the place of a rank, has no effect.
 """
 
 from __future__ import annotations
@@ -10,30 +10,28 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from tests.ports import free_port
 from tests.torture.campaign import Tally, case_seeds
-from tests.torture.forks import ROOT, Ranks
+from tests.torture.forks import Ranks
 from tests.torture.forks import train as rank_of
-from tests.torture.network import living, nothing_left, wait_for
+from tests.torture.network import wait_for
 from tests.torture.runs import PATIENCE_S, Ground, difference, forget, prepared
 from train.distributed.exit_codes import FAILED, PORT_TAKEN
-from train.distributed.rendezvous import LIFE
-from train.distributed.world import free_port
+from train.distributed.secret import VARIABLE, write_secret
 
 FULL = 50
 RANKS = 2
-FROM_TRAIN, FROM_TRAIN_SHARE = "taken from pdpc train", 0.125
 MEET_S = 6.0
 """Timeout of a case's rendezvous."""
 MARGIN_S = 40.0
@@ -41,17 +39,6 @@ MARGIN_S = 40.0
 SHARED = Path("/dev/shm")
 WHEN = ("before", "while", "after")
 """When a rank dies: before it looks for the others, during the rendezvous, or after it, before they are connected."""
-TAKER = """
-import socket, sys, train.distributed.world
-from launch.cli import main
-taken = socket.socket()
-taken.bind(("127.0.0.1", 0))
-taken.listen()
-ports, free_port = [taken.getsockname()[1]], train.distributed.world.free_port
-train.distributed.world.free_port = lambda: ports.pop() if ports else free_port()
-sys.exit(main(sys.argv[1:]))
-"""
-"""`pdpc train` with a first port that is no longer free."""
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
@@ -70,8 +57,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
 def one_case(ground: Ground, folder: Path, seed: int) -> tuple[str, str | None]:
     """Disturb one rendezvous, then let the run finish; return the fault and what went wrong."""
     draw = np.random.default_rng(seed)
-    others = [name for name in CASES if name != FROM_TRAIN]
-    name = FROM_TRAIN if draw.random() < FROM_TRAIN_SHARE else str(draw.choice(others))
+    name = str(draw.choice(list(CASES)))
     (folder / "tmp").mkdir(parents=True)
     before = _leftovers(folder)
     problem = CASES[name](ground, folder, draw)
@@ -106,16 +92,40 @@ def rank_lost(ground: Ground, folder: Path, draw: np.random.Generator) -> str | 
 
 
 def stale_rank(ground: Ground, folder: Path, draw: np.random.Generator) -> str | None:
-    """Start rank 1 of an earlier launch on the port of this one: it is ignored, and ends."""
-    port = free_port()
-    stale = start(ground, folder, 1, port, RANK="1", LOCAL_RANK="1", WORLD_SIZE=str(RANKS), **{LIFE: "earlier"})
+    """Start rank 1 of an earlier launch on the port of this one: it is refused and named, and ends."""
+    port, secrets = free_port(), [folder / "earlier", folder / "this"]
+    for path in secrets:
+        write_secret(path)
+    earlier, this = ({VARIABLE: str(path)} for path in secrets)
+    stale = start(ground, folder, 1, port, RANK="1", LOCAL_RANK="1", WORLD_SIZE=str(RANKS), **earlier)
     time.sleep(float(draw.uniform(0.0, 1.0)))
-    ranks = start(ground, folder, RANKS, port, **{LIFE: "this"})
+    ranks = start(ground, folder, RANKS, port, **this)
     codes, others = ranks.wait(PATIENCE_S), ended(stale)
     ranks.kill()
     if codes != [0] * RANKS or others != [FAILED]:
         return f"ended with {codes}, the rank of the earlier launch with {others}: {ranks.told()[-600:]}"
     return None
+
+
+def stranger(ground: Ground, folder: Path, draw: np.random.Generator) -> str | None:
+    """Take a rank's place in the store as plain torch would, with no secret: the run does not notice."""
+    port, secret = free_port(), folder / "secret"
+    write_secret(secret)
+    ranks = start(ground, folder, RANKS, port, **{VARIABLE: str(secret)})
+    other = start(ground, folder, 1, port, "stands_in", RANK="1", WORLD_SIZE=str(RANKS))
+    codes = ranks.wait(PATIENCE_S)
+    ranks.kill()
+    other.kill()
+    other.wait(5)
+    return None if codes == [0] * RANKS else f"ended with {codes}: {ranks.told()[-600:]}"
+
+
+def stands_in(**_: object) -> int:
+    """Join as a rank with torch alone."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", timeout=timedelta(seconds=MEET_S))
+    return 0
 
 
 def two_of_a_rank(ground: Ground, folder: Path, draw: np.random.Generator) -> str | None:
@@ -134,41 +144,30 @@ def two_of_a_rank(ground: Ground, folder: Path, draw: np.random.Generator) -> st
     return None
 
 
-def taken_from_train(ground: Ground, folder: Path, draw: np.random.Generator) -> str | None:
-    """Take the port that `pdpc train` has chosen: it tries another one."""
-    words = [*ground.material.words, f"output={folder / 'run'}", f"processes={RANKS}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PDPC_CASE": str(folder), "TMPDIR": str(folder / "tmp")}
-    done = subprocess.run(
-        [sys.executable, "-c", TAKER, "train", *words],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=4 * PATIENCE_S,  # two cold starts, even on a busy machine
-        check=False,
-    )
-    if done.returncode or "trying another one" not in done.stderr:
-        return f"ended with {done.returncode}: {done.stdout[-300:]} {done.stderr[-600:]}"
-    return None if nothing_left(folder) else f"processes are left: {living(folder)}"
-
-
 CASES: dict[str, Callable[[Ground, Path, np.random.Generator], str | None]] = {
     "port taken": port_taken,
     "rank lost": rank_lost,
     "stale rank": stale_rank,
     "two of a rank": two_of_a_rank,
-    FROM_TRAIN: taken_from_train,
+    "stranger": stranger,
 }
 
 
 def start(
-    ground: Ground, folder: Path, size: int, port: int, lost: int = -1, when: str = "", **environment: str
+    ground: Ground,
+    folder: Path,
+    size: int,
+    port: int,
+    target: str = "rank",
+    lost: int = -1,
+    when: str = "",
+    **environment: str,
 ) -> Ranks:
     """Start a launch with its rendezvous on a port; rank `lost` dies."""
     words = [*ground.material.words, *(["micro_batch_size=4"] if size == 3 else [])]
     arguments = {"words": words, "output": str(folder / "run"), "lost": lost, "when": when}
     environment = {"MASTER_PORT": str(port), "TMPDIR": str(folder / "tmp"), **environment}
-    return ground.forks.start("tests.torture.meeting:rank", arguments, size, folder / "log", environment)
+    return ground.forks.start(f"tests.torture.meeting:{target}", arguments, size, folder / "log", environment)
 
 
 def rank(words: list[str], output: str, lost: int, when: str) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.torture import canaries, fuzz, hostile, outside, tokenizers
+from tests.torture import canaries, fuzz, hostile, outside, strangers, tokenizers
 from tests.torture.fuzz_places import PLACES
 
 
@@ -69,6 +69,21 @@ def test_a_canary_is_found_in_every_form(tmp_path):
             assert list(canaries.hits(tmp_path, secrets)), (secret, number)
     (tmp_path / "page").write_bytes(b"<p>***</p>")
     assert list(canaries.hits(tmp_path, secrets)) == []
+
+
+def test_a_few_strangers(tmp_path, forks):
+    tally = strangers.run_cases(list(strangers.QUICK), 1, tmp_path)
+    assert tally.attempts == len(strangers.QUICK)
+    assert tally.good, "\n".join(tally.failures)
+
+
+def test_a_stranger_that_gets_through_is_counted(tmp_path, forks, monkeypatch):
+    def writes(ground):
+        ground.canary.touch()
+
+    monkeypatch.setattr(strangers, "VARIANTS", {"writes": writes, "says": lambda ground: "accepted"})
+    tally = strangers.run_cases(["writes", "says"], 1, tmp_path)
+    assert tally.failures == ["seed 1: writes: code was run", "seed 2: says: accepted"]
 
 
 def test_every_kind_of_file_is_fuzzed():

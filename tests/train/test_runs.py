@@ -387,7 +387,7 @@ def test_attention_may_change_between_attempts_and_is_checked_before_training_st
 
 def test_the_deepspeed_launcher_starts_the_same_run(whole_run, words, tmp_path):
     """`deepspeed --module train ...` as users type it; it passes --local_rank, which must be accepted."""
-    from train.distributed.world import free_port
+    from tests.ports import free_port
 
     command = [
         sys.executable,

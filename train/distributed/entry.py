@@ -110,8 +110,8 @@ def _composed(verb: RankVerb, words: Sequence[str]) -> tuple[Any, list[str]]:
 
 def _failed(verb: str, error: Exception) -> int:
     """Log why this rank exits, unless another rank does, and post its exit code to the others."""
-    from train.distributed.rendezvous import NotMet
     from train.distributed.signals import Left, posted
+    from train.distributed.store import NotMet
     from train.distributed.world import OtherRankFailed, code_of, connection_lost
 
     if isinstance(error, Left):

@@ -1,74 +1,62 @@
 """Rendezvous of the ranks: within a time limit, and with the names of those that are missing.
 
-Torch on its own waits for a missing rank as long as for a collective, and does not say which rank it is. It also
-accepts any process: one of an earlier attempt of the run, still looking for its rank 0 at the same address, is not a
-rank of this attempt.
+Torch on its own waits for a missing rank as long as for a collective, and does not say which rank it is. Its store also
+accepts any process that can connect: one of an earlier attempt of the run, or of another user. So ranks of one machine
+meet in a file that only this user can open, if their launcher named one. Others meet in a TCP store, which listens on
+loopback if all ranks are here: each proves that it knows the attempt's secret, and keys have a prefix derived from it.
 """
 
 from __future__ import annotations
 
+import hmac
 import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import contextmanager, suppress
 from typing import Any
 
-import psutil
 import torch.distributed as dist
 
-from train.distributed.exit_codes import FAILED, PORT_TAKEN
+from curriculum.work.printable import printable
+from train.distributed.exit_codes import FAILED
+from train.distributed.secret import proof, read_secret
+from train.distributed.store import AGAIN, STORE, NotMet, address, open_store
+from train.distributed.strangers import strangers
 
 log = logging.getLogger(__name__)
 
-LIFE = "PDPC_LIFE"
-"""Environment variable of all ranks with an id unique to this attempt of the run; without it, a second process that
-claims to be rank N is rejected by name."""
+VISITOR = "pdpc/visitor"
+"""Key of the number of processes that joined, and prefix of the keys with what each of them says that it is."""
+MOST_VISITORS = 100_000
 POLL_S = 0.1
 LATE_S = 5.0
 """How much longer a rank waits for a listener that never answers, which torch would wait for without limit."""
-AGAIN = "check how that process ended (its log, its node), then run the same command again"
-
-
-class NotMet(RuntimeError):
-    """Not all ranks joined within the time limit."""
-
-    exit_code = FAILED
-
-
-class PortTaken(NotMet):
-    """Rank 0 cannot listen on the rendezvous port, because another process does."""
-
-    exit_code = PORT_TAKEN
 
 
 @contextmanager
-def rendezvous(rank: int, size: int, limit_s: float, leave: Callable[[int], Any]) -> Iterator[None]:
+def rendezvous(rank: int, size: int, limit_s: float, leave: Callable[[int], Any]) -> Iterator[Any]:
     """Wait for all ranks, then connect them inside the block; both within `limit_s` seconds.
 
-    The ranks meet in a store at MASTER_ADDR and MASTER_PORT, which torch's process group then uses as well. Raises
-    NotMet naming the missing ranks. Connecting cannot be interrupted: when it takes too long, because a rank was lost
-    meanwhile or something else listens there, this rank logs that and calls `leave` with code 1.
+    Yields the store for torch's process group. Raises NotMet naming the missing ranks. Connecting cannot be
+    interrupted: when it takes too long, because a rank was lost meanwhile or something else listens there, this rank
+    logs that and calls `leave` with code 1.
     """
     if size == 1:
-        yield
+        yield dist.HashStore()
         return
     deadline = time.monotonic() + limit_s
     silent = (
-        f"rank {rank}: no answer from {_address()} within {limit_s:g} s: check that rank 0 of this run listens there, "
+        f"rank {rank}: no answer from {address()} within {limit_s:g} s: check that rank 0 of this run listens there, "
         "then run the same command again"
     )
     with _at_most(limit_s + LATE_S, silent, leave):
         store = _gather(rank, size, limit_s, deadline)
     lost = f"rank {rank}: all {size} ranks joined, but were not connected within {limit_s:g} s: one was lost meanwhile"
-    try:
-        with _at_most(max(0.0, deadline - time.monotonic()), f"{lost}; {AGAIN}", leave):
-            yield
-    finally:
-        del store  # rank 0's store, which torch's own shares, has to exist until here
+    with _at_most(max(0.0, deadline - time.monotonic()), f"{lost}; {AGAIN}", leave):
+        yield store
 
 
 @contextmanager
@@ -88,70 +76,76 @@ def _at_most(seconds: float, message: str, leave: Callable[[int], Any]) -> Itera
         timer.cancel()
 
 
-def _address() -> str:
-    return f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-
-
 def _gather(rank: int, size: int, limit_s: float, deadline: float) -> Any:
     """Return the store in which all ranks have registered."""
-    address = _address()
-    by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's agent holds the store
-    keeper = "torchrun's agent" if by_agent else "rank 0"
+    place = address()
     try:
-        store = dist.TCPStore(  # type: ignore[attr-defined]
-            *(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size),
-            is_master=rank == 0 and not by_agent,
-            timeout=timedelta(seconds=limit_s),
-            wait_for_workers=False,
-            multi_tenant=not by_agent,
+        secret = read_secret()
+    except ValueError as error:
+        raise NotMet(f"rank {rank}: {error}") from error
+    opened = open_store(rank, size, limit_s)
+    if secret is None and STORE not in os.environ and rank == 0:
+        log.info(
+            "the rendezvous at %s has no secret: every process that can connect there may join as a rank; pdpc train "
+            "and pdpc launch use one",
+            place,
         )
-    except dist.DistError as error:
-        if "EADDRINUSE" in str(error):
-            raise PortTaken(
-                f"rank 0 cannot listen at {address}: {_holder(int(os.environ['MASTER_PORT']))}. End it, or start the "
-                "run on another port"
-            ) from error
-        if rank == 0 and not by_agent:
-            raise NotMet(f"rank 0 cannot listen at {address} ({error}): run the same command again") from error
-        raise NotMet(f"rank {rank}: {keeper} was not found at {address} within {limit_s:g} s: {AGAIN}") from error
-    here, count = f"pdpc/{_attempt()}/here", f"pdpc/{_attempt()}/count"
+    store = dist.PrefixStore(f"pdpc/{_attempt(secret)}", opened)
     me = f"process {os.getpid()} on {socket.gethostname()}"
     try:
-        there = store.compare_set(f"{here}/{rank}", "", me).decode()
+        _sign(opened, secret, rank, me)
+        there = store.compare_set(f"here/{rank}", "", me).decode()
         if there != me:
             raise NotMet(
-                f"{me} is rank {rank}, and so is {there}, which joined at {address} first: end the processes left over "
+                f"{me} is rank {rank}, and so is {there}, which joined at {place} first: end the processes left over "
                 "from an earlier attempt, then run the same command again"
             )
-        store.add(count, 1)
-        while store.add(count, 0) < size:
+        store.add("count", 1)
+        while store.add("count", 0) < size:
             if time.monotonic() > deadline:
-                missing = [str(other) for other in range(size) if not store.check([f"{here}/{other}"])]
+                missing = [str(other) for other in range(size) if not store.check([f"here/{other}"])]
                 raise NotMet(
                     f"rank {rank}: of {size} ranks, {', '.join(missing) or 'none'} did not join within {limit_s:g} s "
-                    f"({address}): {AGAIN}"
+                    f"({place}): {AGAIN}"
                 )
             time.sleep(POLL_S)
     except dist.DistError as error:
-        raise NotMet(f"rank {rank}: {keeper} was lost during rendezvous at {address}: {AGAIN}") from error
+        raise NotMet(f"rank {rank}: rank 0 was lost during rendezvous at {place}: {AGAIN}") from error
+    finally:
+        if rank == 0:
+            _name_strangers(opened, secret, place)
+    if rank == 0 and STORE not in os.environ and (others := strangers(int(os.environ["MASTER_PORT"]))):
+        raise NotMet(
+            f"{', '.join(others)} is connected to the rendezvous of this run at {place}, and could replace what its "
+            "ranks tell each other: ask who that is, then start the run again, on another port or with pdpc train"
+        )
     return store
 
 
-def _attempt() -> str:
+def _attempt(secret: bytes | None) -> str:
     """Return an id that only the ranks of this attempt share; torchrun counts its restarts."""
-    return ".".join(os.environ.get(name, "") for name in (LIFE, "TORCHELASTIC_RESTART_COUNT"))
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+    return f"open.{restart}" if secret is None else proof(secret, "attempt", restart)
 
 
-def _holder(port: int) -> str:
-    """Return which process holds a port of this machine, as far as this user may see."""
-    try:
-        held = [one.pid for one in psutil.net_connections("tcp") if one.laddr and one.laddr.port == port]
-        words = [f"process {pid} holds it ({_command(pid)})" for pid in held if pid]
-    except psutil.Error:
-        words = []
-    return words[0] if words else "another process holds that port"
+def _sign(store: Any, secret: bytes | None, rank: int, me: str) -> None:
+    """Write who joins as which rank where every process can read it, with a proof that it knows the secret."""
+    mark = proof(secret, str(rank), me) if secret is not None else ""
+    store.set(f"{VISITOR}/{store.add(VISITOR, 1)}", f"{mark} {rank} {me}")
 
 
-def _command(pid: int) -> str:
-    """Return the command line of a process, in at most 120 characters."""
-    return " ".join(" ".join(psutil.Process(pid).cmdline()).split())[:120]
+def _name_strangers(store: Any, secret: bytes | None, place: str) -> None:
+    """Log the processes that tried to join without the secret of this attempt. They have no effect on it."""
+    if secret is None:
+        return
+    with suppress(dist.DistError, ValueError):
+        for number in range(1, min(store.add(VISITOR, 0), MOST_VISITORS) + 1):
+            key = f"{VISITOR}/{number}"
+            if not store.check([key]):
+                continue
+            mark, rank, who = (*store.get(key).decode("utf-8", "replace").split(" ", 2), "", "")[:3]
+            if not hmac.compare_digest(mark.encode(), proof(secret, rank, who).encode()):
+                log.warning(
+                    "%s tried to join as rank %s at %s without the secret of this attempt: it was refused",
+                    *(printable(who) or "something", printable(rank), place),
+                )

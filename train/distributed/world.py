@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -129,13 +128,6 @@ def finish(world: World) -> None:
     if dist.is_initialized():
         world.barrier()
         dist.destroy_process_group()
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback address that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def watch_supervisor(interval_s: float = 0.5) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,12 +14,15 @@ import torch.distributed as dist
 from curriculum.work.threads import threads_each
 from train.distributed import heartbeat
 from train.distributed.rendezvous import rendezvous
-from train.distributed.world import World, free_port, local_ranks, watch_supervisor
+from train.distributed.store import meets_here
+from train.distributed.world import World, local_ranks, watch_supervisor
 from train.engine.patches import JOIN, TABLE, check
 from train.faults import fault
 
 TIMEOUT = timedelta(minutes=30)
 """Timeout of a collective."""
+LOOPBACK = "lo"
+"""Linux's name of the interface."""
 MEET_S = 300.0
 """Timeout of the rendezvous, from the first rank to arrive until all are connected."""
 
@@ -32,9 +36,8 @@ def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local_size = local_ranks(size)
-    if size == 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # no other rank has to find it
-        single = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
-        os.environ.update(single, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    if size == 1:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1")
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     watch_supervisor()
     heartbeat.report_in()
@@ -45,9 +48,12 @@ def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
     else:
         os.environ["DS_ACCELERATOR"] = "cpu"
         device, backend = torch.device("cpu"), "gloo"
+    if size == 1 or meets_here():  # gloo and NCCL listen there, not on the addresses that other machines can reach
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", LOOPBACK)
     load()
-    with rendezvous(rank, size, meet_s, heartbeat.leave):
-        _join(backend, TIMEOUT)
+    with rendezvous(rank, size, meet_s, heartbeat.leave) as store:
+        _join(backend, device, rank, size, store)
         hosts = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
     fault("world.joined")
     return World(rank, size, local_rank, local_size, device, hosts)
@@ -64,13 +70,16 @@ def load() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def _join(backend: str, timeout: timedelta) -> None:
-    """Create the process group of all ranks; every rank calls this, after `load`.
+def _join(backend: str, device: torch.device, rank: int, size: int, store: Any) -> None:
+    """Create the process group of all ranks, which meet in `store`; every rank calls this, after `load`.
 
     DeepSpeed's engine works in a copy of that group. It would create the copy later, when a rank may already be lost,
     and wait for that rank for as long as a collective may take, so the copy is created here too.
     """
     import deepspeed
 
-    deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False, auto_mpi_discovery=False)
+    store.set_timeout(TIMEOUT)
+    bound = {"device_id": device} if device.type == "cuda" and size > 1 else {}  # as DeepSpeed binds it
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT, **bound)
+    deepspeed.init_distributed(dist_backend=backend, timeout=TIMEOUT, verbose=False, auto_mpi_discovery=False)
     deepspeed.utils.groups._clone_world_group()

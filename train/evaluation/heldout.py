@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 1024
+"""Samples whose BOS are counted at a time."""
+
 
 @dataclass(frozen=True)
 class HeldoutSettings:
@@ -74,6 +77,7 @@ def evaluate_heldout(
     if lengths is None:
         log.info("no bits per byte: %s has no tokenizer.json with the bytes of each token", tokens.tokenizer_folder)
     spans = Spans(*tokens.document_spans(ids))
+    labels_S = _labels(tokens, ids, spans)
     nats_S, bytes_ = _sums(model, tokens, ids, spans, lengths, settings.batch_size, world)
     sources = tokens.source_of(ids)
 
@@ -88,8 +92,8 @@ def evaluate_heldout(
             continue
         inside = rows[spans.row_S]
         nats = nats_S[inside].sum()
-        found.values[f"{group}/loss"] = float(nats / spans.labels_S[inside].sum())
-        found.answers[f"{group}/loss"] = _by_document(spans.document_S[inside], nats_S[inside], spans.labels_S[inside])
+        found.values[f"{group}/loss"] = float(nats / labels_S[inside].sum())
+        found.answers[f"{group}/loss"] = _by_document(spans.document_S[inside], nats_S[inside], labels_S[inside])
         if not group.endswith("_pd") and bytes_[rows].sum() > 0:
             found.values[f"{group}/bits_per_byte"] = float(nats / np.log(2) / bytes_[rows].sum())
     return found
@@ -101,12 +105,34 @@ class Spans(NamedTuple):
     row_S: npt.NDArray[np.int64]
     """Place of the sample among those evaluated."""
     document_S: npt.NDArray[np.int64]
-    labels_S: npt.NDArray[np.int64]
+    length_S: npt.NDArray[np.int64]
+    """Number of label positions, including BOS."""
+
+    @property
+    def start_S(self) -> npt.NDArray[np.int64]:
+        """First label position of each stretch in its sample."""
+        before_S = np.cumsum(self.length_S) - self.length_S
+        return before_S - before_S[np.searchsorted(self.row_S, self.row_S, side="left")]
+
+
+def _labels(tokens: Tokens, ids: npt.NDArray[np.int64], spans: Spans) -> npt.NDArray[np.int64]:
+    """Return the labels of each stretch: its positions without BOS, which the text does not hold."""
+    if tokens.input_only is None:
+        return spans.length_S
+    labels_S = spans.length_S.copy()
+    for begin in range(0, len(ids), AT_ONCE):
+        batch = tokens.sample(ids[begin : begin + AT_ONCE])[:, 1:]
+        own = slice(*np.searchsorted(spans.row_S, [begin, begin + len(batch)]))
+        edges = (spans.row_S[own] - begin) * batch.shape[1] + spans.start_S[own]
+        labels_S[own] -= np.add.reduceat((batch == tokens.input_only).ravel(), edges, dtype=np.int64)
+    return labels_S
 
 
 def _by_document(
     document_S: npt.NDArray[np.int64], nats_S: npt.NDArray[np.float64], labels_S: npt.NDArray[np.int64]
 ) -> Items:
+    counted = labels_S > 0
+    document_S, nats_S, labels_S = document_S[counted], nats_S[counted], labels_S[counted]
     ids, place_S = np.unique(document_S, return_inverse=True)
     labels = np.bincount(place_S, weights=labels_S)
     return Items(ids, np.bincount(place_S, weights=nats_S) / labels, labels, groups=ids)
@@ -159,8 +185,7 @@ def _sums(
 
     batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
     nats_S, bytes_ = np.zeros(len(spans.row_S)), np.zeros(len(ids))
-    within_S = np.cumsum(spans.labels_S) - spans.labels_S  # of all labels; then of the sample's own
-    within_S -= within_S[np.searchsorted(spans.row_S, spans.row_S, side="left")]
+    start_S = spans.start_S
 
     def score() -> None:
         for first in range(0, len(batches), world.size):
@@ -173,7 +198,7 @@ def _sums(
                 continue
             begin, stop = mine * batch_size, mine * batch_size + len(batch)
             own = slice(*np.searchsorted(spans.row_S, [begin, stop]))
-            edges = (spans.row_S[own] - begin) * losses.shape[1] + within_S[own]
+            edges = (spans.row_S[own] - begin) * losses.shape[1] + start_S[own]
             nats_S[own] = np.add.reduceat(losses.double().cpu().numpy().ravel(), edges)
             if lengths is not None:
                 bytes_[begin:stop] = bytes_of(batch[:, 1:], lengths).sum(axis=1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from train.records.config_json import CONFIG, without_checksum
 from train.records.run_json import checksum_of
 from train.records.skipped import SKIPPED, Lost, lost_until
 from train.records.state import state_of
@@ -85,19 +86,19 @@ def read_run(name: str, folder: Path) -> Run:
         )
     records, notes = read_metrics(path)
     found: dict[str, dict[str, Any]] = {}
-    for file in ("config.json", "run.json"):
+    for file in (CONFIG, "run.json"):
         found[file] = _read_object(folder / file)
-        _check_sum(folder / file, found[file])
         if not found[file]:
             notes.append(f"{file} is missing, so its contents are not shown")
     info = found["run.json"]
+    _check_sum(folder / "run.json", info)
     if info:
         info["status"] = state_of(folder, info)
     if info and info.get("status") != "finished":
         notes.append(f"the run is not finished (status: {info.get('status', 'unknown')}); results so far are shown")
     if info.get("arm", name) != name:
         notes.append(f"run.json calls this arm {info['arm']!r}")
-    config, contradictions = _settings(found["config.json"], info.get("identity") or {})
+    config, contradictions = _settings(without_checksum(folder / CONFIG, found[CONFIG]), info.get("identity") or {})
     train, repeated_train = _last_of_each_step(r for r in records if r["kind"] == "train")
     stages, repeated_stages = _last_of_each_step(r for r in records if r["kind"] == "stage")
     if repeated := repeated_train + repeated_stages:
@@ -109,7 +110,7 @@ def read_run(name: str, folder: Path) -> Run:
     notes += _non_finite(train, stages)
     last = max((record["step"] for record in (*train, *stages)), default=0)
     lost = lost_until(folder / SKIPPED, last) if (folder / SKIPPED).is_file() else Lost()
-    partly = bool(config) and not found["config.json"]
+    partly = bool(config) and not found[CONFIG]
     return Run(
         *(name, folder, config, info, train, stages, notes),
         lost=_with_counts(lost, train),

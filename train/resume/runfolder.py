@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import threading
@@ -21,6 +20,7 @@ from train import checkpoint
 from train.config.compose import as_yaml
 from train.config.packages import versions
 from train.inputs import Inputs
+from train.records.config_json import CONFIG, config_text
 from train.records.layout import CHECKPOINTS, LOCK, RUN
 from train.records.run_json import FORMAT, as_text, checksum_of, read_run
 from train.records.state import RUNNING
@@ -116,7 +116,7 @@ class RunFolder:
             **extra,
         }
         write_text(self.path / "config.yaml", as_yaml(settings))
-        write_text(self.path / "config.json", json.dumps(asdict(settings), indent=1) + "\n")
+        write_text(self.path / CONFIG, config_text(asdict(settings)))
         self._write()
 
     def finish(self, cursor: int, consumed_hash: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.artifact.files import write_text
+from curriculum.work.printable import printable
 from train.records.layout import WANDB_ID
 from train.tracking.metrics import NONFINITE, Record
 from train.tracking.panels import STEP, TOKENS
@@ -128,13 +129,28 @@ def quiet_wandb() -> Any:
     for name, value in (("SILENT", "true"), ("DISABLE_GIT", "true"), ("ERROR_REPORTING", "false")):
         os.environ.setdefault(f"WANDB_{name}", value)
     import wandb
+    from wandb.sdk import wandb_settings
 
+    wandb_settings.Settings.read_system_settings = _user_settings
     # Importing wandb creates two temporary folders for media, which we never log; ranks exit without Python's clean-up.
     for module, attribute in (("data_types._private", "MEDIA_TMP"), ("artifacts.artifact", "_TMP_DIR")):
         folder = getattr(sys.modules.get(f"wandb.sdk.{module}"), attribute, None)
         if isinstance(folder, tempfile.TemporaryDirectory):
             folder.cleanup()
     return wandb
+
+
+def _user_settings(settings: Any) -> Any:
+    """Return W&B's settings files: the user's own, but none in a folder named `wandb` here, which could name a server
+    that gets the API key.
+    """
+    from wandb.sdk.lib import settings_file
+
+    here = Path(settings.settings_workspace)
+    if here.is_file():
+        log.warning("%s is not read: set WANDB_BASE_URL and other variables instead", printable(str(here)))
+    own = Path(settings.settings_system) if settings.settings_system else None
+    return settings_file.SettingsFiles(global_settings=own, local_settings=Path(os.devnull))
 
 
 def run_id(folder: Path) -> str:

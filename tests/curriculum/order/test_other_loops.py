@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from benchmarks.processes import PLACE
-from train.distributed.world import free_port
+from tests.ports import free_port
 
 SCRIPT = Path(__file__).with_name("other_loops.py")
 ROOT = Path(__file__).parents[3]

@@ -14,6 +14,7 @@ from launch.cluster.hosts import expand, hostfile
 from launch.cluster.launch import CLUSTERS, LaunchSettings, run, split_overrides
 from launch.cluster.machines import Cluster, Hostfile, Local
 from launch.cluster.slurm import Slurm
+from train.config.safe_path import safe_variables
 from train.distributed.world import SUPERVISOR
 
 HARD = "data.tokens=/a b/'$HOME'/`x`"
@@ -38,6 +39,7 @@ def dry(where: Cluster, folder: Path, *overrides: str) -> None:
         ("gpu[9-11,20],cpu3", ["gpu9", "gpu10", "gpu11", "gpu20", "cpu3"]),
         ("r[1-2]n[08-09]-ib", ["r1n08-ib", "r1n09-ib", "r2n08-ib", "r2n09-ib"]),
         ("a,b.example.org", ["a", "b.example.org"]),
+        ("10.0.0.7,fd00::7", ["10.0.0.7", "fd00::7"]),
     ],
 )
 def test_node_lists_expand(text: str, names: list[str]) -> None:
@@ -75,7 +77,17 @@ def test_command_line_splits_into_launch_and_train() -> None:
 def test_local(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = Local(gpus_per_node=2).plan(["a=1", HARD], tmp_path).command
     assert Path(command[0]).name == "deepspeed"
-    assert command[1:] == ["--num_gpus", "2", "--no_local_rank", "--module", "train", "a=1", HARD]
+    assert command[1:] == [
+        "--hostfile",
+        os.devnull,
+        "--num_gpus",
+        "2",
+        "--no_local_rank",
+        "--module",
+        "train",
+        "a=1",
+        HARD,
+    ]
     assert "--num_gpus" not in Local().plan([], tmp_path).command
     dry(Local(), tmp_path, HARD)
     typed = capsys.readouterr().out.splitlines()[-1].replace(command[0], "printf '%s\\n'", 1)
@@ -85,11 +97,21 @@ def test_local(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def safe() -> list[str]:
+    """Return the variables that keep the current folder off the path of ranks, as assignments."""
+    return [f"{name}={value}" for name, value in safe_variables().items()]
+
+
 def test_hostfile_by_ssh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = Hostfile(hosts=["gpu[01-02]", "gpu7"], gpus_per_node=4, environment={"HF_HOME": "/data/hf"})
     dry(where, tmp_path / "s", "experiment=pdpc")
     assert (tmp_path / "s" / "hostfile").read_text() == "gpu01 slots=4\ngpu02 slots=4\ngpu7 slots=4\n"
-    assert (tmp_path / "s" / "deepspeed_env").read_text() == "HF_HOME=/data/hf\n"
+    exported = (tmp_path / "s" / "deepspeed_env").read_text().splitlines()
+    assert exported == [*safe(), f"PDPC_SECRET={tmp_path}/s/secret", "HF_HOME=/data/hf"]
+    assert (tmp_path / "s" / "secret").stat().st_mode & 0o777 == 0o600
+    secret = (tmp_path / "s" / "secret").read_text().strip()
+    assert len(secret) == 64
+    assert secret not in "".join(exported)
     printed = capsys.readouterr().out
     assert f"DS_ENV_FILE={tmp_path}/s/deepspeed_env" in printed
     assert f"--hostfile {tmp_path}/s/hostfile --master_addr gpu01 --master_port 29500" in printed
@@ -150,6 +172,7 @@ def slurm_machine(tmp_path: Path) -> Path:
         "trap 'echo checkpoint >> log; sleep 0.2; echo left >> log; exit 138' USR1\n"
         '[[ $SLURM_NODEID == 1 ]] || echo $$ > "$PDPC_ROLL/00000.pid"\n'
         'printf "%s\\n" "$@" > $node.new; mv $node.new $node\n'
+        'printf "%s\\n" "$PYTHONSAFEPATH" "$PYTHONPATH" "$(stat -c %a%F "$PDPC_SECRET")" > safe\n'
         "while [[ -e long && ! -e log && ! -e requeued ]]; do sleep 0.05; done\n"
         "[[ ! -e broken ]]",
     )
@@ -157,7 +180,7 @@ def slurm_machine(tmp_path: Path) -> Path:
 
 
 def write_batch_script(machine: Path, *overrides: str, nodes: int = 2) -> Path:
-    setup = [f'export PATH={machine}/bin:"$PATH"', 'echo "${NOT_SET}"']
+    setup = [f'export PATH={machine}/bin:"$PATH"', 'echo "${NOT_SET}"', "export PYTHONPATH=:lib:/site:$PYTHONPATH:."]
     dry(Slurm(nodes=nodes, gpus_per_node=4, setup=setup, environment={"X": "a b"}), machine / "s", *overrides)
     return machine / "s" / "train.sbatch"
 
@@ -181,6 +204,9 @@ def test_slurm_script_starts_a_launcher_on_each_node(slurm_machine: Path, capsys
         expected += ["--master_port", "12017", "--no_local_rank", "--module", "train", "experiment=pdpc", HARD]
         assert (slurm_machine / f"node{rank}").read_text().splitlines() == expected
     assert not (slurm_machine / "requeued").exists()
+    path = safe_variables()["PYTHONPATH"]
+    assert (slurm_machine / "safe").read_text().splitlines() == ["1", f"/site:{path}", "600regular file"]
+    assert re.fullmatch("[0-9a-f]{64}", (slurm_machine / "s" / "roll.17" / "secret.0").read_text())
 
 
 @pytest.mark.parametrize("started", [True, False])
@@ -239,7 +265,8 @@ def test_slurm_directives(tmp_path: Path) -> None:
     assert "NOT YET RUN ON A GPU CLUSTER" in text
     assert "srun" not in text
     assert (
-        """printf '%s\\n' "PDPC_ROLL=$PDPC_ROLL" "PDPC_LIFE=$PDPC_LIFE" HF_HOME=/data/hf > "$DS_ENV_FILE"\n""" in text
+        """printf '%s\\n' "PDPC_ROLL=$PDPC_ROLL" "PDPC_SECRET=$PDPC_SECRET" "PYTHONSAFEPATH=1" """
+        """"PYTHONPATH=$PYTHONPATH" HF_HOME=/data/hf > "$DS_ENV_FILE"\n""" in text
     )
     assert 'deepspeed --hostfile "$hostfile" --master_addr "$head_node"' in text
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
@@ -276,7 +303,12 @@ def test_scripts_please_shellcheck(tmp_path: Path) -> None:
         (lambda: Slurm(setup=["a\nb"]), "cluster.setup"),
         (lambda: Slurm(environment={"A B": "x"}), "cluster.environment: 'A B'"),
         (lambda: Hostfile(hosts=["a", "a"]), "lists a more than once"),
-        (lambda: Hostfile(hosts=["a$(x)"]), "is not a valid node name"),
+        (lambda: Hostfile(hosts=["a$(x)"]), "is not a host name"),
+        (lambda: Hostfile(hosts=["-oProxyCommand=x"]), "'-oProxyCommand=x' is not a host name"),
+        (lambda: Hostfile(hosts=["a", "n[1-2]-"]), "'n1-' is not a host name"),
+        (lambda: Hostfile(hosts=["a..b"]), "'a..b' is not a host name"),
+        (lambda: Hostfile(hosts=["a" * 64]), "is not a host name"),
+        (lambda: Hostfile(hosts=["fe80::1%eth0;x"]), "is not a host name"),
         (lambda: Hostfile(master_port=80), "cluster.master_port=80"),
         (lambda: LaunchSettings(overrides=["--multirun"]), "'--multirun' is not an override of train"),
         (lambda: LaunchSettings(overrides=["a=1\nb"]), "is not an override of train"),
@@ -357,6 +389,7 @@ def test_ranks_of_this_machine_watch_their_launcher(
     monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(supervisor, "supervise", supervise)
     assert run(LaunchSettings(where, scripts=str(tmp_path))) == 0
+    assert [f"{name}={seen[name]}" for name in ("PYTHONSAFEPATH", "PYTHONPATH")] == safe()
     assert seen.get(SUPERVISOR) == (str(os.getpid()) if watched else None)
 
 

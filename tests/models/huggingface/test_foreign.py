@@ -171,6 +171,8 @@ def _adapter(folder: Path) -> None:
     ("change", "message"),
     [
         ({"auto_map": {"AutoModelForCausalLM": "modeling_trap.Trap"}}, "auto_map=.* which is never run"),
+        ({"text_config": {"auto_map": {"AutoConfig": "x.Trap"}}}, "auto_map=.* which is never run"),
+        ({"parts": [{"_attn_implementation": "someone/kernel"}]}, "_attn_implementation='someone/kernel' needs"),
         ({"attn_implementation": "someone/kernel"}, "attn_implementation='someone/kernel' needs external attention"),
         ({"quantization_config": {"bits": 4}}, "quantised weights are not supported"),
         ({"architectures": ["GPT2Model"]}, r"\['GPT2Model'\] is not a causal language model .* is GPT2LMHeadModel"),

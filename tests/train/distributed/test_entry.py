@@ -12,13 +12,14 @@ import pytest
 
 from launch.demo.demo import DemoSettings
 from tests.conftest import write_text
+from tests.ports import free_port
 from tests.torture.forks import served
 from train.distributed import signals
 from train.distributed.entry import GIVE_WAY_S, RankVerb, run_rank
 from train.distributed.exit_codes import DISK_FULL, FAILED, LEFT_ON_SIGINT, PORT_TAKEN, REFUSED, UNREADABLE, Refused
-from train.distributed.rendezvous import NotMet, PortTaken
 from train.distributed.signals import Left
-from train.distributed.world import OtherRankFailed, free_port
+from train.distributed.store import NotMet, PortTaken
+from train.distributed.world import OtherRankFailed
 
 ROOT = Path(__file__).parents[3]
 NEEDED = ["output=run", "arm=a", "data.tokens=no_tokens", "data.order=no_order"]
@@ -34,7 +35,7 @@ def program(module, *words, **environment):
 
 def launched(*words):
     """Run two ranks with the DeepSpeed command line of a user; the launcher adds --local_rank."""
-    place = ["--hostfile", "none", "--num_gpus", "2", "--master_port", str(free_port()), "--log_level", "critical"]
+    place = ["--hostfile", os.devnull, "--num_gpus", "2", "--master_port", str(free_port()), "--log_level", "critical"]
     return program("deepspeed.launcher.runner", *place, "--module", *words)
 
 

@@ -86,7 +86,7 @@ def _opened(
     bos: int | None,
 ) -> Callable[[], Any]:
     def opened() -> Any:
-        stack.enter_context(sandbox(settings.offline, settings.task_paths))
+        stack.enter_context(sandbox(settings.offline, settings.task_paths, code=settings.task_code))
         stack.enter_context(evaluating(decoder))
         from train.evaluation.harness.model import harness_model, load_tokenizer
         from train.evaluation.harness.scorer import Scorer

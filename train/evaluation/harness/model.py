@@ -9,12 +9,12 @@ from train.evaluation.harness.scorer import Scorer
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer saved in `folder` with transformers, from local files only."""
+    """Load the tokenizer saved in `folder` with transformers, from local files only and without code from there."""
     from transformers import AutoTokenizer
 
     if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
         raise ValueError(f"{folder} holds no tokenizer: give the folder of a saved one, as in TOKENS")
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    return AutoTokenizer.from_pretrained(str(folder.absolute()), local_files_only=True, trust_remote_code=False)
 
 
 def template_start(tokenizer: Any) -> int | None:

@@ -66,7 +66,7 @@ def write_pack(folder: Path, settings: BenchmarkSettings) -> None:
         groups, tags = _write_groups(draft.path / TASKS, settings.tasks, manager)
         documents: dict[str, int] = {}
         prints: dict[str, str] = {}
-        with sandbox(settings.offline, settings.task_paths):
+        with sandbox(settings.offline, settings.task_paths, code=settings.task_code):
             for name in settings.tasks:
                 for label, task in _loaded(name, settings).items():
                     if label not in documents:
@@ -74,7 +74,7 @@ def write_pack(folder: Path, settings: BenchmarkSettings) -> None:
                         prints[label] = _fingerprint(task)
                         _write_task(draft, label, task, manager, tags)
                         log.info("%-40s %d questions", label, documents[label])
-        packed = BenchmarkSettings(tasks=settings.tasks, task_paths=[str(draft.path)])
+        packed = replace(settings, task_paths=[str(draft.path)])
         _compare(packed, prints)
         for compiled in list(draft.path.rglob("__pycache__")):
             shutil.rmtree(compiled)
@@ -215,7 +215,7 @@ def _write_yaml(path: Path, value: dict[str, Any]) -> None:
 
 def _compare(settings: BenchmarkSettings, prints: dict[str, str]) -> None:
     """Load every task from the pack, offline; raise ValueError for one that differs from the original."""
-    with sandbox(offline=True, folders=settings.task_paths):
+    with sandbox(offline=True, folders=settings.task_paths, code=settings.task_code):
         for name in settings.tasks:
             for label, task in _loaded(name, settings).items():
                 if _fingerprint(task) != prints.get(label):

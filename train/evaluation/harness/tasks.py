@@ -32,6 +32,8 @@ class BenchmarkSettings:
     task_paths: list[str] = field(default_factory=list, metadata=FREE)
     """Folders with your own task files (YAML) or task packs; names not found there are looked up in the harness.
     Relative paths of data files are resolved in these folders."""
+    task_code: bool = field(default=True, metadata=FREE)
+    """Run the Python code that files in task_paths refer to (!function). false: tasks that need it fail."""
     limit: int | None = field(default=None, metadata=BINDS)
     """Use only the first N questions of each task. null: all of them."""
     num_fewshot: int | None = field(default=None, metadata=BINDS)
@@ -118,7 +120,7 @@ def load_tasks(name: str, settings: BenchmarkSettings) -> dict[str, Any]:
 
 def try_task(name: str, settings: BenchmarkSettings) -> str:
     """Load a task with its data and build its first question; return a description. May raise any error of the task."""
-    with sandbox(settings.offline, settings.task_paths):
+    with sandbox(settings.offline, settings.task_paths, code=settings.task_code):
         tasks = load_tasks(name, settings)["tasks"]
         questions = 0
         for label, task in tasks.items():

@@ -7,13 +7,13 @@ same file gives the same W&B run, without duplicate steps, and replaying a file 
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from curriculum.artifact.files import fingerprint_of, reading
+from train.records.config_json import CONFIG, read_config
 from train.records.layout import METRICS
 from train.records.run_json import read_run
 from train.tracking.background import error_line
@@ -74,10 +74,8 @@ def replay(folder: Path) -> Replayed:
 
 def wandb_settings(folder: Path) -> TrackerSettings:
     """Return the run's W&B settings, with timeouts long enough to send everything."""
-    kept: dict[str, Any] = {}
-    path = folder / "config.json"
+    path = folder / CONFIG
+    kept = read_config(folder).get("tracker", {}) if path.is_file() else {}
     with reading(path, "restore it, or remove it to use the default project"):
-        if path.is_file():
-            kept = json.loads(path.read_text("utf-8")).get("tracker", {})
-        known = {key: kept[key] for key in ("project", "entity", "group", "tags") if key in kept}
+        known: dict[str, Any] = {key: kept[key] for key in ("project", "entity", "group", "tags") if key in kept}
         return TrackerSettings(name="wandb", start_s=60.0, finish_s=600.0, **known)

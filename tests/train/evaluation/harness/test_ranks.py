@@ -143,8 +143,13 @@ def test_a_task_that_kills_is_skipped_by_the_next_attempt_and_rerun_later(
     (tasks / "death").unlink()
     assert main(["evaluate", f"run={run}", "stages=failed", "benchmarks.limit=3"]) == 2
     assert "benchmarks.limit cannot change with stages=failed" in capfd.readouterr().err
-    assert main(["evaluate", f"run={run}", "stages=failed", "benchmarks.batch_size=4"]) == 0
-    old, new = stage_records(run)
+    assert main(["evaluate", f"run={run}", "stages=failed"]) == 1  # the user named a run, not the code of its tasks
+    _, refused = stage_records(run)
+    assert "refers to Python code (!function misdeeds." in refused["bench/deadly/error"]
+    assert "name their folders with benchmarks.task_paths" in refused["bench/deadly/error"]
+    named = f"benchmarks.task_paths=[{tasks}]"
+    assert main(["evaluate", f"run={run}", "stages=failed", "benchmarks.batch_size=4", named]) == 0
+    old, _, new = stage_records(run)
     assert (run / "metrics.jsonl").read_bytes().startswith(before)
     assert "stage/failed" not in new
     assert "bench/deadly/error" not in new
@@ -154,7 +159,7 @@ def test_a_task_that_kills_is_skipped_by_the_next_attempt_and_rerun_later(
     assert read_answers(answers_path(run, step))["bench/deadly/acc"].mean() == new["bench/deadly/acc"]
     assert not (run / "evaluations" / ATTEMPTS).exists()
     assert main(["evaluate", f"run={run}", "stages=failed"]) == 0
-    assert len(stage_records(run)) == 2
+    assert len(stage_records(run)) == 3
     kept = answers_path(run, step).read_bytes()
     assert main(["evaluate", f"run={run}", "heldout.max_samples=4"]) == 0
     place = run / "evaluations"
@@ -162,7 +167,7 @@ def test_a_task_that_kills_is_skipped_by_the_next_attempt_and_rerun_later(
     assert read_answers(place / f"step_{step:08d}_asked.parquet")["val/loss"].mean() == pytest.approx(
         values["val/loss"]
     )
-    assert (answers_path(run, step).read_bytes(), len(stage_records(run))) == (kept, 2)
+    assert (answers_path(run, step).read_bytes(), len(stage_records(run))) == (kept, 3)
     assert main(["evaluate", f"run={run}", "stages=7"]) == 2
     assert "has no record of this stage: use one of 1" in capfd.readouterr().err
 

@@ -70,7 +70,7 @@ class ArrangeSettings:
     max_tokens: int | None = None
     """Arrange a random subset of about this many tokens, the same for every preference; null: the whole slice."""
     workers: int | None = None
-    """Threads; null: one per core. The order does not depend on it."""
+    """Threads; null: one per usable CPU. The order does not depend on it."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -81,7 +81,7 @@ class ArrangeSettings:
         if self.nonfinite not in NONFINITE:
             raise ValueError(f"nonfinite={self.nonfinite!r} must be one of {', '.join(NONFINITE)}")
         if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers={self.workers} must be at least 1, or null for one per core")
+            raise ValueError(f"workers={self.workers} must be at least 1, or null for one per usable CPU")
         if self.tokens is None and self.scores is not None:
             raise ValueError("scores=FOLDER needs tokens=FOLDER: give both, or own_scores=FILE instead")
 

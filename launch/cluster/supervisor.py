@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from curriculum.work.cpus import OMP
 from train.distributed.exit_codes import HUNG, PORT_TAKEN
 
 FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -82,13 +83,16 @@ def on_free_port(
 
 
 def launcher_environment(threads: int) -> dict[str, str]:
-    """Return a launcher's environment: its ranks use `threads` CPU threads and exit when this process is gone."""
+    """Return a launcher's environment: its ranks use `threads` CPU threads and exit when this process is gone.
+
+    The user's own OMP_NUM_THREADS stays as it is; a rank's settings take precedence over it inside the rank.
+    """
     from train.distributed.world import SUPERVISOR
 
     return {
+        OMP: str(threads),
         **os.environ,
         SUPERVISOR: str(os.getpid()),
-        "OMP_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
         "DEEPSPEED_LOG_LEVEL": "warning",
         **({} if gpus() else {"DS_ACCELERATOR": "cpu"}),

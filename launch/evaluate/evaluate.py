@@ -10,9 +10,9 @@ The exit code is 1 if any evaluation failed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
+from curriculum.work.cpus import threads_per_process
 from launch.evaluate.settings import EvaluateSettings
 
 
@@ -31,9 +31,10 @@ def run(settings: EvaluateSettings, overrides: Sequence[str] = ()) -> int:
         from launch.evaluate.model import evaluate_asked
         from train.distributed.world import World
 
+        torch.set_num_threads(threads_per_process(1))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return evaluate_asked(settings, overrides, World(0, 1, 0, 1, device))
     from launch.cluster.supervisor import start_ranks
 
-    threads = max(1, (os.cpu_count() or 1) // settings.processes)
+    threads = threads_per_process(settings.processes)
     return start_ranks("launch.rank", settings.processes, ["evaluate", *overrides], threads)

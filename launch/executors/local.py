@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from curriculum.work.chunks import Chunk
+from curriculum.work.cpus import OMP
 from curriculum.work.job import Job, work_here
 from launch.executors.task import Task
 from train.faults import arm
@@ -163,7 +164,7 @@ def work(task: Task, number: int, pipe: Connection) -> None:
     """Run a worker: load the task, then process chunks until the pipe closes."""
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # also for what the worker starts
-    os.environ["OMP_NUM_THREADS"] = str(task.threads)
+    os.environ.setdefault(OMP, str(task.threads))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _end_with_parent()
     try:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from curriculum.work.cpus import control_groups
+
 ENDLESS = 1 << 60
 """Values from this on mean that a control group has no limit."""
 
@@ -56,7 +58,7 @@ def _machine(root: Path) -> tuple[int | None, int | None]:
 
 
 def _group_limits(root: Path) -> Iterator[int]:
-    for folder, version in _control_groups(root):
+    for folder, version in control_groups("memory", root):
         try:
             limit = int((folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text())
         except (OSError, ValueError):  # no such file, or "max"
@@ -67,24 +69,10 @@ def _group_limits(root: Path) -> Iterator[int]:
 
 def oom_kills(root: Path = Path("/")) -> int:
     """Return how many processes in this process's control group the kernel's OOM killer has killed."""
-    for folder, version in _control_groups(root):
+    for folder, version in control_groups("memory", root):
         try:
             lines = (folder / ("memory.events" if version == 2 else "memory.oom_control")).read_text().splitlines()
             return int(dict(line.split() for line in lines).get("oom_kill", 0))
         except (OSError, ValueError):
             continue
     return 0
-
-
-def _control_groups(root: Path) -> Iterator[tuple[Path, int]]:
-    """Yield the folders of this process's memory control group and its ancestors, each with its version, 1 or 2."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
-        if controllers not in ("", "memory"):
-            continue
-        base, inside = root / "sys/fs/cgroup" / controllers, Path(path.lstrip("/"))
-        for folder in (inside, *inside.parents):
-            yield base / folder, 1 if controllers else 2

@@ -133,7 +133,7 @@ class TrainSettings:
     processes: int | None = field(default=None, metadata=FREE)
     """Ranks that `pdpc train` starts on this machine; null: one per GPU, or one without a GPU."""
     threads: int | None = field(default=None, metadata=FREE)
-    """CPU threads per rank; null: an equal share of the machine's cores."""
+    """CPU threads per rank; null: OMP_NUM_THREADS, or an equal share of the CPUs that may be used (affinity, quota)."""
     accept_scores: bool = field(default=False, metadata=FREE)
     """Train although pdpc score found the scores unusable (a strong model worse than the weak one, constant scores, an
     untrained model); run.json and the report then say so."""

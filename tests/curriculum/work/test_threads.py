@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from curriculum.work.threads import cores, mapped, prefetched
+from curriculum.work.threads import mapped, prefetched
 
 
 def failing(at):
@@ -59,7 +59,3 @@ def test_mapped_keeps_the_order_whatever_takes_longest():
 def test_mapped_raises_what_the_work_raises():
     with pytest.raises(ZeroDivisionError):
         list(mapped(lambda number: 1 // number, [2, 1, 0, 1], 2))
-
-
-def test_there_is_a_core():
-    assert cores() >= 1

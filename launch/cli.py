@@ -13,12 +13,14 @@ from importlib import import_module
 from typing import Any
 
 from curriculum.work.printable import printable
+from curriculum.work.streams import lost_output, open_streams
 from train.config.flags import as_overrides
 from train.config.help import TRAIN, asks_help, help_of
 from train.config.packages import check_packages
 from train.config.secrets import log_without_secrets, without_secrets
 from train.config.shown import asks_config
 from train.distributed.entry import refusal
+from train.distributed.exit_codes import DONE, FAILED
 from train.faults import arm
 
 log = logging.getLogger(__name__)
@@ -167,13 +169,25 @@ VERBS: dict[str, Verb] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code: 0 done, 2 invalid settings or inputs, 130 interrupted, else the failure's.
 
-    Run as a program, a command that only prints exits silently on SIGPIPE (`pdpc inspect order | head`).
+    Run as a program (without `arguments`), no failing write to the standard streams ends its work. A command that only
+    prints exits silently on SIGPIPE (`pdpc inspect order | head`), and with 1 if its output is lost in another way.
     """
+    if arguments is not None:
+        return _main(list(arguments))
+    open_streams()
+    words = sys.argv[1:]
+    only_prints = _only_prints(words)
+    if only_prints:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    code = _main(words)
+    if why := lost_output():
+        print(f"pdpc: output was lost: standard output cannot be written to ({why})", file=sys.stderr)
+    return FAILED if why and only_prints and code == DONE else code
+
+
+def _main(words: list[str]) -> int:
     if not faulthandler.is_enabled():
         faulthandler.enable()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None and _only_prints(words):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from curriculum.work.streams import open_streams
 from launch.cli import VERBS
 from train.config.help import asks_help
 from train.distributed.entry import RankVerb, run_rank, speaks
@@ -88,4 +89,5 @@ WORK: dict[str, Callable[[Any, list[str]], int | None]] = {
 }
 
 if __name__ == "__main__":
+    open_streams()
     leave(main(sys.argv[1:]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
+from curriculum.work.streams import open_streams
 from train.config.compose import SettingsError
 from train.config.help import TRAIN
 from train.distributed.entry import RankVerb, run_rank
@@ -38,4 +39,5 @@ def _train(settings: TrainSettings, _overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    open_streams()
     leave(main(sys.argv[1:]))

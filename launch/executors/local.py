@@ -23,6 +23,7 @@ from typing import Any
 from curriculum.work.chunks import Chunk
 from curriculum.work.cpus import OMP
 from curriculum.work.job import Job, work_here
+from curriculum.work.streams import open_streams
 from launch.executors.task import Task
 from train.faults import arm
 
@@ -162,6 +163,7 @@ def _interrupts_held() -> Iterator[None]:
 
 def work(task: Task, number: int, pipe: Connection) -> None:
     """Run a worker: load the task, then process chunks until the pipe closes."""
+    open_streams()
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # also for what the worker starts
     os.environ.setdefault(OMP, str(task.threads))

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from curriculum.work.printable import printable, printable_lines
+from curriculum.work.printable import printable
 from train.config.compose import SettingsError, compose, configuration_of
 from train.config.flags import as_overrides
 from train.config.help import asks_help, help_of
@@ -128,7 +128,7 @@ def _failed(verb: str, error: Exception) -> int:
     elif code == FAILED and not isinstance(error, NotMet):
         log.error("pdpc %s: rank %s failed", verb, _rank(), exc_info=error)
     else:
-        log.error("pdpc %s: %s (rank %s)", verb, printable_lines(str(error)), _rank())
+        log.error("pdpc %s: %s (rank %s)", verb, error, _rank())
     return _posted(code)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from rich.cells import cell_len
 
+from curriculum.work.printable import printable
 from train.report.axes import (
     Series,
     crop_start,
@@ -62,7 +64,7 @@ def curves(
             pale = {"color": style["color"], "linewidth": 0.8, "alpha": 0.4, "zorder": 2.5}
             axes.plot(*thinned(seed_tokens, seed_values), **pale)
         x, y = thinned(tokens, values)
-        axes.plot(x, y, label=arm, **style)
+        axes.plot(x, y, label=printable(arm), **style)
         if len(y):
             parts.append(f"{arm} from {y[0]:.3f} to {y[-1]:.3f}")
     axes.xaxis.set_major_formatter(lambda value, _: tick(value))
@@ -100,7 +102,9 @@ def gains_by_stage(name: str, measure: Measure, gains: Gains) -> Picture | None:
         ]
         known = [(tokens, gain) for tokens, gain in found if gain is not None]
         style = line_style(index + 1, True)
-        axes.plot([tokens for tokens, _ in known], [scale * gain.value for _, gain in known], label=arm, **style)
+        axes.plot(
+            [tokens for tokens, _ in known], [scale * gain.value for _, gain in known], label=printable(arm), **style
+        )
         for tokens, gain in known:
             if gain.low is not None and gain.high is not None:
                 ends = [scale * gain.low, scale * gain.high]
@@ -148,7 +152,7 @@ def high_share(exposures: Mapping[str, Exposure]) -> Picture:
     parts = []
     for index, (arm, view) in enumerate(exposures.items()):
         assert view.high is not None
-        axes.plot(view.progress, view.high, label=arm, **line_style(index, False))
+        axes.plot(view.progress, view.high, label=printable(arm), **line_style(index, False))
         parts.append(f"{arm} from {100 * view.high[0]:.0f} to {100 * view.high[-1]:.0f} percent")
     share_axes(axes, "share of samples")
     legend(figure, axes)
@@ -173,7 +177,7 @@ def source_mix(arm: str, number: int, view: Exposure, sources: list[str], ranks:
 def preferences(view: Preferences, order: Sequence[int]) -> Picture:
     """Draw PD by source: one histogram per source, in rows, on one scale; a line marks the corpus median."""
     height = 0.92 + 0.36 * len(order)
-    longest = max(len(shortened(view.sources[index])) for index in order)
+    longest = max(cell_len(shortened(view.sources[index])) for index in order)
     figure, axes = canvas(height, left_in=min(1.6, 0.2 + 0.073 * longest), right_in=0.5, top_in=0.4)
     tallest = max(float(view.histogram.max()), 1e-12)
     middles = (view.edges[:-1] + view.edges[1:]) / 2
@@ -201,7 +205,7 @@ def forest(
 ) -> Picture:
     """Draw differences from the baseline, one row per measure and one dot per arm; whiskers are 95 % intervals."""
     height = 1.0 + 0.25 * len(rows)
-    longest = max(len(shortened(measure.label, 26)) for measure, _ in rows)
+    longest = max(cell_len(shortened(measure.label, 26)) for measure, _ in rows)
     figure, axes = canvas(height, left_in=min(2.0, 0.25 + 0.073 * longest), right_in=0.3)
     scale = 100.0 if rows[0][0].unit == "share" else 1.0
     step = 0.5 / max(1, len(arms) - 1)

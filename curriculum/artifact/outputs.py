@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from curriculum.artifact.files import LARGEST_TEXT
+
 BYSTANDERS = (".DS_Store", ".gitignore", ".gitkeep", "lost+found", "*.log", "*.out", "*.err")
 """Files of the system, of version control, of a shell's redirection and of a scheduler. They do not hide what a folder
 is for, and nothing that is added to it touches them."""
@@ -39,6 +41,14 @@ def check_file(key: str, path: Path, ours: bool) -> None:
         raise ValueError(f"{key}={path} is a folder: give a file")
     if path.exists() and not ours:
         raise ValueError(f"{key}={path} exists and was not written by this command: choose a new file, or remove it")
+
+
+def holds(path: Path, mark: str) -> bool:
+    """Return whether a file contains a text that only our files contain; only its first LARGEST_TEXT bytes are read."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return mark.encode() in file.read(LARGEST_TEXT)
 
 
 def named(names: list[str]) -> str:

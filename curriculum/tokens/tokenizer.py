@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from curriculum.artifact.files import fingerprint_of, reading
+from curriculum.artifact.files import fingerprint_of, read_text, reading
 from curriculum.tokens.special import as_special, named_token, template_tokens, with_template
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         there = ", ".join(sorted(os.listdir(path.parent))[:5]) or "nothing"
         raise ValueError(f"{path} does not exist (folder contains {there}): give a folder with a {TOKENIZER_FILE}")
     with reading(path, "save or download the tokenizer again"):
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(read_text(path))
     if not isinstance(value, dict):
         raise ValueError(f"{path} contains a {type(value).__name__}, not a JSON object: save the tokenizer again")
     return value

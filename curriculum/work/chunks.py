@@ -28,7 +28,16 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from curriculum.artifact.files import MISREAD, ArtifactError, differing, fingerprint_of, reading, sync, write_text
+from curriculum.artifact.files import (
+    MISREAD,
+    ArtifactError,
+    differing,
+    fingerprint_of,
+    read_text,
+    reading,
+    sync,
+    write_text,
+)
 from curriculum.artifact.lock import Lock
 from curriculum.artifact.outputs import named, others
 
@@ -115,7 +124,7 @@ class ChunkFolder:
         path = self.folder / PLAN
         try:
             with reading(path, f"remove {self.folder} and start again"):
-                there = json.loads(path.read_text("utf-8"))
+                there = json.loads(read_text(path))
                 changes = [f"{key}: was {old!r}, now {new!r}" for key, old, new in differing(there, self.plan)]
         except OSError as error:
             raise ArtifactError(f"{path} is damaged ({error}): remove {self.folder} and start again") from error
@@ -237,7 +246,7 @@ class ChunkFolder:
         """Return a stored value. Raises ArtifactError if it is missing."""
         path = self.folder / f"{name}.json"
         try:
-            value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            value: dict[str, Any] = json.loads(read_text(path))
             if not isinstance(value, dict):
                 raise TypeError(f"a {type(value).__name__}, not an object")
         except (OSError, *MISREAD) as error:

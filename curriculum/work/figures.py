@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curriculum.artifact.outputs import check_file
+from curriculum.artifact.outputs import check_file, holds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +55,7 @@ def save(figure: Figure, path: Path, title: str, **options: Any) -> None:
 
 def check_picture(path: Path, title: str) -> None:
     """Raise ValueError if the file `path`, the value of `picture`, exists and is no figure with this title."""
-    check_file("picture", path, path.is_file() and title.encode() in path.read_bytes())
+    check_file("picture", path, holds(path, title))
 
 
 def _choose_fonts(figure: Figure) -> None:

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from curriculum.artifact.files import ArtifactError, reading
+from curriculum.artifact.files import ArtifactError, read_text, reading
 from launch.evaluate.questions import questions_of, show
 from launch.evaluate.settings import FAILED_STAGES, EvaluateSettings
 from models.decoder import Decoder
@@ -151,7 +151,7 @@ def own_settings(run: Path) -> tuple[HeldoutSettings, BenchmarkSettings]:
         return kind(**{key: value for key, value in kept.get(name, {}).items() if key in known})
 
     with reading(path, "restore it"):
-        kept = json.loads(path.read_text("utf-8"))
+        kept = json.loads(read_text(path))
         return own("heldout", HeldoutSettings), own("benchmarks", BenchmarkSettings)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.files import ArtifactError, reading, write_text
+from curriculum.artifact.files import ArtifactError, read_text, reading, write_text
 from train.records.layout import EVALUATIONS
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Attempts:
             return
         try:
             with reading(self._path, "all tasks will be tried again"):
-                running, asked, ended = _checked(json.loads(self._path.read_text("utf-8")))
+                running, asked, ended = _checked(json.loads(read_text(self._path)))
         except ArtifactError as error:
             log.warning("%s", error)
             return

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from curriculum.artifact.files import write_text
-from curriculum.artifact.outputs import check_file, check_free
+from curriculum.artifact.outputs import check_file, check_free, holds
 from train.report.about import about, mix_sentences
 from train.report.arms import Arm, read_arm
 from train.report.contents import Report
@@ -70,7 +70,7 @@ def _check_output(output: Path, figures: bool) -> None:
     }
     for suffix, mark in marks.items():
         path = output.with_suffix(suffix)
-        check_file("output", path, path.is_file() and mark in path.read_text("utf-8", "replace"))
+        check_file("output", path, holds(path, mark))
     if figures:
         check_free("figures of output", output.with_name(f"{output.stem}_figures"), ["*.svg"])
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.files import fingerprint_of, reading
+from curriculum.artifact.files import fingerprint_of, read_text, reading
 from train.records.layout import METRICS
 from train.records.run_json import read_run
 from train.tracking.background import error_line
@@ -78,6 +78,6 @@ def wandb_settings(folder: Path) -> TrackerSettings:
     path = folder / "config.json"
     with reading(path, "restore it, or remove it to use the default project"):
         if path.is_file():
-            kept = json.loads(path.read_text("utf-8")).get("tracker", {})
+            kept = json.loads(read_text(path)).get("tracker", {})
         known = {key: kept[key] for key in ("project", "entity", "group", "tags") if key in kept}
         return TrackerSettings(name="wandb", start_s=60.0, finish_s=600.0, **known)

@@ -24,12 +24,12 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
 
 
-def rows_at_once(path: Path, file: pq.ParquetFile, names: Sequence[str], most: int, largest: int) -> int:
+def rows_at_once(path: Path, file: pq.ParquetFile, names: Sequence[str], most: int, largest: int, remedy: str) -> int:
     """Return how many rows of the columns `names` to read at once, up to `most`: about `largest` bytes.
 
     A value in a dictionary is stored once, however many rows have it. Raises ValueError for a dictionary of more than
     `largest` bytes, and for a row group of more that unpacks to over MOST_PACKED times its size in the file: pages are
-    unpacked as a whole.
+    unpacked as a whole. `remedy` ends the message.
     """
     rows = most
     for number in range(file.metadata.num_row_groups):
@@ -39,7 +39,6 @@ def rows_at_once(path: Path, file: pq.ParquetFile, names: Sequence[str], most: i
                 continue
             unpacked, packed = column.total_uncompressed_size, column.total_compressed_size
             what = f"{path}, row group {number + 1}: column {column.path_in_schema!r} has"
-            remedy = "write the file with smaller row groups, or raise input.max_document_bytes (memory grows with it)"
             if unpacked > largest and unpacked > MOST_PACKED * packed:
                 raise ValueError(f"{what} {unpacked:,} bytes, packed into {packed:,}, more than {largest:,}: {remedy}")
             values = _dictionary_bytes(path, column.dictionary_page_offset) if column.has_dictionary_page else 0

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PARQUET_ROWS = 256
+REMEDY = "write the file with smaller row groups, or raise input.max_document_bytes (memory grows with it)"
 
 
 class ParquetRows:
@@ -69,7 +70,9 @@ class ParquetRows:
             self._columns.check(schema.names, str(self._path))
             for name in self._columns.wanted:
                 self._check_type(name, schema)
-            self._at_once = rows_at_once(self._path, file, self._columns.wanted, PARQUET_ROWS, self._columns.largest)
+            self._at_once = rows_at_once(
+                self._path, file, self._columns.wanted, PARQUET_ROWS, self._columns.largest, REMEDY
+            )
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
             return [0, *accumulate(sizes)]
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 TRAIN_PREFIX = "train:"
+MOST_IDS = 1 << 24
 SMALLEST_VOCABULARY = 257  # 256 bytes and end-of-text
 KNOWN_END_OF_TEXT = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 NOT_KEPT = ("auto_map", "model_max_length", "tokenizer_file")  # remote code; another model's limit; a path elsewhere
@@ -86,6 +87,11 @@ class TextTokenizer:
         self.end_of_text_token = end_of_text
         self.end_of_text: int = vocabulary[end_of_text]
         self.vocab_size: int = max(vocabulary.values()) + 1
+        if self.vocab_size > MOST_IDS:
+            raise ValueError(
+                f"the tokenizer's largest token id is {self.vocab_size - 1:,} with {len(vocabulary):,} tokens, but a model "
+                f"has a row for every id up to it, at most {MOST_IDS:,}: number its tokens from 0"
+            )
         self.fingerprint: str = fingerprint_of(self._data)
         self.vocabulary: Mapping[str, int] = vocabulary
         self.template: tuple[list[str], list[str]] = template_tokens(self._data)

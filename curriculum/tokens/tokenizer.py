@@ -89,8 +89,8 @@ class TextTokenizer:
         self.vocab_size: int = max(vocabulary.values()) + 1
         if self.vocab_size > MOST_IDS:
             raise ValueError(
-                f"the tokenizer's largest token id is {self.vocab_size - 1:,} with {len(vocabulary):,} tokens, but a model "
-                f"has a row for every id up to it, at most {MOST_IDS:,}: number its tokens from 0"
+                f"the tokenizer's largest token id is {self.vocab_size - 1:,} with {len(vocabulary):,} tokens, but a "
+                f"model has a row for every id up to it, at most {MOST_IDS:,}: number its tokens from 0"
             )
         self.fingerprint: str = fingerprint_of(self._data)
         self.vocabulary: Mapping[str, int] = vocabulary

@@ -15,7 +15,7 @@ import torch
 
 from curriculum.artifact.files import ArtifactError, sync
 from curriculum.artifact.manifest import MANIFEST, open_manifest, read_manifest
-from curriculum.artifact.outputs import named, others
+from curriculum.artifact.outputs import check_place, named, others
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, tokenizer_fingerprint
 from curriculum.tokens.tokens import KIND
 from models import huggingface
@@ -83,6 +83,7 @@ def replaced(folder: Path) -> Iterator[Path]:
     `folder` are removed, so two exports to one folder must not run at the same time.
     """
     folder = folder.absolute()
+    check_place("output", folder)
     _refuse_foreign(folder)
     _remove_left_over(folder, "partial")
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")

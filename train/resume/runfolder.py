@@ -16,7 +16,7 @@ from typing import Any
 from curriculum.artifact.files import DISK_FULL, ArtifactError, fingerprint_of, write_text
 from curriculum.artifact.lock import Lock
 from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
-from curriculum.artifact.outputs import BYSTANDERS, named, others
+from curriculum.artifact.outputs import BYSTANDERS, check_place, named, others
 from train import checkpoint
 from train.config.compose import as_yaml
 from train.config.packages import versions
@@ -216,20 +216,13 @@ def _readable(checkpoints: Path) -> Manifest | None:
 
 def check_output(path: Path) -> None:
     """Raise ValueError unless a folder is absent, empty, a RUN or the leftovers of one, and can be written."""
+    check_place("output", path, inside=True)
     try:
-        nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
         foreign = _foreign(path) if path.is_dir() else []
     except OSError as error:
         raise ValueError(
             f"output={path} cannot be read ({error}): choose a folder this user can read and write"
         ) from error
-    if not nearest.is_dir():
-        problem = "is a file" if nearest == path else f"is below {nearest}, which is a file"
-        raise ValueError(f"output={path} {problem}: give a folder for the run")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"output={path} cannot be written ({nearest} is read-only): choose a folder this user can write to"
-        )
     if foreign:
         raise ValueError(f"output={path} contains other files ({named(foreign)}): choose a new folder")
 

@@ -20,7 +20,7 @@ from train.config.packages import check_packages
 from train.config.secrets import log_without_secrets, without_secrets
 from train.config.shown import asks_config
 from train.distributed.entry import refusal
-from train.distributed.exit_codes import DONE, FAILED
+from train.distributed.exit_codes import DONE, FAILED, exit_code_of
 from train.faults import arm
 
 log = logging.getLogger(__name__)
@@ -212,12 +212,13 @@ def _main(words: list[str]) -> int:
         if os.environ.get("PDPC_TRACEBACK"):
             raise
         print(refusal(name, error), file=sys.stderr)
-        return int(getattr(error, "exit_code", 2))
-    except OSError as error:
-        if os.environ.get("PDPC_TRACEBACK"):
+        return exit_code_of(error)
+    except (OSError, RuntimeError) as error:
+        expected = isinstance(error, OSError) or hasattr(error, "exit_code")
+        if os.environ.get("PDPC_TRACEBACK") or not expected:
             raise
         print(printable(without_secrets(f"pdpc {name}: {error}")), file=sys.stderr)
-        return 1
+        return exit_code_of(error)
     except KeyboardInterrupt:
         print(f"pdpc {name}: interrupted; run the same command again to resume", file=sys.stderr)
         return 130

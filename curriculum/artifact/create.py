@@ -161,7 +161,7 @@ def reusable(folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapp
     something else, naming each key that differs.
     """
     folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
+    if not os.path.isfile(folder / MANIFEST):  # False for a name that is too long
         check_place("output", folder)
     if _vacant(folder):
         return False

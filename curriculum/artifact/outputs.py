@@ -22,9 +22,9 @@ SHOWN = 80
 def check_place(key: str, path: Path, *, inside: bool = False) -> None:
     """Raise ValueError, before the work, unless something can be written at `path`, the value of the setting `key`.
 
-    Its name fits, also with the endings of temporary names. No part of the path is a link to nothing, or a file in place
-    of a folder. The folder that it is written to permits that: the one that `path` is in, or `path` itself where files
-    are written `inside` it.
+    Its name fits, also with the endings of temporary names. No part of the path is a link to nothing, or a file in the
+    place of a folder. The folder that it is written to permits that: the one that `path` is in, or `path` itself where
+    files are written `inside` it.
     """
     try:
         places = (path.absolute(), *path.absolute().parents)

@@ -25,6 +25,7 @@ from curriculum.work.cpus import OMP
 from curriculum.work.job import Job, work_here
 from curriculum.work.streams import open_streams
 from launch.executors.task import Task
+from train.distributed.exit_codes import FAILED, Refused, exit_code_of
 from train.faults import arm
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,10 @@ MOST_DEATHS = 3
 
 class WorkerError(RuntimeError):
     """A worker failed; the message is the worker's."""
+
+    def __init__(self, message: str, exit_code: int = FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def run(task: Task, job: Job) -> None:
@@ -79,7 +84,8 @@ class _Pool:
                             continue
                         kind, value = message
                         if kind == "error":
-                            raise (ValueError if value[0] == "ValueError" else WorkerError)(value[1])
+                            refused, text, code = value
+                            raise (Refused if refused else WorkerError)(text, code)
                         if kind == "ready":
                             self._job.on_worker_ready(value, meter)
                             worker.ready = True
@@ -179,8 +185,9 @@ def work(task: Task, number: int, pipe: Connection) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except Exception as error:
-        kind = "ValueError" if isinstance(error, ValueError) else type(error).__name__
-        pipe.send(("error", (kind, f"{error}" if kind == "ValueError" else f"{kind}: {error}")))
+        plain = isinstance(error, ValueError | OSError)  # whose message says enough
+        text = str(error) if plain else f"{type(error).__name__}: {error}"
+        pipe.send(("error", (isinstance(error, ValueError), text, exit_code_of(error))))
 
 
 def _end_with_parent() -> None:

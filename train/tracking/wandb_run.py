@@ -9,9 +9,10 @@ import logging
 import os
 import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
+from functools import reduce
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,9 @@ def quiet_wandb() -> Any:
         os.environ.setdefault(f"WANDB_{name}", value)
     import wandb
 
-    # Importing wandb creates two temporary folders for media, which we never log; ranks exit without Python's clean-up.
-    for module, attribute in (("data_types._private", "MEDIA_TMP"), ("artifacts.artifact", "_TMP_DIR")):
-        folder = getattr(sys.modules.get(f"wandb.sdk.{module}"), attribute, None)
+    # wandb's modules create temporary folders for media, which we never log; ranks exit without Python's clean-up.
+    for module, *names in (("data_types._private", "MEDIA_TMP"), ("artifacts.artifact", "Artifact", "_TMP_DIR")):
+        folder = reduce(lambda owner, name: getattr(owner, name, None), names, import_module(f"wandb.sdk.{module}"))
         if isinstance(folder, tempfile.TemporaryDirectory):
             folder.cleanup()
     return wandb

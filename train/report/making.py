@@ -51,9 +51,9 @@ def run(settings: ReportSettings, console: Any = None) -> Path:
         folder.mkdir(exist_ok=True)
         for drawn in pictures.values():
             write_text(folder / f"{drawn.name}.svg", drawn.svg)
-    write_text(output.with_suffix(".json"), writing.as_json(report))
-    write_text(output.with_suffix(".csv"), writing.as_csv(report))
-    write_text(output, page.render(report, pictures))
+    texts = {".json": writing.as_json(report), ".csv": writing.as_csv(report), ".html": page.render(report, pictures)}
+    for suffix, text in texts.items():
+        write_text(output.with_suffix(suffix), text)
     terminal.show(report, console, output)
     log.info("report %s: %s arms compared at %s points", output, len(report.arms), len(report.gains.points))
     return output

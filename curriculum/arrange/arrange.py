@@ -6,6 +6,7 @@ columns -> cut into cells -> plan (steps by cells) -> deal every cell -> compose
 from __future__ import annotations
 
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from curriculum.arrange.cells import Layout, Times
 from curriculum.arrange.interleave import OrderWriter
 from curriculum.arrange.stages import StageWish, stage_ends
 from curriculum.artifact.create import create, reusable
+from curriculum.artifact.outputs import check_place
 from curriculum.order.order import KIND, Order
 from curriculum.order.permutation import KeyedPermutation, key_of
 from curriculum.preference import FOLD, SOURCE, Preference, Shuffled
@@ -100,10 +102,11 @@ def run(settings: ArrangeSettings) -> Order:
     with ThreadPoolExecutor(1) as reader:
         # Fingerprinting reads all scores: do it during the first pass over them, not before.
         inputs = reader.submit(lambda: {**columns.inputs, **settings.preference.inputs, **_stages_of(settings)})
-        if folder.exists() and reusable(folder, KIND, config=config, inputs=inputs.result()):
+        if os.path.lexists(folder) and reusable(folder, KIND, config=config, inputs=inputs.result()):
             log.info("order %s is complete and up to date: reused", folder)
             warn_of_scores(columns)
             return Order.open(folder)
+        check_place("output", folder)
         layout = Layout(
             settings.preference,
             columns,

@@ -1,5 +1,7 @@
 """Exit codes of a run, which schedulers and scripts may rely on."""
 
+import errno
+
 from curriculum.artifact.files import DISK_FULL as NO_ROOM
 
 DONE = 0
@@ -37,6 +39,8 @@ def exit_code_of(error: Exception) -> int:
     """Return the exit code of a command that an error ends, by the error's own code or by its kind."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return DISK_FULL
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # it was given: nothing has such a name
+        return REFUSED
     return int(getattr(error, "exit_code", REFUSED if isinstance(error, ValueError) else FAILED))
 
 

@@ -59,6 +59,7 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chose
         and all((output / name).read_text("utf-8", "replace") == text for name, text in texts.items())
     ):
         return False
+    check_place("output", output)
     config, state = chosen.read()
     with replaced(output) as draft:
         huggingface.export(
@@ -83,7 +84,6 @@ def replaced(folder: Path) -> Iterator[Path]:
     `folder` are removed, so two exports to one folder must not run at the same time.
     """
     folder = folder.absolute()
-    check_place("output", folder)
     _refuse_foreign(folder)
     _remove_left_over(folder, "partial")
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")

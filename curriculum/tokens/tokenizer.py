@@ -63,10 +63,10 @@ class TokenizerSettings:
         if not self.name.startswith(TRAIN_PREFIX):
             return None
         size = self.name.removeprefix(TRAIN_PREFIX)
-        if not size.isascii() or not size.isdigit() or int(size) < SMALLEST_VOCABULARY:
+        if not size.isascii() or not size.isdigit() or not SMALLEST_VOCABULARY <= int(size) <= MOST_IDS:
             raise ValueError(
-                f"tokenizer.name={self.name!r}: {TRAIN_PREFIX} must be followed by a vocabulary size of at least "
-                f"{SMALLEST_VOCABULARY}, as in train:8192"
+                f"tokenizer.name={self.name!r}: {TRAIN_PREFIX} must be followed by a vocabulary size from "
+                f"{SMALLEST_VOCABULARY} to {MOST_IDS}, as in train:8192"
             )
         return int(size)
 

@@ -162,7 +162,7 @@ def test_a_name_is_looked_up_by_hugging_face(
         load_tokenizer(TokenizerSettings(name="someone/else"))
 
 
-@pytest.mark.parametrize("name", ["train:", "train:x", "train:256", "train:-1", "train:1e4", ""])
+@pytest.mark.parametrize("name", ["train:", "train:x", "train:256", "train:-1", "train:1e4", "train:99999999999", ""])
 def test_settings_are_checked(name: str) -> None:
     with pytest.raises(ValueError, match=r"tokenizer\.name"):
         TokenizerSettings(name=name)

@@ -1,18 +1,20 @@
-"""Figures whose labels come from data: every character is drawn, by a font that has it or else as an escape."""
+"""Figures whose texts come from data: every character is drawn, by a font that has it or else as an escape."""
 
 from __future__ import annotations
 
 import io
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curriculum.artifact.outputs import check_file, holds
+from curriculum.work.printable import printable_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 WIDE_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "Source Han Sans SC"),
@@ -32,8 +34,10 @@ def drawn(figure: Figure, ending: str, *, metadata: Mapping[str, str | None] | N
     with warnings.catch_warnings():
         # Said of every character in every label; in SVG none is drawn, in PNG all that are left can be.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+        _change_texts(figure, printable_lines)
         if ending != "svg":
-            _choose_fonts(figure)
+            lacking = _choose_fonts(figure)
+            _change_texts(figure, lambda text: text.translate(lacking))
         figure.savefig(stream, format=ending, metadata=dict(metadata or {}), **options)
     return stream.getvalue()
 
@@ -58,12 +62,22 @@ def check_picture(path: Path, title: str) -> None:
     check_file("picture", path, holds(path, title))
 
 
-def _choose_fonts(figure: Figure) -> None:
-    """Give the texts of a figure fonts that have their characters; write those that no font has as escapes."""
-    from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
-    from matplotlib.text import Text
+def _change_texts(figure: Figure, change: Callable[[str], str]) -> None:
+    """Change the texts of a figure, those at ticks included, which are set anew whenever it is drawn."""
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        labels = [label.get_text() for label in axis.get_ticklabels()]
+        if (changed := list(map(change, labels))) != labels:
+            axis.set_ticks(axis.get_ticklocs(), changed)
+    for text in _texts(figure):
+        if (new := change(text.get_text())) != text.get_text():
+            text.set_text(new)
 
-    texts: list[Text] = figure.findobj(Text)  # type: ignore[assignment]
+
+def _choose_fonts(figure: Figure) -> dict[int, str]:
+    """Give the texts of a figure fonts that have their characters; return escapes for those that no font has."""
+    from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+
+    texts = _texts(figure)
     wanted = {ord(letter) for text in texts for letter in text.get_text() if letter != "\n"}
     families = list(FontProperties().get_family())
     wanted -= get_font(findfont(FontProperties())).get_charmap().keys()
@@ -73,8 +87,13 @@ def _choose_fonts(figure: Figure) -> None:
             left = wanted - get_font(findfont(FontProperties(family))).get_charmap().keys()
             families += [family] if left < wanted else []
             wanted = left
-    lacking = {code: chr(code).encode("unicode_escape").decode() for code in wanted}
-    for text in texts:
+    for text in texts if len(families) > 1 else ():
         text.set_fontfamily(families)
-        if lacking and not lacking.keys().isdisjoint(map(ord, text.get_text())):
-            text.set_text(text.get_text().translate(lacking))
+    return {code: chr(code).encode("unicode_escape").decode() for code in wanted}
+
+
+def _texts(figure: Figure) -> list[Text]:
+    from matplotlib.text import Text
+
+    found: list[Text] = figure.findobj(Text)  # type: ignore[assignment]
+    return found

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from rich.cells import cell_len
 
-from curriculum.work.printable import printable
 from train.report.axes import (
     Series,
     crop_start,
@@ -64,7 +63,7 @@ def curves(
             pale = {"color": style["color"], "linewidth": 0.8, "alpha": 0.4, "zorder": 2.5}
             axes.plot(*thinned(seed_tokens, seed_values), **pale)
         x, y = thinned(tokens, values)
-        axes.plot(x, y, label=printable(arm), **style)
+        axes.plot(x, y, label=arm, **style)
         if len(y):
             parts.append(f"{arm} from {y[0]:.3f} to {y[-1]:.3f}")
     axes.xaxis.set_major_formatter(lambda value, _: tick(value))
@@ -102,9 +101,7 @@ def gains_by_stage(name: str, measure: Measure, gains: Gains) -> Picture | None:
         ]
         known = [(tokens, gain) for tokens, gain in found if gain is not None]
         style = line_style(index + 1, True)
-        axes.plot(
-            [tokens for tokens, _ in known], [scale * gain.value for _, gain in known], label=printable(arm), **style
-        )
+        axes.plot([tokens for tokens, _ in known], [scale * gain.value for _, gain in known], label=arm, **style)
         for tokens, gain in known:
             if gain.low is not None and gain.high is not None:
                 ends = [scale * gain.low, scale * gain.high]
@@ -152,7 +149,7 @@ def high_share(exposures: Mapping[str, Exposure]) -> Picture:
     parts = []
     for index, (arm, view) in enumerate(exposures.items()):
         assert view.high is not None
-        axes.plot(view.progress, view.high, label=printable(arm), **line_style(index, False))
+        axes.plot(view.progress, view.high, label=arm, **line_style(index, False))
         parts.append(f"{arm} from {100 * view.high[0]:.0f} to {100 * view.high[-1]:.0f} percent")
     share_axes(axes, "share of samples")
     legend(figure, axes)

@@ -140,6 +140,9 @@ class FileText:
         self._read_to = 0
         self._opened: tuple[int, FileReader] | None = None
         self._check_empty()
+        for file in self._files:
+            if (source_column is None or not _has_columns(file)) and not _is_text(self._source_of(file)):
+                raise ValueError(f"{file.path}: the name is not UTF-8, but a source takes it: rename it")
         if source_column is None:
             self._check_sources()
 
@@ -301,6 +304,11 @@ def source_origins(config: Mapping[str, Any], inputs: Mapping[str, str]) -> Call
 
 def _has_columns(file: TextFile) -> bool:
     return file_format(file.path.name) != ".txt"
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a file's name is UTF-8; Python stores other bytes as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _no_documents(path: Path) -> str:

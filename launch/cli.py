@@ -205,6 +205,7 @@ def _main(words: list[str]) -> int:
         return 2
     log_without_secrets(logging.INFO)
     try:
+        _check_folder()
         check_packages()
         arm()
         return _run(verb, overrides)
@@ -222,6 +223,14 @@ def _main(words: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"pdpc {name}: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
+
+
+def _check_folder() -> None:
+    """Raise ValueError if the current folder was removed: paths are relative to it, and libraries ask for it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ValueError("the current folder was removed: change to one that exists") from None
 
 
 def _only_prints(words: Sequence[str]) -> bool:

@@ -189,6 +189,14 @@ def test_a_command_that_only_prints_fails_if_it_cannot(stream, why, tokens_folde
     assert done.stderr == f"pdpc: output was lost: standard output cannot be written to ({why})\n"
 
 
+def test_a_current_folder_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "pdpc inspect: the current folder was removed: change to one that exists\n"
+
+
 @pytest.mark.parametrize("stream", [">/dev/full", ">&- 2>&-", "2>&1 | true"])
 def test_work_succeeds_without_anyone_to_print_for(stream, tmp_path):
     jsonl(tmp_path / "web.jsonl", *[record(source="\u4e2d")] * 40)

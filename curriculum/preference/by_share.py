@@ -109,7 +109,7 @@ class Table(ScoreCut):
                             "it must rise from line to line"
                         )
             except csv.Error as error:
-                raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error}): fix that file") from error
+                raise ValueError(f"{path}, line {reader.line_num + 1}: not CSV ({error}): fix that file") from error
         if not rows:
             raise ValueError(f"{path} has no rows: give at least one")
         table = np.array(rows)

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
-from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -126,13 +125,15 @@ def mode() -> Any:
 
 def quiet_wandb() -> Any:
     """Import wandb without console output, leftover folders, or error reports over the network."""
-    for name, value in (("SILENT", "true"), ("DISABLE_GIT", "true"), ("ERROR_REPORTING", "false")):
-        os.environ.setdefault(f"WANDB_{name}", value)
+    for variable, value in (("SILENT", "true"), ("DISABLE_GIT", "true"), ("ERROR_REPORTING", "false")):
+        os.environ.setdefault(f"WANDB_{variable}", value)
     import wandb
 
     # wandb's modules create temporary folders for media, which we never log; ranks exit without Python's clean-up.
     for module, *names in (("data_types._private", "MEDIA_TMP"), ("artifacts.artifact", "Artifact", "_TMP_DIR")):
-        folder = reduce(lambda owner, name: getattr(owner, name, None), names, import_module(f"wandb.sdk.{module}"))
+        folder: Any = import_module(f"wandb.sdk.{module}")
+        for name in names:
+            folder = getattr(folder, name, None)
         if isinstance(folder, tempfile.TemporaryDirectory):
             folder.cleanup()
     return wandb

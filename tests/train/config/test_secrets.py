@@ -93,7 +93,7 @@ def test_what_is_logged_does_not_speak_to_a_terminal():
     name = "a\x1b[2J\nrun complete"
     shown = "a\\x1b[2J\\nrun complete"
     assert logged("source %s of %s, %d samples", name, Path(name), 3) == f"source {shown} of {shown}, 3 samples"
-    assert logged("%r %.1f %s", "\u202e", 0.5, None) == "'\\u202e' 0.5 None"
+    assert logged("%r %.1f %s", "\u202e", 0.5, None) == "'\\\\u202e' 0.5 None"
     assert logged("failed: %s", ValueError("first\nsecond\x9b")) == "failed: first\nsecond\\x9b"
     assert "\x1b" not in logged("failed", error=ValueError(name))
     assert logged("\x1b[1mbold") == "\x1b[1mbold"

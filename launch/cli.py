@@ -21,6 +21,7 @@ from importlib import import_module
 from typing import Any
 
 from curriculum.work.printable import printable
+from curriculum.work.streams import lost_output, open_streams
 from train.config.flags import as_overrides
 from train.config.help import TRAIN, asks_help, help_of
 from train.config.packages import check_packages
@@ -28,6 +29,7 @@ from train.config.safe_path import leave_current_folder
 from train.config.secrets import log_without_secrets, without_secrets
 from train.config.shown import asks_config
 from train.distributed.entry import refusal
+from train.distributed.exit_codes import DONE, FAILED, exit_code_of
 from train.faults import arm
 
 log = logging.getLogger(__name__)
@@ -179,15 +181,26 @@ VERBS: dict[str, Verb] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code: 0 done, 2 invalid settings or inputs, 130 interrupted, else the failure's.
 
-    Run as a program, a command that only prints exits silently on SIGPIPE (`pdpc inspect order | head`).
+    Run as a program (without `arguments`), no failing write to the standard streams ends its work. A command that only
+    prints exits silently on SIGPIPE (`pdpc inspect order | head`), and with 1 if its output is lost in another way.
     """
-    if arguments is None:
-        leave_current_folder()
+    if arguments is not None:
+        return _main(list(arguments))
+    leave_current_folder()
+    open_streams()
+    words = sys.argv[1:]
+    only_prints = _only_prints(words)
+    if only_prints:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    code = _main(words)
+    if why := lost_output():
+        print(f"pdpc: output was lost: standard output cannot be written to ({why})", file=sys.stderr)
+    return FAILED if why and only_prints and code == DONE else code
+
+
+def _main(words: list[str]) -> int:
     if not faulthandler.is_enabled():
         faulthandler.enable()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None and _only_prints(words):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -205,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     log_without_secrets(logging.INFO)
     try:
+        _check_folder()
         check_packages()
         arm()
         return _run(verb, overrides)
@@ -212,15 +226,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("PDPC_TRACEBACK"):
             raise
         print(refusal(name, error), file=sys.stderr)
-        return int(getattr(error, "exit_code", 2))
-    except OSError as error:
-        if os.environ.get("PDPC_TRACEBACK"):
+        return exit_code_of(error)
+    except (OSError, RuntimeError) as error:
+        expected = isinstance(error, OSError) or hasattr(error, "exit_code")
+        if os.environ.get("PDPC_TRACEBACK") or not expected:
             raise
         print(printable(without_secrets(f"pdpc {name}: {error}")), file=sys.stderr)
-        return 1
+        return exit_code_of(error)
     except KeyboardInterrupt:
         print(f"pdpc {name}: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
+
+
+def _check_folder() -> None:
+    """Raise ValueError if the current folder was removed: paths are relative to it, and libraries ask for it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ValueError("the current folder was removed: change to one that exists") from None
 
 
 def _only_prints(words: Sequence[str]) -> bool:

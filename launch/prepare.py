@@ -18,7 +18,7 @@ from pathlib import Path
 from curriculum.tokens.encode import one_thread
 from curriculum.tokens.job import TextJob, TextWorker
 from curriculum.tokens.settings import PrepareSettings
-from curriculum.work.threads import cores
+from curriculum.work.cpus import usable_cpus
 from launch.executors.choice import carry_out
 from launch.executors.task import check_engine
 from train.faults import arm, fault
@@ -31,7 +31,7 @@ class SharedPrepareSettings(PrepareSettings):
     engine: str = "local"
     """local (processes on this machine), deepspeed (ranks) or ray (actors)."""
     processes: int | None = None
-    """Number of processes, ranks or actors; null: one per CPU core. Does not affect the artifact."""
+    """Number of processes, ranks or actors; null: one per usable CPU. Does not affect the artifact."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +61,7 @@ class PrepareTask:
 
     def usual_processes(self) -> int:
         """Return one process per core."""
-        return cores()
+        return usable_cpus()
 
 
 def run(settings: SharedPrepareSettings, overrides: Sequence[str] = ()) -> Path | int:

@@ -21,6 +21,7 @@ if __name__ == "__main__":  # before anything else is imported: from here, and n
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from curriculum.work.streams import open_streams
 from launch.cli import VERBS
 from train.config.help import asks_help
 from train.distributed.entry import RankVerb, run_rank, speaks
@@ -97,4 +98,5 @@ WORK: dict[str, Callable[[Any, list[str]], int | None]] = {
 }
 
 if __name__ == "__main__":
+    open_streams()
     leave(main(sys.argv[1:]))

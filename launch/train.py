@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from curriculum.work.threads import threads_each
+from curriculum.work.cpus import threads_per_process
 from launch.cluster.supervisor import gpus, start_ranks
 from train.distributed.exit_codes import FAILED, OUT_OF_MEMORY, UNREADABLE
 from train.settings import TrainSettings
@@ -28,7 +28,7 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
         print(f"run {settings.output} is finished: reused")
         return 0
     check_scores(settings, inputs)
-    threads = threads_each(processes, settings.threads)
+    threads = threads_per_process(processes, settings.threads)
     kills = oom_kills()
     print(
         f"starting {processes} rank{'s' if processes > 1 else ''}: {inputs.order.steps} steps into {settings.output}",

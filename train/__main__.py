@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before anything else is imported
 import os
 import sys
 
+from curriculum.work.streams import open_streams
 from train.config.compose import SettingsError
 from train.config.help import TRAIN
 from train.distributed.entry import RankVerb, run_rank
@@ -43,4 +44,5 @@ def _train(settings: TrainSettings, _overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    open_streams()
     leave(main(sys.argv[1:]))

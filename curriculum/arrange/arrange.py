@@ -6,6 +6,7 @@ columns -> cut into cells -> plan (steps by cells) -> deal every cell -> compose
 from __future__ import annotations
 
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from curriculum.arrange.cells import Layout, Times
 from curriculum.arrange.interleave import OrderWriter
 from curriculum.arrange.stages import StageWish, stage_ends
 from curriculum.artifact.create import create, reusable
+from curriculum.artifact.outputs import check_place
 from curriculum.order.order import KIND, Order
 from curriculum.order.permutation import KeyedPermutation, key_of
 from curriculum.preference import FOLD, SOURCE, Preference, Shuffled
@@ -70,7 +72,7 @@ class ArrangeSettings:
     max_tokens: int | None = None
     """Arrange a random subset of about this many tokens, the same for every preference; null: the whole slice."""
     workers: int | None = None
-    """Threads; null: one per core. The order does not depend on it."""
+    """Threads; null: one per usable CPU. The order does not depend on it."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -81,7 +83,7 @@ class ArrangeSettings:
         if self.nonfinite not in NONFINITE:
             raise ValueError(f"nonfinite={self.nonfinite!r} must be one of {', '.join(NONFINITE)}")
         if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers={self.workers} must be at least 1, or null for one per core")
+            raise ValueError(f"workers={self.workers} must be at least 1, or null for one per usable CPU")
         if self.tokens is None and self.scores is not None:
             raise ValueError("scores=FOLDER needs tokens=FOLDER: give both, or own_scores=FILE instead")
 
@@ -100,10 +102,11 @@ def run(settings: ArrangeSettings) -> Order:
     with ThreadPoolExecutor(1) as reader:
         # Fingerprinting reads all scores: do it during the first pass over them, not before.
         inputs = reader.submit(lambda: {**columns.inputs, **settings.preference.inputs, **_stages_of(settings)})
-        if folder.exists() and reusable(folder, KIND, config=config, inputs=inputs.result()):
+        if os.path.lexists(folder) and reusable(folder, KIND, config=config, inputs=inputs.result()):
             log.info("order %s is complete and up to date: reused", folder)
             warn_of_scores(columns)
             return Order.open(folder)
+        check_place("output", folder)
         layout = Layout(
             settings.preference,
             columns,

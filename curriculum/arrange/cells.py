@@ -22,7 +22,8 @@ from curriculum.order.permutation import mix64
 from curriculum.preference.base import FOLD, SOURCE, Cut, Preference
 from curriculum.scores.columns import Chunk, SampleColumns
 from curriculum.scores.expression import Expression
-from curriculum.work.threads import cores, prefetched
+from curriculum.work.cpus import usable_cpus
+from curriculum.work.threads import prefetched
 
 UNSCORED = "unscored"
 MOST_CELLS = 65_000
@@ -59,13 +60,13 @@ class Layout:
         `times` returns how often samples may be used, `most_times` at most (None: every sample once); `keep_unscored`
         puts samples without a finite score into a separate cell. Raises ValueError for non-finite scores otherwise,
         for missing columns and for more buckets than distinct scores. The result does not depend on `workers`, the
-        number of threads (None: one per core).
+        number of threads (None: one per usable CPU).
         """
         self.preference = preference
         self.columns = columns
         self.keep_unscored = keep_unscored
         self.times, self.most_times = times, most_times
-        self.workers = workers or cores()
+        self.workers = workers or usable_cpus()
         self.stratified = preference.stratify_by == SOURCE
         self.sources = columns.sources
         self.strata = len(self.sources) if self.stratified else 1

@@ -61,7 +61,7 @@ class ReplanSettings:
     seed: int = 0
     """Seed of every permutation of the tail."""
     workers: int | None = None
-    """Threads; null: one per core. The order does not depend on it."""
+    """Threads; null: one per usable CPU. The order does not depend on it."""
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:

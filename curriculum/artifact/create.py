@@ -33,7 +33,7 @@ from curriculum.artifact.manifest import (
     identity_of,
     open_manifest,
 )
-from curriculum.artifact.outputs import named, others
+from curriculum.artifact.outputs import check_place, named, others
 
 
 @dataclass
@@ -61,6 +61,7 @@ def create(
     exists and is not an empty folder.
     """
     folder = Path(folder)
+    check_place("output", folder)
     if not _vacant(folder):
         raise ArtifactError(f"{folder} already exists: choose another output or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -161,6 +162,8 @@ def reusable(folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapp
     something else, naming each key that differs.
     """
     folder = Path(folder)
+    if not os.path.isfile(folder / MANIFEST):  # False for a name that is too long
+        check_place("output", folder)
     if _vacant(folder):
         return False
     if not (folder / MANIFEST).is_file():

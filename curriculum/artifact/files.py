@@ -22,6 +22,9 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a write that finds no space left."""
 COPY_BYTES = 8 << 20
 
+LARGEST_TEXT, LARGEST_RECORDS = 1 << 28, 1 << 32
+"""Most bytes of a file that is parsed as a whole: of settings and descriptions, and of a run's records."""
+
 
 class ArtifactError(ValueError):
     """An artifact is missing, incomplete, foreign or stale; the message names the file and the fix."""
@@ -170,3 +173,18 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
+    """Return a file's text, in UTF-8. Raises ArtifactError like `read_bytes`."""
+    return read_bytes(path, largest).decode("utf-8")
+
+
+def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
+    """Return a file's contents. Raises ArtifactError for one of more than `largest` bytes: it would fill the memory."""
+    with open(path, "rb") as file:
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        size = path.stat().st_size
+        raise ArtifactError(f"{path} has {size:,} bytes, more than the {largest:,} that it may have: restore the file")
+    return data

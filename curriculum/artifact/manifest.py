@@ -17,7 +17,7 @@ from typing import Any
 
 import xxhash
 
-from curriculum.artifact.files import ArtifactError, FileEntry, fingerprint_of, hash_file, reading
+from curriculum.artifact.files import ArtifactError, FileEntry, fingerprint_of, hash_file, read_text, reading
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -131,7 +131,7 @@ def read_manifest(folder: Path, kind: str) -> Manifest:
     if path.is_symlink():
         raise ArtifactError(f"{path} is a symlink: copy the file itself into {folder}")
     with reading(path, f"recreate {folder}"):
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(read_text(path))
         if data.get("checksum") != checksum_of(data):
             raise ArtifactError(f"{path} does not match its own checksum: it is damaged; recreate {folder}")
         files = {str(name): FileEntry(**entry) for name, entry in data.pop("files").items()}
@@ -189,6 +189,6 @@ def verify(folder: Path, limit_bytes: float = math.inf) -> None:
 def kind_of(folder: Path) -> str:
     """Return the kind of an artifact. Raises ArtifactError when `folder` is not one."""
     try:
-        return str(json.loads((folder / MANIFEST).read_text("utf-8"))["kind"])
+        return str(json.loads(read_text(folder / MANIFEST))["kind"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{folder} has no readable {MANIFEST} ({error}): it is not an artifact") from error

@@ -6,6 +6,7 @@ Shapes: S steps, K buckets, R rows of a table.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact.files import hash_file, reading
+from curriculum.artifact.files import hash_file, read_bytes, reading
 from curriculum.preference.base import SOURCE, Counts, Cut, Preference, Progress, ScoreCut
 
+LARGEST_TABLE = 1 << 24
+"""Most bytes of a CSV file of shares."""
 ALL_GIVEN = 1e-9
 """Shares whose sum is within this of 1 leave nothing over: the difference is floating-point noise."""
 
@@ -90,19 +93,23 @@ class Table(ScoreCut):
         if not path.is_file():
             raise ValueError(f"preference.file={self.file!r} is not a file: give a CSV of bucket shares by progress")
         wanted = ["progress", *self.bucket_names([])]
-        with reading(path, "fix that file"), open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey=BEYOND)
-            columns = reader.fieldnames or []
-            if sorted(columns) != sorted(wanted):
-                raise ValueError(f"{path} has the columns {list(columns)}, but needs {wanted}")
-            rows: list[list[float]] = []
-            for row in reader:
-                rows.append(_numbers(path, reader.line_num, wanted, row))
-                if len(rows) > 1 and rows[-1][0] <= rows[-2][0]:
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}: progress is {rows[-1][0]:g} after {rows[-2][0]:g}: "
-                        "it must rise from line to line"
-                    )
+        rows: list[list[float]] = []
+        with reading(path, "fix that file"):
+            text = read_bytes(path, LARGEST_TABLE).decode("utf-8-sig")
+            reader = csv.DictReader(io.StringIO(text, newline=""), restkey=BEYOND)
+            try:
+                columns = reader.fieldnames or []
+                if sorted(columns) != sorted(wanted):
+                    raise ValueError(f"{path} has the columns {list(columns)}, but needs {wanted}")
+                for row in reader:
+                    rows.append(_numbers(path, reader.line_num, wanted, row))
+                    if len(rows) > 1 and rows[-1][0] <= rows[-2][0]:
+                        raise ValueError(
+                            f"{path}, line {reader.line_num}: progress is {rows[-1][0]:g} after {rows[-2][0]:g}: "
+                            "it must rise from line to line"
+                        )
+            except csv.Error as error:
+                raise ValueError(f"{path}, line {reader.line_num + 1}: not CSV ({error}): fix that file") from error
         if not rows:
             raise ValueError(f"{path} has no rows: give at least one")
         table = np.array(rows)

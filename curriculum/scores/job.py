@@ -86,7 +86,7 @@ class ScoringJob:
     def meter(self, missing: Sequence[Chunk]) -> ScoreProgress:
         """Return a meter of samples and tokens."""
         if said := done_note(self.chunks, missing):
-            log.info(said)
+            log.info("%s", said)
         total = sum(chunk.stop - chunk.start for chunk in missing)
         return ScoreProgress(PlainConsole(stderr=True), f"score under {', '.join(self.models)}", total)
 

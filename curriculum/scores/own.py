@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from curriculum.artifact.files import fingerprint_of, hash_file, reading
+from curriculum.artifact.files import LARGEST_TEXT, fingerprint_of, hash_file, reading
 from curriculum.artifact.mapped import Stamp, UnreadableError
-from curriculum.artifact.parquet import open_parquet
+from curriculum.artifact.parquet import open_parquet, rows_at_once
 
 BATCH_ROWS = 1 << 20
 SAMPLE, DOCUMENT, SOURCE = "sample", "document", "source"
@@ -151,7 +151,8 @@ class OwnScores:
     def _batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for path in self._paths:
             with open_parquet(path) as file:
-                batches = file.iter_batches(batch_size=BATCH_ROWS, columns=list(names))
+                rows = rows_at_once(path, file, [SOURCE], BATCH_ROWS, LARGEST_TEXT, "write the file with short sources")
+                batches = file.iter_batches(batch_size=rows if SOURCE in names else BATCH_ROWS, columns=list(names))
                 while True:
                     with reading(path, "write the scores again"):
                         batch = next(batches, None)

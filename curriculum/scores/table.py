@@ -8,12 +8,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from curriculum.artifact.files import replacing
 from curriculum.scores.baseline import baselines_of
 from curriculum.scores.scores import Scores
 from curriculum.scores.sums import SourceSums, sum_up
 from curriculum.tokens.tokens import Tokens
 from curriculum.work.console import cell
+from curriculum.work.figures import save
 from curriculum.work.printable import printable
 
 BINS = 60
@@ -21,6 +21,10 @@ MOST_SOURCES = 8
 LABEL_LETTERS = 18
 INK, MUTED, LINE = "#1d2733", "#556170", "#d8dee6"
 COLOURS = ("#3b7dbb", "#e08a2c", "#2a9d86", "#b55a9f", "#8fa8bf", "#c9b037", "#5c5fa8", "#7a8490")
+
+
+PICTURE = "PDPC scores by source"
+"""Title of the figure, in its metadata."""
 
 
 def show(scores: Scores, tokens: Tokens, console: Console) -> None:
@@ -81,9 +85,7 @@ def draw(scores: Scores, tokens: Tokens, path: Path) -> None:
         for side, spine in axes.spines.items():
             spine.set_visible(side == "bottom")
             spine.set_color(LINE)
-        metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else None
-        with replacing(path) as file:
-            figure.savefig(file, format=path.suffix.removeprefix("."), metadata=metadata, dpi=200)
+        save(figure, path, PICTURE, dpi=200)
 
 
 def _label(source: str) -> str:

@@ -27,11 +27,12 @@ class Unreadable:
 class ArrayElements:
     """Iterates over (place, element): the offset of the block that completes it, and the parsed value.
 
-    Raises ValueError with the file and the element if the array is not valid JSON: what follows cannot be read.
+    Raises ValueError with the file and the element if the array is not valid JSON, or an element has twice as many
+    bytes as it may have: what follows cannot be read.
     """
 
-    def __init__(self, path: Path, blocks: Iterator[tuple[int, bytes]]) -> None:
-        self._path, self._blocks = path, blocks
+    def __init__(self, path: Path, blocks: Iterator[tuple[int, bytes]], columns: Columns) -> None:
+        self._path, self._blocks, self._columns = path, blocks, columns
         self._json = json.JSONDecoder(object_pairs_hook=json_object)
         self._skipping = json.JSONDecoder(parse_int=lambda digits: None)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # a bad byte spoils only its element
@@ -78,8 +79,10 @@ class ArrayElements:
                 value, end = self._json.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - LONGEST_WORD
-                if cut and self._more():
-                    continue
+                if cut:
+                    self._columns.check_size(len(self._text) - self._at, f"{self._path}, element {self._number}")
+                    if self._more():
+                        continue
                 raise self._error(f"invalid JSON ({error.msg})") from error
             except ValueError as error:  # a number of too many digits
                 _, end = self._skipping.raw_decode(self._text, self._at)
@@ -88,6 +91,8 @@ class ArrayElements:
                 raise self._error(not_json(error)) from error
             if end == len(self._text) and self._more():  # a number may continue
                 continue
+            if end - self._at > self._columns.largest:
+                value = Unreadable(self._columns.too_large)
             self._at = end
             return value
 

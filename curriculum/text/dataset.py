@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from curriculum.text.document import BadRecordError, BadRecords, Columns, Document, column_of, not_utf8
+from curriculum.text.document import (
+    LARGEST_DOCUMENT,
+    BadRecordError,
+    BadRecords,
+    Columns,
+    Document,
+    column_of,
+    not_utf8,
+)
 
 BATCH_ROWS = 256
 FORMATS = ("arrow", "csv", "json", "pandas", "parquet", "text", "webdataset", "xml")
@@ -34,6 +42,7 @@ class DatasetText:
         text_column: str,
         source_column: str | None,
         bad: BadRecords | None = None,
+        largest: int = LARGEST_DOCUMENT,
     ) -> None:
         self.name = name
         self.notes: list[str] = []
@@ -43,7 +52,8 @@ class DatasetText:
         self._streaming = streaming
         local = os.path.isdir(os.path.expanduser(name)) and not (name in FORMATS and data_files)
         self._local = Path(name).expanduser() if local else None
-        self._columns = Columns(text_column, source_column, self._local.resolve().name if self._local else name)
+        fallback = self._local.resolve().name if self._local else name
+        self._columns = Columns(text_column, source_column, fallback, largest)
         self._data = self._load()
         self.places = int(self._data.num_shards if streaming else len(self._data))
         self.place_bytes = WHOLE_CHUNK if streaming else max(1, int(self._data.data.nbytes) // max(1, self.places))

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 ON_BAD_RECORD = ("fail", "skip")
+LARGEST_DOCUMENT = 1 << 28
+"""Default of `input.max_document_bytes`."""
 
 
 class Document(NamedTuple):
@@ -66,6 +68,8 @@ class Columns:
     text: str
     source: str | None
     fallback: str
+    largest: int = LARGEST_DOCUMENT
+    """Most bytes of a record, uncompressed."""
 
     @property
     def wanted(self) -> list[str]:
@@ -75,12 +79,27 @@ class Columns:
     def document(self, record: dict[str, Any], place: object) -> Document:
         """Return a record's text and source. Raises BadRecordError if one of them is not usable text."""
         text = self._field(record, self.text, "text_column", place)
+        if len(text) * (1 if text.isascii() else 4) > self.largest:
+            self.check_size(len(text.encode("utf-8", "surrogatepass")), place)
         if self.source is None:
             return Document(text, self.fallback)
         source = self._field(record, self.source, "source_column", place)
         if not source:
             raise BadRecordError(place, f"column {self.source!r} is empty: name the source, or set source_column=null")
         return Document(text, source)
+
+    def check_size(self, size: int, place: object) -> None:
+        """Raise BadRecordError for a record of more than `largest` bytes. `size` may be what is known of it so far."""
+        if size > self.largest:
+            raise BadRecordError(place, self.too_large)
+
+    @property
+    def too_large(self) -> str:
+        """The reason against a record of more than `largest` bytes."""
+        return (
+            f"has more than {self.largest:,} bytes: split the document, or raise input.max_document_bytes (memory "
+            "grows with it)"
+        )
 
     def check(self, names: list[str], place: object) -> None:
         """Raise ValueError if a column is not in `names`, or is there more than once."""

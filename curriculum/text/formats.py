@@ -6,21 +6,17 @@ Every document has a place in its file, so that ranges of places split a file in
 from __future__ import annotations
 
 import codecs
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate, chain
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from curriculum.artifact.parquet import open_parquet
-from curriculum.text.document import BadRecordError, BadRecords, Columns, Document, column_of, decode, not_utf8
+from curriculum.text.document import BadRecordError, BadRecords, Columns, Document, decode
 from curriculum.text.lines import PlainLines, gzip_json, gzip_lines, plain_json, zstd_json, zstd_lines
+from curriculum.text.parquet import ParquetRows
 from curriculum.text.source_names import folder_name
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-PARQUET_ROWS = 256
+    pass
 
 
 class FileReader(Protocol):
@@ -63,136 +59,21 @@ class WholeText:
     """A file that is a single document, at place 0."""
 
     def __init__(self, path: Path, columns: Columns, bad: BadRecords) -> None:
-        self._path, self._bad = path, bad
+        self._path, self._columns, self._bad = path, columns, bad
         self.span: tuple[int, int] | None = None
 
     def documents(self, start: int, stop: int) -> Iterator[tuple[int, Document]]:
         """Yield the document if the range starts at 0."""
         if start == 0:
             try:
-                text = decode(self._path.read_bytes().removeprefix(codecs.BOM_UTF8), self._path)
+                with open(self._path, "rb") as file:
+                    data = file.read(self._columns.largest + 1)
+                self._columns.check_size(len(data), self._path)
+                text = decode(data.removeprefix(codecs.BOM_UTF8), self._path)
             except BadRecordError as error:
                 self._bad.add(error)
                 return
             yield 0, Document(text, folder_name(self._path))
-
-
-class ParquetRows:
-    """Rows of a Parquet file, with places spread evenly over its bytes.
-
-    A range is read from the start of its first row's row group, or from the current position if that is closer.
-    """
-
-    def __init__(self, path: Path, columns: Columns, bad: BadRecords) -> None:
-        self._path, self._columns, self._bad, self._size = path, columns, bad, path.stat().st_size
-        self._groups: list[int] = []
-        """First row of every row group, then the number of rows in the file."""
-        self._left: Iterator[tuple[int, pa.RecordBatch]] = iter(())
-        self._held: list[tuple[int, pa.RecordBatch]] = []
-        """The batch that contains the end of the last range."""
-        self._row: int | None = None
-        """The next row; None: start from a row group."""
-        self.span: tuple[int, int] | None = None
-
-    def documents(self, start: int, stop: int) -> Iterator[tuple[int, Document]]:
-        """Yield the documents of the rows whose places are in a range."""
-        import pyarrow as pa
-
-        row = 0
-        try:
-            self._groups = self._groups or self._read_groups()
-            rows = self._groups[-1]
-            first, last = (min(-(-place * rows // self._size), rows) for place in (start, stop))
-            row = first
-            for record in self._records(first, last):
-                row += 1
-                place = f"{self._path}, row {row}"
-                try:
-                    if isinstance(record, UnicodeDecodeError):
-                        raise BadRecordError(place, not_utf8(record))
-                    document = self._columns.document(record, place)
-                except BadRecordError as error:
-                    self._bad.add(error)
-                    continue
-                yield (row - 1) * self._size // rows, document
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(
-                f"{self._path}, after row {row}: cannot be read as Parquet ({error}): the file is truncated or in "
-                "another format; download it again"
-            ) from error
-        self.span = first, last
-
-    def _read_groups(self) -> list[int]:
-        with open_parquet(self._path) as file:
-            schema = file.schema_arrow
-            self._columns.check(schema.names, str(self._path))
-            for name in self._columns.wanted:
-                self._check_type(name, schema)
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-            return [0, *accumulate(sizes)]
-
-    def _check_type(self, name: str, schema: pa.Schema) -> None:
-        """Raise ValueError if a column, or the nested field that `name` is a path to, cannot hold text."""
-        import pyarrow.types as types
-
-        column = column_of(name, schema.names)
-        assert column is not None, "checked with the names"
-        kind = schema.field(column).type
-        for part in name.removeprefix(column).split(".")[1:]:
-            found = [kind.field(i).type for i in range(kind.num_fields) if kind.field(i).name == part]
-            if not types.is_struct(kind) or len(found) != 1:
-                said = "occurs more than once" if len(found) > 1 else f"is missing; column {column!r} contains {kind}"
-                raise ValueError(f"{self._path}: nested field {name!r} {said}: set input.text_column, source_column")
-            kind = found[0]
-        kind = kind.value_type if types.is_dictionary(kind) else kind
-        text = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
-        if not any(holds(kind) for holds in text):
-            raise ValueError(f"{self._path}: column {name!r} contains {kind}, not text: name another column")
-
-    def _records(self, first: int, last: int) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
-        """Yield the rows first .. last - 1; one that is not UTF-8 as its error."""
-        if first == last:
-            return
-        group = bisect_right(self._groups, first) - 1
-        if self._row is None or not self._groups[group] <= self._row <= first:
-            self._left, self._held = self._batches(group), []
-        self._row = None  # until this range has been read to its end
-        batches = chain(self._held, self._left)
-        self._held = []
-        for begin, batch in batches:
-            end = begin + batch.num_rows
-            if end > first:
-                yield from _rows(batch.slice(max(first - begin, 0), min(end, last) - max(begin, first)))
-            if end > last:
-                self._held = [(begin, batch)]
-            if end >= last:
-                break
-        self._row = last
-
-    def _batches(self, group: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yield (first row, batch), starting with a row group."""
-        row = self._groups[group]
-        with open_parquet(self._path) as file:
-            groups = list(range(group, len(self._groups) - 1))
-            for batch in file.iter_batches(batch_size=PARQUET_ROWS, row_groups=groups, columns=self._columns.wanted):
-                yield row, batch
-                row += batch.num_rows
-
-
-def _rows(batch: pa.RecordBatch) -> Iterable[dict[str, Any] | UnicodeDecodeError]:
-    try:
-        rows: list[dict[str, Any]] = batch.to_pylist()
-        return rows
-    except UnicodeDecodeError:
-        return map(_row, (batch.slice(index, 1) for index in range(batch.num_rows)))
-
-
-def _row(batch: pa.RecordBatch) -> dict[str, Any] | UnicodeDecodeError:
-    try:
-        row: dict[str, Any] = batch.to_pylist()[0]
-        return row
-    except UnicodeDecodeError as error:
-        return error
 
 
 READERS: dict[str, Callable[[Path, Columns, BadRecords], FileReader]] = {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from curriculum.text.arrays import ArrayElements, parse_element
 from curriculum.text.document import BadRecordError, BadRecords, Columns, Document, parse_line
@@ -16,7 +16,9 @@ from curriculum.text.document import BadRecordError, BadRecords, Columns, Docume
 Record = TypeVar("Record")
 
 BLOCK_BYTES = 1 << 20
-PACKED_BYTES = 1 << 15  # small, since a block can unpack to a thousand times its size
+PACKED_BYTES = 1 << 15
+GZIP_AT_ONCE, ZSTD_AT_ONCE = 1 << 15, 1 << 11
+"""Compressed bytes that are unpacked at once: to at most 1032 and 32768 times as many."""
 ZSTD_WINDOW = 1 << 31
 """Largest window of a zstd frame (`zstd --ultra --long=31`). As much memory as the frame's own window is allocated."""
 
@@ -36,14 +38,17 @@ class PlainLines:
             at = start
             if start:  # the line that contains the previous byte belongs to another range
                 file.seek(start - 1)
-                at += len(file.readline()) - 1
+                at += _rest_of_line(file) - 1
             first = at
-            while at < stop and (line := file.readline()):
+            while at < stop and (line := file.readline(self._columns.largest + 1)):
                 place, at = at, at + len(line)
                 try:
+                    if not line.endswith(b"\n"):
+                        self._columns.check_size(len(line), _LineAt(self, place))
                     document = parse_line(line.removesuffix(b"\n"), place == 0, self._columns, _LineAt(self, place))
                 except BadRecordError as error:
                     self._bad.add(error)
+                    at += 0 if line.endswith(b"\n") else _rest_of_line(file)
                     continue
                 if document is not None:
                     yield place, document
@@ -97,19 +102,23 @@ class Packing:
     error: type[Exception]
     padded: bool
     """Whether zero bytes may separate frames."""
+    at_once: int
+    """Compressed bytes to unpack at once."""
 
     def blocks(self, path: Path) -> Iterator[tuple[int, bytes]]:
         """Yield (offset of a compressed block, its data); raises ValueError for a truncated or foreign file."""
         frame = None
         try:
             for place, block in _read_blocks(path):
-                while block := block if frame or not self.padded else block.lstrip(b"\0"):
-                    frame = frame or self.frame()
-                    data = frame.decompress(block)
-                    block = frame.unused_data if frame.eof else b""
-                    frame = None if frame.eof else frame
-                    if data:
-                        yield place, data
+                for start in range(0, len(block), self.at_once):
+                    piece = block[start : start + self.at_once]
+                    while piece := piece if frame or not self.padded else piece.lstrip(b"\0"):
+                        frame = frame or self.frame()
+                        data = frame.decompress(piece)
+                        piece = frame.unused_data if frame.eof else b""
+                        frame = None if frame.eof else frame
+                        if data:
+                            yield place, data
         except self.error as error:
             raise ValueError(_damaged(path, self.name, error)) from error
         if frame is not None:
@@ -171,7 +180,7 @@ class FrontToBack(Generic[Record]):
         self._behind = stop
 
 
-Reader = PlainLines | FrontToBack[bytes] | FrontToBack[Any]
+Reader = PlainLines | FrontToBack[Any]
 
 
 def gzip_lines(path: Path, columns: Columns, bad: BadRecords) -> Reader:
@@ -201,7 +210,7 @@ def zstd_json(path: Path, columns: Columns, bad: BadRecords) -> Reader:
 
 def _gzip() -> Packing:
     frame = lambda: zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)  # noqa: E731
-    return Packing("gzip", frame, zlib.error, padded=True)
+    return Packing("gzip", frame, zlib.error, padded=True, at_once=GZIP_AT_ONCE)
 
 
 def _zstd() -> Packing:
@@ -209,11 +218,18 @@ def _zstd() -> Packing:
     import zstandard
 
     unpack = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
-    return Packing("zstd", unpack.decompressobj, zstandard.ZstdError, padded=False)
+    return Packing("zstd", unpack.decompressobj, zstandard.ZstdError, padded=False, at_once=ZSTD_AT_ONCE)
 
 
-def _lines_of(path: Path, columns: Columns, bad: BadRecords, packing: Blocks) -> FrontToBack[bytes]:
-    return FrontToBack(path, columns, bad, lambda: _lines(packing.blocks(path)), parse_line, "line")
+def _lines_of(path: Path, columns: Columns, bad: BadRecords, packing: Blocks) -> FrontToBack[bytes | None]:
+    lines = lambda: _lines(packing.blocks(path), columns.largest)  # noqa: E731
+    return FrontToBack(path, columns, bad, lines, _parse_bounded, "line")
+
+
+def _parse_bounded(line: bytes | None, first: bool, columns: Columns, place: object) -> Document | None:
+    if line is None:
+        raise BadRecordError(place, columns.too_large)
+    return parse_line(line, first, columns, place)
 
 
 def _array_of(path: Path, columns: Columns, bad: BadRecords, packing: Blocks) -> FrontToBack[Any] | None:
@@ -223,7 +239,7 @@ def _array_of(path: Path, columns: Columns, bad: BadRecords, packing: Blocks) ->
         if start:
             if not start.startswith(b"["):
                 return None
-            elements = lambda: iter(ArrayElements(path, packing.blocks(path)))  # noqa: E731
+            elements = lambda: iter(ArrayElements(path, packing.blocks(path), columns))  # noqa: E731
             return FrontToBack(path, columns, bad, elements, parse_element, "element")
     return None
 
@@ -236,19 +252,43 @@ def _read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
             place += len(block)
 
 
-def _lines(blocks: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-    """Split blocks into (place of the block that ends it, line); long lines are joined once, not once per block."""
+def _lines(blocks: Iterator[tuple[int, bytes]], largest: int) -> Iterator[tuple[int, bytes | None]]:
+    """Split blocks into (place of the block that ends it, line); long lines are joined once, not once per block.
+
+    None stands for a line of more than `largest` bytes, as soon as it is known to be one; its rest is dropped.
+    """
     pieces: list[bytes] = []
-    place = 0
+    size = place = 0
     for place, block in blocks:
         first, *rest = block.split(b"\n")
-        pieces.append(first)
+        before, size = size, size + len(first)
+        if size > largest:
+            pieces.clear()
+            if before <= largest:
+                yield place, None
+        else:
+            pieces.append(first)
         if rest:
-            yield place, b"".join(pieces)
+            if size <= largest:
+                yield place, b"".join(pieces)
             for line in rest[:-1]:
-                yield place, line
-            pieces = [rest[-1]]
-    yield place, b"".join(pieces)
+                yield place, line if len(line) <= largest else None
+            pieces, size = [rest[-1]], len(rest[-1])
+            if size > largest:
+                pieces.clear()
+                yield place, None
+    if size <= largest:
+        yield place, b"".join(pieces)
+
+
+def _rest_of_line(file: BinaryIO) -> int:
+    """Read to the end of the current line, in bounded memory; return the number of bytes read."""
+    size = 0
+    while piece := file.readline(BLOCK_BYTES):
+        size += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return size
 
 
 def _damaged(path: Path, kind: str, error: object) -> str:

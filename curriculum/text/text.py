@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
-from curriculum.text.document import BadRecords, Columns, Document
+from curriculum.text.document import LARGEST_DOCUMENT, BadRecords, Columns, Document
 from curriculum.text.files import TextFile, find_files
 from curriculum.text.formats import FileReader, file_format, open_file, stem
 from curriculum.text.source_names import looks_numbered, source_by_name
@@ -49,6 +49,9 @@ class TextSettings:
     """Column with the name of the document's source; a dot leads into nested objects: meta.set. null: the name of the
     file's folder if that is a subfolder of the input, else the file's name without its extension (its folder's name if
     that is only a shard number, such as part-0); the name of a dataset."""
+    max_document_bytes: int = LARGEST_DOCUMENT
+    """Most bytes of a document, line or array element, uncompressed: a file may unpack to any size. A longer one is a
+    record that cannot be used. A process needs a few times as much memory."""
 
     def __post_init__(self) -> None:
         if self.paths and self.dataset:
@@ -61,6 +64,8 @@ class TextSettings:
             raise ValueError(
                 "input.source_column is empty: name a column, or use null for one source per file or folder"
             )
+        if self.max_document_bytes < 1:
+            raise ValueError(f"input.max_document_bytes={self.max_document_bytes} must be at least 1")
         if not self.dataset:
             given: dict[str, object] = {"data_files": self.data_files, "subset": self.subset, "revision": self.revision}
             given |= {"streaming": self.streaming, "split": self.split if self.split != TRAIN_SPLIT else ""}
@@ -70,8 +75,10 @@ class TextSettings:
                 )
 
     def content(self) -> dict[str, Any]:
-        """Return the settings as JSON values, without `data_files` if there are none."""
-        return {name: value for name, value in asdict(self).items() if name != "data_files" or value}
+        """Return the settings that determine the documents as JSON values, without `data_files` if there are none."""
+        content = {name: value for name, value in asdict(self).items() if name != "data_files" or value}
+        del content["max_document_bytes"]
+        return content
 
 
 class Text(Protocol):
@@ -114,11 +121,16 @@ class FileText:
     """Documents of files on disk, in an order that does not depend on the file system."""
 
     def __init__(
-        self, paths: list[str], text_column: str, source_column: str | None, bad: BadRecords | None = None
+        self,
+        paths: list[str],
+        text_column: str,
+        source_column: str | None,
+        bad: BadRecords | None = None,
+        largest: int = LARGEST_DOCUMENT,
     ) -> None:
         self.notes: list[str] = []
         self.bad = bad or BadRecords()
-        self._text_column, self._source_column = text_column, source_column
+        self._text_column, self._source_column, self._largest = text_column, source_column, largest
         self._files = find_files(paths, self.notes)
         self._sizes = [file.path.stat().st_size for file in self._files]
         self._bases = [0, *accumulate(max(size, 1) for size in self._sizes)]
@@ -128,6 +140,9 @@ class FileText:
         self._read_to = 0
         self._opened: tuple[int, FileReader] | None = None
         self._check_empty()
+        for file in self._files:
+            if (source_column is None or not _has_columns(file)) and not _is_text(self._source_of(file)):
+                raise ValueError(f"{file.path}: the name is not UTF-8, but a source takes it: rename it")
         if source_column is None:
             self._check_sources()
 
@@ -237,7 +252,7 @@ class FileText:
         """Return the reader of a file; it is kept until another file is read, since it may resume at its position."""
         if self._opened is None or self._opened[0] != index:
             file = self._files[index]
-            columns = Columns(self._text_column, self._source_column, self._source_of(file))
+            columns = Columns(self._text_column, self._source_column, self._source_of(file), self._largest)
             self._opened = index, open_file(file.path, columns, self.bad)
         return self._opened[1]
 
@@ -261,10 +276,11 @@ def open_text(settings: TextSettings, *, skip_bad: bool = False) -> Text:
             text_column=settings.text_column,
             source_column=settings.source_column,
             bad=bad,
+            largest=settings.max_document_bytes,
         )
     if not settings.paths:
         raise ValueError("no input given: set input.paths to files, folders or globs, or input.dataset to a name")
-    return FileText(settings.paths, settings.text_column, settings.source_column, bad)
+    return FileText(settings.paths, settings.text_column, settings.source_column, bad, settings.max_document_bytes)
 
 
 def source_origins(config: Mapping[str, Any], inputs: Mapping[str, str]) -> Callable[[str], str]:
@@ -288,6 +304,11 @@ def source_origins(config: Mapping[str, Any], inputs: Mapping[str, str]) -> Call
 
 def _has_columns(file: TextFile) -> bool:
     return file_format(file.path.name) != ".txt"
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a file's name is UTF-8; Python stores other bytes as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _no_documents(path: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curriculum.artifact.files import reading
+from curriculum.artifact.files import read_text, reading
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, parse
 
 SPACE = "\u2581"
@@ -30,7 +30,7 @@ def token_bytes(folder: Path) -> tuple[bytes, ...] | None:
     if not path.is_file():
         return None
     with reading(path, "save or download the tokenizer again"):
-        text = path.read_text("utf-8")
+        text = read_text(path)
         data = json.loads(text)
         vocabulary = parse(text).get_vocab(with_added_tokens=True)
     return bytes_by_id(data, vocabulary)

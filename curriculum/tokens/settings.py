@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from curriculum.text.document import ON_BAD_RECORD
+from curriculum.text.document import LARGEST_DOCUMENT, ON_BAD_RECORD
 from curriculum.text.text import TextSettings
 from curriculum.tokens.tokenizer import TokenizerSettings
 
@@ -66,4 +66,8 @@ class PrepareSettings:
         if not self.tokenizer.bos:  # as in TOKENS written before this setting existed
             del content["tokenizer"]["bos"]
         content["input"] = self.input.content()
-        return content | ({"on_bad_record": self.on_bad_record} if self.on_bad_record != "fail" else {})
+        if self.on_bad_record == "fail":
+            return content
+        if self.input.max_document_bytes != LARGEST_DOCUMENT:  # it decides what is skipped
+            content["input"]["max_document_bytes"] = self.input.max_document_bytes
+        return content | {"on_bad_record": self.on_bad_record}

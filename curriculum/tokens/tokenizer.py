@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from curriculum.artifact.files import fingerprint_of, reading, write_text
+from curriculum.artifact.files import fingerprint_of, read_text, reading, write_text
 from curriculum.tokens.special import as_special, named_token, template_tokens, with_template
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 TRAIN_PREFIX = "train:"
+MOST_IDS = 1 << 24
 SMALLEST_VOCABULARY = 257  # 256 bytes and end-of-text
 KNOWN_END_OF_TEXT = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 NOT_KEPT = ("auto_map", "model_max_length", "tokenizer_file")  # remote code; another model's limit; a path elsewhere
@@ -62,10 +63,10 @@ class TokenizerSettings:
         if not self.name.startswith(TRAIN_PREFIX):
             return None
         size = self.name.removeprefix(TRAIN_PREFIX)
-        if not size.isascii() or not size.isdigit() or int(size) < SMALLEST_VOCABULARY:
+        if not size.isascii() or not size.isdigit() or not SMALLEST_VOCABULARY <= int(size) <= MOST_IDS:
             raise ValueError(
-                f"tokenizer.name={self.name!r}: {TRAIN_PREFIX} must be followed by a vocabulary size of at least "
-                f"{SMALLEST_VOCABULARY}, as in train:8192"
+                f"tokenizer.name={self.name!r}: {TRAIN_PREFIX} must be followed by a vocabulary size from "
+                f"{SMALLEST_VOCABULARY} to {MOST_IDS}, as in train:8192"
             )
         return int(size)
 
@@ -86,6 +87,11 @@ class TextTokenizer:
         self.end_of_text_token = end_of_text
         self.end_of_text: int = vocabulary[end_of_text]
         self.vocab_size: int = max(vocabulary.values()) + 1
+        if self.vocab_size > MOST_IDS:
+            raise ValueError(
+                f"the tokenizer's largest token id is {self.vocab_size - 1:,} with {len(vocabulary):,} tokens, but a "
+                f"model has a row for every id up to it, at most {MOST_IDS:,}: number its tokens from 0"
+            )
         self.fingerprint: str = fingerprint_of(self._data)
         self.vocabulary: Mapping[str, int] = vocabulary
         self.template: tuple[list[str], list[str]] = template_tokens(self._data)
@@ -295,7 +301,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         there = ", ".join(sorted(os.listdir(path.parent))[:5]) or "nothing"
         raise ValueError(f"{path} does not exist (folder contains {there}): give a folder with a {TOKENIZER_FILE}")
     with reading(path, "save or download the tokenizer again"):
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(read_text(path))
     if not isinstance(value, dict):
         raise ValueError(f"{path} contains a {type(value).__name__}, not a JSON object: save the tokenizer again")
     return value

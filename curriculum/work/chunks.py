@@ -33,6 +33,7 @@ from curriculum.artifact.files import (
     ArtifactError,
     differing,
     fingerprint_of,
+    read_text,
     reading,
     replacing,
     sync,
@@ -45,6 +46,7 @@ PLAN, LOCK, SUFFIX = "plan.json", ".lock", ".chunk"
 OWN = (PLAN, LOCK, f"*{SUFFIX}*", ".*.tmp-*", "models.json", "tokenizer", "tokenizer.new")
 """Patterns of the files in a folder of chunks; `models.json` and `tokenizer` are written by the jobs."""
 TEXT = "text"
+MOST_CHUNKS = 10**7
 SMALLEST_TOKENS, LARGEST_TOKENS, USUAL_CHUNKS = 1 << 16, 1 << 24, 4096
 """Default tokens per chunk: a 4096th of the total, within these bounds."""
 SMALLEST_BYTES, LARGEST_BYTES, USUAL_TEXT_CHUNKS = 1 << 18, 1 << 25, 1024
@@ -74,6 +76,7 @@ def cut(samples: Mapping[str, int], seq_len: int, batch_size: int, tokens: int |
     if tokens is None:
         tokens = min(max(sum(samples.values()) * seq_len // USUAL_CHUNKS, SMALLEST_TOKENS), LARGEST_TOKENS)
     length = max(1, tokens // (seq_len * batch_size)) * batch_size
+    _check_number("chunk_tokens", sum(samples.values()) // length)
     return [
         Chunk(name, number, start, min(start + length, count))
         for name, count in samples.items()
@@ -86,9 +89,15 @@ def cut_text(places: int, place_bytes: int, size: int | None = None) -> list[Chu
     if size is None:
         size = min(max(places * place_bytes // USUAL_TEXT_CHUNKS, SMALLEST_BYTES), LARGEST_BYTES)
     length = max(1, size // place_bytes)
+    _check_number("chunk_bytes", places // length)
     return [
         Chunk(TEXT, number, start, min(start + length, places)) for number, start in enumerate(range(0, places, length))
     ]
+
+
+def _check_number(key: str, chunks: int) -> None:
+    if chunks > MOST_CHUNKS:
+        raise ValueError(f"{key} makes {chunks:,} chunks, each a file, more than {MOST_CHUNKS:,}: raise it")
 
 
 class ChunkFolder:
@@ -124,7 +133,7 @@ class ChunkFolder:
         path = self.folder / PLAN
         try:
             with reading(path, f"remove {self.folder} and start again"):
-                there = json.loads(path.read_text("utf-8"))
+                there = json.loads(read_text(path))
                 changes = [f"{key}: was {old!r}, now {new!r}" for key, old, new in differing(there, self.plan)]
         except OSError as error:
             raise ArtifactError(f"{path} is damaged ({error}): remove {self.folder} and start again") from error
@@ -236,7 +245,7 @@ class ChunkFolder:
         """Return a stored value. Raises ArtifactError if it is missing."""
         path = self.folder / f"{name}.json"
         try:
-            value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            value: dict[str, Any] = json.loads(read_text(path))
             if not isinstance(value, dict):
                 raise TypeError(f"a {type(value).__name__}, not an object")
         except (OSError, *MISREAD) as error:

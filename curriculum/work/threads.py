@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import queue
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from curriculum.work.control_groups import cpu_quota
-
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def cores(root: Path = Path("/")) -> int:
-    """Return the number of cores this process may use: of its CPU affinity and its control groups' quota.
-
-    `root` is the folder that holds /proc and /sys.
-    """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, int(cpu_quota(root) or allowed)))
-
-
-def threads_each(processes: int, asked: int | None = None) -> int:
-    """Return the CPU threads of each of `processes` processes on this machine.
-
-    Those `asked` for, else the environment's OMP_NUM_THREADS, else an equal share of the cores.
-    """
-    chosen = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # OpenMP takes one number per nested level
-    if asked is None and chosen.isdecimal():
-        asked = int(chosen) or None
-    return asked or max(1, cores() // processes)
 
 
 def prefetched(items: Iterator[T]) -> Iterator[T]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from curriculum.work.cpus import OMP
 from launch.cluster.machines import ON_THIS_MACHINE
 from train.config.safe_path import safe_variables
 from train.distributed.exit_codes import HUNG
@@ -49,14 +50,17 @@ def start_ranks(
 
 
 def launcher_environment(threads: int) -> dict[str, str]:
-    """Return a launcher's environment: its ranks use `threads` CPU threads and exit when this process is gone."""
+    """Return a launcher's environment: its ranks use `threads` CPU threads and exit when this process is gone.
+
+    The user's own OMP_NUM_THREADS stays as it is; a rank's settings take precedence over it inside the rank.
+    """
     from train.distributed.world import SUPERVISOR
 
     return {
+        OMP: str(threads),
         **os.environ,
         **safe_variables(),
         SUPERVISOR: str(os.getpid()),
-        "OMP_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
         "DEEPSPEED_LOG_LEVEL": "warning",
         **({} if gpus() else {"DS_ACCELERATOR": "cpu"}),

@@ -33,7 +33,7 @@ class DemoSettings:
     processes: int = 2
     """Ranks per training run."""
     threads: int | None = None
-    """CPU threads per rank; null: the machine's cores divided by the ranks."""
+    """CPU threads per rank; null: OMP_NUM_THREADS, or an equal share of the CPUs that may be used."""
     seed: int = 0
     """Seed for the split, permutations and weights."""
     vocabulary: int = 4096
@@ -58,7 +58,7 @@ class DemoSettings:
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
         if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads={self.threads} must be at least 1, or null to divide the cores by the ranks")
+            raise ValueError(f"threads={self.threads} must be at least 1, or null to divide the CPUs by the ranks")
 
 
 def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:

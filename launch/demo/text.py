@@ -17,6 +17,7 @@ from typing import Any
 
 from curriculum.artifact.create import create, reusable
 from curriculum.artifact.manifest import open_manifest
+from curriculum.work.printable import printable_lines
 from launch.demo.sources import Document, Places, rank, read_sources
 
 RECIPE = 1
@@ -56,7 +57,7 @@ def collect(folder: Path) -> None:
             for source, documents in kept.items():
                 write(draft.path / f"{source}.jsonl", source, documents)
             draft.facts.update(facts_of(kept, skipped))
-    print(table(open_manifest(folder, "text").facts))
+    print(printable_lines(table(open_manifest(folder, "text").facts)))
 
 
 def arrange_sources(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from curriculum.work.printable import printable
 from train.evaluation.harness.tasks import BenchmarkSettings
 from train.faults import listed
 
@@ -72,8 +73,8 @@ def _tasks(settings: BenchmarkSettings) -> list[bool]:
 
 def _print(name: str, finding: str | BaseException) -> bool:
     if isinstance(finding, str):
-        print(f"ok      {name}: {finding}")
+        print(printable(f"ok      {name}: {finding}"))
         return True
     kind = "" if isinstance(finding, ValueError) else f"{type(finding).__name__}: "
-    print(f"FAILED  {name}: {kind}{' '.join(str(finding).split())}")
+    print(printable(f"FAILED  {name}: {kind}{' '.join(str(finding).split())}"))
     return False

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from curriculum.work.threads import threads_each
+from curriculum.work.cpus import threads_per_process
 from launch.evaluate.settings import EvaluateSettings
 
 
@@ -31,9 +31,10 @@ def run(settings: EvaluateSettings, overrides: Sequence[str] = ()) -> int:
         from launch.evaluate.model import evaluate_asked
         from train.distributed.world import World
 
+        torch.set_num_threads(threads_per_process(1))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return evaluate_asked(settings, overrides, World(0, 1, 0, 1, device))
     from launch.cluster.supervisor import start_ranks
 
-    words = ["evaluate", *overrides]
-    return start_ranks("launch.rank", settings.processes, words, threads_each(settings.processes))
+    threads = threads_per_process(settings.processes)
+    return start_ranks("launch.rank", settings.processes, ["evaluate", *overrides], threads)

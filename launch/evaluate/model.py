@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from curriculum.artifact.files import write_text
+from curriculum.artifact.files import read_text, write_text
 from curriculum.artifact.manifest import MANIFEST
 from curriculum.artifact.outputs import check_file
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, tokenizer_fingerprint
@@ -113,7 +113,7 @@ def _encodes(tokenizer: Path, tokens: Tokens) -> bool:
 def _holds_values(path: Path) -> bool:
     """Return whether a file holds the values of an earlier evaluation: one JSON object of measures."""
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = json.loads(read_text(path))
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and all(name.startswith(("val/", "bench/", "time/", "stage/")) for name in values)

@@ -21,9 +21,12 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from curriculum.work.chunks import Chunk
+from curriculum.work.cpus import OMP
 from curriculum.work.job import Job, work_here
+from curriculum.work.streams import open_streams
 from launch.executors.task import Task
 from train.config.packages import check_packages
+from train.distributed.exit_codes import FAILED, Refused, exit_code_of
 from train.faults import arm
 
 log = logging.getLogger(__name__)
@@ -34,6 +37,10 @@ MOST_DEATHS = 3
 
 class WorkerError(RuntimeError):
     """A worker failed; the message is the worker's."""
+
+    def __init__(self, message: str, exit_code: int = FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def run(task: Task, job: Job) -> None:
@@ -78,7 +85,8 @@ class _Pool:
                             continue
                         kind, value = message
                         if kind == "error":
-                            raise (ValueError if value[0] == "ValueError" else WorkerError)(value[1])
+                            refused, text, code = value
+                            raise (Refused if refused else WorkerError)(text, code)
                         if kind == "ready":
                             self._job.on_worker_ready(value, meter)
                             worker.ready = True
@@ -162,9 +170,10 @@ def _interrupts_held() -> Iterator[None]:
 
 def work(task: Task, number: int, pipe: Connection) -> None:
     """Run a worker: load the task, then process chunks until the pipe closes."""
+    open_streams()
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # also for what the worker starts
-    os.environ["OMP_NUM_THREADS"] = str(task.threads)
+    os.environ.setdefault(OMP, str(task.threads))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _end_with_parent()
     try:
@@ -178,8 +187,9 @@ def work(task: Task, number: int, pipe: Connection) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except Exception as error:
-        kind = "ValueError" if isinstance(error, ValueError) else type(error).__name__
-        pipe.send(("error", (kind, f"{error}" if kind == "ValueError" else f"{kind}: {error}")))
+        plain = isinstance(error, ValueError | OSError)  # whose message says enough
+        text = str(error) if plain else f"{type(error).__name__}: {error}"
+        pipe.send(("error", (isinstance(error, ValueError), text, exit_code_of(error))))
 
 
 def _end_with_parent() -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from curriculum.artifact.files import replacing
-from curriculum.artifact.outputs import check_file
 from curriculum.audit.overview import Overview, shares
+from curriculum.work.figures import check_picture, save
 
 PANEL_IN = 2.1
 GAP_IN = 0.75
@@ -23,7 +22,7 @@ def draw(view: Overview, path: Path) -> None:
 
     Raises ValueError if the file exists and is not such a picture.
     """
-    check_file("picture", path, path.is_file() and TITLE.encode() in path.read_bytes())
+    check_picture(path, TITLE)
     from matplotlib.figure import Figure
 
     from train.report import panels, theme
@@ -52,8 +51,4 @@ def draw(view: Overview, path: Path) -> None:
             mix = shares(view.sources_PT)
             ranks = np.argsort(-mix.sum(axis=0), kind="stable").tolist()
             panels.source_shares(axes[-1], progress, *largest_sources(view.sources, mix, ranks))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        ending = path.suffix.removeprefix(".")
-        metadata = {"Date": None, "Creator": None} if ending == "svg" else {"Software": None}
-        with replacing(path) as file:
-            figure.savefig(file, format=ending, dpi=DOTS_PER_IN, metadata={**metadata, "Title": TITLE})
+        save(figure, path, TITLE, dpi=DOTS_PER_IN)

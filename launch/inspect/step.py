@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.artifact.files import write_text
+from curriculum.artifact.outputs import check_file, holds
 from curriculum.audit.step_samples import (
     StepSamples,
     TextDecoder,
@@ -29,11 +30,16 @@ if TYPE_CHECKING:
     from train.report.records import Run
 
 MOST_DOCUMENTS = 6
+MARK = "--- position "
+"""With which each sample begins in a file of texts."""
 
 
 def show_step(subject: Subject, settings: InspectSettings, console: Any) -> bool:
     """Print a step; return False if there is a run and it consumed other samples."""
     assert settings.step is not None
+    if settings.text.endswith(TEXT_FILE):
+        path = Path(settings.text)
+        check_file("text", path, holds(path, MARK))
     step = samples_of_step(subject.order, settings.step, subject.columns)
     for line in _head(subject, step):
         say(console, line)

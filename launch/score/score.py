@@ -24,6 +24,11 @@ def run(settings: ScoreSettings, overrides: Sequence[str] = ()) -> Scores | int:
     from train.faults import arm, fault
 
     arm()
+    if settings.picture is not None:
+        from curriculum.scores.table import PICTURE, draw
+        from curriculum.work.figures import check_picture
+
+        check_picture(Path(settings.picture), PICTURE)
     job = open_job(settings, fault)
     if settings.trial is not None:
         from launch.score.trial import show_trial
@@ -36,7 +41,5 @@ def run(settings: ScoreSettings, overrides: Sequence[str] = ()) -> Scores | int:
             return code
         scores = Scores.open(job.folder, settings.slices[0])
     if settings.picture is not None:
-        from curriculum.scores.table import draw
-
         draw(scores, job.tokens[settings.slices[0]], Path(settings.picture))
     return scores

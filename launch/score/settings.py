@@ -34,7 +34,7 @@ class ScoreSettings:
     engine: str = "local"
     """local (processes on this machine), deepspeed (ranks) or ray (actors)."""
     processes: int | None = None
-    """Number of processes, ranks or actors; null: one per GPU, or per CPU core without GPUs. Does not affect scores."""
+    """Number of processes, ranks or actors; null: one per GPU, or per usable CPU without GPUs. Scores stay the same."""
     threads: int = 1
     """CPU threads per process. Affects the last bits of scores; more threads are slow on a busy machine."""
     chunk_tokens: int | None = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from curriculum.scores.job import ScoringJob, ScoringWorker
 from curriculum.scores.scorer import ChunkScorer, Reference, ScoringOptions
 from curriculum.tokens.tokens import Tokens
-from curriculum.work.threads import cores
+from curriculum.work.cpus import usable_cpus
 from launch.score.references import check_model, identity_of, load_reference
 from launch.score.settings import ScoreSettings
 from train.faults import fault
@@ -53,7 +53,7 @@ class ScoreTask:
         """Return one process per GPU, or per core without GPUs."""
         import torch
 
-        return torch.cuda.device_count() or cores()
+        return torch.cuda.device_count() or usable_cpus()
 
 
 def open_job(

@@ -6,11 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from models.huggingface.folder import read_json, weight_files
+from models.huggingface.folder import check_layers, check_size, read_json, stored_tensors
 from models.huggingface.rope import check_generations
 
 ATTENTION = (None, "eager", "sdpa")
 """Values of attn_implementation in config.json that need no external code."""
+
+LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+"""Names of the number of layers; an architecture may have another one, which it maps to the first."""
+MOST_LISTED = 10_000
+"""Most labels of a classifier, or experts: transformers may create one object for each."""
+TEXTS = (".json", ".jinja", ".txt", ".model")
+"""Suffixes of files that transformers reads as a whole."""
 
 
 def check_foreign(folder: Path, seq_len: int | None) -> None:
@@ -18,7 +25,7 @@ def check_foreign(folder: Path, seq_len: int | None) -> None:
 
     Rejected: custom modeling code, weights that are pickled, quantised or an adapter's, architectures that do not
     predict the next token, rotary positions that transformers 4 and 5 read differently, positions that end before a
-    sample does. Only config.json is read; nothing is downloaded.
+    sample does, more layers than tensors. Of the weight files only the headers are read; nothing is downloaded.
     """
     path = folder / "config.json"
     raw = read_json(path, "name a folder written by save_pretrained or by pdpc export")
@@ -39,7 +46,7 @@ def check_foreign(folder: Path, seq_len: int | None) -> None:
         )
     _check_architecture(path, raw)
     check_generations(path, raw)
-    weight_files(folder)
+    _check_counts(folder, raw)
     check_positions(path, position_limit(folder), seq_len)
 
 
@@ -49,6 +56,24 @@ def _parts(value: Any) -> Iterator[dict[str, Any]]:
         yield value
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from _parts(inner)
+
+
+def _check_counts(folder: Path, raw: dict[str, Any]) -> None:
+    """Raise ValueError for counts in config.json, and files, that no model has: transformers would take the memory."""
+    from transformers import CONFIG_MAPPING
+
+    for file in folder.iterdir():
+        if file.suffix in TEXTS and file.is_file():
+            check_size(file, "download the folder again")
+    path = folder / "config.json"
+    tensors, _ = stored_tensors(folder)
+    theirs = CONFIG_MAPPING[raw["model_type"]].attribute_map.get("num_hidden_layers")
+    for part in (raw, *(value for value in raw.values() if isinstance(value, dict))):
+        for key in {*LAYERS, theirs}:
+            check_layers(path, part.get(key), tensors)
+        for key, value in part.items():
+            if (key == "num_labels" or "experts" in key) and isinstance(value, int) and value > MOST_LISTED:
+                raise ValueError(f"{path}: {key}={value:,} is more than {MOST_LISTED:,}: restore the file")
 
 
 def check_positions(path: Path, limit: int | None, seq_len: int | None) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 from models.huggingface.names import INDEX, WEIGHTS
 
+LARGEST_TEXT = 1 << 28
+"""Most bytes of a file that is not a weight file: it is read as a whole."""
+
 
 class UnlikeDecoderError(ValueError):
     """A complete model that our decoder would compute differently; transformers may support it."""
@@ -33,14 +36,48 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
+def check_size(path: Path, fix: str) -> None:
+    """Raise ValueError, with the fix, for a file of more than LARGEST_TEXT bytes."""
+    if (size := path.stat().st_size) > LARGEST_TEXT:
+        raise ValueError(f"{path} has {size:,} bytes, more than the {LARGEST_TEXT:,} that it may have: {fix}")
+
+
 def read_json(path: Path, fix: str) -> dict[str, Any]:
     """Return the JSON object in a file; ValueError, with the fix, if there is none."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: {fix}")
+    check_size(path, fix)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: {fix}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): {fix}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not a JSON object: {fix}")
     return value
+
+
+def stored_tensors(folder: Path) -> tuple[int, int]:
+    """Return how many tensors the weight files hold, and their bytes; only the files' headers are read.
+
+    Raises ValueError for a file that is not safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    tensors = size = 0
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                tensors += len(file.keys())
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a valid safetensors file ({error}): download it again") from error
+        size += path.stat().st_size
+    return tensors, size
+
+
+def check_layers(path: Path, layers: object, tensors: int) -> None:
+    """Raise ValueError if a config.json describes more layers than there are tensors: building them takes memory."""
+    if isinstance(layers, int) and layers > tensors:
+        raise ValueError(
+            f"{path} describes {layers:,} layers, but the weights in the folder have only {tensors:,} tensors: "
+            "download the folder again"
+        )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.attention import Documents
 from models.huggingface.admission import position_limit
-from models.huggingface.folder import weight_files
+from models.huggingface.folder import stored_tensors
 from models.huggingface.probe import check_causal, plain_head, probe_ids
 from models.huggingface.rows import document_rows
 from models.losses.cross_entropy import CHUNK_LOGITS, linear_cross_entropy
@@ -27,6 +27,9 @@ TOKENS_AT_ONCE = 1 << 13
 
 OLD_TABLES = re.compile(r"(\.(attn|attention)\.(masked_)?bias|rotary_emb\.inv_freq)$")
 """Masks and RoPE tables stored by older versions of transformers, which the config determines."""
+
+MOST_TABLES = 1 << 30
+"""Most bytes of masks and RoPE tables that a model computes, in addition to the bytes of its weights."""
 
 
 class ForeignModel:
@@ -104,8 +107,8 @@ def load_foreign(
     """
     from transformers import AutoModelForCausalLM
 
-    weight_files(folder)
     with _quiet():
+        _check_memory(folder)
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
@@ -117,6 +120,29 @@ def load_foreign(
         )
     _check_report(folder, report)
     return ForeignModel(model.to(device), str(folder), end_of_text, position_limit(folder), input_only)
+
+
+def _check_memory(folder: Path) -> None:
+    """Raise ValueError if the model that config.json describes takes memory that its weights do not account for."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    _, stored = stored_tensors(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # each architecture fails in its own way
+        raise ValueError(
+            f"{folder / 'config.json'}: transformers cannot build the model ({type(error).__name__}: {error}): restore "
+            "the file"
+        ) from error
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    tables = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    if parameters > stored or tables > stored + MOST_TABLES:
+        raise ValueError(
+            f"{folder / 'config.json'} describes {parameters:,} parameters and {tables:,} bytes of tables, but the "
+            f"weights in the folder have only {stored:,} bytes: download the folder again"
+        )
 
 
 @contextmanager

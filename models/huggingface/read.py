@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.config import DecoderConfig
 from models.decoder import Decoder
-from models.huggingface.folder import UnlikeDecoderError, read_json, weight_files
+from models.huggingface.folder import UnlikeDecoderError, check_layers, read_json, stored_tensors, weight_files
 from models.huggingface.names import ARCHITECTURE, compare_names, compare_shape, tensor_names
 from models.huggingface.rope import read_rope
 
@@ -29,7 +29,8 @@ def load(folder: Path, dtype: torch.dtype, *, end_of_text: int | None = None, in
     """
     folder = Path(folder)
     config = replace(read_config(folder, end_of_text), input_only=input_only)
-    stored = sum(path.stat().st_size for path in weight_files(folder))
+    tensors, stored = stored_tensors(folder)
+    check_layers(folder / "config.json", config.layers, tensors)
     if config.parameter_count() > stored:  # before building modules: a layer takes a millisecond
         raise ValueError(
             f"{folder / 'config.json'} describes {config.parameter_count():,} parameters, but the weights in the "

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models.huggingface.folder import read_json
+from models.huggingface.folder import check_size, read_json
 
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 
@@ -29,6 +29,8 @@ def tokenizer_files(folder: Path) -> list[Path]:
     present = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not {"tokenizer.json", "tokenizer.model"} & {path.name for path in present}:
         raise ValueError(f"{folder} contains no tokenizer.json or tokenizer.model: name a saved tokenizer's folder")
+    for path in present:
+        check_size(path, "save the tokenizer again")
     return present
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -178,6 +179,35 @@ def test_a_closed_pipe_is_no_failure(words, tokens_folder):
     done = subprocess.run(command, cwd=ROOT, stdout=writes, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(writes)
     assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize(("stream", "why"), [(">/dev/full", "No space left on device"), (">&-", "it was closed")])
+def test_a_command_that_only_prints_fails_if_it_cannot(stream, why, tokens_folder):
+    command = ["/bin/sh", "-c", f'"$0" -m launch.cli inspect "$1" {stream}', sys.executable, str(tokens_folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == f"pdpc: output was lost: standard output cannot be written to ({why})\n"
+
+
+def test_a_current_folder_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "pdpc inspect: the current folder was removed: change to one that exists\n"
+
+
+@pytest.mark.parametrize("stream", [">/dev/full", ">&- 2>&-", "2>&1 | true"])
+def test_work_succeeds_without_anyone_to_print_for(stream, tmp_path):
+    jsonl(tmp_path / "web.jsonl", *[record(source="\u4e2d")] * 40)
+    words = ["prepare", "input.paths=[web.jsonl]", "tokenizer.name=train:300", "seq_len=8", "output=tokens"]
+    words += ["validation_fraction=0", "reference_fraction=0", "processes=1"]
+    program = f'set -o pipefail; "$0" -m launch.cli {shlex.join(words)} {stream}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    command = ["bash", "-c", program, sys.executable]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tokens" / "manifest.json").is_file()
 
 
 def test_curriculum_imports_neither_torch_nor_deepspeed():

@@ -12,8 +12,12 @@ import logging
 import os
 import re
 import sys
+from copy import copy
 from types import TracebackType
+from typing import Any
 from urllib.parse import quote, quote_plus, unquote
+
+from curriculum.work.printable import printable, printable_lines
 
 NAMES = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(?:_|$)", re.I)
 """Names of variables that hold secrets: WANDB_API_KEY, HF_TOKEN, AWS_SECRET_ACCESS_KEY."""
@@ -67,11 +71,21 @@ def without_secrets(text: str) -> str:
 
 
 class Formatter(logging.Formatter):
-    """Writes records, and the tracebacks in them, without secrets."""
+    """Writes records, and the tracebacks in them, without secrets and safe to print.
+
+    A text among the arguments stays within its line; a message of several lines may be an exception, or the format.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as text."""
-        return without_secrets(super().format(record))
+        shown = copy(record)
+        if isinstance(record.args, tuple):
+            shown.args = tuple(map(_literal, record.args))
+        return without_secrets(super().format(shown))
+
+    def formatException(self, ei: Any) -> str:
+        """Return a traceback as text."""
+        return printable_lines(super().formatException(ei))
 
 
 def log_without_secrets(level: int, *, force: bool = False) -> None:
@@ -88,7 +102,14 @@ def log_without_secrets(level: int, *, force: bool = False) -> None:
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     import traceback
 
-    sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(printable_lines(without_secrets("".join(traceback.format_exception(kind, error, trace)))))
+
+
+def _literal(value: object) -> object:
+    """Return an argument of a log message, safe to print; numbers stay what they are."""
+    if isinstance(value, BaseException):
+        return printable_lines(str(value))
+    return printable(str(value)) if isinstance(value, str | os.PathLike) else value
 
 
 def _forms(value: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import logging
 import os
@@ -12,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from curriculum.work.printable import printable, printable_lines
+from curriculum.work.printable import printable
 from train.config.compose import SettingsError, compose, configuration_of
 from train.config.flags import as_overrides
 from train.config.help import asks_help, help_of
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 LAUNCHED = "CROSS_RANK"
 """Variable that DeepSpeed's launcher sets for its ranks."""
+OF_FILES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""Error numbers that need no traceback if the error names a file."""
 GIVE_WAY_S = 30.0
 """How long a rejected rank that logs nothing waits for the one that does. DeepSpeed's launcher kills all ranks once one
 has exited, and might kill that one before it has said why; it ends the wait as well."""
@@ -125,11 +128,16 @@ def _failed(verb: str, error: Exception) -> int:
         return code
     if code == FAILED and connection_lost(error):
         log.error("pdpc %s: rank %s lost its connection to another rank, which ended first", verb, _rank())
-    elif code == FAILED and not isinstance(error, NotMet):
+    elif code == FAILED and not isinstance(error, NotMet) and not _of_a_file(error):
         log.error("pdpc %s: rank %s failed", verb, _rank(), exc_info=error)
     else:
-        log.error("pdpc %s: %s (rank %s)", verb, printable_lines(str(error)), _rank())
+        log.error("pdpc %s: %s (rank %s)", verb, error, _rank())
     return _posted(code)
+
+
+def _of_a_file(error: Exception) -> bool:
+    """Return whether a file cannot be used, as its message says: its permissions changed, or it is gone."""
+    return isinstance(error, OSError) and error.errno in OF_FILES and error.filename is not None
 
 
 def _posted(code: int) -> int:

@@ -1,5 +1,9 @@
 """Exit codes of a run, which schedulers and scripts may rely on."""
 
+import errno
+
+from curriculum.artifact.files import DISK_FULL as NO_ROOM
+
 DONE = 0
 """The run is complete."""
 FAILED = 1
@@ -15,7 +19,7 @@ OUT_OF_MEMORY = 71
 UNREADABLE = 74
 """A file the run reads was truncated, or its disk fails (EX_IOERR): restore it, then run the same command again."""
 DISK_FULL = 75
-"""No space for a checkpoint, a record or swap files (EX_TEMPFAIL): free space, then run the same command again."""
+"""No space for an artifact, a checkpoint, a record or swap files (EX_TEMPFAIL): free it, then run the command again."""
 CHANGED = 78
 """Settings or data changed between two attempts (EX_CONFIG): give the old value, or accept the change on record."""
 HUNG = 79
@@ -29,6 +33,15 @@ LEFT_ON_SIGTERM = 143
 
 LEFT = (LEFT_ON_SIGINT, LEFT_ON_SIGUSR1, LEFT_ON_SIGTERM)
 """Exited on request, with a checkpoint of the last step: the same command resumes from there."""
+
+
+def exit_code_of(error: Exception) -> int:
+    """Return the exit code of a command that an error ends, by the error's own code or by its kind."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return DISK_FULL
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # it was given: nothing has such a name
+        return REFUSED
+    return int(getattr(error, "exit_code", REFUSED if isinstance(error, ValueError) else FAILED))
 
 
 class Refused(ValueError):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from curriculum.work.threads import threads_each
+from curriculum.work.cpus import threads_per_process
 from train.distributed import heartbeat
 from train.distributed.rendezvous import rendezvous
 from train.distributed.store import meets_here
@@ -30,7 +30,7 @@ MEET_S = 300.0
 def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
     """Join the ranks given by the launcher's environment (RANK, WORLD_SIZE, ...), or be the only one.
 
-    `threads`: CPU threads of this rank (`threads_each`).
+    `threads`: CPU threads of this rank (`threads_per_process`).
 
     Raises NotMet when a rank does not join within `meet_s` seconds.
     """
@@ -41,7 +41,7 @@ def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     watch_supervisor()
     heartbeat.report_in()
-    torch.set_num_threads(threads_each(local_size, threads))  # on a GPU too: an offloaded AdamW runs on the CPU
+    torch.set_num_threads(threads_per_process(local_size, threads))  # on a GPU too: an offloaded AdamW runs on the CPU
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
         device, backend = torch.device("cuda", local_rank), "nccl"

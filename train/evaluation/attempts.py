@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from curriculum.artifact.files import ArtifactError, reading, write_text
+from curriculum.artifact.files import ArtifactError, read_text, reading, write_text
 from train.distributed.collectives import Collectives, RankFailed
 from train.records.layout import EVALUATIONS
 
@@ -86,7 +86,7 @@ class Attempts:
             return
         try:
             with reading(self._path, "all tasks will be tried again"):
-                running, asked, ended = _checked(json.loads(self._path.read_text("utf-8")))
+                running, asked, ended = _checked(json.loads(read_text(self._path)))
         except ArtifactError as error:
             log.warning("%s", error)
             return

@@ -16,7 +16,7 @@ import torch
 from curriculum.artifact.drafts import draft_of, remove_abandoned
 from curriculum.artifact.files import ArtifactError, sync
 from curriculum.artifact.manifest import MANIFEST, open_manifest, read_manifest
-from curriculum.artifact.outputs import named, others
+from curriculum.artifact.outputs import check_place, named, others
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, tokenizer_fingerprint
 from curriculum.tokens.tokens import KIND
 from models import huggingface
@@ -62,6 +62,7 @@ def export_checkpoint(run_folder: Path, output: Path, dtype: str = "fp32", chose
         and all((output / name).read_text("utf-8", "replace") == text for name, text in texts.items())
     ):
         return False
+    check_place("output", output)
     config, state = chosen.read()
     with replaced(output) as draft:
         huggingface.export(

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curriculum.work.control_groups import control_groups
 from train.distributed.out_of_memory import says_no_memory
 from train.faults import fault
 
 if TYPE_CHECKING:
     import torch
+
+from curriculum.work.cpus import control_groups
 
 ENDLESS = 1 << 60
 """Values from this on mean that a control group has no limit."""

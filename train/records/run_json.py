@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.files import ArtifactError, fingerprint_of, reading
+from curriculum.artifact.files import ArtifactError, fingerprint_of, read_text, reading
 from train.records.layout import RUN
 
 FORMAT = 2
@@ -23,7 +23,7 @@ def read_run(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ArtifactError(f"{path} is not a RUN folder (it has no {RUN}): give the output of pdpc train")
     with reading(file, REMEDY):
-        text = file.read_text("utf-8")
+        text = read_text(file)
         facts: dict[str, Any] = json.loads(text)
     lacking = [key for key in WRITTEN if not isinstance(facts, dict) or key not in facts]
     if lacking:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.files import reading
+from curriculum.artifact.files import LARGEST_RECORDS, read_text, reading
 
 SKIPPED = "skipped.jsonl"
 """File of a run with one JSON object for every skipped step, and for every rollback."""
@@ -72,7 +72,7 @@ def lost_until(path: Path, step: int) -> Lost:
 
 def _records(path: Path) -> list[tuple[str, dict[str, Any]]]:
     with reading(path, REMEDY):
-        lines = [line for line in path.read_text("utf-8").split("\n")[:-1] if line]
+        lines = [line for line in read_text(path, LARGEST_RECORDS).split("\n")[:-1] if line]
         entries = [json.loads(line) for line in lines]
         if not all(type(entry["step"]) is int for entry in entries):
             raise ValueError(f"{path} has a record whose step is not a number: {REMEDY}")

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len, set_cell_size
 
 from curriculum.work.printable import printable
 from train.report.measures import short_tokens
@@ -45,7 +46,7 @@ def legend(figure: Any, axes: Any) -> None:
 
 def legend_columns(labels: Collection[str]) -> int:
     """Return the number of labels that fit side by side above the axes."""
-    return max(1, min(len(labels), 52 // (6 + max((len(label) for label in labels), default=1))))
+    return max(1, min(len(labels), 52 // (6 + max(map(cell_len, labels), default=1))))
 
 
 def crop_start(axes: Any, series: Series) -> None:
@@ -122,9 +123,9 @@ def dashes(label: str, face: str) -> Any:
 
 
 def shortened(text: str, letters: int = LABEL_LETTERS) -> str:
-    """Return the text as it can be drawn, truncated with an ellipsis to at most `letters` characters."""
+    """Return the text as it can be drawn, truncated with an ellipsis to at most `letters` Latin letters' width."""
     text = printable(text)
-    return text if len(text) <= letters else f"{text[: letters - 1]}\u2026"
+    return text if cell_len(text) <= letters else f"{set_cell_size(text, letters - 1).rstrip()}\u2026"
 
 
 def some(parts: Sequence[str], most: int = 12) -> str:

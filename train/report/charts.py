@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from rich.cells import cell_len
 
 from train.report.axes import (
     Series,
@@ -173,7 +174,7 @@ def source_mix(arm: str, number: int, view: Exposure, sources: list[str], ranks:
 def preferences(view: Preferences, order: Sequence[int]) -> Picture:
     """Draw PD by source: one histogram per source, in rows, on one scale; a line marks the corpus median."""
     height = 0.92 + 0.36 * len(order)
-    longest = max(len(shortened(view.sources[index])) for index in order)
+    longest = max(cell_len(shortened(view.sources[index])) for index in order)
     figure, axes = canvas(height, left_in=min(1.6, 0.2 + 0.073 * longest), right_in=0.5, top_in=0.4)
     tallest = max(float(view.histogram.max()), 1e-12)
     middles = (view.edges[:-1] + view.edges[1:]) / 2
@@ -201,7 +202,7 @@ def forest(
 ) -> Picture:
     """Draw differences from the baseline, one row per measure and one dot per arm; whiskers are 95 % intervals."""
     height = 1.0 + 0.25 * len(rows)
-    longest = max(len(shortened(measure.label, 26)) for measure, _ in rows)
+    longest = max(cell_len(shortened(measure.label, 26)) for measure, _ in rows)
     figure, axes = canvas(height, left_in=min(2.0, 0.25 + 0.073 * longest), right_in=0.3)
     scale = 100.0 if rows[0][0].unit == "share" else 1.0
     step = 0.5 / max(1, len(arms) - 1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from curriculum.artifact.files import write_text
-from curriculum.artifact.outputs import check_file, check_free
+from curriculum.artifact.outputs import check_file, check_free, holds
 from train.report.about import about, mix_sentences
 from train.report.arms import Arm, read_arm
 from train.report.comparison import Evaluated
@@ -53,9 +53,9 @@ def run(settings: ReportSettings, console: Any = None) -> Path:
         folder.mkdir(exist_ok=True)
         for drawn in pictures.values():
             write_text(folder / f"{drawn.name}.svg", drawn.svg)
-    write_text(output.with_suffix(".json"), writing.as_json(report))
-    write_text(output.with_suffix(".csv"), writing.as_csv(report))
-    write_text(output, page.render(report, pictures))
+    texts = {".json": writing.as_json(report), ".csv": writing.as_csv(report), ".html": page.render(report, pictures)}
+    for suffix, text in texts.items():
+        write_text(output.with_suffix(suffix), text)
     terminal.show(report, console, output)
     log.info("report %s: %s arms compared at %s points", output, len(report.arms), len(report.gains.points))
     return output
@@ -72,7 +72,7 @@ def _check_output(output: Path, figures: bool) -> None:
     }
     for suffix, mark in marks.items():
         path = output.with_suffix(suffix)
-        check_file("output", path, path.is_file() and mark in path.read_text("utf-8", "replace"))
+        check_file("output", path, holds(path, mark))
     if figures:
         check_free("figures of output", output.with_name(f"{output.stem}_figures"), ["*.svg"])
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from curriculum.artifact.files import LARGEST_RECORDS, read_bytes
 from train.records.config_json import CONFIG, without_checksum
 from train.records.run_json import checksum_of
 from train.records.skipped import SKIPPED, Lost, lost_until
@@ -145,7 +146,7 @@ def read_metrics(path: Path) -> tuple[list[Record], list[str]]:
     Raises ValueError with the line number for a line that is not a record. Only the last line may be torn, and only
     without a newline at its end: that is what a killed process leaves.
     """
-    lines = path.read_bytes().split(b"\n")
+    lines = read_bytes(path, LARGEST_RECORDS).split(b"\n")
     records: list[Record] = []
     notes: list[str] = []
     for number, line in enumerate(lines, start=1):
@@ -194,7 +195,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): restore the file, or remove it to report without it") from None
     if not isinstance(value, dict):

@@ -6,13 +6,13 @@ light and dark mode follow the reader's setting; the .svg files keep the light c
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from curriculum.work.figures import drawn
 from curriculum.work.printable import printable
 
 if TYPE_CHECKING:
@@ -131,10 +131,9 @@ def canvas(
 
 def picture(figure: Figure, name: str, title: str, words: str) -> Picture:
     """Render the figure as SVG text: no dates, the same bytes every time."""
-    stream = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
-    return Picture(name, printable(title), printable(words), stream.getvalue())
+    svg = drawn(figure, "svg", metadata=nothing, transparent=True).decode()
+    return Picture(name, printable(title), printable(words), svg)
 
 
 def variables(dark: bool) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from curriculum.artifact.files import code_version
+from curriculum.work.printable import csv_cell
 from train.report.arms import Arm
 from train.report.contents import Report
 from train.report.gains import Cell
@@ -73,11 +74,11 @@ def _cell(cell: Cell) -> dict[str, Any]:
 
 
 def as_csv(report: Report) -> str:
-    """Return the table of gains as CSV, one row per measure, point and arm."""
+    """Return the table of gains as CSV, one row per measure, point and arm; no cell of it is a formula."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows(report))
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows(report))
     return stream.getvalue()
 
 

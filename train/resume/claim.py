@@ -103,5 +103,5 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
             claimed.abandon()
         raise Refused(str(error), getattr(error, "exit_code", REFUSED)) from error
     if converted:
-        log.info(converted)
+        log.info("%s", converted)
     return claimed, step

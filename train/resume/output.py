@@ -7,7 +7,7 @@ from pathlib import Path
 
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import MANIFEST
-from curriculum.artifact.outputs import BYSTANDERS, named, others
+from curriculum.artifact.outputs import BYSTANDERS, check_place, named, others
 from train import checkpoint
 from train.records.layout import CHECKPOINTS, EXPORT, FILES, FOLDERS, LOCK, RUN, TENSORBOARD, WANDB_ID
 from train.records.run_json import read_run
@@ -19,20 +19,13 @@ OWN = (LOCK, *FOLDERS, EXPORT, TENSORBOARD, "wandb", *(f"{name}*" for name in (*
 
 def check_output(path: Path) -> None:
     """Raise ValueError unless a folder is absent, empty, a RUN or the leftovers of one, and can be written."""
+    check_place("output", path, inside=True)
     try:
-        nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
         foreign = _foreign(path) if path.is_dir() else []
     except OSError as error:
         raise ValueError(
             f"output={path} cannot be read ({error}): choose a folder this user can read and write"
         ) from error
-    if not nearest.is_dir():
-        problem = "is a file" if nearest == path else f"is below {nearest}, which is a file"
-        raise ValueError(f"output={path} {problem}: give a folder for the run")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"output={path} cannot be written ({nearest} is read-only): choose a folder this user can write to"
-        )
     if foreign:
         raise ValueError(f"output={path} contains other files ({named(foreign)}): choose a new folder")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.artifact.append import AppendedFile
-from curriculum.artifact.files import reading, write_text
+from curriculum.artifact.files import LARGEST_RECORDS, read_text, reading, write_text
 from train.records.layout import METRICS
 
 Record = dict[str, Any]
@@ -87,7 +87,7 @@ def read_metrics(path: Path) -> list[Record]:
     """
     records = []
     with reading(path, "the file was changed by hand; restore it"):
-        lines = path.read_text("utf-8").split("\n")
+        lines = read_text(path, LARGEST_RECORDS).split("\n")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue

@@ -9,9 +9,9 @@ import logging
 import os
 import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -126,15 +126,17 @@ def mode() -> Any:
 
 def quiet_wandb() -> Any:
     """Import wandb without console output, leftover folders, or error reports over the network."""
-    for name, value in (("SILENT", "true"), ("DISABLE_GIT", "true"), ("ERROR_REPORTING", "false")):
-        os.environ.setdefault(f"WANDB_{name}", value)
+    for variable, value in (("SILENT", "true"), ("DISABLE_GIT", "true"), ("ERROR_REPORTING", "false")):
+        os.environ.setdefault(f"WANDB_{variable}", value)
     import wandb
     from wandb.sdk import wandb_settings
 
     wandb_settings.Settings.read_system_settings = _user_settings
-    # Importing wandb creates two temporary folders for media, which we never log; ranks exit without Python's clean-up.
-    for module, attribute in (("data_types._private", "MEDIA_TMP"), ("artifacts.artifact", "_TMP_DIR")):
-        folder = getattr(sys.modules.get(f"wandb.sdk.{module}"), attribute, None)
+    # wandb's modules create temporary folders for media, which we never log; ranks exit without Python's clean-up.
+    for module, *names in (("data_types._private", "MEDIA_TMP"), ("artifacts.artifact", "Artifact", "_TMP_DIR")):
+        folder: Any = import_module(f"wandb.sdk.{module}")
+        for name in names:
+            folder = getattr(folder, name, None)
         if isinstance(folder, tempfile.TemporaryDirectory):
             folder.cleanup()
     return wandb

@@ -88,6 +88,8 @@ def test_a_table_that_a_spreadsheet_wrote_is_read(table, mark):
         ("progress,low,high\n0,1,1\n0.5,0,0\n", r"table\.csv, line 3: no bucket has a share above 0"),
         ("progress,low,high\n0,1,1\n0.5,1,1\n0.5,1,1\n", r"table\.csv, line 4: progress is 0\.5 after 0\.5"),
         ("progress,low,high\n0,1,1\n1.5,1,1\n", r"table\.csv, line 3: progress is 1\.5"),
+        ("progress,low,high\n0,1," + "1" * 200_000, r"table\.csv, line 2: not CSV \(field larger than field limit"),
+        ("progress,low,high\n" + " " * (1 << 24), r"table\.csv has 16,777,234 bytes, more than the 16,777,216"),
     ],
 )
 def test_a_bad_table_is_named_by_line_and_column(table, text, message):

@@ -92,6 +92,16 @@ def test_source_without_a_column_is_the_stem_and_of_txt_the_folder(tmp_path: Pat
     assert stem("web/en.jsonl.gz") == "en"
 
 
+@pytest.mark.parametrize("name", ["a\udcff.jsonl", "b\udcff/c.txt"])
+def test_a_name_that_is_no_text_names_no_source(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"text": "x", "source": "web"}\n')
+    with pytest.raises(ValueError, match=r"the name is not UTF-8, but a source takes it: rename it"):
+        read(tmp_path, source_column=None)
+    if name.endswith(".jsonl"):
+        assert read(tmp_path) == [("x", "web")]
+
+
 def test_other_columns_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"body": "hello", "domain": "news", "text": 3}\n')
     assert read(tmp_path / "a.jsonl", text_column="body", source_column="domain") == [("hello", "news")]

@@ -162,7 +162,7 @@ def test_a_name_is_looked_up_by_hugging_face(
         load_tokenizer(TokenizerSettings(name="someone/else"))
 
 
-@pytest.mark.parametrize("name", ["train:", "train:x", "train:256", "train:-1", "train:1e4", ""])
+@pytest.mark.parametrize("name", ["train:", "train:x", "train:256", "train:-1", "train:1e4", "train:99999999999", ""])
 def test_settings_are_checked(name: str) -> None:
     with pytest.raises(ValueError, match=r"tokenizer\.name"):
         TokenizerSettings(name=name)
@@ -186,3 +186,15 @@ def test_pick_is_bounded_and_does_not_depend_on_the_order() -> None:
     for key, text in texts:
         everything.add(key, text)
     assert sorted(everything.texts()) == sorted(text.decode() for _, text in texts)
+
+
+def test_ids_and_files_beyond_any_vocabulary_are_named(trained: TextTokenizer, tmp_path: Path) -> None:
+    trained.save(tmp_path)
+    data = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    vocabulary = {**data["model"]["vocab"], "far away": 4_000_000_000}
+    edit(tmp_path, "tokenizer.json", model={**data["model"], "vocab": vocabulary})
+    with pytest.raises(ValueError, match=r"largest token id is 4,000,000,000 with \d+ tokens"):
+        TextTokenizer.open(tmp_path)
+    os.truncate(tmp_path / "tokenizer.json", 1 << 30)  # takes no disk
+    with pytest.raises(ValueError, match=r"tokenizer\.json has 1,073,741,824 bytes, more than the 268,435,456"):
+        TextTokenizer.open(tmp_path)

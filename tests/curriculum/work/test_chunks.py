@@ -97,3 +97,10 @@ def test_a_folder_with_other_files_is_neither_cleared_nor_removed(tmp_path, name
         pass
     folder.remove()
     assert [path.name for path in folder.folder.iterdir()] == [name]
+
+
+def test_no_setting_makes_more_chunks_than_a_folder_can_hold():
+    with pytest.raises(ValueError, match=r"chunk_bytes makes 1,099,511,627,776 chunks, .*: raise it"):
+        cut_text(1 << 40, 1, 1)
+    with pytest.raises(ValueError, match=r"chunk_tokens makes 1,099,511,627,776 chunks, .*: raise it"):
+        cut({"train": 1 << 40}, 10, 1, 1)

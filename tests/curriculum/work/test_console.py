@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from curriculum.work.console import PlainConsole, cell, say
-from curriculum.work.printable import printable, printable_lines
+from curriculum.work.printable import csv_cell, printable, printable_lines
 from curriculum.work.progress import SampleProgress
 
 NAMES = ["[/red] x", "web [en]", "[bold]", ":smile:", "a\\", "[link=file:///x]y[/link]", "[", "https://x.y [1]"]
@@ -59,3 +59,14 @@ def test_progress_shows_its_label_literally() -> None:
         with SampleProgress(console, "score under [/red] \x1b[2J", 2) as progress:
             progress.add(2, 20)
         assert "score under [/red] \\x1b[2J" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("value", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"])
+def test_a_text_in_a_csv_is_no_formula(value: str) -> None:
+    assert csv_cell(value) == "'" + printable(value)
+
+
+@pytest.mark.parametrize("value", ["web", "a=b", "", -1.5, -2, None, True])
+def test_other_values_in_a_csv_stay_as_they_are(value: object) -> None:
+    assert csv_cell(value) == value
+    assert type(csv_cell(value)) is type(value)

@@ -114,3 +114,15 @@ def test_ctrl_c_while_workers_start_prints_one_line(words, tmp_path, delay_s):
     assert process.returncode == 130, out
     assert "Traceback" not in out
     assert out.count("interrupted; run the same command again to resume") == 1
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_full_disk_ends_prepare_with_75_and_one_line(tmp_path, capfd, words, monkeypatch, processes):
+    monkeypatch.setenv("PDPC_FAULT", "chunk.half_written:nth=2:raise")
+    output = tmp_path / "tokens"
+    assert main(["prepare", *words, f"processes={processes}", f"output={output}"]) == 75
+    printed = capfd.readouterr().err
+    assert "pdpc prepare: [Errno 28] No space left on device" in printed
+    assert "Traceback" not in printed
+    assert not output.exists()
+    assert not list((tmp_path / "tokens.chunks").glob("*.tmp-*"))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +195,55 @@ def test_what_cannot_score_is_refused_at_the_door(tmp_path: Path, change: Any, m
     with pytest.raises(ValueError, match=message) as caught:
         check_scorer(tmp_path, END, 40)
     assert str(tmp_path) in str(caught.value)
+
+
+OVERSIZED = {
+    "n_layer": (10**6, "1,000,000 layers, but the weights in the folder have only 28 tensors"),
+    "num_labels": (10**9, "num_labels=1,000,000,000 is more than 10,000"),
+    "n_embd": (10**9, "transformers cannot build the model"),
+    "n_positions": (10**9, "32,000,026,720 parameters and 0 bytes of tables, but the weights in the folder have only"),
+    "vocab_size": (10**9, "parameters and 0 bytes of tables, but the weights in the folder have only"),
+}
+SCORE = """
+import json, resource, sys
+from pathlib import Path
+import torch
+from models.huggingface.admission import check_foreign
+from models.huggingface.foreign import load_foreign
+folder = Path(sys.argv[1])
+config = json.loads((folder / "config.json").read_text())
+for changes in [{}, *({key: value} for key, value in json.loads(sys.argv[2]).items())]:
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    try:
+        check_foreign(folder, 32)
+        load_foreign(folder, torch.float32, torch.device("cpu"), end_of_text=3)
+        print("loaded")
+    except ValueError as error:
+        print(*str(error).split())
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30),) * 2)
+"""
+
+
+def test_a_config_that_the_weights_do_not_account_for_takes_no_memory(tmp_path: Path) -> None:
+    saved(tmp_path, "gpt2")
+    words = [str(tmp_path), json.dumps({key: value for key, (value, _) in OVERSIZED.items()})]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", SCORE, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    loaded, *refusals = done.stdout.splitlines()
+    assert loaded == "loaded", done.stderr
+    for (_, expected), refusal in zip(OVERSIZED.values(), refusals, strict=True):
+        assert expected in refusal
+
+
+def test_files_that_are_read_as_a_whole_have_a_limit(tmp_path: Path) -> None:
+    saved(tmp_path, "gpt2")
+    for name in ("generation_config.json", "config.json"):
+        with open(tmp_path / name, "ab") as file:
+            file.truncate(1 << 30)  # takes no disk
+        with pytest.raises(ValueError, match=rf"{name} has 1,073,741,824 bytes, more than the 268,435,456"):
+            check_scorer(tmp_path, 32)
 
 
 def test_positions_stretched_by_longrope_end_where_stretching_begins(tmp_path: Path) -> None:

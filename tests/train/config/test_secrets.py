@@ -2,6 +2,7 @@
 
 import base64
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +83,20 @@ def test_a_mistake_is_reported_without_the_secret_in_it(word):
     with pytest.raises(SettingsError) as caught:
         compose("train", TrainSettings, [*WORDS, word.format(HF)])
     assert HF not in str(caught.value)
+
+
+def test_what_is_logged_does_not_speak_to_a_terminal():
+    def logged(text, *args, error=None):
+        trace = None if error is None else (type(error), error, None)
+        return Formatter("%(message)s").format(logging.LogRecord("x", 40, "f", 1, text, args, trace))
+
+    name = "a\x1b[2J\nrun complete"
+    shown = "a\\x1b[2J\\nrun complete"
+    assert logged("source %s of %s, %d samples", name, Path(name), 3) == f"source {shown} of {shown}, 3 samples"
+    assert logged("%r %.1f %s", "\u202e", 0.5, None) == "'\\\\u202e' 0.5 None"
+    assert logged("failed: %s", ValueError("first\nsecond\x9b")) == "failed: first\nsecond\\x9b"
+    assert "\x1b" not in logged("failed", error=ValueError(name))
+    assert logged("\x1b[1mbold") == "\x1b[1mbold"
 
 
 def test_tracebacks_are_written_without_secrets(key):

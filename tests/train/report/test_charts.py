@@ -74,6 +74,15 @@ def test_names_from_the_data_are_always_rendered_as_text():
     assert not list(root.iter("script"))
 
 
+@pytest.mark.filterwarnings("error")
+def test_names_in_other_scripts_are_drawn_without_warnings():
+    name = "\u4e2d\u6587\u7ef4\u57fa\u767e\u79d1\u5168\u6587\u6587\u672c"
+    inline = curve(series={name: ([0, 1], [1, 2]), "shuffled\x1b[2J": ([0, 1], [1, 2])}).inline()
+    texts = [element.text for element in ET.fromstring(inline).iter("text")]
+    assert {name, "shuffled\\x1b[2J"} <= set(texts)
+    assert axes.shortened(name, 9) == f"{name[:4]}\u2026"  # such letters are twice as wide
+
+
 def test_a_plan_of_many_buckets_and_of_one_can_be_drawn():
     for count in (1, 2, 40):
         shares = np.full((5, count), 1 / count)

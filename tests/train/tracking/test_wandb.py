@@ -42,6 +42,16 @@ def test_offline_a_run_is_on_disk_with_its_metric_names(tmp_path):
     assert not list((tmp_path / "run").glob(".wandb*"))
 
 
+def test_no_temporary_folder_is_left_by_a_process_without_clean_up(tmp_path):
+    program = (
+        "import os; from train.tracking.wandb_run import quiet_wandb; wandb = quiet_wandb(); wandb.Artifact; "
+        "wandb.Settings(); os._exit(0)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_killed_and_rolled_back_run_resumes_as_the_same_run(tmp_path):
     with WandbServer() as server:
         environment = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.files import fingerprint_of, hash_file
+from curriculum.artifact.files import fingerprint_of, hash_file, read_text
 from curriculum.artifact.manifest import MANIFEST, verify
 from models.setting import BINDS, FREE
 from train.config.check import check_yaml
@@ -92,7 +92,7 @@ def task_files_fingerprint(settings: BenchmarkSettings) -> str | None:
     for folder in map(Path, settings.task_paths):
         for file in sorted(folder.glob("**/*.yaml")):
             # The harness requires absolute paths in a task file; paths into its own folder move with it.
-            text = file.read_text("utf-8").replace(str(folder.resolve()), ".")
+            text = read_text(file).replace(str(folder.resolve()), ".")
             parts.append([file.relative_to(folder).as_posix(), text])
     manager = task_manager(settings)
     for name in settings.tasks:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.files import fingerprint_of, write_text
+from curriculum.artifact.files import fingerprint_of, read_text, write_text
 from train.report.wandb.api import within
 from train.report.wandb.replay import Replayed, replay, wandb_settings
 from train.tracking.background import error_line
@@ -104,7 +104,7 @@ def _made(path: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text("utf-8"))["made"])
+        return dict(json.loads(read_text(path))["made"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error!r}): remove it to create both again") from error
 

@@ -31,6 +31,7 @@ class Slice:
 
     sources = ("a", "b", "c")
     folder, slice, tokenizer_folder = Path("tokens"), "validation", Path("tokens/tokenizer")
+    input_only: int | None = None
 
     def __init__(self) -> None:
         self.source = np.repeat([0, 1, 2], [8, 4, 1])
@@ -43,6 +44,9 @@ class Slice:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def recheck(self) -> None:
+        """Nothing is on disk."""
 
     def sample(self, ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
         return self.rows[np.asarray(ids)]
@@ -89,6 +93,26 @@ def test_losses_are_means_over_real_labels() -> None:
             "val/source/c/loss": price(rows[12:]),
         }
     )
+
+
+def test_bos_is_no_label() -> None:
+    bos = 50
+    tokens = Slice()
+    tokens.input_only = bos
+    tokens.rows[[0, 2, 2, 8, 12], [1, 5, 7, 1, 1]] = bos  # first label of every document
+
+    def model(ids_BS: torch.Tensor) -> TokenLosses:
+        labels = ids_BS[:, 1:]
+        losses = torch.where((labels == IGNORED) | (labels == bos), 0, labels).float()
+        return TokenLosses(losses.sum(), losses)
+
+    found = evaluate_heldout(model, cast(Tokens, tokens), None, HeldoutSettings(batch_size=3), SINGLE)
+    plain = tokens.rows.copy()
+    plain[plain == bos] = IGNORED
+    assert found.values["val/loss"] == pytest.approx(price(plain))
+    items = found.answers["val/loss"]
+    assert items.weights.sum() == (plain[:, 1:] != IGNORED).sum()
+    assert items.mean() == pytest.approx(price(plain))
 
 
 def test_halves_are_split_at_the_token_weighted_median() -> None:

@@ -108,7 +108,7 @@ def _by_document(
     document_S: npt.NDArray[np.int64], nats_S: npt.NDArray[np.float64], labels_S: npt.NDArray[np.int64]
 ) -> Items:
     ids, place_S = np.unique(document_S, return_inverse=True)
-    labels = np.bincount(place_S, weights=labels_S)
+    labels = np.bincount(place_S, weights=labels_S).astype(np.float64)
     return Items(ids, np.bincount(place_S, weights=nats_S) / labels, labels, groups=ids)
 
 

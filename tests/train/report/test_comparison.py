@@ -1,5 +1,6 @@
 """Compared is what both sides have, and there is a verdict only over several seeds."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -58,6 +59,21 @@ def test_an_average_over_seeds_is_over_the_tasks_that_all_of_them_have(in_memory
     assert (gain.value, gain.base, gain.seeds) == (pytest.approx(-0.01 / 3), pytest.approx(0.31), 3)
     assert gain.verdict == "no significant difference", "over whatever each seed has, it would be -0.09"
     assert gain.notes == ["over 1 of 2 tasks, without easy"]
+
+
+def test_a_run_without_an_average_is_compared_over_the_tasks_it_was_asked_for(in_memory):
+    config = {"benchmarks": {"tasks": ["hard", "easy", "prose"]}}
+    base = with_tasks(in_memory, "shuffled", [{"hard": 0.3, "easy": 0.8}])
+    record = stage(1, 100, **{"bench/hard/acc": 0.31, "bench/easy/error": "timed out", "bench/prose/perplexity": 30.0})
+
+    def compared(config):
+        run = dataclasses.replace(in_memory("pdpc", [record], seed=0), config=config)
+        return compute([arm_of("pdpc", [run]), base], "shuffled").cells["bench/avg"][0]["pdpc"].gain
+
+    gain = compared(config)
+    assert (gain.base, gain.own, gain.notes) == (0.3, 0.31, ["over 1 of 2 tasks, without easy"])
+    assert compared({}) is None, "what was asked for is unknown"
+    assert compared({"benchmarks": {"tasks": ["hard", "easy", "tag"]}}) is None
 
 
 def test_averages_over_tags_are_compared_only_if_nothing_is_missing(in_memory):

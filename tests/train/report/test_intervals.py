@@ -208,9 +208,9 @@ def test_two_level_bootstraps_of_few_seeds_are_too_narrow():
 
 
 def test_a_large_table_is_computed_in_seconds():
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(4):  # of 400 comparisons each: 100 measures, 4 stages
         sides = [side_of([answers(10 * arm + seed, 0.1 * arm, 2000) for seed in range(3)]) for arm in (0, 1)]
         for _ in range(100):
             between(*sides)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

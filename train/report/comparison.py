@@ -13,8 +13,8 @@ from typing import NamedTuple
 from train.report.arms import Arm, paired
 from train.report.intervals import interval
 from train.report.measures import Measure
-from train.report.records import Record, Run, finite, is_non_finite
-from train.report.sides import AVERAGE, Answers, common_tasks, read_side, same_benchmarks
+from train.report.records import Record, Run, is_non_finite
+from train.report.sides import AVERAGE, Answers, common_tasks, has_value, read_side, same_benchmarks
 from train.report.verdicts import verdict
 
 ONE_SEED = "one seed per arm"
@@ -79,7 +79,7 @@ class SeedValues:
 def seed_values(measure: Measure, arm: Arm, evaluated: Sequence[Evaluated]) -> SeedValues:
     """Return what is known about a measure of an arm from the runs that were evaluated at a point."""
     names = [run.name for run in arm.runs]
-    with_value = [seed for seed in evaluated if finite(seed.record, measure.key) is not None]
+    with_value = [seed for seed in evaluated if has_value(seed.run, seed.record, measure.key)]
     failed = f"{measure.key.rsplit('/', 1)[0]}/error"
     return SeedValues(
         arm,

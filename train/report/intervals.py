@@ -49,7 +49,7 @@ class Side:
     tasks: tuple[tuple[int, float], ...] = ()
     """For each task, or for the only one: number of groups, and degrees of freedom of their variance."""
     grain: float = 0.0
-    """Added to the item variance for right-or-wrong answers: two half groups, one for either side."""
+    """Added to the item variance for right-or-wrong answers: two half answers, one for either side."""
     error: float | None = None
     """Standard error of one seed's measure over items; None: unknown."""
 
@@ -84,7 +84,7 @@ def side_of(seeds: Sequence[Items]) -> Side | None:
         found.influence,
         (first.ids, first.weights),
         ((groups, found.freedom),),
-        found.concentration / groups if answers else 0.0,
+        found.concentration / len(first.ids) if answers else 0.0,
         math.sqrt(float((found.influence**2).sum(axis=1).mean())),
     )
 

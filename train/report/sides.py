@@ -109,18 +109,25 @@ def standard_error(record: Record, key: str, tasks: Sequence[str] = ()) -> float
 def averaged(record: Record, names: Sequence[str] = ()) -> list[str]:
     """Return the task metrics that `bench/avg` averages; empty if they cannot be determined (tags).
 
-    `names`: the tasks and groups that the run was asked for; without any, all tasks in the record.
+    `names`: the tasks and groups that the run was asked for; without any, all tasks in the record. A record without an
+    average, because a task failed, is averaged over the others if each name has a value or an error message.
     """
-    average = finite(record, AVERAGE)
+    average, tasks = finite(record, AVERAGE), _by_task(record)
     keys = []
-    for task, metrics in _by_task(record).items():
+    for task, metrics in tasks.items():
         found = [(name, metric) for name in HEADLINES for metric in metrics if metric.split(".")[0] == name]
         if found and (not names or task.removeprefix("bench/") in names):
             keys.append(f"{task}/{found[0][1]}")
+    if average is None:
+        plain = all(f"bench/{name}" in tasks or f"bench/{name}/error" in record for name in names)
+        return keys if names and plain else []
     values = [value for key in keys if (value := finite(record, key)) is not None]
-    if average is None or not values or abs(fmean(values) - average) > 1e-6:
-        return []
-    return keys
+    return keys if values and abs(fmean(values) - average) <= 1e-6 else []
+
+
+def has_value(run: Run, record: Record, key: str) -> bool:
+    """Tell whether a stage record has a measure, or the tasks that `bench/avg` is computed from."""
+    return finite(record, key) is not None or (key == AVERAGE and bool(averaged(record, _names(run))))
 
 
 def _by_task(record: Record) -> dict[str, tuple[str, ...]]:

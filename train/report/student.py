@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 NORMAL = 1.959964
 _T = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216)
 """Student's t at 97.5 % for 1 to 9 degrees of freedom."""
@@ -18,8 +16,9 @@ def t_quantile(freedom: float) -> float:
     is interpolated in 1 / freedom, which is slightly too large.
     """
     if freedom <= len(_T):
-        inverse = [1 / number for number in range(len(_T), 0, -1)]
-        return float(np.interp(1 / freedom, inverse, _T[::-1]))
+        lower = min(int(freedom), len(_T) - 1)
+        share = (1 / lower - 1 / freedom) * lower * (lower + 1)
+        return _T[lower - 1] + share * (_T[lower] - _T[lower - 1])
     z = NORMAL
     terms = (
         (z**3 + z) / 4,
@@ -43,7 +42,7 @@ def p_value(distance: float, half: float, quantile: float) -> float:
     if quantile <= NORMAL + 1e-6:
         return math.erfc(t / math.sqrt(2))
     low, high = 1.0, 1e9  # bisection on a logarithmic scale: the quantile falls with the degrees of freedom
-    for _ in range(60):
+    for _ in range(40):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if t_quantile(middle) > quantile else (low, middle)
     return tail(t, low)

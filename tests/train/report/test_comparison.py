@@ -1,5 +1,6 @@
 """Compared is what both sides have, and there is a verdict only over several seeds."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -60,6 +61,21 @@ def test_an_average_over_seeds_is_over_the_tasks_that_all_of_them_have(in_memory
     assert gain.notes == ["over 1 of 2 tasks, without easy"]
 
 
+def test_a_run_without_an_average_is_compared_over_the_tasks_it_was_asked_for(in_memory):
+    config = {"benchmarks": {"tasks": ["hard", "easy", "prose"]}}
+    base = with_tasks(in_memory, "shuffled", [{"hard": 0.3, "easy": 0.8}])
+    record = stage(1, 100, **{"bench/hard/acc": 0.31, "bench/easy/error": "timed out", "bench/prose/perplexity": 30.0})
+
+    def compared(config):
+        run = dataclasses.replace(in_memory("pdpc", [record], seed=0), config=config)
+        return compute([arm_of("pdpc", [run]), base], "shuffled").cells["bench/avg"][0]["pdpc"].gain
+
+    gain = compared(config)
+    assert (gain.base, gain.own, gain.notes) == (0.3, 0.31, ["over 1 of 2 tasks, without easy"])
+    assert compared({}) is None, "what was asked for is unknown"
+    assert compared({"benchmarks": {"tasks": ["hard", "easy", "tag"]}}) is None
+
+
 def test_averages_over_tags_are_compared_only_if_nothing_is_missing(in_memory):
     """With a tag, the mean of `a` and `b` counts once: the records do not say what the average is over."""
 
@@ -93,7 +109,7 @@ def test_one_seed_per_arm_gets_no_verdict_whatever_the_items_say(in_memory, tmp_
 
 def test_a_seed_that_diverged_leaves_no_verdict(in_memory):
     base = seeds_of(in_memory, "shuffled", [4.0, 4.1, 4.05])
-    other = seeds_of(in_memory, "pdpc", [3.5, 3.6, math.nan])
+    other = seeds_of(in_memory, "pdpc", [3.5, 3.62, math.nan])
     (row,) = compute([other, base], "shuffled").cells["val/loss"]
     gain = row["pdpc"].gain
     assert (gain.seeds, gain.verdict) == (2, "no verdict")

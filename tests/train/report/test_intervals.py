@@ -180,8 +180,8 @@ def test_intervals_have_their_coverage_in_simulated_comparisons(seeds):
     """`python -m benchmarks.interval_coverage` runs 1,000 repeats of each case."""
     total = Count()
     for case in CASES:
-        total.add(simulate(case, seeds, 60, seed=7))
-    assert total.repeats == 60 * len(CASES)
+        total.add(simulate(case, seeds, 40, seed=7))
+    assert total.repeats == 40 * len(CASES)
     assert 92 <= total.coverage <= 98.5, "93.5 to 97, plus or minus two binomial standard deviations"
     assert total.false_alarms <= 8.5
     assert total.wrong_calls == 0 if seeds == 1 else total.wrong_calls <= 8.5

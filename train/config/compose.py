@@ -106,6 +106,10 @@ def _check_value(verb: str, word: str, known: Collection[str]) -> None:
     key, _, value = word.partition("=")
     if word == "-m" or key in ("multirun", "--multirun"):
         raise ValueError(f"{word}: {once}")
+    if key.startswith("-"):
+        raise ValueError(
+            f"{word} is not an option: settings are KEY=VALUE or --KEY VALUE (--help lists them), files experiment=PATH"
+        )
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException:

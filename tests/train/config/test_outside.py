@@ -133,6 +133,12 @@ def test_a_shown_configuration_is_an_experiment(folder):
     assert compose("train", TrainSettings, ["experiment=all.yaml"]) == compose("train", TrainSettings, words)
 
 
+@pytest.mark.parametrize("words", [["-cn", "x"], ["-cp", "configs"], ["-p"]])
+def test_hydras_short_options_are_refused(words, capsys):
+    assert main(["train", *REQUIRED["train"], *words]) == 2
+    assert f"pdpc train: {words[0]} is not an option: settings are KEY=VALUE" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["--cfg", "hydra"], ["--cfg=all"], ["-c", "hydra"]])
 def test_only_the_job_can_be_shown(words, capsys):
     assert main(["train", *words]) == 2

@@ -45,7 +45,7 @@ def rendezvous(rank: int, size: int, limit_s: float, leave: Callable[[int], Any]
     logs that and calls `leave` with code 1.
     """
     if size == 1:
-        yield dist.HashStore()
+        yield dist.HashStore()  # type: ignore[attr-defined]
         return
     deadline = time.monotonic() + limit_s
     silent = (
@@ -90,7 +90,7 @@ def _gather(rank: int, size: int, limit_s: float, deadline: float) -> Any:
             "and pdpc launch use one",
             place,
         )
-    store = dist.PrefixStore(f"pdpc/{_attempt(secret)}", opened)
+    store = dist.PrefixStore(f"pdpc/{_attempt(secret)}", opened)  # type: ignore[attr-defined]
     me = f"process {os.getpid()} on {socket.gethostname()}"
     try:
         _sign(opened, secret, rank, me)

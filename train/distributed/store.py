@@ -57,7 +57,7 @@ def _file_store(limit_s: float) -> Any:
             f"{STORE}={path} is in a folder that others can enter (owner {found.st_uid}, mode "
             f"{stat.S_IMODE(found.st_mode):o}): let pdpc start the ranks, or unset {STORE}"
         )
-    store = dist.FileStore(str(path), -1)
+    store = dist.FileStore(str(path), -1)  # type: ignore[attr-defined]
     store.set_timeout(timedelta(seconds=limit_s))
     return store
 

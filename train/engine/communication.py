@@ -79,7 +79,7 @@ def _join(backend: str, device: torch.device, rank: int, size: int, store: Any) 
     import deepspeed
 
     store.set_timeout(TIMEOUT)
-    bound = {"device_id": device} if device.type == "cuda" and size > 1 else {}  # as DeepSpeed binds it
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT, **bound)
+    bound = device if device.type == "cuda" and size > 1 else None  # as DeepSpeed binds it
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT, device_id=bound)
     deepspeed.init_distributed(dist_backend=backend, timeout=TIMEOUT, verbose=False, auto_mpi_discovery=False)
     deepspeed.utils.groups._clone_world_group()

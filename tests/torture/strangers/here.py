@@ -63,15 +63,22 @@ def module_of_a_worker(ground: Ground) -> str | None:
         put_module(ground.here, name, ground.code)
     lines = [json.dumps({"text": f"a document with the number {number}"}) for number in range(400)]
     (ground.work / "text.jsonl").write_text("\n".join(lines))
-    words = [f"input.paths=[{ground.work / 'text.jsonl'}]", "tokenizer.name=train:280", "seq_len=16"]
-    words += ["chunk_bytes=4000", "processes=2", f"output={ground.work / 'tokens'}"]
+    words = [f"input.paths=[{ground.work / 'text.jsonl'}]", "input.source_column=null", "seq_len=16"]
+    words += ["tokenizer.name=train:280", "chunk_bytes=4000", "processes=2", f"output={ground.work / 'tokens'}"]
     problem = not_ended(ground.pdpc("prepare", *words), 0)
     return problem or (None if (ground.work / "tokens" / "manifest.json").is_file() else "no TOKENS")
 
 
-def hostfile_named_none(name: str, ground: Ground) -> str | None:
+def full_folder(ground: Ground) -> str | None:
+    """Many of these names are here at once."""
+    for name in ("train/", "psutil", "deepspeed/", "torch/", "json", "sitecustomize", "hydra_plugins/", "numa"):
+        put_module(ground.here, name, ground.code)
+    return nodes_here("none", ground)
+
+
+def nodes_here(name: str, ground: Ground) -> str | None:
     """A file here has a name that DeepSpeed's launcher might take for a list of nodes."""
-    (ground.here / name).write_text(f"-oProxyCommand=touch\\t{ground.canary} slots=1\nother slots=1\n")
+    (ground.here / name).write_text(f"-oProxyCommand={ground.canary} slots=1\nother slots=1\n")
     for program in ("ssh", "pdsh"):
         ground.program(program, f"echo $@ > {ground.canary}")
     return not_ended(ground.run("-c", STARTS_RANKS.format("train", ["--help"]), **SAFE), 0, "pdpc train: ")
@@ -153,12 +160,13 @@ def settings_of_wandb(ground: Ground) -> str | None:
     for name in ("wandb", ".wandb"):
         (ground.here / name).mkdir()
         (ground.here / name / "settings").write_text("[default]\nbase_url = https://evil.example\n")
-    code = "from train.tracking.wandb_run import quiet_wandb\nprint(quiet_wandb().setup().settings.base_url)"
+    code = "from train.tracking.wandb_run import quiet_wandb; print(quiet_wandb().setup().settings.base_url)"
     done = ground.run("-c", code, WANDB_API_KEY="x" * 40, WANDB_MODE="offline", **SAFE)
-    return not_ended(done, 0, "https://api.wandb.ai", "is not read")
+    return not_ended(done, 0, "is not read") or ("the server was taken" if "evil.example" in done.stdout else None)
 
 
 HERE: dict[str, Variant] = {
+    "a folder full of them": full_folder,
     "a module of a rank": partial(module_of_a_rank, "train", "train"),
     "a module of a rank's launcher": partial(module_of_a_rank, "psutil", "train"),
     "a package of a rank's launcher": partial(module_of_a_rank, "deepspeed/", "launch.rank"),
@@ -170,8 +178,8 @@ HERE: dict[str, Variant] = {
     "modules of workers": module_of_a_worker,
     "an empty entry of PYTHONPATH": empty_entry_of_the_path,
     "a module imported before us": imported_before_us,
-    "a file named none": partial(hostfile_named_none, "none"),
-    "a file named hostfile": partial(hostfile_named_none, "hostfile"),
+    "a file named none": partial(nodes_here, "none"),
+    "a file named hostfile": partial(nodes_here, "hostfile"),
     "variables for other nodes": variables_from_here,
     "programs": programs_here,
     "the path of other nodes": path_of_other_nodes,

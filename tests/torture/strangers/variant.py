@@ -64,7 +64,7 @@ class Ground:
     def pdpc(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run `pdpc` in `here` as its script does, whose own folder is on Python's path."""
         script = self.work / "bin" / "pdpc.py"
-        script.write_text("import sys\nfrom launch.cli import main\nsys.exit(main())\n")
+        script.write_text("import sys\nfrom launch.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n")
         return self.run(str(script), *words, **environment)
 
 

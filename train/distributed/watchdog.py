@@ -76,8 +76,8 @@ class Watchdog:
             self._file.close()
             self._file = None
             if empty:
-                os.unlink(self._folder / f"rank_{self._world.rank:05d}.txt")
-                with contextlib.suppress(OSError):  # another rank's file is still there
+                with contextlib.suppress(OSError):  # the RUN was moved; or another rank's file is still there
+                    os.unlink(self._folder / f"rank_{self._world.rank:05d}.txt")
                     self._folder.rmdir()
 
     def beat(self, where: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from models.huggingface import check_scorer, foreign, load, load_scorer
+from models.huggingface.admission import check_foreign
 from models.huggingface.foreign import load_foreign
 from models.huggingface.rows import document_rows
 from models.kernels.interface import IGNORED
@@ -201,13 +202,14 @@ OVERSIZED = {
     "n_layer": (10**6, "1,000,000 layers, but the weights in the folder have only 28 tensors"),
     "num_labels": (10**9, "num_labels=1,000,000,000 is more than 10,000"),
     "n_embd": (10**9, "transformers cannot build the model"),
-    "n_positions": (10**9, "32,000,026,720 parameters and 0 bytes of tables, but the weights in the folder have only"),
+    "n_positions": (10**9, "32,000,028,576 parameters and 0 bytes of tables, but the weights in the folder have only"),
     "vocab_size": (10**9, "parameters and 0 bytes of tables, but the weights in the folder have only"),
 }
 SCORE = """
 import json, resource, sys
 from pathlib import Path
 import torch
+from models.huggingface.admission import check_foreign
 from models.huggingface.admission import check_foreign
 from models.huggingface.foreign import load_foreign
 folder = Path(sys.argv[1])
@@ -243,7 +245,7 @@ def test_files_that_are_read_as_a_whole_have_a_limit(tmp_path: Path) -> None:
         with open(tmp_path / name, "ab") as file:
             file.truncate(1 << 30)  # takes no disk
         with pytest.raises(ValueError, match=rf"{name} has 1,073,741,824 bytes, more than the 268,435,456"):
-            check_scorer(tmp_path, 32)
+            check_foreign(tmp_path, 32)
 
 
 def test_positions_stretched_by_longrope_end_where_stretching_begins(tmp_path: Path) -> None:

@@ -43,13 +43,19 @@ def test_page_json_and_csv_are_written_together_and_agree(comparison, tmp_path):
     assert [source["name"] for source in value["pd_by_source"]["sources"]] == ["code", "help", "licences", "prose"]
 
 
-def test_a_cell_of_the_csv_is_no_formula_and_a_number_stays_one(comparison, tmp_path):
-    arms = {"=1+1": comparison["shuffled"], "@\udcff\x1b": comparison["pdpc"]}
-    path, printed = made(arms, tmp_path, baseline="=1+1")
+def test_a_cell_of_the_csv_is_no_formula_and_a_number_stays_one(make_run, metrics, tmp_path):
+    runs = {}
+    for arm, loss in (("shuffled", 2.0), ("pdpc", 1.5)):
+        records = [dict(record) for record in metrics(arm)]
+        for record in records:
+            if record["kind"] == "stage":
+                record |= {"val/source/=cmd()/loss": loss, "val/source/@\udcff\x1b[2J/loss": loss}
+        runs[arm] = str(make_run(arm, records))
+    path, printed = made(runs, tmp_path)
     with path.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
-    assert {row["arm"] for row in table} == {"'=1+1", "'@\\udcff\\x1b"}
-    assert any(row["difference"].startswith("-") for row in table)
+    assert {"'=cmd()", "'@\\udcff\\x1b[2J"} <= {row["label"] for row in table}
+    assert any(row["difference"] == "-0.5" for row in table)
     assert not [value for row in table for value in row.values() if value.startswith(("=", "+", "@", "\t", "\r"))]
     assert "\x1b" not in printed + path.read_text("utf-8")
 

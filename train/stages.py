@@ -162,7 +162,7 @@ def _weights(loop: Loop, attempts: Attempts | None) -> Iterator[None]:
         return
     refusal = loop.world.first_does(lambda: attempts.begin(GATHER) if attempts else None)
     if refusal is not None:
-        log.warning("gathering all weights %s: the evaluation gathers those of one block at a time", refusal)
+        log.warning("gathering all weights %s: the evaluation gathers the weights of one block at a time", refusal)
     spare_bytes = SPARE * heldout_batch(loop.settings, loop.inputs.decoder)
     with loop.engine.whole_weights(spare_bytes, at_once=not loop.world.same(int(refusal is not None))):
         loop.world.first_does(lambda: attempts.end() if attempts else None)

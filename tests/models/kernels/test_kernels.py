@@ -62,6 +62,7 @@ def test_without_a_gpu_plain_is_chosen_and_liger_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "liger_kernel", None)
     with pytest.raises(ValueError, match=r"package liger-kernel.*pip install"):
         check("liger", cuda=True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert "liger-kernel" in str(auto_problem(cuda=True))
     import_problem.cache_clear()
     check("auto", cuda=True)

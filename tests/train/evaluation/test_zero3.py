@@ -32,7 +32,7 @@ def test_a_model_that_does_not_fit_whole_is_evaluated_block_by_block(material, w
 
 
 def test_an_evaluation_without_memory_for_a_block_is_recorded_as_failed(material, whole, forks, tmp_path):
-    fault = ",".join(f"memory.trial:rank=1:nth={nth}:memory" for nth in (1, 2))
+    fault = ",".join(f"memory.trial:rank=1:nth={nth}:memory" for nth in (2, 1))  # one that strikes hides later ones
     ranks = material.start(forks, tmp_path / "run", 2, WORDS, fault)
     assert ranks.wait(PATIENCE_S) == [0, 0], ranks.told()
     assert "heldout failed; fix the cause and rerun with: pdpc evaluate run=" in ranks.told()
@@ -52,6 +52,7 @@ def test_a_run_that_ended_while_gathering_resumes_block_by_block(material, whole
     ranks = material.start(forks, tmp_path / "run", 2, WORDS)
     assert ranks.wait(PATIENCE_S) == [0, 0], ranks.told()
     assert f"gathering all weights ended the process at an earlier attempt: the evaluation {BY_BLOCK}" in ranks.told()
+    assert ranks.told().count(BY_BLOCK) == 1
     assert difference(tmp_path / "run", material, whole) is None
 
 

@@ -134,8 +134,8 @@ def main(arguments: list[str] | None = None) -> int:
             table.add_row(name, str(seeds), *_row(total))
     Console(width=120).print(table)
     low, high = COVERED
-    counts = [*totals.values(), *grouped.values()]
-    held = all(low <= count.coverage <= high and count.false_alarms <= FALSE_ALARMS for count in counts)
+    judged = [*totals.values(), *grouped.values()]
+    held = all(low <= count.coverage <= high and count.false_alarms <= FALSE_ALARMS for count in judged)
     print(f"coverage {low:g} to {high:g} %, false alarms at most {FALSE_ALARMS:.0f} %: {'held' if held else 'MISSED'}")
     return 0 if held else 1
 
@@ -151,7 +151,8 @@ def simulate(case: Case, seeds: int, repeats: int, seed: int, bootstrap: int = 0
         word = verdict(MEASURES[case.loss], difference, found, ONE_SEED if seeds == 1 else "")
         count.interval(found.low, found.high, truth, number % 2 == 1, word)
         if case.groups:
-            alone = _interval(*(_side([replace(items, groups=None) for items in arm]) for arm in arms), case.paired)
+            one, other = (_side([replace(items, groups=None) for items in arm]) for arm in arms)
+            alone = _interval(one, other, case.paired)
             count.grouped += 1
             count.ungrouped += alone.low <= truth <= alone.high
         if number < bootstrap:

@@ -41,7 +41,7 @@ from benchmarks.interval_worlds import CASES, Case, worlds
 from train.evaluation.answers import Items
 from train.report.arms import read_arm
 from train.report.comparison import ONE_SEED
-from train.report.fairness import warnings
+from train.report.fairness.warnings import warnings
 from train.report.intervals import Interval, Side, interval, side_of
 from train.report.measures import measures_of
 from train.report.verdicts import verdict
@@ -203,7 +203,7 @@ def same_arm(places: Sequence[str], seed: int, draws: int) -> int:
     arm = read_arm("aa", places)
     if len(arm.runs) < 2 or len(set(arm.seeds)) < len(arm.seeds):
         raise ValueError(f"--aa needs at least two runs with different seeds, not {arm.seeds}: give one run per seed")
-    for sentence in warnings([arm]):
+    for sentence in warnings([arm], []):
         print(f"! {sentence}")
     study = Study(arm, seed)
     table = Table("seeds", "groups", "comparisons", "excludes zero", "called", "other measures called", "any called")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from curriculum.order.contents import EVERY, SAMPLE_SET, contents_of
@@ -43,10 +44,12 @@ def facts_of(run: Run, order: Order | None) -> Facts:
     for name, words in FINGERPRINTS.items():
         facts[words] = _short(run.fact("fingerprints", name))
     for name in sorted(run.fact("versions") or {}):
-        facts[f"version of {name}"] = _course(
-            run, lambda attempt, name=name: (attempt.get("versions") or {}).get(name)
-        ) or _text(run.fact("versions", name))
+        facts[f"version of {name}"] = _course(run, partial(_version, name)) or _text(run.fact("versions", name))
     return {name: text for name, text in facts.items() if text is not None}
+
+
+def _version(name: str, attempt: Mapping[str, Any]) -> Any:
+    return (attempt.get("versions") or {}).get(name)
 
 
 def _contents(run: Run, contents: Mapping[str, Any]) -> dict[str, str | None]:

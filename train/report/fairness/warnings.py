@@ -50,8 +50,8 @@ def warnings(arms: Sequence[Arm], found: Sequence[Difference]) -> list[str]:
         result += _unlike_seeds(arm)
     for difference in found:
         if difference.what in MUST_AGREE and difference.kind == UNFAIR:
-            values = ", ".join(dict.fromkeys(str(value) for value in difference.values.values()))
-            result.append(f"The arms are not comparable: {MUST_AGREE[difference.what]} (fingerprints {values}).")
+            prints = ", ".join(dict.fromkeys(str(value) for value in difference.values.values()))
+            result.append(f"The arms are not comparable: {MUST_AGREE[difference.what]} (fingerprints {prints}).")
     if "seed" not in unexpected:
         result += _other_seeds(arms)
     if len(values := _recorded(runs, "parameters")) > 1:

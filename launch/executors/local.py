@@ -14,7 +14,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -189,7 +189,8 @@ def work(task: Task, number: int, pipe: Connection) -> None:
     except Exception as error:
         plain = isinstance(error, ValueError | OSError)  # whose message says enough
         text = str(error) if plain else f"{type(error).__name__}: {error}"
-        pipe.send(("error", (isinstance(error, ValueError), text, exit_code_of(error))))
+        with suppress(OSError):  # the parent is ending: another worker failed first
+            pipe.send(("error", (isinstance(error, ValueError), text, exit_code_of(error))))
 
 
 def _end_with_parent() -> None:

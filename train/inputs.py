@@ -16,6 +16,7 @@ from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
 from models.config import DecoderConfig
 from train.evaluation.harness.tasks import check_tasks, data_fingerprint, task_files_fingerprint
+from train.initial import Initial, open_initial
 from train.schedule import Schedule
 from train.settings import TrainSettings
 
@@ -35,6 +36,8 @@ class Inputs:
     decoder: DecoderConfig
     schedule: Schedule
     """Learning rate by step."""
+    initial: Initial | None
+    """The weights that the run starts from; None: random ones."""
     fingerprints: dict[str, str | None]
     ancestors: list[str]
     """Fingerprints of the orders that the order was replanned from, oldest first."""
@@ -75,6 +78,7 @@ def open_inputs(settings: TrainSettings) -> Inputs:
     schedule = Schedule.over(
         settings.schedule, settings.optimizer.lr, order.steps, order.batch_sizes, seq_len=tokens.seq_len
     )
+    initial = open_initial(settings, tokens, decoder)
     fingerprints = {
         "tokens": tokens.fingerprint,
         "order": order.fingerprint,
@@ -82,6 +86,7 @@ def open_inputs(settings: TrainSettings) -> Inputs:
         "scores": scores.fingerprint if scores else None,
         "validation": validation.fingerprint,
         "benchmarks": task_files_fingerprint(settings.benchmarks),
+        "init": initial.fingerprint if initial else None,
     }
     pd = _finite_pd(scores) if scores else None
     task_data = {name: data_fingerprint(name, settings.benchmarks) for name in settings.benchmarks.tasks}
@@ -89,7 +94,9 @@ def open_inputs(settings: TrainSettings) -> Inputs:
         [of_order(order.manifest.facts), *([of_scores(scores.manifest.facts)] if scores is not None else [])]
     )
     lineage = ancestors(order)
-    return Inputs(order, tokens, validation, pd, decoder, schedule, fingerprints, lineage, task_data, findings)
+    return Inputs(
+        *(order, tokens, validation, pd, decoder, schedule, initial, fingerprints, lineage, task_data, findings)
+    )
 
 
 def check_scores(settings: TrainSettings, inputs: Inputs) -> None:

@@ -30,6 +30,7 @@ from train.export.export import export_checkpoint
 from train.export.weights import ChosenWeights, choose_weights
 from train.faults import arm, fault
 from train.hooks.choice import hooks_of
+from train.initial import Initial
 from train.inputs import Inputs, open_inputs
 from train.loop import Loop
 from train.loop_state import Progress
@@ -215,11 +216,27 @@ def _final_weights(folder: Path, step: int) -> ChosenWeights:
 
 
 def _resume(folder: Path, engine: Engine, inputs: Inputs, world: World, step: int) -> tuple[Progress, dict[str, Any]]:
-    """Load the checkpoint of `step`, equal on every rank; step 0 has none. Return its progress and hook states."""
+    """Load the checkpoint of `step`, equal on every rank, or at step 0 the initial weights that the settings name.
+
+    Return its progress and hook states.
+    """
     world.first_does(lambda: checkpoint.clean(folder / CHECKPOINTS, step))
     if step == 0:
+        if inputs.initial is not None:
+            _fill(engine, inputs.initial, world)
         return Progress(), {}
     facts = checkpoint.load(checkpoint.folder_of(folder / CHECKPOINTS, step), engine).facts
     if world.first:
         log.info("resumed from step %s of %s", step, inputs.order.steps)
     return Progress(step, facts["tokens"], int(facts["consumed_hash"], 16)), facts.get("hooks", {})
+
+
+def _fill(engine: Engine, initial: Initial, world: World) -> None:
+    """Give the engine its initial weights."""
+    checkpoint.fill(engine, initial.read)
+    if not world.first:
+        return
+    log.info("weights of %s (%s; fingerprint %s)", initial.choice.folder, initial.how, initial.fingerprint)
+    seq_len = engine.decoder.config.max_seq_len
+    if initial.seq_len is not None and initial.seq_len < seq_len:
+        log.warning("the weights were trained for %s tokens, and samples have %s", initial.seq_len, seq_len)

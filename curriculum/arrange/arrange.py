@@ -8,21 +8,20 @@ from __future__ import annotations
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from curriculum.arrange.arrangement import Arrangement
-from curriculum.arrange.cells import Layout, Times
+from curriculum.arrange.cells import Layout
 from curriculum.arrange.interleave import OrderWriter
 from curriculum.arrange.stages import StageWish, stage_ends
+from curriculum.arrange.subset import subset
+from curriculum.arrange.twin import TWINS, write_twin
 from curriculum.artifact.create import create, reusable
 from curriculum.artifact.outputs import check_place
 from curriculum.order.order import KIND, Order
-from curriculum.order.permutation import KeyedPermutation, key_of
-from curriculum.preference import FOLD, SOURCE, Preference, Shuffled
+from curriculum.order.permutation import key_of
+from curriculum.preference import FOLD, SOURCE, Pdpc, Preference, Shuffled
 from curriculum.preference.own import record
 from curriculum.scores.columns import LENGTH, SampleColumns
 from curriculum.scores.expression import Expression
@@ -49,6 +48,8 @@ class ArrangeSettings:
     """TOKENS folder; null if `own_scores` has a row for every sample and training happens elsewhere."""
     slice: str = "train"
     """Slice of TOKENS to arrange: train, or reference for the reference models."""
+    sources: list[str] = field(default_factory=list)
+    """Arrange only the samples of these sources; empty: of all."""
     scores: str | None = None
     """SCORES folder: losses and the columns derived from them (pd, ppl_strong, ...)."""
     own_scores: str | None = None
@@ -73,8 +74,15 @@ class ArrangeSettings:
     """Arrange a random subset of about this many tokens, the same for every preference; null: the whole slice."""
     workers: int | None = None
     """Threads; null: one per usable CPU. The order does not depend on it."""
+    twin_of: str | None = None
+    """Instead of all the rest but seed: this ORDER, of which to write a twin with the same samples."""
+    twin: str | None = None
+    """mirrored (its plan backwards in time), tied (every bucket's share constant) or permuted (its plan, with the
+    samples of every stratum exchanged at random, as by permuted scores)."""
 
     def __post_init__(self) -> None:
+        if self.twin is not None or self.twin_of is not None:
+            self._check_twin()
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1")
         self.stage_wish()
@@ -87,6 +95,21 @@ class ArrangeSettings:
         if self.tokens is None and self.scores is not None:
             raise ValueError("scores=FOLDER needs tokens=FOLDER: give both, or own_scores=FILE instead")
 
+    def _check_twin(self) -> None:
+        """Raise ValueError unless the settings of a twin are complete and nothing else is set."""
+        if self.twin_of is None:
+            raise ValueError(f"twin={self.twin} needs twin_of=ORDER, the order to write a twin of")
+        if self.twin not in TWINS:
+            raise ValueError(f"twin={self.twin!r} is unknown: use one of {', '.join(TWINS)}")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            default = item.default if item.default is not MISSING else None
+            if item.default_factory is not MISSING:
+                default = item.default_factory()
+            usual = value in (Shuffled(), Pdpc()) if item.name == "preference" else value == default
+            if item.name not in ("output", "seed", "twin", "twin_of") and not usual:
+                raise ValueError(f"{item.name} has no effect with twin={self.twin}: it is that of twin_of; remove it")
+
     def stage_wish(self) -> StageWish:
         """Return where stages should end."""
         return StageWish(self.stages, self.stage_tokens, self.stage_quantiles, self.stages_of)
@@ -94,10 +117,14 @@ class ArrangeSettings:
 
 def run(settings: ArrangeSettings) -> Order:
     """Write the ORDER described by `settings`, or open it if it already exists."""
+    if settings.twin is not None:
+        return write_twin(Order.open(str(settings.twin_of)), settings.twin, settings.seed, Path(settings.output))
     columns = open_columns(settings)
     folder = Path(settings.output)
-    places = ("tokens", "scores", "own_scores", "stages_of", "output", "workers")
+    places = ("tokens", "scores", "own_scores", "stages_of", "output", "workers", "twin", "twin_of")
     config = {key: value for key, value in asdict(settings).items() if key not in places}
+    if not settings.sources:  # as in orders written before this setting existed
+        del config["sources"]
     config |= record(settings.preference) | ties(settings.preference)
     with ThreadPoolExecutor(1) as reader:
         # Fingerprinting reads all scores: do it during the first pass over them, not before.
@@ -112,7 +139,7 @@ def run(settings: ArrangeSettings) -> Order:
             columns,
             fold_key=key_of(settings.seed, "fold"),
             keep_unscored=settings.nonfinite == "bucket",
-            times=_subset(columns, settings),
+            times=subset(columns, settings.sources, settings.max_tokens, settings.seed),
             workers=settings.workers,
         )
         with (
@@ -193,22 +220,6 @@ def _stages_of(settings: ArrangeSettings) -> dict[str, str]:
     return {"stages_of": Order.open(settings.stages_of).fingerprint} if settings.stages_of is not None else {}
 
 
-def _subset(columns: SampleColumns, settings: ArrangeSettings) -> Times | None:
-    """Return which samples to arrange: all (None), or a keyed random subset shared by all preferences."""
-    if settings.max_tokens is None:
-        return None
-    if columns.tokens is None:
-        raise ValueError("max_tokens needs tokens=FOLDER to know how long a sample is")
-    samples = columns.samples
-    wanted = min(samples, -(-settings.max_tokens // columns.tokens.seq_len))
-    permutation = KeyedPermutation(samples, key_of(settings.seed, "subset"))
-
-    def times(first: int, count: int) -> NDArray[np.uint8]:
-        return (permutation(np.arange(first, first + count)) < wanted).astype(np.uint8)
-
-    return times
-
-
 def _check_size(settings: ArrangeSettings, arrangement: Arrangement) -> None:
     parts = settings.stage_wish().parts
     if arrangement.total < settings.batch_size or len(arrangement.counts_SC) < parts:
@@ -236,7 +247,8 @@ def _log_summary(order: Order, layout: Layout) -> None:
     )
     if layout.stratified and layout.columns.tokens is None and layout.strata == 1:
         log.warning("the scores have no column `source`, so there is one stratum: add it to keep the mix of sources")
-    if layout.poor_strata:
+    if facts["spread_evenly"]:
         log.info(
-            "too few distinct scores to cut into buckets, spread evenly: %s", printable(", ".join(layout.poor_strata))
+            "too few distinct scores to cut into buckets, spread evenly: %s",
+            printable(", ".join(facts["spread_evenly"])),
         )

@@ -84,6 +84,7 @@ class Arrangement:
         scored = [(stratum, bucket) for stratum in range(layout.strata) for bucket in range(layout.buckets)]
         cells = [*scored, *([(layout.strata, layout.buckets)] if layout.keep_unscored else [])]
         strata = layout.sources if layout.stratified else ["all"]
+        held_T = self.counts_CU[: layout.strata * layout.buckets].reshape(layout.strata, -1).any(axis=1)
         described = layout.described(self.counts_CU[:, 0] + self._unused_C, self.uses_C)
         return {
             "samples": self.total,
@@ -94,7 +95,7 @@ class Arrangement:
             "strata": [*strata, *([UNSCORED] if layout.keep_unscored else [])],
             "cells": {"stratum": [stratum for stratum, _ in cells], "bucket": [bucket for _, bucket in cells]},
             "edges": layout.stratum_edges(),
-            "spread_evenly": layout.poor_strata,
+            "spread_evenly": [name for name in layout.poor_strata if held_T[layout.sources.index(name)]],
         }
 
     def _plan(self) -> npt.NDArray[np.float64]:

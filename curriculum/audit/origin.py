@@ -6,13 +6,14 @@ Shapes: N samples of the slice, P positions of a chunk.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.arrange.cells import Layout
 from curriculum.arrange.quantiles import LEFT_OUT
+from curriculum.arrange.twin import TWIN_OF
 from curriculum.artifact.files import ArtifactError
 from curriculum.audit.checks import Check
 from curriculum.order.order import Order
@@ -42,6 +43,8 @@ def check_scores(
         return Check(name, False, f"there are {columns.samples:,} samples, but the order arranges {len(times_N):,}")
     if order.manifest.facts.get("ancestors"):
         return Check(name, None, "buckets of a replanned order depend on what was left: not compared with scores")
+    if order.manifest.config.get("twin", {}).get("kind") == "permuted":
+        return Check(name, None, "buckets of an order by permuted scores are random: not compared with scores")
     try:
         layout = _layout(order, columns, times_N, own)
     except ValueError as error:
@@ -73,20 +76,29 @@ def check_scores(
 
 
 def check_parent(order: Order, parent: Order | None) -> Iterator[Check]:
-    """Check that a replanned order begins like its parent, and continues with exactly what the parent had left."""
-    facts = order.manifest.facts
-    if not facts.get("ancestors"):
+    """Compare a replanned order, or a twin, with its parent.
+
+    A replanned order begins like its parent, and continues with exactly what the parent had left; a twin has its
+    samples.
+    """
+    facts, inputs = order.manifest.facts, order.manifest.inputs
+    expected = inputs.get("parent", inputs.get(TWIN_OF))
+    if expected is None:
         if parent is not None:
             raise ValueError(f"parent={parent.folder}: {order.folder} was not replanned and has no parent: omit it")
         return
+    how = "is a twin of" if TWIN_OF in inputs else "was replanned from"
     if parent is None:
-        yield Check("parent", None, "not compared: give parent=ORDER, the order that this one was replanned from")
+        yield Check("parent", None, f"not compared: give parent=ORDER, the order that this one {how}")
         return
-    if parent.fingerprint != order.manifest.inputs.get("parent"):
+    if parent.fingerprint != expected:
         raise ArtifactError(
-            f"parent={parent.folder} has fingerprint {parent.fingerprint}, but {order.folder} was replanned from "
-            f"{order.manifest.inputs.get('parent')}: give that order"
+            f"parent={parent.folder} has fingerprint {parent.fingerprint}, but {order.folder} {how} {expected}: give "
+            "that order"
         )
+    if TWIN_OF in inputs:
+        yield _same_samples(order, parent)
+        return
     where = facts.get("replanned_at") or {}
     if not isinstance(where.get("cursor"), int):
         yield Check("parent", False, "the manifest lists ancestors, but not the cursor at which it was replanned")
@@ -94,6 +106,17 @@ def check_parent(order: Order, parent: Order | None) -> Iterator[Check]:
     cursor: int = where["cursor"]
     yield _same_head(order, parent, cursor)
     yield _same_rest(order, parent, cursor)
+
+
+def _same_samples(order: Order, parent: Order) -> Check:
+    samples = int(order.manifest.facts["different_samples"]) + int(order.manifest.facts["left_out"])
+    had_N, has_N = (_times(part, 0, samples) for part in (parent, order))
+    if order.manifest.config["twin"]["kind"] == "permuted":  # repeats have moved to other samples
+        had_N, has_N = np.minimum(had_N, 1), np.minimum(has_N, 1)
+    wrong = np.flatnonzero(had_N != has_N)
+    if len(wrong):
+        return Check("twin", False, f"sample {wrong[0]} occurs more or less often than in the parent")
+    return Check("twin", True, f"it holds the parent's {np.count_nonzero(has_N):,} different samples")
 
 
 def _same_head(order: Order, parent: Order, cursor: int) -> Check:
@@ -140,7 +163,7 @@ def _layout(order: Order, columns: SampleColumns, times_N: NDArray[np.uint8], ow
     """Cut the corpus again as arranging did. Raises ValueError if columns are missing or the edges are unknown."""
     config = order.manifest.config
     preference = _preference(config, own)
-    partial = config.get("max_tokens") is not None
+    partial = config.get("max_tokens") is not None or bool(config.get("sources"))
     if partial and any(bucket.uses == 0 for bucket in order.buckets):
         raise ValueError("the order covers part of the slice and leaves out a bucket, so its edges are not known")
     layout = Layout(
@@ -166,7 +189,11 @@ def _preference(config: Mapping[str, Any], own: type[Preference] | None) -> Pref
     kind = own if code is not None else PREFERENCES.get(settings["name"])
     if kind is None:
         raise ValueError(f"this PDPC has no preference {settings['name']!r}")
+    kinds = get_type_hints(kind)
+    by_number = [name for name in settings if get_origin(kinds.get(name)) is dict and get_args(kinds[name])[0] is float]
+    # JSON has only text as keys.
+    rows = {name: {float(at): row for at, row in settings[name].items()} for name in by_number}
     try:
-        return kind(**settings)
+        return kind(**{**settings, **rows})
     except TypeError as error:
         raise ValueError(f"its preference has settings that {kind.__name__} does not accept ({error})") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -27,30 +27,43 @@ TRAIN, VALIDATION, REFERENCE = range(len(SLICES))
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Which documents are held out, decided only by a seeded hash of the text: equal texts share a slice, whatever the
-    order of the files and the number of workers."""
+    """Which documents are held out, decided only by a seeded hash of the text and the shares of its source.
+
+    Equal texts of one source, or of sources with equal shares, are in one slice, whatever the order of the files and
+    the number of workers.
+    """
 
     validation_fraction: float
     reference_fraction: float
     seed: int
+    targets: Mapping[str, float] = field(default_factory=dict)
+    """Share for the reference models of each source that is held out as a whole."""
+    validation_by_source: Mapping[str, float] = field(default_factory=dict)
+    """Validation fraction of sources that have one of their own."""
 
-    def slice_of(self, text: bytes) -> tuple[int, int]:
+    def slice_of(self, text: bytes, source: str) -> tuple[int, int]:
         """Return (index into SLICES, a second, independent 64-bit hash) of a text in UTF-8."""
         digest = xxhash.xxh3_128_intdigest(text, seed=self.seed)
         place = (digest >> HALF) / 2**HALF
-        if place < self.validation_fraction:
+        validation = self.validation_by_source.get(source, self.validation_fraction)
+        reference = self.reference_fraction
+        if source in self.targets:
+            reference = self.targets[source]
+            validation = 1 - reference
+        if place < validation:
             return VALIDATION, digest % 2**HALF
-        if place < self.validation_fraction + self.reference_fraction:
+        if place < validation + reference or source in self.targets:
             return REFERENCE, digest % 2**HALF
         return TRAIN, digest % 2**HALF
 
 
 @dataclass
 class Block:
-    """About a megabyte of documents: ordinals in the stream, source indices and texts."""
+    """About a megabyte of documents: ordinals in the stream, sources by index and by name, and texts."""
 
     origins: list[int] = field(default_factory=list)
     sources: list[int] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
 
@@ -115,6 +128,7 @@ class Blocks:
                 continue
             block.origins.append(origin)
             block.sources.append(index)
+            block.names.append(source)
             block.texts.append(text)
             size += len(text)
             if size >= BLOCK_CHARACTERS or len(block.texts) == BLOCK_DOCUMENTS:
@@ -155,7 +169,7 @@ class Encoder:
             if len(encoded[i]) == 0:
                 without_tokens.append(source)
                 continue
-            members.setdefault((self._held_out.slice_of(text)[0], source), []).append(i)
+            members.setdefault((self._held_out.slice_of(text, block.names[i])[0], source), []).append(i)
         groups = []
         for (slice_index, source), rows in members.items():
             lengths = np.array([len(encoded[i]) + len(self._before) for i in rows], dtype=np.int64)

@@ -82,7 +82,10 @@ class TextJob:
         self.config = settings.content()
         self.inputs = self.text.identity() | ({} if tokenizer is None else {"tokenizer": tokenizer})
         self.chunks = cut_text(self.text.places, self.text.place_bytes, settings.chunk_bytes)
-        self.held_out = HeldOut(settings.validation_fraction, settings.reference_fraction, settings.seed)
+        self.held_out = HeldOut(
+            *(settings.validation_fraction, settings.reference_fraction, settings.seed),
+            *(settings.targets, settings.validation_by_source),
+        )
         plan = {
             "inputs": self.inputs,
             "config": {key: value for key, value in self.config.items() if key != "seq_len"},
@@ -173,7 +176,7 @@ class TextJob:
         with TextProgress(self.console, "text for the tokenizer", lambda: self.text.fraction_read) as progress:
             for document in self.text.documents():
                 raw = document.text.encode()
-                slice_index, key = self.held_out.slice_of(raw)
+                slice_index, key = self.held_out.slice_of(raw, document.source)
                 if slice_index == TRAIN and raw and not document.text.isspace():
                     pick.add(key, raw)
                 progress.add(1, len(raw))
@@ -290,12 +293,13 @@ def _check_slices(settings: PrepareSettings, facts: Mapping[str, Any], console: 
     """Raise ValueError if there is nothing to train on; warn about empty held-out slices."""
     train, *others = (facts["slices"][name] for name in SLICES)
     read = facts["documents_read"]
+    _check_named(settings, facts, console)
     blank = sum(facts["blank_documents"].values()) + sum(facts["documents_without_tokens"].values())
     if train["documents"] == 0:
         kept = sum(part["documents"] for part in others)
         raise ValueError(
             f"the training slice is empty: of {read} documents, {blank} are blank and {kept} were held out: "
-            "add text, or lower validation_fraction and reference_fraction"
+            "add text, lower validation_fraction and reference_fraction, or name fewer targets"
         )
     longest = max(row["tokens"] for row in train["sources"])
     if longest < settings.seq_len + 1:
@@ -311,3 +315,23 @@ def _check_slices(settings: PrepareSettings, facts: Mapping[str, Any], console: 
                 f"warning: the {name} slice is empty: none of {read:,} documents fell within its {fraction:.1%}; "
                 f"raise {name}_fraction, change seed or add text",
             )
+
+
+def _check_named(settings: PrepareSettings, facts: Mapping[str, Any], console: Console) -> None:
+    """Raise ValueError for a source that settings name and the text lacks; warn about a target's empty slice."""
+    rows = {name: {row["name"]: row for row in facts["slices"][name]["sources"]} for name in SLICES}
+    for key in ("targets", "validation_by_source"):
+        unknown = sorted(set(getattr(settings, key)) - set(rows[SLICES[TRAIN]]))
+        if unknown:
+            raise ValueError(
+                f"{key} names {', '.join(unknown)}, but the sources are {', '.join(rows[SLICES[TRAIN]])}: name one of "
+                "those"
+            )
+    for source in settings.targets:
+        for name in SLICES[TRAIN + 1 :]:
+            if not rows[name][source]["samples"]:
+                say(
+                    console,
+                    f"warning: the target {source} has no sample in the {name} slice "
+                    f"({rows[name][source]['documents']:,} documents): change targets.{source} or add text",
+                )

@@ -26,6 +26,11 @@ class PrepareSettings:
     """Share of the documents held out for measuring losses."""
     reference_fraction: float = 0.1
     """Share of the documents held out for training the reference models, which must not have seen what they score."""
+    targets: dict[str, float] = field(default_factory=dict)
+    """Sources that are held wholly out of training: targets.science=0.7 puts that share of its documents into the
+    reference slice and the rest into the validation slice."""
+    validation_by_source: dict[str, float] = field(default_factory=dict)
+    """The validation_fraction of some sources: validation_by_source.math=0.1."""
     seed: int = 0
     """Seed of the hash that selects the held-out documents."""
     output: str = "artifacts/tokens"
@@ -49,6 +54,20 @@ class PrepareSettings:
             raise ValueError(
                 f"validation_fraction + reference_fraction = {held_out} leaves no text to train on: lower them"
             )
+        for source, share in self.targets.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"targets.{source}={share} must be in [0, 1], the share for the reference models")
+            if source in self.validation_by_source:
+                raise ValueError(
+                    f"validation_by_source.{source} has no effect: targets.{source} puts 1 - {share} of that source "
+                    "into the validation slice; remove one of them"
+                )
+        for source, fraction in self.validation_by_source.items():
+            if not 0 <= fraction < 1 - self.reference_fraction:
+                raise ValueError(
+                    f"validation_by_source.{source}={fraction} must be in [0, 1 - reference_fraction = "
+                    f"{1 - self.reference_fraction:g})"
+                )
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed={self.seed} must be in [0, 2^64)")
         if self.chunk_bytes is not None and self.chunk_bytes < 1:
@@ -61,7 +80,8 @@ class PrepareSettings:
     def content(self) -> dict[str, Any]:
         """Return the settings that determine the contents of TOKENS; those added later only if they are set."""
         names = ("input", "tokenizer", "seq_len", "validation_fraction", "reference_fraction", "seed")
-        content = {name: value for name, value in asdict(self).items() if name in names}
+        new = ("targets", "validation_by_source")
+        content = {name: value for name, value in asdict(self).items() if name in names or (name in new and value)}
         del content["tokenizer"]["max_lost"]
         if not self.tokenizer.bos:  # as in TOKENS written before this setting existed
             del content["tokenizer"]["bos"]

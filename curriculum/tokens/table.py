@@ -32,6 +32,8 @@ def show(folder: Path, console: Console) -> None:
     facts = manifest.facts
     origin = source_origins(manifest.config, manifest.inputs) if "input" in manifest.config else None
     console.print(_table(facts, origin))
+    for source, share in manifest.config.get("targets", {}).items():
+        say(console, f"held out of training: {source} ({share:.1%} for the reference models, the rest for validation)")
     bits = f"{facts['vocab_size']:,} tokens, stored as {facts['dtype']}"
     say(console, f"vocabulary: {bits}; end of text: {facts['end_of_text_token']!r}; seq_len: {facts['seq_len']:,}")
     if "bos_token" in facts:

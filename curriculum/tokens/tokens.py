@@ -34,7 +34,7 @@ from curriculum.artifact.blocks import Blocks
 from curriculum.artifact.files import ArtifactError, fingerprint_of, reading
 from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
 from curriculum.tokens.ids import IntArray, NumberFile, Numbers, TokenIds
-from curriculum.tokens.tokenizer import TOKENIZER_FILE, tokenizer_fingerprint
+from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, tokenizer_fingerprint
 
 KIND = "tokens"
 SLICES = ("train", "validation", "reference")
@@ -121,6 +121,24 @@ class Tokens:
                 f"{path} is not the tokenizer that encoded {self.folder} (fingerprint {found}, expected "
                 f"{self.tokenizer_fingerprint}): restore the original, or prepare the text again"
             )
+
+    def is_encoded_by(self, tokenizer: Path) -> bool:
+        """Return whether a folder's tokenizer encodes text as these tokens, whatever special tokens it adds.
+
+        False for a folder without a tokenizer.json.
+        """
+        if not (tokenizer / TOKENIZER_FILE).is_file():
+            return False
+        if tokenizer_fingerprint(tokenizer) == self.tokenizer_fingerprint:
+            return True
+        self.check_tokenizer()
+        ours = TextTokenizer.open(self.tokenizer_folder)
+        try:
+            theirs = TextTokenizer.open(tokenizer, ours.end_of_text_token)
+        except ValueError:  # the end-of-text token is not in its vocabulary
+            return False
+        bos = self.bos is not None
+        return theirs.following(bos).fingerprint == ours.following(bos).fingerprint
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Tokens.open, (self.folder, self.slice)

@@ -12,7 +12,6 @@ import torch
 from curriculum.artifact.files import read_text, write_text
 from curriculum.artifact.manifest import MANIFEST
 from curriculum.artifact.outputs import check_file
-from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, tokenizer_fingerprint
 from curriculum.tokens.tokens import Tokens
 from launch.evaluate.questions import questions_of, show
 from launch.evaluate.settings import EvaluateSettings
@@ -80,7 +79,7 @@ def _evaluate_folder(settings: EvaluateSettings, folder: Path, world: World) -> 
             from train.evaluation.harness.model import load_tokenizer, template_start
 
             bos = template_start(load_tokenizer(folder))
-    if validation is not None and not _encodes(tokenizer, validation):
+    if validation is not None and not validation.is_encoded_by(tokenizer):
         raise ValueError(
             f"tokens={settings.tokens} were prepared with a different tokenizer than the one in {tokenizer}: give "
             f"TOKENS prepared with tokenizer.name={tokenizer}, or leave tokens out"
@@ -92,22 +91,6 @@ def _evaluate_folder(settings: EvaluateSettings, folder: Path, world: World) -> 
         world.first_does(lambda: write_text(target, text))
     show(found, target)
     return found
-
-
-def _encodes(tokenizer: Path, tokens: Tokens) -> bool:
-    """Return whether a folder's tokenizer encodes text as that of TOKENS did, whatever special tokens each adds."""
-    if not (tokenizer / TOKENIZER_FILE).is_file():
-        return False
-    if tokenizer_fingerprint(tokenizer) == tokens.tokenizer_fingerprint:
-        return True
-    tokens.check_tokenizer()
-    bos = tokens.bos is not None
-    ours = TextTokenizer.open(tokens.tokenizer_folder)
-    try:
-        theirs = TextTokenizer.open(tokenizer, ours.end_of_text_token)
-    except ValueError:  # the end-of-text token is not in its vocabulary
-        return False
-    return theirs.following(bos).fingerprint == ours.following(bos).fingerprint
 
 
 def _holds_values(path: Path) -> bool:

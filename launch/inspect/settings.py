@@ -37,7 +37,7 @@ class InspectSettings:
     own_scores: str | None = None
     """Parquet file with your own scores."""
     parent: str | None = None
-    """ORDER that a replanned order was derived from; verify=true then checks its consumed and remaining part."""
+    """ORDER that a replanned order or a twin was derived from; verify=true then compares the samples of both."""
     preference_code: str | None = None
     """Code outside PDPC that the ORDER was arranged with, FILE.py:CLASS or an entry point's name; verify=true then also
     checks its buckets. It runs only if given here, and only with the checksum recorded in the ORDER."""

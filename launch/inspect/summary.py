@@ -51,6 +51,8 @@ def _lines(subject: Subject) -> Iterator[str]:
     yield f"preference    {_preference(config['preference'])}"
     for name, print_ in manifest.inputs.items():
         yield f"{name:<13} {print_}"
+    if "twin" in config:
+        yield f"twin          {config['twin']['kind']}, seed {config['twin']['seed']}"
     if facts.get("ancestors"):
         yield f"ancestors     {', '.join(facts['ancestors'])}"
     if facts.get("replanned_at"):

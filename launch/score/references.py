@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from curriculum.artifact.files import ArtifactError, fingerprint_of, hash_file
+from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import open_manifest
 from curriculum.scores.scorer import Reference
 from curriculum.tokens.special import named_token
 from curriculum.tokens.tokenizer import CONFIG_FILE, TOKENIZER_FILE
-from curriculum.tokens.tokens import SLICES, Tokens
+from curriculum.tokens.tokens import Tokens
+from launch.score.overlap import overlaps
 from train import checkpoint
+from train.initial import weights_fingerprint
 from train.records.layout import RUN
 from train.records.run_json import read_run
 
@@ -33,12 +33,7 @@ def identity_of(folder: Path) -> str:
         if read_run(folder)["status"] != "finished":
             raise ArtifactError(f"run {folder} is not finished: finish training before scoring with it")
         return open_manifest(_checkpoint(folder), checkpoint.KIND).fingerprint
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise ArtifactError(
-            f"{folder} is neither a RUN folder nor a Hugging Face folder with safetensors: give one of those"
-        )
-    return fingerprint_of([hash_file(path).xxh3_128 for path in [folder / "config.json", *weights]])
+    return weights_fingerprint(folder)
 
 
 def check_model(name: str, folder: Path, tokens: Tokens, vouched: bool) -> bool:
@@ -116,7 +111,7 @@ def load_reference(
         _compile(decoder, compiled)
         return Reference(
             *(decoder, identity, prints["tokenizer"], prints["tokens"]),
-            overlaps=_overlaps(facts, tokens),
+            overlaps=overlaps(facts, tokens),
             training=training_of(facts, checkpoint.step_of(_checkpoint(folder))),
         )
     end = None if on_text else first.end_of_text
@@ -139,9 +134,10 @@ def load_reference(
 
 
 def training_of(facts: Mapping[str, Any], steps: int) -> str:
-    """Return for how many steps a run was trained, and at which peak learning rate."""
+    """Return for how many steps a run was trained, at which peak learning rate, and from which weights if from any."""
     rate = facts["identity"].get("optimizer", {}).get("lr")
-    return f"{steps:,} step{'s' * (steps != 1)}" + (f" at a learning rate of {rate:g}" if rate is not None else "")
+    found = f"{steps:,} step{'s' * (steps != 1)}" + (f" at a learning rate of {rate:g}" if rate is not None else "")
+    return found + (f" from the weights of {facts['initial']['folder']}" if "initial" in facts else "")
 
 
 def _compile(model: LossModel, compiled: bool) -> None:
@@ -186,30 +182,6 @@ def _first_token(folder: Path) -> int:
         f"only tokens outside its vocabulary of {size} ({found})" if found else "neither bos_token_id nor eos_token_id"
     )
     raise ValueError(f"{folder / 'config.json'} names {outside}: set bos_token_id to the token that texts begin with")
-
-
-def _overlaps(facts: Mapping[str, Any], tokens: Mapping[str, Tokens]) -> dict[str, float]:
-    """Return, by slice, the share of its documents that a run was trained on, if the run's TOKENS still exist.
-
-    Only TOKENS of the same text can be compared: documents are identified by their number in the text.
-    """
-    try:
-        folder = Path(facts["paths"]["tokens"])
-        theirs = {name: Tokens.open(folder, name) for name in SLICES}
-        trained = next(part for part in theirs.values() if part.fingerprint == facts["fingerprints"]["tokens"])
-        text = _text_of(folder)
-    except (ArtifactError, KeyError, StopIteration, TypeError, ValueError):
-        return {}
-    found = {}
-    for name, part in tokens.items():
-        if text and text == _text_of(part.folder) and part.documents:
-            found[name] = float(np.isin(part.origins, trained.origins).mean())
-    return found
-
-
-def _text_of(folder: Path) -> dict[str, str]:
-    inputs = open_manifest(folder, "tokens").inputs
-    return {name: value for name, value in inputs.items() if name.startswith("text/")}
 
 
 def _checkpoint(folder: Path) -> Path:

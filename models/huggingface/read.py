@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,9 @@ def load(folder: Path, dtype: torch.dtype, *, end_of_text: int | None = None, in
     """
     folder = Path(folder)
     config = replace(read_config(folder, end_of_text), input_only=input_only)
-    tensors, stored = stored_tensors(folder)
-    check_layers(folder / "config.json", config.layers, tensors)
-    if config.parameter_count() > stored:  # before building modules: a layer takes a millisecond
-        raise ValueError(
-            f"{folder / 'config.json'} describes {config.parameter_count():,} parameters, but the weights in the "
-            f"folder have only {stored:,} bytes: download the folder again"
-        )
+    state = read_weights(folder, config, dtype)
     with torch.device("meta"):
         decoder = Decoder(config)
-    state = _read_weights(folder, config, dtype)
     if config.tie_embeddings:
         state["head.weight"] = state["embedding.weight"]
     decoder.load_state_dict(state, strict=True, assign=True)
@@ -112,10 +105,30 @@ def _number(path: Path, raw: Mapping[str, Any], key: str) -> int:
     return value
 
 
-def _read_weights(folder: Path, config: DecoderConfig, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the tensors by the decoder's names, with names and shapes checked."""
+def check_weights(folder: Path, config: DecoderConfig) -> None:
+    """Raise ValueError unless a folder has exactly the tensors of `config`, by name and shape; reads headers only."""
+    with _opened(folder, config):
+        pass
+
+
+def read_weights(folder: Path, config: DecoderConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the tensors of a folder by the decoder's names. Raises ValueError as `check_weights` does."""
+    with _opened(folder, config) as tensors:
+        return {name: file.get_tensor(theirs).to(dtype) for name, (file, theirs) in tensors.items()}
+
+
+@contextmanager
+def _opened(folder: Path, config: DecoderConfig) -> Iterator[dict[str, tuple[Any, str]]]:
+    """Yield the open file and the stored name of each of the decoder's tensors, with names and shapes checked."""
     from safetensors import SafetensorError, safe_open
 
+    tensors, stored = stored_tensors(folder)
+    check_layers(folder / "config.json", config.layers, tensors)
+    if config.parameter_count() > stored:  # before building modules: a layer takes a millisecond
+        raise ValueError(
+            f"{folder / 'config.json'} describes {config.parameter_count():,} parameters, but the weights in the "
+            f"folder have only {stored:,} bytes: download the folder again"
+        )
     names = tensor_names(config)
     fix = "the folder is incomplete or its config.json belongs to other weights; download it again"
     with ExitStack() as stack:
@@ -136,8 +149,6 @@ def _read_weights(folder: Path, config: DecoderConfig, dtype: torch.dtype) -> di
                 )
             given.remove("lm_head.weight")
         compare_names(given, (theirs for theirs, _ in names.values()), str(folder), fix)
-        state = {}
-        for ours, (theirs, shape) in names.items():
+        for theirs, shape in names.values():
             compare_shape(theirs, tuple(holder[theirs].get_slice(theirs).get_shape()), shape, str(folder))
-            state[ours] = holder[theirs].get_tensor(theirs).to(dtype)
-    return state
+        yield {ours: (holder[theirs], theirs) for ours, (theirs, _) in names.items()}

@@ -22,6 +22,7 @@ WITH_COMMANDS = [
     "docs/your-own-data.md",
     "docs/bring-your-own-scores.md",
     "docs/clusters.md",
+    "docs/continued-pretraining.md",
     "docs/evaluation.md",
     "docs/inspect.md",
     "docs/preferences.md",

@@ -28,12 +28,17 @@ from launch.cli import main
 from tests.torture.runs import PATIENCE_S
 from tests.train.descendants import descendants
 from train.checkpoint.decoder import load_decoder
+from train.config.compose import compose
 from train.distributed.exit_codes import CHANGED, REFUSED, UNREADABLE
 from train.export.export import newest_checkpoint
 from train.export.weights import choose_weights
+from train.inputs import open_inputs
 from train.records.consumed import read_consumed
 from train.records.run_json import read_run
 from train.records.state import state_of
+from train.resume.lineage import ChangedRun
+from train.resume.runfolder import finished
+from train.settings import TrainSettings
 from train.tracking import read_metrics
 from train.tracking.panels import STEP, TOKENS, sections_of
 from train.tracking.wandb_run import shown
@@ -360,6 +365,42 @@ def test_a_killed_run_resumes_with_another_batch_size_by_the_command_that_its_er
 
     out = forked([*words, place], tmp_path / "new", 1, code=CHANGED)
     assert f"a run can only resume with it after step {end}, but {tmp_path / 'new'} is at step 0" in out
+
+
+def test_a_run_starts_from_another_runs_weights_and_resumes_without_them(whole_run, words, forked, tmp_path):
+    """The same weights from a RUN, its checkpoint and its export give the same run, killed and resumed or not."""
+    order, export = order_of(whole_run), tmp_path / "export"
+    weights = newest_checkpoint(whole_run)
+    once, killed = tmp_path / "once", tmp_path / "killed"
+    out = forked([*words, f"init={whole_run}"], once, 1)
+    assert f"weights of {whole_run} (run pdpc: trained, step {order.steps}; fingerprint" in out
+    given = dict(word.split("=", 1) for word in words)
+    ids = torch.from_numpy(Tokens.open(given["data.tokens"]).sample(order[0 : order.batch_size]))
+    known = float(load_decoder(weights)(ids).total.detach()) / int((ids[:, 1:] >= 0).sum())
+    first = next(record for record in read_metrics(once / "metrics.jsonl") if record["kind"] == "train")
+    assert first["train/loss"] == pytest.approx(known, rel=1e-5)
+
+    shutil.copytree(whole_run / "export", export)
+    fault = f"loop.before_record:nth={order.stage_ends[0] + 3}:kill"
+    zero = [f"init={export}", "zero.stage=2"]
+    forked([*words, *zero], killed, 2, code=-signal.SIGKILL, PDPC_FAULT=fault)
+    shutil.rmtree(export)
+    out = forked([*words, *zero], killed, 1)
+    assert f"init={export} no longer exists: the run resumes from its checkpoint" in out
+    assert f"resumed from step {order.stage_ends[0]}" in out
+    ours, theirs = (
+        [record["train/loss"] for record in losses(run) if record["kind"] == "train"] for run in (killed, once)
+    )
+    assert np.allclose(ours, theirs, rtol=1e-4)
+    card = (killed / "export" / "README.md").read_text()
+    assert f"`{read_run(killed)['fingerprints']['init']}`" in card
+    assert "| initial weights | Hugging Face folder (export) |" in card
+
+    recorded = read_run(killed)["fingerprints"]["init"]
+    for other, now in (([f"init={whole_run}"], "'"), ([], "None"), ([f"init={whole_run}", "init_average=2"], "'")):
+        settings = compose("train", TrainSettings, [*words, *other, f"output={killed}"])
+        with pytest.raises(ChangedRun, match=f"fingerprints.init: was '{recorded}', now {now}"):
+            finished(killed, settings, open_inputs(settings))
 
 
 def alive(pid):

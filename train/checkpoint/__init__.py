@@ -7,7 +7,7 @@ manifest with the size and checksum of every file. It can be read by any number 
 
 from train.checkpoint.commit import CheckpointError, save
 from train.checkpoint.find import KIND, UnreadableCheckpoint, candidates, folder_of, newest, step_of, verified, whole
-from train.checkpoint.read import load, read_weights
+from train.checkpoint.read import fill, load, read_weights
 from train.checkpoint.records import damaged_records, set_aside
 from train.checkpoint.retention import clean, prune
 from train.checkpoint.write import NotFiniteError
@@ -20,6 +20,7 @@ __all__ = [
     "candidates",
     "clean",
     "damaged_records",
+    "fill",
     "folder_of",
     "load",
     "newest",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +45,23 @@ def load(folder: Path, engine: Engine) -> Manifest:
                     _fill(descriptor, part, fragment)
     engine.filled()
     return manifest
+
+
+def fill(engine: Engine, read: Callable[[], Mapping[str, Tensor]]) -> None:
+    """Give an engine the float32 weights that `read` returns by parameter name, with fresh moments.
+
+    Collective: every rank reads, and copies what it owns. Raises ArtifactError on every rank if one cannot, or if a
+    weight is not finite.
+    """
+    with _together(engine.world, "read"), torch.no_grad():
+        state = read()
+        engine.prepare_state(0)
+        for fragment in engine.fragments():
+            values_N = fragment.tensors["param"]
+            values_N.copy_(state[fragment.name].reshape(-1)[fragment.start : fragment.start + len(values_N)])
+            if not torch.isfinite(values_N).all():
+                raise ArtifactError(f"{fragment.name} of the initial weights is not finite: give other weights")
+    engine.filled()
 
 
 def read_weights(folder: Path, kind: str = "param") -> tuple[DecoderConfig, dict[str, Tensor]]:

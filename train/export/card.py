@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from curriculum.artifact.files import fingerprint_of
@@ -61,7 +62,11 @@ def _progress(facts: dict[str, Any], checkpoint: Manifest) -> dict[str, str]:
     held = checkpoint.facts
     return {
         "arm": facts["arm"],
-        "seed of the initial weights": str(facts["seed"]),
+        **(
+            {"initial weights": f"{started['of']} ({Path(started['folder']).name})"}
+            if (started := facts.get("initial"))
+            else {"seed of the initial weights": str(facts["seed"])}
+        ),
         "step": f"{held['step']:,}",
         "tokens seen": f"{held['tokens']:,}",
         "samples seen": f"{held['cursor']:,}",
@@ -72,8 +77,9 @@ def _progress(facts: dict[str, Any], checkpoint: Manifest) -> dict[str, str]:
 def _fingerprints(facts: dict[str, Any], checkpoint: Manifest) -> dict[str, str]:
     """Return the fingerprints of everything the weights depend on. The scores are those the order was arranged by."""
     found: dict[str, str | None] = {
-        **{name: value for name, value in facts["fingerprints"].items() if name != "scores"},
+        **{name: value for name, value in facts["fingerprints"].items() if name not in ("scores", "init")},
         "scores of held-out samples": facts["fingerprints"].get("scores"),
+        "initial weights": facts["fingerprints"].get("init"),
         "checkpoint": checkpoint.fingerprint,
     }
     arranged = facts.get("arranged")
@@ -90,4 +96,6 @@ def _preference(facts: dict[str, Any]) -> str:
     if arranged is None or arranged["preference"] is None:
         return "The run does not record the preference of its order; the order's manifest does.\n"
     subject = "The order was replanned; its later part was" if arranged["inputs"].get("parent") else "The order was"
+    if "twin" in arranged:
+        subject = f"The order is the {arranged['twin']} twin of one that was"
     return f"{subject} arranged by this preference:\n\n    {json.dumps(arranged['preference'], sort_keys=True)}\n"

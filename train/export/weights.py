@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.manifest import Manifest
 from models.config import DecoderConfig
 from train import checkpoint
 from train.records.layout import CHECKPOINTS
@@ -62,6 +63,15 @@ class ChosenWeights:
         return config, {name: tensor.div_(len(self.sources)).float() for name, tensor in total.items()}
 
 
+def check_running(folder: Path, manifest: Manifest) -> None:
+    """Raise ArtifactError unless a checkpoint has a running average."""
+    if "averages" not in manifest.facts.get("hooks", {}):
+        raise ArtifactError(
+            f"weights=running: {folder} has no running average: train the run with averaging.decay above 0, for "
+            "example 0.999, or use the mean of its last checkpoints with average=3"
+        )
+
+
 def choose_weights(run_folder: Path, weights: str = "last", average: int = 1) -> ChosenWeights:
     """Return the newest `average` complete checkpoints of a run; damaged ones are logged and skipped.
 
@@ -70,11 +80,8 @@ def choose_weights(run_folder: Path, weights: str = "last", average: int = 1) ->
     read_run(run_folder)
     found: list[Path] = []
     for folder, manifest in checkpoint.whole(run_folder / CHECKPOINTS):
-        if weights == "running" and "averages" not in manifest.facts.get("hooks", {}):
-            raise ArtifactError(
-                f"weights=running: {folder} has no running average: train the run with averaging.decay above 0, for "
-                "example 0.999, or use the mean of its last checkpoints with average=3"
-            )
+        if weights == "running":
+            check_running(folder, manifest)
         found.append(folder)
         if len(found) == average:
             break

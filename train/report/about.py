@@ -95,6 +95,7 @@ def _order(run: Run) -> str:
     if not isinstance(preference, dict):
         return ""
     parts = [str(preference.get("name"))]
+    parts = [f"the {twin} twin of", *parts] if (twin := run.fact("arranged", "twin")) else parts
     parts += [f"{word} {preference[key]}" for key, word in (("score", "by"), ("stratify_by", "within each"))
               if preference.get(key)]  # fmt: skip
     return " ".join(parts)

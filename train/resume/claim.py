@@ -63,6 +63,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
             "preference": arranged.config.get("preference"),
             "inputs": arranged.inputs,
             **contents_of(inputs.order),
+            **({"twin": arranged.config["twin"]["kind"]} if "twin" in arranged.config else {}),
         },
         "parameters": inputs.decoder.parameter_count(),
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type,
@@ -71,6 +72,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
         **split,
         "paths": {**paths, "slice": arranged.facts["slice"]},
         FINDINGS: {"unusable": [], "others": []},
+        **({"initial": inputs.initial.as_fact()} if inputs.initial else {}),
         **inputs.findings.as_fact(),
     }
     claimed: RunFolder | None = None

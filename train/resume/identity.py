@@ -19,7 +19,7 @@ from train.inputs import Inputs
 from train.resume.lineage import ChangedRun
 from train.settings import TrainSettings
 
-FINGERPRINTS = ("benchmarks", "order", "scores", "tokenizer", "tokens", "validation")
+FINGERPRINTS = ("benchmarks", "init", "order", "scores", "tokenizer", "tokens", "validation")
 """Inputs of a run, compared by content."""
 
 DECODER = ("max_seq_len", "vocab_size")
@@ -32,6 +32,7 @@ SCHEDULE_STEPS = "schedule.steps"
 _FIXED_DATA = {
     "fingerprints.tokens": "the order's sample ids would refer to other text than before",
     "fingerprints.tokenizer": "the token ids that the model has learned would mean other text",
+    "fingerprints.init": "the run's weights have come from those it started with",
     "decoder.vocab_size": "embedding and head have one row per entry of the run's first vocabulary",
     "decoder.max_seq_len": "samples of another length are not the samples that were read",
 }

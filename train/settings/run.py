@@ -91,6 +91,15 @@ class TrainSettings:
     """Inputs of the run."""
     model: ModelSettings
     """Size of the decoder."""
+    init: str | None = field(default=None, metadata=FREE)
+    """Folder of the initial weights: a Hugging Face folder, an export, a finished RUN or a checkpoint of one; null:
+    random weights. Tokenizer, vocabulary and `model` must be those of the folder. Its fingerprint binds the run."""
+    init_weights: str = field(default="last", metadata=FREE)
+    """Which weights of a run `init` takes: last or running (their running average)."""
+    init_average: int = field(default=1, metadata=FREE)
+    """Start from the mean of this many newest checkpoints of the run in `init`."""
+    init_rope: bool = field(default=False, metadata=FREE)
+    """Train with the rotary positions of `model`, although `init` has others: for longer samples."""
     objective: str = field(default="language_model", metadata=BINDS)
     """What training minimises: language_model (next-token prediction)."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -121,7 +130,7 @@ class TrainSettings:
     micro_batch_size: int = field(default=8, metadata=FREE)
     """Samples per forward pass and rank; gradient accumulation follows from the batch size of the order."""
     seed: int = field(default=0, metadata=BINDS)
-    """Seed of the initial weights."""
+    """Seed of the initial weights; with `init`, only the number of the run among its repeats."""
     log_every: int = field(default=10, metadata=FREE)
     """Steps between records of the training loss."""
     guards: GuardSettings = field(default_factory=GuardSettings)
@@ -166,6 +175,8 @@ class TrainSettings:
             raise ValueError(f"seed={self.seed} must not be negative")
         if self.verify_mb < 0:
             raise ValueError(f"verify_mb={self.verify_mb} must not be negative")
+        if self.init == "":
+            raise ValueError("init is empty: name a folder, or write init=null for random weights")
         if not self.output:
             raise ValueError("output is empty: name the RUN folder")
         if not self.arm:

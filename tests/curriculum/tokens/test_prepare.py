@@ -14,8 +14,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from curriculum.arrange.arrange import ArrangeSettings
+from curriculum.arrange.arrange import run as arrange
+from curriculum.artifact.create import create
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import verify
+from curriculum.audit.audit import audit
+from curriculum.order.order import Order
+from curriculum.preference import Mixture, Pdpc, Preference, Shuffled
+from curriculum.scores.columns import SampleColumns
+from curriculum.scores.scores import Scores
 from curriculum.text.text import TextSettings, open_text
 from curriculum.tokens.encode import HeldOut
 from curriculum.tokens.job import TextJob, TextWorker, run
@@ -23,6 +31,7 @@ from curriculum.tokens.settings import PrepareSettings
 from curriculum.tokens.tokenizer import TextTokenizer, TokenizerSettings, train_tokenizer
 from curriculum.tokens.tokens import PARTS, SLICES, Tokens, part_name
 from curriculum.work.chunks import Chunk
+from tests.scores import write_slice
 
 WORDS = ["the", "cat", "sat", "\u4e2d\u6587", "return", "x\n", "<|endoftext|>", "\u00e9t\u00e9", "1234"]
 
@@ -97,6 +106,85 @@ def test_slices_are_held_out_by_text_alone(tmp_path: Path) -> None:
     assert sorted(texts(tmp_path / "three", "validation")) != sorted(first["validation"])
 
 
+def test_a_target_is_held_wholly_out_of_training(tmp_path: Path) -> None:
+    text, folder = corpus(tmp_path / "text"), tmp_path / "tokens"
+    made = settings(text, folder, targets={"web": 0.7}, validation_by_source={"code": 0.4})
+    assert "held out of training: web (70.0% for the reference models, the rest for validation)" in prepare(made)
+    found = {(name, source): 0 for name in SLICES for source in ("books", "code", "web")}
+    for name in SLICES:
+        for source, _ in texts(folder, name):
+            found[name, source] += 1
+    assert found["train", "web"] == 0
+    read = sum(found[name, "web"] for name in SLICES)
+    assert abs(found["reference", "web"] / read - 0.7) < 0.15
+    assert found["validation", "web"] == read - found["reference", "web"]
+    code = sum(found[name, "code"] for name in SLICES)
+    assert abs(found["validation", "code"] / code - 0.4) < 0.15
+
+    held_out = HeldOut(0.1, 0.2, 0)
+    rows = [row for name in ("a", "b") for row in map(json.loads, (text / f"{name}.jsonl").open())]
+    books = [row["text"] for row in rows if row["source"] == "books" and row["text"].strip()]
+    for index, name in enumerate(SLICES):  # a source without shares of its own is held out as before
+        expected = sorted(book for book in books if held_out.slice_of(book.encode(), "books")[0] == index)
+        assert sorted(text for source, text in texts(folder, name) if source == "books") == expected
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["config"]["targets"] == {"web": 0.7}
+    counts = {row["name"]: row["documents"] for row in manifest["facts"]["slices"]["train"]["sources"]}
+    assert counts["web"] == 0
+    assert not {"targets", "validation_by_source"} & set(settings(text, folder).content())
+    with pytest.raises(ArtifactError, match=r"targets.*another output"):
+        prepare(settings(text, folder, targets={"web": 0.6}, validation_by_source={"code": 0.4}))
+
+
+def test_a_target_can_be_arranged_scored_and_trained_around(tmp_path: Path) -> None:
+    """Neither a source without training samples nor an order of one source is special to any part of the pipeline."""
+    text, folder = corpus(tmp_path / "text"), tmp_path / "tokens"
+    prepare(settings(text, folder, targets={"web": 0.7}))
+    train, reference = (Tokens.open(folder, name) for name in ("train", "reference"))
+    generic = np.random.default_rng(0).uniform(3, 4, len(train)).astype(np.float32)
+    gain = np.random.default_rng(1).uniform(0, 1, len(train)).astype(np.float32)
+    with create(tmp_path / "scores", "scores", config={}, inputs={"tokens/train": train.fingerprint}) as draft:
+        real_N = train.real_tokens(np.arange(len(train)))
+        write_slice(draft.path, "train", {"generic": generic, "adapted": generic - gain}, real_N)
+
+    def made(name: str, preference: Preference, **changes: Any) -> Order:
+        given = {"tokens": str(folder), "scores": str(tmp_path / "scores"), "batch_size": 4, "stages": 1, **changes}
+        return arrange(ArrangeSettings(output=str(tmp_path / name), preference=preference, **given))
+
+    late = made("late", Pdpc(score="loss_generic - loss_adapted", stratify_by=None))
+    assert sorted(late[:].tolist()) == list(range(len(train)))
+    high_N = gain[late[:]] > np.median(gain)
+    half = len(late) // 2
+    assert high_N[half:].mean() > high_N[:half].mean() + 0.3
+    within = made("within", Pdpc(score="1 - exp(loss_adapted - loss_generic)"))
+    assert within.manifest.facts["spread_evenly"] == []  # a source without samples has no bucket to spread
+    mixed = made("mixed", Mixture(shares={0.0: {"code": 0.2}, 1.0: {"code": 0.6}}))
+    of_web: dict[str, Any] = {"slice": "reference", "sources": ["web"], "scores": None}
+    adapted = made("adapted", Shuffled(), **of_web)
+    assert {reference.sources[source] for source in reference.source_of(adapted[:])} == {"web"}
+    assert len(adapted) == len(reference.samples_of(reference.sources.index("web")))
+    for order, part in ((late, train), (within, train), (mixed, train), (adapted, reference)):
+        scores = Scores.open(tmp_path / "scores", "train") if part is train else None
+        result = audit(order, SampleColumns(part, scores, None))
+        assert [check for check in result.checks if check.sound is not True] == []
+    some = made("some", Shuffled(), **of_web, max_tokens=32 * 9)
+    assert len(some) == 9
+    assert set(some[:]) < set(adapted[:])
+    with pytest.raises(ValueError, match=r"sources names wbe, but the sources are books, code, web"):
+        made("no", Shuffled(), **{**of_web, "sources": ["wbe"]})
+    with pytest.raises(ValueError, match=r"have no samples in slice 'train'"):
+        made("no", Shuffled(), sources=["web"])
+
+
+def test_an_unknown_target_and_one_without_samples_are_named(tmp_path: Path) -> None:
+    text = corpus(tmp_path / "text")
+    for key in ("targets", "validation_by_source"):
+        with pytest.raises(ValueError, match=rf"{key} names wbe, but the sources are books, code, web"):
+            prepare(settings(text, tmp_path / "tokens", **{key: {"wbe": 0.5}}))
+    printed = prepare(settings(text, tmp_path / "tokens", targets={"web": 1.0}))
+    assert "warning: the target web has no sample in the validation slice (0 documents)" in printed
+
+
 def test_held_out_text_does_not_train_the_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizers").mkdir()
     text = corpus(tmp_path / "text")
@@ -133,7 +221,7 @@ def test_the_bits_are_those_of_one_pass_over_the_documents(tmp_path: Path) -> No
         ids: list[int] = []
         starts, origins = [], []
         for source in ("books", "code", "web"):
-            mine = [(i, t) for i, t, s in kept if s == source and held_out.slice_of(t.encode())[0] == index]
+            mine = [(i, t) for i, t, s in kept if s == source and held_out.slice_of(t.encode(), s)[0] == index]
             for origin, document in mine:
                 starts.append(len(ids))
                 origins.append(origin)
@@ -281,6 +369,9 @@ def test_text_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypat
         ({"validation_fraction": 1.0}, "validation_fraction=1.0"),
         ({"reference_fraction": -0.1}, "reference_fraction=-0.1"),
         ({"validation_fraction": 0.5, "reference_fraction": 0.5}, "leaves no text"),
+        ({"targets": {"web": 1.1}}, r"targets.web=1.1 must be in"),
+        ({"validation_by_source": {"web": 0.9}}, r"validation_by_source.web=0.9 must be in .* 0.9\)"),
+        ({"targets": {"web": 1}, "validation_by_source": {"web": 0.1}}, "validation_by_source.web has no effect"),
         ({"seed": -1}, "seed=-1"),
         ({"chunk_bytes": 0}, "chunk_bytes=0"),
         ({"output": ""}, "output is empty"),

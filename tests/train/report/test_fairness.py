@@ -57,6 +57,30 @@ def test_a_moved_artifact_with_the_same_fingerprint_is_the_same(make_run):
     assert warnings(runs(make_run, config={"data": data})) == []
 
 
+def test_where_arms_start_from_is_compared_by_content(make_run):
+    base = {"tokens": "a" * 32, "order": "o", "tokenizer": "t" * 32, "scores": "c" * 32}
+    first, second = ({**base, "init": digit * 32} for digit in "98")
+    number = iter(range(100))
+
+    def unlike(*starts):
+        arms = []
+        for name, seeds in zip(("shuffled", "pdpc"), starts, strict=True):
+            folders = []
+            for seed, prints in enumerate(seeds):
+                at = next(number)
+                config = {"init": f"folder{at}", "seed": seed}
+                own = {**prints, "order": str(at)}
+                folders.append(make_run(name, folder=str(at), config=config, fingerprints=own, seed=seed))
+            arms.append(read_arm(name, list(map(str, folders))))
+        assert not [text for text in warnings(arms) if "seeds of" in text]
+        return [item.what for item in differences(arms) if item.kind == "unfair"]
+
+    assert unlike([first], [first]) == []
+    assert unlike([first], [base]) == ["initial weights"]
+    assert unlike([first, second], [first, second]) == []
+    assert unlike([first, second], [first, first]) == ["initial weights"]
+
+
 @pytest.mark.parametrize(
     ("info", "words"),
     [

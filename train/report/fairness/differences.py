@@ -39,6 +39,7 @@ KEYS: tuple[tuple[str, str, str], ...] = (
         ROUNDING,
         "last digits: the same sums in another order",
     ),
+    (r"init|init_.*", NOTHING, "what the initial weights say"),
     (r"optimizer\..*|schedule\..*", UNFAIR, "how much is learnt from each batch; often more than an order changes"),
     (r"model\..*", UNFAIR, "another model"),
     (r"heldout\..*|benchmarks\..*", UNFAIR, "other questions: the values do not measure the same"),
@@ -71,7 +72,7 @@ FACTS: dict[str, tuple[str, str]] = {
 """Facts: kind, and what a difference may explain."""
 ESSENTIAL = ("batch size", "samples", "which samples", "sequence length", "tokens", "tokenizer", "held-out text")
 """Facts without which two arms cannot be called comparable: said if no run records them."""
-OPTIONAL = ("benchmark files", "scores of the held-out text")
+OPTIONAL = ("benchmark files", "scores of the held-out text", "initial weights")
 """Facts of runs that have such an input: an arm without one has none of its measures either."""
 VERSION = (ROUNDING, "last digits, or more if a default changed")
 TOKENS_PER_STEP = "tokens per step"

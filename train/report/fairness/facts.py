@@ -18,6 +18,7 @@ FINGERPRINTS = {
     "validation": "held-out text",
     "benchmarks": "benchmark files",
     "scores": "scores of the held-out text",
+    "init": "initial weights",
 }
 """Inputs that must agree, by their name in run.json, and in words."""
 SHORT = 12
@@ -36,13 +37,15 @@ def facts_of(run: Run, order: Order | None) -> Facts:
         "processes": _course(run, lambda attempt: attempt.get("world_size")) or _text(run.fact("world_size")),
         "code": _course(run, lambda attempt: (attempt.get("code") or "")[:SHORT] or None),
         "benchmark harness": _course(run, lambda attempt: attempt.get("harness")),
-        "preference": _course(run, lambda attempt: _preference((attempt.get("arranged") or {}).get("preference")))
-        or _preference(run.fact("arranged", "preference")),
+        "preference": _course(run, lambda attempt: _preference(attempt.get("arranged")))
+        or _preference(run.fact("arranged")),
         "scores behind the order": _short(run.fact("arranged", "inputs", "scores")),
         "order changed in mid-run": _replanned(run, contents),
     }
     for name, words in FINGERPRINTS.items():
         facts[words] = _short(run.fact("fingerprints", name))
+    if run.fact("fingerprints"):
+        facts[FINGERPRINTS["init"]] = facts[FINGERPRINTS["init"]] or "random"
     for name in sorted(run.fact("versions") or {}):
         facts[f"version of {name}"] = _course(run, partial(_version, name)) or _text(run.fact("versions", name))
     return {name: text for name, text in facts.items() if text is not None}
@@ -116,9 +119,12 @@ def lost_steps(run: Run) -> str | None:
     return text + (f", {lost.rollbacks} rollback{'s' * (lost.rollbacks != 1)}" if lost.rollbacks else "")
 
 
-def _preference(preference: Any) -> str | None:
+def _preference(arranged: Any) -> str | None:
+    preference = arranged.get("preference") if isinstance(arranged, dict) else None
     if not isinstance(preference, dict):
         return None
+    if "twin" in arranged:
+        return f"{arranged['twin']} twin of {_preference({'preference': preference})}"
     given = {key: value for key, value in preference.items() if key != "name" and value not in (None, [], {})}
     words = [f"{key} {_value(value)}" for key, value in given.items()]
     return f"{preference.get('name')} ({', '.join(words)})" if words else str(preference.get("name"))

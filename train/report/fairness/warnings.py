@@ -92,7 +92,8 @@ def _unlike_seeds(arm: Arm) -> list[str]:
             f"The seeds of {arm.name} differ in more than the seed: {', '.join(unexpected)}. "
             "They are not repeats of the same run, so the interval does not measure seed-to-seed variation."
         )
-    if len({repr(run.fact("arranged", "preference")) for run in arm.runs if run.fact("arranged")}) > 1:
+    arranged = [found for run in arm.runs if (found := run.fact("arranged"))]
+    if len({repr((found.get("preference"), found.get("twin"))) for found in arranged}) > 1:
         result.append(f"The seeds of {arm.name} differ in more than the seed: their orders use different preferences.")
     values = {run.name: run.stages[-1].get("val/loss") for run in arm.runs if run.stages}
     copies = [name for name, value in values.items() if value is not None and list(values.values()).count(value) > 1]

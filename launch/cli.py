@@ -168,6 +168,13 @@ VERBS: dict[str, Verb] = {
             handed="launch.cluster.launch:shown_training",
         ),
         Verb(
+            "study",
+            "run arms x seeds x schedules from one file, each as an ordinary run; --plan shows what it takes",
+            "launch.study.settings:StudySettings",
+            "launch.study.study:run",
+            first="file",
+        ),
+        Verb(
             "demo",
             "run the full pipeline on text found on this machine: two arms and a report",
             "launch.demo.demo:DemoSettings",

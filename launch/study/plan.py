@@ -1,0 +1,85 @@
+"""What a study will run: steps, runs, tokens, hours and disk, before anything starts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+
+from curriculum.artifact.files import ArtifactError
+from curriculum.order.order import Order
+from curriculum.tokens.tokens import Tokens
+from curriculum.work.console import PlainConsole, say
+from launch.study.file import Study
+from launch.study.runner import is_done
+from launch.study.steps import Run, Steps
+from train.tracking import read_metrics
+
+
+def show_plan(
+    study: Study, steps: Steps, folder: Path, tokens_per_s: float | None, room: int, console: Console | None = None
+) -> None:
+    """Print what is done, what is missing, and what that takes, as far as it is known."""
+    console = console or PlainConsole()
+    done = {step.name for step in steps.all if is_done(folder, step)}
+    verbs = Counter(step.verb for step in steps.all if step.name not in done)
+    missing = [run for run in steps.runs if run.step.name not in done]
+    say(console, study.question)
+    primary = study.primary
+    say(
+        console,
+        f"primary measure: {primary.measure} of {primary.arm} ({primary.schedule}) compared with {study.baseline}",
+    )
+    counts = f"{len(study.arms)} arms x {len(study.seeds)} seeds x {len(study.schedules)} schedules"
+    say(console, f"{counts} = {len(steps.runs)} runs into {folder}")
+    say(console, f"done: {len(done)} of {len(steps.all)} steps; missing: {_listed(verbs)}")
+    sizes = [size for run in missing if (size := _tokens_of(run, steps)) is not None]
+    if missing and not sizes:
+        say(console, "tokens, hours: known once the orders are made")
+    if sizes:
+        tokens = round(sum(sizes) / len(sizes) * len(missing))
+        say(console, f"tokens: {tokens:,} in {len(missing)} runs")
+        speeds = [speed for run in steps.runs if (speed := _speed_of(run)) is not None]
+        speed = tokens_per_s or (median(speeds) if speeds else None)
+        widths = [run.step.width or room for run in missing]
+        together = max(1, room // max(widths))
+        if speed is None:
+            say(console, "hours: known once a run has finished, or with tokens_per_s=")
+        else:
+            how = "given" if tokens_per_s else f"median of {len(speeds)} runs"
+            hours = tokens / speed / together / 3600
+            say(console, f"hours: {hours:.1f} for training at {speed:,.0f} tokens/s ({how}), {together} runs at once")
+    kept = [_bytes_in(run.step.output) for run in steps.runs if run.step.name in done]
+    if kept and missing:
+        each = sum(kept) / len(kept)
+        say(console, f"disk: {each * len(missing) / 1e9:.2f} GB more for runs, as measured in {len(kept)}")
+
+
+def _listed(verbs: Counter[str]) -> str:
+    return ", ".join(f"{number} {verb}" for verb, number in verbs.items()) or "nothing"
+
+
+def _tokens_of(run: Run, steps: Steps) -> int | None:
+    """Return the tokens of a run: its samples times their length; None if its order has not been made."""
+    order = next(step for step in steps.all if step.name == f"order_{run.arm}_{run.seed}")
+    with suppress(ArtifactError):
+        opened = Order.open(order.output)
+        tokens = next(word.partition("=")[2] for word in order.words if word.startswith("tokens="))
+        return opened.samples * Tokens.open(Path(tokens.strip("'"))).seq_len
+    return None
+
+
+def _speed_of(run: Run) -> float | None:
+    """Return a run's median tokens/s; None if it has recorded none."""
+    path = run.step.output / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    speeds = [record["throughput/tokens_per_s"] for record in read_metrics(path) if "throughput/tokens_per_s" in record]
+    return median(speeds) if speeds else None
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,92 @@
+"""The steps of a study: every command that it runs, where the output goes, and what must be made before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.study.file import Study, names_in, words_of
+
+Compose = Callable[[str, Sequence[str]], Any]
+"""Returns the settings of a verb with overrides; raises ValueError if they are invalid."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a study."""
+
+    name: str
+    """Unique; also the name of its log."""
+    verb: str
+    words: list[str]
+    """Overrides, with the output."""
+    output: Path
+    needs: list[str]
+    """Names of the steps that must be done before."""
+    width: int | None
+    """CPUs (or GPUs) that it keeps busy; None: all of them."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a study."""
+
+    arm: str
+    schedule: str
+    seed: int
+    step: Step
+
+
+@dataclass(frozen=True)
+class Steps:
+    """All steps of a study, in an order in which they could run, and its training runs."""
+
+    all: list[Step]
+    runs: list[Run]
+
+
+def steps_of(study: Study, folder: Path, compose: Compose, width: Callable[[Any], int]) -> Steps:
+    """Return the steps of a study whose output is `folder`.
+
+    `width` returns how many CPUs or GPUs a training run with these settings keeps busy. Raises ValueError, naming the
+    step, if its settings are invalid: nothing has started by then.
+    """
+    made: dict[str, Step] = {}
+
+    def add(name: str, verb: str, words: list[str], output: Path, needs: list[str]) -> Step:
+        words = [*words, *words_of({"output": str(output)}, {})]
+        try:
+            settings = compose(verb, words)
+        except ValueError as error:
+            raise ValueError(f"step {name}: {error}") from None
+        made[name] = Step(name, verb, words, output, needs, width(settings) if verb == "train" else None)
+        return made[name]
+
+    outputs = {name: folder / name for name in study.steps}
+    for name, (verb, settings) in study.steps.items():
+        add(name, verb, words_of(settings, outputs), outputs[name], _needed(settings, study.steps))
+    runs = []
+    for seed in study.seeds:
+        orders = {arm: folder / "orders" / f"{arm}_{seed}" for arm in study.arms}
+        for arm, own in study.arms.items():
+            settings = {**study.order, **own, "seed": seed}
+            needs = [*_needed(settings, study.steps), *(f"order_{other}_{seed}" for other in _arms_in(own, study))]
+            add(f"order_{arm}_{seed}", "arrange", words_of(settings, outputs | orders), orders[arm], needs)
+        for schedule, own in study.schedules.items():
+            for arm in study.arms:
+                settings = {**study.train, **own, "seed": seed, "arm": arm, "data.order": str(orders[arm])}
+                name = f"{arm}_{schedule}_{seed}"
+                needs = [*_needed(settings, study.steps), f"order_{arm}_{seed}"]
+                step = add(f"run_{name}", "train", words_of(settings, outputs), folder / "runs" / name, needs)
+                runs.append(Run(arm, schedule, seed, step))
+    return Steps(list(made.values()), runs)
+
+
+def _needed(settings: Mapping[str, Any], steps: Mapping[str, Any]) -> list[str]:
+    return sorted(names_in(settings) & steps.keys())
+
+
+def _arms_in(settings: Mapping[str, Any], study: Study) -> list[str]:
+    return sorted(names_in(settings) & study.arms.keys())

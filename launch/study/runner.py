@@ -96,8 +96,8 @@ class Runner:
 
     def _start(self, step: Step) -> None:
         path = log_of(self._folder, step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        step.output.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (path.parent, done_of(self._folder, step).parent, step.output.parent):
+            folder.mkdir(parents=True, exist_ok=True)
         with open(path, "ab") as file:
             process = subprocess.Popen(
                 self._command(step), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,

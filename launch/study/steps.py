@@ -54,33 +54,42 @@ def steps_of(study: Study, folder: Path, compose: Compose, width: Callable[[Any]
     step, if its settings are invalid: nothing has started by then.
     """
     made: dict[str, Step] = {}
+    widths: dict[str, int | None] = {}
 
-    def add(name: str, verb: str, words: list[str], output: Path, needs: list[str]) -> Step:
+    def add(name: str, verb: str, words: list[str], output: Path, needs: list[str], like: str) -> Step:
+        """Add a step. Composing takes a moment: of the steps `like` each other, which differ in the seed or the arm,
+        the first is checked."""
         words = [*words, *words_of({"output": str(output)}, {})]
-        try:
-            settings = compose(verb, words)
-        except ValueError as error:
-            raise ValueError(f"step {name}: {error}") from None
-        made[name] = Step(name, verb, words, output, needs, width(settings) if verb == "train" else None)
+        if like not in widths:
+            try:
+                settings = compose(verb, words)
+            except ValueError as error:
+                raise ValueError(f"step {name}: {error}") from None
+            widths[like] = width(settings) if verb == "train" else None
+        made[name] = Step(name, verb, words, output, needs, widths[like])
         return made[name]
 
     outputs = {name: folder / name for name in study.steps}
     for name, (verb, settings) in study.steps.items():
-        add(name, verb, words_of(settings, outputs), outputs[name], _needed(settings, study.steps))
+        named = {"arm": name, **settings} if verb == "train" else settings
+        add(name, verb, words_of(named, outputs), outputs[name], _needed(settings, study.steps), name)
     runs = []
     for seed in study.seeds:
         orders = {arm: folder / "orders" / f"{arm}_{seed}" for arm in study.arms}
         for arm, own in study.arms.items():
             settings = {**study.order, **own, "seed": seed}
+            name = f"order_{arm}_{seed}"
             needs = [*_needed(settings, study.steps), *(f"order_{other}_{seed}" for other in _arms_in(own, study))]
-            add(f"order_{arm}_{seed}", "arrange", words_of(settings, outputs | orders), orders[arm], needs)
+            add(name, "arrange", words_of(settings, outputs | orders), orders[arm], needs, f"order_{arm}")
         for schedule, own in study.schedules.items():
             for arm in study.arms:
                 settings = {**study.train, **own, "seed": seed, "arm": arm, "data.order": str(orders[arm])}
                 name = f"{arm}_{schedule}_{seed}"
                 needs = [*_needed(settings, study.steps), f"order_{arm}_{seed}"]
-                step = add(f"run_{name}", "train", words_of(settings, outputs), folder / "runs" / name, needs)
-                runs.append(Run(arm, schedule, seed, step))
+                words, output = words_of(settings, outputs), folder / "runs" / name
+                runs.append(
+                    Run(arm, schedule, seed, add(f"run_{name}", "train", words, output, needs, f"run_{schedule}"))
+                )
     return Steps(list(made.values()), runs)
 
 

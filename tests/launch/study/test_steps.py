@@ -1,0 +1,45 @@
+"""The steps of a study: commands, outputs, and what needs what."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from launch.study.file import read_study
+from launch.study.steps import steps_of
+from launch.study.study import composed, width
+from tests.launch.study.example import written
+
+
+def anything(verb: str, words: list[str]) -> SimpleNamespace:
+    return SimpleNamespace()
+
+
+def test_every_arm_seed_and_schedule(tmp_path: Path) -> None:
+    study = read_study(written(tmp_path, seeds=[0, 7], schedules={"gentle": {"schedule": "gentle"}, "wsd": {}},
+                               primary={"measure": "val/loss", "arm": "late", "schedule": "wsd"}))  # fmt: skip
+    steps = steps_of(study, Path("out"), anything, lambda settings: 1)
+    names = [step.name for step in steps.all]
+    assert names[:5] == ["tokens", "order_weak", "weak", "order_shuffled_0", "order_late_0"]
+    assert len(steps.runs) == 8
+    run = next(one for one in steps.runs if (one.arm, one.schedule, one.seed) == ("late", "gentle", 7)).step
+    assert run.needs == ["tokens", "order_late_7"]
+    assert run.output == Path("out/runs/late_gentle_7")
+    assert {"seed=7", "arm=late", "data.order=out/orders/late_7", "schedule=gentle"} <= set(run.words)
+    assert all(names.index(need) < names.index(step.name) for step in steps.all for need in step.needs)
+
+
+def test_an_arm_made_from_the_order_of_another(tmp_path: Path) -> None:
+    arms = {"shuffled": {"preference": "shuffled"}, "late": {"stages_of": "$shuffled"}}
+    steps = steps_of(read_study(written(tmp_path, arms=arms)), Path("out"), anything, lambda settings: 1)
+    order = next(step for step in steps.all if step.name == "order_late_2")
+    assert order.needs == ["tokens", "order_shuffled_2"]
+    assert "stages_of=out/orders/shuffled_2" in order.words
+
+
+def test_settings_are_checked_before_anything_starts(tmp_path: Path) -> None:
+    study = read_study(written(tmp_path))
+    assert steps_of(study, Path("out"), composed, width).runs
+    wrong = read_study(written(tmp_path, order={"tokens": "$tokens", "batch": 16}))
+    with pytest.raises(ValueError, match=r"step order_shuffled_0: arrange: unknown key 'batch'"):
+        steps_of(wrong, Path("out"), composed, width)

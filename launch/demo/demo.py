@@ -35,18 +35,20 @@ class DemoSettings:
     threads: int | None = None
     """CPU threads per rank; null: OMP_NUM_THREADS, or an equal share of the CPUs that may be used."""
     seed: int = 0
-    """Seed for the split, permutations and weights."""
+    """Seed of the split and the reference models, and first seed of the arms."""
+    seeds: int = 3
+    """Runs per arm, with seeds counted from `seed`: one run per arm cannot tell the order's effect from chance."""
     vocabulary: int = 4096
     """Vocabulary size of the tokenizer trained on the text."""
     seq_len: int = 256
     """Labels per sample; a sample holds one more token."""
     batch_size: int = 16
     """Samples per global batch."""
-    stages: int = 4
-    """Stages per arm."""
-    reference_fraction: float = 0.2
+    stages: int = 3
+    """Stages per run."""
+    reference_fraction: float = 0.3
     """Fraction of the documents used only to train the reference models."""
-    validation_fraction: float = 0.04
+    validation_fraction: float = 0.06
     """Fraction of the documents held out from all training."""
     questions: int = 200
     """Questions in the benchmark."""
@@ -54,7 +56,7 @@ class DemoSettings:
     """Folder of .jsonl files (columns text, source) to use instead of text found on this machine."""
 
     def __post_init__(self) -> None:
-        for key in ("processes", "vocabulary", "seq_len", "batch_size", "stages", "questions"):
+        for key in ("processes", "seeds", "vocabulary", "seq_len", "batch_size", "stages", "questions"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
         if self.threads is not None and self.threads < 1:
@@ -88,12 +90,11 @@ def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:
 def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[list[str]]]:
     """Return the command lines that run before ("tokens") and after ("runs") the benchmark is built."""
     tokens, scores, seed = quoted(f"{root}/tokens"), quoted(f"{root}/scores"), f"seed={settings.seed}"
-    shape = [f"batch_size={settings.batch_size}", seed]
+    batch = f"batch_size={settings.batch_size}"
     train = [
         "train",
         "experiment=demo",
         f"processes={settings.processes}",
-        seed,
         f"data.tokens={tokens}",
         "tracker.group=demo",
     ]
@@ -116,12 +117,14 @@ def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[lis
         "slice=reference",
         "preference=shuffled",
         "stages=1",
-        *shape,
+        batch,
+        seed,
         f"output={quoted(root / 'order_reference')}",
     ]
     models = [
         [
             *train,
+            seed,
             f"arm={name}",
             f"model=demo_{name}",
             f"data.order={quoted(root / 'order_reference')}",
@@ -136,6 +139,7 @@ def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[lis
         f"models.strong={quoted(root / 'reference_strong')}",
         f"output={scores}",
     ]
+    runs = [(arm, number) for number in range(settings.seed, settings.seed + settings.seeds) for arm in ARMS]
     orders = [
         [
             "arrange",
@@ -143,30 +147,35 @@ def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[lis
             f"scores={scores}",
             f"preference={arm}",
             f"stages={settings.stages}",
-            *shape,
-            f"output={quoted(root / f'order_{arm}')}",
+            batch,
+            f"seed={number}",
+            f"output={quoted(root / f'order_{arm}_{number}')}",
         ]
-        for arm in ARMS
+        for arm, number in runs
     ]
     arms = [
         [
             *train,
+            f"seed={number}",
             f"arm={arm}",
-            f"data.order={quoted(root / f'order_{arm}')}",
+            f"data.order={quoted(root / f'order_{arm}_{number}')}",
             f"data.scores={scores}",
             "accept_scores=true",  # a demo of tiny models goes on; its report says what is wrong with the scores
             *tasks,
-            f"output={quoted(root / f'run_{arm}')}",
+            f"output={quoted(root / f'run_{arm}_{number}')}",
         ]
-        for arm in ARMS
+        for arm, number in runs
     ]
+    repeats = {
+        arm: ",".join(quoted(root / f"run_{arm}_{number}") for name, number in runs if name == arm) for arm in ARMS
+    }
     report = [
         "report",
-        *(f"runs.{arm}={quoted(root / f'run_{arm}')}" for arm in ARMS),
+        *(f"runs.{arm}=[{folders}]" for arm, folders in repeats.items()),
         "baseline=shuffled",
         f"output={quoted(root / 'report.html')}",
     ]
-    export = ["export", f"run={quoted(root / 'run_pdpc')}", f"output={quoted(root / 'export_pdpc')}"]
+    export = ["export", f"run={quoted(root / f'run_pdpc_{settings.seed}')}", f"output={quoted(root / 'export_pdpc')}"]
     return {"tokens": [prepare], "runs": [reference, *models, score, *orders, *arms, report, export]}
 
 

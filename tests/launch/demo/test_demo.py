@@ -23,7 +23,7 @@ from train.tracking import read_metrics
 
 ROOT = Path(__file__).parents[3]
 ARMS = ("shuffled", "pdpc")
-SIZE = ("processes=1", "threads=1", "seq_len=32", "vocabulary=300", "batch_size=8", "stages=2", "questions=8")
+SIZE = ("processes=1", "threads=1", "seq_len=32", "vocabulary=300", "batch_size=8", "stages=2", "seeds=1", "questions=8")
 HELD_OUT = ("validation_fraction=0.2", "reference_fraction=0.2")
 
 
@@ -103,7 +103,7 @@ def test_the_full_pipeline(contained, power_cut, forks, tmp_path):
     check_export(folder)
     check_nothing_is_left(folder)
     uninterrupted = trained_uninterrupted(folder, forks, contained, tmp_path / "uninterrupted")
-    assert values(uninterrupted) == values(folder / "run_shuffled")
+    assert values(uninterrupted) == values(folder / "run_shuffled_0")
 
     before, report = changed(folder), (folder / "report.json").read_text()
     started = os.times().children_user
@@ -134,12 +134,12 @@ def killed_twice(folder, environment, power_cut):
 
     # The arm cannot finish: it hangs before the second checkpoint; the reference models have only one.
     process = start(folder, {**environment, "PDPC_FAULT": "checkpoint.before_write:nth=2:hang"})
-    arm = folder / "run_shuffled"
+    arm = folder / "run_shuffled_0"
     wait_until(lambda: evaluated(arm), process, folder)
     power_cut(environment)
     assert process.wait() == -signal.SIGKILL
     assert read_run(arm)["status"] == "running"
-    order = Order.open(folder / "order_shuffled")
+    order = Order.open(folder / "order_shuffled_0")
     assert newest_checkpoint(arm).name == f"step_{order.stage_ends[0]:08d}"
 
     finish(start(folder, environment), folder)
@@ -164,10 +164,10 @@ def check_page(folder):
 
 def check_arm(folder, arm):
     """Check that an arm consumed every sample once, in order, and was evaluated at both stage ends."""
-    order = Order.open(folder / f"order_{arm}")
+    order = Order.open(folder / f"order_{arm}_0")
     assert np.array_equal(np.sort(order[:]), np.arange(len(Tokens.open(folder / "tokens"))))
     assert len(order) % order.batch_size != 0, "the last batch must be a partial one here"
-    run = folder / f"run_{arm}"
+    run = folder / f"run_{arm}_0"
     assert read_consumed(run).tolist() == order[:].tolist()
     stages = [record for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "stage"]
     assert [record["stage"] for record in stages] == [1, 2]

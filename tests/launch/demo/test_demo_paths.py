@@ -43,7 +43,9 @@ def test_every_step_composes_in_a_folder_with_a_hard_name():
         settings = compose(verb, schema, overrides, choices)
         assert Path(settings.output).parent == root
         if verb == "report":
-            assert settings.runs == {arm: str(root / f"run_{arm}") for arm in ("shuffled", "pdpc")}
+            assert settings.runs == {
+                arm: [str(root / f"run_{arm}_{seed}") for seed in range(3)] for arm in ("shuffled", "pdpc")
+            }
 
 
 @pytest.mark.parametrize("name", ["d.jsonl", "photos"])

@@ -52,6 +52,8 @@ class DemoSettings:
     """Fraction of the documents held out from all training."""
     questions: int = 200
     """Questions in the benchmark."""
+    only_text: bool = False
+    """Only collect the text, into the folder `text` of the output."""
     text: str | None = None
     """Folder of .jsonl files (columns text, source) to use instead of text found on this machine."""
 
@@ -74,6 +76,8 @@ def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:
 
         _announce("collect text from this machine")
         collect(text)
+    if settings.only_text:
+        return 0
     steps = _steps(settings, root, text)
     for words in steps["tokens"]:
         if code := _verb(pdpc, words):

@@ -19,7 +19,7 @@ from train.config.flags import quoted
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 """Names of steps, arms and schedules, which become names of folders."""
 VARIABLE = re.compile(r"\$(\$|[A-Za-z][A-Za-z0-9_-]*)")
-MADE_ONCE = ("prepare", "adopt", "arrange", "train", "score")
+MADE_ONCE = ("demo", "prepare", "adopt", "arrange", "train", "score")
 """Verbs of the steps that are made once."""
 KEYS = ("question", "primary", "baseline", "seeds", "steps", "order", "train", "arms", "schedules")
 OURS = {"order": ("output", "seed"), "train": ("output", "seed", "arm", "data.order"), "steps": ("output",)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,7 @@ from launch.study.file import Study, read_study
 from launch.study.plan import show_plan
 from launch.study.runner import Runner
 from launch.study.settings import StudySettings
-from launch.study.steps import Step, Steps, steps_of
-
-log = logging.getLogger(__name__)
+from launch.study.steps import Step, steps_of
 
 REGISTERED = "study.json"
 """File with what was decided before the first run."""
@@ -38,12 +36,20 @@ def run(settings: StudySettings) -> int:
         return 0
     names = {step.output.relative_to(folder).parts[0] for step in steps.all}
     check_free(
-        "output", folder, (*names, "done", "logs", REGISTERED, LOCK, "report*", ".*.tmp-*", "*.chunks", *BYSTANDERS)
+        "output",
+        folder,
+        (*names, "done", "logs", REGISTERED, LOCK, "study.html", "results.json", ".*.tmp-*", "*.chunks", *BYSTANDERS),
     )
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / LOCK, f"study {folder}"):
         _register(study, folder)
         code = Runner(folder, steps.all, room(), settings.at_once, command).run()
+        from launch.study.page import headline, write_page
+        from launch.study.results import results_of
+
+        results = results_of(study, steps)
+        path = write_page(study, results, folder)
+    print(f"{headline(study, results)}\nThe page is {path}")
     return code
 
 
@@ -66,8 +72,6 @@ def width(settings: Any) -> int:
 
 def room() -> int:
     """Return how many GPUs, or CPUs if there are none, there are to share out."""
-    import os
-
     from launch.cluster.supervisor import gpus
 
     return gpus() or len(os.sched_getaffinity(0))
@@ -98,6 +102,3 @@ def _register(study: Study, folder: Path) -> None:
             f"{path} was written before the runs with another {changed[0]}: a question is not changed after its "
             "results are known; choose another output (seeds may be added)"
         )
-
-
-__all__ = ["Steps", "run"]

@@ -1,0 +1,102 @@
+"""The page of a study: the primary comparison first, the price beside it, then every other comparison."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from curriculum.artifact.files import write_text
+from curriculum.work.printable import printable_lines
+from launch.study.file import Study
+from launch.study.results import Comparison, Results
+from launch.study.statistics import ROBUST, Estimate
+from train.report import charts, theme
+from train.report.gains import Cell, Gain
+from train.report.measures import MINUS, measures_of
+
+METHOD = "seeds and documents"
+MOST_ROWS = 24
+
+
+def write_page(study: Study, results: Results, folder: Path) -> Path:
+    """Write study.html and results.json into the study's folder; return the path of the page."""
+    write_text(folder / "results.json", json.dumps(results.as_dict(), indent=1) + "\n")
+    path = folder / "study.html"
+    write_text(path, render(study, results))
+    return path
+
+
+def render(study: Study, results: Results) -> str:
+    """Return the page as one self-contained HTML file; the same results give the same bytes."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable_lines(value) if type(value) is str else value,
+    )
+    environment.filters["difference"] = _difference
+    environment.filters["interval"] = lambda estimate: f"{_number(estimate.low)} to {_number(estimate.high)}"
+    return environment.get_template("page.html.j2").render(
+        study=study,
+        results=results,
+        headline=headline(study, results),
+        robust=ROBUST,
+        rows=sorted(results.secondary, key=lambda one: (one.arm, one.schedule, one.measure)),
+        pictures=[Markup(picture.inline()) for picture in _pictures(results)],  # noqa: S704 - labels are escaped by the drawing
+        light=theme.variables(dark=False),
+        dark=theme.variables(dark=True),
+    )
+
+
+def headline(study: Study, results: Results) -> str:
+    """Return what the primary comparison says, in one sentence."""
+    one = results.primary
+    what = f"{one.arm} ({one.schedule}) compared with {study.baseline} ({results.baseline_schedule})"
+    value = f"{_difference(one.by_seeds)} on {one.label}, 95 % interval {_number(one.by_seeds.low)} to "
+    value += f"{_number(one.by_seeds.high)} over {one.by_seeds.seeds} seeds"
+    if not one.by_seeds.excludes_zero or (one.by_documents is not None and not one.by_documents.excludes_zero):
+        return f"{what}: no significant difference ({value})."
+    return f"{what} is {'better' if one.better else 'worse'}: {value}."
+
+
+def _pictures(results: Results) -> list[theme.Picture]:
+    """Draw the differences of every arm: those of losses in one picture, those of benchmarks in another."""
+    everything = [results.primary, *results.secondary]
+    arms = list(dict.fromkeys(f"{one.arm} ({one.schedule})" for one in everything))
+    measures = measures_of([dict.fromkeys((one.measure for one in everything), 1.0)])
+    measures.sort(key=lambda measure: measure.key != results.primary.measure)
+    pictures = []
+    with theme.drawing():
+        for unit, words in (("nats", "difference in nats per token"), ("share", "difference in percentage points")):
+            rows = [
+                (
+                    measure,
+                    {f"{one.arm} ({one.schedule})": _cell(one) for one in everything if one.measure == measure.key},
+                )
+                for measure in measures
+                if measure.unit == unit
+            ]
+            if rows:
+                title = "Held-out losses relative to the baseline" if unit == "nats" else "Benchmarks"
+                pictures.append(charts.forest(f"study-{unit}", title, rows[:MOST_ROWS], ["baseline", *arms], words))
+    return pictures
+
+
+def _cell(one: Comparison) -> Cell:
+    """Return a comparison as the report's pictures take it."""
+    verdict = "no significant difference" if not one.by_seeds.excludes_zero else "better" if one.better else "worse"
+    gain = Gain(one.by_seeds.value, one.by_seeds.low, one.by_seeds.high, verdict, METHOD, True)
+    return Cell(None, list(one.values.values()), None, None, gain, "")
+
+
+def _difference(estimate: Estimate) -> str:
+    return _number(estimate.value)
+
+
+def _number(value: float) -> str:
+    return f"{value:+.4f}".replace("-", MINUS)

@@ -184,12 +184,12 @@ def _by_documents(first: list[Run], second: list[Run], key: str) -> Estimate | N
 def _documents(run: Run, key: str) -> dict[int, tuple[float, float]] | None:
     """Return (mean, weight) by document at the end of a run; None if unknown."""
     items = read_answers(answers_path(run.folder, int(run.stages[-1]["step"]))).get(key)
-    clusters = None if items is None else getattr(items, "clusters", None)
-    if items is None or clusters is None:
+    if items is None or items.groups is None:
         return None
-    weight = np.bincount(clusters, items.weights)
-    total = np.bincount(clusters, items.weights * items.values)
-    return {int(one): (float(total[one] / weight[one]), float(weight[one])) for one in np.unique(clusters)}
+    groups, place = np.unique(items.groups, return_inverse=True)
+    weight = np.bincount(place, items.weights)
+    mean = np.bincount(place, items.weights * items.values) / weight
+    return {int(group): (float(value), float(size)) for group, value, size in zip(groups, mean, weight, strict=True)}
 
 
 def _tokens_saved(study: Study, runs: Finals, best: str, measure: Measure) -> Estimate | None:

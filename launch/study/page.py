@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 from curriculum.artifact.files import write_text
 from curriculum.work.printable import printable_lines
@@ -11,7 +12,8 @@ from launch.study.file import Study
 from launch.study.results import Comparison, Results
 from launch.study.statistics import ROBUST, Estimate
 from train.report import charts, theme
-from train.report.gains import Cell, Gain
+from train.report.comparison import Gain
+from train.report.gains import Cell
 from train.report.measures import MINUS, measures_of
 
 METHOD = "seeds and documents"
@@ -90,8 +92,10 @@ def _pictures(results: Results) -> list[theme.Picture]:
 def _cell(one: Comparison) -> Cell:
     """Return a comparison as the report's pictures take it."""
     verdict = "no significant difference" if not one.by_seeds.excludes_zero else "better" if one.better else "worse"
-    gain = Gain(one.by_seeds.value, one.by_seeds.low, one.by_seeds.high, verdict, METHOD, True)
-    return Cell(None, list(one.values.values()), None, None, gain, "")
+    base, own = fmean(one.baseline.values()), fmean(one.values.values())
+    count = one.by_seeds.seeds
+    gain = Gain(own - base, one.by_seeds.low, one.by_seeds.high, verdict, METHOD, True, base, own, count, count)
+    return Cell(own, list(one.values.values()), None, None, gain, "")
 
 
 def _difference(estimate: Estimate) -> str:

@@ -14,7 +14,6 @@ from launch.study.statistics import (
     UNSUPPORTED,
     Estimate,
     Values,
-    holm,
     nested_bootstrap,
     paired_t,
     pairs_needed,
@@ -25,6 +24,7 @@ from launch.study.steps import Steps
 from train.evaluation.answers import answers_path, read_answers
 from train.report.measures import Measure, measures_of
 from train.report.records import Run, finite, read_run
+from train.report.verdicts import holm
 
 DIFFERENCE = 0.02
 """Nats per token: the difference for which a study states the pairs of runs that would find it."""
@@ -118,8 +118,8 @@ def results_of(study: Study, steps: Steps) -> Results:
             f"the primary comparison needs 2 seeds of {study.primary.arm} and {study.baseline} that have finished: "
             "add seeds, or run the study to its end"
         )
-    adjusted = holm({str(key): one.by_seeds.p for key, one in found.items()})
-    secondary = [_with_p(one, adjusted[str(key)]) for key, one in found.items()]
+    corrected = holm([one.by_seeds.p for one in found.values()])
+    secondary = [_with_p(one, p) for one, p in zip(found.values(), corrected, strict=True)]
     differences = [first.values[seed] - first.baseline[seed] for seed in first.values]
     return Results(
         best,

@@ -1,4 +1,4 @@
-"""The statistics of a study: paired tests over seeds, a bootstrap over seeds and documents, Holm's correction.
+"""The statistics of a study: paired tests over seeds, a bootstrap over seeds and documents.
 
 Shapes: S seeds, D documents. A difference is arm minus baseline at equal seeds; for a loss, negative is a gain.
 """
@@ -6,7 +6,7 @@ Shapes: S seeds, D documents. A difference is arm minus baseline at equal seeds;
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,15 +76,6 @@ def nested_bootstrap(
         means.append(center_R + stretch * (np.take_along_axis(by_seed_RS, chosen_RS, 1).mean(1) - center_R))
     low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value, float(low), float(high), math.nan, seeds)
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p-values adjusted for their number: Holm, A simple sequentially rejective procedure, 1979."""
-    adjusted, worst = {}, 0.0
-    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p))
-        adjusted[name] = worst
-    return {name: adjusted[name] for name in p_values}
 
 
 def tier(estimates: Sequence[Estimate], repeated: bool) -> str:

@@ -9,7 +9,6 @@ from launch.study.statistics import (
     ROBUST,
     SUGGESTIVE,
     UNSUPPORTED,
-    holm,
     nested_bootstrap,
     paired_t,
     pairs_needed,
@@ -53,10 +52,6 @@ def test_long_documents_count_more() -> None:
     first = np.zeros((2, 2))
     second = np.array([[1.0, 0.0], [1.0, 0.0]])
     assert nested_bootstrap(first, second, np.array([[3.0, 1.0]] * 2)).value == pytest.approx(0.75)
-
-
-def test_holm() -> None:
-    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
 
 
 def test_tiers() -> None:

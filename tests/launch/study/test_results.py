@@ -1,0 +1,83 @@
+"""What a study finds in its runs, and its page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.study.file import Study, read_study
+from launch.study.page import headline, write_page
+from launch.study.results import results_of
+from launch.study.steps import Steps, steps_of
+from tests.launch.study.example import written
+from tests.train.report.conftest import answer, records_of, write_run
+
+TARGET = "val/source/code/loss"
+
+
+def made(folder: Path, seeds: int, gain: float, **changes: Any) -> tuple[Study, Steps]:
+    """Write the runs of a study in which `late` gains on code and loses elsewhere; seeds differ by 0.02."""
+    primary = {"measure": TARGET, "arm": "late", "schedule": "gentle"}
+    schedules = {"gentle": {"schedule": "gentle"}, "cosine": {}}
+    study = read_study(written(folder, seeds=seeds, primary=primary, schedules=schedules, **changes))
+    steps = steps_of(study, folder, lambda verb, words: None, lambda settings: 1)
+    for run in steps.runs:
+        records = records_of("shuffled")
+        for record in (record for record in records if record["kind"] == "stage"):
+            for key in [key for key in record if key.endswith("loss")]:
+                record[key] += 0.02 * run.seed + 0.001 * ((run.seed * 7 + len(run.arm)) % 5)
+                record[key] += 0.05 * (run.schedule == "cosine")
+                if run.arm == "late":
+                    record[key] += -gain if key == TARGET else 0.01
+        answer(write_run(run.step.output, run.arm, records, seed=run.seed), run.seed)
+    return study, steps
+
+
+def test_a_gain_and_its_price(tmp_path: Path) -> None:
+    study, steps = made(tmp_path, 4, gain=0.1)
+    results = results_of(study, steps)
+    assert results.baseline_schedule == "gentle"
+    assert results.primary.better
+    assert results.primary.by_seeds.value == pytest.approx(-0.1, abs=0.01)
+    assert results.primary.by_documents is not None
+    assert results.primary.by_documents.excludes_zero
+    assert results.primary.evidence == "suggestive"
+    price = next(one for one in results.secondary if (one.schedule, one.measure) == ("gentle", "val/loss"))
+    assert not price.better
+    assert price.p_adjusted >= price.by_seeds.p
+    assert results.tokens_saved is not None
+    assert results.tokens_saved.value < 0
+    assert headline(study, results).startswith("late (gentle) compared with shuffled (gentle) is better: \u22120.")
+
+
+def test_no_gain(tmp_path: Path) -> None:
+    study, steps = made(tmp_path, 3, gain=0.0)
+    results = results_of(study, steps)
+    assert "no significant difference" in headline(study, results)
+    assert results.primary.evidence == "not supported"
+    assert results.needed >= 2
+
+
+def test_two_seeds_are_needed(tmp_path: Path) -> None:
+    study, steps = made(tmp_path, 1, gain=0.1)
+    with pytest.raises(ValueError, match="the primary comparison needs 2 seeds of late and shuffled"):
+        results_of(study, steps)
+
+
+def test_a_measure_that_no_run_has(tmp_path: Path) -> None:
+    _, steps = made(tmp_path, 2, gain=0.1)
+    wrong = read_study(written(tmp_path, primary={"measure": "val/source/art/loss", "arm": "late"}))
+    with pytest.raises(ValueError, match="no run has recorded val/source/art/loss: use one of bench/avg"):
+        results_of(wrong, steps)
+
+
+def test_the_page(tmp_path: Path) -> None:
+    study, steps = made(tmp_path, 3, gain=0.1)
+    page = write_page(study, results_of(study, steps), tmp_path).read_text("utf-8")
+    assert "late (gentle) compared with shuffled (gentle) is better" in page
+    assert page.count("<svg") == 2
+    assert "<script" not in page
+    found = json.loads((tmp_path / "results.json").read_text("utf-8"))
+    assert len(found["primary"]["values"]) == 3
+    assert page == write_page(study, results_of(study, steps), tmp_path).read_text("utf-8")

@@ -23,7 +23,16 @@ from train.tracking import read_metrics
 
 ROOT = Path(__file__).parents[3]
 ARMS = ("shuffled", "pdpc")
-SIZE = ("processes=1", "threads=1", "seq_len=32", "vocabulary=300", "batch_size=8", "stages=2", "seeds=1", "questions=8")
+SIZE = (
+    "processes=1",
+    "threads=1",
+    "seq_len=32",
+    "vocabulary=300",
+    "batch_size=8",
+    "stages=2",
+    "seeds=1",
+    "questions=8",
+)
 HELD_OUT = ("validation_fraction=0.2", "reference_fraction=0.2")
 
 

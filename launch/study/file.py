@@ -14,7 +14,7 @@ from typing import Any
 
 from curriculum.artifact.files import hash_file
 from train.config.check import check_yaml
-from train.config.flags import quoted
+from train.config.typed import quoted
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 """Names of steps, arms and schedules, which become names of folders."""
@@ -73,7 +73,7 @@ def read_study(path: Path) -> Study:
         raise ValueError(f"file={path} is not a file: give the YAML file of a study")
     try:
         content = safe_load(check_yaml(path))
-        return _study(content, hash_file(path))
+        return _study(content, hash_file(path).xxh3_128)
     except YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}: fix the file") from None
     except ValueError as error:
@@ -161,7 +161,7 @@ def _primary(value: Any, arms: Mapping[str, Any], schedules: Mapping[str, Any], 
 
 
 def _steps(value: Any, taken: set[str]) -> dict[str, tuple[str, Settings]]:
-    steps = {}
+    steps: dict[str, tuple[str, Settings]] = {}
     for name, settings in _named("steps", value).items():
         verb = settings.get("verb")
         if verb not in MADE_ONCE:

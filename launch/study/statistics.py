@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from train.report.student import t_quantile, tail
+
 Values = NDArray[np.float64]
 
 LEVEL = 0.95
@@ -40,14 +42,12 @@ class Estimate:
 
 def paired_t(differences_S: Values) -> Estimate:
     """Return the mean of seed differences with Student's interval and p-value. Raises ValueError for fewer than 2."""
-    from scipy.stats import t
-
     count = len(differences_S)
     if count < 2:
         raise ValueError(f"{count} pair of runs has no spread: give at least 2 seeds")
     mean, error = float(differences_S.mean()), float(differences_S.std(ddof=1)) / math.sqrt(count)
-    half = float(t.ppf((1 + LEVEL) / 2, count - 1)) * error
-    p = 2 * float(t.sf(abs(mean) / error, count - 1)) if error > 0 else float(mean == 0.0)
+    half = t_quantile(count - 1) * error
+    p = tail(abs(mean) / error, count - 1) if error > 0 else float(mean == 0.0)
     return Estimate(mean, mean - half, mean + half, p, count)
 
 

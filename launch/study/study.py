@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def run(settings: StudySettings) -> int:
     return code
 
 
-def composed(verb: str, words: list[str]) -> Any:
+def composed(verb: str, words: Sequence[str]) -> Any:
     """Return the settings of a verb. Raises ValueError if they are invalid."""
     from launch.cli import VERBS
     from train.config.compose import compose

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.report.intervals import Interval, Side, interval
+from train.report.intervals import Interval, Side, interval, same_items
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,10 @@ def _mixed(sides: tuple[Side, Side], weights: tuple[float, float]) -> Side:
     """Return a weighted sum of two measures of the same items; their items are unknown if they differ."""
     (one, other), (a, b) = sides, weights
     means = a * one.means + b * other.means
-    same = one.ids is not None and other.ids is not None and np.array_equal(one.ids, other.ids)
-    if one.influence is None or other.influence is None or not same:
+    if one.influence is None or other.influence is None or not same_items(one, other):
         errors = [side.error for side in sides]
         known = [error for error in errors if error is not None]
         error = float(np.hypot(a * known[0], b * known[1])) if len(known) == len(errors) else None
         return Side(means, error=error)
     influence = a * one.influence + b * other.influence
-    return Side(means, influence, one.ids, one.freedom, max(one.grain, other.grain))
+    return Side(means, influence, one.items, one.tasks, max(one.grain, other.grain))

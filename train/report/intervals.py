@@ -164,10 +164,7 @@ def _items(first: Side, second: Side, paired: bool) -> tuple[float, float, float
 
     None unless the items are the same.
     """
-    if first.influence is None or second.influence is None or first.items is None or second.items is None:
-        return None
-    same = all(np.array_equal(one, other) for one, other in zip(first.items, second.items, strict=True))
-    if not same or first.tasks != second.tasks:
+    if first.influence is None or second.influence is None or not same_items(first, second):
         return None
     counts = [len(first.means), len(second.means)]
     grain = max(first.grain, second.grain) / min(counts)
@@ -180,6 +177,13 @@ def _items(first: Side, second: Side, paired: bool) -> tuple[float, float, float
         within = (_squares(first.influence) + _squares(second.influence)) / max(1, sum(counts) - 2)
         within *= 1 / counts[0] + 1 / counts[1]
     return float(mean @ mean) + grain, within, _freedom(mean, first.tasks)
+
+
+def same_items(first: Side, second: Side) -> bool:
+    """Tell whether two sides are known to have the same items, with the same weights and in the same groups."""
+    if first.items is None or second.items is None or first.tasks != second.tasks:
+        return False
+    return all(np.array_equal(one, other) for one, other in zip(first.items, second.items, strict=True))
 
 
 def _freedom(mean: Values, tasks: Sequence[tuple[int, float]]) -> float:

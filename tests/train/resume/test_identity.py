@@ -276,6 +276,7 @@ def test_a_run_that_is_refused_after_it_is_claimed_leaves_nothing_behind(tmp_pat
     inputs = SimpleNamespace(
         order=SimpleNamespace(manifest=manifest, batch_size=8),
         decoder=SimpleNamespace(parameter_count=lambda: 1),
+        initial=None,
         findings=SimpleNamespace(as_fact=dict),
     )
     settings = compose("train", TrainSettings, ["output=o", "arm=a", "data.tokens=t", "data.order=o"])

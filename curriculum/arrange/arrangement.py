@@ -84,11 +84,7 @@ class Arrangement:
         scored = [(stratum, bucket) for stratum in range(layout.strata) for bucket in range(layout.buckets)]
         cells = [*scored, *([(layout.strata, layout.buckets)] if layout.keep_unscored else [])]
         strata = layout.sources if layout.stratified else ["all"]
-<<<<<<< HEAD
         held_T = np.any(self.counts_CU[: layout.strata * layout.buckets].reshape(layout.strata, -1), axis=1)
-=======
-        held_T = self.counts_CU[: layout.strata * layout.buckets].reshape(layout.strata, -1).sum(axis=1)
->>>>>>> init
         described = layout.described(self.counts_CU[:, 0] + self._unused_C, self.uses_C)
         return {
             "samples": self.total,

@@ -134,7 +134,7 @@ def _by_document(
     counted = labels_S > 0
     document_S, nats_S, labels_S = document_S[counted], nats_S[counted], labels_S[counted]
     ids, place_S = np.unique(document_S, return_inverse=True)
-    labels = np.bincount(place_S, weights=labels_S).astype(np.float64)
+    labels = np.bincount(place_S, weights=labels_S.astype(np.float64)).astype(np.float64)
     return Items(ids, np.bincount(place_S, weights=nats_S) / labels, labels, groups=ids)
 
 

@@ -10,7 +10,7 @@ so that L = L0 + even + odd and L' = L0 + even - odd: the antithetic pairs of Mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -54,7 +54,6 @@ def _mixed(sides: tuple[Side, Side], weights: tuple[float, float]) -> Side:
     """Return a weighted sum of two measures of the same items; their items are unknown if they differ."""
     (one, other), (a, b) = sides, weights
     means = a * one.means + b * other.means
-<<<<<<< HEAD
     if one.influence is None or other.influence is None or not same_items(one, other):
         errors = [side.error for side in sides]
         known = [error for error in errors if error is not None]
@@ -62,16 +61,3 @@ def _mixed(sides: tuple[Side, Side], weights: tuple[float, float]) -> Side:
         return Side(means, error=error)
     influence = a * one.influence + b * other.influence
     return Side(means, influence, one.items, one.tasks, max(one.grain, other.grain))
-=======
-    if one.influence is None or other.influence is None or not _same_items(one, other):
-        known = [side.error for side in sides if side.error is not None]
-        return Side(means, error=float(np.hypot(a * known[0], b * known[1])) if len(known) == len(sides) else None)
-    influence = a * one.influence + b * other.influence
-    return replace(one, means=means, influence=influence, grain=max(one.grain, other.grain), error=None)
-
-
-def _same_items(one: Side, other: Side) -> bool:
-    if one.items is None or other.items is None or one.tasks != other.tasks:
-        return False
-    return all(np.array_equal(*pair) for pair in zip(one.items, other.items, strict=True))
->>>>>>> init

@@ -28,7 +28,7 @@ KEYS: tuple[tuple[str, str, str], ...] = (
     (r"arm|output|data\.order|accept_scores", ORDER, "what is compared"),
     (
         r"tracker\..*|log_every|verify_mb|grace_s|hang_timeout_s|slow_timeout_s|straggler\..*|throughput\..*|accept_change"
-        r"|checkpoints\..*|guards\.stop_after|averaging\..*|benchmarks\.(offline|task_timeout_s)"
+        r"|checkpoints\..*|guards\.stop_after|averaging\..*|benchmarks\.(offline|task_timeout_s|task_code)"
         r"|zero\.(nvme_path|nvme_requests|pin_memory)",
         NOTHING,
         "nothing: the weights and what is asked of them are the same",

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from curriculum.artifact.files import reading, replacing
 from train.records.layout import EVALUATIONS
 
+MOST_ROWS = 1 << 26
+"""Items of all measures of a stage."""
 UNKNOWN = -1
 """Group of an item whose group was not stored; groups are numbers of items, so at least 0."""
 
@@ -95,10 +97,12 @@ def read_answers(path: Path) -> dict[str, Items]:
     if not path.is_file():
         return {}
     with reading(path, "evaluate the stage again (pdpc evaluate)"):
-        table = pq.read_table(path).combine_chunks()
+        if (count := pq.read_metadata(path).num_rows) > MOST_ROWS:
+            raise ValueError(f"{path} has {count:,} rows, more than the {MOST_ROWS:,} that it may have: restore it")
+        table = pq.read_table(path, read_dictionary=["measure"]).combine_chunks()
         if "group" not in table.column_names:  # answers of an earlier version
             table = table.append_column("group", pa.nulls(len(table), pa.int64()))
-        names = table["measure"].cast(pa.string()).dictionary_encode().combine_chunks()
+        names = table["measure"].combine_chunks()  # as a dictionary: a name takes memory once, not once per item
         if not len(names):
             return {}
         numbers = names.indices.to_numpy()

@@ -60,12 +60,10 @@ def test_a_picture_is_whole_or_absent_and_replaces_only_a_picture(
         check_picture(path, "Another title")
     before = path.read_bytes()
 
-    def full(self: Path, data: bytes) -> int:
-        with open(self, "wb") as file:
-            file.write(data[:10])
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save(labelled(), path, "Plan")
     assert path.read_bytes() == before

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from train.evaluation import answers
 from train.evaluation.answers import Items, answers_path, read_answers, write_answers
 
 ANSWERS = {
@@ -46,4 +47,22 @@ def test_a_torn_file_is_named(tmp_path: Path) -> None:
     write_answers(path, ANSWERS)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"step_00000007\.parquet cannot be read.*pdpc evaluate"):
+        read_answers(path)
+
+
+def test_a_small_file_of_answers_takes_little_memory(tmp_path, monkeypatch):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = 1 << 20
+    names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["bench/" + "x" * 2000]))
+    ones = pa.array(np.ones(rows))
+    path = tmp_path / "answers.parquet"
+    pq.write_table(pa.table({"measure": names, "item": np.arange(rows), "value": ones, "weight": ones}), path)
+    before = pa.total_allocated_bytes()
+    (items,) = read_answers(path).values()
+    assert len(items.ids) == rows
+    assert pa.total_allocated_bytes() - before < 1 << 28  # written out, the names take 2 GB
+    monkeypatch.setattr(answers, "MOST_ROWS", 99)
+    with pytest.raises(ValueError, match=r"answers\.parquet has 1,048,576 rows, more than the 99"):
         read_answers(path)

@@ -13,16 +13,17 @@ from pathlib import Path
 
 from tests.torture.campaign import Tally
 from tests.torture.forks import served
+from tests.torture.strangers.files import FILES
 from tests.torture.strangers.here import HERE
 from tests.torture.strangers.ranks import RANKS
 from tests.torture.strangers.tasks import TASKS
 from tests.torture.strangers.variant import Ground, Variant
 
-VARIANTS: dict[str, Variant] = {**HERE, **TASKS, **RANKS}
+VARIANTS: dict[str, Variant] = {**HERE, **TASKS, **RANKS, **FILES}
 """Every variant by name: to add one, add a function to one of these tables."""
 FULL = len(VARIANTS)
 STRIDE = 11
-QUICK = ("a folder full of them", "options as hosts", "templates", "code of a run's tasks", "a seat")
+QUICK = ("a folder full of them", "options as hosts", "templates", "code of a run's tasks", "a seat", *FILES)
 """Names for a small dose: one of each kind, the first takes eight seconds, the others one or two."""
 
 
@@ -48,6 +49,6 @@ def run_cases(names: list[str], seed: int, work: Path) -> Tally:
             shutil.rmtree(folder)
     tally.notes.append(
         f"{len(VARIANTS)} variants: {len(HERE)} of the current folder, {len(TASKS)} of tasks and runs, "
-        f"{len(RANKS)} of ranks"
+        f"{len(RANKS)} of ranks, {len(FILES)} of files"
     )
     return tally

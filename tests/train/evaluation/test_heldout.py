@@ -51,9 +51,6 @@ class Slice:
     def sample(self, ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
         return self.rows[np.asarray(ids)]
 
-    def recheck(self) -> None:
-        """Nobody else writes to memory."""
-
     def real_tokens(self, ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
         return (self.sample(ids)[:, 1:] != IGNORED).sum(axis=1)
 

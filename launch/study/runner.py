@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from curriculum.artifact.files import write_text
+from curriculum.artifact.files import no_links, write_text
 from launch.study.steps import Step
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Runner:
         path = log_of(self._folder, step)
         for folder in (path.parent, done_of(self._folder, step).parent, step.output.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as file:
+        with open(path, "ab", opener=no_links) as file:
             process = subprocess.Popen(
                 self._command(step), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
                 start_new_session=True, preexec_fn=_end_with_parent,

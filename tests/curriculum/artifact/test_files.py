@@ -106,6 +106,8 @@ def writes(tree):
             continue
         called = node.func
         if isinstance(called, ast.Name) and called.id == "open" and len(node.args) > 1:
+            if "os.O_EXCL" in ast.unparse(node.args[0]):
+                continue
             mode = node.args[1].value if isinstance(node.args[1], ast.Constant) else "w"
             opener = next((ast.unparse(word.value) for word in node.keywords if word.arg == "opener"), "")
             if not (mode.startswith(("r", "x")) and "+" not in mode) and opener != "no_links":

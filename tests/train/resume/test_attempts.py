@@ -117,7 +117,7 @@ def without_a_file(words, output):
     from curriculum.tokens import ids
     from tests.torture.forks import train
 
-    def gone(*_):
+    def gone(*_, **__):
         raise FileNotFoundError(2, "No such file or directory", "tokens/train.bin")
 
     ids.OpenFile = gone

@@ -38,7 +38,7 @@ def gathered(partitioned: Decoder, world: World, spare_bytes: int, *, at_once: b
     Its parameters are gathered `at_once` if they fit next to `spare_bytes`, else block by block (BlockwiseDecoder).
     Raises WeightsDoNotFit on all ranks.
     """
-    from deepspeed.runtime.zero import GatheredParameters
+    import deepspeed
 
     config, element = partitioned.config, next(partitioned.parameters()).element_size()
     whole, least = element * config.parameter_count(), element * one_block(config)
@@ -51,7 +51,7 @@ def gathered(partitioned: Decoder, world: World, spare_bytes: int, *, at_once: b
         raise WeightsDoNotFit("the weights of an evaluation", f"those of one block need {size_of(least)}")
     blocks = set(partitioned.layers.parameters())
     kept = {name: p for name, p in partitioned.state_dict(keep_vars=True).items() if at_once or p not in blocks}
-    with GatheredParameters(list(kept.values())):
+    with deepspeed.zero.GatheredParameters(list(kept.values())):
         with torch.device("meta"):
             decoder = (Decoder if at_once else BlockwiseDecoder)(config, partitioned.execution)
         decoder.load_state_dict({name: p.data for name, p in kept.items()}, assign=True, strict=at_once)
@@ -105,13 +105,13 @@ class BlockwiseDecoder(Decoder):
     @contextmanager
     def _block(self) -> Iterator[Block]:
         """Yield the next block with its weights."""
-        from deepspeed.runtime.zero import GatheredParameters
+        import deepspeed
 
         inference = torch.is_inference_mode_enabled()
         source, block = self._sources[self._next], cast(Block, self.layers[self._next])
         self._next += 1
         # Gathered in inference mode, weights could not be trained on afterwards.
-        with torch.inference_mode(False), torch.no_grad(), GatheredParameters(list(source.parameters())):
+        with torch.inference_mode(False), torch.no_grad(), deepspeed.zero.GatheredParameters(list(source.parameters())):
             weights = {name: p.data for name, p in source.state_dict(keep_vars=True).items()}
             block.load_state_dict(weights, assign=True)
             try:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 LAUNCHED = "CROSS_RANK"
 """Variable that DeepSpeed's launcher sets for its ranks."""
 OF_FILES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-"""Error numbers that need no traceback if the error names a file."""
+"""Error numbers that need no traceback: the message names the file."""
 GIVE_WAY_S = 30.0
 """How long a rejected rank that logs nothing waits for the one that does. DeepSpeed's launcher kills all ranks once one
 has exited, and might kill that one before it has said why; it ends the wait as well."""
@@ -137,7 +137,7 @@ def _failed(verb: str, error: Exception) -> int:
 
 def _of_a_file(error: Exception) -> bool:
     """Return whether a file cannot be used, as its message says: its permissions changed, or it is gone."""
-    return isinstance(error, OSError) and error.errno in OF_FILES and error.filename is not None
+    return isinstance(error, OSError) and error.errno in OF_FILES
 
 
 def _posted(code: int) -> int:

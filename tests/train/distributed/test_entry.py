@@ -113,6 +113,11 @@ ENDS = {
     ),
     "not met": (NotMet("rank 1 did not come"), FAILED, "pdpc demo: rank 1 did not come (rank 0)\n"),
     "port taken": (PortTaken("taken"), PORT_TAKEN, "pdpc demo: taken (rank 0)\n"),
+    "no permission": (
+        PermissionError(errno.EACCES, "denied", "run/\x1b[2J"),
+        FAILED,
+        "pdpc demo: [Errno 13] denied: 'run/\\x1b[2J' (rank 0)\n",
+    ),
     "disk full": (OSError(errno.ENOSPC, "full"), DISK_FULL, "pdpc demo: [Errno 28] full (rank 0)\n"),
     "interrupted": (
         KeyboardInterrupt(),

@@ -182,9 +182,11 @@ def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
 
 def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
     """Return a file's contents. Raises ArtifactError for one of more than `largest` bytes: it would fill the memory."""
+    data = bytearray()
     with open(path, "rb") as file:
-        data = file.read(largest + 1)
+        while len(data) <= largest and (part := file.read(COPY_BYTES)):  # `read` takes the memory that it is asked for
+            data += part
     if len(data) > largest:
         size = path.stat().st_size
         raise ArtifactError(f"{path} has {size:,} bytes, more than the {largest:,} that it may have: restore the file")
-    return data
+    return bytes(data)

@@ -3,11 +3,12 @@
 import ast
 import errno
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from curriculum.artifact.files import copy_file, no_links, replacing, write_text
+from curriculum.artifact.files import ArtifactError, copy_file, no_links, read_bytes, replacing, write_text
 
 ROOT = Path(__file__).parents[3]
 OWN_FOLDERS = {
@@ -97,6 +98,18 @@ def test_nothing_is_appended_to_what_is_not_a_file(tmp_path, kind):
     with open(tmp_path / "victim", "a", opener=no_links) as file:
         file.write(" file")
     assert (tmp_path / "victim").read_text() == "precious file"
+
+
+def test_a_small_file_is_read_without_the_memory_of_the_largest_one(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+    tracemalloc.start()
+    try:
+        assert read_bytes(tmp_path / "file", 1 << 40) == b"x" * 1000
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(ArtifactError, match="file has 1,000 bytes, more than the 999 that it may have"):
+        read_bytes(tmp_path / "file", 999)
 
 
 def writes(tree):

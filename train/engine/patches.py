@@ -90,6 +90,7 @@ OPTIMIZER3 = f"{STAGE3}:DeepSpeedZeroOptimizer_Stage3"
 FRAGMENTS = "deepspeed.utils.tensor_fragment"
 FRAGMENT_FIELDS = "lp_fragment_address hp_fragment_address param_group_index"
 SWAPPING = "deepspeed.runtime.swap_tensor"
+PARTITION = "deepspeed.runtime.zero.partition_parameters"
 SWAPPER = f"{SWAPPING}.partitioned_optimizer_swapper:PartitionedOptimizerSwapper"
 SWAPPED = f"{SWAPPING}.optimizer_utils:OptimizerStateSwapInfo"
 GRADIENTS = "parameter gradient_offsets gradient_tensors"
@@ -97,6 +98,7 @@ PARAMETER = "torch.nn:Parameter"
 
 _SYNC = "it turns a device tensor into a bool, so the host waits for the whole step"
 _NORM = "it passes over all gradients again for the norm that the guards already have"
+_DTYPE = "on a CPU without float16 it takes bfloat16, whatever the parameters' dtype"
 _BUILD = "DeepSpeed would compile a reader and writer that ignore I/O errors; DiskHandle replaces it"
 
 TABLE: tuple[Row, ...] = (
@@ -146,6 +148,7 @@ TABLE: tuple[Row, ...] = (
     # State on NVMe (nvme/handle.py, nvme/state.py).
     _replaced(f"{SWAPPING}.partitioned_optimizer_swapper", "AsyncIOBuilder", "", DISK, _BUILD),
     _replaced(f"{SWAPPING}.partitioned_param_swapper", "AsyncIOBuilder", "", DISK, _BUILD),
+    _replaced(f"{PARTITION}:Init", "_set_dtype", "ds_config dtype", DISK, _DTYPE),
     _replaced(SWAPPER, "swap_out_gradients", GRADIENTS, STATES, "it writes gradients that stay in memory anyway"),
     *_held(OPTIMIZER3, "optimizer_swapper", STATES, "knows the files"),
     *_held(OPTIMIZER3, "fp16_partitioned_groups_flat_numel", STATES, "elements of each sub-group"),

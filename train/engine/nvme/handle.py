@@ -157,14 +157,20 @@ def reserve(path: str, size: int, *, zero: bool = False) -> None:
 
 @contextmanager
 def own_handles() -> Iterator[None]:
-    """Let DeepSpeed objects built inside the block read and write with `DiskHandle`."""
+    """Let DeepSpeed objects built inside the block read and write with `DiskHandle`, in the parameters' dtype."""
     from deepspeed.runtime.swap_tensor import partitioned_optimizer_swapper, partitioned_param_swapper
+    from deepspeed.runtime.zero.partition_parameters import Init
 
     with (
+        replaced(Init, "_set_dtype", _keep_dtype),
         replaced(partitioned_optimizer_swapper, "AsyncIOBuilder", _Builder),
         replaced(partitioned_param_swapper, "AsyncIOBuilder", _Builder),
     ):
         yield
+
+
+def _keep_dtype(self: Any, ds_config: Any, dtype: torch.dtype) -> None:
+    self.dtype = dtype
 
 
 class _Builder:

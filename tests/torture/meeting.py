@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -182,9 +183,7 @@ def rank(words: list[str], output: str, lost: int, when: str) -> int:
 
 
 @contextmanager
-def _disturbed(
-    rendezvous: Callable[[int, int, float, Callable[[int], object]], object], dies: bool, when: str, *asked: object
-) -> Iterator[None]:
+def _disturbed(rendezvous: Callable[..., Any], dies: bool, when: str, *asked: object) -> Iterator[Any]:
     """Join the rendezvous and die before, during or after it; if a rank dies during it, the others join late."""
 
     def die() -> None:
@@ -196,10 +195,10 @@ def _disturbed(
         threading.Timer(0.7, die).start()
     if not dies and when == "while":
         time.sleep(1.5)
-    with rendezvous(*asked):
+    with rendezvous(*asked) as store:
         if dies and when == "after":
             die()
-        yield
+        yield store
 
 
 def ended(ranks: Ranks) -> list[int | None]:

@@ -272,6 +272,7 @@ def test_a_run_that_is_refused_after_it_is_claimed_leaves_nothing_behind(tmp_pat
 
     monkeypatch.setattr(claim, "check_scores", refuse)
     monkeypatch.setattr(RunFolder, "admit", lambda *_: [])
+    monkeypatch.setattr(claim, "contents_of", lambda _: {})
     manifest = SimpleNamespace(config={}, inputs={}, facts={"slice": "train"})
     inputs = SimpleNamespace(
         order=SimpleNamespace(manifest=manifest, batch_size=8),

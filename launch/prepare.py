@@ -10,6 +10,7 @@ Finished chunks are kept: run the same command again to resume, with any engine 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class PrepareTask:
 
     def __init__(self, settings: SharedPrepareSettings, tokenizer: str | None = None) -> None:
         self._settings, self._tokenizer = settings, tokenizer
-        self.output, self.processes = Path(settings.output).expanduser(), settings.processes
+        self.output, self.processes = Path(os.path.expanduser(settings.output)), settings.processes
 
     def open(self) -> TextJob:
         """Open the text."""

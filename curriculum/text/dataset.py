@@ -51,7 +51,7 @@ class DatasetText:
         self._data_files = data_files
         self._streaming = streaming
         local = os.path.isdir(os.path.expanduser(name)) and not (name in FORMATS and data_files)
-        self._local = Path(name).expanduser() if local else None
+        self._local = Path(os.path.expanduser(name)) if local else None
         fallback = self._local.resolve().name if self._local else name
         self._columns = Columns(text_column, source_column, fallback, largest)
         self._data = self._load()

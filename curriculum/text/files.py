@@ -43,7 +43,8 @@ class TextFile:
 def find_files(paths: list[str], notes: list[str]) -> list[TextFile]:
     """Return the files of `input.paths` in order, each once. Appends to `notes` what is left out.
 
-    Raises ValueError if an item matches nothing, or a folder has files that may be text but cannot be read.
+    Raises ValueError if an item matches nothing, a folder has files that may be text but cannot be read, or a file is
+    there both plain and compressed.
     """
     files: list[TextFile] = []
     seen: set[Path] = set()
@@ -57,12 +58,27 @@ def find_files(paths: list[str], notes: list[str]) -> list[TextFile]:
                 continue
             seen.add(real)
             files.append(TextFile(f"{number}/{name}", path, "/" in name))
+    _reject_copies(files)
     return files
+
+
+def _reject_copies(files: list[TextFile]) -> None:
+    """Raise ValueError if a file lies next to its own compressed copy (`gzip --keep`): its text would be read twice."""
+    found: dict[Path, Path] = {}
+    for path in (file.path for file in files):
+        plain = path.with_name(path.name.removesuffix(".gz").removesuffix(".zst"))
+        if (other := found.setdefault(plain, path)) is not path:
+            raise ValueError(
+                f"input.paths: {other} and {path} have one name, so they look like copies, and the text would be read "
+                "twice: remove one, or rename it if its text is another"
+            )
 
 
 def _expand(entry: str, notes: list[str]) -> Iterator[tuple[str, Path]]:
     """Yield (relative name, path) of every file that one item of input.paths matches, sorted by name."""
-    place = Path(entry).expanduser()
+    if not entry:
+        raise ValueError("input.paths has an empty entry (a shell variable that is not set?): name a file or folder")
+    place = Path(os.path.expanduser(entry))
     if place.is_dir():
         yield from sorted(_folder_files(place, place, notes))
     elif place.is_file():
@@ -76,10 +92,17 @@ def _expand(entry: str, notes: list[str]) -> Iterator[tuple[str, Path]]:
             else:
                 found.update([_known(match.relative_to(base).as_posix(), match)])
         if not found:
-            raise ValueError(f"input.paths: no file matches {entry!r}: check the pattern and the working directory")
+            raise ValueError(f"input.paths: no file matches {entry!r}: {_pattern_help(entry)}")
         yield from sorted(found.items())
     else:
         raise ValueError(f"input.paths: {entry!r} does not exist: check the path (relative to {os.getcwd()})")
+
+
+def _pattern_help(entry: str) -> str:
+    literal = entry.replace("[", "[[]")
+    if literal != entry and glob.glob(os.path.expanduser(literal), recursive=True):
+        return f"brackets in a pattern are a choice of characters: write {literal!r} for a name that contains them"
+    return "check the pattern and the working directory"
 
 
 def _folder_files(folder: Path, base: Path, notes: list[str], required: bool = True) -> list[tuple[str, Path]]:

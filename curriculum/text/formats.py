@@ -6,17 +6,21 @@ Every document has a place in its file, so that ranges of places split a file in
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from curriculum.text.document import BadRecordError, BadRecords, Columns, Document, decode
 from curriculum.text.lines import PlainLines, gzip_json, gzip_lines, plain_json, zstd_json, zstd_lines
 from curriculum.text.parquet import ParquetRows
 from curriculum.text.source_names import folder_name
 
-if TYPE_CHECKING:
-    pass
+STARTS = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
+"""First bytes of compressed files. No text in UTF-8 starts with them."""
+SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+"""Start of a zstd frame that holds no data, which some tools write first."""
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class FileReader(Protocol):
@@ -52,7 +56,23 @@ def open_file(path: Path, columns: Columns, bad: BadRecords) -> FileReader:
     extension = file_format(path.name)
     if extension is None:
         raise ValueError(f"{path} has an unknown extension: PDPC reads {', '.join(READERS)}")
+    _check_start(path, extension)
     return READERS[extension](path, columns, bad)
+
+
+def _check_start(path: Path, extension: str) -> None:
+    """Raise ValueError if a file's first bytes show another format than its extension, or what a download left."""
+    with open(path, "rb") as file:
+        start = file.read(len(LFS_POINTER))
+    if start == LFS_POINTER:
+        raise ValueError(f"{path} is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`")
+    start = start.lstrip(b"\0") if extension.endswith(".gz") else start
+    kind = next((kind for magic, kind in STARTS.items() if start.startswith(magic)), None)
+    own = "." + extension.rpartition(".")[2]
+    if kind is not None and kind != own:
+        raise ValueError(f"{path} is a {kind} file by its first bytes, but not by its name: rename it")
+    if own in (".gz", ".zst") and start and kind is None and not SKIPPABLE.match(start):
+        raise ValueError(f"{path} does not start like a {own} file ({start[:16]!r}): rename it, or download it again")
 
 
 class WholeText:

@@ -6,6 +6,7 @@ identical whichever worker processes which chunk, and when.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -52,6 +53,17 @@ def run(settings: PrepareSettings, console: Console | None = None) -> Path:
     return job.finish()
 
 
+def _check_outside(output: Path, paths: Sequence[str]) -> None:
+    """Raise ValueError if TOKENS would be written into a folder of the input, which another start would read whole."""
+    for entry in paths:
+        folder = Path(os.path.expanduser(entry))
+        if entry and folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"output={output} is in {entry}, which input.paths reads whole, so the same command could not be run "
+                f"again to resume: choose an output elsewhere, or name the files by a glob, such as {entry}/*.jsonl"
+            )
+
+
 class TextJob:
     """One TOKENS folder to write: its chunks, the missing ones, and the final artifact.
 
@@ -68,7 +80,8 @@ class TextJob:
         mark: Callable[[str], None] = lambda point: None,
     ) -> None:
         self.settings, self.console = settings, console or PlainConsole()
-        self.folder = Path(settings.output).expanduser()
+        self.folder = Path(os.path.expanduser(settings.output))
+        _check_outside(self.folder, settings.input.paths)
         self.text = open_text(settings.input, skip_bad=settings.on_bad_record == "skip")
         self._loaded: TextTokenizer | None = None
         self._given_template: tuple[list[str], list[str]] = [], []

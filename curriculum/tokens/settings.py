@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from curriculum.text.document import LARGEST_DOCUMENT, ON_BAD_RECORD
@@ -76,6 +77,8 @@ class PrepareSettings:
             raise ValueError(f"on_bad_record={self.on_bad_record!r} is unknown: use one of {', '.join(ON_BAD_RECORD)}")
         if not self.output:
             raise ValueError("output is empty: name the folder to write TOKENS to")
+        if Path(self.output).name in ("", ".."):
+            raise ValueError(f"output={self.output} has no name of its own: name a new folder to write TOKENS to")
 
     def content(self) -> dict[str, Any]:
         """Return the settings that determine the contents of TOKENS; those added later only if they are set."""

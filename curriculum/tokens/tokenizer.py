@@ -177,7 +177,7 @@ def load_tokenizer(settings: TokenizerSettings) -> TextTokenizer:
 
     Raises ValueError with what is missing and a fix.
     """
-    place = Path(settings.name).expanduser()
+    place = Path(os.path.expanduser(settings.name))
     if place.is_dir():
         return TextTokenizer.open(place, settings.end_of_text)
     if settings.name.startswith((".", "/", "~")) or place.exists():

@@ -110,6 +110,11 @@ def _check_value(verb: str, word: str, known: Collection[str]) -> None:
         raise ValueError(
             f"{word} is not an option: settings are KEY=VALUE or --KEY VALUE (--help lists them), files experiment=PATH"
         )
+    if ("=" not in word and not word.startswith("~")) or key != key.strip():
+        raise ValueError(
+            f"{word!r} is not KEY=VALUE: settings are KEY=VALUE without spaces around the =, in quotes if VALUE has "
+            "spaces (--help lists them)"
+        )
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException:

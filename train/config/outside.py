@@ -6,6 +6,7 @@ They are read as text and hold plain values, like the files in `configs/`; no co
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ SUFFIXES = (".yaml", ".yml")
 def named_path(value: str) -> Path | None:
     """Return the file that an override of a group names by its path; None if the value is a name in the group."""
     text = re.sub(r"\\(.)", r"\1", value[1:-1]) if QUOTED.fullmatch(value) else value
-    return Path(text).expanduser() if text.endswith(SUFFIXES) else None
+    return Path(os.path.expanduser(text)) if text.endswith(SUFFIXES) else None
 
 
 @contextmanager
@@ -77,7 +78,7 @@ def _folder(words: Sequence[str], groups: Path) -> Path | None:
     if not given:
         return None
     text = given[-1]
-    folder = Path(text[1:-1] if QUOTED.fullmatch(text) else text).expanduser()
+    folder = Path(os.path.expanduser(text[1:-1] if QUOTED.fullmatch(text) else text))
     known = sorted(path.name for path in groups.iterdir() if path.is_dir())
     if not any((folder / name).is_dir() for name in known):
         raise ValueError(

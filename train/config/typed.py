@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -24,9 +25,9 @@ def as_typed(
 
     Hydra reads `output=2024_06_01` as the number 20240601, and rejects `score=log(pd)`, `[c#1]` or a name that is not
     ASCII. Text, entries of a list of text and values of a mapping to text are put into quotes where Hydra would read
-    something else. What is left to Hydra: text in its own quotes or with its escapes (`a\\,b`), `${`, and `null` for an
-    optional setting. Raises ValueError, with the words to type, for a list given as one text and one text given as a
-    list.
+    something else. Outside quotes, a leading `~/` is the home folder. What is left to Hydra: text in its own quotes or
+    with its escapes (`a\\,b`), `${`, and `null` for an optional setting. Raises ValueError, with the words to type, for
+    a list given as one text and one text given as a list.
     """
     typed = {group: _chosen(group, options, words) for group, options in (choices or {}).items()}
     return [_typed(words, index, schemas, typed) for index in range(len(words))]
@@ -74,7 +75,9 @@ def _is_list(value: str) -> bool:
 
 
 def _literal(key: str, value: str, kind: Any, listed: bool = False) -> str:
-    """Return one text so that Hydra reads it as it was typed."""
+    """Return one text so that Hydra reads it as it was typed, and `~` as the home folder."""
+    if value == "~" or value.startswith("~/"):  # as shells do, but not after every `=`
+        return quoted(os.path.expanduser(value))
     if PLAIN.fullmatch(value) or "${" in value or QUOTED.fullmatch(value) or (kind is not str and _is_null(value)):
         return value
     if "\\" in value and isinstance(read := _read(value), str):  # Hydra's escapes

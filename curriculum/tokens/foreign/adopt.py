@@ -6,6 +6,7 @@ find the files -> check their indexes -> read each once (ids, document boundarie
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -90,7 +91,7 @@ def run(settings: AdoptSettings, console: Console | None = None) -> Path:
     file of complete TOKENS has moved or changed.
     """
     console = console or PlainConsole()
-    folder = Path(settings.output).expanduser()
+    folder = Path(os.path.expanduser(settings.output))
     tokenizer = load_tokenizer(settings.tokenizer.settings())
     files = {
         name: {source: find(f"{name}.{source}", path) for source, path in sorted(paths.items())}
@@ -115,7 +116,7 @@ def run(settings: AdoptSettings, console: Console | None = None) -> Path:
 
 def find(key: str, path: str) -> list[ForeignFile]:
     """Open the files matched by a prefix, a path or a glob, sorted by path. Raises ValueError with `key`."""
-    place = Path(path).expanduser().absolute()
+    place = Path(os.path.expanduser(path)).absolute()
     datatrove = place.suffix == SUFFIX
     if not datatrove:
         prefix = place.with_suffix("") if place.suffix in (".bin", ".idx") else place

@@ -5,6 +5,7 @@ A document becomes one sequence: its tokens and an end-of-text, as with Megatron
 
 from __future__ import annotations
 
+import os
 import re
 from array import array
 from collections.abc import Sequence
@@ -60,8 +61,8 @@ def run(settings: MegatronSettings, console: Console | None = None) -> Path:
     incomplete or `output` contains something else.
     """
     console = console or PlainConsole()
-    folder = Path(settings.output).expanduser()
-    tokens = Tokens.open(Path(settings.tokens).expanduser(), settings.slice)
+    folder = Path(os.path.expanduser(settings.output))
+    tokens = Tokens.open(Path(os.path.expanduser(settings.tokens)), settings.slice)
     if not tokens.documents:
         raise ValueError(f"slice={settings.slice!r} of {settings.tokens} is empty: choose another")
     config, inputs = {"slice": settings.slice}, {"tokens": tokens.fingerprint}

@@ -174,3 +174,56 @@ def test_zstd_windows_of_any_size_are_read(tmp_path: Path, window: int) -> None:
     made = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     (tmp_path / "a.jsonl.zst").write_bytes(made.compress(LINES) + made.flush())
     assert read(tmp_path / "a.jsonl.zst") == DOCUMENTS
+
+
+@pytest.mark.parametrize("names", [("a.jsonl", "a.jsonl.gz"), ("a.json.gz", "a.json.zst"), ("a.json", "a.json.zst")])
+def test_a_file_next_to_its_compressed_copy_is_rejected(tmp_path: Path, names: tuple[str, str]) -> None:
+    first, second = (packed(tmp_path / name, LINES) for name in names)
+    for paths in ([tmp_path], [first, second], [tmp_path / "a.*"]):
+        with pytest.raises(ValueError, match=r"a\.json.* and .*a\.json.* have one name, so they look like copies"):
+            open_text(TextSettings(paths=[str(path) for path in paths]))
+    second.rename(tmp_path / f"b{second.name[1:]}")
+    assert len(read(tmp_path)) == 2 * len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("a.jsonl", gzip.compress(LINES), "is a .gz file by its first bytes, but not by its name: rename it"),
+        ("a.txt", zstandard.compress(LINES), "is a .zst file by its first bytes"),
+        ("a.json.zst", gzip.compress(LINES), "is a .gz file by its first bytes"),
+        ("a.jsonl.gz", LINES, "does not start like a .gz file"),
+        ("a.json.zst", b"<!DOCTYPE html>", "does not start like a .zst file"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        ("a.jsonl.gz", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+    ],
+)
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_file_of_another_format_than_its_name_says_is_named(
+    tmp_path: Path, name: str, data: bytes, reason: str, skip_bad: bool
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{name}.*{reason}"):
+        list(open_text(TextSettings(paths=[str(path)]), skip_bad=skip_bad).documents())
+
+
+def test_frames_that_hold_no_data_may_come_first(tmp_path: Path) -> None:
+    skippable = b"\x50\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"
+    (tmp_path / "a.jsonl.zst").write_bytes(skippable + zstandard.compress(LINES))
+    (tmp_path / "b.jsonl.gz").write_bytes(b"\0" * 8 + gzip.compress(LINES))
+    assert read(tmp_path) == DOCUMENTS * 2
+
+
+def test_a_pattern_that_reads_brackets_of_a_name_as_a_choice_is_corrected(tmp_path: Path) -> None:
+    packed(tmp_path / "out [x]" / "a.jsonl", LINES)
+    with pytest.raises(ValueError, match=r"no file matches .*brackets in a pattern.*out \[\[\]x\]/\*") as error:
+        read(tmp_path / "out [x]" / "*")
+    assert read(Path(str(error.value).split("'")[3])) == DOCUMENTS
+
+
+def test_an_empty_entry_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed(tmp_path / "a.jsonl", LINES)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"input\.paths has an empty entry"):
+        open_text(TextSettings(paths=[""]))

@@ -446,3 +446,22 @@ def test_sources_by_folder_are_shown_with_their_origin(tmp_path: Path) -> None:
         printed = prepare(settings(tmp_path, tmp_path / "tokens", "train:300", input=where))
         for name, origin in (("wiki", "folder name"), ("code", "folder name"), ("web", "file name")):
             assert re.search(rf"{name}\s+\S\s+{origin}", printed)
+
+
+@pytest.mark.parametrize("entry", [".", "text", "text/deep", "link"])
+def test_tokens_are_not_written_into_a_folder_of_the_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
+) -> None:
+    corpus(tmp_path / "text")
+    corpus(tmp_path / "text" / "deep")
+    (tmp_path / "link").symlink_to(tmp_path / "text")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"output=text/deep/tokens is in {entry}, which input.paths reads whole"):
+        TextJob(settings(Path(entry), Path("text/deep/tokens")))
+    TextJob(settings(Path("text/*.jsonl"), Path("text/tokens")))
+
+
+@pytest.mark.parametrize("output", [".", "..", "a/..", "/"])
+def test_an_output_without_a_name_is_rejected(output: str) -> None:
+    with pytest.raises(ValueError, match=f"output={output} has no name of its own"):
+        PrepareSettings(output=output)

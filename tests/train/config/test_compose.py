@@ -152,3 +152,10 @@ def test_no_number_of_backslashes_opens_the_environment(monkeypatch, backslashes
         except SettingsError as error:
             said = str(error)
         assert "found out" not in said
+
+
+@pytest.mark.parametrize("word", ["foo", "my text", "3", "+x", "step = 3", "step =3"])
+def test_a_word_without_a_key_is_named(word):
+    schema, _, choices = VERBS["inspect"].load()
+    with pytest.raises(SettingsError, match=f"'{re.escape(word)}' is not KEY=VALUE: settings are"):
+        compose("inspect", schema, ["folder=t", word], choices)

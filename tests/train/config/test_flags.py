@@ -162,7 +162,7 @@ TYPED = [
     "c#1",
 ]
 TYPED += ["epoch=999-step=87999.ckpt", "\u65e5\u672c", "mlx5_0:1,mlx5_3:1", "a|b", "p[01].jsonl", "[ab].jsonl", "it's"]
-TYPED += ["user@host", "50%", "C:\\d", "~/x", "a: b", " x ", "'a'b'"]
+TYPED += ["user@host", "50%", "C:\\d", "~x", "a~/x", "a: b", " x ", "'a'b'"]
 """Values that Hydra reads as something else, or not at all."""
 
 
@@ -179,6 +179,19 @@ def test_a_text_setting_takes_the_characters_that_were_typed(text):
     schema, _, choices = VERBS["arrange"].load()
     words = ["tokens=t", "scores=s", "output=o", f"preference.score={text}"]
     assert compose("arrange", schema, words, choices).preference.score == text
+
+
+def test_a_tilde_outside_quotes_is_the_home_folder_in_every_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me #1")
+    schema, _, choices = VERBS["arrange"].load()
+    found = compose("arrange", schema, ["tokens=~/t", "preference=shuffled", "batch_size=2", "output='~/o'"], choices)
+    assert (found.tokens, found.output) == ("/home/me #1/t", "~/o")
+    schema, _, choices = VERBS["prepare"].load()
+    found = compose("prepare", schema, ["input.paths=[~/a/*.jsonl, b, '~/c']", "output=~"], choices)
+    assert (found.input.paths, found.output) == (["/home/me #1/a/*.jsonl", "b", "~/c"], "/home/me #1")
+    schema, _, choices = VERBS["score"].load()
+    found = compose("score", schema, ["tokens=t", "output=o", "models={weak: ~/w, strong: s}"], choices)
+    assert found.models == {"weak": "/home/me #1/w", "strong": "s"}
 
 
 @pytest.mark.parametrize("text", [text for text in TYPED if "," not in text or "(" in text])

@@ -104,10 +104,10 @@ def _store(place: str, path: Path, groups: Path, kinds: Kinds) -> list[Path]:
 
 
 def _check_choices(path: Path, content: Any, groups: Path) -> None:
-    """Raise ValueError for `tracker: none` at the top of a file: there a group is a mapping, and a name is no choice."""
+    """Raise ValueError for `tracker: none` in a file: there a group is a mapping, and its name chooses nothing."""
     for key, value in content.items() if isinstance(content, Mapping) else ():
         if isinstance(value, str) and (groups / str(key)).is_dir():
             raise ValueError(
-                f"{path}: {key}: {value} chooses a file of configs/{key}, which a file does under `defaults:`, with the "
-                f"line - override /{key}: {value}"
+                f"{path}: {key}: {value} chooses a file of configs/{key}, which a file does under `defaults:`, with "
+                f"the line - override /{key}: {value}"
             )

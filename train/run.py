@@ -201,7 +201,7 @@ def _export(loop: Loop, claimed: RunFolder | None) -> None:
     folder, progress = Path(loop.settings.output), loop.progress
     export_checkpoint(folder, folder / EXPORT, chosen=_final_weights(folder, progress.step))
     claimed.finish(loop.cursor, as_hex(progress.consumed_hash))
-    log.info("run %s is finished: %s tokens in %s steps", folder, progress.tokens, progress.step)
+    log.info("run %s is finished: %s tokens in %s steps", folder, f"{progress.tokens:,}", f"{progress.step:,}")
 
 
 def _final_weights(folder: Path, step: int) -> ChosenWeights:

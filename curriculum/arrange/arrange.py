@@ -233,17 +233,17 @@ def _check_size(settings: ArrangeSettings, arrangement: Arrangement) -> None:
 def _log_summary(order: Order, layout: Layout) -> None:
     facts = order.manifest.facts
     log.info(
-        "order %s: %s samples in %s steps of %s, %s stages, buckets %s%s, left out %s, repeated %s",
+        "order %s: %s samples in %s steps of %s, %s, buckets %s%s, left out %s, repeated %s",
         order.folder,
-        len(order),
-        order.steps,
-        order.batch_size,
-        len(order.stage_ends),
-        ", ".join(f"{bucket.name}={bucket.samples}" for bucket in order.buckets[:MOST_LISTED])
+        f"{len(order):,}",
+        f"{order.steps:,}",
+        f"{order.batch_size:,}",
+        "1 stage" if len(order.stage_ends) == 1 else f"{len(order.stage_ends):,} stages",
+        ", ".join(f"{bucket.name}={bucket.samples:,}" for bucket in order.buckets[:MOST_LISTED])
         + (f" and {len(order.buckets) - MOST_LISTED} more" if len(order.buckets) > MOST_LISTED else ""),
-        f" in each of {len(layout.sources)} sources" if layout.stratified else "",
-        facts["left_out"],
-        facts["repeated"],
+        f" (cut within each of {len(layout.sources)} sources)" if layout.stratified else "",
+        f"{facts['left_out']:,}",
+        f"{facts['repeated']:,}",
     )
     if layout.stratified and layout.columns.tokens is None and layout.strata == 1:
         log.warning("the scores have no column `source`, so there is one stratum: add it to keep the mix of sources")

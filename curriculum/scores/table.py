@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from curriculum.scores.baseline import baselines_of
 from curriculum.scores.scores import Scores
@@ -23,6 +24,8 @@ INK, MUTED, LINE = "#1d2733", "#556170", "#d8dee6"
 COLOURS = ("#3b7dbb", "#e08a2c", "#2a9d86", "#b55a9f", "#8fa8bf", "#c9b037", "#5c5fa8", "#7a8490")
 
 
+PD_HEADINGS = ("PD\nmean", "PD\ndeviation", "PD\n< 0", "PD ~\nlength")
+
 PICTURE = "PDPC scores by source"
 """Title of the figure, in its metadata."""
 
@@ -32,9 +35,10 @@ def show(scores: Scores, tokens: Tokens, console: Console) -> None:
     sums = sum_up(scores.folder / f"{scores.slice}.parquet", tokens)
     title = cell(f"SCORES {scores.folder}, slice {scores.slice}: nats per token")
     table = Table(title=title, title_justify="left")
-    pd = ("PD mean", "PD deviation", "PD < 0", "PD ~ length") if sums.pd_mean is not None else ()
-    for number, heading in enumerate(("source", "samples", *sums.loss_mean, *pd)):
+    for number, heading in enumerate(("source", "samples", *sums.loss_mean)):
         table.add_column(cell(heading), justify="right" if number else "left", overflow="fold")
+    for heading in PD_HEADINGS if sums.pd_mean is not None else ():
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     for index, name in enumerate([*sums.sources, "all"]):
         if sums.samples[index]:
             table.add_row(cell(name), f"{sums.samples[index]:,}", *_cells(sums, index))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from rich.console import Console
@@ -9,12 +10,17 @@ from rich.text import Text
 
 from curriculum.work.printable import printable, printable_lines
 
+PIPE_WIDTH = 160
+"""Columns of a pipe or a file, unless COLUMNS says otherwise: wide enough for the tables."""
+
 
 class PlainConsole(Console):
     """A rich console whose strings, those in tables included, are shown literally; use `Text` for styles."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
+        if options.get("width") is None and not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = PIPE_WIDTH
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as text, unsafe characters escaped line by line."""

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from curriculum.artifact.manifest import MANIFEST, kind_of, open_manifest, verify
 from launch.inspect.settings import RUN, InspectSettings
-
-PIPE_WIDTH = 160
-"""Characters per line if the output is not a terminal."""
 
 MOST_SOURCES = 6
 """Most sources of a slice that are named, the largest ones."""
@@ -25,7 +21,7 @@ def run(settings: InspectSettings) -> int:
     from curriculum.work.console import PlainConsole
 
     folder = Path(settings.folder)
-    console = PlainConsole(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = PlainConsole()
     if (folder / RUN).is_file() or kind_of(folder) == "order":
         from launch.inspect.order import inspect_order
 
@@ -52,6 +48,7 @@ def _show_manifest(folder: Path, whole: bool, console: Any) -> None:
     table.add_row("created", f"{manifest.created_at} by PDPC {manifest.code_version}")
     facts = dict(manifest.facts)
     if kind == "tokens":
+        facts.pop("blocks", None)
         for name, held in facts.pop("slices", {}).items():
             table.add_row(cell(f"slice {name}"), cell(_held(held.get("sources", []))))
     for title, values in (("fact", facts), ("config", manifest.config)):

@@ -8,9 +8,10 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from train.config.check import check_file
 from train.config.typed import QUOTED
@@ -97,5 +98,17 @@ def _store(place: str, path: Path, groups: Path, kinds: Kinds) -> list[Path]:
     text, chosen = check_file(path, str(path), groups / group, groups, kinds)
     package = package_of(text, "_global_" if group == "experiment" else None)
     content = OmegaConf.load(io.StringIO(text))
+    if package == "_global_":
+        _check_choices(path, content, groups)
     ConfigStore.instance().store(group=group, name=name, node=content, package=package, provider=str(path))
     return chosen
+
+
+def _check_choices(path: Path, content: Any, groups: Path) -> None:
+    """Raise ValueError for `tracker: none` in a file: there a group is a mapping, and its name chooses nothing."""
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        if isinstance(value, str) and (groups / str(key)).is_dir():
+            raise ValueError(
+                f"{path}: {key}: {value} chooses a file of configs/{key}, which a file does under `defaults:`, with "
+                f"the line - override /{key}: {value}"
+            )

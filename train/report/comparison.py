@@ -52,6 +52,8 @@ class Gain:
     """Two-sided p-value of no difference; None without an interval."""
     corrected: float | None = None
     """The p-value corrected for the number of differences at this stage end; None without a verdict on the order."""
+    floor: float = 0.0
+    """`Interval.floor`."""
     withheld: str = ""
     """Why there is no verdict on the order; empty if there is one."""
     notes: list[str] = field(default_factory=list)
@@ -115,7 +117,7 @@ def compare(measure: Measure, first: SeedValues, second: SeedValues, answers: An
     )  # fmt: skip
     if found_interval is not None:
         ends = found_interval
-        gain = replace(gain, low=ends.low, high=ends.high, method=ends.method, p=ends.p)
+        gain = replace(gain, low=ends.low, high=ends.high, method=ends.method, p=ends.p, floor=ends.floor)
     return gain, ""
 
 

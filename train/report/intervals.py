@@ -64,6 +64,8 @@ class Interval:
     """`items`, `items and seeds`, `seeds`, `standard errors` or `standard errors and seeds`."""
     p: float
     """Two-sided p-value of no difference; below 0.05 if the interval excludes zero."""
+    floor: float = 0.0
+    """Half width that the choice of items leaves at any number of seeds; 0 if one seed, or no items, cannot tell."""
 
 
 def side_of(seeds: Sequence[Items]) -> Side | None:
@@ -142,7 +144,8 @@ def interval(first: Side, second: Side, difference: float, paired: bool) -> Inte
         critical += (t_quantile(seeds_freedom) ** 2 - quantile**2) * (seeds / variance) ** POWER
     half = math.sqrt(max(variance * critical, items))
     p = p_value(abs(difference), half, math.sqrt(max(critical, NORMAL**2)))
-    return Interval(difference - half, difference + half, " and ".join(method), p)
+    floor = quantile * math.sqrt(max(0.0, items - together)) if matched is not None and seeds_freedom else 0.0
+    return Interval(difference - half, difference + half, " and ".join(method), p, floor)
 
 
 def _seeds(first: Side, second: Side, paired: bool) -> tuple[float, int]:

@@ -127,6 +127,7 @@ def confidence(gains: Gains, arm: str) -> str:
 def seeds_needed(gains: Gains, arm: str, seed_deviation: float | None) -> str:
     """Return one sentence: how many pairs of seeds would show the headline difference; empty after a verdict.
 
+    If the choice of items alone leaves a wider interval than the difference, no number of seeds would: it says so.
     The standard deviation over seeds is that of the arms with several seeds in the report, or else `seed_deviation`
     (for a held-out loss). A difference of two seeds deviates by sqrt(2) times as much.
     """
@@ -134,6 +135,12 @@ def seeds_needed(gains: Gains, arm: str, seed_deviation: float | None) -> str:
     gain = gains.final(arm, measure).gain
     if gain is None or gain.verdict not in (NO_VERDICT, UNDECIDED, NO_ERROR_BAR) or gain.withheld not in ("", ONE_SEED):
         return ""
+    if gain.floor >= abs(gain.value):
+        left = measure.write_difference(gain.floor).lstrip("+")
+        return (
+            f"More seeds alone would not show such a difference: the choice of evaluation items leaves \u00b1{left} "
+            "at any number of seeds. Evaluate on more of them."
+        )
     known = {name: cell.values for name, cell in gains.cells[measure.key][number].items() if cell.seeds > 1}
     freedom = sum(len(values) - 1 for values in known.values())
     if freedom:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from curriculum.work.console import PlainConsole, cell, say
+from curriculum.work.console import PIPE_WIDTH, PlainConsole, cell, say
 from curriculum.work.printable import csv_cell, printable, printable_lines
 from curriculum.work.progress import SampleProgress
 
@@ -70,3 +70,12 @@ def test_a_text_in_a_csv_is_no_formula(value: str) -> None:
 def test_other_values_in_a_csv_stay_as_they_are(value: object) -> None:
     assert csv_cell(value) == value
     assert type(csv_cell(value)) is type(value)
+
+
+def test_a_pipe_is_as_wide_as_the_tables_and_a_terminal_as_wide_as_it_is(monkeypatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert PlainConsole(file=io.StringIO()).width == PIPE_WIDTH
+    assert PlainConsole(file=io.StringIO(), width=80).width == 80
+    assert PlainConsole(file=io.StringIO(), force_terminal=True).width < PIPE_WIDTH
+    monkeypatch.setenv("COLUMNS", "100")
+    assert PlainConsole(file=io.StringIO()).width == 100

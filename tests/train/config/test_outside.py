@@ -78,6 +78,7 @@ def test_files_of_a_folder_by_name(folder):
         ("seed: 1\nseed: 2\n", "duplicate key"),
         ("sed: 1\n", "unknown key 'sed': did you mean seed"),
         ("seed: [1\n", "is not YAML"),
+        ("tracker: none\n", r"under `defaults:`, with the line - override /tracker: none"),
     ],
 )
 def test_a_file_by_path_has_only_plain_values(folder, text, message):

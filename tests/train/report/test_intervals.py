@@ -214,3 +214,15 @@ def test_a_large_table_is_computed_in_seconds():
         for _ in range(100):
             between(*sides)
     assert time.process_time() - began < 2
+
+
+def test_the_items_leave_the_same_interval_at_any_number_of_seeds():
+    def sides(count):
+        return [side_of([losses(100 * arm + seed, 0.02 * arm) for seed in range(count)]) for arm in (0, 1)]
+
+    floors = [between(*sides(count))[1].floor for count in (3, 40)]
+    assert between(*sides(1))[1].floor == 0
+    assert between(*(Side(np.asarray(values)) for values in ([4.0, 4.2], [4.1, 4.1])))[1].floor == 0
+    fewest, most = (between(*sides(count))[1] for count in (3, 40))
+    assert all(0 <= floor < (found.high - found.low) / 2 for floor, found in zip(floors, (fewest, most), strict=True))
+    assert floors[1] < 0.5 * (fewest.high - fewest.low) / 2

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from train.report import ReportSettings, make, run
+from train.report.intervals import Interval
 
 
 def quiet():
@@ -299,6 +300,16 @@ def test_one_seed_per_arm_has_no_verdict_anywhere(with_seeds, tmp_path):
     assert f"(given by seed_deviation), about {math.ceil(pairs)} pairs of seeds would show such a difference." in needed
     assert not re.search(r"(verdict (better|worse)\"|than shuffled|\((better|worse)\))", path.read_text("utf-8"))
     assert not re.search(r", (better|worse);| than shuffled", " ".join(printed.split()))
+
+
+def test_no_number_of_seeds_is_promised_where_the_items_are_too_few(with_seeds, monkeypatch):
+    monkeypatch.setattr(
+        "train.report.comparison.interval", lambda *_: Interval(-1.0, 1.0, "items and seeds", 0.9, floor=0.9)
+    )
+    headlines = make(ReportSettings(runs=with_seeds(shuffled=2, pdpc=2))).headlines
+    assert not any("pairs of seeds" in text for text in headlines)
+    (sentence,) = [text for text in headlines if text.startswith("More seeds alone would not show")]
+    assert "leaves \u00b10.9000 at any number of seeds" in sentence
 
 
 def test_other_arms_with_several_seeds_say_how_many_would_do(with_seeds, tmp_path):

@@ -77,7 +77,8 @@ def steps_of(study: Study, folder: Path, compose: Compose, width: Callable[[Any]
     for seed in study.seeds:
         orders = {arm: folder / "orders" / f"{arm}_{seed}" for arm in study.arms}
         for arm, own in study.arms.items():
-            settings = {**study.order, **own, "seed": seed}
+            shared = {} if "twin" in own else study.order  # a twin takes everything from its parent
+            settings = {**shared, **own, "seed": seed}
             name = f"order_{arm}_{seed}"
             needs = [*_needed(settings, study.steps), *(f"order_{other}_{seed}" for other in _arms_in(own, study))]
             add(name, "arrange", words_of(settings, outputs | orders), orders[arm], needs, f"order_{arm}")

@@ -37,6 +37,14 @@ def test_an_arm_made_from_the_order_of_another(tmp_path: Path) -> None:
     assert "stages_of=out/orders/shuffled_2" in order.words
 
 
+def test_a_twin_takes_everything_from_its_parent(tmp_path: Path) -> None:
+    arms = {"shuffled": {}, "late": {}, "early": {"twin": "mirrored", "twin_of": "$late"}}
+    steps = steps_of(read_study(written(tmp_path, arms=arms)), Path("out"), anything, lambda settings: 1)
+    order = next(step for step in steps.all if step.name == "order_early_1")
+    assert order.words == ["twin=mirrored", "twin_of=out/orders/late_1", "seed=1", "output=out/orders/early_1"]
+    assert order.needs == ["order_late_1"]
+
+
 def test_settings_are_checked_before_anything_starts(tmp_path: Path) -> None:
     study = read_study(written(tmp_path))
     assert steps_of(study, Path("out"), composed, width).runs

@@ -11,6 +11,11 @@ from train.records.run_json import read_run
 
 WANDB = "wandb:"
 """Prefix of the address of a run in W&B."""
+ARM_NAMES = "at most 40 letters, digits and _ . + -, starting with a letter or digit"
+PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*|[1-9](?:_?\d)+|\d", re.ASCII)
+"""Names that Hydra reads as they are in a key, `runs.2024_06_01`; in a mapping, that one is a number."""
+FRACTION = re.compile(r"\d[\d_]*(?:\.[\d_]*(?:e[+-]?\d+)?|e[+-]?\d+)", re.ASCII | re.IGNORECASE)
+"""Of the other names, those that are numbers in a mapping: `{1.10: ...}`."""
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}")
 
 
@@ -86,19 +91,28 @@ def named_by_arm(words: Sequence[str]) -> list[str]:
         if word.startswith(WANDB):
             raise ValueError(f"{word} needs the name of its arm: write runs.NAME={word}")
         runs.setdefault(str(read_run(Path(word))["arm"]), []).append(word)
-    for name, places in runs.items():
+    return [_override(name, places) for name, places in runs.items()]
+
+
+def _override(name: str, places: list[str]) -> str:
+    """Return an arm's runs as an override; ValueError, with the words to type, if its name cannot be part of one."""
+    text = ",".join(map(quoted, places))
+    text = text if len(places) == 1 else f"[{text}]"
+    if PLAIN_KEY.fullmatch(name):
         _check_arm(name, places)
-    listed = {name: ",".join(map(quoted, places)) for name, places in runs.items()}
-    return [f"runs={{{name}: {text if len(runs[name]) == 1 else f'[{text}]'}}}" for name, text in listed.items()]
+        return f"runs.{name}={text}"
+    valid = ARM_NAME.fullmatch(name)
+    if not valid or FRACTION.fullmatch(name):
+        why = "is read as a number there" if valid else f"is not a valid arm name there ({ARM_NAMES})"
+        raise ValueError(f"{places[0]} has arm={name!r}, which {why}: name it, runs.NAME={text}")
+    _check_arm(name, places)
+    return f"runs={{{name}: {text}}}"
 
 
 def _check_arm(name: str, runs: Any) -> None:
     """Raise ValueError unless `name` is a valid arm name and `runs` is a run or a list of distinct runs."""
     if not ARM_NAME.fullmatch(name):
-        raise ValueError(
-            f"runs: {name!r} is not a valid arm name: use at most 40 letters, digits and _ . + -, starting with a "
-            "letter or digit"
-        )
+        raise ValueError(f"runs: {name!r} is not a valid arm name: use {ARM_NAMES}")
     places = _listed(runs)
     if not all(isinstance(place, str | int) for place in places):
         raise ValueError(f"runs.{name}={runs!r} is neither a run nor a list of runs: give e.g. runs.{name}=[A,B,C]")

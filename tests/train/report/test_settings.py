@@ -87,5 +87,21 @@ def test_a_word_that_records_no_arm_is_rejected(tmp_path):
         named_by_arm([str(tmp_path / "nowhere")])
     with pytest.raises(ValueError, match=r"needs the name of its arm: write runs\.NAME=wandb:e/p/r"):
         named_by_arm(["wandb:e/p/r"])
-    with pytest.raises(ValueError, match="'a b' is not a valid arm name"):
+    with pytest.raises(ValueError, match=r"has arm='a b', which is not a valid arm name there .*: name it, runs"):
         named_by_arm([recorded(tmp_path / "run", "a b")])
+
+
+@pytest.mark.parametrize(
+    "arm", ["2024_06_01", "2024", "007", "0", "true", "null", "nan", "on", "pdpc_1.3b", "a+b", "1.5b"]
+)
+def test_an_arm_keeps_the_name_that_it_records(tmp_path, arm):
+    from train.config.compose import compose
+
+    a, b = recorded(tmp_path / "a", "shuffled"), recorded(tmp_path / "b", arm)
+    assert compose("report", ReportSettings, named_by_arm([a, b])).places == {"shuffled": [a], arm: [b]}
+
+
+@pytest.mark.parametrize("arm", ["1e3", "1.10", "1e-3"])
+def test_an_arm_whose_name_is_a_number_in_a_mapping_is_rejected(tmp_path, arm):
+    with pytest.raises(ValueError, match="which is read as a number there: name it, runs"):
+        named_by_arm([recorded(tmp_path / "run", arm)])

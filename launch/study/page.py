@@ -48,28 +48,35 @@ def render(study: Study, results: Results) -> str:
         results=results,
         headline=headline(study, results),
         robust=ROBUST,
+        named=named,
         rows=sorted(results.secondary, key=lambda one: (one.arm, one.schedule, one.measure)),
-        pictures=[Markup(picture.inline()) for picture in _pictures(results)],  # noqa: S704 - labels are escaped by the drawing
+        pictures=[Markup(picture.inline()) for picture in _pictures(study, results)],  # noqa: S704 - labels are escaped by the drawing
         light=theme.variables(dark=False),
         dark=theme.variables(dark=True),
     )
 
 
+def named(study: Study, arm: str, schedule: str) -> str:
+    """Return an arm with its schedule, or alone if the study has one schedule."""
+    return f"{arm} ({schedule})" if len(study.schedules) > 1 else arm
+
+
 def headline(study: Study, results: Results) -> str:
     """Return what the primary comparison says, in one sentence."""
     one = results.primary
-    what = f"{one.arm} ({one.schedule}) compared with {study.baseline} ({results.baseline_schedule})"
-    value = f"{_difference(one.by_seeds)} on {one.label}, 95 % interval {_number(one.by_seeds.low)} to "
+    what = f"{named(study, one.arm, one.schedule)} compared with "
+    what += named(study, study.baseline, results.baseline_schedule)
+    value = f"{_difference(one.by_seeds)} on {one.measure}, 95 % interval {_number(one.by_seeds.low)} to "
     value += f"{_number(one.by_seeds.high)} over {one.by_seeds.seeds} seeds"
     if not one.by_seeds.excludes_zero or (one.by_documents is not None and not one.by_documents.excludes_zero):
         return f"{what}: no significant difference ({value})."
     return f"{what} is {'better' if one.better else 'worse'}: {value}."
 
 
-def _pictures(results: Results) -> list[theme.Picture]:
+def _pictures(study: Study, results: Results) -> list[theme.Picture]:
     """Draw the differences of every arm: those of losses in one picture, those of benchmarks in another."""
     everything = [results.primary, *results.secondary]
-    arms = list(dict.fromkeys(f"{one.arm} ({one.schedule})" for one in everything))
+    arms = list(dict.fromkeys(named(study, one.arm, one.schedule) for one in everything))
     measures = measures_of([dict.fromkeys((one.measure for one in everything), 1.0)])
     measures.sort(key=lambda measure: measure.key != results.primary.measure)
     pictures = []
@@ -78,7 +85,11 @@ def _pictures(results: Results) -> list[theme.Picture]:
             rows = [
                 (
                     measure,
-                    {f"{one.arm} ({one.schedule})": _cell(one) for one in everything if one.measure == measure.key},
+                    {
+                        named(study, one.arm, one.schedule): _cell(one)
+                        for one in everything
+                        if one.measure == measure.key
+                    },
                 )
                 for measure in measures
                 if measure.unit == unit

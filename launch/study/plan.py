@@ -29,11 +29,13 @@ def show_plan(
     missing = [run for run in steps.runs if run.step.name not in done]
     say(console, study.question)
     primary = study.primary
+    when = f" ({primary.schedule})" if len(study.schedules) > 1 else ""
     say(
         console,
-        f"primary measure: {primary.measure} of {primary.arm} ({primary.schedule}) compared with {study.baseline}",
+        f"primary measure: {primary.measure} of {primary.arm}{when} compared with {study.baseline}",
     )
-    counts = f"{len(study.arms)} arms x {len(study.seeds)} seeds x {len(study.schedules)} schedules"
+    counts = f"{len(study.arms)} arms x {len(study.seeds)} seeds"
+    counts += f" x {len(study.schedules)} schedules" if len(study.schedules) > 1 else ""
     say(console, f"{counts} = {len(steps.runs)} runs into {folder}")
     say(console, f"done: {len(done)} of {len(steps.all)} steps; missing: {_listed(verbs)}")
     sizes = [size for run in missing if (size := _tokens_of(run, steps)) is not None]

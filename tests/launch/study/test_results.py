@@ -1,6 +1,7 @@
 """What a study finds in its runs, and its page."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def test_a_gain_and_its_price(tmp_path: Path) -> None:
     assert results.tokens_saved is not None
     assert results.tokens_saved.value < 0
     assert headline(study, results).startswith("late (gentle) compared with shuffled (gentle) is better: \u22120.")
+    alone = replace(study, schedules={"gentle": study.schedules["gentle"]})
+    assert headline(alone, results).startswith("late compared with shuffled is better: \u22120.")
 
 
 def test_no_gain(tmp_path: Path) -> None:

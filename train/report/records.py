@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.files import LARGEST_RECORDS, read_bytes
+from curriculum.artifact.files import LARGEST_RECORDS, ArtifactError, read_bytes
 from train.records.config_json import CONFIG, without_checksum
 from train.records.run_json import checksum_of
 from train.records.skipped import SKIPPED, Lost, lost_until
@@ -110,7 +110,12 @@ def read_run(name: str, folder: Path) -> Run:
         notes.append(f"{count} record(s) of other kinds ({', '.join(others)}) are not shown")
     notes += _non_finite(train, stages)
     last = max((record["step"] for record in (*train, *stages)), default=0)
-    lost = lost_until(folder / SKIPPED, last) if (folder / SKIPPED).is_file() else Lost()
+    lost = Lost()
+    if (folder / SKIPPED).is_file():
+        try:
+            lost = lost_until(folder / SKIPPED, last)
+        except ArtifactError as error:
+            notes.append(f"{error}; skipped steps are counted from the metrics")
     partly = bool(config) and not found[CONFIG]
     return Run(
         *(name, folder, config, info, train, stages, notes),

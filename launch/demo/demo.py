@@ -46,9 +46,9 @@ class DemoSettings:
     """Samples per global batch."""
     stages: int = 3
     """Stages per run."""
-    reference_fraction: float = 0.3
+    reference_fraction: float = 0.4
     """Fraction of the documents used only to train the reference models."""
-    validation_fraction: float = 0.06
+    validation_fraction: float = 0.08
     """Fraction of the documents held out from all training."""
     questions: int = 200
     """Questions in the benchmark."""

@@ -65,5 +65,8 @@ class HeldScores(OwnScores):
         self._table = pa.table({"score": score_N})
         self.rows, self.names, self.by, self.has_sources = self._table.num_rows, ["score"], None, False
 
+    def recheck(self) -> None:
+        """Nothing is on disk."""
+
     def _batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         yield from self._table.select(list(names)).to_batches(max_chunksize=BATCH_ROWS)

@@ -13,4 +13,5 @@ REQUIRED = {
     "inspect": ["folder=f"],
     "report": ["runs.shuffled=a", "runs.pdpc=b"],
     "prepare": ["input.paths=[x]"],
+    "study": ["file=f"],
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +10,7 @@ from rich.text import Text
 from curriculum.work.printable import printable, printable_lines
 
 PIPE_WIDTH = 160
-"""Columns of a pipe or a file, unless COLUMNS says otherwise: wide enough for the tables."""
+"""Columns of a pipe or a file: wide enough for the tables and for paths."""
 
 
 class PlainConsole(Console):
@@ -19,7 +18,7 @@ class PlainConsole(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
-        if options.get("width") is None and not self.is_terminal and "COLUMNS" not in os.environ:
+        if options.get("width") is None and not self.is_terminal:
             self.width = PIPE_WIDTH
 
     def render_str(self, text: str, **options: Any) -> Text:

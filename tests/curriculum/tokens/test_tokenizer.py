@@ -149,7 +149,8 @@ def test_a_name_is_looked_up_by_hugging_face(
     trained.save(tmp_path)
     known = {"someone/tokenizer": transformers.AutoTokenizer.from_pretrained(tmp_path)}
 
-    def fetch(name: str) -> object:
+    def fetch(name: str, trust_remote_code: bool) -> object:
+        assert not trust_remote_code
         if name not in known:
             raise OSError("not found on the hub")
         return known[name]

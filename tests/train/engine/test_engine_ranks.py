@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from models import DecoderConfig
 from models.attention import Documents
 from models.decoder import build
-from tests.torture.runs import PATIENCE_S
 from tests.train.engine import gradients
 from tests.train.evaluation.questions import Questions
 from train.config.compose import compose
@@ -232,7 +231,7 @@ def found(world, forks, tmp_path_factory):
         swap_small_tensors(patch)
         alone = {f"{stage}_{precision}": one_case(world, stage, precision, folder) for stage, precision in CASES}
         ranks = forks.start(f"{__name__}:rank_of_two", {"folder": str(folder)}, 2, folder / "log")
-        assert ranks.wait(600 if LONG else PATIENCE_S) == [0, 0], ranks.told()
+        assert ranks.wait(600) == [0, 0], ranks.told()  # without bf16 arithmetic, two ranks take minutes
         alone["pairs"] = from_the_other_world(world, folder)
     return {1: [alone], 2: [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]}
 

@@ -143,6 +143,7 @@ def check_file(path: Path, place: str, folder: Path, groups: Path, kinds: Kinds)
 
     Names in its defaults are relative to `folder`, one of the folders of `groups`, to whose group the file belongs.
     """
+    import yaml
     from omegaconf import OmegaConf
 
     text = check_yaml(path)
@@ -153,13 +154,25 @@ def check_file(path: Path, place: str, folder: Path, groups: Path, kinds: Kinds)
             raise ValueError(f"{where}: Hydra itself cannot be configured here: remove it")
         if not line.startswith("#"):
             _check_text(where, line)
-    content = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else None
+    try:
+        content = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else None
+    except yaml.YAMLError as error:
+        raise ValueError(_unread(path, error)) from None
     if not isinstance(content, Mapping):
         return text, []
     if "hydra" in content:
         raise ValueError(f"{path}: hydra: Hydra itself cannot be configured here: remove it")
     check_texts(path, text, content, folder.relative_to(groups).as_posix(), kinds)
     return text, _defaults(content.get("defaults"), folder, place, groups)
+
+
+def _unread(path: Path, error: Exception) -> str:
+    """Return what is wrong with a file that is YAML, but that OmegaConf does not read: a key given twice, mostly."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+    where = f"{path}, line {mark.line + 1}" if mark else str(path)
+    if twice := re.fullmatch(r"found duplicate key (.*)", problem, re.DOTALL):
+        return f"{where}: the key {twice[1]!r} is given twice: keep one"
+    return f"{where}: {' '.join(problem.split())}: fix the file"
 
 
 def _chosen_by(path: Path, groups: Path, kinds: Kinds) -> list[Path]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import _pyio  # type: ignore[import-not-found]
+import builtins
+import io
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -63,9 +66,10 @@ class Calls:
 
 @contextmanager
 def watched(root: Path, fail_at: int | None = None, error: Callable[[], OSError] | None = None) -> Iterator[Calls]:
-    """Record the changes that this process makes under `root` through the calls in CHANGING."""
+    """Record the changes that this process makes under `root` through the calls in CHANGING, and through `open`."""
     seen = Calls(root.resolve(), fail_at, **({"error": error} if error else {}))
     real: dict[str, Any] = {name: getattr(os, name) for name in (*CHANGING, "close")}
+    real_open: Any = io.open
 
     def opened(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         inside = seen.inside(path, dir_fd)
@@ -78,6 +82,12 @@ def watched(root: Path, fail_at: int | None = None, error: Callable[[], OSError]
         if inside is not None:
             seen._paths[descriptor], seen._places[descriptor] = inside, 0
         return int(descriptor)
+
+    def opened_file(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+        """`open`: to write, the one in Python, since the one in C does not go through `os`."""
+        if set(mode) & set("wxa+") and seen.inside(file) is not None:
+            return _pyio.open(file, mode, *args, **options)
+        return real_open(file, mode, *args, **options)
 
     def closed(descriptor: int) -> None:
         seen._paths.pop(descriptor, None)
@@ -142,8 +152,10 @@ def watched(root: Path, fail_at: int | None = None, error: Callable[[], OSError]
     }
     for name, shim in shims.items():
         setattr(os, name, shim)
+    builtins.open = io.open = opened_file  # type: ignore[assignment]
     try:
         yield seen
     finally:
+        builtins.open = io.open = real_open
         for name, function in real.items():
             setattr(os, name, function)

@@ -35,9 +35,9 @@ def test_the_recorded_calls_are_complete():
         assert files == {name.rstrip("/"): data for name, data in recorded.after.items()}
 
 
-@pytest.mark.parametrize("forgotten", [".safetensors", ".tmp-", "checkpoints"])
+@pytest.mark.parametrize("forgotten", [".safetensors", ".manifest.json.tmp-", "step_00000006.tmp-", "checkpoints"])
 def test_a_missing_sync_is_detected(tmp_path, forgotten, monkeypatch):
-    """Without syncing the files, the temporary folder or the checkpoints folder, some power loss destroys both."""
+    """Without syncing the files, the manifest or one of the two folders, some power loss destroys both."""
     recorded = power.record(True)
     calls = [c for c in recorded.calls if not (c.name == "fsync" and c.path.rpartition("/")[2].find(forgotten) >= 0)]
     assert len(calls) < len(recorded.calls)

@@ -77,5 +77,5 @@ def test_a_pipe_is_as_wide_as_the_tables_and_a_terminal_as_wide_as_it_is(monkeyp
     assert PlainConsole(file=io.StringIO()).width == PIPE_WIDTH
     assert PlainConsole(file=io.StringIO(), width=80).width == 80
     assert PlainConsole(file=io.StringIO(), force_terminal=True).width < PIPE_WIDTH
-    monkeypatch.setenv("COLUMNS", "100")
-    assert PlainConsole(file=io.StringIO()).width == 100
+    monkeypatch.setenv("COLUMNS", "100")  # the width of the terminal that the pipe was typed in
+    assert PlainConsole(file=io.StringIO()).width == PIPE_WIDTH

@@ -75,7 +75,7 @@ def test_files_of_a_folder_by_name(folder):
         ("# @package hydra\nlauncher: x\n", "Hydra itself cannot be configured"),
         ("defaults: [../../etc/x]\n", "is outside"),
         ("defaults: [/tmp/x]\n", "is outside"),
-        ("seed: 1\nseed: 2\n", "duplicate key"),
+        ("seed: 1\nseed: 2\n", r"bad\.yaml, line 2: the key .seed. is given twice: keep one"),
         ("sed: 1\n", "unknown key 'sed': did you mean seed"),
         ("seed: [1\n", "is not YAML"),
         ("tracker: none\n", r"under `defaults:`, with the line - override /tracker: none"),

@@ -24,7 +24,6 @@ MADE_ONCE = ("demo", "prepare", "adopt", "arrange", "train", "score")
 KEYS = ("question", "primary", "baseline", "seeds", "steps", "order", "train", "arms", "schedules")
 OURS = {"order": ("output", "seed"), "train": ("output", "seed", "arm", "data.order"), "steps": ("output",)}
 """Settings that the study sets itself, by section."""
-TIERS = ("value", "arm", "schedule")
 
 Settings = Mapping[str, Any]
 """Settings of a verb, by dotted key."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import fmean
 
 from curriculum.artifact.files import write_text
-from curriculum.work.printable import printable_lines
 from launch.study.file import Study
 from launch.study.results import Comparison, Results
 from launch.study.statistics import ROBUST, Estimate
@@ -15,6 +14,7 @@ from train.report import charts, theme
 from train.report.comparison import Gain
 from train.report.gains import Cell
 from train.report.measures import MINUS, measures_of
+from train.report.page import templates
 
 METHOD = "seeds and documents"
 MOST_ROWS = 24
@@ -30,17 +30,9 @@ def write_page(study: Study, results: Results, folder: Path) -> Path:
 
 def render(study: Study, results: Results) -> str:
     """Return the page as one self-contained HTML file; the same results give the same bytes."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: printable_lines(value) if type(value) is str else value,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters["difference"] = _difference
     environment.filters["interval"] = lambda estimate: f"{_number(estimate.low)} to {_number(estimate.high)}"
     return environment.get_template("page.html.j2").render(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curriculum.artifact.files import code_version
 from curriculum.work.printable import printable_lines
@@ -19,6 +19,9 @@ from train.report.measures import GROUPS, Measure, short_tokens
 from train.report.records import Run
 from train.report.summary import METHODS, headline_measures, seed_counts
 from train.report.verdicts import NO_ERROR_BAR, NO_VERDICT, SUGGESTIVE, UNDECIDED
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 MOST_ROWS = 24
 """Maximum number of rows in a figure of differences or of PD by source; the tables list them all."""
@@ -50,13 +53,12 @@ def draw(report: Report) -> dict[str, theme.Picture]:
     return {drawn.name: drawn for drawn in pictures}
 
 
-def render(report: Report, pictures: dict[str, theme.Picture]) -> str:
-    """Return the page as HTML; the same report gives the same bytes."""
+def templates(folder: Path) -> Environment:
+    """Return the Jinja environment of a folder: values are escaped for HTML, and control characters are shown."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+    return Environment(
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -64,6 +66,13 @@ def render(report: Report, pictures: dict[str, theme.Picture]) -> str:
         keep_trailing_newline=True,
         finalize=lambda value: printable_lines(value) if type(value) is str else value,
     )
+
+
+def render(report: Report, pictures: dict[str, theme.Picture]) -> str:
+    """Return the page as HTML; the same report gives the same bytes."""
+    from markupsafe import Markup
+
+    environment = templates(Path(__file__).parent)
     environment.filters["tokens"] = short_tokens
     environment.filters["percent"] = lambda value: (
         "\u2014" if value is None or value != value else f"{100 * value:.1f}%"

@@ -9,8 +9,10 @@ module imports Numba (0.4 s); the first call of a kernel on a machine compiles i
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -20,6 +22,8 @@ from numpy.typing import NDArray
 
 numba_config._config_fname = os.devnull  # not .numba_config.yaml in the current folder: it may name a cache to run
 numba_config.reload_config()
+
+log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 U16: TypeAlias = NDArray[np.uint16]
@@ -424,3 +428,12 @@ def round_rows(target_SC: F64, counts_C: I64, room_S: I64, noise: float, result_
             taken_C[best] += 1
             spare -= 1
     return -1
+
+
+def _compiled_before() -> bool:
+    folder = hash_of_set.stats.cache_path  # type: ignore[attr-defined]  # None without a writable folder
+    return folder is not None and any(Path(folder).glob("kernels.*.nbi"))
+
+
+if not _compiled_before():
+    log.info("compiling the loops that make an order: a few seconds to a minute, once on a machine")

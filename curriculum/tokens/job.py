@@ -34,6 +34,8 @@ from curriculum.work.progress import ChunkProgress, Meter, TextProgress
 
 MEGABYTE = 10**6
 TOKENIZER = "tokenizer"
+SHOWN = 5
+"""Sources named in a warning."""
 CHUNK_FORMAT = 2
 """Raised when chunks of an earlier version lack something that is now counted."""
 
@@ -328,6 +330,14 @@ def _check_slices(settings: PrepareSettings, facts: Mapping[str, Any], console: 
                 f"warning: the {name} slice is empty: none of {read:,} documents fell within its {fraction:.1%}; "
                 f"raise {name}_fraction, change seed or add text",
             )
+    empty = [row["name"] for row in others[0]["sources"] if not row["samples"]]
+    if settings.validation_fraction and 0 < len(empty) < len(others[0]["sources"]):
+        more = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
+        say(
+            console,
+            f"warning: the validation slice has no sample of {', '.join(empty[:SHOWN])}{more}, so there will be no "
+            "held-out loss for them: raise validation_fraction, or set validation_by_source",
+        )
 
 
 def _check_named(settings: PrepareSettings, facts: Mapping[str, Any], console: Console) -> None:

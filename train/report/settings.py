@@ -8,15 +8,14 @@ from typing import Any
 
 from train.config.typed import quoted
 from train.records.run_json import read_run
+from train.settings.run import ARM_NAME, ARM_NAMES
 
 WANDB = "wandb:"
 """Prefix of the address of a run in W&B."""
-ARM_NAMES = "at most 40 letters, digits and _ . + -, starting with a letter or digit"
 PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*|[1-9](?:_?\d)+|\d", re.ASCII)
 """Names that Hydra reads as they are in a key, `runs.2024_06_01`; in a mapping, that one is a number."""
 FRACTION = re.compile(r"\d[\d_]*(?:\.[\d_]*(?:e[+-]?\d+)?|e[+-]?\d+)", re.ASCII | re.IGNORECASE)
 """Of the other names, those that are numbers in a mapping: `{1.10: ...}`."""
-ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}")
 
 
 @dataclass(frozen=True)

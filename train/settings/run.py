@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 
 from models.config import DecoderConfig, DecoderSettings
@@ -13,6 +14,10 @@ from train.schedule import ScheduleSettings
 from train.settings.hooks import AveragingSettings, GuardSettings, StragglerSettings, ThroughputSettings
 from train.settings.optimizer import PRECISIONS, OptimizerSettings, ZeroSettings
 from train.tracking import TrackerSettings
+
+ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}")
+ARM_NAMES = "at most 40 letters, digits and _ . + -, starting with a letter or digit"
+"""What ARM_NAME matches, in words."""
 
 OBJECTIVES = {
     "language_model": "train.objectives.language_model:LanguageModel",
@@ -181,3 +186,5 @@ class TrainSettings:
             raise ValueError("output is empty: name the RUN folder")
         if not self.arm:
             raise ValueError("arm is empty: name the run, for example arm=pdpc")
+        if not ARM_NAME.fullmatch(self.arm):
+            raise ValueError(f"arm={self.arm!r} is not a name that reports can show: use {ARM_NAMES}")

@@ -336,6 +336,13 @@ def test_an_empty_held_out_slice_is_said(tmp_path: Path) -> None:
     assert "reference slice" not in printed
 
 
+def test_a_source_without_held_out_samples_is_said(tmp_path: Path) -> None:
+    text = corpus(tmp_path / "text")
+    (text / "c.jsonl").write_text(json.dumps({"text": "one document of its own source " * 9, "source": "rare"}) + "\n")
+    printed = " ".join(prepare(settings(text, tmp_path / "tokens", seq_len=8)).split())
+    assert "warning: the validation slice has no sample of rare, so there will be no held-out loss" in printed
+
+
 @pytest.mark.parametrize("chunk_bytes", [None, 2000])
 def test_a_broken_last_line_is_named_and_makes_no_tokens(tmp_path: Path, chunk_bytes: int | None) -> None:
     text = corpus(tmp_path / "text")

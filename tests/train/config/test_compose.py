@@ -110,7 +110,7 @@ def test_a_preference_that_needs_more_settings_says_so(name, message):
         ("-m", r"-m: pdpc train takes one value per setting, it does not sweep"),
         ("multirun=true", r"multirun=true: pdpc train takes one value per setting"),
         ("seed=-1", r"seed=-1 must not be negative"),
-        ("'arm=[/x]'", r"arm='\[/x\]' is not a name that reports can show"),
+        ("arm=/x", r"arm='/x' is not a name that reports can show"),
         ("precision=fp8", r"precision='fp8' is unknown: use one of \['bf16', 'fp32'\]"),
         ("zero.stage=5", r"zero\.stage=5"),
         ("schedule.name=warp", r"schedule\.name='warp' is unknown"),

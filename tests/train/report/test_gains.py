@@ -78,7 +78,7 @@ def test_arms_with_different_seeds_are_compared_unpaired(in_memory):
     (row,) = compute([other, base], "shuffled").cells["val/loss"]
     gain = row["pdpc"].gain
     deviation = math.sqrt((0.08 + 0.02) / 3 * (1 / 3 + 1 / 2))
-    assert (gain.low, gain.high) == pytest.approx((-0.2 - 3.18245 * deviation, -0.2 + 3.18245 * deviation))
+    assert (gain.low, gain.high) == pytest.approx((-0.2 - 3.182446 * deviation, -0.2 + 3.182446 * deviation))
     assert (gain.paired, gain.verdict) == (False, "no significant difference")
 
 

@@ -82,6 +82,8 @@ class Gains:
     """Which answers could not be used, and why."""
     ungrouped: list[str] = field(default_factory=list)
     """Runs whose answers do not say which items belong together: their intervals are too narrow."""
+    target: str | None = None
+    """The source whose held-out loss is the primary measure; None: all held-out text."""
 
     def last_common(self, arm: str) -> int:
         """Return the index of the last point where both `arm` and the baseline were evaluated."""
@@ -96,15 +98,15 @@ class Gains:
         return [measure for measure in self.measures if measure.group == group]
 
     def headline_measure(self) -> Measure:
-        """Return the measure for the headline: the loss on all held-out text, or else the first measure."""
-        return _primary(self.measures)
+        """Return the primary measure: the target's loss, or else that on all held-out text, or else the first."""
+        return _primary(self.measures, self.target)
 
 
-def compute(arms: Sequence[Arm], baseline: str, answers: Answers | None = None) -> Gains:
+def compute(arms: Sequence[Arm], baseline: str, answers: Answers | None = None, target: str | None = None) -> Gains:
     """Return the gains of every arm relative to the one named `baseline`; `answers` reads per-item answers.
 
-    Raises ValueError if an arm shares no stage (no evaluation at the same tokens) with the baseline, or if an answers
-    file is broken.
+    Raises ValueError if an arm shares no stage (no evaluation at the same tokens) with the baseline, if the runs have
+    no held-out loss of the source `target`, or if an answers file is broken.
     """
     ordered = sorted(arms, key=lambda arm: arm.name != baseline)
     points = _points(ordered)
@@ -122,6 +124,7 @@ def compute(arms: Sequence[Arm], baseline: str, answers: Answers | None = None) 
             f"the stage records of {', '.join(names)} hold no val/ or bench/ value: "
             "train with an evaluation at the end of each stage"
         )
+    primary = _primary(measures, target).key
     rows: list[dict[str, dict[str, Cell]]] = []
     answers = answers or Answers()
     before: dict[tuple[str, str], SeedValues] = {}
@@ -139,10 +142,10 @@ def compute(arms: Sequence[Arm], baseline: str, answers: Answers | None = None) 
                 for arm, found in known.items()
             }
             before |= {(measure.key, arm): found for arm, found in known.items() if found.evaluated}
-        rows.append(_corrected(row, _primary(measures).key))
+        rows.append(_corrected(row, primary))
         answers.forget()
     cells = {measure.key: [row[measure.key] for row in rows] for measure in measures}
-    return Gains(baseline, names, measures, points, cells, answers.notes, answers.ungrouped)
+    return Gains(baseline, names, measures, points, cells, answers.notes, answers.ungrouped, target)
 
 
 def same_tokens(first: int, second: int) -> bool:
@@ -169,8 +172,14 @@ def _cell(
     return Cell(float(np.mean(side.means)), side.means.tolist(), stderr, change, gain, "", note)
 
 
-def _primary(measures: Sequence[Measure]) -> Measure:
-    return next((measure for measure in measures if measure.key == PRIMARY), measures[0])
+def _primary(measures: Sequence[Measure], target: str | None) -> Measure:
+    if target is None:
+        return next((measure for measure in measures if measure.key == PRIMARY), measures[0])
+    by_source = {measure.label: measure for measure in measures if measure.group == "source" and measure.unit == "nats"}
+    if target not in by_source:
+        known = ", ".join(by_source) or "none"
+        raise ValueError(f"target={target}: the runs have no held-out loss of this source; they have those of {known}")
+    return by_source[target]
 
 
 def _corrected(row: dict[str, dict[str, Cell]], primary: str) -> dict[str, dict[str, Cell]]:

@@ -20,7 +20,7 @@ from train.report.gains import Gains, Point, compute, failed_tasks
 from train.report.material import Material, open_material
 from train.report.scores import score_warnings, untrained_arms
 from train.report.settings import ReportSettings
-from train.report.summary import benchmarks, cautions, confidence, headline, seeds_needed, throughput
+from train.report.summary import benchmarks, cautions, confidence, headline, price, seeds_needed, throughput
 from train.report.views import (
     Exposure,
     Plan,
@@ -101,14 +101,20 @@ def make(settings: ReportSettings) -> Report:
     """
     names = sorted(settings.runs, key=lambda name: name != settings.baseline)
     arms = [read_arm(name, settings.places[name]) for name in names]
-    gains = compute(arms, settings.baseline)
+    gains = compute(arms, settings.baseline, target=settings.target)
     runs = [run for arm in arms for run in arm.runs]
     material = open_material(runs)
     unlike = differences(arms, material.orders)
     sentences = []
     for arm in gains.arms[1:]:
         needed = seeds_needed(gains, arm, settings.seed_deviation)
-        written = (headline(gains, arms, arm), confidence(gains, arm), needed, benchmarks(gains, arm))
+        written = (
+            headline(gains, arms, arm),
+            confidence(gains, arm),
+            price(gains, arm),
+            needed,
+            benchmarks(gains, arm),
+        )
         sentences += [sentence for sentence in written if sentence]
     if others := more_than_the_order(unlike):
         sentences.append(f"This compares more than orders: the arms also differ in {', '.join(others)}.")

@@ -142,6 +142,7 @@ def _forests(report: Report) -> list[theme.Picture]:
     """Draw the final differences: losses in one figure, benchmarks that are shares in another."""
     gains = report.gains
     losses = [m for m in gains.measures if m.group in ("held-out", "source") and m.unit == "nats"]
+    losses.sort(key=lambda measure: measure != gains.headline_measure())
     tasks = [m for m in gains.in_group("benchmark") if m.unit == "share"]
     result = []
     for name, title, measures, unit in (

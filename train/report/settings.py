@@ -32,6 +32,9 @@ class ReportSettings:
     """The page. The numbers are written next to it as .json and .csv."""
     title: str = "Preference curriculum compared with the shuffled baseline"
     """Heading of the page."""
+    target: str | None = None
+    """Source that an arm is meant to help: its held-out loss is the primary measure, and the loss on all held-out text
+    the price. Name it before the runs are made. null: the loss on all held-out text is the primary measure."""
     seed_deviation: float | None = None
     """Standard deviation of the held-out loss over the seeds of one arm, nats per token, from earlier runs. It says how
     many seeds would show a difference of the observed size; no interval uses it. null: from arms with several seeds."""

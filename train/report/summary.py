@@ -77,6 +77,8 @@ def headline(gains: Gains, arms: Sequence[Arm], arm: str) -> str:
     done = all(one.finished for one in arms if one.name in (arm, base))
     when = f"{'After' if done else 'So far, at'} {short_tokens(gains.points[gains.last_common(arm)].tokens)} tokens"
     text = "held-out text" if measure.key == "val/loss" else measure.label
+    if gains.target is not None:
+        text = f"held-out {gains.target}"
     if gain is None:
         why = cell.note if cell.note and cell.value is not None else "a value is missing"
         return f"{when}, {arm} cannot be compared with {base} on {text}: {why}."
@@ -122,6 +124,16 @@ def confidence(gains: Gains, arm: str) -> str:
     if gain.withheld == ONE_SEED:
         return f"For these two runs only, the 95% interval over other evaluation items is {ends}."
     return f"The 95% confidence interval of the difference is {ends}."
+
+
+def price(gains: Gains, arm: str) -> str:
+    """Return one sentence: what the target's gain costs on all held-out text; empty without a target."""
+    measure = next((measure for measure in gains.measures if measure.key == "val/loss"), None)
+    gain = None if measure is None else gains.final(arm, measure).gain
+    if gains.target is None or measure is None or gain is None:
+        return ""
+    ends = f" (95% interval {measure.write_interval(gain.low, gain.high)})" if gain.low is not None else ""
+    return f"On all held-out text, {arm} differs by {measure.write_difference(gain.value)}{ends}: {gain.verdict}."
 
 
 def seeds_needed(gains: Gains, arm: str, seed_deviation: float | None) -> str:
@@ -199,8 +211,10 @@ def cautions(gains: Gains, arms: Sequence[Arm]) -> list[str]:
 
 
 def headline_measures(gains: Gains) -> list[Measure]:
-    """Return the measures for the top of the page."""
-    return [m for m in gains.measures if m.key in HEADLINE_KEYS] or [gains.headline_measure()]
+    """Return the measures for the top of the page, a target first."""
+    primary = gains.headline_measure()
+    others = [m for m in gains.measures if m.key in HEADLINE_KEYS]
+    return [primary, *others] if gains.target is not None else others or [primary]
 
 
 def throughput(arm: Arm) -> Throughput:

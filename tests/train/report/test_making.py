@@ -380,3 +380,34 @@ def test_a_held_out_text_that_cannot_be_read_is_said(comparison, make_run):
     gone = {name: str(make_run(name, folder=f"{name}-gone", decoder=decoder)) for name in ("shuffled", "pdpc")}
     notes = [note for note in make(ReportSettings(runs=gone)).notes if "with guessing only" in note]
     assert notes[0].endswith("the tokens of shuffled are no longer at gone/tokens.")
+
+
+def test_a_target_decides_and_the_rest_is_its_price(make_run, metrics, tmp_path):
+    runs = {}
+    for arm, target, whole in (("shuffled", (3.0, 3.01, 3.02), 4.0), ("late", (2.9, 2.911, 2.919), 4.02)):
+        runs[arm] = []
+        for seed, loss in enumerate(target):
+            records = [dict(record) for record in metrics("shuffled")]
+            for record in records:
+                if record["kind"] == "stage":
+                    record |= {
+                        "val/source/science/loss": loss,
+                        "val/source/web/loss": whole,
+                        "val/loss": whole + seed / 50,
+                    }
+            runs[arm].append(str(make_run(arm, records, f"{arm}_{seed}", seed=seed)))
+    path, _ = made(runs, tmp_path, target="science")
+    headlines = json.loads(path.with_suffix(".json").read_text("utf-8"))["headlines"]
+    assert (
+        "late is 0.1000 nats per token (3.3%) better than shuffled on held-out science: 2.9100 vs. 3.0100"
+        in headlines[0]
+    )
+    assert any(line.startswith("On all held-out text, late differs by +0.0200") for line in headlines)
+    text = path.read_text("utf-8")
+    first = text.index("<figcaption>")
+    assert text.index("Gain on science, and the price elsewhere") < first < text.index("What differs between the arms")
+    assert text.count("<figcaption>Held-out loss relative to the baseline") == 1
+    with pytest.raises(
+        ValueError, match="target=law: the runs have no held-out loss of this source; they have those of"
+    ):
+        made(runs, tmp_path, target="law")

@@ -1,5 +1,8 @@
 """`pdpc demo`: the full pipeline on text found on this machine, in one command.
 
+Three arms read the same samples once: shuffled; late, which reads one source late and is to gain on that source; and
+pdpc, the order by PD.
+
 Each step is an ordinary verb whose command line is printed before it runs. Complete artifacts are reused, so a killed
 demo resumes where it stopped.
 """
@@ -12,10 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from curriculum.artifact.outputs import BYSTANDERS, check_free
 from train.config.typed import quoted
 
-ARMS = ("shuffled", "pdpc")
+TARGET = "package_descriptions"
+"""Target of the text found on this machine."""
+TARGET_VALIDATION = 0.2
+"""Fraction of the target's documents that is held out: its loss decides, so that it needs more than the others."""
+LATE = {0.0: 0.3, 0.6: 0.5, 1.0: 3.0}
+"""The target's share of a batch in the arm `late`, by progress, relative to its share of the corpus."""
 BENCHMARK = "continuation"
 OWN = (
     *("text", "tokens", "scores", "benchmark", "tokens.chunks", "scores.chunks", "order_*", "reference_*", "run_*"),
@@ -56,6 +66,9 @@ class DemoSettings:
     """Only collect the text, into the folder `text` of the output."""
     text: str | None = None
     """Folder of .jsonl files (columns text, source) to use instead of text found on this machine."""
+    target: str | None = None
+    """Source that the arm `late` reads late, and that decides the comparison; null: package_descriptions, or with
+    `text` no such arm."""
 
     def __post_init__(self) -> None:
         for key in ("processes", "seeds", "vocabulary", "seq_len", "batch_size", "stages", "questions"):
@@ -63,6 +76,11 @@ class DemoSettings:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} must be at least 1, or null to divide the CPUs by the ranks")
+
+    @property
+    def late(self) -> str | None:
+        """The source that the arm `late` reads late; None without such an arm."""
+        return self.target or (TARGET if self.text is None else None)
 
 
 def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:
@@ -78,12 +96,10 @@ def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:
         collect(text)
     if settings.only_text:
         return 0
-    steps = _steps(settings, root, text)
-    for words in steps["tokens"]:
-        if code := _verb(pdpc, words):
-            return code
+    if code := _verb(pdpc, _prepare(settings, root, text)):
+        return code
     _benchmark(settings, root)
-    for words in steps["runs"]:
+    for words in _runs(settings, root):
         if code := _verb(pdpc, words):
             return code
     minutes = (time.monotonic() - started) / 60
@@ -91,8 +107,35 @@ def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:
     return 0
 
 
-def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[list[str]]]:
-    """Return the command lines that run before ("tokens") and after ("runs") the benchmark is built."""
+def _prepare(settings: DemoSettings, root: Path, text: Path) -> list[str]:
+    words = [
+        "prepare",
+        f"input.paths=[{quoted(text)}]",
+        f"tokenizer.name=train:{settings.vocabulary}",
+        f"seq_len={settings.seq_len}",
+        f"seed={settings.seed}",
+        f"reference_fraction={settings.reference_fraction}",
+        f"validation_fraction={settings.validation_fraction}",
+        f"output={quoted(root / 'tokens')}",
+    ]
+    if settings.late is not None:
+        words.append(f"validation_by_source={{{quoted(settings.late)}: {TARGET_VALIDATION}}}")
+    return words
+
+
+def _late(target: str, root: Path) -> list[str]:
+    """Return the preference that reads `target` late: its share of a batch by progress, at most a half."""
+    from curriculum.tokens.tokens import Tokens
+
+    tokens = Tokens.open(root / "tokens")
+    samples = np.bincount(tokens.source_of(np.arange(len(tokens))), minlength=len(tokens.sources))
+    share = samples[tokens.sources.index(target)] / len(tokens)
+    points = ", ".join(f"{at}: {{{quoted(target)}: {min(0.5, factor * share):.4f}}}" for at, factor in LATE.items())
+    return ["preference=mixture", f"preference.shares={{{points}}}"]
+
+
+def _runs(settings: DemoSettings, root: Path) -> list[list[str]]:
+    """Return the command lines from the reference models to the report and the export."""
     tokens, scores, seed = quoted(f"{root}/tokens"), quoted(f"{root}/scores"), f"seed={settings.seed}"
     batch = f"batch_size={settings.batch_size}"
     train = [
@@ -105,16 +148,6 @@ def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[lis
     if settings.threads is not None:
         train.append(f"threads={settings.threads}")
     tasks = [f"benchmarks.task_paths=[{quoted((root / 'benchmark').absolute())}]", f"benchmarks.tasks=[{BENCHMARK}]"]
-    prepare = [
-        "prepare",
-        f"input.paths=[{quoted(text)}]",
-        f"tokenizer.name=train:{settings.vocabulary}",
-        f"seq_len={settings.seq_len}",
-        seed,
-        f"reference_fraction={settings.reference_fraction}",
-        f"validation_fraction={settings.validation_fraction}",
-        f"output={tokens}",
-    ]
     reference = [
         "arrange",
         f"tokens={tokens}",
@@ -143,13 +176,17 @@ def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[lis
         f"models.strong={quoted(root / 'reference_strong')}",
         f"output={scores}",
     ]
-    runs = [(arm, number) for number in range(settings.seed, settings.seed + settings.seeds) for arm in ARMS]
+    preferences = {"shuffled": ["preference=shuffled"], "pdpc": ["preference=pdpc"]}
+    if settings.late is not None:
+        preferences["late"] = _late(settings.late, root)
+    numbers = range(settings.seed, settings.seed + settings.seeds)
+    runs = [(arm, number) for number in numbers for arm in preferences]
     orders = [
         [
             "arrange",
             f"tokens={tokens}",
             f"scores={scores}",
-            f"preference={arm}",
+            *preferences[arm],
             f"stages={settings.stages}",
             batch,
             f"seed={number}",
@@ -170,17 +207,16 @@ def _steps(settings: DemoSettings, root: Path, text: Path) -> dict[str, list[lis
         ]
         for arm, number in runs
     ]
-    repeats = {
-        arm: ",".join(quoted(root / f"run_{arm}_{number}") for name, number in runs if name == arm) for arm in ARMS
-    }
+    repeats = {arm: ",".join(quoted(root / f"run_{arm}_{number}") for number in numbers) for arm in preferences}
     report = [
         "report",
         *(f"runs.{arm}=[{folders}]" for arm, folders in repeats.items()),
         "baseline=shuffled",
+        *([] if settings.late is None else [f"target={quoted(settings.late)}"]),
         f"output={quoted(root / 'report.html')}",
     ]
     export = ["export", f"run={quoted(root / f'run_pdpc_{settings.seed}')}", f"output={quoted(root / 'export_pdpc')}"]
-    return {"tokens": [prepare], "runs": [reference, *models, score, *orders, *arms, report, export]}
+    return [reference, *models, score, *orders, *arms, report, export]
 
 
 def _benchmark(settings: DemoSettings, root: Path) -> None:

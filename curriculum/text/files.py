@@ -141,7 +141,8 @@ def _folder_files(folder: Path, base: Path, notes: list[str], required: bool = T
             "input.paths: linked folders too, and files by a glob"
         )
     if other:
-        notes.append(f"note: {folder}: {len(other)} entries skipped, not text of the corpus: {_some(other)}")
+        count = "1 entry" if len(other) == 1 else f"{len(other)} entries"
+        notes.append(f"note: {folder}: {count} skipped, not text of the corpus: {_some(other)}")
     return known
 
 

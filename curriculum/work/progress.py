@@ -21,6 +21,9 @@ REFRESH_EVERY_S = 0.2
 class Meter(ABC):
     """Shows the progress of a pass: `fraction` is the share that is done, if known; `amount` describes it in words."""
 
+    line_every_s = LINE_EVERY_S
+    """Time between two lines where there is no terminal."""
+
     def __init__(self, console: Console, label: str, fraction: Callable[[], float | None]) -> None:
         self._console, self._label, self._fraction = console, label, fraction
         self._started = self._shown = time.monotonic()
@@ -63,7 +66,7 @@ class Meter(ABC):
     def tick(self) -> None:
         """Show the progress if it is time to."""
         now = time.monotonic()
-        if now - self._shown >= (LINE_EVERY_S if self._bar is None else REFRESH_EVERY_S):
+        if now - self._shown >= (self.line_every_s if self._bar is None else REFRESH_EVERY_S):
             self._shown = now
             self._show()
 
@@ -164,11 +167,12 @@ class ScoreProgress(SampleProgress):
             text += f", {self._tokens / seconds / self.roof:.0%} of the forward roof"
         if 0 < self._samples < self._total:
             left = seconds * (self._total - self._samples) / self._samples
-            text += f", {_duration(left)} left"
+            text += f", {duration(left)} left"
         return text
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in hours and minutes, minutes and seconds, or seconds."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

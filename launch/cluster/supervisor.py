@@ -22,6 +22,8 @@ FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """Signals that the supervisor forwards to the ranks."""
 
 
+DEVICES = "CUDA_VISIBLE_DEVICES"
+"""The GPUs of a process, by number."""
 POLL_S = 0.5
 """Interval at which the ranks are polled."""
 
@@ -41,12 +43,37 @@ def start_ranks(
 ) -> int:
     """Start `python -m MODULE WORDS` as ranks on this machine with DeepSpeed's launcher; return their exit code.
 
-    `reports_codes`: the ranks report their exit code after any signal except SIGKILL.
+    `reports_codes`: the ranks report their exit code after any signal except SIGKILL. Raises ValueError for more
+    processes than CUDA_VISIBLE_DEVICES has GPUs.
     """
     command = [sys.executable, "-m", "deepspeed.launcher.runner", *ON_THIS_MACHINE]
     command += ["--log_level", "critical"]  # it logs every nonzero exit as an error
-    command += ["--num_gpus", str(processes), "--no_local_rank", "--module", module, *words]
+    command += [*slots(processes), "--no_local_rank", "--module", module, *words]
     return supervise(command, launcher_environment(threads), hang_timeout_s, reports_codes=reports_codes)
+
+
+def slots(processes: int) -> list[str]:
+    """Return DeepSpeed's arguments for this many ranks here: on the GPUs in CUDA_VISIBLE_DEVICES, or on the first ones.
+
+    With --num_gpus, its launcher takes the first ones whatever CUDA_VISIBLE_DEVICES says. A list that holds other names
+    than numbers (GPU-..., MIG-...) cannot be passed on. Raises ValueError for more processes than GPUs in the list.
+    """
+    visible = devices() if DEVICES in os.environ else []
+    if not visible or not all(one.isdecimal() for one in visible):
+        return ["--num_gpus", str(processes)]
+    if processes > len(visible):
+        raise ValueError(
+            f"processes={processes}, but {DEVICES}={os.environ[DEVICES]} has {len(visible)}: lower processes, or make "
+            "more GPUs visible"
+        )
+    return ["--include", f"localhost:{','.join(visible[:processes])}"]
+
+
+def devices() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; all of the machine without it."""
+    count = gpus()
+    named = [one.strip() for one in os.environ.get(DEVICES, "").split(",") if one.strip()]
+    return named[:count] if DEVICES in os.environ else [str(number) for number in range(count)]
 
 
 def launcher_environment(threads: int) -> dict[str, str]:

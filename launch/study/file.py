@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from curriculum.artifact.files import hash_file
-from train.config.check import check_yaml
+from train.config.check import read_plain
+from train.config.keys import kind_of
 from train.config.typed import quoted
+from train.config.written import check_texts
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 """Names of steps, arms and schedules, which become names of folders."""
@@ -65,18 +68,19 @@ class Study:
 
 
 def read_study(path: Path) -> Study:
-    """Read a study's file. Raises ValueError naming the file, the key and the remedy."""
-    from yaml import YAMLError, safe_load
+    """Read a study's file, as strictly as any configuration.
 
+    Raises ValueError naming the file, the line or the key, and the remedy.
+    """
     if not path.is_file():
         raise ValueError(f"file={path} is not a file: give the YAML file of a study")
+    text, content = read_plain(path)
     try:
-        content = safe_load(check_yaml(path))
-        return _study(content, hash_file(path).xxh3_128)
-    except YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}: fix the file") from None
+        study = _study(content, hash_file(path).xxh3_128)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    check_texts(path, text, content, ".", partial(_kind, steps=study.steps))
+    return study
 
 
 def words_of(settings: Settings, outputs: Mapping[str, Path]) -> list[str]:
@@ -98,6 +102,23 @@ def names_in(settings: Settings) -> set[str]:
         return [value] if isinstance(value, str) else []
 
     return {match.group(1) for text in texts(settings) for match in VARIABLE.finditer(text)} - {"$"}
+
+
+def _kind(key: str, steps: Mapping[str, tuple[str, Settings]]) -> Any:
+    """Return the type of a setting by its place in the file, such as train.seq_len or arms.late.preference; or None."""
+    from launch.cli import VERBS
+
+    section, _, rest = key.partition(".")
+    if section in ("question", "baseline", "primary"):
+        return str if section != "primary" or rest else None
+    verb = {"order": "arrange", "arms": "arrange", "train": "train", "schedules": "train"}.get(section)
+    if section not in ("order", "train"):
+        name, _, rest = rest.partition(".")
+        verb = steps[name][0] if section == "steps" and name else verb
+    if verb is None or not rest:
+        return None
+    schema, _, choices = VERBS[verb].load()
+    return kind_of(rest.lstrip("+~"), (schema,), choices)
 
 
 def _study(content: Any, digest: str) -> Study:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
 from rich.console import Console
 
-from curriculum.artifact.files import ArtifactError
-from curriculum.order.order import Order
-from curriculum.tokens.tokens import Tokens
 from curriculum.work.console import PlainConsole, say
 from launch.study.file import Study
+from launch.study.progress import size_of
 from launch.study.runner import is_done
 from launch.study.steps import Run, Steps
 from train.tracking import read_metrics
 
 
 def show_plan(
-    study: Study, steps: Steps, folder: Path, tokens_per_s: float | None, room: int, console: Console | None = None
+    study: Study,
+    steps: Steps,
+    folder: Path,
+    tokens_per_s: float | None,
+    room: int | list[str],
+    console: Console | None = None,
 ) -> None:
     """Print what is done, what is missing, and what that takes, as far as it is known."""
     console = console or PlainConsole()
+    places = room if isinstance(room, int) else len(room)
     done = {step.name for step in steps.all if is_done(folder, step)}
     verbs = Counter(step.verb for step in steps.all if step.name not in done)
     missing = [run for run in steps.runs if run.step.name not in done]
@@ -38,7 +41,8 @@ def show_plan(
     counts += f" x {len(study.schedules)} schedules" if len(study.schedules) > 1 else ""
     say(console, f"{counts} = {len(steps.runs)} runs into {folder}")
     say(console, f"done: {len(done)} of {len(steps.all)} steps; missing: {_listed(verbs)}")
-    sizes = [size for run in missing if (size := _tokens_of(run, steps)) is not None]
+    known: dict[str, int] = {}
+    sizes = [size for run in missing if (size := size_of(run, steps, known)) is not None]
     if missing and not sizes:
         say(console, "tokens, hours: known once the orders are made")
     if sizes:
@@ -46,8 +50,8 @@ def show_plan(
         say(console, f"tokens: {tokens:,} in {len(missing)} runs")
         speeds = [speed for run in steps.runs if (speed := _speed_of(run)) is not None]
         speed = tokens_per_s or (median(speeds) if speeds else None)
-        widths = [run.step.width or room for run in missing]
-        together = max(1, room // max(widths))
+        widths = [run.step.width or places for run in missing]
+        together = max(1, places // max(widths))
         if speed is None:
             say(console, "hours: known once a run has finished, or with tokens_per_s=")
         else:
@@ -62,16 +66,6 @@ def show_plan(
 
 def _listed(verbs: Counter[str]) -> str:
     return ", ".join(f"{number} {verb}" for verb, number in verbs.items()) or "nothing"
-
-
-def _tokens_of(run: Run, steps: Steps) -> int | None:
-    """Return the tokens of a run: its samples times their length; None if its order has not been made."""
-    order = next(step for step in steps.all if step.name == f"order_{run.arm}_{run.seed}")
-    with suppress(ArtifactError):
-        opened = Order.open(order.output)
-        tokens = next(word.partition("=")[2] for word in order.words if word.startswith("tokens="))
-        return opened.samples * Tokens.open(Path(tokens.strip("'"))).seq_len
-    return None
 
 
 def _speed_of(run: Run) -> float | None:

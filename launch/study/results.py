@@ -1,8 +1,7 @@
-"""The results of a study: every measure at the end of its runs, by seed, and the tests that were decided on before."""
+"""The results of a study: the report's table of gains, with the primary comparison and the evidence for each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any
@@ -10,45 +9,72 @@ from typing import Any
 import numpy as np
 
 from launch.study.file import Study
-from launch.study.statistics import (
-    UNSUPPORTED,
-    Estimate,
-    Values,
-    nested_bootstrap,
-    paired_t,
-    pairs_needed,
-    tier,
-    tokens_to,
-)
+from launch.study.statistics import pairs_needed, tokens_to
 from launch.study.steps import Steps
-from train.evaluation.answers import answers_path, read_answers
+from train.report.arms import Arm, arm_of
+from train.report.comparison import Gain
+from train.report.effects import Effect
+from train.report.gains import Gains, compute
+from train.report.intervals import Interval, Side, interval
 from train.report.measures import Measure, measures_of
 from train.report.records import Run, finite, read_run
-from train.report.verdicts import holm
+from train.report.verdicts import SUGGESTIVE as CORRECTED
+from train.report.verdicts import UNDECIDED
 
 DIFFERENCE = 0.02
 """Nats per token: the difference for which a study states the pairs of runs that would find it."""
+BOTH = "items and seeds"
+"""Method of an interval that covers other documents and other seeds."""
+SUGGESTIVE, UNSUPPORTED = "suggestive", "not supported"
+"""Evidence. A suggestive difference becomes robust when a second target or pool repeats it."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measure of one arm compared with the baseline."""
+    """One measure of one arm compared with the baseline at the end of training."""
 
     arm: str
     schedule: str
-    measure: str
-    label: str
-    better: bool
-    """Whether the mean difference is a gain."""
+    measure: Measure
     values: dict[int, float]
-    """The arm's final values by seed."""
+    """The arm's values by seed, for the seeds that the baseline has too."""
     baseline: dict[int, float]
-    by_seeds: Estimate
-    by_documents: Estimate | None
-    """From resampling seeds and documents; None if the runs kept no answers with documents."""
-    p_adjusted: float
-    """Holm's, over all secondary comparisons; for the primary one, its own p-value."""
-    evidence: str
+    gain: Gain
+    """The difference, its interval over seeds and documents, and its p-value, corrected for all secondary ones."""
+    by_seeds: Interval | None
+    """Student's interval over the seeds; None if they do not differ at all."""
+
+    @property
+    def evidence(self) -> str:
+        """SUGGESTIVE if both intervals exclude zero, also after correction; else UNSUPPORTED."""
+        return SUGGESTIVE if not self.doubt else UNSUPPORTED
+
+    @property
+    def doubt(self) -> str:
+        """Why a difference is not supported, in words; empty if it is."""
+        if self.gain.verdict == CORRECTED:
+            return f"{UNDECIDED} after correction for the number of comparisons"
+        if self.gain.verdict not in ("better", "worse"):
+            return self.gain.verdict + (f" ({self.gain.withheld})" if self.gain.withheld else "")
+        if self.by_seeds is None:
+            return "no verdict, because the seeds do not differ"
+        if self.by_seeds.low <= 0 <= self.by_seeds.high:
+            return UNDECIDED
+        return "" if self.gain.method == BOTH else "no verdict, because the runs kept no answers by document"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the comparison for a JSON file."""
+        return {
+            "arm": self.arm,
+            "schedule": self.schedule,
+            "measure": self.measure.key,
+            "label": self.measure.label,
+            "values": self.values,
+            "baseline": self.baseline,
+            "by_seeds": self.by_seeds and asdict(self.by_seeds),
+            "gain": asdict(self.gain),
+            "evidence": self.evidence,
+        }
 
 
 @dataclass(frozen=True)
@@ -61,21 +87,26 @@ class Results:
     """The baseline's mean of the primary measure by schedule."""
     primary: Comparison
     secondary: list[Comparison]
-    tokens_saved: Estimate | None
+    tokens_saved: Effect | None
     """Share of the baseline's tokens after which the arm had reached the baseline's final loss, minus 1."""
     deviation: float
     """Standard deviation of the seed differences of the primary measure."""
-    needed: int
-    """Pairs of runs that find a difference of DIFFERENCE with 80 % power at this deviation."""
+    needed: int | None
+    """Pairs of runs that find a difference of DIFFERENCE with 80 % power; None: no number does on these documents."""
+    gains: Gains
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the results for a JSON file."""
-        return asdict(self)
+        kept = {key: value for key, value in vars(self).items() if key != "gains"}
+        saved = self.tokens_saved and asdict(self.tokens_saved)
+        secondary = [one.as_dict() for one in self.secondary]
+        return {**kept, "primary": self.primary.as_dict(), "secondary": secondary, "tokens_saved": saved}
 
 
-Finals = Mapping[tuple[str, str, int], Run]
-"""(arm, schedule, seed) to its run."""
+def named(study: Study, arm: str, schedule: str) -> str:
+    """Return an arm with its schedule, or alone if the study has one schedule."""
+    return f"{arm} ({schedule})" if len(study.schedules) > 1 else arm
 
 
 def results_of(study: Study, steps: Steps) -> Results:
@@ -83,137 +114,113 @@ def results_of(study: Study, steps: Steps) -> Results:
 
     Raises ValueError if the primary measure cannot be compared for at least 2 seeds.
     """
-    runs = {
-        (one.arm, one.schedule, one.seed): read_run(one.step.name, one.step.output)
-        for one in steps.runs
-        if (one.step.output / "metrics.jsonl").is_file()
-    }
-    runs = {key: run for key, run in runs.items() if run.finished and run.stages}
-    measures = {measure.key: measure for measure in measures_of([run.stages[-1] for run in runs.values()])}
+    arms = _arms(study, steps)
+    finished = [run for arm in arms.values() for run in arm.runs if run.stages]
+    measures = {measure.key: measure for measure in measures_of([run.stages[-1] for run in finished])}
     primary = measures.get(study.primary.measure)
     if primary is None:
         raise ValueError(
             f"primary.measure: no run has recorded {study.primary.measure}: use one of {', '.join(sorted(measures))}"
         )
     by_schedule = {
-        schedule: fmean(values.values())
+        schedule: fmean(values)
         for schedule in study.schedules
-        if (values := _values(study, runs, study.baseline, schedule, primary))
+        if (values := _finals(arms.get((study.baseline, schedule)), primary))
     }
     if not by_schedule:
         raise ValueError(f"no run of the baseline {study.baseline} has finished with a {primary.key}")
     best = (min if primary.lower_is_better else max)(by_schedule, key=lambda schedule: by_schedule[schedule])
-    notes = [] if len(runs) == len(steps.runs) else [f"{len(steps.runs) - len(runs)} runs have not finished"]
-
-    found = {}
-    for arm in study.arms:
-        for schedule in study.schedules if arm != study.baseline else ():
-            for measure in measures.values():
-                comparison = _compared(study, runs, arm, schedule, best, measure)
-                if comparison is not None:
-                    found[arm, schedule, measure.key] = comparison
-    first = found.pop((study.primary.arm, study.primary.schedule, primary.key), None)
+    compared = {where: arm for where, arm in arms.items() if where[0] != study.baseline or where[1] == best}
+    asked = (study.primary.arm, study.primary.schedule)
+    gains = compute(
+        list(compared.values()), named(study, study.baseline, best), primary=(primary.key, named(study, *asked))
+    )
+    found = {
+        (*where, measure.key): comparison
+        for where in compared
+        for measure in gains.measures
+        if where[0] != study.baseline and (comparison := _compared(study, gains, *where, measure)) is not None
+    }
+    first = found.pop((*asked, primary.key), None)
     if first is None:
         raise ValueError(
             f"the primary comparison needs 2 seeds of {study.primary.arm} and {study.baseline} that have finished: "
             "add seeds, or run the study to its end"
         )
-    corrected = holm([one.by_seeds.p for one in found.values()])
-    secondary = [_with_p(one, p) for one, p in zip(found.values(), corrected, strict=True)]
-    differences = [first.values[seed] - first.baseline[seed] for seed in first.values]
+    deviation = stdev(first.values[seed] - first.baseline[seed] for seed in first.values)
+    missing = len(steps.runs) - len(finished)
     return Results(
         best,
         by_schedule,
         first,
-        secondary,
-        _tokens_saved(study, runs, best, primary),
-        stdev(differences),
-        pairs_needed(stdev(differences), DIFFERENCE),
-        notes,
+        list(found.values()),
+        _tokens_saved(arms[asked], arms[study.baseline, best], primary),
+        deviation,
+        pairs_needed(deviation, DIFFERENCE, first.gain.floor),
+        gains,
+        [*([f"{missing} runs have not finished"] if missing else []), *gains.notes],
     )
 
 
-def _values(study: Study, runs: Finals, arm: str, schedule: str, measure: Measure) -> dict[int, float]:
-    """Return a measure's final values by seed."""
-    kept = {seed: runs[arm, schedule, seed] for seed in study.seeds if (arm, schedule, seed) in runs}
-    found = {seed: finite(run.stages[-1], measure.key) for seed, run in kept.items()}
-    return {seed: value for seed, value in found.items() if value is not None}
+def _arms(study: Study, steps: Steps) -> dict[tuple[str, str], Arm]:
+    """Return the arms with a finished run, by (arm, schedule); all have a run per seed, one without records if it has
+    not finished, so that the others stay paired."""
+    runs: dict[tuple[str, str], list[Run]] = {}
+    for one in steps.runs:
+        run = Run(one.step.name, one.step.output, {}, {"seed": one.seed}, [], [], [])
+        if (one.step.output / "metrics.jsonl").is_file():
+            read = read_run(one.step.name, one.step.output)
+            run = read if read.finished else run
+        runs.setdefault((one.arm, one.schedule), []).append(run)
+    found = {where: of_arm for where, of_arm in runs.items() if any(run.stages for run in of_arm)}
+    return {where: arm_of(named(study, *where), of_arm) for where, of_arm in found.items()}
 
 
-def _compared(study: Study, runs: Finals, arm: str, schedule: str, best: str, measure: Measure) -> Comparison | None:
+def _finals(arm: Arm | None, measure: Measure) -> list[float]:
+    """Return a measure's final value of every seed that has one."""
+    records = [run.stages[-1] for run in (arm.runs if arm else ()) if run.stages]
+    return [value for record in records if (value := finite(record, measure.key)) is not None]
+
+
+def _compared(study: Study, gains: Gains, arm: str, schedule: str, measure: Measure) -> Comparison | None:
     """Return an arm's comparison with the baseline over the seeds that both have; None for fewer than 2."""
-    values = _values(study, runs, arm, schedule, measure)
-    baseline = _values(study, runs, study.baseline, best, measure)
-    seeds = [seed for seed in study.seeds if seed in values and seed in baseline]
-    if len(seeds) < 2:
-        return None
-    by_seeds = paired_t(np.array([values[seed] - baseline[seed] for seed in seeds]))
-    by_documents = _by_documents(
-        [runs[study.baseline, best, seed] for seed in seeds], [runs[arm, schedule, seed] for seed in seeds], measure.key
+    name = named(study, arm, schedule)
+    gain = gains.final(name, measure).gain
+    evaluated = gains.points[gains.last_common(name)].evaluated
+    values, baseline = (
+        {run.seed: value for run, record in evaluated[one] if (value := finite(record, measure.key)) is not None}
+        for one in (name, gains.baseline)
     )
-    estimates = [by_seeds, *([by_documents] if by_documents is not None else [])]
+    seeds = [seed for seed in study.seeds if seed in values and seed in baseline]
+    if gain is None or len(seeds) < 2:
+        return None
+    first, second = (Side(np.array([of_seed[seed] for seed in seeds])) for of_seed in (baseline, values))
     return Comparison(
         arm,
         schedule,
-        measure.key,
-        measure.label,
-        (by_seeds.value < 0) == measure.lower_is_better,
+        measure,
         {seed: values[seed] for seed in seeds},
         {seed: baseline[seed] for seed in seeds},
-        by_seeds,
-        by_documents,
-        by_seeds.p,
-        tier(estimates, repeated=False) if len(estimates) == 2 else UNSUPPORTED,
+        gain,
+        interval(first, second, float((second.means - first.means).mean()), paired=True),
     )
 
 
-def _by_documents(first: list[Run], second: list[Run], key: str) -> Estimate | None:
-    """Return the bootstrap over seeds and documents; None if the runs did not keep the same documents."""
-    tables = [_documents(run, key) for run in (*first, *second)]
-    known = [table for table in tables if table is not None]
-    if len(known) < len(tables) or any(table.keys() != known[0].keys() for table in known) or len(known[0]) < 2:
-        return None
-
-    def column(tables: list[dict[int, tuple[float, float]]], index: int) -> Values:
-        return np.array([[table[document][index] for document in known[0]] for table in tables])
-
-    count = len(first)
-    return nested_bootstrap(column(known[:count], 0), column(known[count:], 0), column(known[:count], 1))
-
-
-def _documents(run: Run, key: str) -> dict[int, tuple[float, float]] | None:
-    """Return (mean, weight) by document at the end of a run; None if unknown."""
-    items = read_answers(answers_path(run.folder, int(run.stages[-1]["step"]))).get(key)
-    if items is None or items.groups is None:
-        return None
-    groups, place = np.unique(items.groups, return_inverse=True)
-    weight = np.bincount(place, items.weights)
-    mean = np.bincount(place, items.weights * items.values) / weight
-    return {int(group): (float(value), float(size)) for group, value, size in zip(groups, mean, weight, strict=True)}
-
-
-def _tokens_saved(study: Study, runs: Finals, best: str, measure: Measure) -> Estimate | None:
-    """Return how many fewer tokens the primary arm needs for the baseline's final value; None if it is not reached."""
+def _tokens_saved(arm: Arm, baseline: Arm, measure: Measure) -> Effect | None:
+    """Return how many fewer tokens an arm needs for the baseline's final value; None if it is not reached."""
     if not measure.lower_is_better:
         return None
     shares = []
-    for seed in study.seeds:
-        arm = runs.get((study.primary.arm, study.primary.schedule, seed))
-        baseline = runs.get((study.baseline, best, seed))
-        if arm is None or baseline is None:
-            continue
-        loss = finite(baseline.stages[-1], measure.key)
-        points = [(r["tokens"], value) for r in arm.stages if (value := finite(r, measure.key)) is not None]
+    for own, other in zip(arm.runs, baseline.runs, strict=True):
+        loss = finite(other.stages[-1], measure.key) if other.stages else None
+        points = [(r["tokens"], value) for r in own.stages if (value := finite(r, measure.key)) is not None]
         if loss is None or len(points) < 2:
             continue
         reached = tokens_to(loss, *(np.array(column, dtype=np.float64) for column in zip(*points, strict=True)))
         if reached is None:
             return None
-        shares.append(reached / baseline.tokens - 1)
-    return paired_t(np.array(shares)) if len(shares) > 1 else None
-
-
-def _with_p(one: Comparison, adjusted: float) -> Comparison:
-    """Return a secondary comparison with its adjusted p-value; without significance after it, it is not supported."""
-    evidence = one.evidence if adjusted < 0.05 else UNSUPPORTED
-    return Comparison(**{**vars(one), "p_adjusted": adjusted, "evidence": evidence})
+        shares.append(reached / other.tokens - 1)
+    if len(shares) < 2:
+        return None
+    saved = np.array(shares)
+    return Effect(fmean(shares), interval(Side(0 * saved), Side(saved), fmean(shares), paired=True))

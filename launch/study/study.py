@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,11 @@ from typing import Any
 from curriculum.artifact.files import write_text
 from curriculum.artifact.lock import Lock
 from curriculum.artifact.outputs import BYSTANDERS, check_free
+from curriculum.work.console import PlainConsole
+from curriculum.work.cpus import threads_per_process, usable_cpus
 from launch.study.file import Study, read_study
 from launch.study.plan import show_plan
+from launch.study.progress import StudyProgress
 from launch.study.runner import Runner
 from launch.study.settings import StudySettings
 from launch.study.steps import Step, steps_of
@@ -44,7 +46,8 @@ def run(settings: StudySettings) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / LOCK, f"study {folder}"):
         _register(study, folder)
-        code = Runner(folder, steps.all, room(), settings.at_once, command).run()
+        progress = StudyProgress(PlainConsole(stderr=True), steps)
+        code = Runner(folder, steps.all, room(), settings.at_once, command, progress).run()
         from launch.study.page import headline, write_page
         from launch.study.results import results_of
 
@@ -68,14 +71,14 @@ def width(settings: Any) -> int:
     from launch.cluster.supervisor import gpus
 
     processes = settings.processes or max(1, gpus())
-    return processes if gpus() else processes * (settings.threads or 1)
+    return processes if gpus() else processes * threads_per_process(processes, settings.threads)
 
 
-def room() -> int:
-    """Return how many GPUs, or CPUs if there are none, there are to share out."""
-    from launch.cluster.supervisor import gpus
+def room() -> int | list[str]:
+    """Return the GPUs, or the number of CPUs if there are none, to share out."""
+    from launch.cluster.supervisor import devices
 
-    return gpus() or len(os.sched_getaffinity(0))
+    return devices() or usable_cpus()
 
 
 def command(step: Step) -> list[str]:

@@ -143,6 +143,19 @@ def check_file(path: Path, place: str, folder: Path, groups: Path, kinds: Kinds)
 
     Names in its defaults are relative to `folder`, one of the folders of `groups`, to whose group the file belongs.
     """
+    text, content = read_plain(path)
+    if not isinstance(content, Mapping):
+        return text, []
+    check_texts(path, text, content, folder.relative_to(groups).as_posix(), kinds)
+    return text, _defaults(content.get("defaults"), folder, place, groups)
+
+
+def read_plain(path: Path) -> tuple[str, Any]:
+    """Return the text and the contents of a YAML file of plain values.
+
+    Raises ValueError, naming the file and mostly the line, for anything else: an alias, a tag, an interpolation, a key
+    for Hydra, a key given twice. Texts that YAML reads as something else are found by `check_texts`.
+    """
     import yaml
     from omegaconf import OmegaConf
 
@@ -158,12 +171,9 @@ def check_file(path: Path, place: str, folder: Path, groups: Path, kinds: Kinds)
         content = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else None
     except yaml.YAMLError as error:
         raise ValueError(_unread(path, error)) from None
-    if not isinstance(content, Mapping):
-        return text, []
-    if "hydra" in content:
+    if isinstance(content, Mapping) and "hydra" in content:
         raise ValueError(f"{path}: hydra: Hydra itself cannot be configured here: remove it")
-    check_texts(path, text, content, folder.relative_to(groups).as_posix(), kinds)
-    return text, _defaults(content.get("defaults"), folder, place, groups)
+    return text, content
 
 
 def _unread(path: Path, error: Exception) -> str:

@@ -34,23 +34,23 @@ def check_texts(path: Path, text: str, content: Mapping[Any, Any], group: str, k
     prefix = "" if package == GLOBAL else f"{package}."
     for name, node, _, value in _pairs(path, root, content):
         if name != "defaults":
-            _check(path, f"{prefix}{name}", node, value, kinds(f"{prefix}{name}"), kinds)
+            _check(path, f"{prefix}{name}", node, value, kinds(f"{prefix}{name}"), kinds, name)
 
 
-def _check(path: Path, key: str, node: Any, value: Any, kind: Any, kinds: Kinds) -> None:
-    """Check a value and all values in it. `node` is what was written, `value` what OmegaConf reads."""
+def _check(path: Path, key: str, node: Any, value: Any, kind: Any, kinds: Kinds, name: str = "") -> None:
+    """Check a value and all values in it. `node` is what was written after `name`, `value` what OmegaConf reads."""
     inner = get_args(kind)[-1] if get_origin(kind) in (list, dict) else None
     if isinstance(value, Mapping):
-        for name, part, read, found in _pairs(path, node, value):
-            if inner is not None and not isinstance(read, str):
-                _refuse(f"{path}, line {part.start_mark.line + 1}: a name in {key}", name, read, f'"{name}": ...')
-            _check(path, f"{key}.{name}", part, found, inner or kinds(f"{key}.{name}"), kinds)
+        for own, part, read, found in _pairs(path, node, value):
+            if inner is not None and get_args(kind)[0] is str and not isinstance(read, str):
+                _refuse(f"{path}, line {part.start_mark.line + 1}: a name in {key}", own, read, f'"{own}": ...')
+            _check(path, f"{key}.{own}", part, found, inner or kinds(f"{key}.{own}"), kinds, own)
     elif isinstance(value, list):
         for part, found in zip(node.value, value, strict=True):
             _check(path, f"an entry of {key}", part, found, inner or kind, kinds)
     elif (is_text(kind) or kind is Any) and _changed(node.value, value, kind):
-        name = "" if key.startswith("an entry of ") else f"{key.rpartition('.')[2]}: "
-        _refuse(f"{path}, line {node.start_mark.line + 1}: {key}", node.value, value, f'{name}"{node.value}"')
+        quoted = f'{name}: "{node.value}"' if name else f'"{node.value}"'
+        _refuse(f"{path}, line {node.start_mark.line + 1}: {key}", node.value, value, quoted)
 
 
 def _changed(written: str, value: Any, kind: Any) -> bool:

@@ -102,11 +102,20 @@ class Gains:
         return _primary(self.measures, self.target)
 
 
-def compute(arms: Sequence[Arm], baseline: str, answers: Answers | None = None, target: str | None = None) -> Gains:
+def compute(
+    arms: Sequence[Arm],
+    baseline: str,
+    answers: Answers | None = None,
+    primary: tuple[str, str] | None = None,
+    target: str | None = None,
+) -> Gains:
     """Return the gains of every arm relative to the one named `baseline`; `answers` reads per-item answers.
 
-    Raises ValueError if an arm shares no stage (no evaluation at the same tokens) with the baseline, if the runs have
-    no held-out loss of the source `target`, or if an answers file is broken.
+    `target`: the source whose loss is the headline's measure; None: all held-out text. `primary`: the key of a measure
+    and the name of an arm, the one comparison that is not corrected for the number of the others; None: all arms' on
+    the headline's measure, corrected for the number of arms. Raises ValueError if an arm shares no stage (no evaluation
+    at the same tokens) with the baseline, if the runs have no held-out loss of the target, or if an answers file is
+    broken.
     """
     ordered = sorted(arms, key=lambda arm: arm.name != baseline)
     points = _points(ordered)
@@ -124,7 +133,7 @@ def compute(arms: Sequence[Arm], baseline: str, answers: Answers | None = None, 
             f"the stage records of {', '.join(names)} hold no val/ or bench/ value: "
             "train with an evaluation at the end of each stage"
         )
-    primary = _primary(measures, target).key
+    headline = _primary(measures, target).key
     rows: list[dict[str, dict[str, Cell]]] = []
     answers = answers or Answers()
     before: dict[tuple[str, str], SeedValues] = {}
@@ -142,7 +151,7 @@ def compute(arms: Sequence[Arm], baseline: str, answers: Answers | None = None, 
                 for arm, found in known.items()
             }
             before |= {(measure.key, arm): found for arm, found in known.items() if found.evaluated}
-        rows.append(_corrected(row, primary))
+        rows.append(_corrected(row, {primary} if primary else {(headline, arm) for arm in names}))
         answers.forget()
     cells = {measure.key: [row[measure.key] for row in rows] for measure in measures}
     return Gains(baseline, names, measures, points, cells, answers.notes, answers.ungrouped, target)
@@ -182,10 +191,10 @@ def _primary(measures: Sequence[Measure], target: str | None) -> Measure:
     return by_source[target]
 
 
-def _corrected(row: dict[str, dict[str, Cell]], primary: str) -> dict[str, dict[str, Cell]]:
+def _corrected(row: dict[str, dict[str, Cell]], primary: set[tuple[str, str]]) -> dict[str, dict[str, Cell]]:
     """Return the cells of a stage end, by measure and arm, with verdicts corrected for the number of differences.
 
-    The primary measure of all arms is one family, all other measures of all arms are the second. Bits per byte are not
+    The primary differences, by measure and arm, are one family, all others are the second. Bits per byte are not
     counted: they are the loss in other units, and get its p-value.
     """
     tested = {
@@ -197,7 +206,7 @@ def _corrected(row: dict[str, dict[str, Cell]], primary: str) -> dict[str, dict[
     corrected: dict[tuple[str, str], float] = {}
     counted = [where for where in tested if (_as_loss(where[0]), where[1]) not in tested]
     for first in (True, False):
-        family = [where for where in counted if (where[0] == primary) == first]
+        family = [where for where in counted if (where in primary) == first]
         corrected |= zip(family, holm([tested[where] for where in family]), strict=True)
     for key, arm in tested:
         cell = row[key][arm]

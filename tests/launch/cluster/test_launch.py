@@ -436,3 +436,28 @@ def test_the_shown_configuration_has_the_settings_of_the_run(capsys: pytest.Capt
     assert "arm: pdpc  # configs/experiment/pdpc_1.3b.yaml" in lines
     assert main(["launch", "--cfg", "job", "optimizer.lrr=1"]) == 2
     assert "train: unknown key 'optimizer.lrr'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "processes", "arguments"),
+    [
+        (None, 8, 2, ["--num_gpus", "2"]),
+        ("3,5,6", 3, 2, ["--include", "localhost:3,5"]),
+        ("7", 1, 1, ["--include", "localhost:7"]),
+        ("", 0, 2, ["--num_gpus", "2"]),
+        ("GPU-8f2c", 1, 1, ["--num_gpus", "1"]),
+        (None, 0, 2, ["--num_gpus", "2"]),
+    ],
+)
+def test_ranks_start_on_the_visible_gpus(
+    visible: str | None, count: int, processes: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed's launcher ignores CUDA_VISIBLE_DEVICES next to --num_gpus: two runs would share the first GPU."""
+    monkeypatch.delenv(supervisor.DEVICES, raising=False)
+    if visible is not None:
+        monkeypatch.setenv(supervisor.DEVICES, visible)
+    monkeypatch.setattr(supervisor, "gpus", lambda: count)
+    assert supervisor.slots(processes) == arguments
+    if count > 1 and visible:
+        with pytest.raises(ValueError, match=r"processes=4, but CUDA_VISIBLE_DEVICES=3,5,6 has 3"):
+            supervisor.slots(4)

@@ -64,6 +64,25 @@ def test_what_is_rejected(tmp_path: Path, changes: dict[str, object], message: s
         read_study(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("arm: late", "arm: late\n  arm: late", r", line 5: the key 'arm' is given twice: keep one"),
+        ("train:300", "2024_06_01", r', line \d+: steps\.tokens\..* write tokenizer\.name: "2024_06_01"'),
+        ("preference: mixture", "preference: mixture\n    scores: 1_0", r", line \d+: arms\.late\.scores is text"),
+        ("seeds: 3", "seeds: ${x}", r", line 5: \$\{\.\.\.\} is not resolved in settings"),
+        ("seeds: 3", "seeds: *a", r", line 5: the alias 'a' is not allowed"),
+        ("question: ", "question: on #", r": question must be a sentence"),
+    ],
+)
+def test_the_file_is_read_like_any_configuration(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = written(tmp_path)
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=f"^{path}{message}"):
+        read_study(path)
+
+
 def test_a_file_that_is_not_a_study(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a file: give the YAML file of a study"):
         read_study(tmp_path / "missing.yaml")

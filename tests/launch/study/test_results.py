@@ -1,6 +1,7 @@
 """What a study finds in its runs, and its page."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from launch.study.results import results_of
 from launch.study.steps import Steps, steps_of
 from tests.launch.study.example import written
 from tests.train.report.conftest import answer, records_of, write_run
+from train.evaluation.answers import answers_path
 
 TARGET = "val/source/code/loss"
 
@@ -24,10 +26,10 @@ def made(folder: Path, seeds: int, gain: float, **changes: Any) -> tuple[Study, 
     study = read_study(written(folder, seeds=seeds, primary=primary, schedules=schedules, **changes))
     steps = steps_of(study, folder, lambda verb, words: None, lambda settings: 1)
     for run in steps.runs:
-        records = records_of("shuffled")
+        records = records_of("shuffled", stages=2)
         for record in (record for record in records if record["kind"] == "stage"):
             for key in [key for key in record if key.endswith("loss")]:
-                record[key] += 0.02 * run.seed + 0.001 * ((run.seed * 7 + len(run.arm)) % 5)
+                record[key] += 0.02 * run.seed + 0.001 * (run.seed * len(run.arm) % 5)
                 record[key] += 0.05 * (run.schedule == "cosine")
                 if run.arm == "late":
                     record[key] += -gain if key == TARGET else 0.01
@@ -39,14 +41,15 @@ def test_a_gain_and_its_price(tmp_path: Path) -> None:
     study, steps = made(tmp_path, 4, gain=0.1)
     results = results_of(study, steps)
     assert results.baseline_schedule == "gentle"
-    assert results.primary.better
-    assert results.primary.by_seeds.value == pytest.approx(-0.1, abs=0.01)
-    assert results.primary.by_documents is not None
-    assert results.primary.by_documents.excludes_zero
+    assert results.primary.gain.verdict == "better"
+    assert results.primary.gain.value == pytest.approx(-0.1, abs=0.01)
+    assert results.primary.gain.method == "items and seeds"
+    assert results.primary.gain.corrected == results.primary.gain.p
     assert results.primary.evidence == "suggestive"
-    price = next(one for one in results.secondary if (one.schedule, one.measure) == ("gentle", "val/loss"))
-    assert not price.better
-    assert price.p_adjusted >= price.by_seeds.p
+    price = next(one for one in results.secondary if (one.schedule, one.measure.key) == ("gentle", "val/loss"))
+    assert price.gain.value > 0
+    assert price.gain.p is not None
+    assert price.gain.corrected >= price.gain.p
     assert results.tokens_saved is not None
     assert results.tokens_saved.value < 0
     assert headline(study, results).startswith("late (gentle) compared with shuffled (gentle) is better: \u22120.")
@@ -60,6 +63,28 @@ def test_no_gain(tmp_path: Path) -> None:
     assert "no significant difference" in headline(study, results)
     assert results.primary.evidence == "not supported"
     assert results.needed >= 2
+
+
+def test_without_answers_by_document_the_headline_and_the_evidence_agree(tmp_path: Path) -> None:
+    study, steps = made(tmp_path, 4, gain=0.1)
+    for run in steps.runs:
+        shutil.rmtree(answers_path(run.step.output, 0).parent)
+    results = results_of(study, steps)
+    assert results.primary.by_seeds is not None
+    assert results.primary.by_seeds.high < 0
+    assert results.primary.evidence == "not supported"
+    assert "no verdict, because the runs kept no answers by document" in headline(study, results)
+    assert "only the seeds were tested" in write_page(study, results, tmp_path).read_text("utf-8")
+
+
+def test_a_run_that_has_not_finished_takes_its_pair_out(tmp_path: Path) -> None:
+    study, steps = made(tmp_path, 4, gain=0.1)
+    late = next(run for run in steps.runs if (run.arm, run.schedule, run.seed) == ("late", "gentle", 1))
+    shutil.rmtree(late.step.output)
+    results = results_of(study, steps)
+    assert list(results.primary.values) == list(results.primary.baseline) == [0, 2, 3]
+    assert results.primary.gain.paired
+    assert results.notes[0] == "1 runs have not finished"
 
 
 def test_two_seeds_are_needed(tmp_path: Path) -> None:

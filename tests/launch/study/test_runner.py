@@ -1,7 +1,9 @@
 """Steps run once each, in order, side by side, and again only when they are missing."""
 
+import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,15 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from curriculum.artifact.create import create
+from curriculum.work.console import PlainConsole
+from launch.study.progress import StudyProgress
 from launch.study.runner import Runner, done_of
-from launch.study.steps import Step
+from launch.study.steps import Run, Step, Steps
 
 ROOT = Path(__file__).parents[3]
 DO = "import pathlib, sys; path = pathlib.Path(sys.argv[1]); path.mkdir(); (path / 'ran').write_text('x')"
 
 
 def step(folder: Path, name: str, *needs: str, words: tuple[str, ...] = (), width: int | None = 1) -> Step:
-    return Step(name, "prepare", list(words), folder / name, list(needs), width)
+    return Step(name, "demo", list(words), folder / name, list(needs), width)
 
 
 def command(one: Step) -> list[str]:
@@ -61,7 +66,7 @@ def test_a_failure_holds_up_what_needs_it_and_nothing_else(tmp_path: Path, capsy
 
 def test_changed_settings_are_refused(tmp_path: Path) -> None:
     runner(tmp_path, [step(tmp_path, "a", words=("seed=0",))]).run()
-    with pytest.raises(ValueError, match=r"was made with other settings \(pdpc prepare seed=0\)"):
+    with pytest.raises(ValueError, match=r"was made with other settings \(pdpc demo seed=0\)"):
         runner(tmp_path, [step(tmp_path, "a", words=("seed=1",))])
 
 
@@ -82,6 +87,93 @@ def test_room_is_shared_out(tmp_path: Path) -> None:
     assert runner(tmp_path, steps, make).run() == 0
 
 
+def test_steps_at_the_same_time_have_different_gpus(tmp_path: Path) -> None:
+    """Three GPUs: a run on two of them and one on the third meet; then one that asks for all has all."""
+    meet = (
+        "import os, pathlib, sys, time\n"
+        "path = pathlib.Path(sys.argv[1]); path.mkdir()\n"
+        "(path / 'gpus').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
+        "others = [path.with_name(name) for name in sys.argv[2:]]\n"
+        "while not all(other.exists() for other in others): time.sleep(0.01)\n"
+    )
+
+    def make(one: Step) -> list[str]:
+        return [sys.executable, "-c", meet, str(one.output), *{"a": ["b"], "b": ["a"]}.get(one.name, [])]
+
+    steps = [step(tmp_path, "a", width=2), step(tmp_path, "b"), step(tmp_path, "c", width=None)]
+    assert Runner(tmp_path, steps, ["4", "5", "7"], None, make).run() == 0
+    assert [(one.output / "gpus").read_text() for one in steps] == ["4,5", "7", "4,5,7"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_is_passed_on_and_nothing_else_starts(tmp_path: Path, number: signal.Signals) -> None:
+    """Slurm's signal before the time limit reaches the run, which writes its checkpoint."""
+    saves = (
+        "import os, pathlib, signal, sys, time\n"
+        "path = pathlib.Path(sys.argv[1]); path.mkdir(exist_ok=True)\n"
+        "def save(number, frame): (path / 'saved').touch(); os._exit(128 + number)\n"
+        "for number in (signal.SIGTERM, signal.SIGUSR1): signal.signal(number, save)\n"
+        "if (path / 'saved').exists(): sys.exit()\n"
+        "os.kill(os.getppid(), int(sys.argv[2])); time.sleep(30)\n"
+    )
+
+    def make(one: Step) -> list[str]:
+        return [sys.executable, "-c", saves, str(one.output), str(int(number))]
+
+    steps = [step(tmp_path, "a"), step(tmp_path, "b", "a")]
+    assert runner(tmp_path, steps, make).run() == 128 + number
+    assert (steps[0].output / "saved").exists()
+    assert not steps[1].output.exists()
+    assert not done_of(tmp_path, steps[0]).exists()
+    assert runner(tmp_path, steps[:1], make).run() == 0
+
+
+def test_a_damaged_or_replaced_output_is_named(tmp_path: Path) -> None:
+    """A finished step's artifact must be complete, and the one that the study wrote; a run must be finished."""
+    from tests.train.report.conftest import write_run, write_tokens
+
+    def made(one: Step) -> list[str]:
+        return [sys.executable, "-c", "pass"]
+
+    tokens = Step("tokens", "prepare", [], tmp_path / "tokens", [], 1)
+    assert runner(tmp_path, [tokens], made).run() == 1  # it succeeded without an output
+    write_tokens(tokens.output)
+    assert runner(tmp_path, [tokens], made).run() == 0
+    ids = tokens.output / "train.ids.bin"
+    data = ids.read_bytes()
+    ids.write_bytes(data[:-2])
+    with pytest.raises(ValueError, match=r"train\.ids\.bin has .* bytes instead of .*: it is damaged"):
+        runner(tmp_path, [tokens], made)
+    shutil.rmtree(tokens.output)
+    write_tokens(tokens.output, {"other": 5})
+    with pytest.raises(ValueError, match="was replaced after the study had made it"):
+        runner(tmp_path, [tokens], made)
+    run = Step("run", "train", [], tmp_path / "run", [], 1)
+    write_run(run.output, "a", status="running")
+    assert runner(tmp_path, [run], made).run() == 1
+
+
+def test_progress(tmp_path: Path) -> None:
+    """Half of one run and all of the other have been read: three quarters."""
+    orders = [Step(f"order_{arm}_0", "arrange", [], tmp_path / f"order_{arm}", [], 1) for arm in ("a", "b")]
+    runs = [Run(arm, "default", 0, Step(f"run_{arm}", "train", [], tmp_path / arm, [], 1)) for arm in ("a", "b")]
+    output = io.StringIO()
+    progress = StudyProgress(PlainConsole(file=output), Steps([*orders, *(run.step for run in runs)], runs))
+    progress.line_every_s = 0.0
+    progress.add([], [])
+    assert output.getvalue() == "study:   0%, 0 of 4 steps done, 0 running\n"
+    for order in orders:
+        with create(order.output, "order", config={}, inputs={}) as draft:
+            draft.facts.update(samples=10, seq_len=100)
+    runs[0].step.output.mkdir()
+    (runs[0].step.output / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "tokens": 500}\n{"kind": "tr')
+    done = [*(order.name for order in orders), "run_b"]
+    progress.add(done, [])
+    progress.add(done, ["run_a"])
+    line = "study:  75%, 3 of 4 steps done, 0 running, 1,500 of 2,000 training tokens"
+    assert output.getvalue().splitlines()[1] == line
+
+
 SLOW = """
 import sys, time
 from pathlib import Path
@@ -92,7 +184,7 @@ do = (
     "import pathlib, sys, time; p = pathlib.Path(sys.argv[1]); time.sleep(0.05); "
     "p.mkdir(exist_ok=True); open(p / 'n', 'a').write('x')"
 )
-steps = [Step(f"s{n}", "prepare", [], folder / f"s{n}", [f"s{n - 1}"] if n % 3 else [], 1) for n in range(6)]
+steps = [Step(f"s{n}", "demo", [], folder / f"s{n}", [f"s{n - 1}"] if n % 3 else [], 1) for n in range(6)]
 raise SystemExit(Runner(folder, steps, 2, None, lambda one: [sys.executable, "-c", do, str(one.output)]).run())
 """
 

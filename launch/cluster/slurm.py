@@ -24,9 +24,9 @@ RESERVED = {
 MARGIN_S = 30
 """Seconds that the script reserves between the ranks' exit and the time limit."""
 
-SCRIPT = """\
+HEAD = """\
 #!/usr/bin/env bash
-# Written by `pdpc launch cluster=slurm`. NOT YET RUN ON A GPU CLUSTER: try it on two nodes first.
+# Written by `pdpc {verb} cluster=slurm`. NOT YET RUN ON A GPU CLUSTER: try it on {first} first.
 # Submit with: sbatch {path}
 {directives}
 
@@ -46,7 +46,9 @@ PYTHONPATH=$(absolute "${{PYTHONPATH-}}")
 LD_LIBRARY_PATH=$(absolute "${{LD_LIBRARY_PATH-}}")
 PATH=$(absolute "$PATH")
 export PYTHONPATH LD_LIBRARY_PATH PATH
+"""
 
+RANKS = """
 # Network: uncomment what `ibstat` and `nvidia-smi topo -m` on a node confirm. A800 nodes are A100 nodes with NVLink
 # at 400 GB/s; they need no special settings.
 # export NCCL_SOCKET_IFNAME=bond0         # interface for the rendezvous
@@ -86,13 +88,15 @@ overrides=(
 train() {{
 {start}
 }}
+"""
 
-# {signal_s} s before the time limit, Slurm signals only this shell, which signals rank 0 on this node: all ranks then
+TAIL = """
+# {signal_s} s before the time limit, Slurm signals only this shell, which signals {whom}: {they}
 # write a checkpoint and exit, and the job is requeued. The launcher gets no signal: it would orphan the ranks.
 # shellcheck disable=SC2329  # called by the trap
 nearly_over() {{
     echo "time limit is near: writing a checkpoint, then requeueing the job"
-    if kill -USR1 "$(cat "$PDPC_ROLL/00000.pid")"; then
+    if kill -USR1 {pid}; then
         for (( waited = 0; waited < {wait_s}; waited++ )); do
             kill -0 "$run" 2> /dev/null || break
             sleep 1
@@ -103,7 +107,7 @@ nearly_over() {{
 }}
 trap nearly_over USR1
 
-train &  # in the background: bash runs no trap while it waits for a foreground command
+{start} &  # in the background: bash runs no trap while it waits for a foreground command
 run=$!
 wait "$run"
 """
@@ -122,6 +126,12 @@ BY_SSH = """\
     printf '%s\\n' {exported} > "$DS_ENV_FILE"
     deepspeed --hostfile "$hostfile" --master_addr "$head_node" --master_port "$master_port" \\
         --no_local_rank --module train "${{overrides[@]}}\""""
+
+
+def check_folder(key: str, folder: Path) -> None:
+    """Raise ValueError for a folder of scripts, the value of the setting `key`, that sbatch would not take as it is."""
+    if not re.fullmatch(r"[\w./@+-]+", str(folder)):
+        raise ValueError(f"{key}={str(folder)!r} appears in an #SBATCH line: use a path without spaces or % signs")
 
 
 @dataclass(frozen=True)
@@ -194,10 +204,7 @@ class Slurm(Cluster):
 
     def plan(self, overrides: Sequence[str], folder: Path) -> Start:
         """Return the batch script and the sbatch command that submits it."""
-        if not re.fullmatch(r"[\w./@+-]+", str(folder)):
-            raise ValueError(
-                f"scripts={str(folder)!r} appears in an #SBATCH line: use a path without spaces or % signs"
-            )
+        check_folder("scripts", folder)
         if self.ssh:
             check_plain([*overrides, str(Path.cwd()), *self.environment.values()])
         path = folder / "train.sbatch"
@@ -205,14 +212,41 @@ class Slurm(Cluster):
 
     def script(self, overrides: Sequence[str], path: Path) -> str:
         """Return the text of the batch script to be written to `path`."""
-        named = {"partition": self.partition, "account": self.account, "qos": self.qos}
         directives = [
-            f"--job-name={self.job_name}",
             f"--nodes={self.nodes}",
             "--ntasks-per-node=1",
             f"--gpus-per-node={self.gpus_per_node}",
             "--exclusive",
             "--wait-all-nodes=1",
+        ]
+        exported = ['"PDPC_ROLL=$PDPC_ROLL"', '"PDPC_SECRET=$PDPC_SECRET"', '"PYTHONSAFEPATH=1"']
+        exported += ['"PYTHONPATH=$PYTHONPATH"']
+        exported += [shlex.quote(f"{name}={value}") for name, value in self.environment.items()]
+        ranks = RANKS.format(
+            nodes=self.nodes,
+            slots=self.gpus_per_node,
+            folder=shlex.quote(str(path.parent)),
+            overrides="\n".join(f"    {shlex.quote(one)}" for one in overrides),
+            start=BY_SSH.format(exported=" ".join(exported)) if self.ssh else BY_SRUN,
+        )
+        head = self._head("launch", "two nodes", self.job_name, path, directives)
+        return head + ranks + self._tail('"$(cat "$PDPC_ROLL/00000.pid")"', "rank 0 on this node", "all ranks", "train")
+
+    def job(self, command: Sequence[str], path: Path, gpus: int) -> str:
+        """Return the text of a batch script, to be written to `path`, that runs a command of `pdpc study` on one node.
+
+        The job is named after the script. `gpus`: GPUs to request; the rest of the node stays free for others.
+        """
+        directives = ["--nodes=1", "--ntasks=1", *([f"--gpus={gpus}"] if gpus else [])]
+        head = self._head("study", "a small study", f"{self.job_name}-{path.stem}", path, directives)
+        return head + self._tail('"$run"', "this command", "its ranks", shlex.join(command))
+
+    def _head(self, verb: str, first: str, name: str, path: Path, directives: Sequence[str]) -> str:
+        """Return the first part of a batch script: options for sbatch and the environment."""
+        named = {"partition": self.partition, "account": self.account, "qos": self.qos}
+        options = [
+            f"--job-name={name}",
+            *directives,
             f"--time={self.time_limit}",
             "--open-mode=append",
             f"--output={path.parent}/%x-%j.log",
@@ -221,22 +255,19 @@ class Slurm(Cluster):
             *(f"--{key}={value}" for key, value in named.items() if value is not None),
             *self.options,
         ]
-        exports = [f"export {name}={shlex.quote(value)}" for name, value in self.environment.items()]
-        exported = ['"PDPC_ROLL=$PDPC_ROLL"', '"PDPC_SECRET=$PDPC_SECRET"', '"PYTHONSAFEPATH=1"']
-        exported += ['"PYTHONPATH=$PYTHONPATH"']
-        exported += [shlex.quote(f"{name}={value}") for name, value in self.environment.items()]
-        return SCRIPT.format(
+        exports = [f"export {key}={shlex.quote(value)}" for key, value in self.environment.items()]
+        return HEAD.format(
+            verb=verb,
+            first=first,
             path=shlex.quote(str(path)),
-            directives="\n".join(f"#SBATCH {one}" for one in directives),
+            directives="\n".join(f"#SBATCH {one}" for one in options),
             workdir=shlex.quote(str(Path.cwd())),
             programs=shlex.quote(str(programs())),
-            safe="".join(f"export {name}={shlex.quote(value)}\n" for name, value in safe_variables().items()),
+            safe="".join(f"export {key}={shlex.quote(value)}\n" for key, value in safe_variables().items()),
             environment="".join(f"{line}\n" for line in [*self.setup, *exports]),
-            nodes=self.nodes,
-            slots=self.gpus_per_node,
-            folder=shlex.quote(str(path.parent)),
-            overrides="\n".join(f"    {shlex.quote(one)}" for one in overrides),
-            start=BY_SSH.format(exported=" ".join(exported)) if self.ssh else BY_SRUN,
-            signal_s=self.signal_s,
-            wait_s=self.longest_grace_s,
         )
+
+    def _tail(self, pid: str, whom: str, they: str, start: str) -> str:
+        """Return the last part of a batch script: run `start`, and signal `pid` before the time limit."""
+        wait_s = self.longest_grace_s
+        return TAIL.format(signal_s=self.signal_s, wait_s=wait_s, pid=pid, whom=whom, they=they, start=start)

@@ -18,6 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from curriculum.artifact.outputs import BYSTANDERS, check_free
+from curriculum.work.console import PlainConsole
+from launch.study.progress import StudyProgress
+from launch.study.runner import Runner
+from launch.study.steps import Run, Step, Steps
+from launch.study.study import command, room
 from train.config.typed import quoted
 
 TARGET = "package_descriptions"
@@ -29,7 +34,7 @@ LATE = {0.0: 0.3, 0.6: 0.5, 1.0: 3.0}
 BENCHMARK = "continuation"
 OWN = (
     *("text", "tokens", "scores", "benchmark", "tokens.chunks", "scores.chunks", "order_*", "reference_*", "run_*"),
-    *("export_pdpc", "report.*", "report_figures", ".*.tmp-*", ".export_pdpc.*"),
+    *("export_pdpc", "done", "logs", "report.*", "report_figures", ".*.tmp-*", ".export_pdpc.*"),
 )
 """Patterns of what a demo writes to its folder."""
 
@@ -41,7 +46,7 @@ class DemoSettings:
     output: str = "demo"
     """Output folder."""
     processes: int = 2
-    """Ranks per training run."""
+    """Ranks that train a reference model. The arms' runs have one rank each, as many at once as there are CPUs."""
     threads: int | None = None
     """CPU threads per rank; null: OMP_NUM_THREADS, or an equal share of the CPUs that may be used."""
     seed: int = 0
@@ -52,7 +57,7 @@ class DemoSettings:
     """Vocabulary size of the tokenizer trained on the text."""
     seq_len: int = 256
     """Labels per sample; a sample holds one more token."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Samples per global batch."""
     stages: int = 3
     """Stages per run."""
@@ -99,7 +104,13 @@ def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:
     if code := _verb(pdpc, _prepare(settings, root, text)):
         return code
     _benchmark(settings, root)
-    for words in _runs(settings, root):
+    for words in _references(settings, root):
+        if code := _verb(pdpc, words):
+            return code
+    arms = _arms(settings, root)
+    if code := _run_at_once(arms, root):
+        return code
+    for words in _results(settings, root, arms):
         if code := _verb(pdpc, words):
             return code
     minutes = (time.monotonic() - started) / 60
@@ -134,27 +145,20 @@ def _late(target: str, root: Path) -> list[str]:
     return ["preference=mixture", f"preference.shares={{{points}}}"]
 
 
-def _runs(settings: DemoSettings, root: Path) -> list[list[str]]:
-    """Return the command lines from the reference models to the report and the export."""
-    tokens, scores, seed = quoted(f"{root}/tokens"), quoted(f"{root}/scores"), f"seed={settings.seed}"
-    batch = f"batch_size={settings.batch_size}"
-    train = [
-        "train",
-        "experiment=demo",
-        f"processes={settings.processes}",
-        f"data.tokens={tokens}",
-        "tracker.group=demo",
-    ]
+def _references(settings: DemoSettings, root: Path) -> list[list[str]]:
+    """Return the command lines that make the reference models and the scores."""
+    tokens, seed = quoted(f"{root}/tokens"), f"seed={settings.seed}"
+    train = ["train", "experiment=demo", f"processes={settings.processes}", f"data.tokens={tokens}"]
+    train.append("tracker.group=demo")
     if settings.threads is not None:
         train.append(f"threads={settings.threads}")
-    tasks = [f"benchmarks.task_paths=[{quoted((root / 'benchmark').absolute())}]", f"benchmarks.tasks=[{BENCHMARK}]"]
     reference = [
         "arrange",
         f"tokens={tokens}",
         "slice=reference",
         "preference=shuffled",
         "stages=1",
-        batch,
+        f"batch_size={settings.batch_size}",
         seed,
         f"output={quoted(root / 'order_reference')}",
     ]
@@ -174,49 +178,52 @@ def _runs(settings: DemoSettings, root: Path) -> list[list[str]]:
         f"tokens={tokens}",
         f"models.weak={quoted(root / 'reference_weak')}",
         f"models.strong={quoted(root / 'reference_strong')}",
-        f"output={scores}",
+        f"output={quoted(root / 'scores')}",
     ]
+    return [reference, *models, score]
+
+
+def _arms(settings: DemoSettings, root: Path) -> Steps:
+    """Return the orders and runs of all arms and seeds."""
+    tokens, scores = quoted(f"{root}/tokens"), quoted(f"{root}/scores")
     preferences = {"shuffled": ["preference=shuffled"], "pdpc": ["preference=pdpc"]}
     if settings.late is not None:
         preferences["late"] = _late(settings.late, root)
-    numbers = range(settings.seed, settings.seed + settings.seeds)
-    runs = [(arm, number) for number in numbers for arm in preferences]
-    orders = [
-        [
-            "arrange",
-            f"tokens={tokens}",
-            f"scores={scores}",
-            *preferences[arm],
-            f"stages={settings.stages}",
-            batch,
-            f"seed={number}",
-            f"output={quoted(root / f'order_{arm}_{number}')}",
-        ]
-        for arm, number in runs
-    ]
-    arms = [
-        [
-            *train,
-            f"seed={number}",
-            f"arm={arm}",
-            f"data.order={quoted(root / f'order_{arm}_{number}')}",
-            f"data.scores={scores}",
-            "accept_scores=true",  # a demo of tiny models goes on; its report says what is wrong with the scores
-            *tasks,
-            f"output={quoted(root / f'run_{arm}_{number}')}",
-        ]
-        for arm, number in runs
-    ]
-    repeats = {arm: ",".join(quoted(root / f"run_{arm}_{number}") for number in numbers) for arm in preferences}
-    report = [
-        "report",
-        *(f"runs.{arm}=[{folders}]" for arm, folders in repeats.items()),
-        "baseline=shuffled",
-        *([] if settings.late is None else [f"target={quoted(settings.late)}"]),
-        f"output={quoted(root / 'report.html')}",
-    ]
+    tasks = [f"benchmarks.task_paths=[{quoted((root / 'benchmark').absolute())}]", f"benchmarks.tasks=[{BENCHMARK}]"]
+    steps, runs = [], []
+    for number in range(settings.seed, settings.seed + settings.seeds):
+        for arm, preference in preferences.items():
+            order = root / f"order_{arm}_{number}"
+            words = [f"tokens={tokens}", f"scores={scores}", *preference, f"stages={settings.stages}"]
+            words += [f"batch_size={settings.batch_size}", f"seed={number}", f"output={quoted(order)}"]
+            steps.append(Step(order.name, "arrange", words, order, [], 1))
+            run = root / f"run_{arm}_{number}"
+            words = ["experiment=demo", "processes=1", "threads=1", f"data.tokens={tokens}", "tracker.group=demo"]
+            words += [f"seed={number}", f"arm={arm}", f"data.order={quoted(order)}", f"data.scores={scores}"]
+            words.append("accept_scores=true")  # a demo of tiny models goes on; its report says what is wrong with them
+            words += [*tasks, f"output={quoted(run)}"]
+            steps.append(Step(run.name, "train", words, run, [order.name], 1))
+            runs.append(Run(arm, "", number, steps[-1]))
+    return Steps(steps, runs)
+
+
+def _run_at_once(steps: Steps, root: Path) -> int:
+    """Run steps, as many at once as there are CPUs; return 0, or the exit code of the first that failed."""
+    for step in steps.all:
+        _announce(shlex.join(["pdpc", step.verb, *step.words]))
+    progress = StudyProgress(PlainConsole(stderr=True), steps)
+    return Runner(root, steps.all, room(), None, command, progress).run()
+
+
+def _results(settings: DemoSettings, root: Path, steps: Steps) -> list[list[str]]:
+    """Return the command lines of the report and the export."""
+    arms = dict.fromkeys(run.arm for run in steps.runs)
+    folders = {arm: ",".join(quoted(run.step.output) for run in steps.runs if run.arm == arm) for arm in arms}
+    report = ["report", *(f"runs.{arm}=[{listed}]" for arm, listed in folders.items()), "baseline=shuffled"]
+    report += [] if settings.late is None else [f"target={quoted(settings.late)}"]
+    report.append(f"output={quoted(root / 'report.html')}")
     export = ["export", f"run={quoted(root / f'run_pdpc_{settings.seed}')}", f"output={quoted(root / 'export_pdpc')}"]
-    return [reference, *models, score, *orders, *arms, report, export]
+    return [report, export]
 
 
 def _benchmark(settings: DemoSettings, root: Path) -> None:

@@ -25,6 +25,7 @@ VARIABLE = re.compile(r"\$(\$|[A-Za-z][A-Za-z0-9_-]*)")
 MADE_ONCE = ("demo", "prepare", "adopt", "arrange", "train", "score")
 """Verbs of the steps that are made once."""
 KEYS = ("question", "primary", "baseline", "seeds", "steps", "order", "train", "arms", "schedules")
+RESERVED = ("orders", "runs", "done", "logs", "slurm", "page")
 OURS = {"order": ("output", "seed"), "train": ("output", "seed", "arm", "data.order"), "steps": ("output",)}
 """Settings that the study sets itself, by section."""
 
@@ -188,7 +189,7 @@ def _steps(value: Any, taken: set[str]) -> dict[str, tuple[str, Settings]]:
             raise ValueError(f"steps.{name}.verb: {verb!r} must be one of {', '.join(MADE_ONCE)}")
         rest = {key: inner for key, inner in settings.items() if key != "verb"}
         _check_ours(f"steps.{name}", rest, OURS["steps"])
-        if name in taken or name in ("orders", "runs", "done", "logs"):
+        if name in taken or name in RESERVED:
             raise ValueError(f"steps.{name}: the name is already used: choose another one")
         steps[name] = (str(verb), rest)
     return steps

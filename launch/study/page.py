@@ -33,6 +33,7 @@ def render(study: Study, results: Results) -> str:
         .render(
             study=study,
             results=results,
+            twins_found=results.twins,
             headline=headline(study, results),
             supported=results.primary.evidence != UNSUPPORTED,
             both=BOTH,

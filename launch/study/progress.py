@@ -85,7 +85,8 @@ def size_of(run: Run, steps: Steps, sizes: dict[str, int]) -> int | None:
         order = next(step for step in steps.all if step.name == name)
         with suppress(ArtifactError):
             facts = read_manifest(order.output, "order").facts
-            sizes[name] = int(facts["samples"]) * int(facts["seq_len"])
+            if facts.get("seq_len"):  # an order without tokens does not know it
+                sizes[name] = int(facts["samples"]) * int(facts["seq_len"])
     return sizes.get(name)
 
 

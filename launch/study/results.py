@@ -18,6 +18,7 @@ from train.report.gains import Gains, compute
 from train.report.intervals import Interval, Side, interval
 from train.report.measures import Measure, measures_of
 from train.report.records import Run, finite, read_run
+from train.report.twins import Twins, twins_of
 from train.report.verdicts import SUGGESTIVE as CORRECTED
 from train.report.verdicts import UNDECIDED
 
@@ -94,14 +95,23 @@ class Results:
     needed: int | None
     """Pairs of runs that find a difference of DIFFERENCE with 80 % power; None: no number does on these documents."""
     gains: Gains
+    twins: list[Twins] = field(default_factory=list)
+    """Orders with both their twins, and the parts of their effects."""
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the results for a JSON file."""
         kept = {key: value for key, value in vars(self).items() if key != "gains"}
         saved = self.tokens_saved and asdict(self.tokens_saved)
+        twins = [asdict(one) for one in self.twins]
         secondary = [one.as_dict() for one in self.secondary]
-        return {**kept, "primary": self.primary.as_dict(), "secondary": secondary, "tokens_saved": saved}
+        return {
+            **kept,
+            "primary": self.primary.as_dict(),
+            "secondary": secondary,
+            "tokens_saved": saved,
+            "twins": twins,
+        }
 
 
 def named(study: Study, arm: str, schedule: str) -> str:
@@ -158,6 +168,7 @@ def results_of(study: Study, steps: Steps) -> Results:
         deviation,
         pairs_needed(deviation, DIFFERENCE, first.gain.floor),
         gains,
+        twins_of(list(compared.values()), gains, primary.key),
         [*([f"{missing} runs have not finished"] if missing else []), *gains.notes],
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +15,82 @@ from curriculum.artifact.lock import Lock
 from curriculum.artifact.outputs import BYSTANDERS, check_free
 from curriculum.work.console import PlainConsole
 from curriculum.work.cpus import threads_per_process, usable_cpus
+from launch.cluster.machines import Cluster, Local
+from launch.cluster.slurm import Slurm
 from launch.study.file import Study, read_study
+from launch.study.jobs import PAGE, SCRIPTS, jobs_of, show, submit
 from launch.study.plan import show_plan
 from launch.study.progress import StudyProgress
-from launch.study.runner import Runner
+from launch.study.runner import Runner, is_done
 from launch.study.settings import StudySettings
-from launch.study.steps import Step, steps_of
+from launch.study.steps import Step, Steps, steps_of
+from train.distributed.exit_codes import LEFT
 
 REGISTERED = "study.json"
 """File with what was decided before the first run."""
 LOCK = ".lock"
+OWN = ("done", "logs", SCRIPTS, REGISTERED, LOCK, "study.html", "results.json", ".*.tmp-*", "*.chunks")
+"""What a study writes into its output besides the outputs of its steps."""
 
 
 def run(settings: StudySettings) -> int:
     """Run the missing steps and write the page; return 0, or the exit code of the first step that failed.
 
-    Raises ValueError before anything starts if the file or the settings of any step are invalid, or if the study was
-    started with another question, primary measure or other arms.
+    With cluster=slurm, queue a job for each of them instead. Raises ValueError before anything starts if the file or
+    the settings of any step are invalid, or if the study was started with another question, primary measure or other
+    arms.
     """
     study = read_study(Path(settings.file))
-    folder = settings.folder
-    steps = steps_of(study, folder, composed, width)
+    folder, where = settings.folder, settings.cluster
+    steps = steps_of(study, folder, composed, partial(gpus_of, where) if isinstance(where, Slurm) else width)
     if settings.plan:
-        show_plan(study, steps, folder, settings.tokens_per_s, room())
+        places = len(steps.runs) * where.gpus_per_node if isinstance(where, Slurm) else room(where)
+        show_plan(study, steps, folder, settings.tokens_per_s, places)
         return 0
     names = {step.output.relative_to(folder).parts[0] for step in steps.all}
-    check_free(
-        "output",
-        folder,
-        (*names, "done", "logs", REGISTERED, LOCK, "study.html", "results.json", ".*.tmp-*", "*.chunks", *BYSTANDERS),
-    )
+    check_free("output", folder, (*names, *OWN, *BYSTANDERS))
+    if settings.step is not None:
+        return _run_step(study, steps, folder, settings.step, room(where))
+    if isinstance(where, Slurm) and settings.dry_run:
+        show(jobs_of(where, Path(settings.file), steps.all, folder))
+        return 0
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / LOCK, f"study {folder}"):
         _register(study, folder)
+        if isinstance(where, Slurm):
+            submit(jobs_of(where, Path(settings.file), steps.all, folder), folder)
+            return 0
         progress = StudyProgress(PlainConsole(stderr=True), steps)
-        code = Runner(folder, steps.all, room(), settings.at_once, command, progress).run()
-        from launch.study.page import headline, write_page
-        from launch.study.results import results_of
-
-        results = results_of(study, steps)
-        path = write_page(study, results, folder)
-    print(f"{headline(study, results)}\nThe page is {path}")
+        code = Runner(folder, steps.all, room(where), settings.at_once, command, progress).run()
+        if code not in LEFT:
+            _write_page(study, steps, folder)
     return code
+
+
+def _run_step(study: Study, steps: Steps, folder: Path, name: str, places: int | list[str]) -> int:
+    """Run one step if it is missing, or write the page; return its exit code.
+
+    Raises ValueError if there is no such step, or if a step that it needs has not been done.
+    """
+    if name == PAGE:
+        _write_page(study, steps, folder)
+        return 0
+    by_name = {step.name: step for step in steps.all}
+    if name not in by_name:
+        raise ValueError(f"step={name} is not a step of this study: use {PAGE}, {', '.join(by_name)}")
+    if waiting := [need for need in by_name[name].needs if not is_done(folder, by_name[need])]:
+        raise ValueError(f"step={name} needs {', '.join(waiting)}: run that first")
+    with Lock(folder / "done" / f".{name}.lock", f"step {name} of study {folder}"):
+        return Runner(folder, [replace(by_name[name], needs=[])], places, None, command).run()
+
+
+def _write_page(study: Study, steps: Steps, folder: Path) -> None:
+    from launch.study.page import headline, write_page
+    from launch.study.results import results_of
+
+    results = results_of(study, steps)
+    path = write_page(study, results, folder)
+    print(f"{headline(study, results)}\nThe page is {path}")
 
 
 def composed(verb: str, words: Sequence[str]) -> Any:
@@ -74,11 +110,21 @@ def width(settings: Any) -> int:
     return processes if gpus() else processes * threads_per_process(processes, settings.threads)
 
 
-def room() -> int | list[str]:
-    """Return the GPUs, or the number of CPUs if there are none, to share out."""
+def gpus_of(where: Slurm, settings: Any) -> int:
+    """Return how many GPUs a training run asks Slurm for. Raises ValueError if it is given too little time to save."""
+    where.check_grace(settings.grace_s)
+    return int(settings.processes or where.gpus_per_node)
+
+
+def room(where: Cluster) -> int | list[str]:
+    """Return the GPUs, or the number of CPUs if there are none, to share out. Raises ValueError for too few GPUs."""
     from launch.cluster.supervisor import devices
 
-    return devices() or usable_cpus()
+    found = devices()
+    most = where.gpus_per_node if isinstance(where, Local) and where.gpus_per_node else len(found)
+    if most > len(found):
+        raise ValueError(f"cluster.gpus_per_node={most}, but this machine has {len(found)}: lower it, or use null")
+    return found[:most] or usable_cpus()
 
 
 def command(step: Step) -> list[str]:

@@ -18,6 +18,7 @@ from tests.torture import (
     red,
     shrink,
     straggler,
+    study,
     swap,
     torn,
     worlds,
@@ -136,6 +137,11 @@ def test_tokenizing_resumes_with_any_number_of_ranks(tmp_path, server):
     plain, tokens = (open_manifest(tmp_path / name, "tokens").fingerprint for name in ("plain", "tokens"))
     assert plain == tokens
     assert not (tmp_path / "tokens.chunks").exists()
+
+
+def test_kills_of_a_study(tmp_path):
+    """The steps are stand-ins here; the campaign kills real runs."""
+    passes(study.run(3, 1, tmp_path, small=True), 3)
 
 
 def test_the_comparison_of_the_campaigns_can_fail(tmp_path, server):

@@ -9,6 +9,7 @@ from train.report.fairness.differences import Difference
 from train.report.gains import Gains
 from train.report.records import Run
 from train.report.summary import Throughput
+from train.report.twins import Twins
 from train.report.views import Exposure, Plan, Preferences
 
 
@@ -38,6 +39,8 @@ class Report:
     """Model, data, orders and dates: labels and texts."""
     mix: list[str] = field(default_factory=list)
     """For each arm, how its mix of sources moves."""
+    twins: list[Twins] = field(default_factory=list)
+    """Orders with both their twins, and the parts of their effects."""
     missing: dict[str, str] = field(default_factory=dict)
     """Sentences shown instead of missing parts: `scores`, `tokens`, `order/<run>`, `plan/<arm>`."""
 

@@ -21,6 +21,7 @@ from train.report.material import Material, open_material
 from train.report.scores import score_warnings, untrained_arms
 from train.report.settings import ReportSettings
 from train.report.summary import benchmarks, cautions, confidence, headline, price, seeds_needed, throughput
+from train.report.twins import twins_of
 from train.report.views import (
     Exposure,
     Plan,
@@ -149,6 +150,7 @@ def make(settings: ReportSettings) -> Report:
         preferences,
         about(arms, material.tokens),
         mix_sentences(exposures, material.tokens.sources) if material.tokens is not None else [],
+        twins_of(arms, gains),
         {**material.missing, **missing},
     )
 

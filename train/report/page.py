@@ -54,11 +54,14 @@ def draw(report: Report) -> dict[str, theme.Picture]:
 
 
 def templates(folder: Path) -> Environment:
-    """Return the Jinja environment of a folder: values are escaped for HTML, and control characters are shown."""
+    """Return the Jinja environment of a folder, and of this one for what pages share.
+
+    Values are escaped for HTML, and control characters are shown.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -82,6 +85,7 @@ def render(report: Report, pictures: dict[str, theme.Picture]) -> str:
     return environment.get_template("page.html.j2").render(
         report=report,
         gains=report.gains,
+        twins_found=report.twins,
         pictures=pictures,
         svg={name: Markup(drawn.inline()) for name, drawn in pictures.items()},  # noqa: S704 - labels are escaped by the drawing
         groups={group: title for group, title in GROUPS.items() if report.gains.in_group(group)},

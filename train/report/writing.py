@@ -99,6 +99,7 @@ def as_json(report: Report) -> str:
         "gains": rows(report),
         "seed_values": _seed_values(report),
         "differences": [asdict(difference) for difference in report.differences],
+        "twins": [asdict(one) for one in report.twins],
         "throughput": [asdict(speed) for speed in report.throughputs],
         "plans": {arm: _plan(report, arm) for arm in report.plans},
         "exposures": {arm: _exposure(report, arm) for arm in report.exposures},

@@ -22,7 +22,7 @@ from train.records.run_json import read_run
 from train.tracking import read_metrics
 
 ROOT = Path(__file__).parents[3]
-ARMS = ("shuffled", "pdpc")
+ARMS = ("shuffled", "late", "pdpc")
 SIZE = (
     "processes=1",
     "threads=1",
@@ -31,6 +31,7 @@ SIZE = (
     "batch_size=8",
     "stages=2",
     "seeds=1",
+    "target=hard",
     "questions=8",
 )
 HELD_OUT = ("validation_fraction=0.2", "reference_fraction=0.2")
@@ -155,14 +156,16 @@ def killed_twice(folder, environment, power_cut):
     after = changed(folder)
     assert {path: after[path] for path in kept} == kept
     log = folder.with_suffix(".log").read_text()
+    resumed = (folder / "logs" / f"{arm.name}.log").read_text()
     assert f"scores {folder / 'scores'} are complete and match the settings: reused" in log
-    assert f"resumed from step {order.stage_ends[0]} of {order.steps}" in log
+    assert f"resumed from step {order.stage_ends[0]} of {order.steps}" in resumed
 
 
 def check_page(folder):
-    """Check that the page has both arms, each trained on all tokens."""
+    """Check that the page has all arms, each trained on all tokens, and begins with the target."""
     page = (folder / "report.html").read_text()
     assert all(arm in page for arm in ARMS)
+    assert page.index("Gain on hard, and the price elsewhere") < page.index("<figcaption>")
     arms = json.loads((folder / "report.json").read_text())["arms"]
     assert set(arms) == set(ARMS)
     tokens = Tokens.open(folder / "tokens")

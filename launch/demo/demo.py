@@ -61,7 +61,7 @@ class DemoSettings:
     """Samples per global batch."""
     stages: int = 3
     """Stages per run."""
-    reference_fraction: float = 0.4
+    reference_fraction: float = 0.55
     """Fraction of the documents used only to train the reference models."""
     validation_fraction: float = 0.08
     """Fraction of the documents held out from all training."""

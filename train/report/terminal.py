@@ -143,7 +143,8 @@ def chosen(report: Report) -> list[Measure]:
     if len(tasks) > MOST_TASKS + 1:
         tasks = [measure for measure in tasks if measure.key == "bench/avg"] or tasks[:MOST_TASKS]
     held_out = [m for m in gains.in_group("held-out") if m.key in ("val/loss", "val/low_pd/loss", "val/high_pd/loss")]
-    return [*held_out, *tasks] or gains.measures[:4]
+    target = [] if gains.target is None else [gains.headline_measure()]
+    return [*target, *held_out, *tasks] or gains.measures[:4]
 
 
 def _named(arm: str, seeds: int) -> str:

@@ -396,7 +396,8 @@ def test_a_target_decides_and_the_rest_is_its_price(make_run, metrics, tmp_path)
                         "val/loss": whole + seed / 50,
                     }
             runs[arm].append(str(make_run(arm, records, f"{arm}_{seed}", seed=seed)))
-    path, _ = made(runs, tmp_path, target="science")
+    path, printed = made(runs, tmp_path, target="science")
+    assert "late, science: \u22120.1000" in printed
     headlines = json.loads(path.with_suffix(".json").read_text("utf-8"))["headlines"]
     assert (
         "late is 0.1000 nats per token (3.3%) better than shuffled on held-out science: 2.9100 vs. 3.0100"

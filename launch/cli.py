@@ -173,7 +173,7 @@ VERBS: dict[str, Verb] = {
             "launch.study.settings:StudySettings",
             "launch.study.study:run",
             first="file",
-            choices={"cluster": "launch.study.settings:CLUSTERS"},
+            choices={"cluster": "launch.cluster.launch:CLUSTERS"},
         ),
         Verb(
             "demo",

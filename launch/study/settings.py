@@ -8,8 +8,6 @@ from pathlib import Path
 from launch.cluster.machines import Cluster, Local
 from launch.cluster.slurm import Slurm
 
-CLUSTERS: dict[str, type[Cluster]] = {"local": Local, "slurm": Slurm}
-
 
 @dataclass(frozen=True)
 class StudySettings:

@@ -117,13 +117,18 @@ def gpus_of(where: Slurm, settings: Any) -> int:
 
 
 def room(where: Cluster) -> int | list[str]:
-    """Return the GPUs, or the number of CPUs if there are none, to share out. Raises ValueError for too few GPUs."""
-    from launch.cluster.supervisor import devices
+    """Return the GPUs, or the number of CPUs if there are none, to share out.
+
+    Raises ValueError for too few GPUs, and for several that have no numbers, by which runs are kept apart.
+    """
+    from launch.cluster.supervisor import DEVICES, devices
 
     found = devices()
     most = where.gpus_per_node if isinstance(where, Local) and where.gpus_per_node else len(found)
     if most > len(found):
         raise ValueError(f"cluster.gpus_per_node={most}, but this machine has {len(found)}: lower it, or use null")
+    if most > 1 and not all(one.isdecimal() for one in found):
+        raise ValueError(f"{DEVICES}={','.join(found)}: runs are kept on different GPUs by number: give their numbers")
     return found[:most] or usable_cpus()
 
 

@@ -114,7 +114,7 @@ def _small(work: Path) -> Path:
 
 
 def _real(work: Path) -> Path:
-    """Write some text, and a study of 12 steps on two seeds with a pair of twins."""
+    """Write some text, and a study of 13 steps: two seeds, three arms, one of them a mirrored twin."""
     draw = random.Random(0)
     words = ["the", "cat", "dog", "sees", "likes", "a", "tree", "house", "and", "then", "runs", "sleeps"]
     rows = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.cluster.machines import Local
+from launch.cluster.machines import Hostfile, Local
 from launch.cluster.slurm import Slurm
 from launch.study import study
 from launch.study.settings import StudySettings
@@ -160,6 +160,8 @@ def test_a_step_waits_for_what_it_needs(queue: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        ({"cluster": Hostfile(hosts=["a"])}, "a study runs on this machine or by Slurm's queue"),
+        ({"cluster": Local(), "dry_run": True}, "dry_run=true has no effect without cluster=slurm"),
         ({"cluster": Slurm(nodes=2)}, "every run of a study has one node"),
         ({"at_once": 2}, "at_once=2 has no effect with cluster=slurm"),
         ({"step": "page"}, "step=page has no effect with cluster=slurm"),

@@ -5,9 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from curriculum.work.cpus import usable_cpus
+from launch.cluster import supervisor
+from launch.cluster.machines import Local
 from launch.study.file import read_study
 from launch.study.steps import steps_of
-from launch.study.study import composed, width
+from launch.study.study import composed, room, width
 from tests.launch.study.example import written
 
 
@@ -51,3 +54,17 @@ def test_settings_are_checked_before_anything_starts(tmp_path: Path) -> None:
     wrong = read_study(written(tmp_path, order={"tokens": "$tokens", "batch": 16}))
     with pytest.raises(ValueError, match=r"step order_shuffled_0: arrange: unknown key 'batch'"):
         steps_of(wrong, Path("out"), composed, width)
+
+
+def test_the_gpus_that_a_study_shares_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "gpus", lambda: 3)
+    monkeypatch.setenv(supervisor.DEVICES, "2,5,6")
+    assert room(Local()) == ["2", "5", "6"]
+    assert room(Local(gpus_per_node=2)) == ["2", "5"]
+    with pytest.raises(ValueError, match=r"cluster\.gpus_per_node=4, but this machine has 3: lower it"):
+        room(Local(gpus_per_node=4))
+    monkeypatch.setenv(supervisor.DEVICES, "GPU-1,GPU-2,GPU-3")
+    with pytest.raises(ValueError, match=r"CUDA_VISIBLE_DEVICES=GPU-1,GPU-2,GPU-3: .* give their numbers"):
+        room(Local())
+    monkeypatch.setattr(supervisor, "gpus", lambda: 0)
+    assert room(Local()) == usable_cpus()

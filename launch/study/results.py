@@ -169,7 +169,7 @@ def _compared(study: Study, runs: Finals, arm: str, schedule: str, best: str, me
 
 def _by_documents(first: list[Run], second: list[Run], key: str) -> Estimate | None:
     """Return the bootstrap over seeds and documents; None if the runs did not keep the same documents."""
-    tables = [_documents(run, key) for run in (*first, *second)]
+    tables = [documents_of(run, key) for run in (*first, *second)]
     known = [table for table in tables if table is not None]
     if len(known) < len(tables) or any(table.keys() != known[0].keys() for table in known) or len(known[0]) < 2:
         return None
@@ -181,8 +181,8 @@ def _by_documents(first: list[Run], second: list[Run], key: str) -> Estimate | N
     return nested_bootstrap(column(known[:count], 0), column(known[count:], 0), column(known[:count], 1))
 
 
-def _documents(run: Run, key: str) -> dict[int, tuple[float, float]] | None:
-    """Return (mean, weight) by document at the end of a run; None if unknown."""
+def documents_of(run: Run, key: str) -> dict[int, tuple[float, float]] | None:
+    """Return (mean, weight) by document, or by passage of a benchmark, at the end of a run; None if unknown."""
     items = read_answers(answers_path(run.folder, int(run.stages[-1]["step"]))).get(key)
     if items is None or items.groups is None:
         return None

@@ -27,6 +27,8 @@ from curriculum.preference.base import ScoreCut
 from curriculum.scores.columns import SampleColumns
 from curriculum.scores.findings import of_order
 
+BRANCH = "branch"
+"""Name of the preference in a branch's manifest; not one that `pdpc arrange` takes."""
 SUM = 1e-9
 """Shares whose sum is within this of 1 are whole: the difference is floating-point noise."""
 
@@ -128,7 +130,7 @@ def write_branch(
     first, batch_size = left.from_step, parent.batch_size
     samples = steps * batch_size
     count_C = left.needed(cells, samples, shares_K)
-    preference = {**asdict(cells.cut), "shares": [float(share) for share in shares_K]}
+    preference = {**asdict(cells.cut), "name": BRANCH, "shares": [float(share) for share in shares_K]}
     config = {"preference": preference, "from_step": first, "steps": steps, "batch_size": batch_size, "seed": seed}
     config |= {"slice": parent.manifest.facts["slice"], "nonfinite": "fail"}
     inputs = {**parent.manifest.inputs, **cells.inputs, "parent": parent.fingerprint}
@@ -161,6 +163,11 @@ def write_branch(
         draft.facts.update(writer.finish(), **_facts(parent, cells, first, steps, count_C, int(different)))
         draft.facts.update(of_order(parent.manifest.facts).as_fact())
     return Order.open(output)
+
+
+def is_branch(order: Order) -> bool:
+    """Return whether an order is a branch: it ends before it has read what its parent had left."""
+    return bool((order.manifest.config.get("preference") or {}).get("name") == BRANCH)
 
 
 def _facts(

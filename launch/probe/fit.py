@@ -1,11 +1,13 @@
 """The preference through the preferred shares: shares by progress whose mean over the run is the bucket's share of it.
 
-That mean is the exactly-once constraint: a run that reads every sample once reads all of every bucket. Each preferred
-share counts by the inverse square of its interval's width.
+That mean is the exactly-once constraint: a run that reads every sample once reads all of every bucket. So it sets the
+level, and only the shape is fitted: a model that prefers the same share everywhere, however large, gets a constant.
+Each preferred share counts by the inverse square of its interval's width.
 
     logistic   log a_k(p) = u_k + s_k p, less the logarithm of their sum: one slope per bucket (the first has none), and
                the u_k are those that meet the constraint. With two buckets the high share is a logistic function of p.
-    monotone   two buckets: the nearest high shares that only rise, or only fall, linear between the checkpoints.
+    monotone   two buckets: the nearest high shares that only rise, or only fall (isotonic regression), moved up or down
+               together until their mean meets the constraint; linear between the checkpoints.
 
 Shapes: P checkpoints, G points of a grid, R rows of the table, K buckets.
 """
@@ -33,8 +35,8 @@ STEEPEST = 60.0
 """Largest slope of a logarithm over the run: nine tenths of a change from one bucket to the other take 10 % of it."""
 ITERATIONS, NUDGE, LONGEST, SETTLED = 60, 1e-4, 10.0, 1e-6
 """Of the fit of slopes: most iterations, step of the numerical derivative, largest and last change of a slope."""
-NARROWEST = 0.02
-"""Width of an interval below which a preferred share counts no more."""
+NARROWEST = 0.1
+"""Width of an interval below which a preferred share counts no more: one at 0 or 1 can have no width."""
 EDGE = 0.01
 """Smallest share in a table: a bucket that is never wanted leaves the plan no room."""
 
@@ -129,11 +131,11 @@ def _planned(log_GK: Values, sizes_K: Values) -> Values:
 
 def _slopes(progress_P: Values, shares_PK: Values, weight_P: Values, sizes_K: Values) -> Values:
     """Return the slopes of the nearest logistic preference, [K]: least squares by Levenberg and Marquardt's method."""
-    root_P = np.sqrt(weight_P / weight_P.sum())
+    weight_P = weight_P / weight_P.sum()
 
     def residuals(slope_F: Values) -> Values:
         off_PK = logistic(np.concatenate([[0.0], slope_F]), sizes_K)(progress_P) - shares_PK
-        return np.asarray(root_P[:, None] * off_PK).ravel()
+        return np.asarray(np.sqrt(weight_P)[:, None] * (off_PK - weight_P @ off_PK)).ravel()
 
     slope_F = np.zeros(len(sizes_K) - 1)
     now, damping = residuals(slope_F), 1e-4
@@ -155,30 +157,15 @@ def _slopes(progress_P: Values, shares_PK: Values, weight_P: Values, sizes_K: Va
 
 
 def _monotone(progress_P: Values, high_P: Values, weight_P: Values, size: float) -> Values:
-    """Return the nearest monotone shares with the mean `size`, rising or falling, whichever is nearer, [P]."""
-    found = [sign * _rising(progress_P, sign * high_P, weight_P, sign * size, sign) for sign in (1.0, -1.0)]
+    """Return the nearest monotone shape with the mean `size`, rising or falling, whichever is nearer, [P]."""
+    found = [sign * isotonic(sign * high_P, weight_P) for sign in (1.0, -1.0)]
     errors = [float(weight_P @ (shares_P - high_P) ** 2) for shares_P in found]
-    return found[int(np.argmin(errors))]
-
-
-def _rising(progress_P: Values, wish_P: Values, weight_P: Values, size: float, sign: float) -> Values:
-    """Return the nearest rising values with a mean of `size`, [P], within the edges of a share times `sign`.
-
-    Its Lagrangian is an isotonic regression of wish + multiplier * (weight in the mean) / weight, whose mean rises with
-    the multiplier: bisection finds it.
-    """
-    mean_P = weights_of(progress_P)
-    low, high = sorted((sign * EDGE, sign * (1 - EDGE)))
-
-    def shares(multiplier: float) -> Values:
-        return np.clip(isotonic(wish_P + multiplier * mean_P / weight_P, weight_P), low, high)
-
-    reach = 4.0 * float((weight_P / mean_P).max())
-    ends = [-reach, reach]
-    for _ in range(200):
-        middle = sum(ends) / 2
-        ends[int(float(mean_P @ shares(middle)) >= size)] = middle
-    return shares(sum(ends) / 2)
+    shape_P, mean_P = found[int(np.argmin(errors))], weights_of(progress_P)
+    low, high = -1.0, 1.0
+    for _ in range(60):
+        shift = (low + high) / 2
+        low, high = (low, shift) if mean_P @ np.clip(shape_P + shift, EDGE, 1 - EDGE) >= size else (shift, high)
+    return np.clip(shape_P + (low + high) / 2, EDGE, 1 - EDGE)
 
 
 def isotonic(values_P: Values, weight_P: Values) -> Values:

@@ -34,7 +34,7 @@ def render(results: Results, pictures: list[theme.Picture]) -> str:
 
     environment = templates(Path(__file__).parent)
     environment.filters["share"] = _share
-    environment.filters["points"] = _points
+    environment.filters["distance"] = _distance
     return environment.get_template("page.html.j2").render(
         results=results,
         headline=headline(results),
@@ -83,8 +83,8 @@ def show(results: Results, console: Console | None = None) -> None:
     say(
         console,
         f"the {results.fitted.fit} preference is off the exactly-once constraint by "
-        f"{_points(results.fitted.off_constraint)}; the plan moves its shares by at most "
-        f"{_points(results.fitted.off_plan)}",
+        f"{_distance(results.fitted.off_constraint)}; the plan moves its shares by at most "
+        f"{_distance(results.fitted.off_plan)}",
     )
     for note in results.notes:
         say(console, f"note: {note}")
@@ -103,14 +103,16 @@ def _pictures(results: Results) -> list[theme.Picture]:
 def _by_progress(results: Results) -> theme.Picture:
     """Draw the preferred shares with their intervals, and the preference through them."""
     shown = _columns(results)
-    rows = -(-len(shown) // legend_columns([results.buckets[bucket] for bucket in shown]))
+    rows = -(
+        -len(shown) // legend_columns([f"{results.buckets[bucket]}, {results.fitted.fit} fit" for bucket in shown])
+    )
     figure, axes = theme.canvas(2.7 + 0.15 * rows, top_in=0.27 + 0.15 * rows)
     at = np.linspace(0, 1, CURVE_POINTS)
     curve_PK = results.fitted.at(at.tolist())
     words = []
     for number, bucket in enumerate(shown):
         style = {**line_style(number + 1, False), "zorder": 3}
-        axes.plot(at, curve_PK[:, bucket], label=results.buckets[bucket], **style)
+        axes.plot(at, curve_PK[:, bucket], label=f"{results.buckets[bucket]}, {results.fitted.fit} fit", **style)
         axes.axhline(results.sizes[bucket], color=style["color"], linewidth=0.9, alpha=0.6, dashes=(4, 2.5))
         for one in results.checkpoints:
             x = one.progress + 0.006 * (number - (len(shown) - 1) / 2)
@@ -160,4 +162,9 @@ def _share(value: float) -> str:
 
 
 def _points(value: float) -> str:
-    return f"{100 * value:+.2g} points".replace("-", MINUS)
+    text = f"{100 * value:+.1f}"
+    return f"{text[1:] if text[1:] == '0.0' else text} points".replace("-", MINUS)
+
+
+def _distance(value: float) -> str:
+    return f"{100 * value:.2f} points"

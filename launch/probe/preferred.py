@@ -112,11 +112,18 @@ def preferred(measured: Sequence[Measured], progress: float, lower_is_better: bo
 def minimum(coefficients_RF: Values) -> Values:
     """Return the mixtures that minimise sum_k b_k a_k + c_k a_k^2, [R, K], for coefficients (b, c) [R, 2 K].
 
-    Projected gradient descent from the even mixture and from every corner; the lowest end wins, because a fit to noise
-    need not be convex.
+    Exact for two buckets. Else projected gradient descent from the even mixture and from every corner; the lowest end
+    wins, because a fit to noise need not be convex.
     """
     linear_RK, quadratic_RK = np.split(coefficients_RF, 2, axis=1)
     rows, buckets = linear_RK.shape
+    if buckets == 2:
+        curvature_R = quadratic_RK.sum(axis=1)
+        rise_R = linear_RK[:, 1] - linear_RK[:, 0] - 2 * quadratic_RK[:, 0]  # of the loss with the high share, from 0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inside_R = np.clip(-rise_R / (2 * curvature_R), 0, 1)
+        high_R = np.where(curvature_R > 0, inside_R, rise_R + curvature_R < 0)
+        return np.stack([1 - high_R, high_R], axis=1)
     steepness_R = 2 * np.abs(quadratic_RK).max(axis=1, keepdims=True)
     rate_R = 1 / np.maximum(steepness_R, 1e-12 + 1e-3 * np.abs(linear_RK).max(axis=1, keepdims=True))
     best_RK, lowest_R = np.zeros((rows, buckets)), np.full(rows, np.inf)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
-from curriculum.arrange.arrange import ArrangeSettings, open_columns
-from curriculum.arrange.branch import Cells, Unread, cells_of, unread, write_branch
+from curriculum.arrange.arrange import ArrangeSettings, open_columns, warn_of_scores
+from curriculum.arrange.branch import Cells, cells_of, unread, write_branch
 from curriculum.artifact.files import ArtifactError, write_text
 from curriculum.artifact.lock import Lock
 from curriculum.artifact.outputs import BYSTANDERS, check_free
@@ -33,6 +35,8 @@ from train.report.measures import measures_of
 from train.report.records import Run, finite, read_run
 from train.schedule import Schedule
 
+log = logging.getLogger(__name__)
+
 LOCK, TABLE, PAGE, PICTURE, RESULTS = ".lock", "preference.csv", "probe.html", "preference.svg", "results.json"
 SHARE_OF_RUN = 20
 """A branch has this part of the run's steps, unless `steps` says how many."""
@@ -47,8 +51,6 @@ class Probe:
     steps: int
     """Steps of a branch."""
     branches: list[Branch]
-    left: dict[tuple[int, int], Unread]
-    """What was not read, by checkpoint and seed."""
     commands: list[Step]
     seq_len: int
     notes: list[str]
@@ -78,12 +80,15 @@ def run(settings: ProbeSettings) -> int:
     check_free("output", output, (*own, ".*.tmp-*", *BYSTANDERS))
     output.mkdir(parents=True, exist_ok=True)
     with Lock(output / LOCK, f"probe {output}"):
-        for one in probe.branches:
-            there = probe.left[one.from_step, one.seed]
-            place = order_of(output, one)
-            write_branch(probe.trunk.order, probe.cells, there, probe.steps, np.array(one.shares), one.seed, place)
+        write_orders(probe, output)
         code = run_branches(probe, output, settings.at_once)
-        results = results_of(probe, settings, output)
+        try:
+            results = results_of(probe, settings, output)
+        except ValueError as error:
+            if code == 0:
+                raise
+            log.error("no results: %s", error)
+            return code
         from launch.probe.page import headline, show, write_page
 
         write_text(output / TABLE, as_csv(results.fitted, results.buckets))
@@ -101,20 +106,18 @@ def prepared(settings: ProbeSettings) -> Probe:
     wanted = chosen_steps(trunk, settings.progress)
     cells = _cells(settings, trunk)
     mixtures = emphases(settings.shares, cells.buckets, cells.shares)
-    left: dict[tuple[int, int], Unread] = {}
-    notes = []
+    chosen, notes = [], []
     for step in wanted:
-        there = {(step, seed): unread(trunk.order, cells, step, seed) for seed in range(settings.seeds)}
+        left = unread(trunk.order, cells, step, 0)
         try:
             for row in mixtures.values():
-                there[step, 0].needed(cells, steps * trunk.order.batch_size, np.array(row))
+                left.needed(cells, steps * trunk.order.batch_size, np.array(row))
         except ValueError as error:
             if settings.progress:
                 raise ValueError(f"{error}; give fewer steps, or an earlier point of progress") from None
             notes.append(f"no branches at progress {trunk.progress(step):.2f}: {error}")
             continue
-        left |= there
-    chosen = list(dict.fromkeys(step for step, _ in left))
+        chosen.append(step)
     if len(chosen) < LEAST_POINTS:
         why = f" ({'; '.join(notes)})" if notes else ""
         raise ValueError(
@@ -124,7 +127,16 @@ def prepared(settings: ProbeSettings) -> Probe:
     branches = design(chosen, settings.shares, cells.buckets, cells.shares, settings.seeds)
     seq_len = Tokens.open(trunk.tokens, trunk.order.manifest.facts["slice"]).seq_len
     commands = _commands(trunk, branches, seq_len, Path(settings.output))
-    return Probe(trunk, cells, steps, branches, left, commands, seq_len, notes)
+    return Probe(trunk, cells, steps, branches, commands, seq_len, notes)
+
+
+def write_orders(probe: Probe, output: Path) -> None:
+    """Write the ORDER of every branch that has none."""
+    for (step, seed), group in groupby(sorted(probe.branches, key=_start), _start):
+        left = unread(probe.trunk.order, probe.cells, step, seed)
+        for one in group:
+            place, shares_K = order_of(output, one), np.array(one.shares)
+            write_branch(probe.trunk.order, probe.cells, left, probe.steps, shares_K, seed, place)
 
 
 def run_branches(probe: Probe, output: Path, at_once: int | None) -> int:
@@ -164,7 +176,7 @@ def results_of(probe: Probe, settings: ProbeSettings, output: Path) -> Results:
     notes = [*probe.notes, *([f"{missing} of {len(probe.branches)} branches have no result"] if missing else [])]
     return analysed(
         measured,
-        {step: probe.trunk.progress(step) for step, _ in probe.left},
+        {one.from_step: probe.trunk.progress(one.from_step) for one in probe.branches},
         measure,
         probe.cells.buckets,
         probe.cells.shares,
@@ -204,7 +216,12 @@ def _cells(settings: ProbeSettings, trunk: Trunk) -> Cells:
             f"{trunk.order.folder} arranges other tokens ({theirs}) than {trunk.tokens} "
             f"({columns.inputs.get('tokens')}): give tokens=FOLDER of the run"
         )
+    warn_of_scores(columns)
     return cells_of(trunk.order, columns, cut)
+
+
+def _start(branch: Branch) -> tuple[int, int]:
+    return branch.from_step, branch.seed
 
 
 def _commands(trunk: Trunk, branches: Sequence[Branch], seq_len: int, output: Path) -> list[Step]:

@@ -11,7 +11,7 @@ import pytest
 
 from curriculum.arrange.arrange import ArrangeSettings
 from curriculum.arrange.arrange import run as arrange
-from curriculum.arrange.branch import write_branch
+from curriculum.arrange.branch import unread, write_branch
 from curriculum.order.order import Order
 from curriculum.preference import Table
 from curriculum.tokens.tokens import Tokens
@@ -134,7 +134,7 @@ def test_a_real_branch_resumes_the_run_at_its_rate_on_unread_data(forks, place, 
     made = prepared(settings(place, tmp_path))
     one = next(each for each in made.branches if each.name == "step_00000006_high_1_0")
     step = next(each for each in made.commands if each.name == one.name)
-    left = made.left[one.from_step, one.seed]
+    left = unread(made.trunk.order, made.cells, one.from_step, one.seed)
     write_branch(made.trunk.order, made.cells, left, 1, np.array(one.shares), 0, order_of(tmp_path, one))
     before = {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()}
     begin(one, made.trunk, tmp_path)

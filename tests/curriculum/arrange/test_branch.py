@@ -5,7 +5,7 @@ import pytest
 
 from curriculum.arrange.arrange import ArrangeSettings, open_columns, run
 from curriculum.arrange.branch import cells_of, unread, write_branch
-from curriculum.audit import audit
+from curriculum.audit.audit import audit
 from curriculum.order.order import Order, ancestors
 from curriculum.preference import Shuffled
 from curriculum.preference.base import ScoreCut

@@ -30,7 +30,7 @@ WORDS = ("checkpoints.keep_every=1", "schedule=cosine", "schedule.final_share=0.
 
 @pytest.fixture(scope="module")
 def place(forks, tmp_path_factory):
-    """A finished run of 12 steps of 12 samples that keeps a checkpoint every 3 steps, and a score of its samples."""
+    """A finished run of 14 steps of 12 samples with checkpoints at 3, 5, 6, 9 and 12, and a score of its samples."""
     work = tmp_path_factory.mktemp("trunk")
     material = Material.make(work, samples=170)
     ranks = material.start(forks, work / "run", 1, WORDS)
@@ -49,7 +49,7 @@ def settings(place, output, **more):
 def words(place, output, *more):
     return [
         "probe", str(place / "run"), f"output={output}", f"own_scores={place / 'quality.parquet'}", "score=quality",
-        "stratify_by=null", "steps=1", *more,
+        "stratify_by=null", "steps=1", "progress=[0.22,0.44,0.67]", *more,
     ]  # fmt: skip
 
 
@@ -161,15 +161,15 @@ def test_a_real_branch_resumes_the_run_at_its_rate_on_unread_data(forks, place, 
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_what_cannot_be_probed_is_refused(place, tmp_path, forks, capsys):
+def test_what_cannot_be_probed_is_refused(place, tmp_path):
     with pytest.raises(ValueError, match=r"progress=0\.1: .*run keeps checkpoints at .*none within 0\.02"):
         prepared(settings(place, tmp_path, progress=[0.1, 0.5]))
     with pytest.raises(ValueError, match=r"samples of the bucket .* have not been read.*give fewer steps"):
-        prepared(settings(place, tmp_path, steps=8, progress=[0.48, 0.73]))
+        prepared(settings(place, tmp_path, steps=8, progress=[0.44, 0.67]))
     with pytest.raises(ValueError, match="a preference needs branches at 2 checkpoints"):
         prepared(settings(place, tmp_path, steps=30))
     with pytest.raises(ValueError, match=r"a preference needs branches at 2 checkpoints.*and 1 can have"):
-        prepared(settings(place, tmp_path, progress=[0.48]))
+        prepared(settings(place, tmp_path, progress=[0.44]))
     with pytest.raises(ValueError, match=r"is not at .* any more: give order=FOLDER"):
         prepared(settings(place, tmp_path, order=str(tmp_path / "gone")))
     with pytest.raises(ValueError, match="cuts by 'pd': give scores=FOLDER"):

@@ -198,7 +198,7 @@ def words_of_table(settings: ProbeSettings, table: Path) -> str:
 
 def _cells(settings: ProbeSettings, trunk: Trunk) -> Cells:
     """Cut the samples of the run's order into buckets."""
-    cut = ScoreCut(stratify_by=settings.stratify_by, score=settings.score, buckets=settings.buckets)
+    cut = ScoreCut("probe", stratify_by=settings.stratify_by, score=settings.score, buckets=settings.buckets)
     scores = settings.scores or (trunk.scores if settings.own_scores is None else None)
     columns = open_columns(
         ArrangeSettings(

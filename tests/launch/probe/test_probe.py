@@ -59,7 +59,7 @@ sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from train.records.run_json import as_text, checksum_of, read_run
 folder, step, share, wanted = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
-with open(folder.parent.parent / "calls", "a") as file:
+with open(folder.parent.parent.parent / "calls", "a") as file:
     file.write(folder.name + "\\n")
 if sys.argv[5] == folder.name:
     raise SystemExit(3)
@@ -98,8 +98,8 @@ def test_a_simulated_learner_resumed_by_branch(place, learner, tmp_path, capsys)
     learner[0] = ""
     assert main(words(place, output)) == 0
     printed = capsys.readouterr().out
-    calls = (output / "calls").read_text().split()
-    (output / "calls").unlink()
+    calls = (tmp_path / "calls").read_text().split()
+    (tmp_path / "calls").unlink()
     assert len(calls) == 16  # each branch once, and the failed one twice
     assert sorted({name for name in calls if calls.count(name) > 1}) == ["step_00000006_high_0.5_0"]
 
@@ -124,7 +124,7 @@ def test_a_simulated_learner_resumed_by_branch(place, learner, tmp_path, capsys)
 
     page = (output / "probe.html").read_bytes()
     assert main(words(place, output)) == 0
-    assert not (output / "calls").exists()
+    assert not (tmp_path / "calls").exists()
     assert (output / "probe.html").read_bytes() == page
     assert main(words(place, output, "measure=val/source/x/loss")) == 2
     assert "measure=val/source/x/loss was not recorded: use one of val/loss" in capsys.readouterr().err

@@ -176,6 +176,13 @@ VERBS: dict[str, Verb] = {
             choices={"cluster": "launch.cluster.launch:CLUSTERS"},
         ),
         Verb(
+            "probe",
+            "branch a shuffled run at its checkpoints to find the preferred share of each bucket by progress",
+            "launch.probe.settings:ProbeSettings",
+            "launch.probe.probe:run",
+            first="run",
+        ),
+        Verb(
             "demo",
             "run the full pipeline on text found on this machine: two arms and a report",
             "launch.demo.demo:DemoSettings",

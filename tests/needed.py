@@ -14,4 +14,5 @@ REQUIRED = {
     "report": ["runs.shuffled=a", "runs.pdpc=b"],
     "prepare": ["input.paths=[x]"],
     "study": ["file=f"],
+    "probe": ["run=r", "output=o"],
 }

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from curriculum.arrange.branch import is_branch
 from curriculum.arrange.cells import Layout
 from curriculum.arrange.quantiles import LEFT_OUT
 from curriculum.arrange.twin import TWIN_OF
@@ -78,8 +79,8 @@ def check_scores(
 def check_parent(order: Order, parent: Order | None) -> Iterator[Check]:
     """Compare a replanned order, or a twin, with its parent.
 
-    A replanned order begins like its parent, and continues with exactly what the parent had left; a twin has its
-    samples.
+    A replanned order begins like its parent, and continues with exactly what the parent had left (a branch of a probe
+    with a part of it); a twin has its samples.
     """
     facts, inputs = order.manifest.facts, order.manifest.inputs
     expected = inputs.get("parent", inputs.get(TWIN_OF))
@@ -145,6 +146,8 @@ def _same_rest(order: Order, parent: Order, cursor: int) -> Check:
                 "left", False, f"sample {ids[at]} occurs {has_N[ids[at]]} times, but {planned_P[at]} were left"
             )
     lost = np.flatnonzero((had_N > 0) & (has_N == 0))
+    if is_branch(order):
+        return Check("left", True, f"{len(order) - cursor:,} positions hold samples that the parent had left")
     if len(lost) and own_K.min(initial=1) > 0:
         return Check("left", False, f"sample {lost[0]} was left to read but is missing ({len(lost):,} such samples)")
     gone = f", {len(lost):,} are left out by the new uses" if len(lost) else ""

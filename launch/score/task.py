@@ -143,7 +143,7 @@ def roof_of(scorer: ChunkScorer) -> float:
 
 
 def product_weights(model: LossModel) -> list[torch.Tensor]:
-    """Return the weights that every token is multiplied with: all matrices, without an embedding that is not the head."""
+    """Return the weights that a token is multiplied with: all matrices but an embedding that is not the head too."""
     import torch
 
     inner: Any = getattr(model, "model", model)

@@ -40,8 +40,10 @@ def chosen(ids_N: NDArray[np.int64], fraction: float) -> NDArray[np.bool_]:
     return hashed < np.uint64(int(fraction * 2**64))
 
 
-def predicted_losses(tokens: Tokens, losses: Mapping[str, Floats], first: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Return losses by model, with nan replaced by predictions; `first`: losses of the first tokens, if scored.
+def predicted_losses(
+    tokens: Tokens, losses: Mapping[str, Floats], first: Mapping[str, Floats], first_tokens: int | None = None
+) -> dict[str, Floats]:
+    """Return losses by model, with nan replaced by predictions; `first`: losses of `first_tokens`, if scored.
 
     Raises ValueError if too few samples were scored to fit the prediction. Memory: at most MOST samples' features.
     """
@@ -49,7 +51,8 @@ def predicted_losses(tokens: Tokens, losses: Mapping[str, Floats], first: Mappin
     found = {name: loss_N.copy() for name, loss_N in losses.items()}
 
     def described(ids_N: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.concatenate([describe.of(ids_N), *(loss_N[ids_N][:, None] for loss_N in first.values())], axis=1)
+        known_NF = describe.of(ids_N, first_tokens)
+        return np.concatenate([known_NF, *(loss_N[ids_N][:, None] for loss_N in first.values())], axis=1)
 
     for name, loss_N in losses.items():
         scored = np.flatnonzero(np.isfinite(loss_N))

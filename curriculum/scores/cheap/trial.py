@@ -127,7 +127,7 @@ class _Trial:
         self._counts_N = np.maximum(tokens.real_tokens(ids_N), 1)
         self._sources = Sources(list(tokens.sources), tokens.source_of(ids_N))
         self._exact_N = score_of(self._means(exact, tokens.seq_len))
-        self._known_NF = Features(tokens).of(ids_N)
+        self._describe = Features(tokens)
         self._order_N = np.random.default_rng(0).permutation(len(ids_N))
 
     def whole(self, stand: Stand) -> CheapVariant:
@@ -144,18 +144,19 @@ class _Trial:
     def fraction(self, stand: Stand, fraction: float, share: float | None) -> list[CheapVariant]:
         """Score a fraction and predict the rest, also from the first tokens if `share` is given."""
         words, cost = f"fraction={fraction:.3g}", fraction
-        known_NF = self._known_NF
-        if share is not None:
+        half = len(self._ids_N) // 2
+        fitted = min(round(fraction * len(self._tokens)), half)
+        if fitted < FEWEST:
+            return []
+        if share is None:
+            known_NF = self._describe.of(self._ids_N)
+        else:
             k = round(share * self._tokens.seq_len)
             if k < 1:
                 return []
             words, cost = f"{words} first_tokens={k}", cost + self._share(k)
             first = [loss_N[:, None] for loss_N in self._means(stand, k).values()]
-            known_NF = np.concatenate([known_NF, *first], axis=1)
-        half = len(self._ids_N) // 2
-        fitted = min(round(fraction * len(self._tokens)), half)
-        if fitted < FEWEST:
-            return []
+            known_NF = np.concatenate([self._describe.of(self._ids_N, k), *first], axis=1)
         exact = self._means(stand, self._tokens.seq_len)
         found = {name: loss_N.copy() for name, loss_N in exact.items()}
         for mine, other in ((self._order_N[:half], self._order_N[half:]), (self._order_N[half:], self._order_N[:half])):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from curriculum.scores.cheap.features import PLACES, Features
+from curriculum.scores.cheap.features import Features
 from curriculum.scores.cheap.prediction import FEWEST, Prediction, chosen, predicted_losses
 from curriculum.tokens.tokens import Tokens
 
@@ -26,12 +26,13 @@ def test_the_chosen_share_follows_from_the_ids_alone():
 def test_features_of_a_sample_do_not_depend_on_the_others(tokens, known):
     some = np.array([70, 3, len(tokens) - 1])
     assert np.array_equal(Features(tokens).of(some), known[some])
-    assert known.shape == (len(tokens), 2 * len(tokens.sources) + 6 + PLACES)
+    assert known.shape == (len(tokens), 3 * len(tokens.sources) + 6)
     assert np.isfinite(known).all()
 
 
 def test_information_from_pairs_is_lower_where_pairs_repeat(tokens, known):
-    single, pair = known[:, len(tokens.sources) + 1], known[:, len(tokens.sources) + 3]
+    sources = len(tokens.sources)
+    single, pair = known[:, sources + 2], known[:, 2 * sources + 4]
     easy = tokens.source_of(np.arange(len(tokens))) == tokens.sources.index("easy")
     assert pair[easy].mean() < single[easy].mean() - 1  # a grammar of twelve words
     assert pair[easy].mean() < pair[~easy].mean() - 1
@@ -53,14 +54,19 @@ def test_a_prediction_from_noise_is_the_mean():
     assert np.abs(found - 3).std() < 0.35  # ordinary least squares: about 1.4
 
 
-def test_the_first_tokens_are_features_too(tokens):
+def test_the_first_tokens_are_features_too_and_know_how_unusual_they_are(tokens, known):
     rng = np.random.default_rng(0)
-    first = rng.normal(3, 1, len(tokens)).astype(np.float32)
-    truth = (0.5 * first + 1).astype(np.float32)
+    own = rng.normal(0, 1, len(tokens))
+    usual = Features(tokens).of(np.arange(len(tokens)), 8)
+    sources = len(tokens.sources)
+    pair, begun = usual[:, 2 * sources + 5], usual[:, -1]
+    assert np.array_equal(pair, known[:, 2 * sources + 4])
+    assert np.corrcoef(pair, begun)[0, 1] < 0.95  # the first eight tokens say little of all
+    truth, first = (pair + own).astype(np.float32), (begun + own).astype(np.float32)
     hidden = np.arange(len(tokens)) % 4 != 0
     losses = {"weak": np.where(hidden, np.nan, truth).astype(np.float32)}
-    found = predicted_losses(tokens, losses, {"weak": first})["weak"]
-    assert np.corrcoef(truth[hidden], found[hidden])[0, 1] > 0.97
+    found = predicted_losses(tokens, losses, {"weak": first}, 8)["weak"]
+    assert np.corrcoef(truth[hidden], found[hidden])[0, 1] > 0.99
 
 
 def test_too_few_scored_samples_are_refused(tokens):

@@ -72,7 +72,7 @@ def test_first_tokens_of_even_samples_reach_what_their_noise_allows(tokens, ids)
 
 def test_a_fraction_is_enough_for_what_the_features_say_and_useless_for_the_rest(tokens, ids):
     known = Features(tokens).of(ids)
-    pair = known[:, len(tokens.sources) + 3]
+    pair = known[:, 2 * len(tokens.sources) + 4]
     found = by_name(trial(tokens, ids, [Stand("", losses_of(tokens, ids, pair, 0.0))], 2, costs=(0.1,)))
     assert found["fraction=0.1"].rank_correlation > 0.97
     assert found["fraction=0.1"].cost == 0.1

@@ -61,12 +61,11 @@ def test_the_first_tokens_are_features_too_and_know_how_unusual_they_are(tokens,
     sources = len(tokens.sources)
     pair, begun = usual[:, 2 * sources + 5], usual[:, -1]
     assert np.array_equal(pair, known[:, 2 * sources + 4])
-    assert np.corrcoef(pair, begun)[0, 1] < 0.95  # the first eight tokens say little of all
     truth, first = (pair + own).astype(np.float32), (begun + own).astype(np.float32)
     hidden = np.arange(len(tokens)) % 4 != 0
     losses = {"weak": np.where(hidden, np.nan, truth).astype(np.float32)}
     found = predicted_losses(tokens, losses, {"weak": first}, 8)["weak"]
-    assert np.corrcoef(truth[hidden], found[hidden])[0, 1] > 0.99
+    assert (found - truth)[hidden].std() < 0.3 * (pair - begun).std()  # what `first` without them leaves
 
 
 def test_too_few_scored_samples_are_refused(tokens):

@@ -119,11 +119,11 @@ class ScoringJob:
     def _write_slice(self, folder: Path, name: str, chunks: Sequence[Chunk]) -> None:
         predicted = None
         if self.options.fraction is not None:
-            from curriculum.scores.cheap import predicted_losses
+            from curriculum.scores.cheap.prediction import predicted_losses
 
             losses = {m: self._column(chunks, f"loss_{m}") for m in self.models}
             first = {m: self._column(chunks, f"first_{m}") for m in self.models if self.options.first_tokens}
-            predicted = predicted_losses(self.tokens[name], losses, first)
+            predicted = predicted_losses(self.tokens[name], losses, first, self.options.first_tokens)
         with SliceWriter(folder, name, self.models) as samples, DocumentsWriter(folder, name, self.models) as documents:
             for chunk in chunks:
                 columns = self.store.read(chunk)

@@ -106,7 +106,7 @@ class ChunkScorer:
         ids_N = np.arange(chunk.start, chunk.stop)
         chosen_N = ids_N
         if self.options.fraction is not None:
-            from curriculum.scores.cheap import chosen
+            from curriculum.scores.cheap.prediction import chosen
 
             chosen_N = ids_N[chosen(ids_N, self.options.fraction)]
         limit = self.options.first_tokens if self.options.fraction is None else None

@@ -26,6 +26,10 @@ def inspect_order(settings: InspectSettings, console: Any) -> int:
         sound = _checked(subject, settings, console)
     if not sound:
         return 1
+    if settings.hindsight is not None:
+        from launch.inspect.hindsight import show_hindsight
+
+        return show_hindsight(subject, settings, console)
     if settings.step is not None:
         from launch.inspect.step import show_step
 

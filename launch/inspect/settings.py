@@ -29,7 +29,18 @@ class InspectSettings:
     by_loss: bool = False
     """Show the step's samples with the highest loss first, under the run's last checkpoint before the step."""
     loss_model: str | None = None
-    """Model for by_loss instead of the run's own: a RUN, a checkpoint or a Hugging Face folder."""
+    """Model for by_loss or hindsight instead of the run's own: a RUN, a checkpoint (by_loss only) or a Hugging Face
+    folder, such as an export of averaged weights."""
+    hindsight: str | None = None
+    """SCORES folder to write or reuse: what a finished run's weights remember of its order, by position and bucket."""
+    cut_by: str | None = None
+    """Score that cuts the buckets of hindsight, an expression; null: the order's, else pd."""
+    buckets: int | None = None
+    """Number of buckets of hindsight; null: the order's, else 2."""
+    table: str | None = None
+    """CSV file to write from hindsight, for preference=table: which bucket is wanted when."""
+    prefer: str | None = None
+    """Bucket that the table wants where most is remembered; null: every bucket where it is remembered best."""
     tokens: str | None = None
     """TOKENS folder of the order, for sources, documents and text; null: for a run, the path in its record."""
     scores: str | None = None
@@ -42,7 +53,8 @@ class InspectSettings:
     """Code outside PDPC that the ORDER was arranged with, FILE.py:CLASS or an entry point's name; verify=true then also
     checks its buckets. It runs only if given here, and only with the checksum recorded in the ORDER."""
     picture: str | None = None
-    """Picture of the plan to write, NAME.svg or NAME.png: bucket shares, mean score, source mix."""
+    """Picture of the plan to write, NAME.svg or NAME.png: bucket shares, mean score, source mix; with hindsight, of
+    what is remembered."""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -53,8 +65,19 @@ class InspectSettings:
             raise ValueError(f"text={self.text} needs step=N: the step whose samples to show")
         if self.by_loss and self.step is None:
             raise ValueError("by_loss=true needs a step: give step=N")
-        if self.loss_model is not None and not self.by_loss:
-            raise ValueError(f"loss_model={self.loss_model} needs by_loss=true: add it, or leave loss_model out")
+        if self.loss_model is not None and not self.by_loss and self.hindsight is None:
+            raise ValueError(
+                f"loss_model={self.loss_model} needs by_loss=true or hindsight=FOLDER: add one, or leave loss_model out"
+            )
+        for key in ("cut_by", "buckets", "table"):
+            if getattr(self, key) is not None and self.hindsight is None:
+                raise ValueError(f"{key}={getattr(self, key)} needs hindsight=FOLDER: add it, or leave {key} out")
+        if self.hindsight is not None and self.step is not None:
+            raise ValueError(f"hindsight={self.hindsight} is about the whole order: leave step={self.step} out")
+        if self.buckets is not None and self.buckets < 2:
+            raise ValueError(f"buckets={self.buckets} must be at least 2")
+        if self.prefer is not None and self.table is None:
+            raise ValueError(f"prefer={self.prefer} needs table=NAME.csv: add it, or leave prefer out")
         if self.picture is not None and not self.picture.endswith(PICTURES):
             raise ValueError(f"picture={self.picture} must end with {' or '.join(PICTURES)}")
         if self.parent is not None and not self.verify:
@@ -67,5 +90,15 @@ class InspectSettings:
     @property
     def of_orders(self) -> dict[str, Any]:
         """Keys that were given and only apply to orders."""
-        keys = ("step", "by_loss", "tokens", "scores", "own_scores", "parent", "preference_code", "picture")
+        keys = (
+            "step",
+            "by_loss",
+            "hindsight",
+            "tokens",
+            "scores",
+            "own_scores",
+            "parent",
+            "preference_code",
+            "picture",
+        )
         return {key: getattr(self, key) for key in keys if getattr(self, key)}

@@ -44,7 +44,9 @@ class ScoreSettings:
     fraction: float | None = None
     """Score a random fraction of the samples and predict the rest, also from first_tokens if set; null: score all."""
     trial: int | None = None
-    """Score N samples exactly, print how close cheaper methods come, and write nothing."""
+    """Score N samples exactly, print how close cheaper methods come and which to take, and write nothing."""
+    trial_models: dict[str, str] = field(default_factory=dict)
+    """Smaller models for trial to try in place of `models`, by the name of the one that each replaces."""
     picture: str | None = None
     """Picture to write at the end, NAME.svg or NAME.png: the distribution of PD by source."""
 
@@ -65,6 +67,11 @@ class ScoreSettings:
         unknown = sorted(set(self.same_tokens) - set(self.models))
         if unknown:
             raise ValueError(f"same_tokens: {unknown[0]!r} is not one of the models {sorted(self.models)}")
+        unknown = sorted(set(self.trial_models) - set(self.models))
+        if unknown:
+            raise ValueError(f"trial_models: {unknown[0]!r} is not one of the models {sorted(self.models)} to replace")
+        if self.trial_models and self.trial is None:
+            raise ValueError("trial_models needs trial=N, the number of samples: add it, or leave trial_models out")
         if self.documents and (self.first_tokens or self.fraction):
             raise ValueError("documents=true needs every token scored: leave out first_tokens and fraction")
         if self.picture is not None and Path(self.picture).suffix not in (".svg", ".png"):

@@ -20,6 +20,8 @@ from train.memory.heap import keep_freed_memory
 if TYPE_CHECKING:
     import torch
 
+    from models.losses.loss_model import LossModel
+
 ROOF_ROWS = {"cpu": 256, "cuda": 8192}
 ROOF_TURNS = 3
 
@@ -131,19 +133,24 @@ def roof_of(scorer: ChunkScorer) -> float:
     seconds = 0.0
     with torch.inference_mode():
         for reference in scorer.references.values():
-            inner: Any = getattr(reference.model, "model", reference.model)
-            weights = [p for p in inner.parameters() if p.dim() == 2]
-            embeddings = [module.weight for module in inner.modules() if isinstance(module, torch.nn.Embedding)]
-            heads = {id(module.weight) for module in inner.modules() if isinstance(module, torch.nn.Linear)}
-            skipped = {id(weight) for weight in embeddings} - heads  # a tied embedding is the head too
             counts: dict[torch.Size, int] = {}
             example: dict[torch.Size, torch.Tensor] = {}
-            for weight in weights:
-                if id(weight) not in skipped:
-                    counts[weight.shape] = counts.get(weight.shape, 0) + 1
-                    example[weight.shape] = weight
+            for weight in product_weights(reference.model):
+                counts[weight.shape] = counts.get(weight.shape, 0) + 1
+                example[weight.shape] = weight
             seconds += sum(count * _product_s(example[shape]) for shape, count in counts.items())
     return 1 / seconds if seconds else 0.0
+
+
+def product_weights(model: LossModel) -> list[torch.Tensor]:
+    """Return the weights that a token is multiplied with: all matrices but an embedding that is not the head too."""
+    import torch
+
+    inner: Any = getattr(model, "model", model)
+    embeddings = [module.weight for module in inner.modules() if isinstance(module, torch.nn.Embedding)]
+    heads = {id(module.weight) for module in inner.modules() if isinstance(module, torch.nn.Linear)}
+    skipped = {id(weight) for weight in embeddings} - heads
+    return [weight for weight in inner.parameters() if weight.dim() == 2 and id(weight) not in skipped]
 
 
 def _product_s(weight: torch.Tensor) -> float:

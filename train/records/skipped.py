@@ -70,6 +70,19 @@ def lost_until(path: Path, step: int) -> Lost:
     return Lost(len(skipped), rollbacks, steps, sum(known) if len(known) == len(counted) else None)
 
 
+def lost_steps(path: Path) -> set[int]:
+    """Return the steps, from 0, that a run's weights have not learnt from; none without the file.
+
+    See `lost_until` for rollbacks and errors. Records count steps from 1.
+    """
+    found: set[int] = set()
+    for _, entry in _records(path) if path.is_file() else ():
+        with reading(path, REMEDY):
+            first = entry["weights_of_step"] if entry["reason"] == "rollback" else entry["step"] - 1
+            found |= set(range(first, entry["step"]))
+    return found
+
+
 def _records(path: Path) -> list[tuple[str, dict[str, Any]]]:
     with reading(path, REMEDY):
         lines = [line for line in read_text(path, LARGEST_RECORDS).split("\n")[:-1] if line]

@@ -5,19 +5,17 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
 
 from curriculum.arrange.arrange import ArrangeSettings, run
 from curriculum.artifact.create import create
 from curriculum.order.order import Order
-from curriculum.preference import Pdpc, Shuffled, Tilt
+from curriculum.preference import Shuffled, Tilt
 from curriculum.text.text import TextSettings
 from curriculum.tokens.job import run as write_tokens
 from curriculum.tokens.settings import PrepareSettings
@@ -25,20 +23,10 @@ from curriculum.tokens.tokenizer import TextTokenizer, TokenizerSettings
 from curriculum.tokens.tokens import Tokens
 from launch.cli import main
 from launch.inspect.summary import LEVELS, sketch
-from models.config import DecoderConfig
-from models.decoder import build
 from models.huggingface import export
+from tests.launch.inspect.runs import STEPS_DONE, decoder_of
 
 ROOT = Path(__file__).parents[3]
-STEPS_DONE = 12
-
-
-@pytest.fixture(scope="module")
-def order(tokens_folder, scores_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inspected") / "order"
-    preference = Pdpc(stratify_by=None, floor=0.0, ceiling=1.0)
-    places = {"tokens": str(tokens_folder), "scores": str(scores_folder), "output": str(folder)}
-    return run(ArrangeSettings(**places, preference=preference, batch_size=16, stages=3, seed=4, workers=1))
 
 
 @pytest.fixture
@@ -55,55 +43,6 @@ def inspect(capsys, *words, code=0):
         assert printed.err.count("\n") == 1
         return printed.err
     return printed.out
-
-
-def decoder_of(tokens, seed=0):
-    vocabulary = -(-tokens.vocab_size // 64) * 64
-    return build(
-        DecoderConfig(
-            vocab_size=vocabulary,
-            layers=1,
-            width=16,
-            heads=2,
-            kv_heads=2,
-            ffn=16,
-            max_seq_len=tokens.seq_len,
-            end_of_text=tokens.end_of_text,
-        ),
-        seed,
-    )
-
-
-def write_checkpoint(run_folder, step, decoder):
-    """Write a checkpoint as a rank does, with weights only."""
-    with create(run_folder / "checkpoints" / f"step_{step:08d}", "checkpoint", config={}, inputs={}) as draft:
-        state = decoder.state_dict()
-        weights = {f"{name}/param": weight.flatten().clone() for name, weight in state.items()}
-        starts = {"starts": json.dumps(dict.fromkeys(state, 0))}
-        save_file(weights, draft.path / "rank_00000.safetensors", metadata=starts)
-        draft.facts.update(step=step, model=asdict(decoder.config))
-
-
-@pytest.fixture
-def trained(order, tokens_folder, scores_folder, tmp_path):
-    """A RUN of two ranks that has reached step 12 and keeps the checkpoints of steps 4 and 8."""
-    folder = tmp_path / "run"
-    (folder / "consumed").mkdir(parents=True)
-    tokens = Tokens.open(tokens_folder)
-    facts = {"arm": "pdpc", "seed": 4, "status": "running", "parameters": 1, "identity": {}, "versions": {}}
-    facts["paths"] = {"order": str(order.folder), "tokens": str(tokens_folder), "scores": str(scores_folder)}
-    facts["paths"]["slice"] = "train"
-    facts["fingerprints"] = {"order": order.fingerprint, "tokens": tokens.fingerprint}
-    (folder / "run.json").write_text(json.dumps(facts))
-    records = [{"kind": "train", "step": step, "tokens": step, "train/loss": 3 + step / 8} for step in (4, 8, 12)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    for rank in range(2):
-        rows = [[step, *order[step * 16 + rank * 8 : step * 16 + rank * 8 + 8]] for step in range(STEPS_DONE)]
-        name = f"world_00002_rank_{rank:05d}_width_8.bin"
-        np.array(rows, dtype=np.int64).tofile(folder / "consumed" / name)
-    for step in (4, 8):
-        write_checkpoint(folder, step, decoder_of(tokens, seed=step))
-    return folder
 
 
 # summary and plan

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from curriculum.artifact.manifest import open_manifest
-from curriculum.scores.cheap import chosen
+from curriculum.scores.cheap.prediction import chosen
 from curriculum.scores.own import OwnScores
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
@@ -134,8 +134,11 @@ def test_documents_a_picture_and_cheap_scores(tmp_path, tokens_folder, llama, ca
     assert part[scored] == pytest.approx(exact[scored], abs=1e-5)
     assert np.isfinite(part).all()
     capsys.readouterr()
-    assert main(["score", *words, "trial=120", f"output={tmp_path / 'none'}"]) == 0
-    assert "first_tokens=8" in capsys.readouterr().out
+    assert main(["score", *words, "trial=120", f"output={tmp_path / 'none'}", f"trial_models.weak={llama}"]) == 0
+    shown = capsys.readouterr().out
+    assert "first_tokens=8" in shown
+    assert "models.weak=trial_models.weak" in shown
+    assert "recommended: " in shown or "none of them reaches 0.95: score exactly; the best is " in shown
     assert not (tmp_path / "none").exists()
 
 
@@ -172,3 +175,15 @@ def test_on_text_a_tokenizer_larger_than_the_model_is_named(tmp_path, tokens_fol
     train_tokenizer(["the cat sees"], 262).save(tmp_path / "gpt2")
     assert score(tokens_folder, tmp_path / "gpt2", llama, tmp_path / "scores") != 0
     assert "but the model has a vocabulary of 60: put the tokenizer.json of that model there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trial=9", "trial_models.other=x"], "trial_models: 'other' is not one of the models ['weak'] to replace"),
+        (["trial_models.weak=x"], "trial_models needs trial=N"),
+    ],
+)
+def test_models_for_a_trial_replace_others(capsys, words, message):
+    assert main(["score", "tokens=t", "models.weak=w", "output=o", *words]) == 2
+    assert message in capsys.readouterr().err

@@ -22,6 +22,8 @@ from launch.study.statistics import (
 )
 from launch.study.steps import Steps
 from train.evaluation.answers import answers_path, read_answers
+from train.report.fairness.facts import FINGERPRINTS
+from train.report.fairness.warnings import MUST_AGREE
 from train.report.measures import Measure, measures_of
 from train.report.records import Run, finite, read_run
 from train.report.verdicts import holm
@@ -81,7 +83,8 @@ Finals = Mapping[tuple[str, str, int], Run]
 def results_of(study: Study, steps: Steps) -> Results:
     """Return the results of the finished runs.
 
-    Raises ValueError if the primary measure cannot be compared for at least 2 seeds.
+    Raises ValueError if the primary measure cannot be compared for at least 2 seeds, or if the runs were measured on
+    different text.
     """
     runs = {
         (one.arm, one.schedule, one.seed): read_run(one.step.name, one.step.output)
@@ -89,6 +92,7 @@ def results_of(study: Study, steps: Steps) -> Results:
         if (one.step.output / "metrics.jsonl").is_file()
     }
     runs = {key: run for key, run in runs.items() if run.finished and run.stages}
+    _check_alike(list(runs.values()))
     measures = {measure.key: measure for measure in measures_of([run.stages[-1] for run in runs.values()])}
     primary = measures.get(study.primary.measure)
     if primary is None:
@@ -131,6 +135,18 @@ def results_of(study: Study, steps: Steps) -> Results:
         pairs_needed(stdev(differences), DIFFERENCE),
         notes,
     )
+
+
+def _check_alike(runs: list[Run]) -> None:
+    """Raise ValueError for runs of different tokens or held-out text, as after text was changed between two runs."""
+    for name, words in FINGERPRINTS.items():
+        known = {found: run.folder for run in runs if (found := run.fact("fingerprints", name)) is not None}
+        if words in MUST_AGREE and len(known) > 1:
+            first, second, *_ = known.values()
+            raise ValueError(
+                f"{first} and {second} cannot be compared: {MUST_AGREE[words]} (what they were made from has changed "
+                "between them): choose another output, and run the study there"
+            )
 
 
 def _values(study: Study, runs: Finals, arm: str, schedule: str, measure: Measure) -> dict[int, float]:

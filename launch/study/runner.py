@@ -16,9 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from curriculum.artifact.files import no_links, write_text
+from curriculum.artifact.files import no_links, read_text, reading, write_text
+from curriculum.work.printable import printable
 from launch.study.steps import Step
 
 log = logging.getLogger(__name__)
@@ -101,7 +103,7 @@ class Runner:
         with open(path, "ab", opener=no_links) as file:
             process = subprocess.Popen(
                 self._command(step), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                start_new_session=True, preexec_fn=_end_with_parent,
+                start_new_session=True, preexec_fn=partial(_end_with_parent, os.getpid()),
             )  # fmt: skip
         log.info("started %s (pdpc %s; log: %s)", step.name, step.verb, path)
         self._running.append(Running(step, process))
@@ -122,7 +124,7 @@ class Runner:
             path = log_of(self._folder, step)
             last = path.read_text("utf-8", "replace").splitlines()[-SHOWN_LINES:]
             print(f"{step.name} failed with exit code {code}; the end of {path}:", file=sys.stderr)
-            print("\n".join(f"  {line}" for line in last), file=sys.stderr)
+            print("\n".join(f"  {printable(line)}" for line in last), file=sys.stderr)
 
     def _interrupt(self) -> None:
         """Ask what is running to stop, and wait until it has."""
@@ -150,7 +152,8 @@ def is_done(folder: Path, step: Step) -> bool:
     path = done_of(folder, step)
     if not path.is_file() or not step.output.exists():
         return False
-    made = json.loads(path.read_text("utf-8"))
+    with reading(path, "remove it to run the step again"):
+        made = {"verb": "", "words": [], **json.loads(read_text(path))}
     if made != {"verb": step.verb, "words": step.words}:
         raise ValueError(
             f"{step.output} was made with other settings (pdpc {made['verb']} {' '.join(made['words'])}): choose "
@@ -159,8 +162,8 @@ def is_done(folder: Path, step: Step) -> bool:
     return True
 
 
-def _end_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies."""
+def _end_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies, which may be process 1 of a container."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
+    if os.getppid() != parent:
         os._exit(1)

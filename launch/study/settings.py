@@ -20,6 +20,8 @@ class StudySettings:
     """Most steps that run at the same time; null: as many as the CPUs (or GPUs) have room for."""
     tokens_per_s: float | None = None
     """Speed of one training run, for the hours in the plan; null: as measured in this study."""
+    task_code: bool = False
+    """Run the Python code of task files that the study names (benchmarks.task_paths)."""
 
     def __post_init__(self) -> None:
         if self.at_once is not None and self.at_once < 1:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.files import write_text
+from curriculum.artifact.files import read_text, reading, write_text
 from curriculum.artifact.lock import Lock
 from curriculum.artifact.outputs import BYSTANDERS, check_free
 from launch.study.file import Study, read_study
@@ -31,7 +31,7 @@ def run(settings: StudySettings) -> int:
     """
     study = read_study(Path(settings.file))
     folder = settings.folder
-    steps = steps_of(study, folder, composed, width)
+    steps = steps_of(study, folder, composed if settings.task_code else without_code, width)
     if settings.plan:
         show_plan(study, steps, folder, settings.tokens_per_s, room())
         return 0
@@ -61,6 +61,20 @@ def composed(verb: str, words: Sequence[str]) -> Any:
 
     schema, _, choices = VERBS[verb].load()
     return compose(verb, schema, words, choices)
+
+
+def without_code(verb: str, words: Sequence[str]) -> Any:
+    """Return the settings of a verb. Raises ValueError also for task files whose code would run.
+
+    The user has named a study, which may be a stranger's: it is data, as a RUN's config.json is.
+    """
+    settings = composed(verb, words)
+    if verb == "train" and settings.benchmarks.task_paths and settings.benchmarks.task_code:
+        raise ValueError(
+            f"benchmarks.task_paths={settings.benchmarks.task_paths} may refer to Python code: add task_code=true to "
+            "the command if you trust it, or benchmarks.task_code: false to the study"
+        )
+    return settings
 
 
 def width(settings: Any) -> int:
@@ -93,13 +107,23 @@ def _register(study: Study, folder: Path) -> None:
         "schedules": {name: dict(own) for name, own in study.schedules.items()},
     }
     path = folder / REGISTERED
+    written = {**decided, "seeds": study.seeds, "file": study.digest}
     if not path.exists():
-        write_text(path, json.dumps({**decided, "file": study.digest}, indent=1) + "\n")
+        write_text(path, json.dumps(written, indent=1) + "\n")
         return
-    before = json.loads(path.read_text("utf-8"))
+    with reading(path, "restore it, or choose another output"):
+        before = dict(json.loads(read_text(path)))
+        earlier = [int(seed) for seed in before.get("seeds", [])]
     decided = json.loads(json.dumps(decided))  # as it is read back: keys are text
     if changed := [key for key, value in decided.items() if before.get(key) != value]:
         raise ValueError(
             f"{path} was written before the runs with another {changed[0]}: a question is not changed after its "
             "results are known; choose another output (seeds may be added)"
         )
+    if lacking := sorted(set(earlier) - set(study.seeds)):
+        raise ValueError(
+            f"{path} was written before the runs with the seeds {earlier}, of which {lacking} are left out now: seeds "
+            "may be added, but none is dropped after its results are known; choose another output"
+        )
+    if set(earlier) != set(study.seeds):
+        write_text(path, json.dumps({**before, "seeds": study.seeds}, indent=1) + "\n")

@@ -1,6 +1,7 @@
 """What a study finds in its runs, and its page."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,13 @@ def test_the_page(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert len(found["primary"]["values"]) == 3
     assert page == write_page(study, results_of(study, steps), tmp_path).read_text("utf-8")
+
+
+def test_runs_of_other_text_are_not_compared(tmp_path: Path) -> None:
+    """The text was changed after the first runs: what a pair measured is not the same."""
+    study, steps = made(tmp_path, 2, gain=0.1)
+    one = steps.runs[0]
+    shutil.rmtree(one.step.output)
+    write_run(one.step.output, one.arm, seed=one.seed, fingerprints={"validation": "0" * 32})
+    with pytest.raises(ValueError, match="cannot be compared: the held-out texts differ"):
+        results_of(study, steps)

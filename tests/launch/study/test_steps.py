@@ -7,8 +7,8 @@ import pytest
 
 from launch.study.file import read_study
 from launch.study.steps import steps_of
-from launch.study.study import composed, width
-from tests.launch.study.example import written
+from launch.study.study import composed, width, without_code
+from tests.launch.study.example import STUDY, written
 
 
 def anything(verb: str, words: list[str]) -> SimpleNamespace:
@@ -51,3 +51,28 @@ def test_settings_are_checked_before_anything_starts(tmp_path: Path) -> None:
     wrong = read_study(written(tmp_path, order={"tokens": "$tokens", "batch": 16}))
     with pytest.raises(ValueError, match=r"step order_shuffled_0: arrange: unknown key 'batch'"):
         steps_of(wrong, Path("out"), composed, width)
+
+
+def test_steps_that_would_share_a_place_are_refused(tmp_path: Path) -> None:
+    """Otherwise the later one takes the place of the other: a run of `a` would count as one of `a_b`."""
+
+    def refused(words: str, **changes: object) -> None:
+        study = read_study(written(tmp_path, **changes))
+        with pytest.raises(ValueError, match=f"{words} write to .*: rename the step, arm or schedule"):
+            steps_of(study, Path("out"), anything, lambda settings: 1)
+
+    arms, schedules = {"shuffled": {}, "a": {}, "a_b": {}}, {"c": {}, "b_c": {}}
+    primary = {"measure": "val/loss", "arm": "a", "schedule": "c"}
+    refused("the steps run_a_b_c_0 and run_a_b_c_0 would both", arms=arms, schedules=schedules, primary=primary)
+    refused("the steps order_Late_0 and order_late_0 would both", arms={"shuffled": {}, "Late": {}, "late": {}})
+    refused("order_late_0 and order_late_0 would both", steps={**STUDY["steps"], "order_late_0": {"verb": "demo"}})
+
+
+def test_code_of_task_files_needs_the_users_word(tmp_path: Path) -> None:
+    train = {**STUDY["train"], "benchmarks.tasks": ["mine"], "benchmarks.task_paths": ["tasks"]}
+    named = read_study(written(tmp_path, train=train))
+    with pytest.raises(ValueError, match=r"step run_.*benchmarks\.task_paths=\['tasks'\] may refer to Python code"):
+        steps_of(named, Path("out"), without_code, width)
+    assert steps_of(named, Path("out"), composed, width).runs
+    plain = read_study(written(tmp_path, train={**train, "benchmarks.task_code": False}))
+    assert steps_of(plain, Path("out"), without_code, width).runs

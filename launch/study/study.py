@@ -43,7 +43,7 @@ def run(settings: StudySettings) -> int:
     )
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / LOCK, f"study {folder}"):
-        _register(study, folder)
+        register(study, folder)
         code = Runner(folder, steps.all, room(), settings.at_once, command).run()
         from launch.study.page import headline, write_page
         from launch.study.results import results_of
@@ -97,7 +97,7 @@ def command(step: Step) -> list[str]:
     return [sys.executable, "-m", "launch.cli", step.verb, *step.words]
 
 
-def _register(study: Study, folder: Path) -> None:
+def register(study: Study, folder: Path) -> None:
     """Write what was decided before the runs. Raises ValueError if it differs from what was written then."""
     decided = {
         "question": study.question,

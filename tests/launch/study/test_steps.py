@@ -7,7 +7,7 @@ import pytest
 
 from launch.study.file import read_study
 from launch.study.steps import steps_of
-from launch.study.study import composed, width, without_code
+from launch.study.study import composed, register, width, without_code
 from tests.launch.study.example import STUDY, written
 
 
@@ -76,3 +76,12 @@ def test_code_of_task_files_needs_the_users_word(tmp_path: Path) -> None:
     assert steps_of(named, Path("out"), composed, width).runs
     plain = read_study(written(tmp_path, train={**train, "benchmarks.task_code": False}))
     assert steps_of(plain, Path("out"), without_code, width).runs
+
+
+def test_seeds_may_be_added_but_not_dropped_once_registered(tmp_path: Path) -> None:
+    register(read_study(written(tmp_path, seeds=[0, 1, 2])), tmp_path)
+    register(read_study(written(tmp_path, seeds=[2, 1, 0, 5])), tmp_path)
+    with pytest.raises(ValueError, match=r"with the seeds \[2, 1, 0, 5\], of which \[5\] are left out now"):
+        register(read_study(written(tmp_path, seeds=3)), tmp_path)
+    with pytest.raises(ValueError, match="with another question"):
+        register(read_study(written(tmp_path, seeds=[0, 1, 2, 5], question="Another one?")), tmp_path)

@@ -25,7 +25,7 @@ from models.setting import binds
 from train import checkpoint
 from train.export.choice import check_choice
 from train.export.export import tokenizer_folder
-from train.export.weights import ChosenWeights, check_running, choose_weights
+from train.export.weights import ChosenWeights, check_own, check_running, choose_weights
 from train.records.layout import CHECKPOINTS, RUN
 from train.records.run_json import read_run
 from train.settings import TrainSettings
@@ -141,6 +141,7 @@ def _of_run(folder: Path, choice: Choice, tokens: Tokens) -> tuple[Initial, Deco
         manifest = checkpoint.verified(folder)
         run = folder.absolute().parent.parent
         facts = read_run(run)
+        check_own(folder, manifest, facts)
         if choice.weights == "running":
             check_running(folder, manifest)
         chosen = ChosenWeights([folder], choice.weights)

@@ -22,6 +22,7 @@ VARIABLE = re.compile(r"\$(\$|[A-Za-z][A-Za-z0-9_-]*)")
 MADE_ONCE = ("demo", "prepare", "adopt", "arrange", "train", "score")
 """Verbs of the steps that are made once."""
 KEYS = ("question", "primary", "baseline", "seeds", "steps", "order", "train", "arms", "schedules")
+MOST_SEEDS = 1000
 OURS = {"order": ("output", "seed"), "train": ("output", "seed", "arm", "data.order"), "steps": ("output",)}
 """Settings that the study sets itself, by section."""
 
@@ -66,12 +67,14 @@ class Study:
 
 def read_study(path: Path) -> Study:
     """Read a study's file. Raises ValueError naming the file, the key and the remedy."""
-    from yaml import YAMLError, safe_load
+    from yaml import BaseLoader, YAMLError, compose, safe_load
 
     if not path.is_file():
         raise ValueError(f"file={path} is not a file: give the YAML file of a study")
     try:
-        content = safe_load(check_yaml(path))
+        text = check_yaml(path)
+        content = safe_load(text)
+        _check_written(compose(text, Loader=BaseLoader), content)
         return _study(content, hash_file(path).xxh3_128)
     except YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}: fix the file") from None
@@ -98,6 +101,31 @@ def names_in(settings: Settings) -> set[str]:
         return [value] if isinstance(value, str) else []
 
     return {match.group(1) for text in texts(settings) for match in VARIABLE.finditer(text)} - {"$"}
+
+
+def _check_written(node: Any, value: Any) -> None:
+    """Raise ValueError, with the line, for a key given twice and for characters that YAML reads as something else.
+
+    `node` is what was written, `value` what YAML reads: 2024_06_01 is 20240601, 1:30 is 90, 010 is 8, on is true.
+    """
+    line = node.start_mark.line + 1 if node is not None else 1
+    if isinstance(value, dict):
+        names = [key.value for key, _ in node.value]
+        for number, (key, _) in enumerate(node.value):
+            if key.value in names[:number]:
+                raise ValueError(f"line {key.start_mark.line + 1}: the key {key.value!r} is given twice: keep one")
+        if len(value) != len(names):
+            raise ValueError(f"line {line}: YAML reads two of the keys {', '.join(names)} as one: keep one")
+        for (_, inner), read in zip(node.value, value.values(), strict=True):
+            _check_written(inner, read)
+    elif isinstance(value, list):
+        for inner, read in zip(node.value, value, strict=True):
+            _check_written(inner, read)
+    elif type(value) in (int, bool) and node.value.lower().lstrip("+") != str(value).lower():
+        shown = str(value).lower()
+        raise ValueError(
+            f'line {line}: YAML reads {node.value} as {shown}: write {shown}, or "{node.value}" if it is text'
+        )
 
 
 def _study(content: Any, digest: str) -> Study:
@@ -136,6 +164,8 @@ def _study(content: Any, digest: str) -> Study:
 
 
 def _seeds(value: Any) -> list[int]:
+    if type(value) is int and value > MOST_SEEDS:
+        raise ValueError(f"seeds: {value} is a number of seeds, more than {MOST_SEEDS}: for one seed write [{value}]")
     seeds = list(range(value)) if type(value) is int else value
     whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from curriculum.artifact.files import ArtifactError, fingerprint_of, hash_file
-from curriculum.artifact.manifest import MANIFEST, open_manifest
+from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
+from curriculum.artifact.mapped import Stamp, UnreadableError
 from curriculum.tokens.tokens import Tokens
 from models.config import DecoderConfig, DecoderSettings
 from models.huggingface.read import check_weights, read_config, read_weights
@@ -24,7 +25,7 @@ from models.setting import binds
 from train import checkpoint
 from train.export.choice import check_choice
 from train.export.export import tokenizer_folder
-from train.export.weights import ChosenWeights, check_running, choose_weights
+from train.export.weights import ChosenWeights, check_own, check_running, choose_weights
 from train.records.layout import CHECKPOINTS, RUN
 from train.records.run_json import read_run
 from train.settings import TrainSettings
@@ -33,6 +34,10 @@ log = logging.getLogger(__name__)
 
 SAME = tuple(item.name for item in fields(DecoderSettings) if binds(item.metadata) and item.name != "z_loss")
 """Settings of a decoder that its weights were trained with."""
+CHANGED = (
+    "init={} was written to after its fingerprint was taken, so the run would start from other weights than it "
+    "records: run the same command again when it is complete"
+)
 KINDS = "a Hugging Face folder, a finished RUN, or RUN/checkpoints/step_XXXXXXXX"
 
 
@@ -57,7 +62,7 @@ class Initial:
     seq_len: int | None
     """Longest sequence, in tokens, that they were trained for; None if the folder no longer exists."""
     read: Callable[[], Mapping[str, Tensor]]
-    """Return the float32 weights by the decoder's names."""
+    """Return the float32 weights by the decoder's names. Raises UnreadableError unless they have the fingerprint."""
 
     def as_fact(self) -> dict[str, str | int]:
         """Return what run.json records."""
@@ -108,9 +113,16 @@ def _of_model(folder: Path, choice: Choice, tokens: Tokens) -> tuple[Initial, De
     _check_tokenizer(folder, folder, tokens)
     config = read_config(folder, tokens.end_of_text)
     check_weights(folder, config)
-    read = partial(read_weights, folder, config, torch.float32)
-    found = Initial(choice, "Hugging Face folder", weights_fingerprint(folder), config.max_seq_len, read)
-    return found, config
+    stamps = _stamps(folder)
+    fingerprint = weights_fingerprint(folder)
+
+    def read() -> Mapping[str, Tensor]:
+        state = read_weights(folder, config, torch.float32)
+        if _stamps(folder) != stamps and weights_fingerprint(folder) != fingerprint:
+            raise UnreadableError(CHANGED.format(folder))
+        return state
+
+    return Initial(choice, "Hugging Face folder", fingerprint, config.max_seq_len, read), config
 
 
 def _of_run(folder: Path, choice: Choice, tokens: Tokens) -> tuple[Initial, DecoderConfig]:
@@ -129,16 +141,31 @@ def _of_run(folder: Path, choice: Choice, tokens: Tokens) -> tuple[Initial, Deco
         manifest = checkpoint.verified(folder)
         run = folder.absolute().parent.parent
         facts = read_run(run)
+        check_own(folder, manifest, facts)
         if choice.weights == "running":
             check_running(folder, manifest)
         chosen = ChosenWeights([folder], choice.weights)
     if facts["fingerprints"]["tokenizer"] != tokens.tokenizer_fingerprint:
         _check_tokenizer(folder, tokenizer_folder(run, facts), tokens)
+
+    def print_of(manifests: list[Manifest]) -> str:
+        return fingerprint_of([choice.weights, *(manifest.fingerprint for manifest in manifests)])
+
     manifests = [open_manifest(source, checkpoint.KIND) for source in chosen.sources]
-    config = DecoderConfig(**manifests[0].facts["model"])
-    fingerprint = fingerprint_of([choice.weights, *(manifest.fingerprint for manifest in manifests)])
-    how = f"run {facts['arm']}: {chosen.how}"
-    return Initial(choice, how, fingerprint, config.max_seq_len, lambda: chosen.read()[1]), config
+    config, fingerprint = DecoderConfig(**manifests[0].facts["model"]), print_of(manifests)
+
+    def read() -> Mapping[str, Tensor]:
+        state = chosen.read()[1]
+        if print_of([open_manifest(source, checkpoint.KIND) for source in chosen.sources]) != fingerprint:
+            raise UnreadableError(CHANGED.format(folder))
+        return state
+
+    return Initial(choice, f"run {facts['arm']}: {chosen.how}", fingerprint, config.max_seq_len, read), config
+
+
+def _stamps(folder: Path) -> list[Stamp]:
+    """Return what the file system says of the files that `weights_fingerprint` reads."""
+    return [Stamp.of(path) for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]]
 
 
 def _recorded(run: Path, choice: Choice) -> Initial:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from curriculum.arrange.interleave import NO_TURNS, OrderWriter, cell_dtype, id_dtype
 from curriculum.arrange.plan import round_plan, step_sizes
 from curriculum.artifact.create import create, reusable
+from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.outputs import check_place
 from curriculum.order.contents import EVERY, SAMPLE_SET, contents_of
 from curriculum.order.order import KIND, Order, ancestors
@@ -69,6 +70,7 @@ def write_twin(parent: Order, kind: str, seed: int, output: Path) -> Order:
         parent[:].astype(id_dtype(largest)),
         parent.cell[:].astype(cell_dtype(counts_SC.shape[1])),
     )
+    _check_whole(parent, positions, counts_SC, largest)
     key = key_of(seed, kind)
     facts = {name: parent.manifest.facts[name] for name in KEPT}
     if kind == "permuted":
@@ -94,6 +96,19 @@ def write_twin(parent: Order, kind: str, seed: int, output: Path) -> Order:
         draft.facts.update(writer.finish(), **facts, **of_order(parent.manifest.facts).as_fact())
     log.info("order %s: the %s twin of %s (%s samples)", output, kind, parent.folder, f"{len(parent):,}")
     return Order.open(output)
+
+
+def _check_whole(parent: Order, positions: Positions, counts_SC: Counts, samples: int) -> None:
+    """Raise ArtifactError if the files of an order contradict each other, although each has its checksum."""
+    ids_N, cell_N = positions
+    cells = counts_SC.shape[1]
+    if int(ids_N.max()) >= samples or int(cell_N.max()) >= cells or (counts_SC < 0).any() or (
+        np.bincount(cell_N, minlength=cells) != counts_SC.sum(axis=0, dtype=np.int64)
+    ).any():  # fmt: skip
+        raise ArtifactError(
+            f"twin_of={parent.folder}: its positions are not those of its plan, or are of other samples: it was not "
+            "written by pdpc arrange; arrange it again"
+        )
 
 
 def mirrored(counts_SC: Counts, sizes_S: NDArray[np.int64]) -> Table:

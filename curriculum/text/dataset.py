@@ -20,7 +20,9 @@ from curriculum.text.document import (
 )
 
 BATCH_ROWS = 256
-FORMATS = ("arrow", "csv", "json", "pandas", "parquet", "text", "webdataset", "xml")
+PICKLES = ("pandas",)
+"""Formats of `load_dataset` whose files are pickles: reading one runs what is in it (datasets before 5.2 does)."""
+FORMATS = ("arrow", "csv", "json", "parquet", "text", "webdataset", "xml", *PICKLES)
 """Names that `load_dataset` takes for a format; without files it would read the working directory."""
 SPLIT_NAME = re.compile(r"(?:^|\+)\s*(\w+)")
 WHOLE_CHUNK = 1 << 62
@@ -52,6 +54,10 @@ class DatasetText:
         self._streaming = streaming
         local = os.path.isdir(os.path.expanduser(name)) and not (name in FORMATS and data_files)
         self._local = Path(os.path.expanduser(name)) if local else None
+        if name in PICKLES and not local:
+            raise ValueError(
+                f"input.dataset={name} reads pickles, which can hold code that runs: convert them to Parquet or JSON"
+            )
         fallback = self._local.resolve().name if self._local else name
         self._columns = Columns(text_column, source_column, fallback, largest)
         self._data = self._load()

@@ -140,6 +140,12 @@ def _folder_files(folder: Path, base: Path, notes: list[str], required: bool = T
             f"would be read in part: convert them to {', '.join(READERS)}, move them, or list what is to be read in "
             "input.paths: linked folders too, and files by a glob"
         )
+    home = folder.resolve()
+    if away := [f"{name} -> {path.resolve()}" for name, path in known if not path.resolve().is_relative_to(home)]:
+        notes.append(
+            f"note: {folder}: {len(away)} files are links that lead out of it, and are read: {_some(away)}; check that "
+            "they are text of the corpus"
+        )
     if other:
         count = "1 entry" if len(other) == 1 else f"{len(other)} entries"
         notes.append(f"note: {folder}: {count} skipped, not text of the corpus: {_some(other)}")

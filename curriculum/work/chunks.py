@@ -148,8 +148,13 @@ class ChunkFolder:
         """Lock the folder for this process. Raises ArtifactError if another process holds it.
 
         A user error (ValueError) before the first chunk is done leaves no folder. Raises ArtifactError for a folder
-        that holds other files: it would be cleared.
+        that holds other files: it would be cleared; and for a link, behind which another folder would be.
         """
+        if self.folder.is_symlink():
+            raise ArtifactError(
+                f"{self.folder}, where unfinished work is kept, is a link to {self.folder.resolve()}, and is not "
+                "followed: remove it, or choose another output"
+            )
         if found := others(self.folder, OWN):
             raise ArtifactError(
                 f"{self.folder} contains other files ({named(found)}), and unfinished work is kept in that folder: "

@@ -69,11 +69,11 @@ for node in "${{nodes[@]}}"; do
         exit 1
     fi
 done
-hostfile={folder}/hostfile.$SLURM_JOB_ID
-printf '%s slots={slots}\\n' "${{nodes[@]}}" > "$hostfile"
 head_node=${{nodes[0]}}
 export PDPC_ROLL={folder}/roll.$SLURM_JOB_ID  # where each rank writes its process id and its exit code
 rm -rf "$PDPC_ROLL" && mkdir -m 700 "$PDPC_ROLL"
+hostfile=$PDPC_ROLL/hostfile  # in the new folder, where nobody can have put a link
+printf '%s slots={slots}\\n' "${{nodes[@]}}" > "$hostfile"
 restart=${{SLURM_RESTART_COUNT:-0}}
 export PDPC_SECRET=$PDPC_ROLL/secret.$restart  # without it, neither strangers nor leftovers of an attempt can join
 (umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' > "$PDPC_SECRET")

@@ -26,6 +26,7 @@ MADE_ONCE = ("demo", "prepare", "adopt", "arrange", "train", "score")
 """Verbs of the steps that are made once."""
 KEYS = ("question", "primary", "baseline", "seeds", "steps", "order", "train", "arms", "schedules")
 RESERVED = ("orders", "runs", "done", "logs", "slurm", "page")
+MOST_SEEDS = 1000
 OURS = {"order": ("output", "seed"), "train": ("output", "seed", "arm", "data.order"), "steps": ("output",)}
 """Settings that the study sets itself, by section."""
 
@@ -158,6 +159,8 @@ def _study(content: Any, digest: str) -> Study:
 
 
 def _seeds(value: Any) -> list[int]:
+    if type(value) is int and value > MOST_SEEDS:
+        raise ValueError(f"seeds: {value} is a number of seeds, more than {MOST_SEEDS}: for one seed write [{value}]")
     seeds = list(range(value)) if type(value) is int else value
     whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):

@@ -11,13 +11,14 @@ from launch.study.results import BOTH, DIFFERENCE, UNSUPPORTED, Results, named
 from train.report import charts, theme
 from train.report.measures import Measure
 from train.report.page import templates
+from train.report.writing import plain
 
 MOST_ROWS = 24
 
 
 def write_page(study: Study, results: Results, folder: Path) -> Path:
     """Write study.html and results.json into the study's folder; return the path of the page."""
-    write_text(folder / "results.json", json.dumps(results.as_dict(), indent=1) + "\n")
+    write_text(folder / "results.json", json.dumps(plain(results.as_dict()), indent=1, allow_nan=False) + "\n")
     path = folder / "study.html"
     write_text(path, render(study, results))
     return path

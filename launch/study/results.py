@@ -14,6 +14,8 @@ from launch.study.steps import Steps
 from train.report.arms import Arm, arm_of
 from train.report.comparison import Gain
 from train.report.effects import Effect
+from train.report.fairness.facts import FINGERPRINTS
+from train.report.fairness.warnings import MUST_AGREE
 from train.report.gains import Gains, compute
 from train.report.intervals import Interval, Side, interval
 from train.report.measures import Measure, measures_of
@@ -122,10 +124,12 @@ def named(study: Study, arm: str, schedule: str) -> str:
 def results_of(study: Study, steps: Steps) -> Results:
     """Return the results of the finished runs.
 
-    Raises ValueError if the primary measure cannot be compared for at least 2 seeds.
+    Raises ValueError if the primary measure cannot be compared for at least 2 seeds, or if the runs were measured on
+    different text.
     """
     arms = _arms(study, steps)
     finished = [run for arm in arms.values() for run in arm.runs if run.stages]
+    _check_alike(finished)
     measures = {measure.key: measure for measure in measures_of([run.stages[-1] for run in finished])}
     primary = measures.get(study.primary.measure)
     if primary is None:
@@ -185,6 +189,18 @@ def _arms(study: Study, steps: Steps) -> dict[tuple[str, str], Arm]:
         runs.setdefault((one.arm, one.schedule), []).append(run)
     found = {where: of_arm for where, of_arm in runs.items() if any(run.stages for run in of_arm)}
     return {where: arm_of(named(study, *where), of_arm) for where, of_arm in found.items()}
+
+
+def _check_alike(runs: list[Run]) -> None:
+    """Raise ValueError for runs of different tokens or held-out text, as after text was changed between two runs."""
+    for name, words in FINGERPRINTS.items():
+        known = {found: run.folder for run in runs if (found := run.fact("fingerprints", name)) is not None}
+        if words in MUST_AGREE and len(known) > 1:
+            first, second, *_ = known.values()
+            raise ValueError(
+                f"{first} and {second} cannot be compared: {MUST_AGREE[words]} (what they were made from has changed "
+                "between them): choose another output, and run the study there"
+            )
 
 
 def _finals(arm: Arm | None, measure: Measure) -> list[float]:

@@ -18,11 +18,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from curriculum.artifact.files import ArtifactError, no_links, reading, write_text
+from curriculum.artifact.files import ArtifactError, no_links, read_text, reading, write_text
 from curriculum.artifact.manifest import open_manifest
+from curriculum.work.printable import printable
 from launch.cluster.supervisor import DEVICES
 from launch.study.progress import StudyProgress
 from launch.study.steps import Step
@@ -136,7 +138,7 @@ class Runner:
         with open(path, "ab", opener=no_links) as file:
             process = subprocess.Popen(
                 self._command(step), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                env=environment, start_new_session=True, preexec_fn=_end_with_parent,
+                env=environment, start_new_session=True, preexec_fn=partial(_end_with_parent, os.getpid()),
             )  # fmt: skip
         where = f" on GPU {', '.join(devices)}" if devices else ""
         log.info("started %s%s (pdpc %s; log: %s)", step.name, where, step.verb, path)
@@ -161,7 +163,7 @@ class Runner:
                 path = log_of(self._folder, step)
                 last = path.read_text("utf-8", "replace").splitlines()[-SHOWN_LINES:]
                 print(f"{step.name} failed with exit code {code}; the end of {path}:", file=sys.stderr)
-                print("\n".join(f"  {line}" for line in last), file=sys.stderr)
+                print("\n".join(f"  {printable(line)}" for line in last), file=sys.stderr)
         if self._progress is not None:
             self._progress.add(self._done, [running.step.name for running in self._running])
 
@@ -210,7 +212,7 @@ def is_done(folder: Path, step: Step) -> bool:
     if not path.is_file() or not step.output.exists():
         return False
     with reading(path, f"remove it to run {step.name} again"):
-        made = json.loads(path.read_text("utf-8"))
+        made = json.loads(read_text(path))
         verb, words, before = made["verb"], made["words"], made.get("fingerprint")
     if (verb, words) != (step.verb, step.words):
         raise ValueError(
@@ -236,8 +238,8 @@ def print_of(step: Step) -> str | None:
     return open_manifest(step.output, kind).fingerprint if kind else None
 
 
-def _end_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies."""
+def _end_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies, which may be process 1 of a container."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
+    if os.getppid() != parent:
         os._exit(1)

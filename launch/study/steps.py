@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,14 +52,21 @@ def steps_of(study: Study, folder: Path, compose: Compose, width: Callable[[Any]
     """Return the steps of a study whose output is `folder`.
 
     `width` returns how many CPUs or GPUs a training run with these settings keeps busy. Raises ValueError, naming the
-    step, if its settings are invalid: nothing has started by then.
+    step, if its settings are invalid, or if two steps would write to one place: nothing has started by then.
     """
     made: dict[str, Step] = {}
+    taken: dict[str, str] = {}
     widths: dict[str, int | None] = {}
 
     def add(name: str, verb: str, words: list[str], output: Path, needs: list[str], like: str) -> Step:
         """Add a step. Composing takes a moment: of the steps `like` each other, which differ in the seed or the arm,
         the first is checked."""
+        for place in (f"logs/{name}", os.path.relpath(output, folder)):
+            other = taken.setdefault(place.casefold(), name)  # some file systems ignore case
+            if other != name or name in made:
+                raise ValueError(
+                    f"the steps {other} and {name} would both write to {place}: rename the step, arm or schedule"
+                )
         words = [*words, *words_of({"output": str(output)}, {})]
         if like not in widths:
             try:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from curriculum.artifact.files import write_text
+from curriculum.artifact.files import read_text, reading, write_text
 from curriculum.artifact.lock import Lock
 from curriculum.artifact.outputs import BYSTANDERS, check_free
 from curriculum.work.console import PlainConsole
@@ -42,7 +42,8 @@ def run(settings: StudySettings) -> int:
     """
     study = read_study(Path(settings.file))
     folder, where = settings.folder, settings.cluster
-    steps = steps_of(study, folder, composed, partial(gpus_of, where) if isinstance(where, Slurm) else width)
+    compose = composed if settings.task_code else without_code
+    steps = steps_of(study, folder, compose, partial(gpus_of, where) if isinstance(where, Slurm) else width)
     if settings.plan:
         places = len(steps.runs) * where.gpus_per_node if isinstance(where, Slurm) else room(where)
         show_plan(study, steps, folder, settings.tokens_per_s, places)
@@ -52,13 +53,13 @@ def run(settings: StudySettings) -> int:
     if settings.step is not None:
         return _run_step(study, steps, folder, settings.step, room(where))
     if isinstance(where, Slurm) and settings.dry_run:
-        show(jobs_of(where, Path(settings.file), steps.all, folder))
+        show(jobs_of(where, Path(settings.file), steps.all, folder, settings.task_code))
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / LOCK, f"study {folder}"):
-        _register(study, folder)
+        register(study, folder)
         if isinstance(where, Slurm):
-            submit(jobs_of(where, Path(settings.file), steps.all, folder), folder)
+            submit(jobs_of(where, Path(settings.file), steps.all, folder, settings.task_code), folder)
             return 0
         progress = StudyProgress(PlainConsole(stderr=True), steps)
         code = Runner(folder, steps.all, room(where), settings.at_once, command, progress).run()
@@ -102,6 +103,20 @@ def composed(verb: str, words: Sequence[str]) -> Any:
     return compose(verb, schema, words, choices)
 
 
+def without_code(verb: str, words: Sequence[str]) -> Any:
+    """Return the settings of a verb. Raises ValueError also for task files whose code would run.
+
+    The user has named a study, which may be a stranger's: it is data, as a RUN's config.json is.
+    """
+    settings = composed(verb, words)
+    if verb == "train" and settings.benchmarks.task_paths and settings.benchmarks.task_code:
+        raise ValueError(
+            f"benchmarks.task_paths={settings.benchmarks.task_paths} may refer to Python code: add task_code=true to "
+            "the command if you trust it, or benchmarks.task_code: false to the study"
+        )
+    return settings
+
+
 def width(settings: Any) -> int:
     """Return how many GPUs, or CPUs if there are none, a training run keeps busy."""
     from launch.cluster.supervisor import gpus
@@ -137,7 +152,7 @@ def command(step: Step) -> list[str]:
     return [sys.executable, "-m", "launch.cli", step.verb, *step.words]
 
 
-def _register(study: Study, folder: Path) -> None:
+def register(study: Study, folder: Path) -> None:
     """Write what was decided before the runs. Raises ValueError if it differs from what was written then."""
     decided = {
         "question": study.question,
@@ -147,13 +162,23 @@ def _register(study: Study, folder: Path) -> None:
         "schedules": {name: dict(own) for name, own in study.schedules.items()},
     }
     path = folder / REGISTERED
+    written = {**decided, "seeds": study.seeds, "file": study.digest}
     if not path.exists():
-        write_text(path, json.dumps({**decided, "file": study.digest}, indent=1) + "\n")
+        write_text(path, json.dumps(written, indent=1) + "\n")
         return
-    before = json.loads(path.read_text("utf-8"))
+    with reading(path, "restore it, or choose another output"):
+        before = dict(json.loads(read_text(path)))
+        earlier = [int(seed) for seed in before.get("seeds", [])]
     decided = json.loads(json.dumps(decided))  # as it is read back: keys are text
     if changed := [key for key, value in decided.items() if before.get(key) != value]:
         raise ValueError(
             f"{path} was written before the runs with another {changed[0]}: a question is not changed after its "
             "results are known; choose another output (seeds may be added)"
         )
+    if lacking := sorted(set(earlier) - set(study.seeds)):
+        raise ValueError(
+            f"{path} was written before the runs with the seeds {earlier}, of which {lacking} are left out now: seeds "
+            "may be added, but none is dropped after its results are known; choose another output"
+        )
+    if set(earlier) != set(study.seeds):
+        write_text(path, json.dumps({**before, "seeds": study.seeds}, indent=1) + "\n")

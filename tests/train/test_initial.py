@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from curriculum.artifact.files import ArtifactError
+from curriculum.artifact.mapped import UnreadableError
 from curriculum.tokens.tokens import Tokens
 from models.config import DecoderConfig
 from models.decoder import build
@@ -109,6 +110,20 @@ def test_the_fingerprint_is_that_of_the_weights(tokens_folder, folder, tmp_path)
     data[-1] ^= 1
     path.write_bytes(data)
     assert opened(tokens_folder, f"init={tmp_path / 'copy'}", *words)[0].fingerprint != first.fingerprint
+
+
+def test_weights_that_change_after_their_fingerprint_was_taken_are_not_used(tokens_folder, folder, tmp_path):
+    path = tmp_path / "copy" / "model.safetensors"
+    shutil.copytree(folder, tmp_path / "copy")
+    words = [*SAME, "model.vocab_multiple=300", f"init={tmp_path / 'copy'}"]
+    initial = opened(tokens_folder, *words)[0]
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data)
+    initial.read()  # the same bytes: a copy, or a touch, does no harm
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(UnreadableError, match="copy was written to after its fingerprint was taken"):
+        initial.read()
 
 
 @pytest.mark.parametrize(

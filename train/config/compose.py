@@ -31,6 +31,9 @@ T = TypeVar("T")
 Layer = tuple[str, str, dict[str, Any]]
 """Origin, package and content of one file of a configuration."""
 
+SPEAKS_OF_CODE = ("benchmarks.task_paths=", "benchmarks.task_code=")
+"""Overrides with which the user names task files, or says whether their code runs."""
+
 
 class SettingsError(ValueError):
     """The configuration or an override is invalid."""
@@ -87,13 +90,23 @@ def _composing(
             words = as_typed(words, schema, choices=choices)
             for word in words:
                 _check_value(verb, word, known)
-            yield _composed(verb, schema, words, choices), partial(_layers, verb, words, files)
+            composed = _composed(verb, schema, words, choices)
+            if files and not any(word.lstrip("+").startswith(SPEAKS_OF_CODE) for word in overrides):
+                _confine(composed)
+            yield composed, partial(_layers, verb, words, files)
     except (HydraException, OmegaConfBaseException, FrozenInstanceError) as error:
         raise SettingsError(short(explain(verb, error, known, choices))) from None
     except YAMLError as error:
         raise SettingsError(short(f"{verb}: not YAML: {' '.join(str(error).split())}: fix the file")) from None
     except ValueError as error:
         raise SettingsError(short(f"{verb}: {error}")) from None
+
+
+def _confine(configuration: DictConfig) -> None:
+    """Run no code of task files: the user named a configuration file, which is data and may be another's."""
+    benchmarks = configuration.get("benchmarks")
+    if benchmarks is not None and benchmarks.get("task_paths"):
+        benchmarks.task_code = False
 
 
 def _check_value(verb: str, word: str, known: Collection[str]) -> None:

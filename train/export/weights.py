@@ -6,8 +6,10 @@ Averaging replaces the learning-rate decay at the end of a run, without weakenin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -72,14 +74,29 @@ def check_running(folder: Path, manifest: Manifest) -> None:
         )
 
 
+def check_own(folder: Path, manifest: Manifest, facts: Mapping[str, Any]) -> None:
+    """Raise ArtifactError for a checkpoint that was copied into a run with another tokenizer: its ids are other text.
+
+    `facts` are those of the run's run.json.
+    """
+    theirs = manifest.inputs.get("tokenizer")
+    if theirs is not None and theirs != facts["fingerprints"].get("tokenizer"):
+        raise ArtifactError(
+            f"{folder} is a checkpoint of another run: its tokenizer is not the one that run.json of arm "
+            f"{facts['arm']} records; remove it, or give the run that it belongs to"
+        )
+
+
 def choose_weights(run_folder: Path, weights: str = "last", average: int = 1) -> ChosenWeights:
     """Return the newest `average` complete checkpoints of a run; damaged ones are logged and skipped.
 
-    Raises ArtifactError when there are too few, or when they lack the requested running average.
+    Raises ArtifactError when there are too few, when they lack the requested running average, or when one is another
+    run's.
     """
-    read_run(run_folder)
+    facts = read_run(run_folder)
     found: list[Path] = []
     for folder, manifest in checkpoint.whole(run_folder / CHECKPOINTS):
+        check_own(folder, manifest, facts)
         if weights == "running":
             check_running(folder, manifest)
         found.append(folder)

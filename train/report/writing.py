@@ -106,7 +106,7 @@ def as_json(report: Report) -> str:
         "source_mix": report.mix,
         "pd_by_source": _preferences(report),
     }
-    return json.dumps(_plain(value), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    return json.dumps(plain(value), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
@@ -167,12 +167,12 @@ def _preferences(report: Report) -> dict[str, Any] | None:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Convert a value to plain JSON types: non-finite numbers become null."""
     if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value

@@ -7,8 +7,11 @@ from curriculum.arrange.arrange import ArrangeSettings, run
 from curriculum.arrange.replan import ReplanSettings
 from curriculum.arrange.replan import run as replan
 from curriculum.arrange.twin import TWINS, mirrored
+from curriculum.artifact.blocks import add_blocks
+from curriculum.artifact.create import create
 from curriculum.artifact.files import ArtifactError
 from curriculum.audit.audit import audit
+from curriculum.order.order import KIND
 from curriculum.preference import Pdpc, Sorted, Tilt
 from curriculum.scores.columns import SampleColumns
 from curriculum.scores.scores import Scores
@@ -165,3 +168,18 @@ def test_the_command_line_writes_and_verifies_a_twin(family, tmp_path, capsys):
     assert "twin          mirrored, seed 0" in shown
     assert "it holds the parent's 633 different samples" in shown
     assert main(["arrange", f"twin_of={parent.folder}", "twin=mirrored", "preference=tilt", f"output={twin}"]) == 2
+
+
+def test_a_parent_that_contradicts_itself_is_rejected(family, tmp_path):
+    """Its files have the right checksums, but the plan is that of other positions."""
+    parent, _ = family()
+    forged, counts = tmp_path / "forged", parent.cell_counts[:][:, ::-1]
+    assert (counts != parent.cell_counts[:]).any()
+    with create(forged, KIND, config=parent.manifest.config, inputs=parent.manifest.inputs) as draft:
+        for name in ("ids.bin", "cells.bin", "plan.bin"):
+            (draft.path / name).write_bytes((parent.folder / name).read_bytes())
+        (draft.path / "counts.bin").write_bytes(np.ascontiguousarray(counts, "<i4").tobytes())
+        draft.facts |= parent.manifest.facts
+        add_blocks(draft)
+    with pytest.raises(ArtifactError, match="its positions are not those of its plan"):
+        run(ArrangeSettings(output=str(tmp_path / "twin"), twin="tied", twin_of=str(forged)))

@@ -155,9 +155,19 @@ def test_links_are_followed_or_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"other \(a linked folder\).*in part"):
         read(tmp_path / "in")
     (tmp_path / "in" / "other").unlink()
+    (tmp_path / "in" / "far.jsonl").symlink_to(tmp_path / "other" / "b.jsonl")
+    text = open_text(TextSettings(paths=[str(tmp_path / "in")]))
+    assert any("1 files are links that lead out of it, and are read: far.jsonl -> /" in note for note in text.notes)
+    (tmp_path / "in" / "far.jsonl").unlink()
     (tmp_path / "in" / "gone.jsonl").symlink_to(tmp_path / "nothing")
     with pytest.raises(ValueError, match=r"gone\.jsonl is not a file \(a broken link"):
         read(tmp_path / "in")
+
+
+def test_a_dataset_of_pickles_is_rejected_unread(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_text("cposix\nsystem\n(S'touch run'\ntR.")
+    with pytest.raises(ValueError, match=r"input\.dataset=pandas reads pickles"):
+        open_text(TextSettings(dataset="pandas", data_files=[str(tmp_path / "a.pkl")]))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")

@@ -99,6 +99,16 @@ def test_a_folder_with_other_files_is_neither_cleared_nor_removed(tmp_path, name
     assert [path.name for path in folder.folder.iterdir()] == [name]
 
 
+def test_a_link_in_place_of_the_folder_is_not_followed(tmp_path):
+    """What lies behind it may have the names of ours, and would be cleared."""
+    (tmp_path / "model" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "chunks").symlink_to(tmp_path / "model")
+    linked = ChunkFolder(tmp_path / "chunks", {"a": 1})
+    with pytest.raises(ArtifactError, match=r"is a link to .*model, and is not followed"), linked.held():
+        raise AssertionError("held")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["tokenizer"]
+
+
 def test_no_setting_makes_more_chunks_than_a_folder_can_hold():
     with pytest.raises(ValueError, match=r"chunk_bytes makes 1,099,511,627,776 chunks, .*: raise it"):
         cut_text(1 << 40, 1, 1)

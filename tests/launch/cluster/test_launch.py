@@ -197,7 +197,7 @@ def test_slurm_script_starts_a_launcher_on_each_node(slurm_machine: Path, capsys
         ["bash", str(script)], env=slurm_env(), capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    hosts = slurm_machine / "s" / "hostfile.17"
+    hosts = slurm_machine / "s" / "roll.17" / "hostfile"
     assert hosts.read_text() == "n1 slots=4\nn2 slots=4\n"
     for rank in (0, 1):
         expected = ["--hostfile", str(hosts), "--no_ssh", "--node_rank", str(rank), "--master_addr", "n1"]

@@ -89,3 +89,25 @@ def test_a_file_that_is_not_a_study(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(ValueError, match="must be a mapping with the keys question"):
         read_study(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("seeds: 4", "line [0-9]+: the key 'seeds' is given twice: keep one"),
+        ("baseline: on", 'line [0-9]+: YAML reads on as true: write true, or "on" if it is text'),
+        ("baseline: 2024_06_01", "YAML reads 2024_06_01 as 20240601"),
+        ("schedules: {a: {optimizer.lr: 1:30}}", "YAML reads 1:30 as 90"),
+    ],
+)
+def test_what_was_written_is_what_is_read(tmp_path: Path, line: str, message: str) -> None:
+    path = written(tmp_path)
+    path.write_text(f"{path.read_text()}{line}\n")
+    with pytest.raises(ValueError, match=message):
+        read_study(path)
+
+
+def test_one_large_seed_is_not_taken_for_that_many(tmp_path: Path) -> None:
+    assert read_study(written(tmp_path, seeds=[20261201])).seeds == [20261201]
+    with pytest.raises(ValueError, match=r"for one seed write \[20261201\]"):
+        read_study(written(tmp_path, seeds=20261201))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from launch.study.file import Study, read_study
-from launch.study.page import headline, write_page
+from launch.study.page import headline, render, write_page
 from launch.study.results import results_of
 from launch.study.steps import Steps, steps_of
 from tests.launch.study.example import written
@@ -102,10 +102,25 @@ def test_a_measure_that_no_run_has(tmp_path: Path) -> None:
 
 def test_the_page(tmp_path: Path) -> None:
     study, steps = made(tmp_path, 3, gain=0.1)
-    page = write_page(study, results_of(study, steps), tmp_path).read_text("utf-8")
+    results = results_of(study, steps)
+    page = write_page(study, results, tmp_path).read_text("utf-8")
     assert "late (gentle) compared with shuffled (gentle) is better" in page
     assert page.count("<svg") == 2
-    assert "<script" not in page
-    found = json.loads((tmp_path / "results.json").read_text("utf-8"))
+    found = json.loads((tmp_path / "results.json").read_text("utf-8"), parse_constant=pytest.fail)  # NaN is no JSON
     assert len(found["primary"]["values"]) == 3
     assert page == write_page(study, results_of(study, steps), tmp_path).read_text("utf-8")
+    name = "</title><script>alert(1)</script>"
+    named = replace(results.secondary[0], measure=f"val/source/{name}/loss", label=name)
+    hostile = render(replace(study, question=name), replace(results, secondary=[named]))
+    assert "<script" not in hostile
+    assert hostile.count("&lt;script&gt;") >= 3
+
+
+def test_runs_of_other_text_are_not_compared(tmp_path: Path) -> None:
+    """The text was changed after the first runs: what a pair measured is not the same."""
+    study, steps = made(tmp_path, 2, gain=0.1)
+    one = steps.runs[0]
+    shutil.rmtree(one.step.output)
+    write_run(one.step.output, one.arm, seed=one.seed, fingerprints={"validation": "0" * 32})
+    with pytest.raises(ValueError, match="cannot be compared: the held-out texts differ"):
+        results_of(study, steps)

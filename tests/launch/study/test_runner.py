@@ -64,6 +64,21 @@ def test_a_failure_holds_up_what_needs_it_and_nothing_else(tmp_path: Path, capsy
     assert all(one.output.exists() for one in steps)
 
 
+def test_the_end_of_a_log_cannot_speak_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = [sys.executable, "-c", "print('\\x1b]0;title\\x07'); raise SystemExit(3)"]
+    assert runner(tmp_path, [step(tmp_path, "a")], lambda one: broken).run() == 3
+    assert "\\x1b]0;title\\x07" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a namespace of processes")
+def test_a_study_that_is_process_1_of_a_container(tmp_path: Path) -> None:
+    words = ["unshare", "--pid", "--fork", sys.executable, "-c", SLOW, str(tmp_path)]
+    if subprocess.run([*words[:3], "true"], check=False, capture_output=True).returncode:
+        pytest.skip("namespaces of processes are not allowed here")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(words, env=environment, check=False, timeout=60).returncode == 0
+
+
 def test_changed_settings_are_refused(tmp_path: Path) -> None:
     runner(tmp_path, [step(tmp_path, "a", words=("seed=0",))]).run()
     with pytest.raises(ValueError, match=r"was made with other settings \(pdpc demo seed=0\)"):

@@ -10,8 +10,8 @@ from launch.cluster import supervisor
 from launch.cluster.machines import Local
 from launch.study.file import read_study
 from launch.study.steps import steps_of
-from launch.study.study import composed, room, width
-from tests.launch.study.example import written
+from launch.study.study import composed, register, room, width, without_code
+from tests.launch.study.example import STUDY, written
 
 
 def anything(verb: str, words: list[str]) -> SimpleNamespace:
@@ -68,3 +68,37 @@ def test_the_gpus_that_a_study_shares_out(monkeypatch: pytest.MonkeyPatch) -> No
         room(Local())
     monkeypatch.setattr(supervisor, "gpus", lambda: 0)
     assert room(Local()) == usable_cpus()
+
+
+def test_steps_that_would_share_a_place_are_refused(tmp_path: Path) -> None:
+    """Otherwise the later one takes the place of the other: a run of `a` would count as one of `a_b`."""
+
+    def refused(words: str, **changes: object) -> None:
+        study = read_study(written(tmp_path, **changes))
+        with pytest.raises(ValueError, match=f"{words} write to .*: rename the step, arm or schedule"):
+            steps_of(study, Path("out"), anything, lambda settings: 1)
+
+    arms, schedules = {"shuffled": {}, "a": {}, "a_b": {}}, {"c": {}, "b_c": {}}
+    primary = {"measure": "val/loss", "arm": "a", "schedule": "c"}
+    refused("the steps run_a_b_c_0 and run_a_b_c_0 would both", arms=arms, schedules=schedules, primary=primary)
+    refused("the steps order_Late_0 and order_late_0 would both", arms={"shuffled": {}, "Late": {}, "late": {}})
+    refused("order_late_0 and order_late_0 would both", steps={**STUDY["steps"], "order_late_0": {"verb": "demo"}})
+
+
+def test_code_of_task_files_needs_the_users_word(tmp_path: Path) -> None:
+    train = {**STUDY["train"], "benchmarks.tasks": ["mine"], "benchmarks.task_paths": ["tasks"]}
+    named = read_study(written(tmp_path, train=train))
+    with pytest.raises(ValueError, match=r"step run_.*benchmarks\.task_paths=\['tasks'\] may refer to Python code"):
+        steps_of(named, Path("out"), without_code, width)
+    assert steps_of(named, Path("out"), composed, width).runs
+    plain = read_study(written(tmp_path, train={**train, "benchmarks.task_code": False}))
+    assert steps_of(plain, Path("out"), without_code, width).runs
+
+
+def test_seeds_may_be_added_but_not_dropped_once_registered(tmp_path: Path) -> None:
+    register(read_study(written(tmp_path, seeds=[0, 1, 2])), tmp_path)
+    register(read_study(written(tmp_path, seeds=[2, 1, 0, 5])), tmp_path)
+    with pytest.raises(ValueError, match=r"with the seeds \[2, 1, 0, 5\], of which \[5\] are left out now"):
+        register(read_study(written(tmp_path, seeds=3)), tmp_path)
+    with pytest.raises(ValueError, match="with another question"):
+        register(read_study(written(tmp_path, seeds=[0, 1, 2, 5], question="Another one?")), tmp_path)

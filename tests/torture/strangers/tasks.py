@@ -114,7 +114,7 @@ def pickled_data(ground: Ground) -> str | None:
     write_task(ground.work / "tasks", "mine", ROWS, **(CHOICE | {"dataset_path": "pandas"}))
     pickle = f"cposix\nsystem\n(S'touch {ground.canary}'\ntR."
     (ground.work / "tasks" / "mine.jsonl").write_text(pickle)
-    return refused("Error", partial(tried, ground, "mine"))
+    return refused("reads pickles", partial(tried, ground, "mine"))
 
 
 def code_of_a_tokenizer(ground: Ground) -> str | None:

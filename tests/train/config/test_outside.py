@@ -54,6 +54,17 @@ def test_a_preference_by_path(folder):
     assert (found.name, found.score, found.buckets) == ("tilt", "log(pd)", 3)
 
 
+def test_code_of_task_files_that_a_file_names_needs_the_users_word(folder):
+    """Whoever wrote the file also says that the code may run: that is not the user's word."""
+    (folder / "theirs.yaml").write_text(
+        "# @package _global_\nbenchmarks: {tasks: [mine], task_paths: [tasks], task_code: true}\n"
+    )
+    words = [*REQUIRED["train"], "experiment=theirs.yaml"]
+    for more, runs in ((), False), (("benchmarks.task_paths=[own]",), True), (("benchmarks.task_code=true",), True):
+        benchmarks = compose("train", TrainSettings, [*words, *more]).benchmarks
+        assert (benchmarks.task_code, bool(benchmarks.task_paths)) == (runs, True)
+
+
 def test_files_of_a_folder_by_name(folder):
     settings = compose("train", TrainSettings, [*DATA, f"config_dir={folder}", "experiment=mine"])
     assert (settings.arm, settings.seed, settings.model.layers) == ("a", 7, 3)

@@ -202,3 +202,11 @@ def test_an_export_without_an_output_is_that_of_the_end_of_the_run():
     for changed in ({"dtype": "bf16"}, {"weights": "running"}, {"average": 2}):
         with pytest.raises(ValueError, match="give output=FOLDER"):
             ExportSettings(run="r", **changed)
+
+
+def test_a_checkpoint_of_a_run_with_another_tokenizer_is_named(tmp_path):
+    facts = {"arm": "late", "fingerprints": {"tokenizer": "a"}}
+    for found in ({}, {"tokenizer": "a"}):
+        averaging.check_own(tmp_path, SimpleNamespace(inputs=found), facts)
+    with pytest.raises(ArtifactError, match="is a checkpoint of another run: its tokenizer is not the one"):
+        averaging.check_own(tmp_path, SimpleNamespace(inputs={"tokenizer": "b"}), facts)

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from curriculum.text.dataset import PICKLES
+
 SEED = 1234
 """Seed for random choices in tasks (the harness's default): the same questions on every rank and at every stage."""
 
@@ -161,6 +163,11 @@ def _data_read(cache: Path, folders: Sequence[str]) -> Iterator[None]:
     load = datasets.load_dataset
 
     def load_dataset(path: str, *args: Any, **options: Any) -> Any:
+        if path in PICKLES:
+            raise ValueError(
+                f"the dataset {path!r} of a task file reads pickles, which can hold code that runs: convert them to "
+                "Parquet or JSON"
+            )
         if path not in LOCAL_FORMATS:
             _refuse_here("dataset", path)
         if path in LOCAL_FORMATS or Path(path).exists():

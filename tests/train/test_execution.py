@@ -35,13 +35,24 @@ def losses(world, *words):
     return found
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_recomputation_under_zero_is_bitwise_equal(world, stage, precision):
+MODES = ("selective", "every", "full")
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "modes"),
+    [
+        (0, "fp32", MODES),
+        (1, "bf16", ("selective",)),
+        (2, "fp32", ("full",)),
+        (3, "fp32", MODES),
+        (3, "bf16", ("every",)),
+    ],
+)
+def test_recomputation_under_zero_is_bitwise_equal(world, stage, precision, modes):
     words = [f"zero.stage={stage}", f"precision={precision}"]
     kept = losses(world, *words)
     assert kept[-1] < kept[0]
-    for mode in ("selective", "every", "full"):
+    for mode in modes:
         assert losses(world, *words, f"execution.checkpointing={mode}") == kept
 
 

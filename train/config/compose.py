@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, is_dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_origin
@@ -33,6 +33,13 @@ Layer = tuple[str, str, dict[str, Any]]
 
 SPEAKS_OF_CODE = ("benchmarks.task_paths=", "benchmarks.task_code=")
 """Overrides with which the user names task files, or says whether their code runs."""
+
+
+WITHOUT_HYDRAS_OWN = tuple(
+    f"~hydra/{group}"
+    for group in ("output", "launcher", "sweeper", "help", "hydra_help", "hydra_logging", "job_logging", "env")
+)
+"""Overrides that drop Hydra's settings of itself, which `compose` would read, merge and remove: half of its time."""
 
 
 class SettingsError(ValueError):
@@ -151,15 +158,23 @@ def _composed(
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
 
-    store = ConfigStore.instance()
-    store.store(name=f"{verb}_schema", node=_schema(schema, missing=list(choices)))
+    repo = ConfigStore.instance().repo
+    repo[f"{verb}_schema.yaml"] = _stored(f"{verb}_schema", None, schema, tuple(choices))
     for group, options in choices.items():
         for name, option in options.items():
             for stored in (f"{name}_schema", *([] if name in options_of(group) else [name])):
-                store.store(group=group, name=stored, node=_schema(option, missing=[]))
+                repo.setdefault(group, {})[f"{stored}.yaml"] = _stored(stored, group, option, ())
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        return hydra_compose(verb, overrides=list(overrides))
+        return hydra_compose(verb, overrides=[*overrides, *WITHOUT_HYDRAS_OWN])
+
+
+@lru_cache(maxsize=512)
+def _stored(name: str, group: str | None, schema: type, missing: tuple[str, ...]) -> Any:
+    """Return a class as an entry of Hydra's store. Hydra copies an entry when it reads it."""
+    from hydra.core.config_store import ConfigNode
+
+    return ConfigNode(name=f"{name}.yaml", node=_schema(schema, missing), package=None, group=group, provider=None)
 
 
 def _layers(verb: str, words: Sequence[str], files: Mapping[str, Path]) -> list[Layer]:
@@ -206,7 +221,7 @@ def as_yaml(settings: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(settings))
 
 
-def _schema(schema: type, missing: list[str]) -> Any:
+def _schema(schema: type, missing: Sequence[str]) -> Any:
     """Return the dataclass as an OmegaConf node that can be merged into (frozen dataclasses are read-only)."""
     from omegaconf import DictConfig, OmegaConf
 

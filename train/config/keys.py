@@ -7,8 +7,15 @@ import inspect
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from functools import lru_cache
 from types import UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+
+
+@lru_cache(maxsize=512)
+def hints_of(settings: type) -> Mapping[str, Any]:
+    """Return the types of a dataclass's fields by name; Python compiles every annotation to read them."""
+    return get_type_hints(settings)
 
 
 def describe(
@@ -31,7 +38,7 @@ def describe(
 
 
 def _lines(settings: type, prefix: str, skip: set[str], defaults: Mapping[str, Any]) -> Iterator[str]:
-    hints = get_type_hints(settings)
+    hints = hints_of(settings)
     texts = field_docstrings(settings)
     for field in fields(settings):
         if field.name in skip:
@@ -50,7 +57,8 @@ def _lines(settings: type, prefix: str, skip: set[str], defaults: Mapping[str, A
         yield f"  {prefix}{field.name} = {shown}\n      {texts.get(field.name, '')}"
 
 
-def field_docstrings(settings: type) -> dict[str, str]:
+@lru_cache(maxsize=512)
+def field_docstrings(settings: type) -> Mapping[str, str]:
     """Return the docstring under each field of a dataclass, including those of its bases."""
     texts: dict[str, str] = {}
     for base in reversed(settings.__mro__):
@@ -73,7 +81,7 @@ def keys_of(schema: type, choices: Mapping[str, Mapping[str, type]]) -> list[str
 
 def _keys(schema: type, prefix: str = "") -> Iterator[str]:
     """Yield the dotted keys of a settings dataclass."""
-    hints = get_type_hints(schema)
+    hints = hints_of(schema)
     for field in fields(schema):
         kind = hints[field.name]
         if is_dataclass(kind):
@@ -97,7 +105,7 @@ def is_text(kind: Any) -> bool:
 def _kind(schema: Any, key: str) -> Any:
     for name in key.split("."):
         if is_dataclass(schema):
-            schema = get_type_hints(schema).get(name)
+            schema = hints_of(schema).get(name)
         elif get_origin(schema) is dict:
             schema = get_args(schema)[1]
         else:

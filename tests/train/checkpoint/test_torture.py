@@ -14,7 +14,7 @@ from tests.torture.ranks import on_ranks, save_step
 DOSE = int(os.environ.get("PDPC_TORTURE", "1"))
 
 
-@pytest.mark.parametrize(("campaign", "count"), [(power, 60), (disk, 24), (damage, 40), (poison, 96)])
+@pytest.mark.parametrize(("campaign", "count"), [(power, 30), (disk, 12), (damage, 20), (poison, 96)])
 def test_a_small_dose(campaign, count, tmp_path):
     tally = campaign.run(DOSE * count, 7, tmp_path)
     assert tally.attempts == DOSE * count

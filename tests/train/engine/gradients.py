@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models import DecoderConfig
 from models.decoder import build
+from tests.processor import BF16
 from train.config.compose import compose
 from train.distributed.world import World
 from train.engine import Engine
@@ -34,6 +35,8 @@ STAGES = {
     "2-recomputed": ["zero.stage=2", "execution.checkpointing=full"],
 }
 CASES = [*product("0123", ("fp32", "bf16")), ("2-recomputed", "bf16")]
+if not BF16:  # one bf16 case for each of the reports above
+    CASES = [case for case in CASES if case not in (("0", "bf16"), ("2", "bf16"), ("3", "bf16"))]
 
 Pairs = list[tuple[Tensor, Tensor]]
 """The micro-batches of a rank: ids of chosen and rejected samples, int64 [1, T + 1]."""

@@ -1,11 +1,11 @@
 """Train on this rank with accelerate's loop, Trainer or Lightning, once per scenario; print what every step read.
 
-    [RANK=0 WORLD_SIZE=2 ...] python other_loops.py SCENARIOS
+    [RANK=0 WORLD_SIZE=2 ...] python other_loops.py accelerate|trainer|lightning SCENARIOS
 
-SCENARIOS is a JSON list of objects: loop (accelerate, trainer or lightning), samples (the order is a permutation of as
-many ids), batch_size, accumulation, and some of epochs, cursor, drop_last, workers, cut (the sampler cuts batches over
-the ranks itself), stop (after so many steps), folder (of checkpoints: Trainer resumes from the newest). The last line
-printed is a JSON list: for every scenario the ids of every step, or the message of the ValueError that ended it.
+SCENARIOS is a JSON list of objects: samples (the order is a permutation of as many ids), batch_size, accumulation, and
+some of epochs, cursor, drop_last, workers, cut (the sampler cuts batches over the ranks itself), stop (after so many
+steps), folder (of checkpoints: Trainer resumes from the newest). The last line printed is a JSON list: for every
+scenario the ids of every step, or the message of the ValueError that ended it.
 """
 
 import json
@@ -145,13 +145,13 @@ def with_lightning(order: Planned, options: dict[str, Any]) -> list[list[int]]:
     return module.model.seen
 
 
-def main(scenarios: str) -> None:
+def main(loop: str, scenarios: str) -> None:
     found: list[object] = []
     for options in json.loads(scenarios):
         order = np.random.default_rng(0).permutation(options["samples"]).view(Planned)
         order.batch_size = options["batch_size"]
         try:
-            found.append(LOOPS[options["loop"]](order, options))
+            found.append(LOOPS[loop](order, options))
         except ValueError as error:
             found.append(str(error))
     print("\n" + json.dumps(found), flush=True)

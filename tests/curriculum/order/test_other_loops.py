@@ -24,11 +24,11 @@ ROOT = Path(__file__).parents[3]
 PEERS = os.environ.get("PDPC_PEERS")
 
 
-def run(ranks: int, scenarios: list[dict[str, Any]], python: str = sys.executable) -> list[list[Any]]:
+def run(loop: str, ranks: int, scenarios: list[dict[str, Any]], python: str = sys.executable) -> list[list[Any]]:
     """Run scenarios on some ranks; return for each what every rank read step by step, or its error."""
     plain = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
     port = str(free_port())
-    command = [python, str(SCRIPT), json.dumps(scenarios)]
+    command = [python, str(SCRIPT), loop, json.dumps(scenarios)]
     started = []
     for rank in range(ranks):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
@@ -73,32 +73,23 @@ def check(ranks: list[list[list[int]]], samples: int, batch_size: int, first: in
 ONE_PASS = "the order's 40 samples have been read, and an order is one pass: train for one epoch"
 
 
-def scenario(loop: str, samples: int, batch_size: int, accumulation: int = 1, **more: Any) -> dict[str, Any]:
-    return {"loop": loop, "samples": samples, "batch_size": batch_size, "accumulation": accumulation, **more}
+def scenario(samples: int, batch_size: int, accumulation: int = 1, **more: Any) -> dict[str, Any]:
+    return {"samples": samples, "batch_size": batch_size, "accumulation": accumulation, **more}
 
 
-@pytest.fixture(scope="module", params=[1, 2])
-def read(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, list[list[Any]]]:
-    """Return the number of ranks, and what they read in every scenario; they are started once for all of them."""
-    ranks: int = request.param
-    folders = [str(tmp_path_factory.mktemp("trainer")) for _ in range(3)]
-    stopped = scenario("trainer", 100, 8, 2, folder=folders[0])
-    scenarios = [
-        scenario("accelerate", 625, 16, 2),
-        scenario("accelerate", 107, 8, drop_last=True, workers=1),
-        scenario("accelerate", 100, 8, 4 // ranks, cursor=40),
-        scenario("accelerate", 625, 16, cut=True),
-        scenario("accelerate", 40, 8, epochs=2),
-        stopped | {"stop": 5},
-        stopped,
-        scenario("trainer", 107, 8, drop_last=True, workers=1, folder=folders[1]),
-        scenario("trainer", 40, 8, epochs=2, folder=folders[2]),
-    ]
-    return ranks, run(ranks, scenarios)
-
-
-def test_accelerate_reads_the_orders_batches(read: tuple[int, list[list[Any]]]) -> None:
-    ranks, (whole, left_out, resumed, cut, again, *_) = read
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_accelerate_reads_the_orders_batches(ranks: int) -> None:
+    whole, left_out, resumed, cut, again = run(
+        "accelerate",
+        ranks,
+        [
+            scenario(625, 16, 2),
+            scenario(107, 8, drop_last=True, workers=1),
+            scenario(100, 8, 4 // ranks, cursor=40),
+            scenario(625, 16, cut=True),
+            scenario(40, 8, epochs=2),
+        ],
+    )
     check(whole, 625, 16)
     check(left_out, 107, 8, left_out=True)
     check(resumed, 100, 8, first=40)
@@ -110,8 +101,21 @@ def test_accelerate_reads_the_orders_batches(read: tuple[int, list[list[Any]]]) 
     assert all(ONE_PASS in text for text in again)
 
 
-def test_trainer_reads_the_orders_batches_and_resumes(read: tuple[int, list[list[Any]]]) -> None:
-    ranks, (*_, first, rest, left_out, again) = read
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_trainer_reads_the_orders_batches_and_resumes(tmp_path: Path, ranks: int) -> None:
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+    stopped = scenario(100, 8, 2, folder=str(tmp_path / "one"))
+    first, rest, left_out, again = run(
+        "trainer",
+        ranks,
+        [
+            stopped | {"stop": 5},
+            stopped,
+            scenario(107, 8, drop_last=True, workers=1, folder=str(tmp_path / "two")),
+            scenario(40, 8, epochs=2, folder=str(tmp_path / "three")),
+        ],
+    )
     assert [len(steps) for steps in first] == [5] * ranks
     check([one + other for one, other in zip(first, rest, strict=True)], 100, 8)
     check(left_out, 107, 8, left_out=True)
@@ -120,10 +124,8 @@ def test_trainer_reads_the_orders_batches_and_resumes(read: tuple[int, list[list
 
 @pytest.mark.skipif(not PEERS, reason="needs the peers' environment: make check-loops")
 def test_lightning_reads_every_batch_once() -> None:
-    more: list[dict[str, Any]] = [{}, {"workers": 2}]
-    scenarios = [scenario("lightning", 44, 8, **one) for one in more]
-    scenarios.append(scenario("lightning", 40, 8, epochs=-1, steps=2000))
-    plain, workers, again = run(1, scenarios, python=PEERS or "")
+    scenarios = [scenario(44, 8), scenario(44, 8, workers=2), scenario(40, 8, epochs=-1, steps=2000)]
+    plain, workers, again = run("lightning", 1, scenarios, python=PEERS or "")
     check(plain, 44, 8)
     check(workers, 44, 8)
     assert ONE_PASS in again[0]

@@ -19,6 +19,7 @@ import numpy as np
 
 from curriculum.artifact.outputs import BYSTANDERS, check_free
 from curriculum.work.console import PlainConsole
+from launch.cluster.machines import Local
 from launch.study.progress import StudyProgress
 from launch.study.runner import Runner
 from launch.study.steps import Run, Step, Steps
@@ -212,7 +213,7 @@ def _run_at_once(steps: Steps, root: Path) -> int:
     for step in steps.all:
         _announce(shlex.join(["pdpc", step.verb, *step.words]))
     progress = StudyProgress(PlainConsole(stderr=True), steps)
-    return Runner(root, steps.all, room(), None, command, progress).run()
+    return Runner(root, steps.all, room(Local()), None, command, progress).run()
 
 
 def _results(settings: DemoSettings, root: Path, steps: Steps) -> list[list[str]]:

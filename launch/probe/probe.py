@@ -20,6 +20,7 @@ from curriculum.artifact.lock import Lock
 from curriculum.artifact.outputs import BYSTANDERS, check_free
 from curriculum.preference.base import ScoreCut
 from curriculum.tokens.tokens import Tokens
+from launch.cluster.machines import Local
 from launch.probe.branches import Branch, begin, design, emphases, order_of, run_of, step_of
 from launch.probe.fit import as_csv
 from launch.probe.plan import show_plan
@@ -146,7 +147,7 @@ def run_branches(probe: Probe, output: Path, at_once: int | None) -> int:
         begin(by_name[step.name], probe.trunk, output)
         return command(step)
 
-    return Runner(output, probe.commands, room(), at_once, started).run()
+    return Runner(output, probe.commands, room(Local()), at_once, started).run()
 
 
 def results_of(probe: Probe, settings: ProbeSettings, output: Path) -> Results:

@@ -104,7 +104,7 @@ def is_text(kind: Any) -> bool:
 
 def _kind(schema: Any, key: str) -> Any:
     for name in key.split("."):
-        if is_dataclass(schema):
+        if isinstance(schema, type) and is_dataclass(schema):
             schema = hints_of(schema).get(name)
         elif get_origin(schema) is dict:
             schema = get_args(schema)[1]

@@ -82,7 +82,29 @@ def read_study(path: Path) -> Study:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     check_texts(path, text, content, ".", partial(_kind, steps=study.steps))
+    from yaml import BaseLoader, compose
+
+    try:
+        _check_written(compose(text, Loader=BaseLoader), content)
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from None
     return study
+
+
+def _check_written(node: Any, value: Any) -> None:
+    """Raise ValueError, with the line, for what YAML reads as something else than it seems: 1:30 is 90, 010 is 8."""
+    if isinstance(value, dict):
+        for (_, inner), read in zip(node.value, value.values(), strict=True):
+            _check_written(inner, read)
+    elif isinstance(value, list):
+        for inner, read in zip(node.value, value, strict=True):
+            _check_written(inner, read)
+    elif type(value) in (int, bool) and node.value.lower().lstrip("+") != str(value).lower():
+        shown = str(value).lower()
+        raise ValueError(
+            f'line {node.start_mark.line + 1}: YAML reads {node.value} as {shown}: write {shown}, or "{node.value}" if '
+            "it is text"
+        )
 
 
 def words_of(settings: Settings, outputs: Mapping[str, Path]) -> list[str]:

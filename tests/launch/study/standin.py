@@ -28,7 +28,8 @@ GAIN = {"late": -0.1, "early": 0.06}
 
 def patch(study: Any) -> None:
     """Let launch.study.study run the stand-ins, without composing settings."""
-    study.composed = lambda verb, words: SimpleNamespace(processes=1, grace_s=1.0)
+    no_tasks = SimpleNamespace(task_paths=[], task_code=True)
+    study.composed = lambda verb, words: SimpleNamespace(processes=1, grace_s=1.0, benchmarks=no_tasks)
     study.width, study.room = lambda settings: 1, lambda where: 2
     study.command = lambda step: [sys.executable, "-m", "tests.launch.study.standin", step.verb, *step.words]
 

@@ -95,9 +95,9 @@ def test_a_file_that_is_not_a_study(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("seeds: 4", "line [0-9]+: the key 'seeds' is given twice: keep one"),
-        ("baseline: on", 'line [0-9]+: YAML reads on as true: write true, or "on" if it is text'),
-        ("baseline: 2024_06_01", "YAML reads 2024_06_01 as 20240601"),
-        ("schedules: {a: {optimizer.lr: 1:30}}", "YAML reads 1:30 as 90"),
+        ("baseline: on", "give the baseline True"),
+        ("schedules: {gentle: {guards.finite: on}}", 'line [0-9]+: YAML reads on as true: write true, or "on" if it is'),
+        ("schedules: {gentle: {optimizer.lr: 1:30}}", "YAML reads 1:30 as 90"),
     ],
 )
 def test_what_was_written_is_what_is_read(tmp_path: Path, line: str, message: str) -> None:

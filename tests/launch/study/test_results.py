@@ -110,7 +110,7 @@ def test_the_page(tmp_path: Path) -> None:
     assert len(found["primary"]["values"]) == 3
     assert page == write_page(study, results_of(study, steps), tmp_path).read_text("utf-8")
     name = "</title><script>alert(1)</script>"
-    named = replace(results.secondary[0], measure=f"val/source/{name}/loss", label=name)
+    named = replace(results.secondary[0], measure=replace(results.secondary[0].measure, label=name))
     hostile = render(replace(study, question=name), replace(results, secondary=[named]))
     assert "<script" not in hostile
     assert hostile.count("&lt;script&gt;") >= 3

@@ -96,7 +96,7 @@ def test_a_file_that_is_not_a_study(tmp_path: Path) -> None:
     [
         ("seeds: 4", "line [0-9]+: the key 'seeds' is given twice: keep one"),
         ("baseline: on", "give the baseline True"),
-        ("schedules: {gentle: {guards.finite: on}}", 'line [0-9]+: YAML reads on as true: write true, or "on" if it is'),
+        ("schedules: {gentle: {guards.finite: on}}", 'line [0-9]+: YAML reads on as true: write true, or "on" if'),
         ("schedules: {gentle: {optimizer.lr: 1:30}}", "YAML reads 1:30 as 90"),
     ],
 )

@@ -187,9 +187,10 @@ def _references(settings: DemoSettings, root: Path) -> list[list[str]]:
 def _arms(settings: DemoSettings, root: Path) -> Steps:
     """Return the orders and runs of all arms and seeds."""
     tokens, scores = quoted(f"{root}/tokens"), quoted(f"{root}/scores")
-    preferences = {"shuffled": ["preference=shuffled"], "pdpc": ["preference=pdpc"]}
+    preferences = {"shuffled": ["preference=shuffled"]}
     if settings.late is not None:
         preferences["late"] = _late(settings.late, root)
+    preferences["pdpc"] = ["preference=pdpc"]
     tasks = [f"benchmarks.task_paths=[{quoted((root / 'benchmark').absolute())}]", f"benchmarks.tasks=[{BENCHMARK}]"]
     steps, runs = [], []
     for number in range(settings.seed, settings.seed + settings.seeds):

@@ -102,16 +102,16 @@ def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:
         collect(text)
     if settings.only_text:
         return 0
-    if code := _verb(pdpc, _prepare(settings, root, text)):
+    if code := _verb(pdpc, prepare(settings, root, text)):
         return code
     _benchmark(settings, root)
-    for words in _references(settings, root):
+    for words in references(settings, root):
         if code := _verb(pdpc, words):
             return code
-    arms = _arms(settings, root)
-    if code := _run_at_once(arms, root):
+    steps = arms(settings, root)
+    if code := _run_at_once(steps, root):
         return code
-    for words in _results(settings, root, arms):
+    for words in results(settings, root, steps):
         if code := _verb(pdpc, words):
             return code
     minutes = (time.monotonic() - started) / 60
@@ -119,7 +119,8 @@ def run(settings: DemoSettings, pdpc: Callable[[list[str]], int]) -> int:
     return 0
 
 
-def _prepare(settings: DemoSettings, root: Path, text: Path) -> list[str]:
+def prepare(settings: DemoSettings, root: Path, text: Path) -> list[str]:
+    """Return the command line that makes the tokens."""
     words = [
         "prepare",
         f"input.paths=[{quoted(text)}]",
@@ -146,7 +147,7 @@ def _late(target: str, root: Path) -> list[str]:
     return ["preference=mixture", f"preference.shares={{{points}}}"]
 
 
-def _references(settings: DemoSettings, root: Path) -> list[list[str]]:
+def references(settings: DemoSettings, root: Path) -> list[list[str]]:
     """Return the command lines that make the reference models and the scores."""
     tokens, seed = quoted(f"{root}/tokens"), f"seed={settings.seed}"
     train = ["train", "experiment=demo", f"processes={settings.processes}", f"data.tokens={tokens}"]
@@ -184,7 +185,7 @@ def _references(settings: DemoSettings, root: Path) -> list[list[str]]:
     return [reference, *models, score]
 
 
-def _arms(settings: DemoSettings, root: Path) -> Steps:
+def arms(settings: DemoSettings, root: Path) -> Steps:
     """Return the orders and runs of all arms and seeds."""
     tokens, scores = quoted(f"{root}/tokens"), quoted(f"{root}/scores")
     preferences = {"shuffled": ["preference=shuffled"]}
@@ -217,10 +218,10 @@ def _run_at_once(steps: Steps, root: Path) -> int:
     return Runner(root, steps.all, room(Local()), None, command, progress).run()
 
 
-def _results(settings: DemoSettings, root: Path, steps: Steps) -> list[list[str]]:
+def results(settings: DemoSettings, root: Path, steps: Steps) -> list[list[str]]:
     """Return the command lines of the report and the export."""
-    arms = dict.fromkeys(run.arm for run in steps.runs)
-    folders = {arm: ",".join(quoted(run.step.output) for run in steps.runs if run.arm == arm) for arm in arms}
+    names = dict.fromkeys(run.arm for run in steps.runs)
+    folders = {arm: ",".join(quoted(run.step.output) for run in steps.runs if run.arm == arm) for arm in names}
     report = ["report", *(f"runs.{arm}=[{listed}]" for arm, listed in folders.items()), "baseline=shuffled"]
     report += [] if settings.late is None else [f"target={quoted(settings.late)}"]
     report.append(f"output={quoted(root / 'report.html')}")

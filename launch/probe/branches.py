@@ -147,12 +147,12 @@ def _link(path: Path, target: Path) -> None:
     try:
         os.link(path, target)
     except OSError:
-        shutil.copyfile(path, target)
+        _copy_start(path, target, path.stat().st_size)
 
 
 def _copy_start(path: Path, target: Path, size: int) -> None:
     """Copy the first `size` bytes of a file; of one that is shorter or missing, what there is."""
-    with open(target, "wb") as new:
+    with open(target, "xb") as new:
         if path.is_file():
             with open(path, "rb") as old:
                 while size > 0 and (block := old.read(min(size, 8 << 20))):

@@ -153,7 +153,7 @@ class Runner:
             self._running.remove(running)
             step, code = running.step, running.process.returncode
             if code == 0:
-                code = self._mark(step)
+                code = self._note(step)
             if code == 0:
                 seconds = time.monotonic() - running.began
                 log.info("%d of %d steps: %s, %.0f s", len(self._done), len(self._steps), step.name, seconds)
@@ -167,7 +167,7 @@ class Runner:
         if self._progress is not None:
             self._progress.add(self._done, [running.step.name for running in self._running])
 
-    def _mark(self, step: Step) -> int:
+    def _note(self, step: Step) -> int:
         """Write that a step has succeeded; return 0, or 1 if its output is not what it should have written."""
         try:
             mark = {"verb": step.verb, "words": step.words, "fingerprint": print_of(step)}

@@ -22,7 +22,7 @@ from train.records.run_json import read_run
 from train.tracking import read_metrics
 
 ROOT = Path(__file__).parents[3]
-ARMS = ("shuffled", "late", "pdpc")
+ARMS = ("shuffled", "pdpc")
 SIZE = (
     "processes=1",
     "threads=1",
@@ -31,7 +31,6 @@ SIZE = (
     "batch_size=8",
     "stages=2",
     "seeds=1",
-    "target=hard",
     "questions=8",
 )
 HELD_OUT = ("validation_fraction=0.2", "reference_fraction=0.2")
@@ -162,10 +161,9 @@ def killed_twice(folder, environment, power_cut):
 
 
 def check_page(folder):
-    """Check that the page has all arms, each trained on all tokens, and begins with the target."""
+    """Check that the page has both arms, each trained on all tokens."""
     page = (folder / "report.html").read_text()
     assert all(arm in page for arm in ARMS)
-    assert page.index("Gain on hard, and the price elsewhere") < page.index("<figcaption>")
     arms = json.loads((folder / "report.json").read_text())["arms"]
     assert set(arms) == set(ARMS)
     tokens = Tokens.open(folder / "tokens")

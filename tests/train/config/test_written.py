@@ -54,18 +54,18 @@ def composed(folder, text, *words):
 @pytest.mark.parametrize("written", SAME)
 def test_a_text_has_the_characters_that_were_written(written, tmp_path):
     expected = written.removeprefix("!!str ").strip("'\"")
-    assert composed(tmp_path, f"arm: {written}\ntracker: {{tags: [{written}, b]}}\n").arm == expected
+    assert composed(tmp_path, f"arm: a\ninit: {written}\ntracker: {{tags: [{written}, b]}}\n").init == expected
     assert composed(tmp_path, f"arm: a\ntracker: {{tags: [{written}, b]}}\n").tracker.tags == [expected, "b"]
 
 
 @pytest.mark.parametrize("written", CHANGED)
 def test_other_characters_are_refused_with_the_quotes_to_write(written, tmp_path):
     bare = written.rpartition(" ")[2]
-    message = rf"mine\.yaml, line 2: arm is text, but YAML reads {re.escape(bare)} as \S+: write (arm: \".*\")$"
+    message = rf"mine\.yaml, line 2: init is text, but YAML reads {re.escape(bare)} as \S+: write (init: \".*\")$"
     with pytest.raises(SettingsError, match=message) as caught:
-        composed(tmp_path, f"seed: 1\narm: {written}\n")
+        composed(tmp_path, f"arm: a\ninit: {written}\n")
     remedy = re.search(message, str(caught.value))
-    assert composed(tmp_path, f"seed: 1\n{remedy[1]}\n").arm == bare
+    assert composed(tmp_path, f"arm: a\n{remedy[1]}\n").init == bare
     with pytest.raises(SettingsError, match=r"line 3: an entry of tracker\.tags is text, .* write \""):
         composed(tmp_path, f"arm: a\ntracker:\n  tags: [a, {written}]\n")
 

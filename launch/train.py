@@ -17,6 +17,7 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
     from train.engine import deepspeed_config
     from train.inputs import check_scores, open_inputs
     from train.memory.available import oom_kills
+    from train.resume.branching import branch_point
     from train.resume.identity import check_acceptable
     from train.resume.runfolder import finished
 
@@ -24,6 +25,8 @@ def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
     inputs = open_inputs(settings)
     processes = settings.processes or max(1, gpus())
     deepspeed_config(settings, inputs.order.batch_size, processes)
+    if settings.branch_of is not None and not Path(settings.output).exists():
+        branch_point(settings, inputs.order)
     if finished(Path(settings.output), settings, inputs):
         print(f"run {settings.output} is finished: reused")
         return 0

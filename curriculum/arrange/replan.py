@@ -41,10 +41,12 @@ class ReplanSettings:
 
     order: str
     """ORDER folder whose tail is arranged again: the parent. It is not modified."""
-    from_step: int
-    """First step of the tail, counted from 0: the steps before it have been read and stay."""
     output: str
     """ORDER folder to write."""
+    from_step: int | None = None
+    """First step of the tail, counted from 0: the steps before it have been read and stay."""
+    from_stage: int | None = None
+    """Instead: the stage, counted from 1, whose end the tail follows."""
     tokens: str | None = None
     """TOKENS folder that the parent arranges; null if it was arranged from own scores only."""
     scores: str | None = None
@@ -55,7 +57,7 @@ class ReplanSettings:
     """How to treat samples with a non-finite score: fail, or bucket (a separate bucket, spread evenly)."""
     batch_size: int | None = None
     """Samples per step of the tail, over all ranks; null: the parent's. A run that resumes with another one must have
-    its newest checkpoint exactly at from_step."""
+    its newest checkpoint exactly where the tail begins."""
     preference: Preference = field(default_factory=Pdpc)
     """How much each bucket is wanted at each moment of the tail; progress runs from 0 to 1 over the tail."""
     seed: int = 0
@@ -64,6 +66,8 @@ class ReplanSettings:
     """Threads; null: one per usable CPU. The order does not depend on it."""
 
     def __post_init__(self) -> None:
+        if (self.from_step is None) == (self.from_stage is None):
+            raise ValueError("give from_step=N, the first step that has not been read, or from_stage=N, not both")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1, or null to keep the parent's")
 
@@ -71,15 +75,11 @@ class ReplanSettings:
 def run(settings: ReplanSettings) -> Order:
     """Write the child ORDER, or open it if it already exists."""
     parent = Order.open(settings.order)
-    if not 0 < settings.from_step < parent.steps:
-        raise ValueError(
-            f"from_step={settings.from_step} must lie between 0 and the {parent.steps} steps of {settings.order}: "
-            "it is the first step that has not been read"
-        )
+    from_step = _first_step(settings, parent)
     columns = _columns(settings, parent)
     inputs = {**columns.inputs, **settings.preference.inputs, "parent": parent.fingerprint}
-    places = ("order", "tokens", "scores", "own_scores", "output", "workers")
-    config = {key: value for key, value in asdict(settings).items() if key not in places}
+    places = ("order", "tokens", "scores", "own_scores", "output", "workers", "from_stage")
+    config = {key: value for key, value in asdict(settings).items() if key not in places} | {"from_step": from_step}
     batch_size = settings.batch_size or parent.batch_size
     config |= {"batch_size": batch_size, "slice": parent.manifest.facts["slice"]}
     config |= record(settings.preference) | ties(settings.preference)
@@ -88,10 +88,10 @@ def run(settings: ReplanSettings) -> Order:
         log.info("order %s is complete and up to date: reused", folder)
         warn_of_scores(columns)
         return Order.open(folder)
-    cursor = parent.cursor_after(settings.from_step)
+    cursor = parent.cursor_after(from_step)
     head_N = times_of(parent, 0, cursor, columns.samples)
     tail_N = times_of(parent, cursor, len(parent), columns.samples)
-    seed = key_of(settings.seed, "replan", settings.from_step)
+    seed = key_of(settings.seed, "replan", from_step)
     layout = Layout(
         settings.preference,
         columns,
@@ -108,7 +108,7 @@ def run(settings: ReplanSettings) -> Order:
         Arrangement(layout, batch_size, seed, draft.path) as tail,
         OrderWriter(draft, columns.samples, before + layout.cells, hashed=hashed) as writer,
     ):
-        for plan_SC, counts_SC in _head_steps(parent, settings.from_step):
+        for plan_SC, counts_SC in _head_steps(parent, from_step):
             writer.steps(*(np.pad(table, ((0, 0), (0, layout.cells))) for table in (plan_SC, counts_SC)))
         writer.steps(*(np.pad(table, ((0, 0), (before, 0))) for table in (tail.plan_SC, tail.counts_SC)))
         for start in range(0, cursor, POSITIONS_AT_ONCE):
@@ -119,7 +119,7 @@ def run(settings: ReplanSettings) -> Order:
             writer.positions(ids, cells.astype(np.int64) + before)
             used_N[ids] = True
         different = int(np.count_nonzero(used_N))
-        facts = _facts(parent, tail, settings.from_step, batch_size, different, int(tail_N.sum()))
+        facts = _facts(parent, tail, from_step, batch_size, different, int(tail_N.sum()))
         draft.facts.update(writer.finish(), **facts)
         draft.facts.update(joined([of_order(parent.manifest.facts), findings_of(columns)]).as_fact())
     child = Order.open(folder)
@@ -127,11 +127,11 @@ def run(settings: ReplanSettings) -> Order:
     log.info(
         "order %s: steps 1 to %s as in %s (%s samples read), %s samples left in %s new steps of %s",
         folder,
-        settings.from_step,
+        from_step,
         settings.order,
         audit["read"],
         audit["left"],
-        child.steps - settings.from_step,
+        child.steps - from_step,
         child.batch_size,
     )
     if len(child) != len(parent):
@@ -142,6 +142,24 @@ def run(settings: ReplanSettings) -> Order:
         )
     warn_of_scores(columns)
     return child
+
+
+def _first_step(settings: ReplanSettings, parent: Order) -> int:
+    """Return the first step of the tail. Raises ValueError unless the parent has steps before and after it."""
+    ends, stage = parent.stage_ends, settings.from_stage
+    if stage is not None and not 0 < stage < len(ends):
+        raise ValueError(
+            f"from_stage={stage} must be at least 1 and below the {len(ends)} stages of {settings.order}: the tail "
+            "follows the end of that stage"
+        )
+    step = ends[stage - 1] if stage is not None else settings.from_step
+    assert step is not None, "one of them is given"
+    if not 0 < step < parent.steps:
+        raise ValueError(
+            f"from_step={step} must lie between 0 and the {parent.steps} steps of {settings.order}: it is the first "
+            "step that has not been read"
+        )
+    return step
 
 
 def times_of(order: Order, start: int, stop: int, samples: int) -> NDArray[np.uint8]:

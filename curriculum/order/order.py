@@ -216,5 +216,14 @@ def ancestors(order: Order) -> list[str]:
 
 def replanned_at(order: Order) -> int | None:
     """Return the cursor up to which a replanned order is its parent's."""
+    return _replan_fact(order, "cursor")
+
+
+def replan_step(order: Order) -> int | None:
+    """Return the step up to which a replanned order is its parent's."""
+    return _replan_fact(order, "step")
+
+
+def _replan_fact(order: Order, key: str) -> int | None:
     point = order.manifest.facts.get("replanned_at")
-    return point.get("cursor") if isinstance(point, dict) else None
+    return point.get(key) if isinstance(point, dict) else None

@@ -1,14 +1,11 @@
 """The branches of a probe: what each reads, and the folder and command of the run that it is.
 
-A branch's RUN begins as the trunk was at the checkpoint: its checkpoint, its records up to there and its run.json. So
-an ordinary `pdpc train` resumes it, with an order that goes on differently.
+A branch is an ordinary `pdpc train branch_of=TRUNK`: it begins as the trunk was at the checkpoint, with an order that
+differs from there on.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact.create import publish
-from curriculum.artifact.drafts import draft_of, remove_abandoned
-from curriculum.artifact.files import write_text
 from launch.probe.trunk import Trunk
 from launch.study.file import words_of
 from launch.study.steps import Step
-from train.records.layout import CHECKPOINTS, RUN
-from train.records.run_json import as_text, checksum_of
 
 CONSTANT = {
     "schedule.name": "constant",
@@ -106,55 +98,9 @@ def step_of(branch: Branch, trunk: Trunk, words: Sequence[str], rate: float, wid
         **CONSTANT,
         **ONE_CHECKPOINT,
         "tracker.name": "none",
-        "accept_change": ["arm", "optimizer.lr", *CONSTANT],
+        "branch_of": str(trunk.folder),
+        "accept_change": ["optimizer.lr", *CONSTANT],
     }
     taken = [word for word in words if word.partition("=")[0] not in own]
     plain = {key: value.replace("$", "$$") if isinstance(value, str) else value for key, value in own.items()}
     return Step(branch.name, "train", [*taken, *words_of(plain, {})], run_of(output, branch), [], width)
-
-
-def begin(branch: Branch, trunk: Trunk, output: Path) -> None:
-    """Make the RUN of a branch as the trunk was at the checkpoint, unless it exists. Checkpoint files are hard links
-    where the file system has them, else copies."""
-    folder = run_of(output, branch)
-    if folder.exists():
-        return
-    source = trunk.checkpoints[branch.from_step]
-    sealed = trunk.checkpoint(branch.from_step).facts.get("records", {})
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(folder.parent, folder.name)
-    draft = draft_of(folder)
-    try:
-        there = draft / CHECKPOINTS / source.name
-        there.mkdir(parents=True)
-        for path in sorted(source.iterdir()):
-            _link(path, there / path.name)
-        for name, entry in sealed.items():
-            (draft / name).parent.mkdir(parents=True, exist_ok=True)
-            _copy_start(trunk.folder / name, draft / name, int(entry["bytes"]))
-        facts = {key: value for key, value in trunk.facts.items() if key not in ("cursor", "consumed_hash", "checksum")}
-        facts["lives"] = [life for life in facts.get("lives", []) if life["step"] <= branch.from_step]
-        facts["status"] = f"branched from {trunk.folder} at step {branch.from_step}"
-        facts = json.loads(json.dumps(facts))
-        write_text(draft / RUN, as_text({**facts, "checksum": checksum_of(facts)}))
-        publish(draft, folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-
-
-def _link(path: Path, target: Path) -> None:
-    try:
-        os.link(path, target)
-    except OSError:
-        _copy_start(path, target, path.stat().st_size)
-
-
-def _copy_start(path: Path, target: Path, size: int) -> None:
-    """Copy the first `size` bytes of a file; of one that is shorter or missing, what there is."""
-    with open(target, "xb") as new:
-        if path.is_file():
-            with open(path, "rb") as old:
-                while size > 0 and (block := old.read(min(size, 8 << 20))):
-                    new.write(block)
-                    size -= len(block)

@@ -21,7 +21,7 @@ from curriculum.artifact.outputs import BYSTANDERS, check_free
 from curriculum.preference.base import ScoreCut
 from curriculum.tokens.tokens import Tokens
 from launch.cluster.machines import Local
-from launch.probe.branches import Branch, begin, design, emphases, order_of, run_of, step_of
+from launch.probe.branches import Branch, design, emphases, order_of, run_of, step_of
 from launch.probe.fit import as_csv
 from launch.probe.plan import show_plan
 from launch.probe.preferred import Measured
@@ -141,13 +141,7 @@ def write_orders(probe: Probe, output: Path) -> None:
 
 def run_branches(probe: Probe, output: Path, at_once: int | None) -> int:
     """Run the branches that are missing; return 0, or the exit code of the first that failed."""
-    by_name = {one.name: one for one in probe.branches}
-
-    def started(step: Step) -> list[str]:
-        begin(by_name[step.name], probe.trunk, output)
-        return command(step)
-
-    return Runner(output, probe.commands, room(Local()), at_once, started).run()
+    return Runner(output, probe.commands, room(Local()), at_once, command).run()
 
 
 def results_of(probe: Probe, settings: ProbeSettings, output: Path) -> Results:

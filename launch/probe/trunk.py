@@ -118,7 +118,7 @@ def train_words(trunk: Trunk) -> list[str]:
     initial = trunk.facts.get("initial")
     if initial is not None:
         found["init"] = str(initial["folder"]).replace("$", "$$")
-    for key in ("output", "arm", "data.order", "data.tokens", "data.scores", "accept_change"):
+    for key in ("output", "arm", "data.order", "data.tokens", "data.scores", "branch_of", "accept_change"):
         found.pop(key, None)
     return words_of(found, {})
 

@@ -62,7 +62,7 @@ class Study:
     train: Settings
     """Settings of `train` for all runs."""
     arms: dict[str, Settings]
-    """Settings of `arrange` by arm."""
+    """Settings of `arrange` by arm, or of `replan`: an arm with `order: $ARM` branches from the runs of that arm."""
     schedules: dict[str, Settings]
     """Settings of `train` by schedule."""
     digest: str
@@ -81,7 +81,7 @@ def read_study(path: Path) -> Study:
         study = _study(content, hash_file(path).xxh3_128)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    check_texts(path, text, content, ".", partial(_kind, steps=study.steps))
+    check_texts(path, text, content, ".", partial(_kind, steps=study.steps, arms=study.arms))
     from yaml import BaseLoader, compose
 
     try:
@@ -128,7 +128,18 @@ def names_in(settings: Settings) -> set[str]:
     return {match.group(1) for text in texts(settings) for match in VARIABLE.finditer(text)} - {"$"}
 
 
-def _kind(key: str, steps: Mapping[str, tuple[str, Settings]]) -> Any:
+def verb_of(arm: Settings) -> str:
+    """Return the verb that makes the orders of an arm: replan, if it names the `order` whose tail it replans."""
+    return "replan" if "order" in arm else "arrange"
+
+
+def trunk_of(study: Study, arm: str) -> str | None:
+    """Return the arm whose runs those of `arm` branch from: the one whose order it replans; None if it replans none."""
+    parent = study.arms[arm].get("order")
+    return parent[1:] if isinstance(parent, str) else None
+
+
+def _kind(key: str, steps: Mapping[str, tuple[str, Settings]], arms: Mapping[str, Settings]) -> Any:
     """Return the type of a setting by its place in the file, such as train.seq_len or arms.late.preference; or None."""
     from launch.cli import VERBS
 
@@ -139,6 +150,7 @@ def _kind(key: str, steps: Mapping[str, tuple[str, Settings]]) -> Any:
     if section not in ("order", "train"):
         name, _, rest = rest.partition(".")
         verb = steps[name][0] if section == "steps" and name else verb
+        verb = verb_of(arms[name]) if section == "arms" and name else verb
     if verb is None or not rest:
         return None
     schema, _, choices = VERBS[verb].load()
@@ -259,6 +271,12 @@ def _check_names(
     parts += [("order", order, known), ("train", train, known)]
     earlier: set[str] = set()
     for name, settings in arms.items():
+        if "order" in settings and settings["order"] not in {f"${arm}" for arm in earlier}:
+            names = ", ".join(f"${arm}" for arm in earlier) or "none yet"
+            raise ValueError(
+                f"arms.{name}.order: {settings['order']!r} must be an earlier arm, from whose runs those of {name} "
+                f"branch: one of {names}"
+            )
         parts.append((f"arms.{name}", settings, known | earlier))
         earlier.add(name)
     parts += [(f"schedules.{name}", settings, known) for name, settings in schedules.items()]

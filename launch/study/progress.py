@@ -14,7 +14,7 @@ from rich.console import Console
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import read_manifest
 from curriculum.work.progress import Meter, duration
-from launch.study.steps import Run, Steps
+from launch.study.steps import Run, Step, Steps
 
 LAST_BYTES = 1 << 16
 """End of metrics.jsonl in which the last record is looked for."""
@@ -66,7 +66,7 @@ class StudyProgress(Meter):
         size = size_of(run, self._steps, self._sizes)
         if run.step.name in self._done and size is not None:
             return size
-        return tokens_read(run.step.output)
+        return max(0, tokens_read(run.step.output) - shared_tokens(run, self._steps))
 
 
 def expected_tokens(steps: Steps, sizes: dict[str, int]) -> int | None:
@@ -76,18 +76,33 @@ def expected_tokens(steps: Steps, sizes: dict[str, int]) -> int | None:
 
 
 def size_of(run: Run, steps: Steps, sizes: dict[str, int]) -> int | None:
-    """Return the tokens of a run: its samples times their length; None if its order has not been made.
+    """Return the tokens that a run trains on: its samples times their length, for a branch those after the trunk's.
 
-    `sizes` keeps them by order.
+    None if its order has not been made. `sizes` keeps them by order.
     """
-    name = f"order_{run.arm}_{run.seed}"
-    if name not in sizes:
-        order = next(step for step in steps.all if step.name == name)
+    order = _order_of(run, steps)
+    if order.name not in sizes:
         with suppress(ArtifactError):
             facts = read_manifest(order.output, "order").facts
             if facts.get("seq_len"):  # an order without tokens does not know it
-                sizes[name] = int(facts["samples"]) * int(facts["seq_len"])
-    return sizes.get(name)
+                sizes[order.name] = int(facts["samples"]) * int(facts["seq_len"]) - shared_tokens(run, steps)
+    return sizes.get(order.name)
+
+
+def shared_tokens(run: Run, steps: Steps) -> int:
+    """Return the tokens that a branch has from its trunk; 0 for other runs."""
+    order = _order_of(run, steps)
+    if order.verb != "replan":
+        return 0
+    with suppress(ArtifactError):
+        facts = read_manifest(order.output, "order").facts
+        return int(facts["replanned_at"]["cursor"]) * int(facts.get("seq_len") or 0)
+    return 0
+
+
+def _order_of(run: Run, steps: Steps) -> Step:
+    name = f"order_{run.arm}_{run.seed}"
+    return next(step for step in steps.all if step.name == name)
 
 
 def tokens_read(run: Path) -> int:

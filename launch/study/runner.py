@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.2
 SHOWN_LINES = 15
 """Last lines of the log of a failed step that are shown."""
-KINDS = {"prepare": "tokens", "adopt": "tokens", "arrange": "order", "score": "scores"}
+KINDS = {"prepare": "tokens", "adopt": "tokens", "arrange": "order", "replan": "order", "score": "scores"}
 """Verbs whose output is an artifact, with its kind."""
 REMAKE = "restore it, or remove it to make it again"
 PR_SET_PDEATHSIG = 1

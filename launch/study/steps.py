@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.study.file import Study, names_in, words_of
+from launch.study.file import Study, names_in, trunk_of, verb_of, words_of
+
+INPUTS = ("tokens", "scores", "own_scores", "nonfinite")
+"""Settings for all arms that `pdpc replan` has too; the others are the parent's."""
 
 Compose = Callable[[str, Sequence[str]], Any]
 """Returns the settings of a verb with overrides; raises ValueError if they are invalid."""
@@ -85,21 +88,32 @@ def steps_of(study: Study, folder: Path, compose: Compose, width: Callable[[Any]
     for seed in study.seeds:
         orders = {arm: folder / "orders" / f"{arm}_{seed}" for arm in study.arms}
         for arm, own in study.arms.items():
-            shared = {} if "twin" in own else study.order  # a twin takes everything from its parent
-            settings = {**shared, **own, "seed": seed}
-            name = f"order_{arm}_{seed}"
+            settings = {**_shared(study, own), **own, "seed": seed}
+            name, verb = f"order_{arm}_{seed}", verb_of(own)
             needs = [*_needed(settings, study.steps), *(f"order_{other}_{seed}" for other in _arms_in(own, study))]
-            add(name, "arrange", words_of(settings, outputs | orders), orders[arm], needs, f"order_{arm}")
+            add(name, verb, words_of(settings, outputs | orders), orders[arm], needs, f"order_{arm}")
         for schedule, own in study.schedules.items():
             for arm in study.arms:
                 settings = {**study.train, **own, "seed": seed, "arm": arm, "data.order": str(orders[arm])}
                 name = f"{arm}_{schedule}_{seed}"
                 needs = [*_needed(settings, study.steps), f"order_{arm}_{seed}"]
+                if trunk := trunk_of(study, arm):
+                    settings["branch_of"] = str(folder / "runs" / f"{trunk}_{schedule}_{seed}")
+                    needs.append(f"run_{trunk}_{schedule}_{seed}")
                 words, output = words_of(settings, outputs), folder / "runs" / name
                 runs.append(
                     Run(arm, schedule, seed, add(f"run_{name}", "train", words, output, needs, f"run_{schedule}"))
                 )
     return Steps(list(made.values()), runs)
+
+
+def _shared(study: Study, arm: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings for all arms that this one has too; a twin takes everything from its parent."""
+    if "twin" in arm:
+        return {}
+    if verb_of(arm) == "replan":
+        return {key: value for key, value in study.order.items() if key in INPUTS}
+    return study.order
 
 
 def _needed(settings: Mapping[str, Any], steps: Mapping[str, Any]) -> list[str]:

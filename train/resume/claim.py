@@ -18,6 +18,7 @@ from train.distributed.exit_codes import REFUSED, Refused
 from train.distributed.world import World
 from train.inputs import Inputs, check_scores, verify_inputs
 from train.records.layout import CHECKPOINTS
+from train.resume.branching import begin_branch
 from train.resume.identity import Change, is_accepted
 from train.resume.lineage import check_resume, conversion, work_split
 from train.resume.rate import check_rate
@@ -77,6 +78,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
     }
     claimed: RunFolder | None = None
     try:
+        begin_branch(settings, inputs.order, folder)
         claimed = RunFolder.claim(folder)
         attempts = claimed.facts.get("lives", [])
         found = None if claimed.finished else checkpoint.newest(folder / CHECKPOINTS)

@@ -174,7 +174,8 @@ def admit(
     Raises ChangedRun. An unfinished run may resume with an order replanned from its own: `check_resume` compares the
     consumed part.
     """
-    asked, accept, over = facts_of(settings, inputs), settings.accept_change, facts.get("status") == "finished"
+    asked, over = facts_of(settings, inputs), facts.get("status") == "finished"
+    accept = [*settings.accept_change, *(["arm"] if settings.branch_of else [])]
 
     def differences(old: Mapping[str, Any]) -> list[Change]:
         replanned = not over and old["fingerprints.order"] in inputs.ancestors

@@ -105,6 +105,9 @@ class TrainSettings:
     """Start from the mean of this many newest checkpoints of the run in `init`."""
     init_rope: bool = field(default=False, metadata=FREE)
     """Train with the rotary positions of `model`, although `init` has others: for longer samples."""
+    branch_of: str | None = field(default=None, metadata=FREE)
+    """RUN to branch from: this run begins as that one was at the step at which `data.order` was replanned from its
+    order, which must be a checkpoint that it keeps; null: begin at step 0."""
     objective: str = field(default="language_model", metadata=BINDS)
     """What training minimises: language_model (next-token prediction)."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -182,6 +185,8 @@ class TrainSettings:
             raise ValueError(f"verify_mb={self.verify_mb} must not be negative")
         if self.init == "":
             raise ValueError("init is empty: name a folder, or write init=null for random weights")
+        if self.branch_of == "":
+            raise ValueError("branch_of is empty: name a RUN folder, or write branch_of=null to begin at step 0")
         if not self.output:
             raise ValueError("output is empty: name the RUN folder")
         if not self.arm:

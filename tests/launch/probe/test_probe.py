@@ -17,7 +17,7 @@ from curriculum.preference import Table
 from curriculum.tokens.tokens import Tokens
 from launch.cli import main
 from launch.probe import probe as module
-from launch.probe.branches import begin, order_of, run_of
+from launch.probe.branches import order_of, run_of
 from launch.probe.probe import prepared
 from launch.probe.settings import ProbeSettings
 from tests.torture.runs import PATIENCE_S, Material
@@ -58,11 +58,14 @@ import json, sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from train.records.run_json import as_text, checksum_of, read_run
+from train.resume.branching import copy_at
 folder, step, share, wanted = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
 with open(folder.parent.parent.parent / "calls", "a") as file:
     file.write(folder.name + "\\n")
 if sys.argv[5] == folder.name:
     raise SystemExit(3)
+trunk = Path(sys.argv[6])
+copy_at(trunk, trunk / "checkpoints" / f"step_{{step:08d}}", folder)
 facts = {{**read_run(folder), "status": "finished"}}
 (folder / "run.json").write_text(as_text({{**facts, "checksum": checksum_of(facts)}}))
 record = {{"kind": "stage", "stage": 1, "step": step + 1, "tokens": (step + 1) * 192}}
@@ -72,14 +75,15 @@ with open(folder / "metrics.jsonl", "a") as file:
 
 
 @pytest.fixture
-def learner(monkeypatch):
+def learner(place, monkeypatch):
     """Put a learner in the place of training that prefers the share 0.1 + 0.8 p; return the branch that fails."""
     failing = [""]
 
     def command(step):
         _, number, _, share, _ = step.name.split("_")
         wanted = 0.1 + 0.8 * int(number) / 12
-        return [sys.executable, "-c", LEARNER, str(step.output), number, share, str(wanted), failing[0]]
+        arguments = [step.output, number, share, wanted, failing[0], place / "run"]
+        return [sys.executable, "-c", LEARNER, *map(str, arguments)]
 
     monkeypatch.setattr(module, "command", command)
     return failing
@@ -137,11 +141,7 @@ def test_a_real_branch_resumes_the_run_at_its_rate_on_unread_data(forks, place, 
     left = unread(made.trunk.order, made.cells, one.from_step, one.seed)
     write_branch(made.trunk.order, made.cells, left, 1, np.array(one.shares), 0, order_of(tmp_path, one))
     before = {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()}
-    begin(one, made.trunk, tmp_path)
     folder = run_of(tmp_path, one)
-    begun = (folder / "run.json").read_bytes()
-    begin(one, made.trunk, tmp_path)
-    assert (folder / "run.json").read_bytes() == begun
 
     given = [word for word in step.words if not word.startswith("output=")]
     arguments = {"words": given, "output": str(folder)}

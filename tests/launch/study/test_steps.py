@@ -48,6 +48,22 @@ def test_a_twin_takes_everything_from_its_parent(tmp_path: Path) -> None:
     assert order.needs == ["order_late_1"]
 
 
+def test_an_arm_that_branches_from_the_runs_of_another(tmp_path: Path) -> None:
+    late = {"order": "$shuffled", "from_stage": 1, "preference": "sorted", "preference.score": "pd"}
+    study = read_study(written(tmp_path, arms={"shuffled": {"preference": "shuffled"}, "late": late}))
+    steps = steps_of(study, Path("out"), composed, width)
+    order = next(step for step in steps.all if step.name == "order_late_1")
+    assert order.verb == "replan"
+    assert order.needs == ["tokens", "order_shuffled_1"]
+    assert {"order=out/orders/shuffled_1", "tokens=out/tokens", "from_stage=1"} <= set(order.words)
+    assert not any(word.startswith(("batch_size=", "stages=")) for word in order.words)  # those of the parent
+    run = next(one for one in steps.runs if (one.arm, one.seed) == ("late", 1)).step
+    assert "branch_of=out/runs/shuffled_default_1" in run.words
+    assert run.needs == ["tokens", "order_late_1", "run_shuffled_default_1"]
+    with pytest.raises(ValueError, match=r"arms\.late\.order: '\$tokens' must be an earlier arm, .* one of \$shuffled"):
+        read_study(written(tmp_path, arms={"shuffled": {}, "late": {**late, "order": "$tokens"}}))
+
+
 def test_settings_are_checked_before_anything_starts(tmp_path: Path) -> None:
     study = read_study(written(tmp_path))
     assert steps_of(study, Path("out"), composed, width).runs

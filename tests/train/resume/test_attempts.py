@@ -1,10 +1,12 @@
-"""Attempts of one run, in real ranks: a change is rejected by all of them, or accepted on record."""
+"""Attempts of one run, in real ranks: a change is rejected by all of them, or accepted on record; and its branches."""
 
 import json
+import re
 import shutil
 
 import pytest
 
+from curriculum.order.consumed import as_hex, order_hash
 from tests.torture.runs import PATIENCE_S, Material
 from train import checkpoint
 from train.distributed.exit_codes import CHANGED, REFUSED
@@ -154,3 +156,33 @@ def test_other_versions_are_a_warning(forks, material, folder):
     codes, told = life(forks, material, folder, ranks=1)
     assert codes == [0], told
     assert told.count("torch was 1.0 and is ") == 1
+
+
+def test_a_branch_begins_as_its_trunk_was_and_leaves_it_as_it_is(forks, material, begun, tmp_path, replanned):
+    child = replanned(material.order, tmp_path / "child", 4 * material.order.batch_size)
+    before = {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()}
+    words = [f"data.order={child.folder}", f"branch_of={begun}", "arm=branch"]
+    codes, told = life(forks, material, tmp_path / "branch", *words)
+    assert codes == [0, 0], told
+    assert "resumed from step 4" in told
+    assert {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()} == before
+    facts = read_run(tmp_path / "branch")
+    assert (facts["status"], facts["arm"], facts["cursor"]) == ("finished", "branch", len(child))
+    assert facts["branch"] == {"of": str(begun), "step": 4, "order": material.order.fingerprint}
+    assert facts["consumed_hash"] == as_hex(order_hash(child, len(child)))
+    codes, told = life(forks, material, tmp_path / "branch", f"data.order={child.folder}", "arm=branch", ranks=1)
+    assert codes == [0], told  # finished, whether the trunk is named or not
+
+
+def test_a_branch_that_cannot_be_is_refused_by_all_ranks(forks, material, begun, folder, tmp_path, replanned):
+    child = replanned(material.order, tmp_path / "child", 5 * material.order.batch_size)
+    for order, output, said in (
+        (child, tmp_path / "branch", r"keeps no checkpoint of step 5, .* \(it keeps 3, 4\): replan at one of those"),
+        (material.order, tmp_path / "branch", "was not replanned from the order of that run"),
+        (child, folder, "holds a run that is not a branch: choose another output"),
+    ):
+        codes, told = life(forks, material, output, f"data.order={order.folder}", f"branch_of={begun}", "arm=branch")
+        assert codes == [REFUSED, REFUSED], told
+        assert re.search(said, told)
+        assert "Traceback" not in told
+    assert not (tmp_path / "branch").exists()

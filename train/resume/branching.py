@@ -15,13 +15,16 @@ from typing import Any
 
 from curriculum.artifact.create import publish
 from curriculum.artifact.drafts import draft_of, remove_abandoned
-from curriculum.artifact.files import ArtifactError, write_text
+from curriculum.artifact.files import ArtifactError, copy_file, write_text
 from curriculum.artifact.manifest import open_manifest
 from curriculum.order.order import Order, ancestors, replan_step
 from train import checkpoint
-from train.records.layout import CHECKPOINTS, RUN
+from train.evaluation.answers import answers_path
+from train.records.layout import CHECKPOINTS, METRICS, RUN, WANDB_ID
 from train.records.run_json import as_text, checksum_of, read_run
 from train.settings import TrainSettings
+from train.tracking import read_metrics
+from train.tracking.metrics import supersede_record
 
 KEEP = "checkpoints.keep_every=N or checkpoints.keep_stages=true"
 OF_THE_END = ("cursor", "consumed_hash", "checksum")
@@ -85,10 +88,13 @@ def copy_at(trunk: Path, at: Path, output: Path) -> None:
         there.mkdir(parents=True)
         for path in sorted(at.iterdir()):
             _link(path, there / path.name)
-        for name, entry in manifest.facts.get("records", {}).items():
+        step, records = int(manifest.facts["step"]), dict(manifest.facts.get("records", {}))
+        records.pop(WANDB_ID, None)  # a branch is a W&B run of its own
+        for name, entry in records.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             _copy_start(trunk / name, draft / name, int(entry["bytes"]))
-        facts = _facts(trunk, int(manifest.facts["step"]))
+        _copy_evaluation(trunk, step, draft)
+        facts = _facts(trunk, step)
         write_text(draft / RUN, as_text({**facts, "checksum": checksum_of(facts)}))
         if output.is_dir():
             output.rmdir()
@@ -96,6 +102,19 @@ def copy_at(trunk: Path, at: Path, output: Path) -> None:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def _copy_evaluation(trunk: Path, step: int, output: Path) -> None:
+    """Copy the evaluation of a step, which was made after its checkpoint, if that ended a stage."""
+    answers = answers_path(trunk, step)
+    if not answers.is_file():
+        return
+    for record in read_metrics(trunk / METRICS):
+        if (record["kind"], record["step"]) == ("stage", step):
+            supersede_record(output / METRICS, record)
+    copied = answers_path(output, step)
+    copied.parent.mkdir()
+    copy_file(answers, copied)
 
 
 def _facts(trunk: Path, step: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from train.config.packages import code_fingerprint, drift
 from train.distributed.exit_codes import REFUSED, Refused
 from train.distributed.world import World
 from train.inputs import Inputs, check_scores, verify_inputs
-from train.records.layout import CHECKPOINTS
+from train.records.layout import CHECKPOINTS, WANDB_ID
 from train.resume.branching import begin_branch
 from train.resume.identity import Change, is_accepted
 from train.resume.lineage import check_resume, conversion, work_split
@@ -95,6 +95,7 @@ def _claim(folder: Path, settings: TrainSettings, inputs: Inputs, world: World) 
             accepted += check_rate(found, settings, inputs, claimed.facts)
         step = checkpoint.step_of(found) if found else 0
         restarted = {name for attempt in attempts if attempt["step"] == step for name in attempt.get("set_aside", [])}
+        restarted |= {WANDB_ID} if "branch" in claimed.facts else set()  # a W&B run of its own, not the trunk's
         damaged = checkpoint.damaged_records(folder, manifest, restarted)
         checkpoint.set_aside(folder, damaged)
         recorded = claimed.facts.get("versions") or (manifest.facts.get("versions", {}) if manifest else {})

@@ -10,8 +10,12 @@ from curriculum.order.consumed import as_hex, order_hash
 from tests.torture.runs import PATIENCE_S, Material
 from train import checkpoint
 from train.distributed.exit_codes import CHANGED, REFUSED
-from train.records.layout import CHECKPOINTS, RUN
+from train.evaluation.answers import answers_path
+from train.records.layout import CHECKPOINTS, METRICS, RUN, WANDB_ID
 from train.records.run_json import read_run
+from train.resume.branching import copy_at
+from train.tracking import read_metrics
+from train.tracking.metrics import as_line
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +190,18 @@ def test_a_branch_that_cannot_be_is_refused_by_all_ranks(forks, material, begun,
         assert re.search(said, told)
         assert "Traceback" not in told
     assert not (tmp_path / "branch").exists()
+
+
+def test_a_branch_has_the_evaluation_of_its_first_step_and_a_wandb_run_of_its_own(folder, tmp_path):
+    metrics, step = folder / METRICS, {"step": 4, "tokens": 768}
+    with open(metrics, "a") as file:
+        file.write(f"{as_line({'kind': 'stage', **step, 'val/loss': 2.5})}{as_line({'kind': 'train', 'step': 5})}")
+    answers_path(folder, 4).parent.mkdir(exist_ok=True)
+    answers_path(folder, 4).write_bytes(b"answers")
+    (folder / WANDB_ID).write_text("trunk\n")
+    copy_at(folder, folder / CHECKPOINTS / "step_00000004", tmp_path / "branch")
+    records = read_metrics(tmp_path / "branch" / METRICS)
+    assert [record["val/loss"] for record in records if record["kind"] == "stage"] == [2.5]
+    assert max(record["step"] for record in records) == 4
+    assert answers_path(tmp_path / "branch", 4).read_bytes() == b"answers"
+    assert not (tmp_path / "branch" / WANDB_ID).exists()

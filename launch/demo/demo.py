@@ -1,7 +1,8 @@
 """`pdpc demo`: the full pipeline on text found on this machine, in one command.
 
 Three arms read the same samples once: shuffled; late, which reads one source late and is to gain on that source; and
-pdpc, the order by PD.
+pdpc, the order by PD. The last two branch from the shuffled runs at half their samples, so that their differences are
+those of the second half only, without the noise that the first half leaves in a run.
 
 Each step is an ordinary verb whose command line is printed before it runs. Complete artifacts are reused, so a killed
 demo resumes where it stopped.
@@ -31,7 +32,7 @@ TARGET = "package_descriptions"
 TARGET_VALIDATION = 0.2
 """Fraction of the target's documents that is held out: its loss decides, so that it needs more than the others."""
 LATE = {0.0: 0.1, 0.6: 0.3, 1.0: 4.0}
-"""The target's share of a batch in the arm `late`, by progress, relative to its share of the corpus."""
+"""The target's share of a batch in the arm `late`, by progress of the second half, relative to that of the corpus."""
 BENCHMARK = "continuation"
 OWN = (
     *("text", "tokens", "scores", "benchmark", "tokens.chunks", "scores.chunks", "order_*", "reference_*", "run_*"),
@@ -60,8 +61,8 @@ class DemoSettings:
     """Labels per sample; a sample holds one more token."""
     batch_size: int = 8
     """Samples per global batch."""
-    stages: int = 3
-    """Stages per run."""
+    stages: int = 4
+    """Stages per run, an even number: the arms branch at half of the run."""
     reference_fraction: float = 0.55
     """Fraction of the documents used only to train the reference models."""
     validation_fraction: float = 0.08
@@ -77,6 +78,8 @@ class DemoSettings:
     `text` no such arm."""
 
     def __post_init__(self) -> None:
+        if self.stages % 2:
+            raise ValueError(f"stages={self.stages} must be even: the arms branch at half of the run")
         for key in ("processes", "seeds", "vocabulary", "seq_len", "batch_size", "stages", "questions"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
@@ -186,28 +189,41 @@ def references(settings: DemoSettings, root: Path) -> list[list[str]]:
 
 
 def arms(settings: DemoSettings, root: Path) -> Steps:
-    """Return the orders and runs of all arms and seeds."""
-    tokens, scores = quoted(f"{root}/tokens"), quoted(f"{root}/scores")
-    preferences = {"shuffled": ["preference=shuffled"]}
-    if settings.late is not None:
-        preferences["late"] = _late(settings.late, root)
-    preferences["pdpc"] = ["preference=pdpc"]
-    tasks = [f"benchmarks.task_paths=[{quoted((root / 'benchmark').absolute())}]", f"benchmarks.tasks=[{BENCHMARK}]"]
+    """Return the orders and runs of all arms and seeds: the shuffled runs, then those that branch from them."""
+    data = [f"tokens={quoted(root / 'tokens')}", f"scores={quoted(root / 'scores')}"]
     steps, runs = [], []
-    for number in range(settings.seed, settings.seed + settings.seeds):
-        for arm, preference in preferences.items():
-            order = root / f"order_{arm}_{number}"
-            words = [f"tokens={tokens}", f"scores={scores}", *preference, f"stages={settings.stages}"]
-            words += [f"batch_size={settings.batch_size}", f"seed={number}", f"output={quoted(order)}"]
-            steps.append(Step(order.name, "arrange", words, order, [], 1))
-            run = root / f"run_{arm}_{number}"
-            words = ["experiment=demo", "processes=1", "threads=1", f"data.tokens={tokens}", "tracker.group=demo"]
-            words += [f"seed={number}", f"arm={arm}", f"data.order={quoted(order)}", f"data.scores={scores}"]
-            words.append("accept_scores=true")  # a demo of tiny models goes on; its report says what is wrong with them
-            words += [*tasks, f"output={quoted(run)}"]
-            steps.append(Step(run.name, "train", words, run, [order.name], 1))
-            runs.append(Run(arm, "", number, steps[-1]))
+
+    def add(arm: str, seed: int, verb: str, arrange: list[str], train: list[str], needs: list[str]) -> None:
+        order, run = root / f"order_{arm}_{seed}", root / f"run_{arm}_{seed}"
+        words = [*data, *arrange, f"seed={seed}", f"output={quoted(order)}"]
+        steps.append(Step(order.name, verb, words, order, needs[:1], 1))
+        words = [*_training(settings, root), f"seed={seed}", f"arm={arm}", f"data.order={quoted(order)}", *train]
+        words.append(f"output={quoted(run)}")
+        steps.append(Step(run.name, "train", words, run, [order.name, *needs[1:]], 1))
+        runs.append(Run(arm, "", seed, steps[-1]))
+
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    shuffled = ["preference=shuffled", f"stages={settings.stages}", f"batch_size={settings.batch_size}"]
+    for seed in seeds:
+        add("shuffled", seed, "arrange", shuffled, ["checkpoints.keep_stages=true"], [])
+    branches = {"pdpc": ["preference=pdpc"]}
+    if settings.late is not None:
+        branches = {"late": _late(settings.late, root), **branches}
+    for seed in seeds:
+        order, run = root / f"order_shuffled_{seed}", root / f"run_shuffled_{seed}"
+        replan = [f"order={quoted(order)}", f"from_stage={settings.stages // 2}"]
+        for arm, preference in branches.items():
+            train = [f"branch_of={quoted(run)}"]
+            add(arm, seed, "replan", [*replan, *preference], train, [order.name, run.name])
     return Steps(steps, runs)
+
+
+def _training(settings: DemoSettings, root: Path) -> list[str]:
+    """Return the settings of training that all arms share."""
+    tasks = [f"benchmarks.task_paths=[{quoted((root / 'benchmark').absolute())}]", f"benchmarks.tasks=[{BENCHMARK}]"]
+    data = [f"data.tokens={quoted(root / 'tokens')}", f"data.scores={quoted(root / 'scores')}"]
+    # a demo of tiny models goes on with unusable scores; its report says what is wrong with them
+    return ["experiment=demo", "processes=1", "threads=1", *data, "accept_scores=true", "tracker.group=demo", *tasks]
 
 
 def _run_at_once(steps: Steps, root: Path) -> int:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launch.probe.trunk import Trunk
-from launch.study.file import words_of
 from launch.study.steps import Step
+from launch.study.words import words_of
 
 CONSTANT = {
     "schedule.name": "constant",

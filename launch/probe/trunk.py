@@ -12,7 +12,7 @@ from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import Manifest, open_manifest
 from curriculum.order.order import Order, ancestors
 from launch.probe.settings import ProbeSettings
-from launch.study.file import words_of
+from launch.study.words import words_of
 from train.records.config_json import read_config
 from train.records.layout import CHECKPOINTS
 from train.records.run_json import read_run

@@ -1,27 +1,25 @@
 """The file of a study: what is made once, the arms, seeds and schedules, and the primary measure.
 
-Values are settings of the verbs, as on the command line. `$NAME` in a text stands for the output of the step NAME, or,
-inside an arm, for the order of another arm with the same seed; `$$` is a dollar sign.
+launch/study/words.py turns its settings into overrides.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from curriculum.artifact.files import hash_file
+from launch.study.words import Settings, names_in
 from train.config.check import read_plain
 from train.config.keys import kind_of
-from train.config.typed import quoted
 from train.config.written import check_texts
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 """Names of steps, arms and schedules, which become names of folders."""
-VARIABLE = re.compile(r"\$(\$|[A-Za-z][A-Za-z0-9_-]*)")
 MADE_ONCE = ("demo", "prepare", "adopt", "arrange", "train", "score")
 """Verbs of the steps that are made once."""
 KEYS = ("question", "primary", "baseline", "seeds", "steps", "order", "train", "arms", "schedules")
@@ -29,9 +27,6 @@ RESERVED = ("orders", "runs", "done", "logs", "slurm", "page")
 MOST_SEEDS = 1000
 OURS = {"order": ("output", "seed"), "train": ("output", "seed", "arm", "data.order"), "steps": ("output",)}
 """Settings that the study sets itself, by section."""
-
-Settings = Mapping[str, Any]
-"""Settings of a verb, by dotted key."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +60,8 @@ class Study:
     """Settings of `arrange` by arm, or of `replan`: an arm with `order: $ARM` branches from the runs of that arm."""
     schedules: dict[str, Settings]
     """Settings of `train` by schedule."""
+    arms_of: dict[str, list[str]]
+    """Arms that run with each schedule."""
     digest: str
     """Checksum of the file."""
 
@@ -107,35 +104,14 @@ def _check_written(node: Any, value: Any) -> None:
         )
 
 
-def words_of(settings: Settings, outputs: Mapping[str, Path]) -> list[str]:
-    """Return settings as overrides, with `$NAME` replaced by the outputs.
-
-    Raises ValueError for a name that is not among `outputs`, or a value that no setting can have.
-    """
-    return [f"{key}={_value(key, value, outputs)}" for key, value in settings.items()]
-
-
-def names_in(settings: Settings) -> set[str]:
-    """Return the names that `$NAME` stands for in settings."""
-
-    def texts(value: Any) -> list[str]:
-        if isinstance(value, Mapping):
-            return [text for inner in value.values() for text in texts(inner)]
-        if isinstance(value, list):
-            return [text for inner in value for text in texts(inner)]
-        return [value] if isinstance(value, str) else []
-
-    return {match.group(1) for text in texts(settings) for match in VARIABLE.finditer(text)} - {"$"}
-
-
 def verb_of(arm: Settings) -> str:
     """Return the verb that makes the orders of an arm: replan, if it names the `order` whose tail it replans."""
     return "replan" if "order" in arm else "arrange"
 
 
-def trunk_of(study: Study, arm: str) -> str | None:
-    """Return the arm whose runs those of `arm` branch from: the one whose order it replans; None if it replans none."""
-    parent = study.arms[arm].get("order")
+def trunk_of(arm: Settings) -> str | None:
+    """Return the arm from whose runs those of an arm branch, the one whose order it replans; None without one."""
+    parent = arm.get("order")
     return parent[1:] if isinstance(parent, str) else None
 
 
@@ -167,7 +143,8 @@ def _study(content: Any, digest: str) -> Study:
     if not isinstance(content["question"], str) or not content["question"].strip():
         raise ValueError("question must be a sentence: what is the study to find out?")
     arms = _named("arms", content["arms"])
-    schedules = _named("schedules", content.get("schedules", {"default": {}}))
+    _check_trunks(arms)
+    schedules, arms_of = _schedules(content.get("schedules", {"default": {}}), arms)
     baseline = content.get("baseline", "shuffled")
     if baseline not in arms or len(arms) < 2:
         raise ValueError(f"arms are {', '.join(arms) or 'missing'}: give the baseline {baseline!r} and another arm")
@@ -180,7 +157,7 @@ def _study(content: Any, digest: str) -> Study:
     _check_names(steps, order, train, arms, schedules)
     return Study(
         " ".join(content["question"].split()),
-        _primary(content["primary"], arms, schedules, baseline),
+        _primary(content["primary"], arms_of, arms, baseline),
         baseline,
         _seeds(content["seeds"]),
         steps,
@@ -188,6 +165,7 @@ def _study(content: Any, digest: str) -> Study:
         train,
         arms,
         schedules,
+        arms_of,
         digest,
     )
 
@@ -202,17 +180,50 @@ def _seeds(value: Any) -> list[int]:
     return seeds
 
 
-def _primary(value: Any, arms: Mapping[str, Any], schedules: Mapping[str, Any], baseline: str) -> Primary:
+def _check_trunks(arms: Mapping[str, Settings]) -> None:
+    """Raise ValueError for an arm whose `order` is not that of an earlier arm."""
+    earlier: list[str] = []
+    for name, own in arms.items():
+        if "order" in own and own["order"] not in earlier:
+            raise ValueError(
+                f"arms.{name}.order: {own['order']!r} must be an earlier arm, from whose runs those of {name} branch: "
+                f"one of {', '.join(earlier) or 'none yet'}"
+            )
+        earlier.append(f"${name}")
+
+
+def _schedules(content: Any, arms: Mapping[str, Settings]) -> tuple[dict[str, Settings], dict[str, list[str]]]:
+    """Return the settings of every schedule, and the arms that run with it: all, or those of its key `arms`."""
+    named = _named("schedules", content)
+    arms_of = {}
+    for schedule, settings in named.items():
+        chosen = settings.get("arms", list(arms))
+        if not isinstance(chosen, list) or not chosen or not set(chosen) <= set(arms):
+            raise ValueError(f"schedules.{schedule}.arms: {chosen!r} must be a list of arms: {', '.join(arms)}")
+        for arm in chosen:
+            if (trunk := trunk_of(arms[arm])) is not None and trunk not in chosen:
+                raise ValueError(
+                    f"schedules.{schedule}.arms: {arm} branches from the runs of {trunk}: add {trunk} to the list"
+                )
+        arms_of[schedule] = [arm for arm in arms if arm in chosen]
+    return {name: {k: v for k, v in own.items() if k != "arms"} for name, own in named.items()}, arms_of
+
+
+def _primary(value: Any, arms_of: Mapping[str, Sequence[str]], arms: Mapping[str, Any], baseline: str) -> Primary:
     keys = ("measure", "arm", "schedule")
     if not isinstance(value, dict) or not {"measure", "arm"} <= value.keys() <= set(keys):
         raise ValueError("primary must have the keys measure and arm, and schedule if there are several")
-    if "schedule" not in value and len(schedules) > 1:
-        raise ValueError(f"primary.schedule is missing: name one of {', '.join(schedules)} before the runs")
-    primary = Primary(*(str(value.get(key, next(iter(schedules)))) for key in keys))
+    if "schedule" not in value and len(arms_of) > 1:
+        raise ValueError(f"primary.schedule is missing: name one of {', '.join(arms_of)} before the runs")
+    primary = Primary(*(str(value.get(key, next(iter(arms_of)))) for key in keys))
     if primary.arm not in arms or primary.arm == baseline:
         raise ValueError(f"primary.arm: {primary.arm!r} must be an arm other than the baseline")
-    if primary.schedule not in schedules:
-        raise ValueError(f"primary.schedule: {primary.schedule!r} is not one of {', '.join(schedules)}")
+    if primary.schedule not in arms_of:
+        raise ValueError(f"primary.schedule: {primary.schedule!r} is not one of {', '.join(arms_of)}")
+    if primary.arm not in arms_of[primary.schedule]:
+        raise ValueError(f"primary.arm: {primary.arm!r} is not among the arms of schedules.{primary.schedule}")
+    if not any(baseline in chosen for chosen in arms_of.values()):
+        raise ValueError(f"baseline: no schedule has the arm {baseline!r}: add it to one")
     if not primary.measure.startswith(("val/", "bench/")):
         raise ValueError(f"primary.measure: {primary.measure!r} must be a measure of the report, such as val/loss")
     return primary
@@ -271,12 +282,6 @@ def _check_names(
     parts += [("order", order, known), ("train", train, known)]
     earlier: set[str] = set()
     for name, settings in arms.items():
-        if "order" in settings and settings["order"] not in {f"${arm}" for arm in earlier}:
-            names = ", ".join(f"${arm}" for arm in earlier) or "none yet"
-            raise ValueError(
-                f"arms.{name}.order: {settings['order']!r} must be an earlier arm, from whose runs those of {name} "
-                f"branch: one of {names}"
-            )
         parts.append((f"arms.{name}", settings, known | earlier))
         earlier.add(name)
     parts += [(f"schedules.{name}", settings, known) for name, settings in schedules.items()]
@@ -286,27 +291,3 @@ def _check_names(
             raise ValueError(
                 f"{where}: ${unknown[0]} is not made before it: use {listed}, or write $$ for a dollar sign"
             )
-
-
-def _value(key: str, value: Any, outputs: Mapping[str, Path]) -> str:
-    """Return a value as the right side of an override."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str):
-        return quoted(VARIABLE.sub(lambda match: _meaning(key, match.group(1), outputs), value))
-    if isinstance(value, list):
-        return f"[{','.join(_value(key, inner, outputs) for inner in value)}]"
-    if isinstance(value, dict):
-        inner = (f"{_value(key, name, {})}: {_value(key, inner, outputs)}" for name, inner in value.items())
-        return f"{{{', '.join(inner)}}}"
-    raise ValueError(f"{key}: {value!r} is a {type(value).__name__}: put it into quotes")
-
-
-def _meaning(key: str, name: str, outputs: Mapping[str, Path]) -> str:
-    if name == "$":
-        return "$"
-    if name not in outputs:
-        raise ValueError(f"{key}: ${name} is not made before it")
-    return str(outputs[name])

@@ -38,7 +38,7 @@ def show_plan(
         f"primary measure: {primary.measure} of {primary.arm}{when} compared with {study.baseline}",
     )
     counts = f"{len(study.arms)} arms x {len(study.seeds)} seeds"
-    counts += f" x {len(study.schedules)} schedules" if len(study.schedules) > 1 else ""
+    counts += f", {len(study.schedules)} schedules" if len(study.schedules) > 1 else ""
     say(console, f"{counts} = {len(steps.runs)} runs into {folder}")
     say(console, f"done: {len(done)} of {len(steps.all)} steps; missing: {_listed(verbs)}")
     known: dict[str, int] = {}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.study.file import Study, names_in, trunk_of, verb_of, words_of
+from launch.study.file import Study, trunk_of, verb_of
+from launch.study.words import names_in, words_of
 
 INPUTS = ("tokens", "scores", "own_scores", "nonfinite")
 """Settings for all arms that `pdpc replan` has too; the others are the parent's."""
@@ -93,11 +94,11 @@ def steps_of(study: Study, folder: Path, compose: Compose, width: Callable[[Any]
             needs = [*_needed(settings, study.steps), *(f"order_{other}_{seed}" for other in _arms_in(own, study))]
             add(name, verb, words_of(settings, outputs | orders), orders[arm], needs, f"order_{arm}")
         for schedule, own in study.schedules.items():
-            for arm in study.arms:
+            for arm in study.arms_of[schedule]:
                 settings = {**study.train, **own, "seed": seed, "arm": arm, "data.order": str(orders[arm])}
                 name = f"{arm}_{schedule}_{seed}"
                 needs = [*_needed(settings, study.steps), f"order_{arm}_{seed}"]
-                if trunk := trunk_of(study, arm):
+                if trunk := trunk_of(study.arms[arm]):
                     settings["branch_of"] = str(folder / "runs" / f"{trunk}_{schedule}_{seed}")
                     needs.append(f"run_{trunk}_{schedule}_{seed}")
                 words, output = words_of(settings, outputs), folder / "runs" / name

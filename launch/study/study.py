@@ -152,6 +152,12 @@ def command(step: Step) -> list[str]:
     return [sys.executable, "-m", "launch.cli", step.verb, *step.words]
 
 
+def _fewer(study: Study, schedule: str) -> dict[str, Any]:
+    """Return the arms of a schedule that not all arms run with."""
+    chosen = study.arms_of[schedule]
+    return {"arms": chosen} if len(chosen) < len(study.arms) else {}
+
+
 def register(study: Study, folder: Path) -> None:
     """Write what was decided before the runs. Raises ValueError if it differs from what was written then."""
     decided = {
@@ -159,7 +165,7 @@ def register(study: Study, folder: Path) -> None:
         "primary": vars(study.primary),
         "baseline": study.baseline,
         "arms": {name: dict(own) for name, own in study.arms.items()},
-        "schedules": {name: dict(own) for name, own in study.schedules.items()},
+        "schedules": {name: {**own, **_fewer(study, name)} for name, own in study.schedules.items()},
     }
     path = folder / REGISTERED
     written = {**decided, "seeds": study.seeds, "file": study.digest}

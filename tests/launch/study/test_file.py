@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.study.file import names_in, read_study, words_of
+from launch.study.file import read_study
+from launch.study.words import names_in, words_of
 from tests.launch.study.example import written
 
 

@@ -64,6 +64,25 @@ def test_an_arm_that_branches_from_the_runs_of_another(tmp_path: Path) -> None:
         read_study(written(tmp_path, arms={"shuffled": {}, "late": {**late, "order": "$tokens"}}))
 
 
+def test_a_schedule_of_some_arms_only(tmp_path: Path) -> None:
+    late = {"order": "$shuffled", "from_stage": 1, "preference": "shuffled"}
+    changes = {
+        "arms": {"shuffled": {}, "late": late},
+        "primary": {"measure": "val/loss", "arm": "late", "schedule": "a"},
+    }
+    schedules = {"a": {"schedule": "gentle"}, "b": {"schedule": "cosine", "arms": ["shuffled"]}}
+    steps = steps_of(read_study(written(tmp_path, **changes, schedules=schedules)), Path("out"), anything, lambda _: 1)
+    runs = [(run.arm, run.schedule) for run in steps.runs if run.seed == 0]
+    assert runs == [("shuffled", "a"), ("late", "a"), ("shuffled", "b")]
+    for a, b, said in (
+        (["shuffled"], ["late", "shuffled"], "primary.arm: 'late' is not among the arms of schedules.a"),
+        (["late"], ["shuffled"], "schedules.a.arms: late branches from the runs of shuffled: add shuffled"),
+        (["late", "early"], ["shuffled"], "schedules.a.arms: .* must be a list of arms: shuffled, late"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            read_study(written(tmp_path, **changes, schedules={"a": {"arms": a}, "b": {"arms": b}}))
+
+
 def test_settings_are_checked_before_anything_starts(tmp_path: Path) -> None:
     study = read_study(written(tmp_path))
     assert steps_of(study, Path("out"), composed, width).runs

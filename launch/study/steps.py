@@ -93,9 +93,11 @@ def steps_of(study: Study, folder: Path, compose: Compose, width: Callable[[Any]
             name, verb = f"order_{arm}_{seed}", verb_of(own)
             needs = [*_needed(settings, study.steps), *(f"order_{other}_{seed}" for other in _arms_in(own, study))]
             add(name, verb, words_of(settings, outputs | orders), orders[arm], needs, f"order_{arm}")
-        for schedule, own in study.schedules.items():
+    for schedule, own in study.schedules.items():
+        for seed in study.seeds:
             for arm in study.arms_of[schedule]:
-                settings = {**study.train, **own, "seed": seed, "arm": arm, "data.order": str(orders[arm])}
+                order = str(folder / "orders" / f"{arm}_{seed}")
+                settings = {**study.train, **own, "seed": seed, "arm": arm, "data.order": order}
                 name = f"{arm}_{schedule}_{seed}"
                 needs = [*_needed(settings, study.steps), f"order_{arm}_{seed}"]
                 if trunk := trunk_of(study.arms[arm]):

@@ -56,6 +56,11 @@ def with_own(
     return made, choices
 
 
+def is_own(value: str) -> bool:
+    """Return whether the value of `preference=` is a file with a preference of the user's own."""
+    return FILE.fullmatch(_unquoted(value)) is not None
+
+
 def load(named: str, expected: Mapping[str, Any] | None = None) -> type[Preference]:
     """Return the class that the user names, as FILE.py:CLASS or by an entry point's name.
 

@@ -41,7 +41,7 @@ class Job:
     """`afterok` or `afterany`: how the jobs it needs must end."""
 
 
-def jobs_of(where: Slurm, file: Path, steps: Sequence[Step], folder: Path, task_code: bool = False) -> list[Job]:
+def jobs_of(where: Slurm, file: Path, steps: Sequence[Step], folder: Path, own_code: bool = False) -> list[Job]:
     """Return the jobs for the steps that are missing, and for the page, in an order in which they can be submitted.
 
     The page is written however the runs end, from those that have finished. Raises ValueError for a path that sbatch
@@ -54,7 +54,7 @@ def jobs_of(where: Slurm, file: Path, steps: Sequence[Step], folder: Path, task_
     def job(name: str, gpus: int, needs: Sequence[str], condition: str) -> Job:
         path = scripts / f"{name}.sbatch"
         words = [f"file={quoted(file.absolute())}", f"output={quoted(folder)}", f"step={name}"]
-        words += ["task_code=true"] if task_code else []
+        words += ["own_code=true"] if own_code else []
         command = [sys.executable, "-m", "launch.cli", "study", *words]
         return Job(name, path, where.job(command, path, gpus), list(needs), condition)
 

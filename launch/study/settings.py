@@ -29,8 +29,8 @@ class StudySettings:
     """With cluster=slurm: print the batch scripts, and submit nothing (--dry-run)."""
     step: str | None = None
     """Run only this step, as the jobs of cluster=slurm do; page: only write the page."""
-    task_code: bool = False
-    """Run the Python code of task files that the study names (benchmarks.task_paths)."""
+    own_code: bool = False
+    """Run the Python code that the study names: preferences (FILE.py:CLASS) and task files (benchmarks.task_paths)."""
 
     def __post_init__(self) -> None:
         if self.at_once is not None and self.at_once < 1:

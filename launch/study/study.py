@@ -13,6 +13,7 @@ from typing import Any
 from curriculum.artifact.files import read_text, reading, write_text
 from curriculum.artifact.lock import Lock
 from curriculum.artifact.outputs import BYSTANDERS, check_free
+from curriculum.preference.own import is_own, with_own
 from curriculum.work.console import PlainConsole
 from curriculum.work.cpus import threads_per_process, usable_cpus
 from launch.cluster.machines import Cluster, Local
@@ -42,7 +43,7 @@ def run(settings: StudySettings) -> int:
     """
     study = read_study(Path(settings.file))
     folder, where = settings.folder, settings.cluster
-    compose = composed if settings.task_code else without_code
+    compose = with_code if settings.own_code else without_code
     steps = steps_of(study, folder, compose, partial(gpus_of, where) if isinstance(where, Slurm) else width)
     if settings.plan:
         places = len(steps.runs) * where.gpus_per_node if isinstance(where, Slurm) else room(where)
@@ -53,13 +54,13 @@ def run(settings: StudySettings) -> int:
     if settings.step is not None:
         return _run_step(study, steps, folder, settings.step, room(where))
     if isinstance(where, Slurm) and settings.dry_run:
-        show(jobs_of(where, Path(settings.file), steps.all, folder, settings.task_code))
+        show(jobs_of(where, Path(settings.file), steps.all, folder, settings.own_code))
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / LOCK, f"study {folder}"):
         register(study, folder)
         if isinstance(where, Slurm):
-            submit(jobs_of(where, Path(settings.file), steps.all, folder, settings.task_code), folder)
+            submit(jobs_of(where, Path(settings.file), steps.all, folder, settings.own_code), folder)
             return 0
         progress = StudyProgress(PlainConsole(stderr=True), steps)
         code = Runner(folder, steps.all, room(where), settings.at_once, command, progress).run()
@@ -103,15 +104,31 @@ def composed(verb: str, words: Sequence[str]) -> Any:
     return compose(verb, schema, words, choices)
 
 
+def with_code(verb: str, words: Sequence[str]) -> Any:
+    """Return the settings of a verb, which may name a preference of the user's own. Raises ValueError."""
+    from launch.cli import VERBS
+    from train.config.compose import compose
+    from train.config.groups import options_of
+
+    schema, _, choices = VERBS[verb].load()
+    if "preference" in choices:
+        words, choices["preference"] = with_own(words, choices["preference"], options_of("preference"))
+    return compose(verb, schema, words, choices)
+
+
 def without_code(verb: str, words: Sequence[str]) -> Any:
     """Return the settings of a verb. Raises ValueError also for task files whose code would run.
 
     The user has named a study, which may be a stranger's: it is data, as a RUN's config.json is.
     """
+    for word in words:
+        key, _, value = word.partition("=")
+        if key == "preference" and is_own(value):
+            raise ValueError(f"{word} is Python code: add own_code=true to the command if you trust it")
     settings = composed(verb, words)
     if verb == "train" and settings.benchmarks.task_paths and settings.benchmarks.task_code:
         raise ValueError(
-            f"benchmarks.task_paths={settings.benchmarks.task_paths} may refer to Python code: add task_code=true to "
+            f"benchmarks.task_paths={settings.benchmarks.task_paths} may refer to Python code: add own_code=true to "
             "the command if you trust it, or benchmarks.task_code: false to the study"
         )
     return settings

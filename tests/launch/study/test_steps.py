@@ -10,7 +10,7 @@ from launch.cluster import supervisor
 from launch.cluster.machines import Local
 from launch.study.file import read_study
 from launch.study.steps import steps_of
-from launch.study.study import composed, register, room, width, without_code
+from launch.study.study import composed, register, room, width, with_code, without_code
 from tests.launch.study.example import STUDY, written
 
 
@@ -128,6 +128,18 @@ def test_code_of_task_files_needs_the_users_word(tmp_path: Path) -> None:
     assert steps_of(named, Path("out"), composed, width).runs
     plain = read_study(written(tmp_path, train={**train, "benchmarks.task_code": False}))
     assert steps_of(plain, Path("out"), without_code, width).runs
+
+
+def test_a_preference_of_the_users_own_needs_the_users_word(tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text(
+        "from dataclasses import dataclass\nfrom curriculum.preference import Tilt\n"
+        "@dataclass(frozen=True)\nclass Ramp(Tilt):\n    name: str = 'ramp'\n"
+    )
+    study = read_study(written(tmp_path, arms={"shuffled": {}, "late": {"preference": f"{code}:Ramp"}}))
+    with pytest.raises(ValueError, match=r"order_late_0: .*mine\.py:Ramp.* is Python code: add own_code=true"):
+        steps_of(study, Path("out"), without_code, width)
+    assert steps_of(study, Path("out"), with_code, width).runs
 
 
 def test_seeds_may_be_added_but_not_dropped_once_registered(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from launch.cluster.remote import Remote
 from train.config.safe_path import safe_variables
 from train.distributed import heartbeat
 from train.distributed.exit_codes import DONE, HUNG, LEFT
+from train.distributed.tasks import check_alone
 
 FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 """Signals that the supervisor forwards to the ranks; SIGHUP, from a closed terminal, as SIGTERM."""
@@ -47,8 +48,9 @@ def start_ranks(
     """Start `python -m MODULE WORDS` as ranks on this machine with DeepSpeed's launcher; return their exit code.
 
     `reports_codes`: the ranks report their exit code after any signal except SIGKILL. Raises ValueError for more
-    processes than CUDA_VISIBLE_DEVICES has GPUs.
+    processes than CUDA_VISIBLE_DEVICES has GPUs, and for one of several tasks of srun or mpirun.
     """
+    check_alone("a command of pdpc")
     command = [sys.executable, "-m", "deepspeed.launcher.runner", *ON_THIS_MACHINE]
     command += ["--log_level", "critical"]  # it logs every nonzero exit as an error
     command += [*slots(processes), "--no_local_rank", "--module", module, *words]
@@ -205,8 +207,8 @@ def _code_of(remote: Remote, code: int) -> int:
         code = code if reported is None else reported
     if silent and code not in (DONE, *LEFT):
         print(
-            f"{remote.named(silent)}: no exit code: the machine was lost, or the process killed; check it, then run the "
-            "same command again to resume",
+            f"{remote.named(silent)}: no exit code: the machine was lost, or the process killed; check it, then run "
+            "the same command again to resume",
             file=sys.stderr,
         )
     return code if code >= 0 else 128 - code

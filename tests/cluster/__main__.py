@@ -47,6 +47,7 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description="Run PDPC on a cluster in namespaces.")
     parser.add_argument("--only", action="append", choices=SCENARIOS, help="run only this scenario; repeatable")
     parser.add_argument("--keep", action="store_true", help="keep the folder with runs and logs")
+    parser.add_argument("--patience", type=float, default=240.0, help="seconds that a command may take (default: 240)")
     options = parser.parse_args(words)
     if problem := lacking():
         print(problem, file=sys.stderr)
@@ -57,7 +58,7 @@ def main(words: list[str]) -> int:
     work.chmod(0o755)  # sshd and munge do not take keys below a folder that others could write to
     good = False
     try:
-        good = _run(work, options.only or list(SCENARIOS))
+        good = _run(work, options.only or list(SCENARIOS), options.patience)
     finally:
         if options.keep or not good:
             print(f"runs and logs are in {work}")
@@ -66,7 +67,7 @@ def main(words: list[str]) -> int:
     return 0 if good else 1
 
 
-def _run(work: Path, names: list[str]) -> bool:
+def _run(work: Path, names: list[str], patience_s: float) -> bool:
     from tests.cluster.bench import Bench, Problem
     from tests.cluster.machines import cluster
     from tests.cluster.queue import start_slurm
@@ -75,7 +76,7 @@ def _run(work: Path, names: list[str]) -> bool:
 
     good = True
     with cluster(work) as made:
-        bench = Bench(made, work, Material.make(work / "material", stages=1, samples=300))
+        bench = Bench(made, work, Material.make(work / "material", stages=1, samples=300), patience_s=patience_s)
         try:
             start_slurm(made)
             bench.pdpc("train", *bench.words(work / "whole"), "processes=2").ends(0)

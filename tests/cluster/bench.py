@@ -17,8 +17,6 @@ from tests.torture.runs import Ending, Material, difference
 from train.records.run_json import read_run
 from train.tracking import read_metrics
 
-PATIENCE_S = 240.0
-"""Time limit of any command."""
 SLOW = "loop.before_step:rank=0:nth=3:sleep=0.4"
 """A fault that makes a run last long enough to be disturbed: seconds per step, from the third on."""
 
@@ -33,6 +31,8 @@ class Typed:
 
     process: subprocess.Popen[str]
     log: Path
+    patience_s: float
+    """How long it may take."""
     began: float = field(default_factory=time.monotonic)
 
     def told(self) -> str:
@@ -44,12 +44,13 @@ class Typed:
         child = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         os.kill(int(child[0]), number)
 
-    def ends(self, *codes: int, says: Sequence[str] = (), within_s: float = PATIENCE_S) -> float:
+    def ends(self, *codes: int, says: Sequence[str] = (), within_s: float | None = None) -> float:
         """Wait for its end; return how long it took. Raises Problem for another code, or if its output lacks words."""
+        limit_s = within_s or self.patience_s
         try:
-            code = self.process.wait(within_s)
+            code = self.process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            raise Problem(f"it did not end within {within_s:g} s: {self.told()[-1500:]}") from None
+            raise Problem(f"it did not end within {limit_s:g} s: {self.told()[-1500:]}") from None
         if code not in codes:
             raise Problem(f"it ended with {code} instead of {codes}: {self.told()[-1500:]}")
         if missing := [words for words in says if words not in self.told()]:
@@ -66,6 +67,8 @@ class Bench:
     material: Material
     whole: Ending | None = None
     """The run on one host."""
+    patience_s: float = 240.0
+    """How long any command may take."""
     _number: int = 0
     typed: list[Typed] = field(default_factory=list)
 
@@ -89,7 +92,7 @@ class Bench:
                 text=True,
                 start_new_session=True,
             )
-        self.typed.append(Typed(process, log))
+        self.typed.append(Typed(process, log, self.patience_s))
         return self.typed[-1]
 
     def pdpc(self, *words: str) -> Typed:
@@ -132,7 +135,15 @@ class Bench:
                 raise Problem(f"it ended before step {step}: {typed.told()[-1500:]}")
             return step_of(output) >= step
 
-        until(check, f"step {step} was not reached")
+        self.until(check, f"step {step} was not reached")
+
+    def until(self, condition: Callable[[], bool], problem: str) -> None:
+        """Wait for a condition. Raises Problem if it does not hold in time."""
+        deadline = time.monotonic() + self.patience_s
+        while not condition():
+            if time.monotonic() > deadline:
+                raise Problem(f"{problem} within {self.patience_s:g} s")
+            time.sleep(0.2)
 
     def end(self) -> None:
         """End what is still running."""
@@ -147,12 +158,3 @@ def step_of(output: Path) -> int:
     if not (output / "metrics.jsonl").exists():
         return 0
     return max((record["step"] for record in read_metrics(output / "metrics.jsonl")), default=0)
-
-
-def until(condition: Callable[[], bool], problem: str, timeout_s: float = PATIENCE_S) -> None:
-    """Wait for a condition. Raises Problem if it does not hold in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise Problem(f"{problem} within {timeout_s:g} s")
-        time.sleep(0.2)

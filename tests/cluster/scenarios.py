@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.cluster.bench import SLOW, Bench, Problem, until
+from tests.cluster.bench import SLOW, Bench, Problem
 from tests.cluster.queue import state, wait_job
 
 DISTURBED = f"+cluster.environment.PDPC_FAULT={SLOW}"
@@ -41,10 +41,12 @@ def lost_node(bench: Bench, folder: Path) -> str:
     bench.reach(folder / "run", 5, typed)
     bench.cluster.cut("n2")
     cut = time.monotonic()
-    typed.ends(79, says=["rank 1 on n2: no exit code", "rank 0 hangs"], within_s=limit_s + 20)
+    typed.ends(79, says=["rank 1 on n2: no exit code", "rank 0 hangs"], within_s=limit_s + bench.patience_s / 6)
     took = time.monotonic() - cut
     bench.cluster.mend("n2")
-    until(lambda: "-m train" not in bench.cluster.machines["n2"].sh("ps ax"), "the lost node's rank is still there")
+    bench.until(
+        lambda: "-m train" not in bench.cluster.machines["n2"].sh("ps ax"), "the lost node's rank is still there"
+    )
     bench.launch(folder / "run").ends(0)
     bench.equal(folder / "run")
     return f"{took:.0f} s after the cut (hang_timeout_s={limit_s})"
@@ -89,19 +91,19 @@ def sigterm(bench: Bench, folder: Path) -> str:
 def sigterm_at_start(bench: Bench, folder: Path) -> str:
     """SIGTERM before the ranks have started: code 143, and nothing is left on the nodes."""
     typed = bench.launch(folder / "run")
-    until(lambda: "start it with" in typed.told(), "nothing was started")
+    bench.until(lambda: "start it with" in typed.told(), "nothing was started")
     time.sleep(3)
     typed.signal(signal.SIGTERM)
-    took = typed.ends(143, within_s=60)
+    took = typed.ends(143, within_s=bench.patience_s / 4)
     for node in bench.cluster.nodes:
-        until(lambda node=node: "-m train" not in node.sh("ps ax"), f"{node.name} still has a rank", 60)
+        bench.until(lambda node=node: "-m train" not in node.sh("ps ax"), f"{node.name} still has a rank")
     return f"{took:.0f} s"
 
 
 def slurm(bench: Bench, folder: Path) -> str:
     """Train on both nodes through Slurm, which has no GPUs to request."""
     job, log = bench.submit(folder / "run")
-    found = wait_job(bench.cluster, job)
+    found = wait_job(bench.cluster, job, bench.patience_s)
     if found["JobState"] != "COMPLETED":
         raise Problem(f"{found['JobState']}: {log.read_text()[-1500:]}")
     bench.equal(folder / "run")
@@ -114,13 +116,13 @@ def time_limit(bench: Bench, folder: Path) -> str:
     job, log = bench.submit(run, "cluster.time_limit=1:00:00", "cluster.signal_s=45", DISTURBED.replace("0.4", "2"))
     bench.reach(run, 4)
     bench.cluster.login.sh(f"scontrol update JobId={job} TimeLimit=1")
-    until(lambda: state(bench.cluster, job)["Restarts"] == "1", f"not requeued: {log.read_text()[-1500:]}")
+    bench.until(lambda: state(bench.cluster, job)["Restarts"] == "1", f"not requeued: {log.read_text()[-1500:]}")
     bench.stopped(run, "SIGUSR1")
     bench.cluster.login.sh(f"scontrol update JobId={job} TimeLimit=60")
     script = folder / "scripts" / "train.sbatch"
     if "requeueing the job" not in log.read_text() or DISTURBED.partition("=")[2] in script.read_text():
         raise Problem(log.read_text()[-1500:])
-    found = wait_job(bench.cluster, job)
+    found = wait_job(bench.cluster, job, bench.patience_s)
     if found["JobState"] != "COMPLETED" or "resumed from step" not in log.read_text():
         raise Problem(f"{found['JobState']}: {log.read_text()[-1500:]}")
     bench.equal(run)
@@ -132,13 +134,13 @@ def scancel(bench: Bench, folder: Path) -> str:
     job, log = bench.submit(folder / "run", DISTURBED)
     bench.reach(folder / "run", 5)
     bench.cluster.login.sh(f"scancel {job}")
-    found = wait_job(bench.cluster, job)
+    found = wait_job(bench.cluster, job, bench.patience_s)
     if found["JobState"] != "CANCELLED":
         raise Problem(f"{found['JobState']}: {log.read_text()[-1500:]}")
-    until(lambda: "_" not in state(bench.cluster, job)["JobState"], "the job is still completing")
+    bench.until(lambda: "_" not in state(bench.cluster, job)["JobState"], "the job is still completing")
     bench.stopped(folder / "run", "SIGTERM")
     job, log = bench.submit(folder / "run")
-    if wait_job(bench.cluster, job)["JobState"] != "COMPLETED":
+    if wait_job(bench.cluster, job, bench.patience_s)["JobState"] != "COMPLETED":
         raise Problem(log.read_text()[-1500:])
     bench.equal(folder / "run")
     return "a checkpoint, then resumed"
@@ -187,8 +189,8 @@ def rejected(bench: Bench, folder: Path) -> str:
     if "--gpus" in script.read_text():
         raise Problem("GPUs are requested")
     job = bench.cluster.login.sh(f"sbatch --parsable --array=0-1 {script}").split()[0]
-    until(lambda: "array" in "".join(path.read_text() for path in script.parent.glob("*.log")), "no task says so")
-    until(lambda: state(bench.cluster, job)["JobState"] == "FAILED", "the array does not fail")
+    bench.until(lambda: "array" in "".join(path.read_text() for path in script.parent.glob("*.log")), "no task says so")
+    bench.until(lambda: state(bench.cluster, job)["JobState"] == "FAILED", "the array does not fail")
     if folder.joinpath("run").exists():
         raise Problem("a rejected run has an output")
     return "7 of 7"

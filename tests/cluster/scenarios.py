@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def own_name(bench: Bench, folder: Path) -> str:
 
 
 def sigterm(bench: Bench, folder: Path) -> str:
-    """SIGTERM, then SIGHUP, to `pdpc launch`: a checkpoint and code 143 each time; the same command completes the run."""
+    """SIGTERM, then SIGHUP, to `pdpc launch`: a checkpoint and code 143; the same command then completes the run."""
     for number, step in ((signal.SIGTERM, 5), (signal.SIGHUP, 10)):
         typed = bench.launch(folder / "run", DISTURBED)
         bench.reach(folder / "run", step, typed)

@@ -128,8 +128,9 @@ heartbeat.report_code(0)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_signals_reach_the_ranks_and_their_code_comes_back(number, supervised):
+    arrives = signal.SIGTERM if number == signal.SIGHUP else number
     body = f"""
-signal.signal({int(arrives := signal.SIGTERM if number == signal.SIGHUP else number)}, lambda n, f: (heartbeat.report_code(128 + n), os._exit(9)))
+signal.signal({int(arrives)}, lambda n, f: (heartbeat.report_code(128 + n), os._exit(9)))
 print("ready", flush=True)
 time.sleep(60)
 """

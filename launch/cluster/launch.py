@@ -108,7 +108,7 @@ def run(settings: LaunchSettings) -> int:
     variables = [f"{name}={shlex.quote(value)}" for name, value in start.environment.items() if value]
     print("start it with:")
     for line in start.by_hand or [" ".join([*variables, shlex.join(start.command)])]:
-        print(f"  {line}")
+        print(f"  {line}", flush=True)  # before what the command prints
     if settings.dry_run:
         return 0
     return _execute(start)

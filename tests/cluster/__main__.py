@@ -84,10 +84,11 @@ def _run(work: Path, names: list[str], patience_s: float) -> bool:
             print(ROW.format("scenario", "result", "s", f"({bench.material.order.steps} steps on 2 nodes)"), flush=True)
             for name in names:
                 began = time.monotonic()
-                (work / name).mkdir()
+                folder = work / "runs" / name
+                folder.mkdir(parents=True)
                 try:
-                    result, note = "passed", SCENARIOS[name](bench, work / name)
-                except Problem as problem:
+                    result, note = "passed", SCENARIOS[name](bench, folder)
+                except (Problem, RuntimeError) as problem:
                     result, note, good = "FAILED", str(problem), False
                 print(ROW.format(name, result, f"{time.monotonic() - began:.0f}", note), flush=True)
         finally:

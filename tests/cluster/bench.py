@@ -112,7 +112,7 @@ class Bench:
         where += ["+cluster.environment.OMP_NUM_THREADS=1", f"scripts={scripts}"]
         typed = self.pdpc("launch", *where, *self.words(output), *more)
         typed.ends(0, says=["Submitted batch job"])
-        job = typed.told().split()[-1]
+        job = typed.told().partition("Submitted batch job")[2].split()[0]
         return job, scripts / f"pdpc-{job}.log"
 
     def equal(self, output: Path) -> None:

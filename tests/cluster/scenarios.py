@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.cluster.bench import SLOW, Bench, Problem
 from tests.cluster.queue import state, wait_job
+from train.records.run_json import read_run
 
 DISTURBED = f"+cluster.environment.PDPC_FAULT={SLOW}"
 
@@ -98,6 +99,17 @@ def sigterm_at_start(bench: Bench, folder: Path) -> str:
     for node in bench.cluster.nodes:
         bench.until(lambda node=node: "-m train" not in node.sh("ps ax"), f"{node.name} still has a rank")
     return f"{took:.0f} s"
+
+
+def sigkill(bench: Bench, folder: Path) -> str:
+    """SIGKILL of `pdpc launch` reaches nobody: the ranks on the nodes complete the run."""
+    typed = bench.launch(folder / "run", DISTURBED)
+    bench.reach(folder / "run", 5, typed)
+    typed.signal(signal.SIGKILL)
+    typed.ends(137)
+    bench.until(lambda: read_run(folder / "run")["status"] == "finished", "the run does not go on")
+    bench.equal(folder / "run")
+    return "trained on"
 
 
 def slurm(bench: Bench, folder: Path) -> str:
@@ -199,7 +211,7 @@ def rejected(bench: Bench, folder: Path) -> str:
 SCENARIOS: dict[str, Callable[[Bench, Path], str]] = {
     scenario.__name__: scenario
     for scenario in (
-        *(both_nodes, cut_and_return, lost_node, no_data, own_name, sigterm, sigterm_at_start),
+        *(both_nodes, cut_and_return, lost_node, no_data, own_name, sigterm, sigterm_at_start, sigkill),
         *(slurm, time_limit, scancel, bare_srun, mpirun, rejected),
     )
 }

@@ -125,18 +125,19 @@ def slurm(bench: Bench, folder: Path) -> str:
 def time_limit(bench: Bench, folder: Path) -> str:
     """The time limit is near: a checkpoint, the job is requeued, and it resumes."""
     run = folder / "run"
-    job, log = bench.submit(run, "cluster.time_limit=1:00:00", "cluster.signal_s=45", DISTURBED.replace("0.4", "2"))
+    slow = DISTURBED.replace("0.4", "5")  # Slurm looks at time limits every 30 s
+    job, log = bench.submit(run, "cluster.time_limit=1:00:00", "cluster.signal_s=60", slow)
     bench.reach(run, 4)
-    bench.cluster.login.sh(f"scontrol update JobId={job} TimeLimit=1")
-    bench.until(lambda: state(bench.cluster, job)["Restarts"] == "1", f"not requeued: {log.read_text()[-1500:]}")
-    bench.stopped(run, "SIGUSR1")
+    hours, minutes, _ = state(bench.cluster, job)["RunTime"].split(":")
+    bench.cluster.login.sh(f"scontrol update JobId={job} TimeLimit={60 * int(hours) + int(minutes) + 2}")
+    bench.until(lambda: state(bench.cluster, job)["Restarts"] == "1", "the job is not requeued")
     bench.cluster.login.sh(f"scontrol update JobId={job} TimeLimit=60")
-    script = folder / "scripts" / "train.sbatch"
-    if "requeueing the job" not in log.read_text() or DISTURBED.partition("=")[2] in script.read_text():
-        raise Problem(log.read_text()[-1500:])
+    bench.stopped(run, "SIGUSR1")
     found = wait_job(bench.cluster, job, bench.patience_s)
     if found["JobState"] != "COMPLETED" or "resumed from step" not in log.read_text():
         raise Problem(f"{found['JobState']}: {log.read_text()[-1500:]}")
+    if "requeueing the job" not in log.read_text():
+        raise Problem(f"the script did not requeue it: {log.read_text()[-1500:]}")
     bench.equal(run)
     return "requeued once"
 

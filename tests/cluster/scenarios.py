@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.cluster.bench import SLOW, Bench, Problem
+from tests.cluster.bench import SLOW, Bench, Problem, step_of
 from tests.cluster.queue import state, wait_job
 from train.records.run_json import read_run
 
@@ -78,9 +78,9 @@ def own_name(bench: Bench, folder: Path) -> str:
 
 def sigterm(bench: Bench, folder: Path) -> str:
     """SIGTERM, then SIGHUP, to `pdpc launch`: a checkpoint and code 143; the same command then completes the run."""
-    for number, step in ((signal.SIGTERM, 5), (signal.SIGHUP, 10)):
+    for number in (signal.SIGTERM, signal.SIGHUP):
         typed = bench.launch(folder / "run", DISTURBED)
-        bench.reach(folder / "run", step, typed)
+        bench.reach(folder / "run", step_of(folder / "run") + 4, typed)
         typed.signal(number)
         typed.ends(143, says=["exited on SIGTERM with a checkpoint"])
         bench.stopped(folder / "run", "SIGTERM")

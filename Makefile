@@ -4,6 +4,7 @@
 # make check-loops           an order in accelerate, Trainer and Lightning (in the environment of bench-peers)
 # make elastic COUNT=10000   compare COUNT random elastic schedules with a plain list
 # make torture COUNT=100     fault-injection campaigns, COUNT attempts each (docs/torture.md); without COUNT their defaults
+# make cluster              two nodes with sshd and a real Slurm in namespaces of this machine, as root (docs/clusters.md)
 # Every target first sets up .venv from constraints.txt. You need Python 3.11 and make.
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -23,8 +24,9 @@ BENCH ?= --rounds 5
 BENCH_STEP ?=
 BENCH_GPU ?=
 TORTURE ?=
+CLUSTER ?=
 
-.PHONY: setup demo test check-export check-loops elastic torture lint clean bench-peers bench-data bench-step bench-gpu
+.PHONY: setup demo test check-export check-loops elastic torture cluster lint clean bench-peers bench-data bench-step bench-gpu
 
 setup: $(VENV)/.ready
 
@@ -63,6 +65,9 @@ elastic: setup
 torture: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture \
 		$(if $(filter command environment,$(firstword $(origin COUNT))),--count $(COUNT)) $(TORTURE)
+
+cluster: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.cluster $(CLUSTER)
 
 lint: setup
 	$(BIN)/ruff check .

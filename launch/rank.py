@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before anything else is imported: from here, and n
     leave_current_folder()
     del sys.path[0]
 
+import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -99,4 +100,6 @@ WORK: dict[str, Callable[[Any, list[str]], int | None]] = {
 
 if __name__ == "__main__":
     open_streams()
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # there is nothing to save: chunks that are done are on disk
+        signal.signal(number, lambda number, _: leave(128 + number))
     leave(main(sys.argv[1:]))

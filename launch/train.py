@@ -14,23 +14,16 @@ from train.settings import TrainSettings
 
 def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
     """Check the inputs, start the ranks on this machine with `overrides`, and wait; return their exit code."""
-    from train.engine import deepspeed_config
-    from train.inputs import check_scores, open_inputs
     from train.memory.available import oom_kills
-    from train.resume.branching import branch_point
-    from train.resume.identity import check_acceptable
+    from train.preflight import check_run
     from train.resume.runfolder import finished
 
-    check_acceptable(settings.accept_change)
-    inputs = open_inputs(settings)
     processes = settings.processes or max(1, gpus())
-    deepspeed_config(settings, inputs.order.batch_size, processes)
-    if settings.branch_of is not None and not Path(settings.output).exists():
-        branch_point(settings, inputs.order)
-    if finished(Path(settings.output), settings, inputs):
+    checked = check_run(settings, processes)
+    inputs = checked.inputs
+    if checked.finished:
         print(f"run {settings.output} is finished: reused")
         return 0
-    check_scores(settings, inputs)
     threads = threads_per_process(processes, settings.threads)
     kills = oom_kills()
     print(

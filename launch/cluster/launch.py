@@ -15,16 +15,20 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from launch.cluster.machines import Cluster, Hostfile, Local, Start
+from launch.cluster.remote import keep_alive
 from launch.cluster.slurm import Slurm
 
 OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*(=.*)?")
 
 OWN = ("hostfile*", "deepspeed_env", "secret", "node.sh", "train.sbatch", "roll.*", ".*.tmp-*")
 """Patterns of what `pdpc launch` and its scripts write to the folder `scripts`."""
+
+SSH_OPTIONS = "PDSH_SSH_ARGS_APPEND"
+"""Environment variable of pdsh."""
 
 CLUSTERS: dict[str, type[Cluster]] = {"local": Local, "hostfile": Hostfile, "slurm": Slurm}
 
@@ -46,6 +50,17 @@ class LaunchSettings:
         for one in self.overrides:
             if not one.isprintable() or not OVERRIDE.fullmatch(one):
                 raise ValueError(f"{one!r} is not an override of train: write key=value")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run that `train` would accept."""
+
+    overrides: list[str]
+    output: str
+    hang_timeout_s: float
+    finished: bool = False
+    """Is there nothing to do?"""
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -73,9 +88,15 @@ def run(settings: LaunchSettings) -> int:
     from curriculum.artifact.outputs import BYSTANDERS, check_free
     from train.distributed.secret import write_secret
 
-    overrides = check_training(settings.overrides, settings.cluster)
+    training = check_training(settings.overrides, settings.cluster)
+    if training.finished:
+        print(f"run {training.output} is finished: reused")
+        return 0
     folder = Path(settings.scripts).absolute()
-    start = settings.cluster.plan(overrides, folder)
+    start = settings.cluster.plan(training.overrides, folder)
+    if start.remote is not None:
+        alive = keep_alive(training.hang_timeout_s, os.environ.get(SSH_OPTIONS, ""))
+        start = replace(start, environment={**start.environment, SSH_OPTIONS: alive})
     if start.files:
         check_free("scripts", folder, (*OWN, *BYSTANDERS))
     for path, text in start.files.items():
@@ -87,28 +108,33 @@ def run(settings: LaunchSettings) -> int:
     variables = [f"{name}={shlex.quote(value)}" for name, value in start.environment.items() if value]
     print("start it with:")
     for line in start.by_hand or [" ".join([*variables, shlex.join(start.command)])]:
-        print(f"  {line}")
+        print(f"  {line}", flush=True)  # before what the command prints
     if settings.dry_run:
         return 0
     return _execute(start)
 
 
-def check_training(overrides: Sequence[str], where: Cluster) -> list[str]:
-    """Validate the run's settings here rather than after a day in the queue; return the run's overrides.
+def check_training(overrides: Sequence[str], where: Cluster) -> Training:
+    """Check here, rather than after a day in the queue, what `train` would reject: settings, data, batch, tasks, disk.
 
     On Slurm, grace_s is derived from cluster.signal_s unless an override or an experiment sets it.
     """
     from train.config.compose import compose
+    from train.preflight import check_run
     from train.settings import TrainSettings
 
-    training = compose("train", TrainSettings, overrides)
-    if not isinstance(where, Slurm):
-        return list(overrides)
-    where.check_grace(training.grace_s)
-    given = any(word.lstrip("+~").partition("=")[0] == "grace_s" for word in overrides)
-    if given or training.grace_s != TrainSettings.grace_s:
-        return list(overrides)
-    return [*overrides, f"grace_s={where.longest_grace_s}"]
+    settings = compose("train", TrainSettings, overrides)
+    ranks = where.ranks()
+    if settings.processes not in (None, ranks):
+        raise ValueError(f"processes={settings.processes}, but the cluster starts {ranks} ranks: omit processes")
+    words = list(overrides)
+    if isinstance(where, Slurm):
+        where.check_grace(settings.grace_s)
+        given = any(word.lstrip("+~").partition("=")[0] == "grace_s" for word in words)
+        if not given and settings.grace_s == TrainSettings.grace_s:
+            words.append(f"grace_s={where.longest_grace_s}")
+    checked = check_run(settings, ranks)
+    return Training(words, settings.output, settings.hang_timeout_s, checked.finished)
 
 
 def _execute(start: Start) -> int:
@@ -121,7 +147,7 @@ def _execute(start: Start) -> int:
         raise ValueError(
             f"{program} is not installed here: run this on a machine that has it, or add --dry-run to only write files"
         )
-    if start.multi_node and shutil.which("pdsh") is None:
+    if start.remote is not None and shutil.which("pdsh") is None:
         raise ValueError(
             "DeepSpeed starts the other nodes with pdsh, which is not installed: install pdsh or use cluster.ssh=false"
         )
@@ -131,6 +157,6 @@ def _execute(start: Start) -> int:
     from train.distributed.world import SUPERVISOR
 
     environment = {**os.environ, **start.environment}
-    if not start.multi_node:
+    if start.remote is None:
         environment[SUPERVISOR] = str(os.getpid())  # process ids are only valid on this machine
-    return supervise(start.command, environment, multi_node=start.multi_node)
+    return supervise(start.command, environment, remote=start.remote)

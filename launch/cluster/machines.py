@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shlex
 import shutil
 import sys
@@ -13,7 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from launch.cluster.hosts import expand, hostfile
+from launch.cluster.remote import Remote
 from train.config.safe_path import safe_variables
+from train.distributed.heartbeat import VARIABLE as ROLL
 from train.distributed.secret import VARIABLE as SECRET
 
 ON_THIS_MACHINE = ("--hostfile", os.devnull)
@@ -33,8 +36,8 @@ class Start:
     by_hand: list[str] = field(default_factory=list)
     secret: Path | None = None
     """File for the secret of the ranks, readable only by this user; None: they need none."""
-    multi_node: bool = False
-    """Are ranks of other machines started by the command?"""
+    remote: Remote | None = None
+    """The ranks, if the command starts them on other machines over ssh."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class Cluster(ABC):
     @abstractmethod
     def plan(self, overrides: Sequence[str], folder: Path) -> Start:
         """Return how to start `train` with these overrides; files are written to `folder` (absolute)."""
+
+    @abstractmethod
+    def ranks(self) -> int:
+        """Return how many ranks it starts."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,12 @@ class Local(Cluster):
     def __post_init__(self) -> None:
         if self.gpus_per_node is not None:
             check_least("gpus_per_node", self.gpus_per_node)
+
+    def ranks(self) -> int:
+        """Return how many ranks it starts: one per GPU of this machine by default, or one without a GPU."""
+        from launch.cluster.supervisor import gpus
+
+        return self.gpus_per_node or max(1, gpus())
 
     def plan(self, overrides: Sequence[str], folder: Path) -> Start:
         """Return the command of DeepSpeed's launcher on this machine."""
@@ -85,30 +98,39 @@ class Hostfile(Cluster):
         check_environment(self.environment)
         self._expanded(self.hosts)
 
-    def plan(self, overrides: Sequence[str], folder: Path) -> Start:
-        """Return the hostfile and the command of DeepSpeed's launcher, or a script to run on each node."""
-        hosts = (
-            self.hosts or [os.environ[key] for key in ("SLURM_JOB_NODELIST", "SLURM_NODELIST") if key in os.environ][:1]
-        )
-        names = self._expanded(hosts)
+    def names(self) -> list[str]:
+        """Return the nodes in the order of their ranks. Raises ValueError if none are given or allocated."""
+        allocated = [os.environ[key] for key in ("SLURM_JOB_NODELIST", "SLURM_NODELIST") if key in os.environ][:1]
+        names = self._expanded(self.hosts or allocated)
         if not names:
             raise ValueError(
                 "cluster.hosts is empty and this is not a Slurm job: give 'cluster.hosts=[\"gpu[01-04]\"]'"
             )
+        return names
+
+    def ranks(self) -> int:
+        """Return how many ranks it starts."""
+        return len(self.names()) * self.gpus_per_node
+
+    def plan(self, overrides: Sequence[str], folder: Path) -> Start:
+        """Return the hostfile and the command of DeepSpeed's launcher, or a script to run on each node."""
+        names = self.names()
         nodes = folder / "hostfile"
         files = {nodes: hostfile(names, self.gpus_per_node)}
         rendezvous = ["--hostfile", str(nodes), "--master_addr", names[0], "--master_port", str(self.master_port)]
         secret = folder / "secret"
+        roll = folder / f"roll.{secrets.token_hex(4)}"
         exported = {**safe_variables(), SECRET: str(secret), **self.environment}
         if not self.ssh:
             start = self._by_hand(rendezvous, names, overrides, folder, files, exported)
             return replace(start, secret=secret)
+        exported |= {ROLL: str(roll)}
         check_plain([*overrides, str(Path.cwd()), sys.executable, *exported.values()])
         exports = folder / "deepspeed_env"  # always: without one, DeepSpeed reads .deepspeed_env here and at home
         files[exports] = "".join(f"{name}={value}\n" for name, value in exported.items())
         environment = {**safe_variables(), "DS_ENV_FILE": str(exports)}
-        command = [deepspeed(), *rendezvous, *training(overrides)]
-        return Start(command, files, environment, secret=secret, multi_node=True)
+        command = [deepspeed(), *rendezvous, "--force_multi", *training(overrides)]
+        return Start(command, files, environment, secret=secret, remote=Remote(names, self.gpus_per_node, roll))
 
     def _by_hand(
         self,

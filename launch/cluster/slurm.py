@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launch.cluster.container import check_container, in_container
 from launch.cluster.hosts import NAME
 from launch.cluster.machines import Cluster, Start, check_environment, check_least, check_plain, programs
 from train.config.safe_path import safe_variables
@@ -20,6 +21,8 @@ RESERVED = {
     "--requeue", "--exclusive", "--wait-all-nodes", "--partition", "--account", "--qos",
 }  # fmt: skip
 """Options that the script writes from other keys."""
+SHARING = ("--array", "--ntasks", "--ntasks-per-core", "--ntasks-per-gpu", "--ntasks-per-socket", "--wrap")
+"""Options with which several tasks would write the same output."""
 
 MARGIN_S = 30
 """Seconds that the script reserves between the ranks' exit and the time limit."""
@@ -31,6 +34,10 @@ HEAD = """\
 {directives}
 
 set -eo pipefail
+if [[ -n ${{SLURM_ARRAY_TASK_ID-}} ]]; then
+    echo "this is a task of a job array, and all of them would write the same output: submit it without --array" >&2
+    exit 2
+fi
 cd {workdir}
 export PATH={programs}:"$PATH"
 {safe}{environment}set -u  # not earlier: `module` and `conda` read unset variables
@@ -115,10 +122,10 @@ wait "$run"
 BY_SRUN = """\
     # one launcher per node
     # shellcheck disable=SC2016  # the inner shell expands these
-    srun --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=1 bash -c '
+    srun --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=1 {container}bash -c '
         exec deepspeed --hostfile "$1" --no_ssh --node_rank "$SLURM_NODEID" --master_addr "$2" --master_port "$3" \\
-            --no_local_rank --module train "${@:4}"
-    ' launch "$hostfile" "$head_node" "$master_port" "${overrides[@]}\""""
+            --no_local_rank --module train "${{@:4}}"
+    ' launch "$hostfile" "$head_node" "$master_port" "${{overrides[@]}}\""""
 
 BY_SSH = """\
     # the head node starts the others with pdsh; DeepSpeed exports the variables in this file to them
@@ -140,8 +147,10 @@ class Slurm(Cluster):
 
     nodes: int = 1
     """Number of nodes."""
-    gpus_per_node: int = 8
-    """GPUs to request, and processes to start, on each node."""
+    gpus_per_node: int | None = 8
+    """GPUs to request on each node, each for one rank; null: request none, where the cluster has no GRES."""
+    processes_per_node: int | None = None
+    """Ranks to start on each node; null: gpus_per_node."""
     time_limit: str = "24:00:00"
     """hours:minutes:seconds or days-hours:minutes:seconds; the run writes a checkpoint and is requeued before it."""
     signal_s: int = 120
@@ -162,10 +171,24 @@ class Slurm(Cluster):
     """Environment variables for the ranks."""
     ssh: bool = False
     """Start the other nodes from the first one with pdsh over ssh instead of srun."""
+    container: str | None = None
+    """Image in which the ranks run: a file, or for pyxis a name in a registry; null: no container."""
+    container_runtime: str = "pyxis"
+    """What starts it: pyxis (enroot; options of srun) or apptainer (formerly Singularity)."""
+    container_mounts: list[str] = field(default_factory=list)
+    """Folders of the nodes that the container sees under the same path: data and outputs. The current folder and
+    `scripts` always are."""
 
     def __post_init__(self) -> None:
         check_least("nodes", self.nodes)
-        check_least("gpus_per_node", self.gpus_per_node)
+        for key in ("gpus_per_node", "processes_per_node"):
+            if getattr(self, key) is not None:
+                check_least(key, getattr(self, key))
+        if self.gpus_per_node is None and self.processes_per_node is None:
+            raise ValueError(
+                "cluster.gpus_per_node=null requests no GPUs: say with cluster.processes_per_node how many ranks each "
+                "node runs"
+            )
         if self.signal_s <= MARGIN_S:
             raise ValueError(f"cluster.signal_s={self.signal_s} must be greater than {MARGIN_S} seconds")
         if not TIME_LIMIT.fullmatch(self.time_limit):
@@ -179,6 +202,11 @@ class Slurm(Cluster):
                 raise ValueError(f"cluster.{key}={value!r} must consist of letters, digits, dots, - and _")
         for option in self.options:
             match = DIRECTIVE.fullmatch(option)
+            if option.partition("=")[0] in SHARING:
+                raise ValueError(
+                    f"cluster.options: with {option} several tasks would write the same output: use pdpc study for "
+                    "several runs, and cluster.processes_per_node for the ranks of one"
+                )
             if not match or match.group(1) in RESERVED:
                 raise ValueError(
                     f"cluster.options: {option!r} is not of the form --name=value, or is already set by a key of "
@@ -188,6 +216,20 @@ class Slurm(Cluster):
             if not line.isprintable():
                 raise ValueError(f"cluster.setup: {line!r} is not a single line: give one list item per line")
         check_environment(self.environment)
+        check_container(self.container, self.container_runtime, self.container_mounts)
+        if self.container is not None and self.ssh:
+            raise ValueError("cluster.container needs srun: remove cluster.ssh=true")
+
+    @property
+    def processes(self) -> int:
+        """Ranks on each node."""
+        found = self.processes_per_node or self.gpus_per_node
+        assert found is not None
+        return found
+
+    def ranks(self) -> int:
+        """Return how many ranks it starts."""
+        return self.nodes * self.processes
 
     @property
     def longest_grace_s(self) -> int:
@@ -215,19 +257,23 @@ class Slurm(Cluster):
         directives = [
             f"--nodes={self.nodes}",
             "--ntasks-per-node=1",
-            f"--gpus-per-node={self.gpus_per_node}",
+            *([] if self.gpus_per_node is None else [f"--gpus-per-node={self.gpus_per_node}"]),
             "--exclusive",
             "--wait-all-nodes=1",
         ]
         exported = ['"PDPC_ROLL=$PDPC_ROLL"', '"PDPC_SECRET=$PDPC_SECRET"', '"PYTHONSAFEPATH=1"']
         exported += ['"PYTHONPATH=$PYTHONPATH"']
         exported += [shlex.quote(f"{name}={value}") for name, value in self.environment.items()]
+        container = ""
+        if self.container is not None:
+            given = (self.container, self.container_runtime, self.container_mounts)
+            container = in_container(*given, path.parent, gpus=self.gpus_per_node is not None) + " "
         ranks = RANKS.format(
             nodes=self.nodes,
-            slots=self.gpus_per_node,
+            slots=self.processes,
             folder=shlex.quote(str(path.parent)),
             overrides="\n".join(f"    {shlex.quote(one)}" for one in overrides),
-            start=BY_SSH.format(exported=" ".join(exported)) if self.ssh else BY_SRUN,
+            start=BY_SSH.format(exported=" ".join(exported)) if self.ssh else BY_SRUN.format(container=container),
         )
         head = self._head("launch", "two nodes", self.job_name, path, directives)
         return head + ranks + self._tail('"$(cat "$PDPC_ROLL/00000.pid")"', "rank 0 on this node", "all ranks", "train")

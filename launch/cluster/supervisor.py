@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 from curriculum.work.cpus import OMP
 from launch.cluster.machines import ON_THIS_MACHINE
+from launch.cluster.remote import Remote
 from train.config.safe_path import safe_variables
-from train.distributed.exit_codes import HUNG
+from train.distributed import heartbeat
+from train.distributed.exit_codes import DONE, HUNG, LEFT
+from train.distributed.tasks import check_alone
 
-FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Signals that the supervisor forwards to the ranks."""
+FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+"""Signals that the supervisor forwards to the ranks; SIGHUP, from a closed terminal, as SIGTERM."""
 
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
@@ -44,8 +48,9 @@ def start_ranks(
     """Start `python -m MODULE WORDS` as ranks on this machine with DeepSpeed's launcher; return their exit code.
 
     `reports_codes`: the ranks report their exit code after any signal except SIGKILL. Raises ValueError for more
-    processes than CUDA_VISIBLE_DEVICES has GPUs.
+    processes than CUDA_VISIBLE_DEVICES has GPUs, and for one of several tasks of srun or mpirun.
     """
+    check_alone("a command of pdpc")
     command = [sys.executable, "-m", "deepspeed.launcher.runner", *ON_THIS_MACHINE]
     command += ["--log_level", "critical"]  # it logs every nonzero exit as an error
     command += [*slots(processes), "--no_local_rank", "--module", module, *words]
@@ -100,49 +105,56 @@ def supervise(
     hang_timeout_s: float | None = None,
     *,
     reports_codes: bool = False,
-    multi_node: bool = False,
+    remote: Remote | None = None,
 ) -> int:
     """Run a launcher in a new session and leave no process behind; return the exit code that represents its ranks.
 
     Once the ranks have started, signals go only to them: DeepSpeed's launcher would kill them on a signal, and orphans
     them when killed itself. If a rank is stopped (SIGSTOP) for longer than `hang_timeout_s`, all ranks are killed.
-    `reports_codes`: as in `start_ranks`; `multi_node`: ranks run on other machines too, and the launcher ends them.
-    Ranks of this machine meet in a file of a new folder that only this user can enter: nothing listens on a port.
+    `reports_codes`: as in `start_ranks`; `remote`: the ranks, if they run on other machines. Ranks of this machine meet
+    in a file of a new folder that only this user can enter: nothing listens on a port.
     """
-    from train.distributed import heartbeat
     from train.distributed.store import STORE
     from train.distributed.watchdog import end_processes
 
     # If the other ranks could still run, they would have detected a rank that is silent for this long.
     limit_s = math.inf if hang_timeout_s is None else hang_timeout_s + MARGIN_S
-    with tempfile.TemporaryDirectory(prefix="pdpc_roll_") as name:
-        folder = Path(name)
+    with _roll(remote) as folder:
         launcher: subprocess.Popen[bytes] | None = None
         silence, hung, ended_by = heartbeat.Silence(folder, 2 * POLL_S), False, 0
 
         def forward(number: int, _frame: FrameType | None) -> None:
             nonlocal ended_by
+            number = signal.SIGTERM if number == signal.SIGHUP else number
             if launcher is None:  # it is being started
                 ended_by = number
+                return
+            if remote is not None and remote.started():
+                remote.signal(number)
+                return
+            if remote is not None:
+                ended_by = number
+                _signal_group(launcher.pid, signal.SIGTERM)  # DeepSpeed's launcher ends the ranks that it has started
                 return
             ranks = heartbeat.pids(folder)
             for pid in ranks.values():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-            if multi_node and not ranks:
-                _signal_group(launcher.pid, number)
-            elif not ranks:
+            if not ranks:
                 ended_by = number
                 _signal_group(launcher.pid, signal.SIGKILL)
 
-        handlers = {number: signal.signal(number, forward) for number in FORWARDED_SIGNALS}
+        heard = [number for number in FORWARDED_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
+        handlers = {number: signal.signal(number, forward) for number in heard}
         try:
-            passed = {**environment, heartbeat.VARIABLE: name, **({} if multi_node else {STORE: f"{name}/store"})}
+            passed = {**environment, heartbeat.VARIABLE: str(folder)}
+            if remote is None:
+                passed[STORE] = f"{folder}/store"
             launcher = subprocess.Popen(command, env=passed, start_new_session=True)
             if ended_by:
                 _signal_group(launcher.pid, signal.SIGKILL)
             while (code := _waited(launcher)) is None:
-                silent_s = silence.poll()
+                silent_s = silence.poll() if remote is None else {}
                 if silent := [pid for rank, pid in heartbeat.pids(folder).items() if silent_s.get(rank, 0.0) > limit_s]:
                     hung = True
                     print(f"a rank sent no heartbeat for {hang_timeout_s:g} s: ending the run", file=sys.stderr)
@@ -159,6 +171,8 @@ def supervise(
             return 128 + ended_by
         if hung:
             return HUNG
+        if remote is not None:
+            return _code_of(remote, code)
         if reports_codes and (silent := heartbeat.silent_ranks(folder)):
             names = f"rank {silent[0]}" if len(silent) == 1 else f"ranks {', '.join(map(str, silent))}"
             print(
@@ -168,6 +182,35 @@ def supervise(
         reported = heartbeat.code(folder)
     if reported is not None:
         return reported
+    return code if code >= 0 else 128 - code
+
+
+@contextlib.contextmanager
+def _roll(remote: Remote | None) -> Iterator[Path]:
+    """Yield a new folder in which the ranks report, and remove it: that of ranks on other machines, or one here."""
+    if remote is None:
+        with tempfile.TemporaryDirectory(prefix="pdpc_roll_") as name:
+            yield Path(name)
+        return
+    remote.roll.mkdir(mode=0o700)
+    try:
+        yield remote.roll
+    finally:
+        shutil.rmtree(remote.roll, ignore_errors=True)
+
+
+def _code_of(remote: Remote, code: int) -> int:
+    """Return the exit code of ranks on other machines, given the launcher's, and name the ranks that reported none."""
+    silent = heartbeat.silent_ranks(remote.roll)
+    if not silent or code not in (DONE, *LEFT):  # else a network file system may not show their files yet
+        reported = heartbeat.code(remote.roll)
+        code = code if reported is None else reported
+    if silent and code not in (DONE, *LEFT):
+        print(
+            f"{remote.named(silent)}: no exit code: the machine was lost, or the process killed; check it, then run "
+            "the same command again to resume",
+            file=sys.stderr,
+        )
     return code if code >= 0 else 128 - code
 
 

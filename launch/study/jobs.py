@@ -49,6 +49,8 @@ def jobs_of(where: Slurm, file: Path, steps: Sequence[Step], folder: Path, own_c
     """
     scripts = (folder / SCRIPTS).absolute()
     check_folder("output", scripts)
+    if where.container is not None:
+        raise ValueError("cluster.container is not supported by pdpc study: its jobs run in this Python environment")
     missing = [step for step in steps if not is_done(folder, step)]
 
     def job(name: str, gpus: int, needs: Sequence[str], condition: str) -> Job:
@@ -60,7 +62,9 @@ def jobs_of(where: Slurm, file: Path, steps: Sequence[Step], folder: Path, own_c
 
     jobs = []
     for step in missing:
-        gpus = (where.gpus_per_node if step.width is None else step.width) if step.verb in ON_GPUS else 0
+        gpus = 0
+        if step.verb in ON_GPUS and where.gpus_per_node is not None:
+            gpus = where.gpus_per_node if step.width is None else step.width
         jobs.append(job(step.name, gpus, step.needs, "afterok"))
     return [*jobs, job(PAGE, 0, [one.name for one in jobs], "afterany")]
 

@@ -46,7 +46,7 @@ def run(settings: StudySettings) -> int:
     compose = with_code if settings.own_code else without_code
     steps = steps_of(study, folder, compose, partial(gpus_of, where) if isinstance(where, Slurm) else width)
     if settings.plan:
-        places = len(steps.runs) * where.gpus_per_node if isinstance(where, Slurm) else room(where)
+        places = len(steps.runs) * where.processes if isinstance(where, Slurm) else room(where)
         show_plan(study, steps, folder, settings.tokens_per_s, places)
         return 0
     names = {step.output.relative_to(folder).parts[0] for step in steps.all}
@@ -145,7 +145,7 @@ def width(settings: Any) -> int:
 def gpus_of(where: Slurm, settings: Any) -> int:
     """Return how many GPUs a training run asks Slurm for. Raises ValueError if it is given too little time to save."""
     where.check_grace(settings.grace_s)
-    return int(settings.processes or where.gpus_per_node)
+    return int(settings.processes or where.processes)
 
 
 def room(where: Cluster) -> int | list[str]:

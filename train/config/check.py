@@ -27,6 +27,9 @@ LONGEST_NUMBER = 400
 DIGITS = re.compile(rf"\d{{{LONGEST_NUMBER},}}")
 OPENING, CLOSING = "[{(", "]})"
 PLAIN_TAG = "tag:yaml.org,2002:"
+WRITTEN = ("output", "scripts")
+"""Keys of folders and files that a verb writes."""
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def check_words(words: Iterable[str], groups: Path) -> None:
@@ -71,7 +74,8 @@ def check_files(verb: str, words: Iterable[str], groups: Path, kinds: Kinds) -> 
 
 
 def check_settings(settings: Any, prefix: str = "") -> None:
-    """Raise ValueError for an empty required value, a number that is not finite, or a secret.
+    """Raise ValueError for an empty required value, a number that is not finite, a secret, or an output that is an
+    address.
 
     The message names the key, never the secret.
     """
@@ -84,6 +88,11 @@ def check_settings(settings: Any, prefix: str = "") -> None:
             raise ValueError(
                 f"{key} contains {secret}: settings are stored in many places; keep secrets in the environment or in "
                 "netrc"
+            )
+        if key in WRITTEN and isinstance(value, str) and ADDRESS.match(value):
+            raise ValueError(
+                f"{key}={value} is an address, and outputs are only written to folders: give a path, such as one where "
+                "the storage is mounted"
             )
 
 

@@ -21,6 +21,9 @@ from train.config.packages import check_packages
 from train.config.secrets import log_without_secrets, without_secrets
 from train.config.shown import asks_config
 from train.distributed.exit_codes import DONE, FAILED, LEFT_ON_SIGINT, REFUSED
+from train.distributed.heartbeat import leave
+from train.distributed.rejection import RejectedElsewhere, tell
+from train.distributed.tasks import become_rank
 from train.faults import arm
 
 log = logging.getLogger(__name__)
@@ -64,6 +67,12 @@ def run_rank(verb: RankVerb, arguments: Sequence[str]) -> int:
         if _rank() == "0":
             print(help_of(verb.name, verb.does, verb.settings, verb.choices))
         return DONE
+    try:
+        become_rank()
+    except ValueError as error:
+        log_without_secrets(logging.INFO)
+        log.error("%s", refusal(verb.name, error))
+        return REFUSED
     _quiet_ranks()
     refusals: tuple[type[ValueError], ...] = (SettingsError, *verb.refusals)
     try:
@@ -76,9 +85,12 @@ def run_rank(verb: RankVerb, arguments: Sequence[str]) -> int:
         settings, overrides = _composed(verb, words)
         return verb.work(settings, overrides) or DONE
     except refusals as error:
-        if speaks():
+        elsewhere = isinstance(error, RejectedElsewhere)
+        if _rank() == "0" if elsewhere else speaks():
             log.error("%s", refusal(verb.name, error))
         code = _posted(int(getattr(error, "exit_code", REFUSED)))
+        if not elsewhere:
+            tell(refusal(verb.name, error), code, leave)
         if not speaks() and LAUNCHED in os.environ:
             time.sleep(GIVE_WAY_S)
         return code
@@ -132,6 +144,8 @@ def _failed(verb: str, error: Exception) -> int:
         log.error("pdpc %s: rank %s failed", verb, _rank(), exc_info=error)
     else:
         log.error("pdpc %s: %s (rank %s)", verb, error, _rank())
+    if not isinstance(error, NotMet):
+        tell(refusal(verb, error), code, leave)
     return _posted(code)
 
 

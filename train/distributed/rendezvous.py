@@ -22,8 +22,9 @@ import torch.distributed as dist
 
 from curriculum.work.printable import printable
 from train.distributed.exit_codes import FAILED
+from train.distributed.rejection import check_rejected
 from train.distributed.secret import proof, read_secret
-from train.distributed.store import AGAIN, STORE, NotMet, address, open_store
+from train.distributed.store import AGAIN, STORE, NotMet, address, of_attempt, open_store
 from train.distributed.strangers import strangers
 
 log = logging.getLogger(__name__)
@@ -52,16 +53,16 @@ def rendezvous(rank: int, size: int, limit_s: float, leave: Callable[[int], Any]
         f"rank {rank}: no answer from {address()} within {limit_s:g} s: check that rank 0 of this run listens there, "
         "then run the same command again"
     )
-    with _at_most(limit_s + LATE_S, silent, leave):
+    with at_most(limit_s + LATE_S, silent, leave):
         store = _gather(rank, size, limit_s, deadline)
     lost = f"rank {rank}: all {size} ranks joined, but were not connected within {limit_s:g} s: one was lost meanwhile"
-    with _at_most(max(0.0, deadline - time.monotonic()), f"{lost}; {AGAIN}", leave):
+    with at_most(max(0.0, deadline - time.monotonic()), f"{lost}; {AGAIN}", leave):
         yield store
 
 
 @contextmanager
-def _at_most(seconds: float, message: str, leave: Callable[[int], Any]) -> Iterator[None]:
-    """Log `message` and exit with code 1 when the block takes longer: torch's own calls cannot be interrupted."""
+def at_most(seconds: float, message: str, leave: Callable[[int], Any]) -> Iterator[None]:
+    """Log `message` and call `leave` with code 1 when the block takes longer: torch's calls cannot be interrupted."""
 
     def late() -> None:
         log.error("%s", message)
@@ -90,7 +91,7 @@ def _gather(rank: int, size: int, limit_s: float, deadline: float) -> Any:
             "and pdpc launch use one",
             place,
         )
-    store = dist.PrefixStore(f"pdpc/{_attempt(secret)}", opened)  # type: ignore[attr-defined]
+    store = of_attempt(opened)
     me = f"process {os.getpid()} on {socket.gethostname()}"
     try:
         _sign(opened, secret, rank, me)
@@ -102,6 +103,7 @@ def _gather(rank: int, size: int, limit_s: float, deadline: float) -> Any:
             )
         store.add("count", 1)
         while store.add("count", 0) < size:
+            check_rejected(store, rank, size)
             if time.monotonic() > deadline:
                 missing = [str(other) for other in range(size) if not store.check([f"here/{other}"])]
                 raise NotMet(
@@ -120,12 +122,6 @@ def _gather(rank: int, size: int, limit_s: float, deadline: float) -> Any:
             "ranks tell each other: ask who that is, then start the run again, on another port or with pdpc train"
         )
     return store
-
-
-def _attempt(secret: bytes | None) -> str:
-    """Return an id that only the ranks of this attempt share; torchrun counts its restarts."""
-    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
-    return f"open.{restart}" if secret is None else proof(secret, "attempt", restart)
 
 
 def _sign(store: Any, secret: bytes | None, rank: int, me: str) -> None:

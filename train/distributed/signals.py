@@ -1,4 +1,4 @@
-"""Signals: SIGTERM, SIGINT and SIGUSR1 ask a run to write a checkpoint and exit.
+"""Signals: SIGTERM, SIGINT and SIGUSR1 ask a run to write a checkpoint and exit; SIGHUP counts as SIGTERM.
 
 A dedicated thread reads the signals, because Python's handlers wait while the main thread is in a collective. All ranks
 agree on the step at which they stop: in every step, the largest signal number that any rank has received is reduced on
@@ -84,7 +84,8 @@ class Signals:
         for end in self._ends:
             end.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._ends[1].fileno(), warn_on_full_buffer=False)
-        self._before = {number: signal.signal(number, _heard) for number in (*ASKING, HANG)}
+        heard = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []  # nohup
+        self._before = {number: signal.signal(number, _heard) for number in (*ASKING, HANG, *heard)}
         threading.Thread(target=self._listen, args=(self._ends[0],), name="signals", daemon=True).start()
 
     def close(self) -> None:
@@ -141,6 +142,7 @@ class Signals:
                 self._take(number)
 
     def _take(self, number: int) -> None:
+        number = signal.SIGTERM if number == signal.SIGHUP else number
         if number == HANG:
             self.at_hang()
             self._leave(HUNG)

@@ -15,6 +15,7 @@ import psutil
 import torch.distributed as dist
 
 from train.distributed.exit_codes import FAILED, PORT_TAKEN
+from train.distributed.secret import proof, read_secret
 
 STORE = "PDPC_STORE"
 """Environment variable with the file in which the ranks of one machine meet; its folder is new in every attempt."""
@@ -43,6 +44,16 @@ def address() -> str:
 def open_store(rank: int, size: int, limit_s: float) -> Any:
     """Return the store, found within `limit_s` seconds. Raises NotMet."""
     return _file_store(limit_s) if os.environ.get(STORE) else _tcp_store(rank, size, limit_s)
+
+
+def of_attempt(opened: Any) -> Any:
+    """Return the part of a store with a prefix that only the ranks of this attempt know; torchrun counts its restarts.
+
+    Raises ValueError if the secret of the attempt cannot be read.
+    """
+    secret, restart = read_secret(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+    attempt = f"open.{restart}" if secret is None else proof(secret, "attempt", restart)
+    return dist.PrefixStore(f"pdpc/{attempt}", opened)  # type: ignore[attr-defined]
 
 
 def _file_store(limit_s: float) -> Any:

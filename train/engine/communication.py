@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from curriculum.work.cpus import threads_per_process
 from train.distributed import heartbeat
+from train.distributed.own_name import check_own_name
 from train.distributed.rendezvous import rendezvous
 from train.distributed.store import meets_here
 from train.distributed.world import World, local_ranks, watch_supervisor
@@ -32,7 +33,8 @@ def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
 
     `threads`: CPU threads of this rank (`threads_per_process`).
 
-    Raises NotMet when a rank does not join within `meet_s` seconds.
+    Raises NotMet when a rank does not join within `meet_s` seconds, and Refused when ranks of other machines could not
+    connect to this one.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local_size = local_ranks(size)
@@ -51,6 +53,8 @@ def start(threads: int | None = None, meet_s: float = MEET_S) -> World:
     if size == 1 or meets_here():  # gloo and NCCL listen there, not on the addresses that other machines can reach
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", LOOPBACK)
+    elif local_size < size:
+        check_own_name(os.environ["MASTER_ADDR"])
     load()
     with rendezvous(rank, size, meet_s, heartbeat.leave) as store:
         _join(backend, device, rank, size, store)

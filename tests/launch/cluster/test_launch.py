@@ -1,31 +1,35 @@
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from launch.cluster import launch, supervisor
 from launch.cluster.hosts import expand, hostfile
-from launch.cluster.launch import CLUSTERS, LaunchSettings, run, split_overrides
+from launch.cluster.launch import CLUSTERS, LaunchSettings, Training, run, split_overrides
 from launch.cluster.machines import Cluster, Hostfile, Local
 from launch.cluster.slurm import Slurm
+from train import preflight
 from train.config.safe_path import safe_variables
 from train.distributed.world import SUPERVISOR
 
 HARD = "data.tokens=/a b/'$HOME'/`x`"
 """An override that a shell would expand if a script did not quote it."""
 CHECK_TRAINING = launch.check_training
+CHECKED = SimpleNamespace(finished=False)
 
 
 @pytest.fixture(autouse=True)
 def no_training_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip the check of the run's settings: these tests are about starting it."""
-    monkeypatch.setattr(launch, "check_training", lambda overrides, where: overrides)
+    monkeypatch.setattr(launch, "check_training", lambda overrides, where: Training(list(overrides), "run", 600.0))
 
 
 def dry(where: Cluster, folder: Path, *overrides: str) -> None:
@@ -107,13 +111,15 @@ def test_hostfile_by_ssh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     dry(where, tmp_path / "s", "experiment=pdpc")
     assert (tmp_path / "s" / "hostfile").read_text() == "gpu01 slots=4\ngpu02 slots=4\ngpu7 slots=4\n"
     exported = (tmp_path / "s" / "deepspeed_env").read_text().splitlines()
-    assert exported == [*safe(), f"PDPC_SECRET={tmp_path}/s/secret", "HF_HOME=/data/hf"]
+    assert exported[:-1] == [*safe(), f"PDPC_SECRET={tmp_path}/s/secret", "HF_HOME=/data/hf"]
+    assert re.fullmatch(rf"PDPC_ROLL={tmp_path}/s/roll\.[0-9a-f]{{8}}", exported[-1])
     assert (tmp_path / "s" / "secret").stat().st_mode & 0o777 == 0o600
     secret = (tmp_path / "s" / "secret").read_text().strip()
     assert len(secret) == 64
     assert secret not in "".join(exported)
     printed = capsys.readouterr().out
     assert f"DS_ENV_FILE={tmp_path}/s/deepspeed_env" in printed
+    assert "PDSH_SSH_ARGS_APPEND='-oServerAliveInterval=150 -oServerAliveCountMax=3 -oBatchMode=yes'" in printed
     assert f"--hostfile {tmp_path}/s/hostfile --master_addr gpu01 --master_port 29500" in printed
     with pytest.raises(ValueError, match="remote shell"):
         dry(where, tmp_path / "s", HARD)
@@ -276,6 +282,50 @@ def test_slurm_directives(tmp_path: Path) -> None:
         where.plan([], tmp_path / "my scripts")
 
 
+def test_a_cluster_without_gres_requests_no_gpus(tmp_path: Path) -> None:
+    where = Slurm(nodes=3, gpus_per_node=None, processes_per_node=2)
+    text = where.script([], tmp_path / "train.sbatch")
+    assert "--gpus" not in text
+    assert " slots=2\\n" in text
+    assert (where.ranks(), Slurm(nodes=3).ranks(), Hostfile(hosts=["n[1-2]"], gpus_per_node=4).ranks()) == (6, 24, 8)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "words"),
+    [
+        (
+            "pyxis",
+            "--container-image=nvcr.io#pdpc:gpu --container-mounts={here}:{here},{s}:{s},/data:/data "
+            "--container-workdir={here}",
+        ),
+        (
+            "apptainer",
+            "apptainer exec --nv --bind {here}:{here},{s}:{s},/data:/data --pwd {here} nvcr.io#pdpc:gpu",
+        ),
+    ],
+)
+def test_ranks_run_in_a_container(runtime: str, words: str, slurm_machine: Path) -> None:
+    """srun gets the options, or the program that starts the container, before the command of a node."""
+    where = Slurm(nodes=2, container="nvcr.io#pdpc:gpu", container_runtime=runtime, container_mounts=["/data"])
+    script = slurm_machine / "s" / "train.sbatch"
+    script.parent.mkdir()
+    script.write_text(where.script(["a=1"], script))
+    put_program(slurm_machine / "bin" / "srun", f'printf "%s\\n" "$@" > {slurm_machine}/asked')
+    environment = {**slurm_env(), "PATH": f"{slurm_machine}/bin:{os.environ['PATH']}"}
+    subprocess.run(["bash", str(script)], env=environment, capture_output=True, timeout=60, check=True)
+    asked = (slurm_machine / "asked").read_text().split("bash\n-c\n")[0].split()[3:]
+    assert asked == shlex.split(words.format(here=Path.cwd(), s=script.parent))
+
+
+def test_a_task_of_an_array_does_not_start(slurm_machine: Path) -> None:
+    script = write_batch_script(slurm_machine)
+    environment = {**slurm_env(), "SLURM_ARRAY_TASK_ID": "0"}
+    done = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "this is a task of a job array" in done.stderr
+    assert not (slurm_machine / "s" / "roll.17").exists()
+
+
 def test_scripts_please_shellcheck(tmp_path: Path) -> None:
     program = shutil.which("shellcheck") or str(Path(sys.executable).parent / "shellcheck")
     if not Path(program).exists():
@@ -300,6 +350,16 @@ def test_scripts_please_shellcheck(tmp_path: Path) -> None:
         (lambda: Slurm(time_limit="24:61:00"), "cluster.time_limit='24:61:00'"),
         (lambda: Slurm(options=["--mem=0\n#SBATCH --uid=0"]), "cluster.options"),
         (lambda: Slurm(options=["--nodes=9"]), "is already set by a key"),
+        (lambda: Slurm(options=["--array=0-3"]), "with --array=0-3 several tasks would write the same output"),
+        (lambda: Slurm(options=["--ntasks=4"]), "cluster.processes_per_node for the ranks of one"),
+        (lambda: Slurm(gpus_per_node=None), "say with cluster.processes_per_node"),
+        (lambda: Slurm(processes_per_node=0), "cluster.processes_per_node=0 must be at least 1"),
+        (lambda: Slurm(container="x y"), "cluster.container='x y'"),
+        (lambda: Slurm(container="/no/image.sif"), "cluster.container=/no/image.sif does not exist"),
+        (lambda: Slurm(container="pdpc:gpu", container_runtime="docker"), "use one of ['pyxis', 'apptainer']"),
+        (lambda: Slurm(container="pdpc:gpu", ssh=True), "cluster.container needs srun"),
+        (lambda: Slurm(container="pdpc:gpu", container_mounts=["/a:/b"]), "cluster.container_mounts: '/a:/b'"),
+        (lambda: Slurm(container_mounts=["/a"]), "no effect without cluster.container"),
         (lambda: Slurm(setup=["a\nb"]), "cluster.setup"),
         (lambda: Slurm(environment={"A B": "x"}), "cluster.environment: 'A B'"),
         (lambda: Hostfile(hosts=["a", "a"]), "lists a more than once"),
@@ -326,7 +386,7 @@ def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_run_that_would_not_compose_is_not_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(overrides: list[str], where: Cluster) -> list[str]:
+    def refuse(overrides: list[str], where: Cluster) -> Training:
         raise ValueError("train: unknown key 'optimizer.lrr'")
 
     monkeypatch.setattr(launch, "check_training", refuse)
@@ -356,12 +416,14 @@ def test_a_slurm_job_gets_its_grace_period(
     shutil.copytree(compose.CONFIGS, tmp_path / "configs")
     (tmp_path / "configs" / "experiment" / "patient.yaml").write_text("# @package _global_\ngrace_s: 60\n")
     monkeypatch.setattr(compose, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(preflight, "check_run", lambda settings, ranks: CHECKED)
     words = ["arm=a", "data.tokens=t", "data.order=o", "output=r", *given]
-    assert CHECK_TRAINING(words, where) == [*words, *added]
+    assert CHECK_TRAINING(words, where).overrides == [*words, *added]
 
 
 def test_a_slurm_script_sets_the_grace_period(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "check_training", CHECK_TRAINING)
+    monkeypatch.setattr(preflight, "check_run", lambda settings, ranks: CHECKED)
     dry(Slurm(signal_s=600), tmp_path, "arm=a", "data.tokens=t", "data.order=o", "output=r")
     assert "    output=r\n    grace_s=570\n)\n" in (tmp_path / "train.sbatch").read_text()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.cluster.remote import Remote
 from launch.cluster.supervisor import supervise
 from tests.torture.runs import Material
 from tests.train.descendants import descendants
@@ -78,9 +79,12 @@ print("started", flush=True)
 """
 
 
-def supervisor(command, timeout_s=None, inherits=True, multi_node=False):
-    """Supervise `command` in a forked process."""
-    return supervise(command, os.environ if inherits else {}, timeout_s, multi_node=multi_node)
+def supervisor(command, timeout_s=None, inherits=True, roll=None, path=None):
+    """Supervise `command` in a forked process; with `roll`, as the launcher of one rank on each of two machines."""
+    if path is not None:
+        os.environ["PATH"] = f"{path}:{os.environ['PATH']}"
+    remote = None if roll is None else Remote(["a", "b"], 1, Path(roll))
+    return supervise(command, os.environ if inherits else {}, timeout_s, remote=remote)
 
 
 @pytest.fixture
@@ -122,17 +126,18 @@ heartbeat.report_code(0)
     assert process.wait(60) == [0], process.told()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_signals_reach_the_ranks_and_their_code_comes_back(number, supervised):
+    arrives = signal.SIGTERM if number == signal.SIGHUP else number
     body = f"""
-signal.signal({int(number)}, lambda n, f: (heartbeat.report_code(128 + n), os._exit(9)))
+signal.signal({int(arrives)}, lambda n, f: (heartbeat.report_code(128 + n), os._exit(9)))
 print("ready", flush=True)
 time.sleep(60)
 """
     process = supervised(RANK.format(body=body))
     process.wait_for("ready")
     process.kill(number)
-    assert process.wait(60) == [128 + number], process.told()
+    assert process.wait(60) == [128 + arrives], process.told()
 
 
 def test_sigterm_reaches_the_ranks_and_leaves_no_process(tmp_path):
@@ -192,17 +197,67 @@ def test_a_signal_before_the_ranks_have_started_exits_cleanly(supervised):
     assert process.told() == "1\nSIGINT arrived before the ranks had started: run the same command again\n"
 
 
-def test_the_launcher_ends_the_ranks_on_other_machines(supervised):
+def test_before_all_ranks_have_started_the_launcher_ends_them_on_other_machines(supervised, tmp_path):
     launcher = (
         "import os, signal, sys, time\n"
-        "def end(*_):\n    os.write(1, b'ranks ended\\n')\n    sys.exit(7)\n"
-        "signal.signal(signal.SIGINT, end)\nos.write(1, b'1\\n')\ntime.sleep(60)"
+        "def end(*_):\n    os.write(1, b'ranks ended\\n')\n    sys.exit(1)\n"
+        "signal.signal(signal.SIGTERM, end)\nos.write(1, b'1\\n')\ntime.sleep(60)"
     )
-    process = supervised(launcher, inherits=False, multi_node=True)
+    process = supervised(launcher, inherits=False, roll=str(tmp_path / "roll"))
     process.wait_for("1\n")
     process.kill(signal.SIGINT)
-    assert process.wait(30) == [7]
-    assert process.told() == "1\nranks ended\n"
+    assert process.wait(30) == [130]
+    assert process.told().startswith("1\nranks ended\n")
+    assert not (tmp_path / "roll").exists()
+
+
+REMOTE = """
+import os, signal, subprocess, sys, time
+def body(rank):
+    os.environ["RANK"] = str(rank)
+    from train.distributed import heartbeat
+    def end(number, _):
+        heartbeat.report_code(128 + number)
+        os._exit(0)
+    signal.signal(signal.SIGTERM, end)
+    heartbeat.report_in()
+    time.sleep(60)
+pids = []
+for rank in range(2):
+    pid = os.fork()
+    if pid == 0:
+        body(rank)
+    pids.append(pid)
+while len([name for name in os.listdir(os.environ["PDPC_ROLL"]) if name.endswith(".pid")]) < 2:
+    time.sleep(0.02)
+print("ready", flush=True)
+{then}
+for pid in pids:
+    os.waitpid(pid, 0)
+sys.exit({code})
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_reaches_the_ranks_on_other_machines_and_their_code_comes_back(number, supervised, tmp_path):
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(f'#!/usr/bin/env bash\necho "$5" >> {tmp_path}/machines\nexec "${{@:6}}"\n')
+    ssh.chmod(0o755)
+    program = REMOTE.format(then="", code=1)
+    process = supervised(program, roll=str(tmp_path / "roll"), path=str(ssh.parent))
+    process.wait_for("ready")
+    process.kill(number)
+    assert process.wait(60) == [143], process.told()
+    assert sorted((tmp_path / "machines").read_text().split()) == ["a", "b"]
+
+
+def test_a_lost_machine_is_named_with_its_ranks(supervised, tmp_path):
+    then = "os.kill(pids[1], signal.SIGKILL); open(os.environ['PDPC_ROLL'] + '/00000.code', 'w').write('79')"
+    then += "; os.kill(pids[0], signal.SIGKILL)"
+    process = supervised(REMOTE.format(then=then, code=255), roll=str(tmp_path / "roll"))
+    assert process.wait(60) == [79], process.told()
+    assert "rank 1 on b: no exit code: the machine was lost, or the process killed" in process.told()
 
 
 def test_a_rank_that_was_killed_is_named(capfd):

@@ -1,10 +1,12 @@
 """Which overrides and YAML files are rejected, and that ordinary ones pass."""
 
 import time
+from dataclasses import make_dataclass
 
 import pytest
 
-from train.config.check import check_files, check_words, check_yaml
+from train.config.check import check_files, check_settings, check_words, check_yaml
+from train.config.compose import compose
 from train.config.groups import CONFIGS
 
 
@@ -81,3 +83,25 @@ def test_a_yaml_bomb_is_rejected_at_once(tmp_path):
     with pytest.raises(ValueError, match="aliases expand to more than"):
         check_yaml(path, nodes=100_000)
     assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("train", ["arm=a", "data.tokens=t", "data.order=o"]),
+        ("arrange", ["tokens=t", "batch_size=8", "preference=shuffled"]),
+        *(("prepare", []), ("demo", [])),
+    ],
+)
+@pytest.mark.parametrize("address", ["s3://bucket/run", "gs://b/r", "file:///runs/a"])
+def test_no_verb_writes_to_an_address(verb, words, address):
+    """A path of that name would be a folder here, and the output would be lost with the machine."""
+    from launch.cli import VERBS
+
+    schema, _, choices = VERBS[verb].load()
+    with pytest.raises(ValueError, match=rf"output={address} is an address, and outputs are only written to folders"):
+        compose(verb, schema, [*words, f"output={address}"], choices)
+
+
+def test_a_path_with_a_colon_is_no_address():
+    check_settings(make_dataclass("Written", [("output", str)])("runs/a:b"))

@@ -13,8 +13,11 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import yaml
 
@@ -33,7 +36,7 @@ REPLACED = {
     "reference_fraction": "0.3",
     "validation_fraction": "0.2",
     "max_tokens": "20000",
-    "batch_size": "64",
+    "batch_size": "32",
     "stages": "2",
     "precision": "fp32",
     "processes": "1",
@@ -44,9 +47,9 @@ REPLACED = {
 """Values by key, wherever a command has the key. `stages` of evaluate is not a number of stages: it stays."""
 DROPPED = ("cluster.hosts",)
 TINY = (
-    *("precision=fp32", "tracker=none", "threads=1", "micro_batch_size=4", "optimizer.lr=3e-3"),
+    *("precision=fp32", "tracker=none", "threads=1", "micro_batch_size=8", "optimizer.lr=3e-3"),
     *("heldout.max_samples=16", "benchmarks.limit=2"),
-    "accept_scores=true",  # models of a few dozen steps are no better than token frequencies, and say so
+    "accept_scores=true",  # models of a few steps are no better than token frequencies, and pdpc score says so
 )
 MODELS = {"reference_weak": "demo_weak", "reference_strong": "demo_strong"}
 """Model by experiment; all others: demo."""
@@ -56,6 +59,8 @@ ADDED = {
     "prepare": ("processes=1",),
     "score": ("processes=2",),
 }
+BYTES, LONGEST = 100_000, 6_000
+"""Most text per source, and per document in characters: many documents, because whole ones are held out."""
 TASKS = "tasks"
 """Folder of the local tasks, which have the names of the harness's own."""
 ELSEWHERE = {"--hostfile": os.devnull, "--master_addr": "127.0.0.1"}
@@ -85,6 +90,11 @@ class Command:
         if "--pack" in self.words:
             return self.words[self.words.index("--pack") + 1]
         return self.values.get("output")
+
+    def is_for_another(self, other: Command) -> bool:
+        """Return whether `other` is the same command for another arm or model: neither needs the other's output."""
+        arms = [re.sub(r"shuffled|pdpc|weak|strong", "ARM", " ".join(one.words)) for one in (self, other)]
+        return self.verb == other.verb in ("train", "launch", "evaluate") and arms[0] == arms[1]
 
     def small(self) -> Command:
         """Return the command at the size of a demo."""
@@ -135,6 +145,22 @@ def tasks_of(command: Command) -> list[str]:
     return [name.strip() for name in command.values["benchmarks.tasks"].strip("[]").split(",")]
 
 
+def write_text(folder: Path) -> None:
+    """Write text that every Python has, from two of the demo's sources: 150 KB in 60 documents."""
+    from launch.demo.sources import Places, help_topics, python_files, read_modules
+    from launch.demo.text import arrange_sources, write
+
+    skipped: Counter[str] = Counter()
+    library = Places.of_this_python().standard_library
+    topics = help_topics(library / "pydoc_data" / "topics.py")
+    modules = read_modules(sorted(python_files(library / "importlib")), library, skipped)
+    found = {"help_topics": topics, "stdlib_docstrings": modules[1]}
+    sources = {name: [one for one in documents if len(one[1]) < LONGEST] for name, documents in found.items()}
+    folder.mkdir(parents=True)
+    for source, documents in arrange_sources(sources, dict.fromkeys(sources, BYTES), skipped).items():
+        write(folder / f"{source}.jsonl", source, documents)
+
+
 def write_tasks(folder: Path, names: list[str], tokens: Path) -> None:
     """Write tasks with the names of the harness's own, whose questions are cut from the held-out slice of `tokens`."""
     from curriculum.tokens.tokens import Tokens
@@ -168,11 +194,23 @@ def write_tasks(folder: Path, names: list[str], tokens: Path) -> None:
             (folder / f"{name}.yaml").write_text(yaml.safe_dump({**one, "task": name}))
 
 
-def run(command: Command, folder: Path, environment: dict[str, str]) -> str:
-    """Run a command in `folder`; return its output. Raises RuntimeError, with its output, if it fails."""
-    done = subprocess.run(
-        command.line(), cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{shlex.join(command.line())} ended with {done.returncode}:\n{done.stdout}")
-    return done.stdout
+def waves(found: Sequence[Command]) -> Iterator[list[Command]]:
+    """Yield the commands in their order, two at once where two arms or models have the same command."""
+    wave: list[Command] = []
+    for command in found:
+        if wave and (len(wave) == 2 or command.program != "pdpc" or not wave[0].is_for_another(command)):
+            yield wave
+            wave = []
+        wave.append(command)
+    yield wave
+
+
+def run(wave: Sequence[Command], folder: Path, environment: Mapping[str, str]) -> None:
+    """Run commands at once in `folder`. Raises RuntimeError, with the output of one, if it fails."""
+    started = [
+        subprocess.Popen(one.line(), cwd=folder, env=environment, stdout=PIPE, stderr=STDOUT, text=True) for one in wave
+    ]
+    outputs = [process.communicate()[0] for process in started]
+    for one, process, output in zip(wave, started, outputs, strict=True):
+        if process.returncode != 0:
+            raise RuntimeError(f"{shlex.join(one.line())} ended with {process.returncode}:\n{output}")

@@ -144,6 +144,17 @@ def test_the_hours_follow_from_tokens_and_rates():
         assert on_64 == pytest.approx(expected / 64 * slower, rel=0.02, abs=0.05), step
 
 
+def test_the_experiment_on_the_page_composes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```yaml\n# (\S+\.yaml);(.*?)```", PAGE.read_text("utf-8"), flags=re.DOTALL)
+    Path(block[0]).write_text(f"#{block[1]}")
+    (words,) = re.findall(rf"`pdpc train (\S+{block[0]}.*?)`", PAGE.read_text("utf-8"))
+    found = compose("train", TrainSettings, words.split())
+    assert (found.model.layers, found.model.width) == (24, 1536)
+    assert found.benchmarks.task_code
+    assert found.benchmarks.tasks == list(HARNESS_FILES)
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """The current folder, with nothing but text."""

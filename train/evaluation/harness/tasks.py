@@ -71,8 +71,8 @@ def check_tasks(settings: BenchmarkSettings) -> None:
         files = sorted(path.glob("**/*.yaml"))
         if not files:
             raise ValueError(
-                f"benchmarks.task_paths: {path} holds no task file (*.yaml): build the benchmark first, for example with "
-                f"pdpc evaluate --pack {path} (docs/evaluation.md), or give benchmarks.tasks=[]"
+                f"benchmarks.task_paths: {path} holds no task file (*.yaml): build the benchmark first, or pack tasks "
+                f"with pdpc evaluate --pack {path}, or give benchmarks.tasks=[]"
             )
         for file in files:
             check_yaml(file, LARGEST_TASK, tags=["!function"], nodes=MOST_VALUES)

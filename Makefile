@@ -1,5 +1,6 @@
 # make demo                  the full pipeline on local text
 # make test                  the test suite (make lint: ruff and mypy)
+# make rehearse              every command of docs/reproduce.md at the size of a demo
 # make check-export          exports loaded by transformers 4 as well (in an environment of its own)
 # make check-loops           an order in accelerate, Trainer and Lightning (in the environment of bench-peers)
 # make elastic COUNT=10000   compare COUNT random elastic schedules with a plain list
@@ -26,7 +27,7 @@ BENCH_GPU ?=
 TORTURE ?=
 CLUSTER ?=
 
-.PHONY: setup demo test check-export check-loops elastic torture cluster lint clean bench-peers bench-data bench-step bench-gpu
+.PHONY: setup demo test rehearse check-export check-loops elastic torture cluster lint clean bench-peers bench-data bench-step bench-gpu
 
 setup: $(VENV)/.ready
 
@@ -42,6 +43,9 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations 10
+
+rehearse: setup
+	OMP_NUM_THREADS=1 PDPC_REHEARSE=1 $(BIN)/python -m pytest -s tests/docs/test_reproduce.py
 
 # two environments: exports are written and read by .venv (transformers 5), and read and saved again by transformers 4
 check-export: $(TRANSFORMERS4)/.ready

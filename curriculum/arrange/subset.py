@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from curriculum.arrange.cells import Times
 from curriculum.order.permutation import KeyedPermutation, key_of
 from curriculum.scores.columns import SampleColumns
+
+log = logging.getLogger(__name__)
 
 
 def subset(columns: SampleColumns, sources: Sequence[str], max_tokens: int | None, seed: int) -> Times | None:
@@ -34,7 +37,12 @@ def subset(columns: SampleColumns, sources: Sequence[str], max_tokens: int | Non
         raise ValueError(
             f"sources={list(sources)} have no samples in slice {tokens.slice!r} of {tokens.folder}: name others"
         )
-    wanted = total if max_tokens is None else min(total, -(-max_tokens // tokens.seq_len))
+    wanted = total if max_tokens is None else -(-max_tokens // tokens.seq_len)
+    if wanted > total:
+        log.warning(
+            "max_tokens=%d is more than the %d tokens of %d samples in slice %r of %s: all of them are arranged",
+            *(max_tokens, total * tokens.seq_len, total, tokens.slice, tokens.folder),
+        )
     permutation = KeyedPermutation(total, key_of(seed, "subset"))
 
     def times(first: int, count: int) -> NDArray[np.uint8]:

@@ -27,6 +27,7 @@ WITH_COMMANDS = [
     "docs/inspect.md",
     "docs/preferences.md",
     "docs/report.md",
+    "docs/reproduce.md",
 ]
 VARIABLE = re.compile(r"\$\w+")
 ASSIGNMENT = re.compile(r"(\w+)=(.*)", re.DOTALL)

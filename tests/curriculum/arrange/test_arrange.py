@@ -101,6 +101,12 @@ def test_a_subset_is_the_same_for_every_preference_and_is_counted(settings, tmp_
     assert some[0].manifest.facts["left_out"] == len(Tokens.open(tokens_folder)) - 100
 
 
+def test_more_tokens_than_there_are_arrange_all_with_a_warning(settings, tokens_folder, caplog):
+    samples = len(Tokens.open(tokens_folder))
+    assert len(run(settings(max_tokens=32 * samples + 1))) == samples
+    assert f"max_tokens={32 * samples + 1} is more than the {32 * samples} tokens of {samples} samples" in caplog.text
+
+
 def test_stages_part_the_run_and_every_position_knows_its_own(settings):
     order = run(settings(stages=3))
     assert order.stage_ends[-1] == order.steps

@@ -494,7 +494,7 @@ def test_the_shown_configuration_has_the_settings_of_the_run(capsys: pytest.Capt
     own, run_of = yaml.safe_load_all(shown)
     assert (own["cluster"]["nodes"], run_of["arm"], run_of["seed"]) == (4, "pdpc", 7)
     lines = [line.strip() for line in shown.splitlines()]
-    assert {"nodes: 4  # command line", "seed: 7  # command line", "order: ???  # required, has no value"} <= set(lines)
+    assert {"nodes: 4  # command line", "seed: 7  # command line", "tokens: t  # command line"} <= set(lines)
     assert "arm: pdpc  # configs/experiment/pdpc_1.3b.yaml" in lines
     assert main(["launch", "--cfg", "job", "optimizer.lrr=1"]) == 2
     assert "train: unknown key 'optimizer.lrr'" in capsys.readouterr().err

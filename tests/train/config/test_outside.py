@@ -118,7 +118,8 @@ def test_the_configuration_is_shown_with_the_origin_of_every_value(folder, capsy
     shown = capsys.readouterr().out
     lines = [line.strip() for line in shown.splitlines()]
     assert "data:" in lines
-    assert "tokens: ???  # required, has no value" in lines
+    assert "tokens: artifacts/tokens  # configs/experiment/base_recipe.yaml" in lines
+    assert "order: ???  # required, has no value" in lines
     assert "seed: 7  # experiment/mine.yaml" in lines
     assert "layers: 3  # model/small.yaml" in lines
     assert "lr: 0.0001  # command line" in lines

@@ -70,7 +70,10 @@ def check_tasks(settings: BenchmarkSettings) -> None:
             verify(path)
         files = sorted(path.glob("**/*.yaml"))
         if not files:
-            raise ValueError(f"benchmarks.task_paths: {path} holds no task file (*.yaml): build the benchmark first")
+            raise ValueError(
+                f"benchmarks.task_paths: {path} holds no task file (*.yaml): build the benchmark first, or pack tasks "
+                f"with pdpc evaluate --pack {path}, or give benchmarks.tasks=[]"
+            )
         for file in files:
             check_yaml(file, LARGEST_TASK, tags=["!function"], nodes=MOST_VALUES)
     manager = task_manager(settings)

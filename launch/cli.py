@@ -273,7 +273,11 @@ def _check_folder() -> None:
 
 def _only_prints(words: Sequence[str]) -> bool:
     """Return whether a command only prints: it opens no socket and writes no file that could be left incomplete."""
-    if not words or words[0] in ("inspect", "estimate", "help", "--version", "completion") or list(words) == ["doctor", "--faults"]:
+    if (
+        not words
+        or words[0] in ("inspect", "estimate", "help", "--version", "completion")
+        or list(words) == ["doctor", "--faults"]
+    ):
         return True
     return asks_help(words) or any(word.partition("=")[0] in ("--cfg", "-c") for word in words)
 

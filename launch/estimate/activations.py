@@ -8,7 +8,7 @@ Per token and block, e bytes per element, W width, Q and K width of queries and 
     full        e * W                                     the block's input
 
 Once: the final norm's input and scale, token ids, and the rotary table. (As Korthikanti et al., arXiv 2205.05198, section
-4.1, for this decoder and a flash kernel; `attention=sdpa` keeps a copy of its output, e * Q more.)
+4.1, for this decoder and a flash kernel.)
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ def recomputed_blocks(execution: ExecutionSettings, layers: int) -> int:
 def bytes_per_token(decoder: DecoderConfig, mode: str, element: int) -> int:
     """Return the bytes that one block keeps per token in a mode of checkpointing (none, selective or full)."""
     queries, keys = decoder.heads * decoder.head_size, decoder.kv_heads * decoder.head_size
-    copied = queries if decoder.attention == "sdpa" else 0
-    whole = element * (4 * decoder.width + 2 * queries + 2 * keys + 3 * decoder.ffn + copied) + 4 * decoder.heads + 8
-    attention = element * (decoder.width + 2 * queries + 2 * keys + copied) + 4 * decoder.heads
+    whole = element * (4 * decoder.width + 2 * queries + 2 * keys + 3 * decoder.ffn) + 4 * decoder.heads + 8
+    attention = element * (decoder.width + 2 * queries + 2 * keys) + 4 * decoder.heads
     return {"none": whole, "selective": attention, "full": element * decoder.width}[mode]
 
 

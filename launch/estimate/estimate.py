@@ -164,14 +164,18 @@ def _parts(
         }
         micro = largest(fits, where.usable_bytes)
         if micro is None:
-            raise ValueError(f"references.{name}={size} does not fit a GPU of this cluster at any micro-batch: use a smaller one")
+            raise ValueError(
+                f"references.{name}={size} does not fit a GPU of this cluster at any micro-batch: use a smaller one"
+            )
         its = step_of(other, shape, data, where, fitted, micro)
         parts.append(training_part(f"reference {name}", f"{size}, micro-batch {micro}", its, data.reference_tokens, 1))
         references.append((shape, data.train_tokens))
     if references:
         what = f"{len(references)} forward passes over the training tokens"
         parts.append(forward_part("scoring", what, references, data, where, fitted))
-    each = training_part("arms", f"{settings.arms} runs one after another", step, data.train_tokens, settings.arms, saved.stalled_s)
+    each = training_part(
+        "arms", f"{settings.arms} runs one after another", step, data.train_tokens, settings.arms, saved.stalled_s
+    )
     parts.append(each)
     heldout = data.validation_samples if train.heldout.max_samples is None else train.heldout.max_samples
     if heldout is None:
@@ -180,13 +184,20 @@ def _parts(
         notes.append("benchmarks are not counted: give benchmark_tokens, what one evaluation scores")
     tokens = (heldout or 0) * data.seq_len + settings.benchmark_tokens
     evaluations = settings.arms * data.stages
-    parts.append(forward_part("evaluation", f"{evaluations} stage ends", [(decoder, tokens * evaluations)], data, where, fitted))
+    parts.append(
+        forward_part("evaluation", f"{evaluations} stage ends", [(decoder, tokens * evaluations)], data, where, fitted)
+    )
     parts.append(lost_part([each], saved, step.seconds.total, where))
     return parts, notes
 
 
 def _as_dict(need: Memory) -> dict[str, Any]:
-    return {**{kind: getattr(need, kind) for kind in KINDS}, "total": need.total, "moment": need.moment, "host": need.host}
+    return {
+        **{kind: getattr(need, kind) for kind in KINDS},
+        "total": need.total,
+        "moment": need.moment,
+        "host": need.host,
+    }
 
 
 def _measured(run: RealRun, correction: Correction) -> dict[str, Any]:

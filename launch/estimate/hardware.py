@@ -67,7 +67,9 @@ class Accelerators(Cluster):
 
     def plan(self, overrides: Sequence[str], folder: Path) -> Start:
         """Raise ValueError: hardware is not a way to start a run."""
-        raise ValueError("cluster: this describes hardware for pdpc estimate: start with cluster=slurm, hostfile or local")
+        raise ValueError(
+            "cluster: this describes hardware for pdpc estimate: start with cluster=slurm, hostfile or local"
+        )
 
 
 POSITIVE = (

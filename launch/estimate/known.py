@@ -82,7 +82,9 @@ def known(settings: EstimateSettings, train: TrainSettings) -> Known:
         given = getattr(settings, key)
         if given is not None:
             if key in found and key in ("vocab_size", "seq_len", "batch_size") and found[key] != given:
-                raise ValueError(f"{key}={given} contradicts {origin[key]}, which has {found[key]}: leave one of them out")
+                raise ValueError(
+                    f"{key}={given} contradicts {origin[key]}, which has {found[key]}: leave one of them out"
+                )
             found[key], origin[key] = given, "given"
         elif key not in found:
             found[key], origin[key] = value, "assumed"
@@ -122,5 +124,3 @@ def _of_order(folder: str, seq_len: int) -> dict[str, Any]:
 def decoder_of(train: TrainSettings, data: Known) -> DecoderConfig:
     """Return the decoder of a run on this data."""
     return train.model.decoder_config(data.vocab_size, data.seq_len, None)
-
-

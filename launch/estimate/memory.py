@@ -131,10 +131,16 @@ def memory(
     gathered = _gathered(settings, decoder, element)
     logits = _loss(settings, decoder, tokens, element)
     block = _block_backward(settings, decoder, tokens, element)
-    base = Memory(states.weights, states.between, states.optimizer, kept, logits, states.buffers + gathered, "loss", states.host)
+    base = Memory(
+        states.weights, states.between, states.optimizer, kept, logits, states.buffers + gathered, "loss", states.host
+    )
     first = element * head if states.between in (0, 4 * decoder.parameter_count()) else 0
     backward = replace(
-        base, moment="backward", activations=kept, logits=stream + first, buffers=base.buffers + block + _bucket(settings, element, decoder)
+        base,
+        moment="backward",
+        activations=kept,
+        logits=stream + first,
+        buffers=base.buffers + block + _bucket(settings, element, decoder),
     )
     bucket = _bucket(settings, element, decoder)
     update = replace(
@@ -149,12 +155,12 @@ def _loss(settings: TrainSettings, decoder: DecoderConfig, tokens: int, element:
 
     head, stream = decoder.vocab_size * decoder.width, tokens * decoder.width
     chunk = min(tokens, max(1, CHUNK_LOGITS * 4 // element // decoder.vocab_size))
-    once = chunk == tokens
-    slopes = chunk * decoder.vocab_size * (element + (0 if settings.execution.kernels == "liger" else 8))
-    weight = head * (element if once else 4)
-    scaled_weight = head * (4 + (0 if once and element == 4 else element)) if element == 2 or once else head * 4
-    scaled_stream = stream * 8 if element == 2 else stream * 4
-    return stream * element + weight + max(slopes, scaled_weight, scaled_stream) + 4 * tokens
+    weight = head * (element if chunk == tokens else 4)
+    in_float = 4 if element == 2 and settings.execution.kernels != "liger" else 0
+    forward = chunk * decoder.vocab_size * (element + in_float) + stream * element
+    scaled_weight = head * (4 + element) if element == 2 else 4 * head
+    scaled_stream = stream * (8 if element == 2 else 4)
+    return stream * element + weight + max(forward, scaled_weight, scaled_stream)
 
 
 def _block_backward(settings: TrainSettings, decoder: DecoderConfig, tokens: int, element: int) -> int:

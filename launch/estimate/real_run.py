@@ -65,7 +65,9 @@ def read_real_run(folder: Path) -> RealRun:
     from train.tracking import read_metrics
 
     facts = read_run(folder)
-    lacking = [key for key in ("device", "world_size", "accumulation", "micro_batch_size", "zero_stage") if key not in facts]
+    lacking = [
+        key for key in ("device", "world_size", "accumulation", "micro_batch_size", "zero_stage") if key not in facts
+    ]
     path = folder / "config.json"
     if lacking or not path.is_file() or not (folder / METRICS).is_file():
         missing = ", ".join(lacking) or ("config.json" if not path.is_file() else METRICS)
@@ -107,7 +109,9 @@ def _decoder(settings: TrainSettings, parameters: int, operations: float) -> Dec
     per_position = one.operations_per_token(2) - one.operations_per_token(1)
     length = round((operations - one.operations_per_token(0)) / per_position)
     if not 1 <= length < 1e7 or not math.isfinite(operations):
-        raise ArtifactError(f"{METRICS} records {operations:.4g} FLOPs per token, which its model does not make: {REMEDY}")
+        raise ArtifactError(
+            f"{METRICS} records {operations:.4g} FLOPs per token, which its model does not make: {REMEDY}"
+        )
     return replace(one, max_seq_len=length)
 
 

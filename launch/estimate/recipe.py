@@ -82,7 +82,12 @@ class Part:
 
 
 def step_of(
-    train: TrainSettings, decoder: DecoderConfig, data: Known, hardware: Accelerators, fitted: Coefficients, micro_batch: int
+    train: TrainSettings,
+    decoder: DecoderConfig,
+    data: Known,
+    hardware: Accelerators,
+    fitted: Coefficients,
+    micro_batch: int,
 ) -> Step:
     """Return the step of a run. Raises ValueError if the batch does not divide."""
     ranks, seq_len = hardware.devices, data.seq_len
@@ -111,9 +116,7 @@ def micro_batches(data: Known, ranks: int) -> list[int]:
     return divisors(Split(data.batch_size, ranks).part_size)
 
 
-def memories(
-    train: TrainSettings, decoder: DecoderConfig, data: Known, ranks: int, stage: int
-) -> dict[int, Memory]:
+def memories(train: TrainSettings, decoder: DecoderConfig, data: Known, ranks: int, stage: int) -> dict[int, Memory]:
     """Return the memory of a rank at a ZeRO stage, by micro-batch."""
     zero = replace(train.zero, stage=stage)
     changed = replace(train, zero=zero)
@@ -126,7 +129,9 @@ def memories(
 
 def stages_for(train: TrainSettings) -> Sequence[int]:
     """Return the ZeRO stages that the run's offloading allows."""
-    least = 3 if train.zero.offload_param != "none" or train.zero.uses_nvme else int(train.zero.offload_optimizer != "none")
+    least = (
+        3 if train.zero.offload_param != "none" or train.zero.uses_nvme else int(train.zero.offload_optimizer != "none")
+    )
     return range(least, 4)
 
 
@@ -135,7 +140,9 @@ def largest(found: dict[int, Memory], available: int) -> int | None:
     return max((size for size, need in found.items() if need.total <= available), default=None)
 
 
-def checkpoints_of(train: TrainSettings, decoder: DecoderConfig, data: Known, hardware: Accelerators, step_s: float) -> Checkpoints:
+def checkpoints_of(
+    train: TrainSettings, decoder: DecoderConfig, data: Known, hardware: Accelerators, step_s: float
+) -> Checkpoints:
     """Return size and interval of checkpoints (Young 1974; Daly 2006, doi 10.1016/j.future.2004.11.016, equation 37)."""
     size = decoder.parameter_count() * (STATE_BYTES + (4 if train.averaging.decay else 0))
     stall = size / (hardware.disk_gb_s * 1e9)
@@ -155,11 +162,17 @@ def checkpoints_of(train: TrainSettings, decoder: DecoderConfig, data: Known, ha
 
 
 def forward_part(
-    name: str, what: str, decoders: Sequence[tuple[DecoderConfig, float]], data: Known, hardware: Accelerators, fitted: Coefficients
+    name: str,
+    what: str,
+    decoders: Sequence[tuple[DecoderConfig, float]],
+    data: Known,
+    hardware: Accelerators,
+    fitted: Coefficients,
 ) -> Part:
     """Return a part that only runs models forward: decoders, each with its tokens."""
     seconds = sum(
-        tokens * forward_seconds_per_token(Work.of(decoder, data.seq_len), hardware, fitted) for decoder, tokens in decoders
+        tokens * forward_seconds_per_token(Work.of(decoder, data.seq_len), hardware, fitted)
+        for decoder, tokens in decoders
     )
     tokens = max((tokens for _, tokens in decoders), default=0.0)
     return Part(name, what, tokens, seconds / hardware.devices / 3600, seconds / 3600)
@@ -176,4 +189,10 @@ def lost_part(parts: Sequence[Part], saved: Checkpoints, step_s: float, hardware
     hours = sum(part.hours for part in parts)
     interval = (saved.save_every or saved.every_steps) * step_s
     lost = hours * 3600 / saved.mtbf_s * interval / 2 / 3600
-    return Part("failures", f"{hours * 3600 / saved.mtbf_s:.2f} expected, each costs half an interval", 0.0, lost, lost * hardware.devices)
+    return Part(
+        "failures",
+        f"{hours * 3600 / saved.mtbf_s:.2f} expected, each costs half an interval",
+        0.0,
+        lost,
+        lost * hardware.devices,
+    )

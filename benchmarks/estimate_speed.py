@@ -12,7 +12,7 @@ import argparse
 import csv
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,17 @@ def kept_out(rows: Sequence[Row], group_of: Callable[[int, Row], object]) -> lis
     return found
 
 
+def at_speed(rows: Sequence[Row], relative: float) -> list[Row]:
+    """Return the rows with another `relative_speed` of their hardware."""
+    return [replace(row, hardware=replace(row.hardware, relative_speed=relative)) for row in rows]
+
+
+def relative_speed(rows: Sequence[Row], fitted: Coefficients) -> float:
+    """Return the relative speed, to three digits, at which the median error is zero."""
+    tried = np.arange(0.5, 1.5, 0.001)
+    return float(round(min(tried, key=lambda one: abs(np.median(errors(at_speed(rows, one), fitted)))), 3))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Fit, measure, print and, if asked to, write."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -177,8 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
                    "source": source}
         for row, source in others()
     }  # fmt: skip
-    ratios = np.array([row.tokens_per_s * row.hardware.relative_speed / row.predicted(fitted) for row in hopper])
-    relative = float(np.median(ratios))
+    relative = relative_speed(hopper, fitted)
     result = {
         "coefficients": {item.name: float(f"{getattr(fitted, item.name):.5g}") for item in fields(fitted)},
         "origin": f"{len(rows)} rows of MPT training on A100, {FOUNDRY} (Apache-2.0)",
@@ -189,7 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
         },
         "kept_out_by_tenth": {"all": summary(np.array([error for _, error in by_tenth]))},
         "never_fitted": outside,
-        "h100": {"relative_speed": round(relative, 3), "after_it": summary(relative / ratios - 1)},
+        "h100": {"relative_speed": round(relative, 3), "after_it": summary(errors(at_speed(hopper, relative), fitted))},
     }
     for row, error in by_size:
         where = f"{row.work.seq_len:6} {row.hardware.devices:4} GPUs {row.hardware.memory_gib:5} GiB"

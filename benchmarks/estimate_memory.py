@@ -29,7 +29,14 @@ CASES: dict[str, dict[str, Any]] = {
     "3b": {"model": "3b", "micro": 4, "accumulation": 1, "stage": 1, "ranks": 8},
     "1.3b, accumulated": {"model": "1.3b", "micro": 4, "accumulation": 2, "stage": 1, "ranks": 64},
     "1.3b, full": {"model": "1.3b", "micro": 8, "accumulation": 1, "stage": 1, "ranks": 8, "checkpointing": "full"},
-    "1.3b, selective": {"model": "1.3b", "micro": 8, "accumulation": 1, "stage": 1, "ranks": 8, "checkpointing": "selective"},
+    "1.3b, selective": {
+        "model": "1.3b",
+        "micro": 8,
+        "accumulation": 1,
+        "stage": 1,
+        "ranks": 8,
+        "checkpointing": "selective",
+    },
     "3b, stage 0": {"model": "3b", "micro": 1, "accumulation": 1, "stage": 0, "ranks": 8},
 }
 
@@ -45,9 +52,13 @@ def compare(case: Mapping[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     tracked = peak_bytes(decoder, train.execution, micro, accumulation, ranks if case["stage"] else 1)
     return {
-        **case, "predicted_bytes": predicted.total, "tracked_bytes": tracked["step"], "moment": predicted.moment,
-        "error": round(predicted.total / tracked["step"] - 1, 4), "seconds": round(time.perf_counter() - started, 1),
-    }  # fmt: skip
+        **case,
+        "predicted_bytes": predicted.total,
+        "tracked_bytes": tracked["step"],
+        "moment": predicted.moment,
+        "error": round(predicted.total / tracked["step"] - 1, 4),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -66,9 +77,13 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name}: {json.dumps(rows[name])}", flush=True)
         worst = max(abs(row["error"]) for row in rows.values())
         result = {
-            "benchmark": NAME, "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": versions(("torch",)), "target": MOST, "worst": worst, "cases": rows,
-        }  # fmt: skip
+            "benchmark": NAME,
+            "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(("torch",)),
+            "target": MOST,
+            "worst": worst,
+            "cases": rows,
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(result, indent=1) + "\n")
 

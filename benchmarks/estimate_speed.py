@@ -1,8 +1,8 @@
 """python -m benchmarks.estimate_speed [ROWS.csv] [--write]
 
-Fit the model of speed of `pdpc estimate` (launch/estimate/speed.py) to published rows for A100, and measure its errors on
-rows that were kept out of the fit: each model size (0.76B, 1B, 3B) by a fit to all other sizes; every row by a fit to nine
-tenths of the rows; figures of other projects, which are never fitted. `--write` stores coefficients and errors in
+Fit the model of speed of `pdpc estimate` (launch/estimate/speed.py) to published rows for A100, and measure its errors
+on rows that were kept out of the fit: each model size (0.76B, 1B, 3B) by a fit to all other sizes; every row by a fit
+to nine tenths of the rows; figures of other projects, which are never fitted. `--write` stores coefficients and errors in
 launch/estimate/speed.json. H100 rows only set `relative_speed` of the H100's hardware.
 """
 
@@ -27,9 +27,16 @@ from launch.estimate.speed import FITTED, Coefficients, Traffic, Work, step_seco
 Floats = NDArray[np.float64]
 ROWS = Path(__file__).parent / "results" / "kept" / "mpt_throughput.csv"
 SHAPES = {
-    "125m": (12, 768), "350m": (24, 1024), "760m": (24, 1536), "1b": (24, 2048), "3b": (32, 2560), "7b": (32, 4096),
-    "13b": (40, 5120), "30b": (48, 7168), "70b": (80, 8192),
-}  # fmt: skip
+    "125m": (12, 768),
+    "350m": (24, 1024),
+    "760m": (24, 1536),
+    "1b": (24, 2048),
+    "3b": (32, 2560),
+    "7b": (32, 4096),
+    "13b": (40, 5120),
+    "30b": (48, 7168),
+    "70b": (80, 8192),
+}
 """Layers and width of the MPT models (llm-foundry, scripts/train/yamls/pretrain)."""
 MPT_VOCABULARY = 50_368
 KEPT_OUT = ("760m", "1b", "3b")
@@ -58,10 +65,15 @@ class Row:
     def predicted(self, fitted: Coefficients) -> float:
         """Return tokens/s per GPU."""
         seconds = step_seconds(
-            self.work, self.hardware, fitted, micro_batch_tokens=self.micro_batch_tokens,
-            accumulation=self.accumulation, traffic=self.traffic, recomputed=float(self.recomputed),
+            self.work,
+            self.hardware,
+            fitted,
+            micro_batch_tokens=self.micro_batch_tokens,
+            accumulation=self.accumulation,
+            traffic=self.traffic,
+            recomputed=float(self.recomputed),
             updated=self.work.parameters / self.hardware.devices,
-        )  # fmt: skip
+        )
         return self.micro_batch_tokens * self.accumulation / seconds.total
 
 
@@ -85,10 +97,15 @@ def read_rows(path: Path) -> list[Row]:
         hardware = CARDS[row["gpu"].removesuffix("gb")](nodes=gpus // 8)
         rows.append(
             Row(
-                row["model"], work, hardware, int(row["micro_batch"]) * seq_len, int(row["accumulation"]),
-                row["checkpointing"] == "True", float(row["tokens_per_s_gpu"]),
+                row["model"],
+                work,
+                hardware,
+                int(row["micro_batch"]) * seq_len,
+                int(row["accumulation"]),
+                row["checkpointing"] == "True",
+                float(row["tokens_per_s_gpu"]),
             )
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -100,8 +117,18 @@ def others() -> list[tuple[Row, str]]:
         flops = 6 * (work.products + 50_304 * width) + 12 * layers * width * 2048
         return Row(name, work, CARDS["a100_80"](), 8 * 2048, 8, False, tflops * 1e12 / flops), source
 
-    tiny = Work(22 * (2 * 2048**2 + 2 * 2048 * 256 + 3 * 2048 * 5632), 1_100_048_384, 22, 2048, 2048, 256, 5632, True,
-                32_000, 2048)  # fmt: skip
+    tiny = Work(
+        22 * (2 * 2048**2 + 2 * 2048 * 256 + 3 * 2048 * 5632),
+        1_100_048_384,
+        22,
+        2048,
+        2048,
+        256,
+        5632,
+        True,
+        32_000,
+        2048,
+    )
 
     def foundry(name: str, card: str, seq_len: int, micro_batch: int, tokens_per_s: float) -> tuple[Row, str]:
         work = gpt(*SHAPES[name], seq_len, MPT_VOCABULARY)
@@ -184,10 +211,13 @@ def main(arguments: list[str] | None = None) -> None:
     fold = np.random.default_rng(0).permutation(len(rows)) % 10
     by_tenth = kept_out(rows, lambda index, _: int(fold[index]))
     outside = {
-        row.name: {"tokens_per_s_gpu": round(row.tokens_per_s), "error": round(row.predicted(fitted) / row.tokens_per_s - 1, 4),
-                   "source": source}
+        row.name: {
+            "tokens_per_s_gpu": round(row.tokens_per_s),
+            "error": round(row.predicted(fitted) / row.tokens_per_s - 1, 4),
+            "source": source,
+        }
         for row, source in others()
-    }  # fmt: skip
+    }
     relative = relative_speed(hopper, fitted)
     result = {
         "coefficients": {item.name: float(f"{getattr(fitted, item.name):.5g}") for item in fields(fitted)},

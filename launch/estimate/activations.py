@@ -7,8 +7,8 @@ Per token and block, e bytes per element, W width, Q and K width of queries and 
     selective   e * (W + 2 Q + 2 K) + 4 H                 what attention needs, and the block's input
     full        e * W                                     the block's input
 
-Once: the final norm's input and scale, token ids, and the rotary table. (As Korthikanti et al., arXiv 2205.05198, section
-4.1, for this decoder and a flash kernel.)
+Once: the final norm's input and scale, token ids, and the rotary table. (As Korthikanti et al., arXiv 2205.05198,
+section 4.1, for this decoder and a flash kernel.)
 """
 
 from __future__ import annotations

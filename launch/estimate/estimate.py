@@ -28,8 +28,8 @@ from launch.estimate.recipe import (
     largest,
     lost_part,
     memories,
-    step_of,
     stages_for,
+    step_of,
     training_part,
 )
 from launch.estimate.settings import EstimateSettings
@@ -79,17 +79,29 @@ def estimate(settings: EstimateSettings) -> dict[str, Any]:
     available = where.usable_bytes - correction.bytes
     return {
         "run": {
-            "arm": train.arm, "zero_stage": train.zero.stage, "micro_batch_size": train.micro_batch_size,
-            "precision": train.precision, "checkpointing": train.execution.checkpointing,
+            "arm": train.arm,
+            "zero_stage": train.zero.stage,
+            "micro_batch_size": train.micro_batch_size,
+            "precision": train.precision,
+            "checkpointing": train.execution.checkpointing,
             "accumulation": data.batch_size // where.devices // train.micro_batch_size,
         },
-        "data": {**{key: value for key, value in asdict(data).items() if key != "origin"}, "steps": data.steps,
-                 "from": dict(data.origin)},
+        "data": {
+            **{key: value for key, value in asdict(data).items() if key != "origin"},
+            "steps": data.steps,
+            "from": dict(data.origin),
+        },
         "hardware": {**asdict(where), "devices": where.devices, "from": "given"},
-        "parameters": {"total": counts.total, **{name: getattr(counts, name) for name in ("embedding", "attention", "ffn",
-                       "norm", "head")}, "from": "formula"},
-        "flops_per_token": {"full_attention": step.operations_per_token, "causal_attention": step.operations_per_token_causal,
-                            "from": "formula"},
+        "parameters": {
+            "total": counts.total,
+            **{name: getattr(counts, name) for name in ("embedding", "attention", "ffn", "norm", "head")},
+            "from": "formula",
+        },
+        "flops_per_token": {
+            "full_attention": step.operations_per_token,
+            "causal_attention": step.operations_per_token_causal,
+            "from": "formula",
+        },
         "memory": {
             "from": "formula" if run is None else "formula, corrected by a measured peak",
             "correction_bytes": correction.bytes,
@@ -106,19 +118,30 @@ def estimate(settings: EstimateSettings) -> dict[str, Any]:
         },
         "speed": {
             "from": "fitted" if run is None else "fitted, corrected by measured tokens/s",
-            "step_s": step.seconds.total, "tokens_per_s": step.tokens_per_s,
+            "step_s": step.seconds.total,
+            "tokens_per_s": step.tokens_per_s,
             "tokens_per_s_device": step.tokens_per_s / step.devices,
-            "mfu": step.mfu(), "mfu_causal": step.mfu(causal=True), "seconds_by_purpose": asdict(step.seconds),
-            "error_on_rows_kept_out": fitted_file()["kept_out_by_size"]["all"], "fitted_to": fitted_file()["origin"],
+            "mfu": step.mfu(),
+            "mfu_causal": step.mfu(causal=True),
+            "seconds_by_purpose": asdict(step.seconds),
+            "error_on_rows_kept_out": fitted_file()["kept_out_by_size"]["all"],
+            "fitted_to": fitted_file()["origin"],
         },
-        "checkpoints": {**asdict(saved), "stalled_s": saved.stalled_s, "disk_bytes": saved.kept * saved.size,
-                        "from": "formula"},
-        "recipe": {"from": "fitted" if run is None else "fitted, corrected by measured tokens/s",
-                   "parts": [asdict(part) for part in parts], "hours": sum(part.hours for part in parts),
-                   "gpu_hours": sum(part.gpu_hours for part in parts)},
+        "checkpoints": {
+            **asdict(saved),
+            "stalled_s": saved.stalled_s,
+            "disk_bytes": saved.kept * saved.size,
+            "from": "formula",
+        },
+        "recipe": {
+            "from": "fitted" if run is None else "fitted, corrected by measured tokens/s",
+            "parts": [asdict(part) for part in parts],
+            "hours": sum(part.hours for part in parts),
+            "gpu_hours": sum(part.gpu_hours for part in parts),
+        },
         "measured": None if run is None else _measured(run, correction),
         "notes": notes,
-    }  # fmt: skip
+    }
 
 
 def correction_of(run: RealRun, where: Accelerators) -> Correction:
@@ -155,6 +178,8 @@ def _parts(
     fitted, parts, references = coefficients(), [], []
     notes = ["tokenizing, sorting and reports are not counted: they need no GPU"]
     for name, size in settings.references.items():
+        if size is None:
+            continue
         other = training([*settings.overrides, f"model={size}"])
         shape = decoder_of(other, data)
         fits = {
@@ -202,7 +227,12 @@ def _as_dict(need: Memory) -> dict[str, Any]:
 
 def _measured(run: RealRun, correction: Correction) -> dict[str, Any]:
     return {
-        "run": str(run.folder), "device": run.device, "ranks": run.ranks, "tokens_per_s_device": run.tokens_per_s,
-        "peak_bytes": run.peak_bytes, "speed_over_estimate": correction.speed, "bytes_over_estimate": correction.bytes,
+        "run": str(run.folder),
+        "device": run.device,
+        "ranks": run.ranks,
+        "tokens_per_s_device": run.tokens_per_s,
+        "peak_bytes": run.peak_bytes,
+        "speed_over_estimate": correction.speed,
+        "bytes_over_estimate": correction.bytes,
         "from": "measured",
-    }  # fmt: skip
+    }

@@ -1,7 +1,7 @@
 """GPUs by name and where they are: what an estimate needs to know of a cluster.
 
-Peaks are dense bf16 (NVIDIA's data sheets; the same as train/hooks/throughput.py), `memory_gib` is what the driver reports
-as the card's total. NVLink is per direction. An A800 or H800 is an A100 or H100 with a slower link.
+Peaks are dense bf16 (NVIDIA's data sheets; the same as train/hooks/throughput.py), `memory_gib` is what the driver
+reports as the card's total. NVLink is per direction. An A800 or H800 is an A100 or H100 with a slower link.
 """
 
 from __future__ import annotations
@@ -73,18 +73,24 @@ class Accelerators(Cluster):
 
 
 POSITIVE = (
-    "peak_tflops", "memory_gib", "bandwidth_gb_s", "link_gb_s", "network_gbit_s", "disk_gb_s", "mtbf_gpu_hours",
+    "peak_tflops",
+    "memory_gib",
+    "bandwidth_gb_s",
+    "link_gb_s",
+    "network_gbit_s",
+    "disk_gb_s",
+    "mtbf_gpu_hours",
     "relative_speed",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
-class A100_80(Accelerators):  # noqa: N801  # named as in configs
+class A100_80(Accelerators):  # named as in configs
     """A100 SXM with 80 GB."""
 
 
 @dataclass(frozen=True)
-class A100_40(Accelerators):  # noqa: N801
+class A100_40(Accelerators):
     """A100 SXM with 40 GB."""
 
     memory_gib: float = 39.4
@@ -92,14 +98,14 @@ class A100_40(Accelerators):  # noqa: N801
 
 
 @dataclass(frozen=True)
-class A800_80(Accelerators):  # noqa: N801
+class A800_80(Accelerators):
     """A800 SXM with 80 GB: an A100 with NVLink at 400 instead of 600 GB/s."""
 
     link_gb_s: float = 200.0
 
 
 @dataclass(frozen=True)
-class H100_80(Accelerators):  # noqa: N801
+class H100_80(Accelerators):
     """H100 SXM with 80 GB."""
 
     peak_tflops: float = 989.0
@@ -109,14 +115,14 @@ class H100_80(Accelerators):  # noqa: N801
 
 
 @dataclass(frozen=True)
-class H800_80(H100_80):  # noqa: N801
+class H800_80(H100_80):
     """H800 SXM with 80 GB: an H100 with NVLink at 400 instead of 900 GB/s."""
 
     link_gb_s: float = 200.0
 
 
 @dataclass(frozen=True)
-class H200_141(H100_80):  # noqa: N801
+class H200_141(H100_80):
     """H200 SXM with 141 GB."""
 
     memory_gib: float = 139.8

@@ -76,8 +76,12 @@ def known(settings: EstimateSettings, train: TrainSettings) -> Known:
         found |= of_order
         origin |= dict.fromkeys(of_order, "data.order")
     defaults = {
-        "vocab_size": VOCABULARY, "seq_len": SEQ_LEN, "batch_size": BATCH, "train_tokens": TOKENS, "stages": STAGES,
-    }  # fmt: skip
+        "vocab_size": VOCABULARY,
+        "seq_len": SEQ_LEN,
+        "batch_size": BATCH,
+        "train_tokens": TOKENS,
+        "stages": STAGES,
+    }
     for key, value in defaults.items():
         given = getattr(settings, key)
         if given is not None:

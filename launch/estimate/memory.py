@@ -8,8 +8,8 @@ What the engine holds (docs/engine.md; P parameters, N ranks, bf16 / fp32):
     2       2P / 4P      4P/N                12P/N
     3       2P/N / 4P/N  4P/N                12P/N                          a bucket in float32, norms gathered
 
-At stages 0 and 1 in bf16, DeepSpeed's BF16_Optimizer sums in float32 and also keeps the bf16 gradients of a backward pass
-until the update. In fp32, stage 1 reduces after the last micro-batch: with accumulation it holds all gradients.
+At stages 0 and 1 in bf16, DeepSpeed's BF16_Optimizer sums in float32 and also keeps the bf16 gradients of a backward
+pass until the update. In fp32, stage 1 reduces after the last micro-batch: with accumulation it holds all gradients.
 
 Moments: `loss` (all activations, the logits, the head's gradient), `backward` (the block that goes backward first),
 `update` (all gradients, no activations). The parts of the largest of them are reported.

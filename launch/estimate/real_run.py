@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from curriculum.artifact.files import ArtifactError, read_text, reading
+from curriculum.artifact.files import ArtifactError, reading
 from launch.estimate.hardware import Accelerators
 from models.config import DecoderConfig
+from train.records.config_json import CONFIG, read_config
 from train.records.layout import METRICS
 from train.records.run_json import read_run
 from train.settings import TrainSettings
 
-SPEED, FLOPS, PEAK = "throughput/tokens_per_s_device", "throughput/tflops_device", "memory/peak_gib"
+SPEED, PEAK = "throughput/tokens_per_s_device", "memory/peak_gib"
+FACTS = ("device", "decoder", "world_size", "accumulation", "micro_batch_size", "zero_stage")
 FIRST = 1
 """Records left out where there are more: the first one holds warm-up and compilation."""
 REMEDY = "give a run of pdpc train that has recorded steps (log_every)"
@@ -65,54 +65,38 @@ def read_real_run(folder: Path) -> RealRun:
     from train.tracking import read_metrics
 
     facts = read_run(folder)
-    lacking = [
-        key for key in ("device", "world_size", "accumulation", "micro_batch_size", "zero_stage") if key not in facts
-    ]
-    path = folder / "config.json"
-    if lacking or not path.is_file() or not (folder / METRICS).is_file():
-        missing = ", ".join(lacking) or ("config.json" if not path.is_file() else METRICS)
-        raise ArtifactError(f"{folder} has no {missing}: {REMEDY}")
-    with reading(path, "restore it"):
-        settings = _settings(json.loads(read_text(path)), facts)
-    records = [record for record in read_metrics(folder / METRICS) if SPEED in record and FLOPS in record]
+    lacking = [key for key in FACTS if key not in facts]
+    lacking += [name for name in (CONFIG, METRICS) if not (folder / name).is_file()]
+    if lacking:
+        raise ArtifactError(f"{folder} has no {', '.join(lacking)}: {REMEDY}")
+    with reading(folder / CONFIG, "it was written by another version of PDPC: give a run of this one"):
+        settings = _settings(read_config(folder), facts)
+        decoder = DecoderConfig(**facts["decoder"])
+    records = [record for record in read_metrics(folder / METRICS) if SPEED in record]
     if not records:
         raise ArtifactError(f"{folder / METRICS} has no record with {SPEED}: {REMEDY}")
     used = records[FIRST:] or records
-    decoder = _decoder(settings, int(facts["parameters"]), used[-1][FLOPS] * 1e12 / used[-1][SPEED])
     peaks = [record[PEAK] for record in records if record.get(PEAK)]
     return RealRun(
-        folder, str(facts["device"]), int(facts["world_size"]), settings, int(facts["accumulation"]), decoder,
-        median(record[SPEED] for record in used), int(max(peaks) * 2**30) if peaks else None,
-    )  # fmt: skip
+        folder=folder,
+        device=str(facts["device"]),
+        ranks=int(facts["world_size"]),
+        settings=settings,
+        accumulation=int(facts["accumulation"]),
+        decoder=decoder,
+        tokens_per_s=median(record[SPEED] for record in used),
+        peak_bytes=int(max(peaks) * 2**30) if peaks else None,
+    )
 
 
 def _settings(config: Mapping[str, Any], facts: Mapping[str, Any]) -> TrainSettings:
     """Return a run's settings from its config.json, with the split of its last attempt."""
     from omegaconf import OmegaConf
 
-    merged = OmegaConf.merge(OmegaConf.structured(TrainSettings), OmegaConf.create(dict(config)))
-    made = OmegaConf.to_object(merged)
+    made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainSettings), OmegaConf.create(dict(config))))
     assert isinstance(made, TrainSettings)
     zero = replace(made.zero, stage=int(facts["zero_stage"]))
     return replace(made, zero=zero, micro_batch_size=int(facts["micro_batch_size"]))
-
-
-def _decoder(settings: TrainSettings, parameters: int, operations: float) -> DecoderConfig:
-    """Return the decoder whose parameters and FLOPs per token a run recorded."""
-    model = settings.model
-    matrices = 1 if model.tie_embeddings else 2
-    body = model.decoder_config(1, 1, None).parameter_count(embeddings=False)
-    vocabulary = (parameters - body) // (matrices * model.width)
-    one = replace(model, vocab_multiple=1).decoder_config(vocabulary, 1, None)
-    if one.parameter_count() != parameters:
-        raise ArtifactError(f"run.json has {parameters} parameters, which its config.json does not make: {REMEDY}")
-    per_position = one.operations_per_token(2) - one.operations_per_token(1)
-    length = round((operations - one.operations_per_token(0)) / per_position)
-    if not 1 <= length < 1e7 or not math.isfinite(operations):
-        raise ArtifactError(
-            f"{METRICS} records {operations:.4g} FLOPs per token, which its model does not make: {REMEDY}"
-        )
-    return replace(one, max_seq_len=length)
 
 
 def card_matches(run: RealRun, hardware: Accelerators) -> bool:

@@ -95,7 +95,9 @@ def step_of(
     bf16 = train.precision == "bf16"
     work = Work.of(decoder, seq_len)
     seconds = step_seconds(
-        work, hardware, fitted,
+        work,
+        hardware,
+        fitted,
         micro_batch_tokens=micro_batch * seq_len,
         accumulation=accumulation,
         traffic=Traffic.of(
@@ -106,7 +108,7 @@ def step_of(
         recomputed=recomputed_blocks(train.execution, decoder.layers) / decoder.layers,
         updated=work.parameters / (ranks if train.zero.stage else 1),
         peak_share=1.0 if bf16 else 0.5,
-    )  # fmt: skip
+    )
     full, causal = (decoder.operations_per_token(seq_len, causal=causal) for causal in (False, True))
     return Step(seconds, data.batch_size * seq_len, full, causal, ranks, hardware.peak_tflops)
 
@@ -143,7 +145,7 @@ def largest(found: dict[int, Memory], available: int) -> int | None:
 def checkpoints_of(
     train: TrainSettings, decoder: DecoderConfig, data: Known, hardware: Accelerators, step_s: float
 ) -> Checkpoints:
-    """Return size and interval of checkpoints (Young 1974; Daly 2006, doi 10.1016/j.future.2004.11.016, equation 37)."""
+    """Return size and interval of checkpoints (Young 1974; Daly 2006, doi 10.1016/j.future.2004.11.016, eq. 37)."""
     size = decoder.parameter_count() * (STATE_BYTES + (4 if train.averaging.decay else 0))
     stall = size / (hardware.disk_gb_s * 1e9)
     mtbf = hardware.mtbf_gpu_hours * 3600 / hardware.devices

@@ -33,12 +33,12 @@ class EstimateSettings:
     """Evaluations of one arm; null: of data.order, else 4, the default of pdpc arrange."""
     arms: int = 2
     """Runs that are compared."""
-    references: dict[str, str] = field(default_factory=lambda: {"weak": "100m", "strong": "700m"})
-    """Reference models by name, each a size of configs/model; the same sizes for every target are an assumption."""
+    references: dict[str, str | None] = field(default_factory=lambda: {"weak": "100m", "strong": "700m"})
+    """Reference models by name, each a size of configs/model, or null to leave it out. The default sizes are assumed."""
     reference_tokens: float | None = None
     """Tokens that each reference is trained on; null: a ninth of train_tokens, as reference_fraction=0.1 leaves."""
     benchmark_tokens: float = 0.0
-    """Tokens that the benchmarks of one evaluation score: questions times answers times their length; 0: not counted."""
+    """Tokens that the benchmarks of one evaluation score (questions * answers * their length); 0: not counted."""
     from_run: str | None = None
     """RUN whose metrics correct speed and memory (--from RUN)."""
     format: str = "table"

@@ -132,7 +132,7 @@ def step_seconds(
     *,
     micro_batch_tokens: float,
     accumulation: int = 1,
-    traffic: Traffic = Traffic(),  # noqa: B008  # frozen
+    traffic: Traffic = Traffic(),  # frozen
     recomputed: float = 0.0,
     updated: float | None = None,
     peak_share: float = 1.0,
@@ -143,7 +143,7 @@ def step_seconds(
     AdamW state this rank holds. `peak_share`: peak of the precision over that of bf16.
     """
     peak, memory = hardware.peak_tflops * 1e12 * peak_share, hardware.bandwidth_gb_s * 1e9
-    tokens = micro_batch_tokens * accumulation / hardware.relative_speed
+    tokens, slower = micro_batch_tokens * accumulation, 1 / hardware.relative_speed
     blocks = work.products * (1 + recomputed / 3)
     head = work.vocabulary * work.width
     rate = peak * fitted.matmul * work.width / (work.width + fitted.matmul_width)
@@ -152,13 +152,14 @@ def step_seconds(
     links_s = moved / (fitted.links * hardware.link_gb_s * 1e9) if hardware.gpus_per_node > 1 else 0.0
     if hardware.nodes > 1:
         links_s += moved * math.log2(hardware.nodes) / (fitted.nodes * hardware.network_gbit_s / 8 * 1e9)
+    between = work.layers * work.activation_bytes * (1 + recomputed / 3)
     return Seconds(
-        products=6 * (blocks + head) * tokens / rate,
-        attention=attention * tokens / (peak * fitted.attention),
-        pointwise=fitted.pointwise * work.layers * work.activation_bytes * (1 + recomputed / 3) * tokens / memory,
-        loss=fitted.loss * 2 * work.vocabulary * tokens / memory,
-        links=links_s,
-        optimizer=OPTIMIZER_BYTES * (work.parameters if updated is None else updated) / memory,
+        products=slower * 6 * (blocks + head) * tokens / rate,
+        attention=slower * attention * tokens / (peak * fitted.attention),
+        pointwise=slower * fitted.pointwise * between * tokens / memory,
+        loss=slower * fitted.loss * 2 * work.vocabulary * tokens / memory,
+        links=slower * links_s,
+        optimizer=slower * OPTIMIZER_BYTES * (work.parameters if updated is None else updated) / memory,
     )
 
 

@@ -1,6 +1,6 @@
 """What ranks really hold: every tensor's memory, after a step and before its update.
 
-    python -m tests.launch.estimate.held [RANKS]          both precisions, ZeRO 0 to 3; prints predicted and held bytes
+python -m tests.launch.estimate.held [RANKS]          both precisions, ZeRO 0 to 3; prints predicted and held bytes
 """
 
 from __future__ import annotations
@@ -77,7 +77,13 @@ def errors(case: Mapping[str, Any], stage: str) -> dict[str, float]:
     """Return the relative error of the prediction at either moment."""
     made = case["predicted"]
     states = made["weights"] + made["optimizer"] + made["buffers"]
-    kept = made["gradients"] if stage.endswith("3") else 4 * CONFIG.parameter_count() if stage in ("bf16 0", "bf16 1") else 0
+    kept = (
+        made["gradients"]
+        if stage.endswith("3")
+        else 4 * CONFIG.parameter_count()
+        if stage in ("bf16 0", "bf16 1")
+        else 0
+    )
     expected = {"backward": states + made["gradients"], "update": states + kept}
     return {moment: size / case[moment] - 1 for moment, size in expected.items()}
 
@@ -88,7 +94,12 @@ def main(ranks: int) -> None:
 
     with served() as server, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        done = server.start(f"{__name__ if __name__ != '__main__' else __spec__.name}:rank", {"folder": name, "cases": CASES}, ranks, folder / "log")
+        done = server.start(
+            f"{__name__ if __name__ != '__main__' else __spec__.name}:rank",
+            {"folder": name, "cases": CASES},
+            ranks,
+            folder / "log",
+        )
         codes = done.wait(1500)
         if any(codes):
             sys.exit(f"{codes}: {done.told()}")

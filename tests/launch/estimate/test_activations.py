@@ -60,9 +60,15 @@ def saved_bytes(decoder, samples: int, tokens: int) -> int:
 def test_activations_are_what_autograd_saves(shape):
     layers, width, heads, kv_heads, ffn, samples, tokens, mode, dtype, attention = shape
     config = DecoderConfig(
-        vocab_size=VOCABULARY, layers=layers, width=width, heads=heads, kv_heads=kv_heads, ffn=ffn, max_seq_len=tokens,
+        vocab_size=VOCABULARY,
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=kv_heads,
+        ffn=ffn,
+        max_seq_len=tokens,
         attention=attention,
-    )  # fmt: skip
+    )
     execution = ExecutionSettings(kernels="plain", checkpointing=mode)
     decoder = build(config, 0, execution).to(dtype)
     predicted = activation_bytes(config, execution, samples, tokens, dtype.itemsize)

@@ -13,7 +13,8 @@ from launch.estimate.speed import coefficients, fitted_file
 from train.config.groups import options_of
 from train.hooks.throughput import peak_of
 
-RECIPE = ["estimate", "experiment=pdpc_1.3b", "cluster=a100_80", "cluster.nodes=8"]
+ALONE = ["references.weak=null", "references.strong=null"]
+"""Without references, which take a composition each."""
 
 
 def estimated(capsys, *words: str) -> dict:
@@ -56,7 +57,9 @@ def test_the_recipe_has_all_parts_and_they_add_up(found):
     arms_s = 2 * (1e11 / found["speed"]["tokens_per_s"] + found["checkpoints"]["stalled_s"])
     assert parts["arms"]["hours"] == pytest.approx(arms_s / 3600)
     ratio = parts["scoring"]["gpu_hours"] / parts["arms"]["gpu_hours"]
-    assert 0.5 * 0.8 / (3 * 1.3) / 2 < ratio < 0.25, "(N_weak + N_strong) / (3 N) of one arm, as small models are slower"
+    assert 0.5 * 0.8 / (3 * 1.3) / 2 < ratio < 0.25, (
+        "(N_weak + N_strong) / (3 N) of one arm, as small models are slower"
+    )
 
 
 def test_every_section_says_where_it_is_from(found):
@@ -71,7 +74,9 @@ def test_the_largest_micro_batch_is_the_largest_that_fits(found):
     for rows in memory["by_stage"].values():
         sizes = {int(size): need["total"] for size, need in rows["micro_batches"].items()}
         assert list(sizes) == [1, 2, 4, 8, 16]
-        assert rows["largest_micro_batch"] == max(size for size, need in sizes.items() if need <= memory["usable_bytes"])
+        assert rows["largest_micro_batch"] == max(
+            size for size, need in sizes.items() if need <= memory["usable_bytes"]
+        )
     assert memory["fits"]
     assert memory["chosen"]["total"] == sum(
         memory["chosen"][kind] for kind in ("weights", "gradients", "optimizer", "activations", "logits", "buffers")
@@ -98,21 +103,27 @@ def test_the_shipped_fit_is_the_fit_to_the_shipped_rows():
 
 
 def test_peaks_are_those_of_the_mfu_that_runs_report():
-    names = {"a100_80": "NVIDIA A100-SXM4-80GB", "a800_80": "NVIDIA A800-SXM4-80GB", "h100_80": "NVIDIA H100 80GB HBM3",
-             "h800_80": "NVIDIA H800", "h200_141": "NVIDIA H200", "a100_40": "NVIDIA A100-SXM4-40GB"}  # fmt: skip
+    names = {
+        "a100_80": "NVIDIA A100-SXM4-80GB",
+        "a800_80": "NVIDIA A800-SXM4-80GB",
+        "h100_80": "NVIDIA H100 80GB HBM3",
+        "h800_80": "NVIDIA H800",
+        "h200_141": "NVIDIA H200",
+        "a100_40": "NVIDIA A100-SXM4-40GB",
+    }
     assert {name: card().peak_tflops for name, card in CARDS.items()} == {k: peak_of(v) for k, v in names.items()}
 
 
 def test_every_cluster_of_launch_can_be_estimated(capsys):
     assert set(options_of("cluster")) < set(PLACES)
-    slurm = estimated(capsys, "estimate", "model=demo", "cluster=slurm", "cluster.nodes=2", "gpu=a100_40", "references={}")
+    slurm = estimated(capsys, "estimate", "model=demo", "cluster=slurm", "cluster.nodes=2", "gpu=a100_40", *ALONE)
     assert (slurm["hardware"]["devices"], slurm["hardware"]["memory_gib"]) == (16, 39.4)
     assert main(["estimate", "model=demo", "cluster=slurm"]) == 2
     assert "gpu=" in capsys.readouterr().err
 
 
 def test_the_sizes_are_those_of_the_artifacts(capsys, tokens_folder):
-    words = ["model=demo", f"data.tokens={tokens_folder}", "batch_size=64", "references={}", "micro_batch_size=8"]
+    words = ["model=demo", f"data.tokens={tokens_folder}", "batch_size=64", *ALONE, "micro_batch_size=8"]
     data = estimated(capsys, "estimate", *words)["data"]
     assert (data["vocab_size"], data["seq_len"]) == (300, 32)
     assert data["from"]["seq_len"] == "data.tokens"
@@ -120,7 +131,7 @@ def test_the_sizes_are_those_of_the_artifacts(capsys, tokens_folder):
 
 
 def test_a_table_is_printed(capsys):
-    assert main(["estimate", "model=demo", "cluster=a100_40", "references={}"]) == 0
+    assert main(["estimate", "model=demo", "cluster=a100_40", *ALONE]) == 0
     out = capsys.readouterr().out
     for words in ("largest that fits", "mfu_causal", "(fitted)", "(formula)", "Young", "GPU hours", "(assumed)"):
         assert words in out, words
@@ -145,5 +156,5 @@ def test_a_table_is_printed(capsys):
     ],
 )
 def test_bad_input_is_named(capsys, words, message):
-    assert main(["estimate", "model=demo", *words]) != 0
+    assert main(["estimate", "model=demo", *ALONE, *words]) != 0
     assert message in capsys.readouterr().err

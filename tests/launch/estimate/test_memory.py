@@ -51,8 +51,10 @@ def test_state_is_what_two_ranks_hold(ranks, precision, stage):
 def test_bytes_per_parameter(precision, stage, weights, gradients, optimizer):
     found = held(replace(TRAIN, precision=precision, zero=ZeroSettings(stage)), DECODER, 8, 1)
     assert (found.weights, found.gradients, found.optimizer) == (
-        weights * PARAMETERS, gradients * PARAMETERS, optimizer * PARAMETERS,
-    )  # fmt: skip
+        weights * PARAMETERS,
+        gradients * PARAMETERS,
+        optimizer * PARAMETERS,
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,9 +73,7 @@ def test_the_peak_is_what_torch_tracks(layers, micro, accumulation, mode, ranks)
 
 
 def test_a_smaller_share_of_the_state_never_needs_more():
-    by_stage = [
-        memory(replace(TRAIN, zero=ZeroSettings(stage)), DECODER, 2048, 64, 8, 2).total for stage in range(4)
-    ]
+    by_stage = [memory(replace(TRAIN, zero=ZeroSettings(stage)), DECODER, 2048, 64, 8, 2).total for stage in range(4)]
     assert by_stage == sorted(by_stage, reverse=True)
 
 

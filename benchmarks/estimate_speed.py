@@ -2,8 +2,8 @@
 
 Fit the model of speed of `pdpc estimate` (launch/estimate/speed.py) to published rows for A100, and measure its errors
 on rows that were kept out of the fit: each model size (0.76B, 1B, 3B) by a fit to all other sizes; every row by a fit
-to nine tenths of the rows; figures of other projects, which are never fitted. `--write` stores coefficients and errors in
-launch/estimate/speed.json. H100 rows only set `relative_speed` of the H100's hardware.
+to nine tenths of the rows; figures of other projects, which are never fitted. `--write` stores coefficients and errors
+in launch/estimate/speed.json. H100 rows only set `relative_speed` of the H100's hardware.
 """
 
 from __future__ import annotations

@@ -106,12 +106,13 @@ class A800_80(Accelerators):
 
 @dataclass(frozen=True)
 class H100_80(Accelerators):
-    """H100 SXM with 80 GB."""
+    """H100 SXM with 80 GB; `relative_speed` is fitted to its published rows (benchmarks/estimate_speed.py)."""
 
     peak_tflops: float = 989.0
     bandwidth_gb_s: float = 3350.0
     link_gb_s: float = 450.0
     network_gbit_s: float = 3200.0
+    relative_speed: float = 0.827
 
 
 @dataclass(frozen=True)

@@ -134,15 +134,15 @@ def memory(
     base = Memory(
         states.weights, states.between, states.optimizer, kept, logits, states.buffers + gathered, "loss", states.host
     )
+    bucket = _bucket(settings, decoder, element, ranks)
     first = element * head if states.between in (0, 4 * decoder.parameter_count()) else 0
     backward = replace(
         base,
         moment="backward",
         activations=kept,
         logits=stream + first,
-        buffers=base.buffers + block + _bucket(settings, element, decoder),
+        buffers=base.buffers + block + (0 if settings.zero.stage < 2 else bucket),
     )
-    bucket = _bucket(settings, element, decoder)
     update = replace(
         base, moment="update", activations=0, logits=0, gradients=states.gradients, buffers=states.buffers + bucket
     )
@@ -158,7 +158,7 @@ def _loss(settings: TrainSettings, decoder: DecoderConfig, tokens: int, element:
     weight = head * (element if chunk == tokens else 4)
     in_float = 4 if element == 2 and settings.execution.kernels != "liger" else 0
     forward = chunk * decoder.vocab_size * (element + in_float) + stream * element
-    scaled_weight = head * (4 + element) if element == 2 else 4 * head
+    scaled_weight = head * (4 if element == 4 else 8 if chunk == tokens else 6)
     scaled_stream = stream * (8 if element == 2 else 4)
     return stream * element + weight + max(forward, scaled_weight, scaled_stream)
 
@@ -177,9 +177,9 @@ def _gathered(settings: TrainSettings, decoder: DecoderConfig, element: int) -> 
     return element * min(decoder.parameter_count(), LIVE) if settings.zero.stage == 3 else 0
 
 
-def _bucket(settings: TrainSettings, element: int, decoder: DecoderConfig) -> int:
+def _bucket(settings: TrainSettings, decoder: DecoderConfig, element: int, ranks: int) -> int:
     """Return the bytes of the buckets in which gradients are reduced; stage 3 has its own all the time."""
-    if settings.zero.stage == 3:
+    if settings.zero.stage == 3 or ranks == 1:
         return 0
     elements = min(settings.zero.bucket_mb * 1_000_000 // element, decoder.parameter_count())
     return 4 * elements * (2 if settings.zero.stage == 2 and settings.zero.overlap_comm else 1)

@@ -115,6 +115,11 @@ def step_of(
 
 def micro_batches(data: Known, ranks: int) -> list[int]:
     """Return the micro-batches that divide a rank's part of the batch. Raises ValueError if the ranks do not."""
+    if data.batch_size % ranks and data.origin.get("batch_size") == "assumed":
+        raise ValueError(
+            f"{ranks} GPUs do not divide the assumed batch of {data.batch_size} samples: give batch_size=, a multiple "
+            f"of {ranks}"
+        )
     return divisors(Split(data.batch_size, ranks).part_size)
 
 

@@ -34,7 +34,7 @@ class EstimateSettings:
     arms: int = 2
     """Runs that are compared."""
     references: dict[str, str | None] = field(default_factory=lambda: {"weak": "100m", "strong": "700m"})
-    """Reference models by name, each a size of configs/model, or null to leave it out. The default sizes are assumed."""
+    """Reference models by name, each a size of configs/model; null leaves one out. The default sizes are assumed."""
     reference_tokens: float | None = None
     """Tokens that each reference is trained on; null: a ninth of train_tokens, as reference_fraction=0.1 leaves."""
     benchmark_tokens: float = 0.0

@@ -53,7 +53,8 @@ def show(found: Mapping[str, Any]) -> None:
             console,
             f"measured in {measured['run']} on {measured['ranks']} x {measured['device']}: "
             f"{measured['tokens_per_s_device']:,.0f} tokens/s per GPU, "
-            f"{measured['speed_over_estimate']:.3f} of the estimate; peak {measured['bytes_over_estimate'] / 1e9:+.2f} GB",
+            f"{measured['speed_over_estimate']:.3f} of the estimate; "
+            f"peak {measured['bytes_over_estimate'] / 1e9:+.2f} GB",
         )
     for note in found["notes"]:
         say(console, f"note: {note}")

@@ -141,7 +141,8 @@ def test_a_table_is_printed(capsys):
     ("words", "message"),
     [
         (["cluster.nodes=0"], "cluster.nodes=0 must be at least 1"),
-        (["cluster.nodes=3"], "world_size=24 does not divide"),
+        (["cluster.nodes=3"], "24 GPUs do not divide the assumed batch of 1024 samples: give batch_size="),
+        (["cluster.nodes=3", "batch_size=64"], "world_size=24 does not divide"),
         (["micro_batch_size=7"], "micro_batch_size=7 on 8 ranks does not divide"),
         (["train_tokens=0"], "train_tokens=0"),
         (["cluster=b300"], "b300"),

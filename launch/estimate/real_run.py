@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from curriculum.artifact.files import ArtifactError, reading
 from launch.estimate.hardware import Accelerators
 from models.config import DecoderConfig
+from models.execution import ExecutionSettings
 from train.records.config_json import CONFIG, read_config
 from train.records.layout import METRICS
 from train.records.run_json import read_run
-from train.settings import TrainSettings
+from train.settings import AveragingSettings, DataSettings, ModelSettings, TrainSettings, ZeroSettings
+
+T = TypeVar("T")
 
 SPEED, PEAK = "throughput/tokens_per_s_device", "memory/peak_gib"
 FACTS = ("device", "decoder", "world_size", "accumulation", "micro_batch_size", "zero_stage")
@@ -90,13 +93,23 @@ def read_real_run(folder: Path) -> RealRun:
 
 
 def _settings(config: Mapping[str, Any], facts: Mapping[str, Any]) -> TrainSettings:
-    """Return a run's settings from its config.json, with the split of its last attempt."""
-    from omegaconf import OmegaConf
+    """Return what decides a run's memory and speed: from its config.json, and the split of its last attempt."""
 
-    made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainSettings), OmegaConf.create(dict(config))))
-    assert isinstance(made, TrainSettings)
-    zero = replace(made.zero, stage=int(facts["zero_stage"]))
-    return replace(made, zero=zero, micro_batch_size=int(facts["micro_batch_size"]))
+    def own(name: str, kind: type[T]) -> T:
+        known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+        return kind(**{key: value for key, value in config[name].items() if key in known})
+
+    return TrainSettings(
+        output=config["output"],
+        arm=config["arm"],
+        data=own("data", DataSettings),
+        model=own("model", ModelSettings),
+        zero=replace(own("zero", ZeroSettings), stage=int(facts["zero_stage"])),
+        averaging=own("averaging", AveragingSettings),
+        execution=own("execution", ExecutionSettings),
+        precision=config["precision"],
+        micro_batch_size=int(facts["micro_batch_size"]),
+    )
 
 
 def card_matches(run: RealRun, hardware: Accelerators) -> bool:

@@ -168,6 +168,16 @@ VERBS: dict[str, Verb] = {
             handed="launch.cluster.launch:shown_training",
         ),
         Verb(
+            "estimate",
+            "estimate memory, speed, hours and checkpoints of a recipe; --from RUN corrects by a run's metrics",
+            "launch.estimate.settings:EstimateSettings",
+            "launch.estimate.estimate:run",
+            choices={"cluster": "launch.estimate.hardware:PLACES"},
+            also=["train.settings:TrainSettings"],
+            split="launch.estimate.settings:split_overrides",
+            handed="launch.estimate.estimate:shown_training",
+        ),
+        Verb(
             "study",
             "run arms x seeds x schedules from one file, each as an ordinary run; --plan shows what it takes",
             "launch.study.settings:StudySettings",
@@ -263,7 +273,11 @@ def _check_folder() -> None:
 
 def _only_prints(words: Sequence[str]) -> bool:
     """Return whether a command only prints: it opens no socket and writes no file that could be left incomplete."""
-    if not words or words[0] in ("inspect", "help", "--version", "completion") or list(words) == ["doctor", "--faults"]:
+    if (
+        not words
+        or words[0] in ("inspect", "estimate", "help", "--version", "completion")
+        or list(words) == ["doctor", "--faults"]
+    ):
         return True
     return asks_help(words) or any(word.partition("=")[0] in ("--cfg", "-c") for word in words)
 

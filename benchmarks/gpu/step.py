@@ -13,7 +13,7 @@ import torch
 from benchmarks.gpu.check import Check, Row
 from models.attention import Documents
 from models.config import DecoderConfig
-from models.decoder import Decoder
+from models.decoder import Decoder, empty
 from models.execution import ExecutionSettings
 from train.config.compose import compose
 from train.distributed.world import World, finish
@@ -59,9 +59,7 @@ def facts_of(settings: Mapping[str, Any], config: DecoderConfig, devices: int) -
 
 def on_device(config: DecoderConfig, execution: ExecutionSettings, device: torch.device) -> Decoder:
     """Return a decoder with random weights, drawn on the device: on the CPU that takes longer than the steps."""
-    with torch.device("meta"):
-        decoder = Decoder(config, execution)
-    decoder.to_empty(device=device)
+    decoder = empty(config, execution, device)
     with torch.no_grad():
         for weight in decoder.parameters():
             if weight.dim() == 1:

@@ -14,7 +14,7 @@ from train.settings import TrainSettings
 
 def run(settings: TrainSettings, overrides: Sequence[str]) -> int:
     """Check the inputs, start the ranks on this machine with `overrides`, and wait; return their exit code."""
-    from train.engine import deepspeed_config
+    from train.engine.config import deepspeed_config
     from train.inputs import check_scores, open_inputs
     from train.memory.available import oom_kills
     from train.resume.identity import check_acceptable

@@ -2,11 +2,12 @@
 # make test                  the test suite (make lint: ruff and mypy)
 # make rehearse              every command of docs/reproduce.md at the size of a demo
 # make check-export          exports loaded by transformers 4 as well (in an environment of its own)
+# make check-gpu             every GPU path compared with the reference, then steps of 1.3b and 3b (benchmarks/README.md)
 # make check-loops           an order in accelerate, Trainer and Lightning (in the environment of bench-peers)
 # make elastic COUNT=10000   compare COUNT random elastic schedules with a plain list
 # make torture COUNT=100     fault-injection campaigns, COUNT attempts each (docs/torture.md); without COUNT their defaults
-# make cluster              two nodes with sshd and a real Slurm in namespaces of this machine, as root (docs/clusters.md)
-# Every target first sets up .venv from constraints.txt. You need Python 3.11 and make.
+# make cluster               two nodes with sshd and a real Slurm in namespaces of this machine, as root (docs/clusters.md)
+# Every target but check-gpu first sets up .venv from constraints.txt. You need Python 3.11 and make.
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -23,11 +24,13 @@ BENCH_SAMPLES ?= 100000
 BENCH_CURRICULUM ?= 1e6
 BENCH ?= --rounds 5
 BENCH_STEP ?=
-BENCH_GPU ?=
+CHECK_GPU ?=
+GPU_PYTHON ?= python3
+WHEELS ?= wheels
 TORTURE ?=
 CLUSTER ?=
 
-.PHONY: setup demo test rehearse check-export check-loops elastic torture cluster lint clean bench-peers bench-data bench-step bench-gpu
+.PHONY: setup demo test rehearse check-export check-loops elastic torture cluster lint clean bench-peers bench-data bench-step check-gpu gpu-wheels
 
 setup: $(VENV)/.ready
 
@@ -99,9 +102,14 @@ bench-step: bench-peers
 	$(PEERS)/bin/python -m benchmarks.train_step $(BENCH) $(BENCH_STEP)
 	$(PEERS)/bin/python -m benchmarks.step_memory $(BENCH) $(BENCH_STEP)
 
-# needs GPUs, else measures nothing: attention, kernels and steps of 1.3b and 3b compared with published figures
-bench-gpu: setup
-	$(BIN)/python -m benchmarks.gpu $(BENCH_GPU)
+# on a node with a GPU, without internet and with its own torch: GPU_PYTHON is the Python that has it (3.11 to 3.13)
+check-gpu:
+	$(GPU_PYTHON) -m benchmarks.gpu --wheels $(WHEELS) $(CHECK_GPU)
+
+# what such a node lacks (DeepSpeed without compiled parts, Hydra, Liger, ...), at most 60 MB, to be copied to it
+gpu-wheels: setup
+	rm -rf $(WHEELS)
+	$(BIN)/python -m benchmarks.gpu.wheels $(WHEELS)
 
 clean:
 	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -100,7 +100,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.execution = execution or ExecutionSettings()
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        # With a weight of its own, nothing is drawn: on the meta device that would load torch's compiler (2 s).
+        self.embedding = nn.Embedding(*(size := (config.vocab_size, config.width)), _weight=torch.empty(size))
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
@@ -176,6 +177,20 @@ class Decoder(nn.Module):
         return x_BTW
 
 
+def empty(
+    config: DecoderConfig, execution: ExecutionSettings | None = None, device: torch.device | str = "cpu"
+) -> Decoder:
+    """Return a decoder whose float32 weights are allocated, but not set."""
+    with torch.device("meta"):
+        decoder = Decoder(config, execution)
+    for module in decoder.modules():  # Module.to_empty would load torch's symbolic shapes and sympy (1 s)
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape, device=device)))
+    if config.tie_embeddings:
+        decoder.head.weight = decoder.embedding.weight
+    return decoder
+
+
 def build(config: DecoderConfig, seed: int, execution: ExecutionSettings | None = None) -> Decoder:
     """Return a decoder with newly initialised float32 weights, which depend only on the config's shape and `seed`.
 
@@ -184,11 +199,7 @@ def build(config: DecoderConfig, seed: int, execution: ExecutionSettings | None 
     GPT-2. Norms are one.
     """
     std = (2 / (5 * config.width)) ** 0.5
-    with torch.device("meta"):
-        decoder = Decoder(config, execution)
-    decoder.to_empty(device="cpu")
-    if config.tie_embeddings:
-        decoder.head.weight = decoder.embedding.weight
+    decoder = empty(config, execution)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in decoder.named_parameters():
         with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,11 @@ from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
 from models.config import DecoderConfig
 from train.evaluation.harness.tasks import check_tasks, data_fingerprint, task_files_fingerprint
-from train.initial import Initial, open_initial
 from train.schedule import Schedule
 from train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from train.initial import Initial
 
 VALIDATION = "validation"
 
@@ -78,7 +81,12 @@ def open_inputs(settings: TrainSettings) -> Inputs:
     schedule = Schedule.over(
         settings.schedule, settings.optimizer.lr, order.steps, order.batch_sizes, seq_len=tokens.seq_len
     )
-    initial = open_initial(settings, tokens, decoder)
+    initial = None
+    chosen = (settings.init, settings.init_weights, settings.init_average, settings.init_rope)
+    if chosen != (None, "last", 1, False):  # only this needs torch, which `pdpc train` does without
+        from train.initial import open_initial
+
+        initial = open_initial(settings, tokens, decoder)
     fingerprints = {
         "tokens": tokens.fingerprint,
         "order": order.fingerprint,

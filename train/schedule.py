@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from curriculum.arrange.cells import UNSCORED
-from curriculum.order.order import Order, starts_of
+from curriculum.order.order import UNSCORED, Order, starts_of
 from models.setting import BINDS
 
 Decay = Callable[[float], float]

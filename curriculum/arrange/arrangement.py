@@ -14,12 +14,13 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from curriculum.arrange.cells import UNSCORED, Layout
+from curriculum.arrange.cells import Layout
 from curriculum.arrange.deal import MOST_USES, Deal, Dealt, Ids, item_dtype
 from curriculum.arrange.interleave import NO_TURNS, composed
 from curriculum.arrange.plan import round_plan, scaled, step_sizes
 from curriculum.arrange.quantiles import Keys, keys_of
 from curriculum.artifact.spool import Spool
+from curriculum.order.order import UNSCORED
 from curriculum.order.permutation import key_of, mix64
 from curriculum.scores.columns import Chunk
 from curriculum.work.threads import Sums, mapped

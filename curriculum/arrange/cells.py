@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.arrange.quantiles import LEFT_OUT, Keys, Scored, bits_of, equal_parts, keys_of, scores_of
-from curriculum.order.order import Bucket
+from curriculum.order.order import UNSCORED, Bucket
 from curriculum.order.permutation import mix64
 from curriculum.preference.base import FOLD, SOURCE, Cut, Preference
 from curriculum.scores.columns import Chunk, SampleColumns
@@ -25,7 +25,6 @@ from curriculum.scores.expression import Expression
 from curriculum.work.cpus import usable_cpus
 from curriculum.work.threads import prefetched
 
-UNSCORED = "unscored"
 MOST_CELLS = 65_000
 
 Times = Callable[[int, int], NDArray[np.uint8]]

@@ -172,6 +172,10 @@ class Order:
         return np.searchsorted(self.stage_ends, steps, side="right").astype(np.int64) + 1
 
 
+UNSCORED = "unscored"
+"""Name of the bucket of samples without a score."""
+
+
 @dataclass(frozen=True)
 class Bucket:
     """One group of samples, for display: scores in (low, high], if a single cut over the whole corpus defines it."""

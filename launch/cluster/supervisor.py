@@ -28,6 +28,8 @@ FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHU
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 """The GPUs of a process, by number."""
+DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg", "/proc/driver/nvidia")
+"""Files of the kernel's GPU drivers: of NVIDIA, AMD, and of Windows below WSL."""
 POLL_S = 0.5
 """Interval at which the ranks are polled."""
 
@@ -47,10 +49,17 @@ def start_ranks(
 ) -> int:
     """Start `python -m MODULE WORDS` as ranks on this machine with DeepSpeed's launcher; return their exit code.
 
+    A single rank is started without the launcher: its two processes would each import torch and DeepSpeed first.
     `reports_codes`: the ranks report their exit code after any signal except SIGKILL. Raises ValueError for more
     processes than CUDA_VISIBLE_DEVICES has GPUs, and for one of several tasks of srun or mpirun.
     """
     check_alone("a command of pdpc")
+    if processes == 1:
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+        if visible := devices():
+            alone[DEVICES] = visible[0]
+        command = [sys.executable, "-m", module, *words]
+        return supervise(command, launcher_environment(threads) | alone, hang_timeout_s, reports_codes=reports_codes)
     command = [sys.executable, "-m", "deepspeed.launcher.runner", *ON_THIS_MACHINE]
     command += ["--log_level", "critical"]  # it logs every nonzero exit as an error
     command += [*slots(processes), "--no_local_rank", "--module", module, *words]
@@ -86,7 +95,7 @@ def launcher_environment(threads: int) -> dict[str, str]:
 
     The user's own OMP_NUM_THREADS stays as it is; a rank's settings take precedence over it inside the rank.
     """
-    from train.distributed.world import SUPERVISOR
+    from train.distributed.heartbeat import SUPERVISOR
 
     return {
         OMP: str(threads),
@@ -114,7 +123,7 @@ def supervise(
     `reports_codes`: as in `start_ranks`; `remote`: the ranks, if they run on other machines. Ranks of this machine meet
     in a file of a new folder that only this user can enter: nothing listens on a port.
     """
-    from train.distributed.store import STORE
+    from train.distributed.heartbeat import STORE
     from train.distributed.watchdog import end_processes
 
     # If the other ranks could still run, they would have detected a rank that is silent for this long.
@@ -230,7 +239,9 @@ def _signal_group(pid: int, number: int) -> None:
 
 
 def gpus() -> int:
-    """Return the number of GPUs on this machine."""
+    """Return the number of GPUs on this machine; torch is loaded only where a driver for one is."""
+    if "torch" not in sys.modules and not any(map(os.path.exists, DRIVERS)):
+        return 0
     import torch
 
     return torch.cuda.device_count()

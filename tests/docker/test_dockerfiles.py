@@ -35,10 +35,11 @@ def test_bases_are_pinned_and_can_be_mirrored(path: Path) -> None:
     steps = instructions(path)
     stages = {rest.split()[-1] for word, rest in steps if word == "FROM" and " AS " in rest}
     bases = [rest.split()[0] for word, rest in steps if word == "FROM" and rest.split()[0] not in stages]
-    assert len(bases) == 1
-    assert bases[0].startswith("${REGISTRY}/")
-    tag = bases[0].rsplit(":", 1)[1]
-    assert re.search(r"\d+\.\d+\.\d+|\$\{CUDA_VERSION\}", tag)
+    assert bases
+    for base in bases:
+        assert base.startswith("${REGISTRY}/")
+        tag = base.rsplit(":", 1)[1]
+        assert re.search(r"\d+\.\d+\.\d+|\$\{CUDA_VERSION\}", tag)
     for argument in ("PIP_INDEX_URL", "REGISTRY"):
         assert any(word == "ARG" and rest.split("=")[0] == argument for word, rest in steps)
 
@@ -52,13 +53,23 @@ def test_runs_as_a_user_with_pinned_packages(path: Path) -> None:
     assert users[-1] != "0"
     for word, rest in steps:
         for command in re.findall(r"\bpip (?:install|wheel)[^&;]*", rest if word == "RUN" else ""):
-            assert "==" in command or "--constraint constraints.txt" in command, command
+            assert "==" in command or re.search(r"--constraint (constraints|/opt/pinned|pinned)\.txt", command), command
 
 
 def test_flash_attn_is_built_for_the_a100() -> None:
     text = (ROOT / "docker" / "gpu.Dockerfile").read_text("utf-8")
     assert "TORCH_CUDA_ARCH_LIST=8.0" in text
     assert "FLASH_ATTN_CUDA_ARCHS=80" in text
+
+
+def test_the_gpu_image_has_the_extra_and_runs_without_the_toolkit() -> None:
+    steps = instructions(ROOT / "docker" / "gpu.Dockerfile")
+    stages = [rest for word, rest in steps if word == "FROM"]
+    assert [re.search(r"-(devel|runtime)-", stage)[1] for stage in stages] == ["devel", "runtime"]  # type: ignore[index]
+    assert stages[-1].endswith("AS final")
+    installs = [rest for word, rest in steps if word == "RUN" and "liger" in rest]
+    assert ".[gpu,tensorboard]" in installs[0]
+    assert "liger-kernel" in installs[0]  # without flash-attn, too
 
 
 def test_build_arguments_are_documented() -> None:

@@ -29,6 +29,10 @@ from train.distributed.exit_codes import (
 
 VARIABLE = "PDPC_ROLL"
 """Environment variable with the folder."""
+SUPERVISOR = "PDPC_SUPERVISOR_PID"
+"""Environment variable with the process that started the ranks: when it is gone, they exit."""
+STORE = "PDPC_STORE"
+"""Environment variable with the file in which the ranks of one machine meet; its folder is new in every attempt."""
 
 PRIORITY = (PORT_TAKEN, REFUSED, CHANGED, DISK_FULL, UNREADABLE, OUT_OF_MEMORY, GUARD_STOPPED, HUNG, FAILED, *LEFT)
 """If exit codes differ, the run's is the first of these that any rank reported."""

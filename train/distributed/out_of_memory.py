@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
+from typing import Any
 
 from train.distributed.exit_codes import OUT_OF_MEMORY
 
@@ -27,7 +27,10 @@ class OutOfMemory(RuntimeError):
 
 def says_no_memory(error: BaseException) -> bool:
     """Return whether an error means out of memory, on the host or on a device."""
-    if isinstance(error, (MemoryError, OutOfMemory, torch.OutOfMemoryError)):
+    if isinstance(error, (MemoryError, OutOfMemory)):
+        return True
+    torch: Any = sys.modules.get("torch")  # `pdpc train` does without it
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM

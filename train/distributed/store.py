@@ -15,10 +15,9 @@ import psutil
 import torch.distributed as dist
 
 from train.distributed.exit_codes import FAILED, PORT_TAKEN
+from train.distributed.heartbeat import STORE
 from train.distributed.secret import proof, read_secret
 
-STORE = "PDPC_STORE"
-"""Environment variable with the file in which the ranks of one machine meet; its folder is new in every attempt."""
 BACKLOG = 4096
 """Connections that may wait to be accepted."""
 AGAIN = "check how that process ended (its log, its node), then run the same command again"

@@ -17,12 +17,9 @@ from curriculum.artifact.drafts import process_alive
 from curriculum.artifact.files import DISK_FULL as NO_ROOM
 from train.distributed import heartbeat
 from train.distributed.exit_codes import DISK_FULL, FAILED, OUT_OF_MEMORY
+from train.distributed.heartbeat import SUPERVISOR
 from train.distributed.out_of_memory import says_no_memory
 from train.faults import fault
-
-SUPERVISOR = "PDPC_SUPERVISOR_PID"
-"""Environment variable with the process that started the ranks: when it is gone, they exit."""
-
 
 T = TypeVar("T")
 

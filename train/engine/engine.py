@@ -21,7 +21,7 @@ from train.engine.nvme.folder import SwapFolder
 from train.engine.nvme.handle import own_handles
 from train.engine.nvme.state import SwappedState
 from train.engine.patches import applying, check, check_built
-from train.engine.stand_ins import KnownNorm, light_start
+from train.engine.stand_ins import KnownNorm, light_adamw, light_start
 from train.engine.state import (
     MOMENTS,
     FlatState,
@@ -64,7 +64,7 @@ class Engine:
         self.world = world
         self.decoder = decoder
         fault("engine.states")
-        self._adamw = torch.optim.AdamW(
+        self._adamw = light_adamw(
             parameter_groups(decoder, settings.optimizer),
             lr=settings.optimizer.lr,
             fused=True,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from train.engine.patches import ENGINE, OPTIMIZER3, OPTIMIZER12, START, TABLE, Row, check
 
@@ -38,6 +41,21 @@ def light_start() -> Iterator[None]:
         replaced(bf16_optimizer, "see_memory_usage", lambda message, force=False: None),
     ):
         yield
+
+
+def light_adamw(*arguments: Any, **more: Any) -> torch.optim.AdamW:
+    """Return torch's AdamW that works without loading torch's compiler (1.8 s).
+
+    torch marks the methods of optimizers so that a compiled function around them does not compile them too, and loads
+    the compiler for the mark. Here nothing around them is compiled.
+    """
+    for method in (Optimizer.add_param_group, Optimizer.zero_grad):
+        plain = inspect.unwrap(method)
+        setattr(plain, "__dynamo_disable", plain)  # where torch._compile keeps the marked function
+    adamw = torch.optim.AdamW(*arguments, **more)
+    update = MethodType(inspect.unwrap(type(adamw).step), adamw)
+    adamw.step = torch.no_grad()(update)  # type: ignore[method-assign]  # as the wrapper, unless it is differentiable
+    return adamw
 
 
 class KnownNorm:

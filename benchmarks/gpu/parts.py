@@ -1,4 +1,4 @@
-"""The parts of a step on one device, forward and backward: attention backends, and kernels (plain and liger).
+"""The time of a step's parts on one device, forward and backward: attention backends, and kernels (plain and liger).
 
 Shapes: N tokens, T tokens per sample, H heads, S head size, W width, F inner size, V vocabulary.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -14,16 +15,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.attention import refuse
+from benchmarks.gpu.check import Check, Row
+from benchmarks.gpu.step import model_of
 from models.attention import BACKENDS, Documents, pack
 from models.config import DecoderConfig
 from models.kernels import choose
 from models.losses.cross_entropy import linear_cross_entropy
 from models.rotary import rotary_table
 
-Row = dict[str, Any]
-
 YARDSTICK = "reference"
 """Not measured: this backend is for tests, and its N by N mask does not fit at these lengths."""
+FUNCTIONS = ("rms_norm", "rotate", "swiglu", "linear_cross_entropy")
+
+
+def checks(settings: Mapping[str, Any]) -> dict[str, Check]:
+    """Return the measurements by name, at the shapes of the first size."""
+    device = torch.device(settings["device"])
+    config = model_of(settings, settings["size"][0])
+    made: dict[str, Check] = {}
+    for name in BACKENDS:
+        if name != YARDSTICK:
+            made[f"time of attention {name}"] = partial(attention_rows, name, config, settings, device)
+    for function in FUNCTIONS:
+        made[f"time of {function}"] = partial(kernel_row, function, config, settings, device)
+    return made
 
 
 def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -38,9 +54,10 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> f
     return float(median(taken[1:]))
 
 
-def attention_rows(config: DecoderConfig, settings: Mapping[str, Any], device: torch.device) -> list[Row]:
-    """Return a row per backend and layout of documents: milliseconds and TFLOP/s, or why it was not run."""
-    dtype, rows = torch.bfloat16, []
+def attention_rows(name: str, config: DecoderConfig, settings: Mapping[str, Any], device: torch.device) -> Row:
+    """Return a row per layout of documents for one backend: milliseconds and TFLOP/s. Raises Skipped."""
+    dtype = torch.bfloat16
+    refuse(name, config.head_size, dtype, device)
     tokens, seq_len = settings["tokens"], settings["seq_len"]
     layouts = {"one per sample": [seq_len] * (tokens // seq_len), "packed": _lengths(tokens, seq_len, settings["seed"])}
     generator = torch.Generator(device).manual_seed(settings["seed"])
@@ -49,42 +66,32 @@ def attention_rows(config: DecoderConfig, settings: Mapping[str, Any], device: t
         torch.randn(shape, generator=generator, device=device).to(dtype).requires_grad_() for shape in shapes
     )
     grad_NHS = torch.randn(shapes[0], generator=generator, device=device).to(dtype)
-    for name, backend in BACKENDS.items():
-        if name == YARDSTICK:
-            continue
-        for layout, lengths in layouts.items():
-            row: Row = {"backend": name, "documents": layout}
-            rows.append(row)
-            refusal = backend.refusal(config.head_size, dtype, device, True)
-            if refusal is not None:
-                row["not_run"] = refusal
-                continue
-            packed = pack(Documents(tuple(lengths), tokens // seq_len), name, config.head_size, dtype, device)
-
-            def both(packed: Any = packed) -> None:
-                torch.autograd.grad(packed.attend(q_NHS, k_NKS, v_NKS), (q_NHS, k_NKS, v_NKS), grad_NHS)
-
-            taken = seconds(both, device, settings["repeats"])
-            # Two products forward, five backward, each of length^2 / 2 * H * S multiply-adds.
-            operations = 7 * config.heads * config.head_size * sum(length**2 for length in lengths)
-            row |= {"ms": 1e3 * taken, "tflop_per_s": operations / taken / 1e12}
-    return rows
-
-
-def kernel_rows(config: DecoderConfig, settings: Mapping[str, Any], device: torch.device) -> list[Row]:
-    """Return a row per fused function: milliseconds with plain and with liger kernels, or why one was not run."""
     rows = []
-    for function, make in _cases(config, settings, device).items():
-        row: Row = {"function": function}
-        for name in ("plain", "liger"):
-            try:
-                work = make(choose(name, device.type))
-            except ValueError as error:
-                row[f"{name}_not_run"] = str(error)
-            else:
-                row[f"{name}_ms"] = 1e3 * seconds(work, device, settings["repeats"])
-        rows.append(row)
-    return rows
+    for layout, lengths in layouts.items():
+        packed = pack(Documents(tuple(lengths), tokens // seq_len), name, config.head_size, dtype, device)
+
+        def both(packed: Any = packed) -> None:
+            torch.autograd.grad(packed.attend(q_NHS, k_NKS, v_NKS), (q_NHS, k_NKS, v_NKS), grad_NHS)
+
+        taken = seconds(both, device, settings["repeats"])
+        # Two products forward, five backward, each of length^2 / 2 * H * S multiply-adds.
+        operations = 7 * config.heads * config.head_size * sum(length**2 for length in lengths)
+        rows.append({"backend": name, "documents": layout, "ms": 1e3 * taken, "tflop_per_s": operations / taken / 1e12})
+    return {"attention": rows}
+
+
+def kernel_row(function: str, config: DecoderConfig, settings: Mapping[str, Any], device: torch.device) -> Row:
+    """Return the milliseconds of one fused function with plain and with liger kernels, or why liger was not run."""
+    make = _cases(config, settings, device)[function]
+    row: Row = {"function": function}
+    for name in ("plain", "liger"):
+        try:
+            work = make(choose(name, device.type))
+        except ValueError as error:
+            row[f"{name}_not_run"] = str(error)
+        else:
+            row[f"{name}_ms"] = 1e3 * seconds(work, device, settings["repeats"])
+    return {"kernels": [row]}
 
 
 def _cases(
@@ -119,7 +126,7 @@ def _cases(
             linear_cross_entropy(x_NW, head_VW, labels_N, kernels=kernels)[0], (x_NW, head_VW)
         )
 
-    return {"rms_norm": norm, "rotate": rotate, "swiglu": swiglu, "linear_cross_entropy": loss}
+    return dict(zip(FUNCTIONS, (norm, rotate, swiglu, loss), strict=True))
 
 
 def _both_passes(outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> object:

@@ -7,6 +7,7 @@ all sums, reductions and clipping. Public reports of gradients that were silentl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import product
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from models import DecoderConfig
 from models.decoder import build
-from tests.processor import BF16
 from train.config.compose import compose
 from train.distributed.world import World
 from train.engine import Engine
@@ -35,7 +35,7 @@ STAGES = {
     "2-recomputed": ["zero.stage=2", "execution.checkpointing=full"],
 }
 CASES = [*product("0123", ("fp32", "bf16")), ("2-recomputed", "bf16")]
-if not BF16:  # one bf16 case for each of the reports above
+if "PDPC_ENGINE_STEPS" not in os.environ:  # one bf16 case for each of the reports above
     CASES = [case for case in CASES if case not in (("0", "bf16"), ("2", "bf16"), ("3", "bf16"))]
 
 Pairs = list[tuple[Tensor, Tensor]]

@@ -40,7 +40,7 @@ def passes(tally: Tally, attempts: int) -> None:
 
 
 def shorter(monkeypatch, campaign) -> None:
-    """Half as many steps per run, and one undisturbed run: the server has done the imports of the first ones."""
+    """Half as many steps per run, and one undisturbed run: the server has done the imports that slow the first ones."""
     monkeypatch.setattr(campaign, "LAUNCHES", 1)
     monkeypatch.setattr(campaign, "SAMPLES", 150)
 
@@ -72,7 +72,8 @@ def test_a_rank_that_waits_for_one_out_of_memory_exits_with_its_code(tmp_path, s
     assert "rank 0 exits: another rank exited with code 71" in ranks.told()
 
 
-def test_files_damaged_during_a_run(tmp_path):
+def test_files_damaged_during_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(shrink, "LAUNCHES", 1)
     passes(shrink.run(1, 1, tmp_path), 1)
 
 

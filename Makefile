@@ -44,7 +44,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/pdpc demo output=$(DEMO)
 
+# compiled first, or each of the interpreters that the tests start compiles our modules again
 test: setup
+	$(BIN)/python -m compileall -q models curriculum train launch tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations 10
 
 rehearse: setup

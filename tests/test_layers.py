@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -15,15 +16,21 @@ def modules():
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
-def imported(path, known):
-    """Return the modules of the product that a file imports, anywhere in it: late and for types only too."""
-    names = set()
+@cache
+def written(path):
+    """Return the imports in a file, anywhere in it: (module, name), or (module, None) for `import module`."""
+    pairs = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
-            full = {f"{node.module}.{alias.name}" for alias in node.names}
-            names |= {name if name in known else node.module for name in full}
+            pairs |= {(node.module, alias.name) for alias in node.names}
         elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            pairs |= {(alias.name, None) for alias in node.names}
+    return pairs
+
+
+def imported(path, known):
+    """Return the modules of the product that a file imports: late and for types only too."""
+    names = {full if name and (full := f"{module}.{name}") in known else module for module, name in written(path)}
     return names & set(known)
 
 

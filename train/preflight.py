@@ -9,7 +9,6 @@ import errno
 from dataclasses import dataclass
 from pathlib import Path
 
-from curriculum.order.split import Split
 from train.inputs import Inputs, check_scores, open_inputs
 from train.settings import TrainSettings
 
@@ -32,6 +31,7 @@ def check_run(settings: TrainSettings, ranks: int) -> Preflight:
     Raises ValueError or ArtifactError naming what does not fit: data, tasks, batch size and ranks, scores, trackers,
     the settings of an earlier attempt. Raises OSError (ENOSPC) if its disk has no space for a checkpoint.
     """
+    from train.engine.config import deepspeed_config
     from train.resume.branching import branch_point
     from train.resume.identity import check_acceptable
     from train.resume.runfolder import finished
@@ -39,7 +39,7 @@ def check_run(settings: TrainSettings, ranks: int) -> Preflight:
 
     check_acceptable(settings.accept_change)
     inputs = open_inputs(settings)
-    Split(inputs.order.batch_size, ranks, settings.micro_batch_size)
+    deepspeed_config(settings, inputs.order.batch_size, ranks)
     if settings.branch_of is not None and not Path(settings.output).exists():
         branch_point(settings, inputs.order)
     over = finished(Path(settings.output), settings, inputs)

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from tests.torture.campaign import Tally, case_seeds
-from tests.torture.forks import Forks, served
+from tests.torture.forks import HARNESS, Forks, served
 from tests.torture.forks import train as rank_of
 from tests.torture.runs import MEASURED, PATIENCE_S, Ending, Material, forget
 from train.evaluation.answers import read_answers
@@ -91,6 +91,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
     words += ["benchmarks.batch_size=8", f"benchmarks.task_timeout_s={TIMEOUT_S}", "checkpoints.keep_last=20"]
     material = replace(plain, words=(*plain.words, *words))
     with served() as forks:
+        forks.load(*HARNESS)
         healthy: dict[int, Healthy] = {}
         for case in case_seeds(seed, count):
             size = int(np.random.default_rng(case).integers(1, 3))

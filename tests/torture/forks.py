@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-LOADED = "PDPC_TORTURE_LOADED"
-"""Environment variable of the first ranks: file for the names of the modules they imported."""
+HARNESS = ("lm_eval.evaluator", "lm_eval.models.utils", "lm_eval.tasks", "evaluate")
+"""Modules that ranks with benchmarks import: `Forks.load` them before such ranks are started several times."""
 
 
 @dataclass
@@ -121,6 +121,10 @@ class Forks:
         )
         return Ranks(self, pids, log)
 
+    def load(self, *modules: str) -> None:
+        """Import modules in the server, so that ranks that need them do not have to; they may not start threads."""
+        self.ask("load", modules=list(modules))
+
     def ask(self, what: str, **words: Any) -> Any:
         """Send a request to the server and return its answer."""
         assert self._server.stdin is not None
@@ -208,6 +212,10 @@ class _Server:
         self.alive.update(pids)
         return pids
 
+    def load(self, modules: list[str]) -> None:
+        for name in modules:
+            importlib.import_module(name)
+
     def wait(self, pids: list[int], timeout_s: float) -> list[int | None]:
         deadline = time.monotonic() + timeout_s
         while self.alive.intersection(pids):
@@ -270,7 +278,10 @@ def serve() -> None:
     os.dup2(2, 1)
     import deepspeed
     import torch
+    import torch._dynamo  # imported by the first step of an optimizer, with some hundred modules
+    import torch.onnx
 
+    import train.config.compose
     import train.export.export
     import train.run  # noqa: F401
 

@@ -19,12 +19,14 @@ from train.records.layout import CHECKPOINTS
 FULL = 1000
 KILLS = 10
 RANKS = 2
+LAUNCHES, SAMPLES = 3, 300
+"""Undisturbed runs, of which the last one is timed, and samples of each run."""
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
     """Kill `count` times; a count of 1 is one run with all its kills."""
     tally, draw, kinds = Tally("kills", seed=seed), np.random.default_rng(seed), dict.fromkeys(WHEN, 0)
-    with prepared(work, RANKS, launches=3, samples=300) as ground:
+    with prepared(work, RANKS, launches=LAUNCHES, samples=SAMPLES) as ground:
         case, runs = seed, 0
         while tally.attempts < count and runs < 10 * count:
             killed, problem = one_run(ground.forks, ground.material, work / "run", case, ground.run_s, kinds)

@@ -25,6 +25,8 @@ from train.records.layout import CHECKPOINTS
 
 FULL = 200
 FAULTS = 12
+LAUNCHES, SAMPLES = 3, 300
+"""Undisturbed runs, of which the last one is timed, and samples of each run."""
 STRUCK = [name for name in POINTS if not POINTS[name].poisons]
 MET = "attention: "
 """Start of rank 0's first log line after the rendezvous."""
@@ -39,7 +41,7 @@ def run(count: int, seed: int, work: Path) -> Tally:
     """Inject `count` faults; a count of 1 is one run with all its faults."""
     tally, draw = Tally("mixed", seed=seed), np.random.default_rng(seed)
     struck: dict[str, int] = {}
-    with prepared(work, 1, launches=3, samples=300) as ground:
+    with prepared(work, 1, launches=LAUNCHES, samples=SAMPLES) as ground:
         case, runs = seed, 0
         while tally.attempts < count and runs < 10 * count:
             faults, problem = one_run(ground.forks, ground.material, work / "run", case, ground.run_s)

@@ -34,12 +34,14 @@ FILES = (
 """Files to damage; those that every step reads are drawn twice as often."""
 WAYS = ("cut", "cut", "overwritten", "overwritten", "overwritten", "replaced", "deleted")
 IN_PLACE = ("cut", "overwritten")
+LAUNCHES = 3
+"""Undisturbed runs of each size, of which the last one is timed."""
 
 
 def run(count: int, seed: int, work: Path) -> Tally:
     """Damage a file `count` times."""
     tally = Tally("shrink", seed=seed)
-    on_each_size(tally, RANKS, count, work, one_run, launches=3)
+    on_each_size(tally, RANKS, count, work, one_run, launches=LAUNCHES)
     return tally
 
 

@@ -39,8 +39,15 @@ def passes(tally: Tally, attempts: int) -> None:
     assert tally.attempts >= attempts
 
 
+def shorter(monkeypatch, campaign) -> None:
+    """Half as many steps per run, and one undisturbed run: the server has done the imports that slow the first ones."""
+    monkeypatch.setattr(campaign, "LAUNCHES", 1)
+    monkeypatch.setattr(campaign, "SAMPLES", 150)
+
+
 def test_kills_of_all_ranks(tmp_path, monkeypatch):
     monkeypatch.setattr(kills, "KILLS", 2)
+    shorter(monkeypatch, kills)
     passes(kills.run(2, 1, tmp_path), 2)
 
 
@@ -49,8 +56,8 @@ def test_kills_of_one_rank_in_its_write(tmp_path):
 
 
 def test_world_sizes_that_do_not_divide_each_other(tmp_path):
-    """A run leaves every size once and resumes at every size once, up and down; the campaign covers every pair."""
-    pairs = [(1, 3), (3, 2), (2, 4), (4, 1)]
+    """Up and down, with every size once; the campaign covers every pair."""
+    pairs = [(1, 3), (4, 2)]
     passes(worlds.run_cases([worlds.PAIRS.index(pair) for pair in pairs], tmp_path), len(pairs))
 
 
@@ -65,7 +72,8 @@ def test_a_rank_that_waits_for_one_out_of_memory_exits_with_its_code(tmp_path, s
     assert "rank 0 exits: another rank exited with code 71" in ranks.told()
 
 
-def test_files_damaged_during_a_run(tmp_path):
+def test_files_damaged_during_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(shrink, "LAUNCHES", 1)
     passes(shrink.run(1, 1, tmp_path), 1)
 
 
@@ -77,6 +85,7 @@ def test_every_field(tmp_path):
 
 def test_repeated_faults(tmp_path, monkeypatch):
     monkeypatch.setattr(mixed, "FAULTS", 3)
+    shorter(monkeypatch, mixed)
     passes(mixed.run(1, 3, tmp_path), 1)
 
 
@@ -141,7 +150,7 @@ def test_tokenizing_resumes_with_any_number_of_ranks(tmp_path, server):
 
 def test_kills_of_a_study(tmp_path):
     """The steps are stand-ins here; the campaign kills real runs."""
-    passes(study.run(3, 1, tmp_path, small=True), 3)
+    passes(study.run(2, 1, tmp_path, small=True), 2)
 
 
 def test_the_comparison_of_the_campaigns_can_fail(tmp_path, server):

@@ -8,6 +8,7 @@ import torch
 from models import DecoderConfig
 from models.decoder import build
 from models.kernels import choose
+from tests.composed import train_settings
 from train.backends import chosen_backends
 from train.config.compose import compose
 from train.distributed.exit_codes import Refused
@@ -21,7 +22,7 @@ WORDS = ["output=o", "arm=a", "data.tokens=t", "data.order=o", "micro_batch_size
 
 
 def losses(world, *words):
-    settings = compose("train", TrainSettings, [*WORDS, *words])
+    settings = train_settings(*WORDS, *words)
     engine = Engine(build(CONFIG, 0, settings.execution), settings, 4, world)
     found = []
     for _ in range(4):

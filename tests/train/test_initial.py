@@ -11,11 +11,10 @@ from curriculum.tokens.tokens import Tokens
 from models.config import DecoderConfig
 from models.decoder import build
 from models.huggingface import export
+from tests.composed import train_settings
 from train import checkpoint
-from train.config.compose import compose
 from train.engine import Engine
 from train.initial import open_initial
-from train.settings import TrainSettings
 
 WORDS = ["output=o", "arm=a", "data.tokens=t", "data.order=o", "micro_batch_size=4", "model=demo_weak"]
 SHAPE = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "max_seq_len": 16, "end_of_text": 0}
@@ -38,7 +37,7 @@ def written(path, tokens, **changes):
 
 def opened(tokens_folder, *words):
     tokens = Tokens.open(tokens_folder)
-    settings = compose("train", TrainSettings, [*WORDS, *words])
+    settings = train_settings(*WORDS, *words)
     decoder = settings.model.decoder_config(tokens.vocab_size, tokens.seq_len, tokens.end_of_text)
     return open_initial(settings, tokens, decoder), settings, decoder
 

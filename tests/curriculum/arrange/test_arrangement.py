@@ -1,6 +1,6 @@
 """For any preference, scores and sources: the order holds what was planned, and the plan what was wanted.
 
-Shapes: N samples, S steps, C cells.
+PDPC_EXAMPLES=200 python -m pytest tests/curriculum runs ten times as many. Shapes: N samples, S steps, C cells.
 """
 
 import dataclasses
@@ -181,9 +181,9 @@ def written(tokens_of, parquet):
     return make
 
 
-@settings(max_examples=3 * EXAMPLES)
+@settings(max_examples=2 * EXAMPLES)
 @given(case=cases())
-def test_the_order_holds_what_was_planned(written, case):
+def test_the_order_holds_what_was_planned_and_the_plan_what_was_wanted(written, case):
     made = written(case)
     if made is None:
         return
@@ -208,13 +208,6 @@ def test_the_order_holds_what_was_planned(written, case):
     assert (made.counts_SC >= 0).all()
     assert (made.counts_SC.sum(axis=0) == np.bincount(made.cells, minlength=len(made.bucket))).all()
 
-
-@settings(max_examples=2 * EXAMPLES)
-@given(case=cases())
-def test_the_whole_plan_keeps_within_a_sample_of_the_real_one(written, case):
-    made = written(case)
-    if made is None:
-        return
     running = np.abs(np.cumsum(made.counts_SC - made.plan_SC, axis=0))
     stored = 1e-6 * np.cumsum(made.plan_SC, axis=0)  # float32 rows, added up
     assert (running < 1 + 1e-5 + stored).all()
@@ -222,7 +215,7 @@ def test_the_whole_plan_keeps_within_a_sample_of_the_real_one(written, case):
     assert np.allclose(made.plan_SC.sum(axis=0), made.counts_SC.sum(axis=0), rtol=1e-5, atol=1e-3)
 
 
-@settings(max_examples=2 * EXAMPLES)
+@settings(max_examples=EXAMPLES)
 @given(case=cases([Shuffled, Sorted, Tilt, Pdpc, Linear, TwoStage, Frame, FlatTable]))
 def test_strata_keep_their_share_of_every_step(written, case):
     object.__setattr__(case.preference, "stratify_by", "source")
@@ -241,7 +234,7 @@ def test_strata_keep_their_share_of_every_step(written, case):
     assert (source_of[made.ids[scored]] == made.stratum[made.cells[scored]]).all()
 
 
-@settings(max_examples=2 * EXAMPLES)
+@settings(max_examples=EXAMPLES)
 @given(case=cases([Sorted]))
 def test_a_sort_is_one_inside_every_stratum_and_fold(written, case):
     made = written(case)
@@ -266,7 +259,7 @@ def test_a_sort_is_one_inside_every_stratum_and_fold(written, case):
             assert (np.diff(score[ids]) >= 0).all()
 
 
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES // 2)
 @given(case=cases(subset=False), pieces=st.tuples(*[st.sampled_from([1, 7, 64, 1000])] * 2), data=st.data())
 def test_neither_chunks_nor_workers_nor_memory_change_a_bit(written, case, pieces, data):
     first = written(case)
@@ -281,7 +274,7 @@ def test_neither_chunks_nor_workers_nor_memory_change_a_bit(written, case, piece
     assert (other.ids == first.ids).all()
 
 
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES // 2)
 @given(case=cases(subset=False))
 def test_groups_and_leaves_do_not_lose_a_sample(written, case):
     with pytest.MonkeyPatch.context() as patch:
@@ -298,7 +291,7 @@ def test_groups_and_leaves_do_not_lose_a_sample(written, case):
         assert sorted(small.ids[small.cells == cell]) == sorted(whole.ids[whole.cells == cell])
 
 
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES // 2)
 @given(case=cases([Shuffled, Tilt, Pdpc]))
 def test_another_seed_gives_another_order_of_the_same_plan(written, case):
     if "max_tokens" in case.changes:
@@ -311,7 +304,7 @@ def test_another_seed_gives_another_order_of_the_same_plan(written, case):
     assert (first.ids == other.ids).mean() < 0.5
 
 
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES // 2)
 @given(case=cases(), other=preferences())
 def test_every_preference_arranges_the_same_subset(written, case, other):
     case.changes["max_tokens"] = 4 * 60

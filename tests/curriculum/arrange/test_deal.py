@@ -45,22 +45,16 @@ def chi_square(counts):
     return ((counts - mean) ** 2 / mean).sum()
 
 
-def test_every_sample_is_as_likely_at_every_position(dealt):
+def test_every_sample_is_as_likely_at_every_position_and_neighbours_are_parted_as_chance_would(dealt):
     samples, tries = 24, 1500
-    counts = np.zeros((samples, samples))
+    counts, follows = np.zeros((samples, samples)), np.zeros((samples, samples))
     for seed in range(tries):
-        counts[np.arange(samples), dealt([0] * samples, seed)[0]] += 1
+        order = dealt([0] * samples, seed)[0]
+        counts[np.arange(samples), order] += 1
+        follows[order[:-1], order[1:]] += 1
     freedom = (samples - 1) ** 2
     # Four groups of two or four leaves each. Six standard deviations on either side.
     assert abs(chi_square(counts) - freedom) < 6 * np.sqrt(2 * freedom)
-
-
-def test_neighbours_are_parted_as_chance_would(dealt):
-    samples, tries = 24, 1500
-    follows = np.zeros((samples, samples))
-    for seed in range(tries):
-        order = dealt([0] * samples, seed)[0]
-        follows[order[:-1], order[1:]] += 1
     pairs = follows[~np.eye(samples, dtype=bool)]
     assert abs(chi_square(pairs) - len(pairs)) < 6 * np.sqrt(2 * len(pairs))
 

@@ -1,7 +1,8 @@
 """Train on this rank with accelerate's loop, Trainer or Lightning, once per scenario; print what every step read.
 
-    [RANK=0 WORLD_SIZE=2 ...] python other_loops.py accelerate|trainer|lightning SCENARIOS
+    python other_loops.py accelerate|trainer|lightning SCENARIOS
 
+`rank` is the same as one of several ranks that tests.torture.forks starts.
 SCENARIOS is a JSON list of objects: samples (the order is a permutation of as many ids), batch_size, accumulation, and
 some of epochs, cursor, drop_last, workers, cut (the sampler cuts batches over the ranks itself), stop (after so many
 steps), folder (of checkpoints: Trainer resumes from the newest). The last line printed is a JSON list: for every
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from benchmarks.processes import PLACE
 from curriculum import CurriculumSampler
 
 
@@ -145,21 +147,36 @@ def with_lightning(order: Planned, options: dict[str, Any]) -> list[list[int]]:
     return module.model.seen
 
 
-def main(loop: str, scenarios: str) -> None:
+def rank(loop: str, scenarios: list[dict[str, Any]], output: str) -> None:
+    """Run as one of the ranks of a fork server; write the list to OUTPUT/RANK.json."""
+    place = os.environ["RANK"]
+    if os.environ["WORLD_SIZE"] == "1":  # one process as users start it
+        for name in PLACE:
+            os.environ.pop(name, None)
+    else:
+        os.environ["LOCAL_WORLD_SIZE"] = os.environ["WORLD_SIZE"]
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    found = results(loop, scenarios)
+    with open(os.path.join(output, f"{place}.json"), "w") as file:
+        json.dump(found, file)
+
+
+def results(loop: str, scenarios: list[dict[str, Any]]) -> list[object]:
+    """Return the ids of every step of each scenario, or the message of the ValueError that ended it."""
     found: list[object] = []
-    for options in json.loads(scenarios):
+    for options in scenarios:
         order = np.random.default_rng(0).permutation(options["samples"]).view(Planned)
         order.batch_size = options["batch_size"]
         try:
             found.append(LOOPS[loop](order, options))
         except ValueError as error:
             found.append(str(error))
-    print("\n" + json.dumps(found), flush=True)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    return found
 
 
 LOOPS = {"accelerate": with_accelerate, "trainer": with_trainer, "lightning": with_lightning}
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    print("\n" + json.dumps(results(sys.argv[1], json.loads(sys.argv[2]))), flush=True)

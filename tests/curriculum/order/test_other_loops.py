@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +16,22 @@ import numpy as np
 import pytest
 
 from benchmarks.processes import PLACE
-from tests.ports import free_port
+from tests.torture.forks import Forks
 
 SCRIPT = Path(__file__).with_name("other_loops.py")
 ROOT = Path(__file__).parents[3]
 PEERS = os.environ.get("PDPC_PEERS")
 
 
-def run(loop: str, ranks: int, scenarios: list[dict[str, Any]], python: str = sys.executable) -> list[list[Any]]:
+def run(forks: Forks, folder: Path, loop: str, ranks: int, scenarios: list[dict[str, Any]]) -> list[list[Any]]:
     """Run scenarios on some ranks; return for each what every rank read step by step, or its error."""
-    plain = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
-    port = str(free_port())
-    command = [python, str(SCRIPT), loop, json.dumps(scenarios)]
-    started = []
-    for rank in range(ranks):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | {key: str(value) for key, value in place.items()}
-        own = {key: value for key, value in os.environ.items() if key not in PLACE}
-        environment = {**own, **plain, **(meeting if ranks > 1 else {})}
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
-    try:
-        said = [process.communicate(timeout=500) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    for process, (_, errors) in zip(started, said, strict=True):
-        assert process.returncode == 0, errors[-3000:]
-    found = [json.loads(output.strip().splitlines()[-1]) for output, _ in said]
+    forks.load("accelerate", "transformers.trainer")
+    arguments = {"loop": loop, "scenarios": scenarios, "output": str(folder)}
+    started = forks.start("tests.curriculum.order.other_loops:rank", arguments, ranks, folder / "log")
+    codes = started.wait(500)
+    started.kill()
+    assert codes == [0] * ranks, started.told()[-3000:]
+    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
     return [list(parts) for parts in zip(*found, strict=True)]
 
 
@@ -78,8 +65,10 @@ def scenario(samples: int, batch_size: int, accumulation: int = 1, **more: Any) 
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_accelerate_reads_the_orders_batches(ranks: int) -> None:
+def test_accelerate_reads_the_orders_batches(forks: Forks, tmp_path: Path, ranks: int) -> None:
     whole, left_out, resumed, cut, again = run(
+        forks,
+        tmp_path,
         "accelerate",
         ranks,
         [
@@ -102,11 +91,13 @@ def test_accelerate_reads_the_orders_batches(ranks: int) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_trainer_reads_the_orders_batches_and_resumes(tmp_path: Path, ranks: int) -> None:
+def test_trainer_reads_the_orders_batches_and_resumes(forks: Forks, tmp_path: Path, ranks: int) -> None:
     for name in ("one", "two", "three"):
         (tmp_path / name).mkdir()
     stopped = scenario(100, 8, 2, folder=str(tmp_path / "one"))
     first, rest, left_out, again = run(
+        forks,
+        tmp_path,
         "trainer",
         ranks,
         [
@@ -125,7 +116,12 @@ def test_trainer_reads_the_orders_batches_and_resumes(tmp_path: Path, ranks: int
 @pytest.mark.skipif(not PEERS, reason="needs the peers' environment: make check-loops")
 def test_lightning_reads_every_batch_once() -> None:
     scenarios = [scenario(44, 8), scenario(44, 8, workers=2), scenario(40, 8, epochs=-1, steps=2000)]
-    plain, workers, again = run("lightning", 1, scenarios, python=PEERS or "")
-    check(plain, 44, 8)
-    check(workers, 44, 8)
-    assert ONE_PASS in again[0]
+    own = {key: value for key, value in os.environ.items() if key not in PLACE}
+    environment = {**own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [PEERS or "", str(SCRIPT), "lightning", json.dumps(scenarios)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    plain, workers, again = json.loads(done.stdout.strip().splitlines()[-1])
+    check([plain], 44, 8)
+    check([workers], 44, 8)
+    assert ONE_PASS in again

@@ -2,22 +2,18 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from benchmarks.processes import PLACE
 from launch.cluster.remote import Remote
-from launch.cluster.supervisor import supervise
-from tests.torture.runs import Material
+from launch.cluster.supervisor import start_ranks, supervise
+from tests.torture.runs import PATIENCE_S
 from tests.train.descendants import descendants
 from train.distributed import heartbeat
-from train.export.export import newest_checkpoint
-from train.records.run_json import read_run
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -140,53 +136,23 @@ time.sleep(60)
     assert process.wait(60) == [128 + arrives], process.told()
 
 
-def test_sigterm_reaches_the_ranks_and_leaves_no_process(tmp_path):
-    """With DeepSpeed's launcher in between: a checkpoint, code 143, no process left."""
-    material = Material.make(tmp_path / "material", stages=1, samples=300)
-    words = [*material.words, "checkpoints.save_every=null", f"output={tmp_path / 'run'}", "processes=2"]
-    command = [sys.executable, "-m", "launch.cli", "train", *words]
-    faulty = {**os.environ, "PDPC_FAULT": "loop.before_record:rank=0:nth=4:stop"}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=faulty, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
-    while not (metrics.exists() and '"step": 3,' in metrics.read_text()):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    ranks = [pid for pid in descendants(process.pid) if b"RANK=" in environment_of(pid)]
-    first = min(pid for pid in ranks if b"\0RANK=0\0" in environment_of(pid))  # its children come later
-    until(lambda: status_of(first)["State"].startswith("T"))  # before its fourth record: in the middle of the run
-    process.send_signal(signal.SIGTERM)
-    until(lambda: int(status_of(first)["ShdPnd"], 16) & 1 << signal.SIGTERM - 1)
-    for pid in ranks:
-        os.kill(pid, signal.SIGCONT)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 143, out
-    assert "exited on SIGTERM with a checkpoint of step" in out
-    assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
-    assert "step_00000004" <= newest_checkpoint(tmp_path / "run").name < "step_00000020"
-    assert read_run(tmp_path / "run")["status"] == "stopped by SIGTERM"
+def launched_ranks():
+    """Start two ranks with DeepSpeed's launcher in a forked process."""
+    for name in PLACE:
+        os.environ.pop(name, None)
+    return start_ranks("tests.launch.cluster.signalled_rank", 2, [], threads=1, reports_codes=True)
 
 
-def until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def status_of(pid):
-    """Return what /proc says of a process: its state, the signals that wait for it."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def environment_of(pid):
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return b""
+def test_sigterm_reaches_the_ranks_and_leaves_no_process(forks, tmp_path):
+    """With DeepSpeed's launcher in between, which would kill them; test_guards_ranks.py has what real ranks then do."""
+    process = forks.start(f"{__name__}:launched_ranks", {}, 1, tmp_path / "log")
+    for rank in range(2):
+        process.wait_for(f"rank {rank} is ready\n", PATIENCE_S)
+    below = descendants(process.pids[0])
+    assert len(below) >= 4  # both of DeepSpeed's launchers and the ranks
+    process.kill(signal.SIGTERM)
+    assert process.wait(PATIENCE_S) == [143], process.told()
+    assert not [pid for pid in below if Path(f"/proc/{pid}").exists()]
 
 
 def test_a_signal_before_the_ranks_have_started_exits_cleanly(supervised):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from models.config import DecoderConfig
 from models.decoder import build
 from models.huggingface import export
 from tests.launch.executors.ray_cluster import losing_an_actor
+from tests.torture.runs import PATIENCE_S
 
 BATCH = 64
 CHUNK = BATCH * 32 * 14
@@ -66,13 +68,14 @@ def test_two_processes_one_of_which_dies(words, expected, tmp_path, monkeypatch,
     assert [path.name for path in tmp_path.iterdir()] == ["scores"]
 
 
-def test_two_ranks_killed_and_resumed(words, expected, tmp_path, contained):
-    command = [sys.executable, "-m", "launch.cli", "score", *words, f"output={tmp_path / 'scores'}"]
-    command += ["engine=deepspeed", "processes=2"]
-    cut = subprocess.run(command, env={**contained, "PDPC_FAULT": "chunk.before_rename:nth=2"}, capture_output=True)
-    assert cut.returncode != 0
+def test_two_ranks_killed_and_resumed_by_one_of_deepspeeds_launcher(words, expected, tmp_path, contained, forks):
+    words = ["score", *words, f"output={tmp_path / 'scores'}"]
+    fault = {"PDPC_FAULT": "chunk.before_rename:nth=2"}
+    ranks = forks.start("tests.torture.forks:work", {"words": words}, 2, tmp_path / "log", fault)
+    assert -signal.SIGKILL in ranks.wait(PATIENCE_S), ranks.told()
     done = sorted(path.name for path in (tmp_path / "scores.chunks").glob("*.chunk"))
     assert 1 <= len(done) <= 2
+    command = [sys.executable, "-m", "launch.cli", *words, "engine=deepspeed", "processes=1"]
     again = subprocess.run(command, env=contained, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert f"{len(done)} of 3 chunks are already done" in again.stderr

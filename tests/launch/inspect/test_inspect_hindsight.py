@@ -14,13 +14,15 @@ from curriculum.preference import Shuffled
 from curriculum.scores.scores import Scores
 from curriculum.tokens.tokens import Tokens
 from launch.cli import main
+from launch.score.task import ScoreTask
 from tests.launch.inspect.runs import decoder_of, write_checkpoint
 from tests.scores import write_scores
 
 
 @pytest.fixture
-def finished(trained, tokens_folder):
-    """The same run, at its end."""
+def finished(trained, tokens_folder, monkeypatch):
+    """The same run, at its end; its pass takes one process, as new ones would only import torch again."""
+    monkeypatch.setattr(ScoreTask, "usual_processes", lambda task: 1)
     facts = json.loads((trained / "run.json").read_text())
     facts |= {"status": "finished"}
     facts["fingerprints"]["tokenizer"] = Tokens.open(tokens_folder).tokenizer_fingerprint

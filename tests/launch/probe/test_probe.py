@@ -90,21 +90,21 @@ def learner(place, monkeypatch):
 
 
 def test_a_simulated_learner_resumed_by_branch(place, learner, tmp_path, capsys):
-    output = tmp_path / "probe"
-    assert main(words(place, output, "--plan")) == 0
+    output, shares = tmp_path / "probe", "shares=[0.25,0.5,0.75]"
+    assert main(words(place, output, shares, "--plan")) == 0
     plan = capsys.readouterr().out
-    assert "done: 0; missing: 15 branches" in plan
+    assert "done: 0; missing: 9 branches" in plan
     assert not output.exists()
 
     learner[0] = "step_00000006_high_0.5_0"
-    assert main(words(place, output)) == 3
+    assert main(words(place, output, shares)) == 3
     capsys.readouterr()
     learner[0] = ""
-    assert main(words(place, output)) == 0
+    assert main(words(place, output, shares)) == 0
     printed = capsys.readouterr().out
     calls = (tmp_path / "calls").read_text().split()
     (tmp_path / "calls").unlink()
-    assert len(calls) == 16  # each branch once, and the failed one twice
+    assert len(calls) == 10  # each branch once, and the failed one twice
     assert sorted({name for name in calls if calls.count(name) > 1}) == ["step_00000006_high_0.5_0"]
 
     results = json.loads((output / "results.json").read_text())
@@ -112,7 +112,7 @@ def test_a_simulated_learner_resumed_by_branch(place, learner, tmp_path, capsys)
     at = [order.cursor_after(step) / len(order) for step in (3, 6, 9)]
     assert [one["progress"] for one in results["checkpoints"]] == pytest.approx(at)
     assert [one["shares"][1] for one in results["checkpoints"]] == pytest.approx([0.3, 0.5, 0.7])
-    assert results["cost"]["tokens"] == pytest.approx(15 * 192, rel=0.02)  # the run counts no padding, the learner does
+    assert results["cost"]["tokens"] == pytest.approx(9 * 192, rel=0.02)  # the run counts no padding, the learner does
     assert "it rises" in printed
     assert (output / "preference.svg").read_text().startswith("<?xml")
     assert "high_0.25" in (output / "probe.html").read_text()
@@ -127,10 +127,10 @@ def test_a_simulated_learner_resumed_by_branch(place, learner, tmp_path, capsys)
     assert written.counts[0:4][:, 1].sum() < written.counts[4:8][:, 1].sum() < written.counts[8:12][:, 1].sum()
 
     page = (output / "probe.html").read_bytes()
-    assert main(words(place, output)) == 0
+    assert main(words(place, output, shares)) == 0
     assert not (tmp_path / "calls").exists()
     assert (output / "probe.html").read_bytes() == page
-    assert main(words(place, output, "measure=val/source/x/loss")) == 2
+    assert main(words(place, output, shares, "measure=val/source/x/loss")) == 2
     assert "measure=val/source/x/loss was not recorded: use one of val/loss" in capsys.readouterr().err
 
 

@@ -13,6 +13,7 @@ from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import OtherVersion
 from models import DecoderConfig
 from models.decoder import build
+from tests.composed import train_settings
 from train import checkpoint
 from train.config.compose import compose
 from train.distributed.world import World
@@ -33,7 +34,7 @@ def make(world: World, precision: str, stage: int = 1, seed: int = 0) -> Engine:
         f"zero.stage={stage}",
         "micro_batch_size=4",
     ]
-    return Engine(build(CONFIG, seed), compose("train", TrainSettings, words), 8, world)
+    return Engine(build(CONFIG, seed), train_settings(*words), 8, world)
 
 
 def steps(engine: Engine, first: int, last: int) -> list[float]:

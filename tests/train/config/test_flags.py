@@ -1,5 +1,6 @@
 """The command line: flags, positional arguments, and text that composes to itself whatever its content."""
 
+import os
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ ESCAPES = ["a\\b c", "a\\'b", "c\\d\\", "\\", "'", '"', "${x}", "a\\${b}", "${oc
 HARD = [*NUMBERS, *WORDS, *ESCAPES]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=int(os.environ.get("PDPC_EXAMPLES", "20")) * 2, deadline=None)
 @given(TEXTS)
 @example("'\\")
 @example("\\${'")

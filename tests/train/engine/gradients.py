@@ -7,7 +7,9 @@ all sums, reductions and clipping. Public reports of gradients that were silentl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -18,24 +20,15 @@ from torch import Tensor
 
 from models import DecoderConfig
 from models.decoder import build
-from tests.processor import BF16
-from train.config.compose import compose
+from tests.composed import NEEDED, train_settings
 from train.distributed.world import World
 from train.engine import Engine
-from train.settings import TrainSettings
 
 CONFIG = DecoderConfig(vocab_size=61, layers=2, width=12, heads=2, kv_heads=1, ffn=20, max_seq_len=16, end_of_text=0)
 BATCH, ACCUMULATION, BETA = 8, 4, 0.5
 SHARE = 1 / (BATCH * 16)
-STAGES = {
-    "0": ["zero.stage=0"],
-    "1": ["zero.stage=1"],
-    "2": ["zero.stage=2"],
-    "3": ["zero.stage=3"],
-    "2-recomputed": ["zero.stage=2", "execution.checkpointing=full"],
-}
 CASES = [*product("0123", ("fp32", "bf16")), ("2-recomputed", "bf16")]
-if not BF16:  # one bf16 case for each of the reports above
+if "PDPC_ENGINE_STEPS" not in os.environ:  # one bf16 case for each of the reports above
     CASES = [case for case in CASES if case not in (("0", "bf16"), ("2", "bf16"), ("3", "bf16"))]
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -113,16 +106,15 @@ def plain_gradients(way: Any, precision: str, size: int) -> dict[str, Tensor]:
 
 def worst_differences(world: World, stage: str, precision: str) -> dict[str, float]:
     """Return, by way, how far this rank's gradients are from plain torch's, relative to each parameter's largest."""
-    words = [*STAGES[stage], f"precision={precision}", f"micro_batch_size={BATCH // ACCUMULATION // world.size}"]
-    words += [
-        "output=o",
-        "arm=a",
-        "data.tokens=t",
-        "data.order=o",
-        f"optimizer.beta1={BETA}",
-        "optimizer.clip_norm=1e9",
-    ]
-    settings = compose("train", TrainSettings, words)
+    base = train_settings(*NEEDED)
+    settings = replace(
+        base,
+        precision=precision,
+        micro_batch_size=BATCH // ACCUMULATION // world.size,
+        zero=replace(base.zero, stage=int(stage[0])),
+        execution=replace(base.execution, checkpointing="full" if stage.endswith("recomputed") else "none"),
+        optimizer=replace(base.optimizer, beta1=BETA, clip_norm=1e9),
+    )
     engine = Engine(build(CONFIG, 0, settings.execution), settings, BATCH, world)
     assert engine.micro_batches == ACCUMULATION
     engine.set_learning_rate(0.0)  # so that the next way starts with the same weights

@@ -9,9 +9,9 @@ import torch
 
 from models import DecoderConfig
 from models.decoder import build
-from train.config.compose import compose
+from tests.composed import train_settings
 from train.engine import MOMENTS, Engine, deepspeed_config
-from train.settings import TrainSettings, ZeroSettings
+from train.settings import ZeroSettings
 
 ROOT = Path(__file__).parents[3]
 CONFIG = DecoderConfig(vocab_size=64, layers=2, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16, end_of_text=0)
@@ -21,7 +21,7 @@ PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16"])
 
 
 def settings_of(*words):
-    return compose("train", TrainSettings, [*WORDS, *words])
+    return train_settings(*WORDS, *words)
 
 
 def make(world, *words, config=CONFIG, seed=0):

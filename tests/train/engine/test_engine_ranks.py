@@ -1,13 +1,13 @@
 """ZeRO 0 to 3 in bf16 and fp32 on one rank and on two: the same losses, exact resumption, every element owned once.
 
-Two ranks are forked for all cases. PDPC_ENGINE_STEPS=30 is the long form: 30 steps, saved, 30 more, and every
-pair of stages between one rank and two. Three cases at stage 3 keep their optimizer, or parameters too, on a disk.
-A processor without bf16 arithmetic leaves out two of the bf16 cases, except in the long form.
+Two ranks are forked for all cases. PDPC_ENGINE_STEPS=30 is the long form: 30 steps, saved, 30 more, every pair of
+stages between one rank and two, and all cases. Some at stage 3 keep their optimizer, or parameters too, on a disk.
 """
 
 import json
 import os
 import tempfile
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -18,40 +18,34 @@ from safetensors.torch import load_file, save_file
 from models import DecoderConfig
 from models.attention import Documents
 from models.decoder import build
-from tests.processor import BF16
+from tests.composed import NEEDED, train_settings
 from tests.train.engine import gradients
 from tests.train.evaluation.questions import Questions
-from train.config.compose import compose
 from train.distributed.world import World
 from train.engine import Engine
 from train.engine.communication import start
-from train.settings import TrainSettings
 
 CONFIG = DecoderConfig(vocab_size=61, layers=2, width=12, heads=2, kv_heads=1, ffn=20, max_seq_len=16, end_of_text=0)
 """Sizes that do not divide by two ranks: there is padding to leave out."""
 STAGES, PRECISIONS, BATCH = ("0", "1", "2", "3"), ("fp32", "bf16"), 8
 STEPS = int(os.environ.get("PDPC_ENGINE_STEPS", "3"))
 ON_DISK = {
-    "3-disk": ["zero.offload_optimizer=nvme", "zero.sub_group_size=1000"],
-    "3-all-disk": ["zero.offload_optimizer=nvme", "zero.offload_param=nvme"],
+    "3-disk": {"offload_optimizer": "nvme", "sub_group_size": 1000},
+    "3-all-disk": {"offload_optimizer": "nvme", "offload_param": "nvme"},
 }
-CASES = [*product(STAGES, PRECISIONS), ("3-disk", "fp32"), ("3-all-disk", "bf16"), ("3-all-disk", "fp32")]
-EMULATED = [("2", "bf16"), ("3-all-disk", "bf16")]
-"""Cases left out where bf16 is emulated: stage 2 shares its optimizer with stage 1, a disk its format with fp32."""
+CASES = [*product(STAGES, PRECISIONS), ("3-disk", "fp32"), ("3-all-disk", "fp32")]
 PAIRS = [("3-disk", "1"), ("2", "3-disk")]
 """Moves between world sizes, in addition to those between stages."""
 LONG = "PDPC_ENGINE_STEPS" in os.environ
-if LONG:
-    CASES += [("3-disk", "bf16")]
-elif not BF16:
-    CASES = [case for case in CASES if case not in EMULATED]
+if LONG:  # a disk has one format for both precisions
+    CASES += [("3-disk", "bf16"), ("3-all-disk", "bf16")]
 
 
 def make(world: World, stage: str, precision: str, seed: int = 0, micro: int = 2) -> Engine:
-    words = ["output=o", "arm=a", "data.tokens=t", "data.order=o", f"precision={precision}", f"zero.stage={stage[0]}"]
-    if stage in ON_DISK:
-        words += [*ON_DISK[stage], f"zero.nvme_path={tempfile.gettempdir()}"]
-    settings = compose("train", TrainSettings, [*words, f"micro_batch_size={micro}"])
+    base = train_settings(*NEEDED)
+    disk = {**ON_DISK[stage], "nvme_path": tempfile.gettempdir()} if stage in ON_DISK else {}
+    zero = replace(base.zero, stage=int(stage[0]), **disk)
+    settings = replace(base, precision=precision, micro_batch_size=micro, zero=zero)
     return Engine(build(CONFIG, seed), settings, BATCH, world)
 
 

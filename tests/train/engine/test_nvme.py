@@ -14,16 +14,16 @@ import torch
 
 from models import DecoderConfig
 from models.decoder import build
+from tests.composed import train_settings
 from tests.train.engine.test_engine import steps
 from train import checkpoint
-from train.config.compose import compose
 from train.distributed.exit_codes import DISK_FULL
 from train.distributed.world import code_of
 from train.engine import Engine, check_swap, config
 from train.engine.nvme import handle as disk
 from train.engine.nvme.folder import SwapFolder
 from train.engine.nvme.handle import DiskHandle, reserve
-from train.settings import TrainSettings, ZeroSettings
+from train.settings import ZeroSettings
 
 CONFIG = DecoderConfig(vocab_size=64, layers=2, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16, end_of_text=0)
 WORDS = ["output=o", "arm=a", "data.tokens=t", "data.order=o", "micro_batch_size=2", "zero.stage=3", "precision=bf16"]
@@ -32,7 +32,7 @@ WORDS += ["zero.sub_group_size=1000"]  # the clipped norm is a sum over sub-grou
 
 def settings_of(path, *words):
     swapped = ["zero.offload_optimizer=nvme", f"zero.nvme_path={path}"] if path else []
-    return compose("train", TrainSettings, [*WORDS, *swapped, *words])
+    return train_settings(*WORDS, *swapped, *words)
 
 
 @pytest.fixture

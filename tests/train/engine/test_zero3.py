@@ -10,13 +10,12 @@ import torch
 
 from models import DecoderConfig, block_runner
 from models.decoder import build
+from tests.composed import train_settings
 from tests.torture.runs import PATIENCE_S
-from train.config.compose import compose
 from train.distributed.collectives import Collectives, RankFailed
 from train.distributed.world import World
 from train.engine import Engine, WeightsDoNotFit, gathered
 from train.engine.communication import start
-from train.settings import TrainSettings
 
 CONFIG = DecoderConfig(vocab_size=61, layers=3, width=12, heads=2, kv_heads=1, ffn=20, max_seq_len=16, end_of_text=0)
 PLACES = {"embedding": 1, "layers.1.ffn.down": 2, "head": 1}
@@ -25,7 +24,7 @@ PLACES = {"embedding": 1, "layers.1.ffn.down": 2, "head": 1}
 
 def make(world: World, *words: str, config: DecoderConfig = CONFIG) -> Engine:
     words = ("output=o", "arm=a", "data.tokens=t", "data.order=o", "zero.stage=3", "micro_batch_size=2", *words)
-    settings = compose("train", TrainSettings, list(words))
+    settings = train_settings(*words)
     return Engine(build(config, 0, settings.execution), settings, 8, world)
 
 

@@ -11,15 +11,15 @@ from launch.evaluate.settings import EvaluateSettings
 from launch.export import ExportSettings
 from models import DecoderConfig
 from models.decoder import build
+from tests.composed import train_settings
 from train import checkpoint
-from train.config.compose import compose
 from train.engine import Engine
 from train.export import weights as averaging
 from train.export.choice import WEIGHTS, check_choice
 from train.export.weights import choose_weights
 from train.hooks.averages import RunningAverage, decay_of
 from train.records.run_json import WRITTEN
-from train.settings import AveragingSettings, TrainSettings
+from train.settings import AveragingSettings
 
 CONFIG = DecoderConfig(vocab_size=64, layers=2, width=16, heads=2, kv_heads=1, ffn=24, max_seq_len=16, end_of_text=0)
 WORDS = ["output=o", "arm=a", "data.tokens=t", "data.order=o", "micro_batch_size=4"]
@@ -27,7 +27,7 @@ AVERAGED = ["averaging.decay=0.8", "averaging.every=2"]
 
 
 def make(world, *words, seed=0):
-    settings = compose("train", TrainSettings, [*WORDS, *words])
+    settings = train_settings(*WORDS, *words)
     engine = Engine(build(CONFIG, seed), settings, 4, world)
     return SimpleNamespace(engine=engine, progress=SimpleNamespace(step=0)), RunningAverage(settings.averaging)
 

@@ -12,6 +12,7 @@ from tests.train.evaluation.questions import Questions
 from train import checkpoint
 from train.records.consumed import read_consumed
 from train.records.layout import CHECKPOINTS, EXPORT
+from train.records.run_json import read_run
 from train.records.skipped import SKIPPED
 
 
@@ -154,6 +155,8 @@ def test_a_signal_between_two_steps_loses_none(material, forks, tmp_path):
     assert ranks.wait(PATIENCE_S) == [143, 143], ranks.told()
     newest = checkpoint.newest(tmp_path / "run" / CHECKPOINTS)
     assert checkpoint.step_of(newest) == 5, ranks.told()
+    assert "exited on SIGTERM with a checkpoint of step 5" in ranks.told()
+    assert read_run(tmp_path / "run")["status"] == "stopped by SIGTERM"
     assert material.finish(forks, tmp_path / "run", 2, ["checkpoints.save_every=99"]) is None
 
 

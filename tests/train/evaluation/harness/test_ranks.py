@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from launch.cli import main
-from tests.torture.forks import Forks
+from tests.torture.forks import HARNESS, Forks
 from tests.torture.runs import PATIENCE_S, Material
 from tests.train.evaluation.harness.material import CHOICE, requests, write_misdeeds, write_task
 from tests.train.evaluation.harness.ranks import BATCH, STAGES, all_requests
@@ -28,6 +28,7 @@ SIZES = (1, 2)
 @pytest.fixture(scope="module")
 def found(assets: Path, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Any]:
     """Answers by (number of ranks, rank)."""
+    forks.load(*HARNESS)
     folder = tmp_path_factory.mktemp("answers")
     arguments = {"assets": str(assets), "output": str(folder)}
     for size in SIZES:
@@ -101,6 +102,7 @@ def test_one_process_and_several_ranks_give_the_same_evaluation(
     words = [f"folder={assets / 'hf'}", f"benchmarks.task_paths=[{assets / 'tasks'}]", "benchmarks.batch_size=4"]
     words.append("benchmarks.tasks=[choice,broken_field,writing]")
     assert main(["evaluate", *words, f"output={tmp_path / 'one.json'}"]) == 1  # one task is broken
+    forks.load(*HARNESS)
     arguments = {"words": [*words, f"output={tmp_path / 'two.json'}"]}
     ranks = forks.start("tests.train.evaluation.harness.ranks:evaluate", arguments, 2, tmp_path / "log")
     assert ranks.wait(PATIENCE_S) == [1, 1], ranks.told()
@@ -122,6 +124,7 @@ def test_a_task_that_kills_is_skipped_by_the_next_attempt_and_rerun_later(
     write_misdeeds(tasks, questions, CHOICE)
     (tasks / "death").write_text("1")
     words = ["benchmarks.tasks=[deadly,choice]", f"benchmarks.task_paths=[{tasks}]", "benchmarks.batch_size=8"]
+    forks.load(*HARNESS)
     killed = material.start(forks, run, 2, words)
     assert killed.wait(PATIENCE_S) == [1, 9], killed.told()
     assert not [record for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "stage"]

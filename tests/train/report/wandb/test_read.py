@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,17 @@ from train.report.wandb.read import _records, read_wandb_run
 KEY = "canary" + "0123456789" * 4
 ROOT = Path(__file__).parents[4]
 READ = """
-import json, os, sys
+import json, os, sys, time
 from dataclasses import asdict
-from train.report.wandb.read import read_wandb_run
+from train.report.wandb.read import quiet_wandb, read_wandb_run
+quiet_wandb()
+began = time.monotonic()
 for spec in sys.argv[2:]:
     try:
         print(json.dumps(asdict(read_wandb_run(spec, read_s=float(sys.argv[1])))), flush=True)
     except (ValueError, OSError) as error:
         print(type(error).__name__, error, flush=True)
+print(time.monotonic() - began)
 """
 ROWS = [
     {"_step": 1, "_timestamp": 7.0, "_runtime": 1, "trainer/step": 1, "trainer/tokens": 10, "train/loss": 4.0},
@@ -45,7 +47,6 @@ def read(folder, server, *specs, read_s=60.0):
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     marks = {"PYTHONPATH": str(ROOT), "HOME": str(folder), "PDPC_CASE": str(folder)}
     place = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", READ, str(read_s), *specs],
         env={**inherited, **marks, **place},
@@ -55,7 +56,8 @@ def read(folder, server, *specs, read_s=60.0):
     )
     assert KEY not in done.stdout + done.stderr
     assert nothing_left(folder)
-    return done.stdout.splitlines(), time.monotonic() - began
+    *found, took_s = done.stdout.splitlines()
+    return found, float(took_s)
 
 
 def test_rows_become_records():
@@ -74,9 +76,10 @@ def test_a_run_is_read_with_its_name_and_its_config(tmp_path):
 
 @pytest.mark.parametrize(("mode", "part"), [(BLACK_HOLE, "cannot reach"), (REFUSE, "cannot reach"), (DENIED, "key")])
 def test_a_dead_network_times_out_with_a_message(mode, part, tmp_path):
+    limit_s = 60.0 if mode == DENIED else 2.0  # that one answers, if slowly on a loaded machine
     with WandbServer(mode) as server:
-        (message,), took_s = read(tmp_path, server, "wandb:us/p/r1", read_s=2.0)
-    assert took_s < 30
+        (message,), took_s = read(tmp_path, server, "wandb:us/p/r1", read_s=limit_s)
+    assert took_s < limit_s + 30
     assert message.startswith("ValueError W&B rejected" if mode == DENIED else "OSError cannot reach W&B")
     assert part in message
 

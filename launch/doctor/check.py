@@ -74,6 +74,8 @@ class Subject:
     cluster: Cluster = field(default_factory=Local)
     as_node: bool = False
     """Is this the part of a doctor that was started on one of several nodes?"""
+    node_checks: tuple[str, ...] = ()
+    """Names of the checks to run on every node."""
     problem: str = ""
     """Why the settings could not be composed; they are then the defaults."""
     root: Path = Path("/")
@@ -151,7 +153,7 @@ class Check:
     limit_s: float = 30.0
     """Time limit, seconds."""
     once: bool = False
-    """Checked once per cluster, from the machine of the command, and not on every node."""
+    """Checked once per cluster, on the machine of the command, and not on every node."""
 
     def load(self) -> Callable[[Subject], Iterator[Finding]]:
         """Import the check's function: `launch.doctor.GROUP:NAME`."""

@@ -38,16 +38,17 @@ CHECKS: tuple[Check, ...] = (
     Check("artifacts", "tokens", "manifest, sizes and checksums of TOKENS", 600),
     Check("artifacts", "order", "the same of ORDER", 600),
     Check("artifacts", "scores", "the same of SCORES", 600),
-    Check("artifacts", "inputs", "they fit each other, the tokenizer, the model and the initial weights", 300),
-    Check("config", "batch", "the batch of the order divides over ranks and micro-batches"),
-    Check("config", "resumes", "what is in the output folder is this run, or nothing", 60),
-    Check("benchmarks", "packs", "checksums of task packs", 600),
-    Check("benchmarks", "tasks", "every task loads, and its first question is built", 3600),
+    Check("artifacts", "inputs", "they fit each other, the tokenizer, the model and the initial weights", 300, once=True),
+    Check("config", "batch", "the batch of the order divides over ranks and micro-batches", once=True),
+    Check("config", "resumes", "what is in the output folder is this run, or nothing", 60, once=True),
+    Check("benchmarks", "packs", "checksums of task packs", 600, once=True),
+    Check("benchmarks", "tasks", "every task loads, and its first question is built", 3600, once=True),
     Check("step", "step", "one step at the run's micro-batch; its gradient norm against plain torch in fp32", 600),
-    Check("cluster", "every_node", "the same doctor on every node", 1800, once=True),
+    Check("cluster", "every_node", "the checks of a machine, on every node", 1800, once=True),
 )
 """A check is a function of its name in `launch/doctor/GROUP.py`."""
 
+EVERY_NODE = CHECKS[-1]
 GROUPS = tuple(dict.fromkeys(check.group for check in CHECKS))
 
 

@@ -1,4 +1,4 @@
-"""The same doctor on every node, its lines prefixed by the node's name."""
+"""The checks of a machine on every node, the lines prefixed by the node's name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from launch.cluster.machines import Hostfile
+from launch.cluster.slurm import Slurm
 from launch.doctor.check import FAILURE, OK, WARNING, Finding, Subject, failure
 from launch.doctor.network import AT_ONCE, reach, unreachable
 from launch.doctor.programs import Said, said
@@ -32,11 +33,14 @@ def every_node(subject: Subject) -> Iterator[Finding]:
 
 def _command(subject: Subject) -> list[str]:
     """Return the words that start the doctor on a node, in the same folder, with the same Python and settings."""
-    variables = safe_variables()
+    assert isinstance(subject.cluster, Hostfile | Slurm)
+    variables = safe_variables() | subject.cluster.environment
+    where = ["cluster=hostfile", f"cluster.hosts=[{','.join(subject.hosts)}]"]
+    where += [f"cluster.gpus_per_node={subject.cluster.gpus_per_node}"]
     if isinstance(subject.cluster, Hostfile):
-        variables |= subject.cluster.environment
-    words = [*subject.overrides, f"processes={subject.local_ranks}"] if subject.gpus_asked else list(subject.overrides)
-    doctor = [sys.executable, "-m", "launch.cli", "doctor", "as_node=true", *subject.words, *words]
+        where += [f"cluster.master_port={subject.cluster.master_port}"]
+    chosen = f"only=[{','.join(subject.node_checks)}]"
+    doctor = [sys.executable, "-m", "launch.cli", "doctor", "as_node=true", chosen, *where, *subject.overrides]
     exported = [f"{name}={value}" for name, value in variables.items() if name not in ("PATH", "LD_LIBRARY_PATH")]
     return ["sh", "-c", f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(['env', *exported, *doctor])}"]
 

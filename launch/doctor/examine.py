@@ -8,10 +8,12 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib import import_module
 
 from curriculum.work.printable import printable
 from launch.doctor.check import FAILURE, OK, WARNING, Check, Finding, Subject, failure, refused
+from launch.doctor.checks import EVERY_NODE
 from train.config.secrets import without_secrets
 from train.distributed.deadline import Deadline, TooLate
 from train.distributed.exit_codes import DONE, FAILED
@@ -25,14 +27,17 @@ LOAD_S = 600.0
 def examine(subject: Subject, checks: Iterable[Check], timeout_s: float | None = None) -> int:
     """Run the checks, print a line per finding and a summary; return the exit code: 1 if anything failed.
 
+    With several nodes, the checks of a machine run on each of them instead of here.
     `timeout_s`: time limit of each check; None: its own.
     """
     found: Counter[str] = Counter()
-    checks = list(checks)
+    checks = [check for check in checks if not (subject.as_node and check.once)]
+    if subject.hosts and not subject.as_node:
+        subject = replace(subject, node_checks=tuple(check.name for check in checks if not check.once))
+        checks = [check for check in checks if check.once and check is not EVERY_NODE]
+        checks += [EVERY_NODE] * bool(subject.node_checks)
     _load({"torch", *(check.name for check in checks if check.name == "deepspeed")})
     for check in checks:
-        if subject.as_node and check.once:
-            continue
         for finding in _findings(subject, check, timeout_s or check.limit_s):
             found[finding.level] += 1
             print(line(check.name, finding), flush=True)

@@ -74,7 +74,7 @@ def port(subject: Subject) -> Iterator[Finding]:
     """Listen on the port at which the ranks meet; those of one machine meet in a file instead."""
     if isinstance(subject.cluster, Hostfile):
         number, key = subject.cluster.master_port, "cluster.master_port"
-        if not subject.hosts or not _is_here(subject.hosts[0]):
+        if not subject.hosts or not is_first(subject):
             return
     elif os.environ.get("MASTER_PORT", "").isdigit():
         number, key = int(os.environ["MASTER_PORT"]), "MASTER_PORT"
@@ -171,8 +171,11 @@ def _asked(host: str, path: Path, nonce: str) -> list[Finding]:
     return found or [ok("answers, its clock is right, and it sees the output folder")]
 
 
-def _is_here(host: str) -> bool:
-    """Return whether a name means this machine: one can listen only at an address of one's own."""
+def is_first(subject: Subject) -> bool:
+    """Return whether rank 0 runs on this machine: one can listen only at an address of one's own."""
+    if not subject.hosts:
+        return True
+    host = subject.hosts[0]
     if host.partition(".")[0] == socket.gethostname().partition(".")[0]:
         return True
     try:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from launch.doctor.check import Finding, Subject, failure, ok, warning
+from launch.doctor.network import is_first
 from train.tracking.wandb_run import has_key, mode
 
 ANSWER_S = 10.0
@@ -23,7 +24,7 @@ WHO = "query { viewer { username entity teams { edges { node { name } } } } }"
 def wandb(subject: Subject) -> Iterator[Finding]:
     """Check W&B's mode and key; online, ask its server who the key belongs to, and whether the entity is one of its."""
     tracker = subject.settings.tracker
-    if "wandb" not in tracker.names:
+    if "wandb" not in tracker.names or not is_first(subject):
         return
     where = mode()
     if where not in MODES:
@@ -67,7 +68,7 @@ def wandb(subject: Subject) -> Iterator[Finding]:
 def hub(subject: Subject) -> Iterator[Finding]:
     """Check that datasets of benchmarks can be downloaded, if the run may do so."""
     benchmarks = subject.settings.benchmarks
-    if not benchmarks.tasks or benchmarks.offline:
+    if not benchmarks.tasks or benchmarks.offline or not is_first(subject):
         return
     from huggingface_hub import get_token
 

@@ -102,10 +102,10 @@ def deepspeed(subject: Subject) -> Iterator[Finding]:
 
 def kernels(subject: Subject) -> Iterator[Finding]:
     """Load the optional packages that are installed, and choose as the run will."""
+    import torch as library
+
     from models.kernels import check
     from train.backends import chosen_backends
-
-    import torch as library
 
     cuda = library.cuda.is_available()
     for name, module in OPTIONAL.items():

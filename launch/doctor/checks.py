@@ -38,7 +38,9 @@ CHECKS: tuple[Check, ...] = (
     Check("artifacts", "tokens", "manifest, sizes and checksums of TOKENS", 600),
     Check("artifacts", "order", "the same of ORDER", 600),
     Check("artifacts", "scores", "the same of SCORES", 600),
-    Check("artifacts", "inputs", "they fit each other, the tokenizer, the model and the initial weights", 300, once=True),
+    Check(
+        "artifacts", "inputs", "they fit each other, the tokenizer, the model and the initial weights", 300, once=True
+    ),
     Check("config", "batch", "the batch of the order divides over ranks and micro-batches", once=True),
     Check("config", "resumes", "what is in the output folder is this run, or nothing", 60, once=True),
     Check("benchmarks", "packs", "checksums of task packs", 600, once=True),
@@ -60,7 +62,9 @@ def selected(only: Sequence[str], skip: Sequence[str]) -> list[Check]:
     known = {*GROUPS, *(check.name for check in CHECKS)}
     for key, names in (("only", only), ("skip", skip)):
         if unknown := sorted(set(names) - known):
-            raise ValueError(f"{key}: there is no check {unknown[0]!r}: use groups ({', '.join(GROUPS)}) or their checks")
+            raise ValueError(
+                f"{key}: there is no check {unknown[0]!r}: use groups ({', '.join(GROUPS)}) or their checks"
+            )
 
     def named(check: Check, names: Sequence[str]) -> bool:
         return check.group in names or check.name in names

@@ -49,7 +49,9 @@ def _findings(host: str, answer: Said) -> Iterator[Finding]:
     lines = [one for one in answer.out.splitlines() if one[:7].strip() in (OK, WARNING, FAILURE)]
     for one in lines:
         about, _, text = one[8:].partition(": ")
-        yield Finding(one[:7].strip(), text, "" if ": " in text or one.startswith(OK) else "see above", f"{host}: {about}")
+        yield Finding(
+            one[:7].strip(), text, "" if ": " in text or one.startswith(OK) else "see above", f"{host}: {about}"
+        )
     if not lines:
         yield unreachable(host, answer)
     elif answer.code not in (os.EX_OK, 1):

@@ -29,8 +29,8 @@ class DoctorSettings:
     faults: bool = False
     """List the points at which PDPC_FAULT can inject a failure, and check nothing."""
     only: list[str] = field(default_factory=list)
-    """Checks to run, by group (versions, gpus, host, filesystem, network, services, artifacts, config, benchmarks, step,
-    cluster) or by name; empty: all."""
+    """Checks to run, by group (config, versions, gpus, host, filesystem, network, services, artifacts, benchmarks,
+    step, cluster) or by name (docs/doctor.md); empty: all."""
     skip: list[str] = field(default_factory=list)
     """Checks to leave out, by group or by name."""
     timeout_s: float | None = None

@@ -58,7 +58,9 @@ def _load(libraries: Iterable[str]) -> None:
     What is wrong with them is found by the checks of their versions.
     """
     for name in sorted(libraries):
-        late = failure(f"import {name} is not done after {LOAD_S:g} s", "check the disk that holds the Python environment")
+        late = failure(
+            f"import {name} is not done after {LOAD_S:g} s", "check the disk that holds the Python environment"
+        )
         with _at_most(LOAD_S, line(name, late)), suppress(Exception):
             import_module(name)
 

@@ -87,7 +87,9 @@ def mount(subject: Subject) -> Iterator[Finding]:
     elif found.kind in ("tmpfs", "ramfs"):
         yield warning(f"{what} is memory", "choose an output on a disk, or the run is lost when the machine restarts")
     elif found.kind in ("overlay", "aufs"):
-        yield warning(f"{what} belongs to a container", "mount a volume for outputs, or they are lost with the container")
+        yield warning(
+            f"{what} belongs to a container", "mount a volume for outputs, or they are lost with the container"
+        )
     elif subject.hosts and not found.kind.startswith(NETWORK):
         yield warning(f"{what} looks local to this machine", "choose an output on a file system that all nodes share")
     elif "ro" not in options:

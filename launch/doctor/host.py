@@ -29,7 +29,7 @@ def shm(subject: Subject) -> Iterator[Finding]:
         yield failure(
             f"{size_of(free)} of {size_of(there.f_blocks * there.f_frsize)} are free in /dev/shm, {ranks} need "
             f"{size_of(needed)}",
-            "in a container use --ipc=host or --shm-size=16g; else remove what is left there, or mount it larger (mount "
+            "in a container use --ipc=host or --shm-size=16g; else remove what is left there, or enlarge it (mount "
             "-o remount,size=16g /dev/shm)",
         )
     else:
@@ -81,11 +81,13 @@ def memory(subject: Subject) -> Iterator[Finding]:
     try:
         note = check_fits(subject.settings, inputs.decoder, batch, subject.ranks, subject.local_ranks, room)
     except ValueError as error:
-        if cuda or subject.gpus_asked is None and inputs.decoder.parameter_count() < SMALL:
+        if cuda or (subject.gpus_asked is None and inputs.decoder.parameter_count() < SMALL):
             yield failure(*_parts(str(error)))
         else:
             what, how = _parts(str(error))
-            yield warning(f"on this machine, which has no GPU, {what}", f"run pdpc doctor on a node with GPUs; or {how}")
+            yield warning(
+                f"on this machine, which has no GPU, {what}", f"run pdpc doctor on a node with GPUs; or {how}"
+            )
         return
     if note:
         yield warning(note, "end other programs first, or lower micro_batch_size")

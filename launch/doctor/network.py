@@ -45,7 +45,11 @@ SAYS = (
         "is it up (ping {host}), and is port 22 open? leave it out of cluster.hosts until then",
     ),
     (r"Connection refused", "it has no ssh server", "start sshd on it, or use cluster.ssh=false"),
-    (r"srun: error|Invalid node name|not in this allocation", "srun cannot start there", "check squeue and sinfo for it"),
+    (
+        r"srun: error|Invalid node name|not in this allocation",
+        "srun cannot start there",
+        "check squeue and sinfo for it",
+    ),
 )
 """What ssh and srun say, what it means, and what to do."""
 
@@ -107,7 +111,7 @@ def programs(subject: Subject) -> Iterator[Finding]:
     if not subject.hosts:
         yield warning(
             "no nodes to check: this is not a Slurm job, and cluster.hosts is empty",
-            "run pdpc doctor inside an allocation (salloc), or name the nodes with cluster=hostfile cluster.hosts=[...]",
+            "run pdpc doctor in an allocation (salloc), or name the nodes with cluster=hostfile cluster.hosts=[...]",
             "nodes",
         )
 

@@ -66,12 +66,14 @@ def plain_norm(decoder: DecoderConfig, ids_BS: Tensor, seed: int) -> float:
     count = int(((labels != IGNORED) & (labels != (decoder.input_only or IGNORED))).sum())
     for row_S in ids_BS:
         (model(row_S[None]).total / count).backward()
-    squares = torch.stack([weight.grad.double().square().sum() for weight in model.parameters() if weight.grad is not None])
+    squares = torch.stack(
+        [weight.grad.double().square().sum() for weight in model.parameters() if weight.grad is not None]
+    )
     return float(squares.sum().sqrt())
 
 
 def one_step(settings: TrainSettings, inputs: Inputs | None, world: World) -> dict[str, float | str]:
-    """Return the gradient norm of one micro-batch through the engine, the one of plain torch, and the step's seconds."""
+    """Return the gradient norm of one micro-batch through the engine, that of plain torch, and the step's seconds."""
     import torch
 
     from curriculum.tokens.tokens import IGNORED

@@ -117,7 +117,7 @@ def kernels(subject: Subject) -> Iterator[Finding]:
             what = " ".join(str(error).split())
             yield failure(
                 f"{name} {_installed(name)} does not load with torch {library.__version__} ({what})",
-                f"reinstall it for this torch (pip install --no-build-isolation --force-reinstall {name}), or remove it",
+                f"reinstall it for this torch (pip install --no-build-isolation --force-reinstall {name}), or remove",
                 name,
             )
     try:

@@ -9,14 +9,13 @@ from typing import Any
 
 def stepped(words: list[str], result: str, broken: bool) -> None:
     """Run the step on this rank; `broken`: the run's attention scores are twice what they should be."""
+    from launch.doctor.rank import one_step
     from models.attention import sdpa
     from train.config.compose import compose
     from train.distributed.world import finish
     from train.engine.communication import start
     from train.inputs import open_inputs
     from train.settings import TrainSettings
-
-    from launch.doctor.rank import one_step
 
     if broken:
         attend = sdpa.BACKEND.attend

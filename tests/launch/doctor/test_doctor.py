@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch.doctor import host
-from launch.doctor.check import Check, Subject
+from launch.doctor.check import Check
 from launch.doctor.checks import CHECKS, GROUPS
 from launch.doctor.examine import examine
 from tests.launch.doctor.conftest import Doctor
@@ -105,13 +105,19 @@ def test_a_check_that_hangs_is_named_and_the_others_run(
 
 
 def test_a_check_that_cannot_be_interrupted_ends_the_doctor() -> None:
-    code = (
-        "import signal, time; from launch.doctor import examine, host; from tests.launch.doctor.test_faults import subject;"
-        "from launch.doctor.checks import selected; examine.STUCK_S = 0.3;"
-        "blocked = lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGVTALRM});"
-        "host.shm = lambda _: blocked() and None or time.sleep(60);"
-        "examine.examine(subject(), selected(['shm', 'open_files'], []), 0.2)"
-    )
+    code = """
+import signal, time
+from launch.doctor import examine, host
+from launch.doctor.checks import selected
+from tests.launch.doctor.test_faults import subject
+
+def stuck(_):
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGVTALRM})
+    time.sleep(60)
+
+host.shm, examine.STUCK_S = stuck, 0.3
+examine.examine(subject(), selected(["shm", "open_files"], []), 0.2)
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "not done after 0.2 s" in done.stdout
@@ -124,8 +130,8 @@ def test_a_secret_is_not_printed(doctor: Doctor, monkeypatch: pytest.MonkeyPatch
     assert secret not in "".join(lines)
 
 
-def test_help_explains_the_keys() -> None:
-    done = subprocess.run([sys.executable, "-m", "launch.cli", "doctor", "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "Checks to leave out" in done.stdout
-    assert isinstance(subject(), Subject)
+def test_help_explains_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    from launch.cli import main
+
+    assert main(["doctor", "--help"]) == 0
+    assert "Checks to leave out" in capsys.readouterr().out

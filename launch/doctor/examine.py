@@ -36,7 +36,7 @@ def examine(subject: Subject, checks: Iterable[Check], timeout_s: float | None =
         subject = replace(subject, node_checks=tuple(check.name for check in checks if not check.once))
         checks = [check for check in checks if check.once and check is not EVERY_NODE]
         checks += [EVERY_NODE] * bool(subject.node_checks)
-    _load({"torch", *(check.name for check in checks if check.name == "deepspeed")})
+    _load(["torch", *(check.name for check in checks if check.name == "deepspeed")])
     for check in checks:
         for finding in _findings(subject, check, timeout_s or check.limit_s):
             found[finding.level] += 1
@@ -57,12 +57,14 @@ def _load(libraries: Iterable[str]) -> None:
 
     What is wrong with them is found by the checks of their versions.
     """
-    for name in sorted(libraries):
+    for name in libraries:
         late = failure(
             f"import {name} is not done after {LOAD_S:g} s", "check the disk that holds the Python environment"
         )
         with _at_most(LOAD_S, line(name, late)), suppress(Exception):
-            import_module(name)
+            library = import_module(name)
+            if name == "torch" and not library.cuda.is_available():
+                os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found none
 
 
 def _findings(subject: Subject, check: Check, limit_s: float) -> Iterator[Finding]:

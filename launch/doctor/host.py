@@ -81,7 +81,7 @@ def memory(subject: Subject) -> Iterator[Finding]:
     try:
         note = check_fits(subject.settings, inputs.decoder, batch, subject.ranks, subject.local_ranks, room)
     except ValueError as error:
-        if cuda or (subject.gpus_asked is None and inputs.decoder.parameter_count() < SMALL):
+        if cuda or inputs.decoder.parameter_count() < SMALL:
             yield failure(*_parts(str(error)))
         else:
             what, how = _parts(str(error))

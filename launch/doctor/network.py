@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from launch.cluster.hosts import expand
 from launch.cluster.machines import Hostfile
 from launch.cluster.slurm import Slurm
 from launch.doctor.check import ALLOCATED, Finding, Subject, failure, ok, warning
@@ -135,7 +136,8 @@ def nodes(subject: Subject) -> Iterator[Finding]:
 
 def reach(host: str, words: Sequence[str]) -> list[str]:
     """Return the command that runs these words on a node: with srun inside its Slurm allocation, else with ssh."""
-    if any(key in os.environ for key in ALLOCATED) and installed("srun"):
+    allocated = [name for key in ALLOCATED if key in os.environ for name in expand(os.environ[key])]
+    if host in allocated and installed("srun"):
         return ["srun", "--nodes=1", "--ntasks=1", "--overlap", f"--nodelist={host}", "--chdir=/", *words]
     return [*SSH, host, shlex.join(words)]
 

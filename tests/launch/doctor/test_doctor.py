@@ -135,3 +135,26 @@ def test_help_explains_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert main(["doctor", "--help"]) == 0
     assert "Checks to leave out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "hosts"), [("local", []), ("hostfile", ["cluster.hosts=[node1]"]), ("slurm", [])])
+def test_every_cluster_passes(
+    name: str, hosts: list[str], doctor: Doctor, healthy: list[str], program: Program
+) -> None:
+    program("ssh", SSH.format(other="true"))
+    for other in ("pdsh", "sbatch"):
+        program(other, "true")
+    words = [*hosts, *(["cluster.gpus_per_node=2"] if name != "local" else [])]
+    code, lines = doctor("only=[config,programs,nodes]", f"cluster={name}", *words, *healthy[:-1])
+    assert code == 0, lines
+
+
+def test_the_doctor_of_an_allocation_uses_srun(
+    doctor: Doctor, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program("srun", 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"')
+    program("ssh", "exit 255")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
+    code, lines = doctor("only=[nodes]", "cluster=slurm", "cluster.gpus_per_node=1")
+    assert code == 0, lines
+    assert [the(lines, "ok", host).endswith("output folder") for host in ("n1", "n2")] == [True, True]

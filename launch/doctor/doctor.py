@@ -77,4 +77,11 @@ def subject_of(settings: DoctorSettings) -> Subject:
     except SettingsError as error:
         problem, words = str(error), ["tracker=none"]
         training, missing = compose_partly("train", TrainSettings, words, STAND_INS)
-    return Subject(training, list(settings.overrides), frozenset(missing), settings.cluster, settings.as_node, problem)
+    return Subject(
+        training,
+        list(settings.overrides),
+        frozenset(missing),
+        settings.cluster,
+        as_node=settings.as_node,
+        problem=problem,
+    )

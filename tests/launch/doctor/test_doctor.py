@@ -149,9 +149,7 @@ def test_every_cluster_passes(
     assert code == 0, lines
 
 
-def test_the_doctor_of_an_allocation_uses_srun(
-    doctor: Doctor, program: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_allocation_is_reached_with_srun(doctor: Doctor, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     program("srun", 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"')
     program("ssh", "exit 255")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")

@@ -97,14 +97,15 @@ def test_another_tokenizer(doctor: Doctor, healthy: list[str], tokens_folder: Pa
 
 
 def test_tokens_that_the_order_does_not_arrange(
-    doctor: Doctor, healthy: list[str], tokens_folder: Path, tmp_path: Path, edit_manifest: Any
+    doctor: Doctor, healthy: list[str], order_folder: Path, tmp_path: Path, edit_manifest: Any
 ) -> None:
-    copy = tmp_path / "tokens"
-    shutil.copytree(tokens_folder, copy)
-    for folder in [path.parent for path in copy.glob("**/manifest.json")]:
-        edit_manifest(folder, lambda fields: fields.update(fingerprint="0" * 32))
-    _, lines = doctor(only("inputs"), *healthy, f"data.tokens={copy}")
-    assert the(lines, "FAILED", "inputs")
+    copy = tmp_path / "order"
+    shutil.copytree(order_folder, copy)
+    edit_manifest(copy, lambda fields: fields["inputs"].update(tokens="0" * 32))
+    _, lines = doctor(only("inputs"), *healthy, f"data.order={copy}")
+    line = the(lines, "FAILED", "inputs")
+    assert f"{copy} arranges other tokens ({'0' * 32})" in line
+    assert "run pdpc arrange on these tokens" in line
 
 
 def test_a_batch_that_does_not_divide_over_the_ranks(doctor: Doctor, healthy: list[str]) -> None:

@@ -126,9 +126,13 @@ VERBS: dict[str, Verb] = {
         ),
         Verb(
             "doctor",
-            "check benchmarks before a run needs them; list fault points for failure drills",
+            "check machine, cluster, inputs and settings before a run needs them; --faults lists fault points",
             "launch.doctor.doctor:DoctorSettings",
             "launch.doctor.doctor:run",
+            choices={"cluster": "launch.cluster.launch:CLUSTERS"},
+            also=["train.settings:TrainSettings"],
+            split="launch.doctor.doctor:split_overrides",
+            handed="launch.cluster.launch:shown_training",
         ),
         Verb(
             "report",

@@ -3,13 +3,13 @@
 import re
 import shlex
 from dataclasses import fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import get_origin, get_type_hints
 
 import pytest
 
 from launch.cli import VERBS
-from launch.cluster.launch import split_overrides
 from train.config.flags import as_overrides
 from train.config.groups import CONFIGS
 from train.settings import TrainSettings
@@ -75,8 +75,9 @@ def unknown(verb: str, words: list[str]) -> list[str]:
     schema, _, choices = VERBS[verb].load()
     named = (lambda runs: [f"runs.arm_{index}={run}" for index, run in enumerate(runs)]) if VERBS[verb].named else None
     words = as_overrides(words, schema, first=VERBS[verb].first, named=named)
-    if verb == "launch":
-        words, train_words = split_overrides(words)
+    if (split := VERBS[verb].split) is not None:
+        module, _, name = split.partition(":")
+        words, train_words = getattr(import_module(module), name)(words)
         wrong = unknown("train", train_words)
     else:
         wrong = []

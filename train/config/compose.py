@@ -63,6 +63,21 @@ def compose(
         return settings
 
 
+def compose_partly(
+    verb: str, schema: type[T], overrides: Sequence[str], stand_ins: Mapping[str, str]
+) -> tuple[T, list[str]]:
+    """Return what `compose` does, with values for required keys that were not given, and the names of those keys."""
+    from omegaconf import OmegaConf
+
+    with _composing(verb, schema, overrides, {}) as (configuration, _):
+        missing = sorted(OmegaConf.missing_keys(configuration) & stand_ins.keys())
+        for key in missing:
+            OmegaConf.update(configuration, key, stand_ins[key])
+        settings = cast(T, OmegaConf.to_object(configuration))
+        check_settings(settings)
+        return settings, missing
+
+
 def configuration_of(
     verb: str, schema: type, overrides: Sequence[str], choices: Mapping[str, Mapping[str, type]] | None = None
 ) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.estimate.hardware import Accelerators, hardware
-from launch.estimate.known import Known, decoder_of, known, training
+from launch.estimate.known import Known, decoder_of, known, model_of, training
 from launch.estimate.memory import KINDS, Memory
 from launch.estimate.real_run import Correction, RealRun, card_matches, read_real_run
 from launch.estimate.recipe import (
@@ -180,7 +180,7 @@ def _parts(
     for name, size in settings.references.items():
         if size is None:
             continue
-        other = training([*settings.overrides, f"model={size}"])
+        other = replace(train, model=model_of(name, size))
         shape = decoder_of(other, data)
         fits = {
             micro: need

@@ -8,7 +8,8 @@ from typing import Any
 
 from launch.estimate.settings import EstimateSettings
 from models.config import DecoderConfig
-from train.settings import TrainSettings
+from train.config.groups import CONFIGS, options_of
+from train.settings import ModelSettings, TrainSettings
 
 NOT_GIVEN = "not-given"
 """Value of a required setting of `train` that an estimate can do without."""
@@ -123,6 +124,15 @@ def _of_order(folder: str, seq_len: int) -> dict[str, Any]:
         "train_tokens": float(len(order) * seq_len),
         "stages": len(order.stage_ends),
     }
+
+
+def model_of(name: str, size: str) -> ModelSettings:
+    """Return the model of a reference, a size of configs/model. Raises ValueError for another one."""
+    from yaml import safe_load
+
+    if size not in options_of("model"):
+        raise ValueError(f"references.{name}={size!r} is unknown: use one of {', '.join(options_of('model'))}")
+    return ModelSettings(**safe_load((CONFIGS / "model" / f"{size}.yaml").read_text("utf-8")))
 
 
 def decoder_of(train: TrainSettings, data: Known) -> DecoderConfig:

@@ -29,7 +29,8 @@ def describe(
     `defaults`, by dotted key, override those of the dataclasses.
     """
     for group, (default, files) in groups.items():
-        yield f"  {group}={default}\n      One of {', '.join(files)}."
+        names = [*files, *(name for name in choices.get(group, ()) if name not in files)]
+        yield f"  {group}={default}\n      One of {', '.join(names)}."
     yield from _lines(settings, "", skip=set(choices), defaults=defaults)
     for group, options in choices.items():
         for name, option in options.items():

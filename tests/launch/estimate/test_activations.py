@@ -71,8 +71,10 @@ def test_activations_are_what_autograd_saves(shape):
     )
     execution = ExecutionSettings(kernels="plain", checkpointing=mode)
     decoder = build(config, 0, execution).to(dtype)
-    predicted = activation_bytes(config, execution, samples, tokens, dtype.itemsize)
-    assert predicted == pytest.approx(saved_bytes(decoder, samples, tokens), rel=0.01)
+    saved = saved_bytes(decoder, samples, tokens)
+    if mode in ("full", "selective"):  # what recomputation reads, autograd does not save: the rotary table
+        saved += 2 * 4 * tokens * config.head_size
+    assert activation_bytes(config, execution, samples, tokens, dtype.itemsize) == pytest.approx(saved, rel=0.01)
 
 
 def test_a_token_of_1_3b_keeps_what_the_formula_says():

@@ -41,7 +41,7 @@ def test_an_experiment_by_path(folder):
 def test_a_copy_of_a_shipped_file_works_by_path(folder):
     for name in ("pdpc_3b", "demo"):
         (folder / f"{name}.yaml").write_text((CONFIGS / "experiment" / f"{name}.yaml").read_text())
-        words = [*REQUIRED["train"], f"experiment=./{name}.yaml"]
+        words = [*REQUIRED["train"], "benchmarks.task_code=true", f"experiment=./{name}.yaml"]
         assert compose("train", TrainSettings, words) == compose(
             "train", TrainSettings, [*words[:-1], f"experiment={name}"]
         )
@@ -124,7 +124,8 @@ def test_the_configuration_is_shown_with_the_origin_of_every_value(folder, capsy
     assert "layers: 3  # model/small.yaml" in lines
     assert "lr: 0.0001  # command line" in lines
     assert "  # configs/schedule/wsd.yaml" in shown
-    assert "beta1: 0.9  # default" in lines
+    assert "log_every: 10  # configs/experiment/base_recipe.yaml" in lines
+    assert "grace_s: 30.0  # default" in lines
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -143,7 +144,8 @@ def test_a_shown_configuration_is_an_experiment(folder):
         "experiment=pdpc_1.3b",
     ]
     (folder / "all.yaml").write_text(configuration_of("train", TrainSettings, words))
-    assert compose("train", TrainSettings, ["experiment=all.yaml"]) == compose("train", TrainSettings, words)
+    again = compose("train", TrainSettings, ["experiment=all.yaml", "benchmarks.task_code=true"])
+    assert again == compose("train", TrainSettings, words)
 
 
 @pytest.mark.parametrize("words", [["-cn", "x"], ["-cp", "configs"], ["-p"]])

@@ -99,7 +99,7 @@ def _both_passes(function: Callable[[Inputs], tuple[Tensor, ...]], inputs: Input
 def _loss(name: str, dtype: torch.dtype, device: torch.device) -> Row:
     """Compare head and cross-entropy over several chunks, with ignored labels, weights and z-loss."""
     kernels = kernels_of(name, device)
-    tokens, z_loss = 500, 1e-3
+    tokens, z_loss = 500, 1e-2
     hidden, head = (
         _draw((tokens, CONFIG.width), dtype, device, 0),
         _draw((CONFIG.vocab_size, CONFIG.width), dtype, device, 1),

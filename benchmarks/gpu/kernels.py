@@ -111,8 +111,7 @@ def _loss(name: str, dtype: torch.dtype, device: torch.device) -> Row:
     before = cross_entropy.CHUNK_LOGITS
     cross_entropy.CHUNK_LOGITS = (tokens // CHUNKS + 1) * CONFIG.vocab_size * hidden.element_size() // 4
     try:
-        arguments = {"weights_N": weights, "z_loss": z_loss, "kernels": kernels}
-        total, losses = linear_cross_entropy(hidden, head, labels, **arguments)
+        total, losses = linear_cross_entropy(hidden, head, labels, weights_N=weights, z_loss=z_loss, kernels=kernels)
         found = [total.detach(), losses, *torch.autograd.grad(total, (hidden, head))]
     finally:
         cross_entropy.CHUNK_LOGITS = before

@@ -99,7 +99,7 @@ def _both_passes(function: Callable[[Inputs], tuple[Tensor, ...]], inputs: Input
 def _loss(name: str, dtype: torch.dtype, device: torch.device) -> Row:
     """Compare head and cross-entropy over several chunks, with ignored labels, weights and z-loss."""
     kernels = kernels_of(name, device)
-    tokens, z_loss = 500, 1e-3
+    tokens, z_loss = 500, 1e-2
     hidden, head = (
         _draw((tokens, CONFIG.width), dtype, device, 0),
         _draw((CONFIG.vocab_size, CONFIG.width), dtype, device, 1),
@@ -111,8 +111,7 @@ def _loss(name: str, dtype: torch.dtype, device: torch.device) -> Row:
     before = cross_entropy.CHUNK_LOGITS
     cross_entropy.CHUNK_LOGITS = (tokens // CHUNKS + 1) * CONFIG.vocab_size * hidden.element_size() // 4
     try:
-        arguments = {"weights_N": weights, "z_loss": z_loss, "kernels": kernels}
-        total, losses = linear_cross_entropy(hidden, head, labels, **arguments)
+        total, losses = linear_cross_entropy(hidden, head, labels, weights_N=weights, z_loss=z_loss, kernels=kernels)
         found = [total.detach(), losses, *torch.autograd.grad(total, (hidden, head))]
     finally:
         cross_entropy.CHUNK_LOGITS = before

@@ -124,7 +124,6 @@ def supervise(
     in a file of a new folder that only this user can enter: nothing listens on a port.
     """
     from train.distributed.heartbeat import STORE
-    from train.distributed.watchdog import end_processes
 
     # If the other ranks could still run, they would have detected a rank that is silent for this long.
     limit_s = math.inf if hang_timeout_s is None else hang_timeout_s + MARGIN_S
@@ -165,6 +164,8 @@ def supervise(
             while (code := _waited(launcher)) is None:
                 silent_s = silence.poll() if remote is None else {}
                 if silent := [pid for rank, pid in heartbeat.pids(folder).items() if silent_s.get(rank, 0.0) > limit_s]:
+                    from train.distributed.watchdog import end_processes  # torch, which is not needed before
+
                     hung = True
                     print(f"a rank sent no heartbeat for {hang_timeout_s:g} s: ending the run", file=sys.stderr)
                     end_processes(silent)

@@ -22,9 +22,10 @@ import torch.distributed as dist
 
 from curriculum.work.printable import printable
 from train.distributed.exit_codes import FAILED
+from train.distributed.heartbeat import STORE
 from train.distributed.rejection import check_rejected
 from train.distributed.secret import proof, read_secret
-from train.distributed.store import AGAIN, STORE, NotMet, address, of_attempt, open_store
+from train.distributed.store import AGAIN, NotMet, address, of_attempt, open_store
 from train.distributed.strangers import strangers
 
 log = logging.getLogger(__name__)

@@ -70,8 +70,9 @@ def load() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*is deprecated", category=FutureWarning)
     check(row for row in TABLE if row.where is JOIN)
-    # On the CPU DeepSpeed would compile its own extension (a minute, a C++ compiler), which gloo does not need.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # It would try which of its extensions can be compiled here, and on the CPU compile one (a minute, a C++ compiler)
+    # that gloo does not need.
+    deepspeed.ops._probe_compatible_ops = lambda: {}
 
 
 def _join(backend: str, device: torch.device, rank: int, size: int, store: Any) -> None:

@@ -103,7 +103,7 @@ _BUILD = "DeepSpeed would compile a reader and writer that ignore I/O errors; Di
 
 TABLE: tuple[Row, ...] = (
     # Rendezvous (communication.py).
-    Row("deepspeed.ops", "__compatible_ops__", JOIN, "gloo does not need deepspeed_shm_comm on the CPU", replaced=True),
+    _replaced("deepspeed.ops", "_probe_compatible_ops", "", JOIN, "it starts compilers; gloo needs no shm_comm"),
     _called("deepspeed.utils.groups", "_clone_world_group", "", JOIN, "created later, it waits 30 min for a lost rank"),
     # Engine start (light_start, engine.py, zero 0 in bf16).
     _replaced("deepspeed.runtime.compiler", "compile", "", START, "Muon's decorators load torch's compiler: 1.1 s"),

@@ -4,5 +4,5 @@ from tests.torture.network import run
 
 
 def test_a_misbehaving_network_does_not_affect_a_run(tmp_path):
-    tally = run(2, 11, tmp_path)
+    tally = run(1, 11, tmp_path)
     assert tally.good, tally.failures

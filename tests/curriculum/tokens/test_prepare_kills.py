@@ -4,5 +4,5 @@ from tests.torture.prepare import run
 
 
 def test_killed_workers_and_joins_change_no_byte(tmp_path):
-    tally = run(8, 7, tmp_path)
+    tally = run(4, 7, tmp_path)
     assert tally.good, tally.failures

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +20,10 @@ from launch.probe.branches import order_of, run_of
 from launch.probe.probe import prepared
 from launch.probe.settings import ProbeSettings
 from tests.torture.runs import PATIENCE_S, Material
-from train.records.run_json import read_run
+from train.records.run_json import as_text, checksum_of, read_run
 from train.report.records import read_run as read_records
+from train.resume.branching import copy_at
 
-ROOT = Path(__file__).parents[3]
 WORDS = ("checkpoints.keep_every=1", "schedule=cosine", "schedule.final_share=0.1")
 
 
@@ -53,36 +52,45 @@ def words(place, output, *more):
     ]  # fmt: skip
 
 
-LEARNER = f"""
-import json, sys
-sys.path.insert(0, {str(ROOT)!r})
+LEARNER = """
+import json, shutil, sys
 from pathlib import Path
-from train.records.run_json import as_text, checksum_of, read_run
-from train.resume.branching import copy_at
 folder, step, share, wanted = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
 with open(folder.parent.parent.parent / "calls", "a") as file:
     file.write(folder.name + "\\n")
 if sys.argv[5] == folder.name:
     raise SystemExit(3)
-trunk = Path(sys.argv[6])
-copy_at(trunk, trunk / "checkpoints" / f"step_{{step:08d}}", folder)
-facts = {{**read_run(folder), "status": "finished"}}
-(folder / "run.json").write_text(as_text({{**facts, "checksum": checksum_of(facts)}}))
-record = {{"kind": "stage", "stage": 1, "step": step + 1, "tokens": (step + 1) * 192}}
+shutil.copytree(sys.argv[6], folder, dirs_exist_ok=True)
+record = {"kind": "stage", "stage": 1, "step": step + 1, "tokens": (step + 1) * 192}
 with open(folder / "metrics.jsonl", "a") as file:
-    file.write(json.dumps({{**record, "val/loss": 3 + (share - wanted) ** 2}}) + "\\n")
+    file.write(json.dumps({**record, "val/loss": 3 + (share - wanted) ** 2}) + "\\n")
 """
 
 
 @pytest.fixture
-def learner(place, monkeypatch):
+def ended_at(place, tmp_path):
+    """Return a function: the run as it was at a checkpoint, but finished; the learner starts with a copy of it."""
+
+    def make(number):
+        folder = tmp_path / "ended" / number
+        if not folder.exists():
+            copy_at(place / "run", place / "run" / "checkpoints" / f"step_{number}", folder)
+            facts = {**read_run(folder), "status": "finished"}
+            (folder / "run.json").write_text(as_text({**facts, "checksum": checksum_of(facts)}))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def learner(ended_at, monkeypatch):
     """Put a learner in the place of training that prefers the share 0.1 + 0.8 p; return the branch that fails."""
     failing = [""]
 
     def command(step):
         _, number, _, share, _ = step.name.split("_")
         wanted = 0.1 + 0.8 * int(number) / 12
-        arguments = [step.output, number, share, wanted, failing[0], place / "run"]
+        arguments = [step.output, number, share, wanted, failing[0], ended_at(number)]
         return [sys.executable, "-c", LEARNER, *map(str, arguments)]
 
     monkeypatch.setattr(module, "command", command)
@@ -90,21 +98,21 @@ def learner(place, monkeypatch):
 
 
 def test_a_simulated_learner_resumed_by_branch(place, learner, tmp_path, capsys):
-    output, shares = tmp_path / "probe", "shares=[0.25,0.5,0.75]"
-    assert main(words(place, output, shares, "--plan")) == 0
+    output = tmp_path / "probe"
+    assert main(words(place, output, "--plan")) == 0
     plan = capsys.readouterr().out
-    assert "done: 0; missing: 9 branches" in plan
+    assert "done: 0; missing: 15 branches" in plan
     assert not output.exists()
 
     learner[0] = "step_00000006_high_0.5_0"
-    assert main(words(place, output, shares)) == 3
+    assert main(words(place, output)) == 3
     capsys.readouterr()
     learner[0] = ""
-    assert main(words(place, output, shares)) == 0
+    assert main(words(place, output)) == 0
     printed = capsys.readouterr().out
     calls = (tmp_path / "calls").read_text().split()
     (tmp_path / "calls").unlink()
-    assert len(calls) == 10  # each branch once, and the failed one twice
+    assert len(calls) == 16  # each branch once, and the failed one twice
     assert sorted({name for name in calls if calls.count(name) > 1}) == ["step_00000006_high_0.5_0"]
 
     results = json.loads((output / "results.json").read_text())
@@ -112,7 +120,7 @@ def test_a_simulated_learner_resumed_by_branch(place, learner, tmp_path, capsys)
     at = [order.cursor_after(step) / len(order) for step in (3, 6, 9)]
     assert [one["progress"] for one in results["checkpoints"]] == pytest.approx(at)
     assert [one["shares"][1] for one in results["checkpoints"]] == pytest.approx([0.3, 0.5, 0.7])
-    assert results["cost"]["tokens"] == pytest.approx(9 * 192, rel=0.02)  # the run counts no padding, the learner does
+    assert results["cost"]["tokens"] == pytest.approx(15 * 192, rel=0.02)  # the run counts no padding, the learner does
     assert "it rises" in printed
     assert (output / "preference.svg").read_text().startswith("<?xml")
     assert "high_0.25" in (output / "probe.html").read_text()
@@ -127,10 +135,10 @@ def test_a_simulated_learner_resumed_by_branch(place, learner, tmp_path, capsys)
     assert written.counts[0:4][:, 1].sum() < written.counts[4:8][:, 1].sum() < written.counts[8:12][:, 1].sum()
 
     page = (output / "probe.html").read_bytes()
-    assert main(words(place, output, shares)) == 0
+    assert main(words(place, output)) == 0
     assert not (tmp_path / "calls").exists()
     assert (output / "probe.html").read_bytes() == page
-    assert main(words(place, output, shares, "measure=val/source/x/loss")) == 2
+    assert main(words(place, output, "measure=val/source/x/loss")) == 2
     assert "measure=val/source/x/loss was not recorded: use one of val/loss" in capsys.readouterr().err
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from benchmarks.gpu_published import FLASH, FOUNDRY, NEOX, TINY_LLAMA
+from benchmarks.gpu.published import FLASH, FOUNDRY, NEOX, TINY_LLAMA
 from launch.estimate.hardware import CARDS, Accelerators
 from launch.estimate.speed import FITTED, Coefficients, Traffic, Work, step_seconds
 

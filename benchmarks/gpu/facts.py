@@ -35,7 +35,7 @@ def _facts(settings: Mapping[str, Any], device: torch.device) -> Row:
         "capability": list(torch.cuda.get_device_capability()) if cuda else None,
         "memory_bytes": torch.cuda.get_device_properties(0).total_memory if cuda else None,
         "cuda": torch.version.cuda,
-        "nccl": list(torch.cuda.nccl.version()) if cuda else None,
+        "nccl": list(torch.cuda.nccl.version()) if cuda else None,  # type: ignore[no-untyped-call]
         "peak_per_s": peak_of(card),
         "auto": chosen_backends(run),
         "machine": machine(),

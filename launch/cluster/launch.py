@@ -154,7 +154,7 @@ def _execute(start: Start) -> int:
     if program == "sbatch":
         return subprocess.run(start.command, check=False).returncode
     from launch.cluster.supervisor import supervise
-    from train.distributed.world import SUPERVISOR
+    from train.distributed.heartbeat import SUPERVISOR
 
     environment = {**os.environ, **start.environment}
     if start.remote is None:

@@ -60,6 +60,10 @@ class Accelerators(Cluster):
         """All GPUs."""
         return self.nodes * self.gpus_per_node
 
+    def ranks(self) -> int:
+        """Return how many ranks a run has: one per GPU."""
+        return self.devices
+
     @property
     def usable_bytes(self) -> int:
         """Bytes of a GPU that a rank may fill."""

@@ -30,7 +30,7 @@ class RejectedElsewhere(Refused):
 
 def several_machines() -> bool:
     """Return whether this rank has others on other machines."""
-    from train.distributed.store import STORE
+    from train.distributed.heartbeat import STORE
 
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", str(size))))

@@ -15,6 +15,7 @@ from models.execution import ExecutionSettings
 from models.kernels import Kernels, choose
 from models.kernels.interface import IGNORED, Rotary
 from models.losses.cross_entropy import TokenLosses, linear_cross_entropy
+from models.losses.label_losses import label_losses
 from models.rotary import rotary_table
 
 
@@ -113,6 +114,8 @@ class Decoder(nn.Module):
         documents: Documents | None = None,
         positions_BT: Tensor | None = None,
         weights_BT: Tensor | None = None,
+        places_A: Tensor | None = None,
+        labels_A: Tensor | None = None,
     ) -> TokenLosses:
         """Return the losses of predicting `ids_BS[:, 1:]` from `ids_BS[:, :-1]`.
 
@@ -120,7 +123,16 @@ class Decoder(nn.Module):
         are those of the inputs (`Documents.of`), if the caller already has them; `positions_BT` are integer position
         ids for RoPE, 0 .. T - 1 in every row if None. `weights_BT`, float32, is the weight of each label in the total
         (`linear_cross_entropy`), 1 if None. A label that is `config.input_only` costs nothing.
+
+        With `places_A`, int64, the only labels are `labels_A`, each predicted from the input at that place of the
+        flattened `ids_BS[:, :-1]`. Then `losses_BT` is [A] and differentiable, and `total` is not: for losses that are no
+        sum over labels. z-loss and weights do not apply.
         """
+        if places_A is not None and labels_A is not None:
+            hidden_BTW = self.hidden(ids_BS[:, :-1], documents, positions_BT)
+            kernels = choose(self.execution.kernels, ids_BS.device.type)
+            losses_A = label_losses(hidden_BTW.flatten(0, 1)[places_A], self.head.weight, labels_A, kernels)
+            return TokenLosses(losses_A.detach().sum(), losses_A)
         ids_BT, labels_BT = ids_BS[:, :-1], ids_BS[:, 1:]
         if self.config.input_only is not None:
             labels_BT = labels_BT.masked_fill(labels_BT == self.config.input_only, IGNORED)

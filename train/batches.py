@@ -15,7 +15,7 @@ from torch import Tensor
 from curriculum.order.consumed import joined, stretch_hash
 from curriculum.order.order import Order
 from curriculum.order.sampler import CurriculumSampler
-from curriculum.tokens.tokens import Tokens
+from curriculum.tokens.samples import Samples
 from train.distributed.world import World
 
 
@@ -56,7 +56,7 @@ class Batch:
 
 
 def batches(
-    order: Order, tokens: Tokens, world: World, micro_batch_size: int, step: int, objective: MicroBatches
+    order: Order, tokens: Samples, world: World, micro_batch_size: int, step: int, objective: MicroBatches
 ) -> Iterator[Batch]:
     """Yield this rank's batches from `step` on. Every rank knows the global batch without communication.
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import verify
 from curriculum.order.order import Order, ancestors
+from curriculum.pairs.pairs import Pairs, open_samples
 from curriculum.scores.findings import Findings, joined, listed, of_order, of_scores
 from curriculum.scores.scores import Scores
-from curriculum.tokens.tokens import Tokens
+from curriculum.tokens.samples import Samples
 from models.config import DecoderConfig
 from train.evaluation.harness.tasks import check_tasks, data_fingerprint, task_files_fingerprint
 from train.initial import Initial, open_initial
@@ -28,9 +29,9 @@ class Inputs:
     """The opened inputs of a run."""
 
     order: Order
-    tokens: Tokens
-    """The slice that the order covers."""
-    validation: Tokens
+    tokens: Samples
+    """The slice that the order covers, of TOKENS or PAIRS."""
+    validation: Samples
     pd: NDArray[np.float32] | None
     """PD of the validation samples, if scores are given."""
     decoder: DecoderConfig
@@ -56,7 +57,7 @@ def open_inputs(settings: TrainSettings) -> Inputs:
     """Open TOKENS, ORDER and SCORES. Raises ArtifactError or ValueError naming the mismatch and the fix."""
     check_tasks(settings.benchmarks)
     order = Order.open(settings.data.order)
-    tokens = Tokens.open(settings.data.tokens, order.manifest.facts["slice"])
+    tokens = open_samples(settings.data.tokens, order.manifest.facts["slice"])
     tokens.check_tokenizer()
     arranged = order.manifest.inputs.get("tokens")
     if arranged != tokens.fingerprint:
@@ -64,12 +65,20 @@ def open_inputs(settings: TrainSettings) -> Inputs:
             f"{settings.data.order} arranges other tokens ({arranged}) than {settings.data.tokens} "
             f"slice {order.manifest.facts['slice']!r} ({tokens.fingerprint}): run pdpc arrange on these tokens"
         )
-    validation = Tokens.open(settings.data.tokens, VALIDATION)
+    validation = open_samples(settings.data.tokens, VALIDATION)
     if len(validation) == 0:
         raise ValueError(
             f"{settings.data.tokens} has no validation samples: rerun pdpc prepare with a larger validation_fraction, "
             "or pdpc adopt with validation files"
         )
+    if isinstance(tokens, Pairs):
+        if settings.objective == "language_model":
+            raise ValueError(
+                f"data.tokens={settings.data.tokens} are PAIRS, which objective=language_model cannot train on: use "
+                "objective=dpo, simpo or logo"
+            )
+        if settings.data.scores is not None:
+            raise ValueError(f"data.scores={settings.data.scores} has no effect on PAIRS: leave it out")
     scores = None
     if settings.data.scores is not None:
         scores = Scores.open(settings.data.scores, VALIDATION)

@@ -2,6 +2,7 @@
 
 from train.settings.hooks import AveragingSettings, GuardSettings, StragglerSettings, ThroughputSettings
 from train.settings.optimizer import OptimizerSettings, ZeroSettings
+from train.settings.pair_loss import PairLossSettings
 from train.settings.run import OBJECTIVES, CheckpointSettings, DataSettings, ModelSettings, TrainSettings
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "GuardSettings",
     "ModelSettings",
     "OptimizerSettings",
+    "PairLossSettings",
     "StragglerSettings",
     "ThroughputSettings",
     "TrainSettings",

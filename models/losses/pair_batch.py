@@ -33,7 +33,7 @@ class Answered:
     answers: Sequence[Ids]
     """The chosen one first; each has at least one token."""
     positions: Ids | None = None
-    """Increasing position of each token of the prompt; the answers follow on. None: 0, 1, 2 ..."""
+    """Increasing positions of the tokens of the prompt and of its longest answer; None: 0, 1, 2 ..."""
 
 
 class PairBatch(NamedTuple):
@@ -63,13 +63,13 @@ def pair_batch(prompts: Sequence[Answered]) -> PairBatch:
     begin = 0
     for row in prompts:
         known = len(row.prompt) - 1
-        position = np.arange(known + 1) if row.positions is None else row.positions
+        position = np.arange(known + max(map(len, row.answers))) if row.positions is None else row.positions
         ids.append(row.prompt[:known])
         positions.append(position[:known])
         begin += known
         for answer in row.answers:
             ids += [row.prompt[known:], answer[:-1]]
-            positions.append(position[known] + np.arange(len(answer)))
+            positions.append(position[known : known + len(answer)])
             places.append(begin + np.arange(len(answer)))
             begin += len(answer)
         parts.append((known, *map(len, row.answers)))

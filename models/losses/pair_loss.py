@@ -47,11 +47,8 @@ class PairLosses(NamedTuple):
     """The same of the rejected answers, their mean."""
 
     def shown(self) -> dict[str, Tensor]:
-        """Return the values of every prompt by name; but for the loss, TRL's names and meanings."""
-        names = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "logps/chosen", "logps/rejected")
-        margin_P = self.chosen_P - self.rejected_P
-        rest = dict(zip(names, self[1:], strict=True))
-        return {"loss": self.loss_P.detach(), **rest, "rewards/margins": margin_P}
+        """Return the metrics of every prompt by name."""
+        return {**dict(zip(METRICS, self[1:], strict=True)), MARGINS: self.chosen_P - self.rejected_P}
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def answered(pairs: Pairs, ids: Sequence[int] | npt.NDArray[np.int64]) -> list[A
     for first, last in zip(found.rows_N1[:-1].tolist(), found.rows_N1[1:].tolist(), strict=True):
         prompt = int(found.prompt_K[first])
         answers = [found.ids_KS[row, prompt : prompt + int(found.answer_K[row])] for row in range(first, last)]
-        positions = None if found.positions_KS is None else found.positions_KS[first]
+        longest = first + int(found.answer_K[first:last].argmax())
+        positions = None if found.positions_KS is None else found.positions_KS[longest]
         rows.append(Answered(found.ids_KS[first, :prompt], answers, positions))
     return rows
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.attention import Documents, pack
 from models.block_runner import BlockRunner
-from models.config import DecoderConfig
+from models.config import DecoderConfig, Lora
 from models.execution import ExecutionSettings
 from models.kernels import Kernels, choose
 from models.kernels.interface import IGNORED, Rotary
@@ -101,6 +101,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.execution = execution or ExecutionSettings()
+        self.lora: Lora | None = None
+        """Its adapters, if it has any (models/lora.py)."""
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
@@ -125,8 +127,8 @@ class Decoder(nn.Module):
         (`linear_cross_entropy`), 1 if None. A label that is `config.input_only` costs nothing.
 
         With `places_A`, int64, the only labels are `labels_A`, each predicted from the input at that place of the
-        flattened `ids_BS[:, :-1]`. Then `losses_BT` is [A] and differentiable, and `total` is not: for losses that are no
-        sum over labels. z-loss and weights do not apply.
+        flattened `ids_BS[:, :-1]`. Then `losses_BT` is [A] and differentiable, and `total` is not: for losses that are
+        no sum over labels. z-loss and weights do not apply.
         """
         if places_A is not None and labels_A is not None:
             hidden_BTW = self.hidden(ids_BS[:, :-1], documents, positions_BT)

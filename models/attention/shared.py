@@ -1,11 +1,11 @@
 """Attention over prompts whose answers share them: a prompt is computed once, however many answers it has.
 
-A document is a prompt followed by branches. A token of the prompt attends to the prompt up to itself; a token of a branch
-attends to the whole prompt and to its own branch up to itself, never to another branch. It is the attention of every
-branch with a prompt of its own, at the cost of one prompt (Wang and Hegde, "Accelerating Direct Preference Optimization
-with Prefix Sharing", arXiv 2410.20305).
+A document is a prompt followed by branches. A token of the prompt attends to the prompt up to itself; a token of a
+branch attends to the whole prompt and to its own branch up to itself, never to another branch. It is the attention of
+every branch with a prompt of its own, at the cost of one prompt (Wang and Hegde, "Accelerating Direct Preference
+Optimization with Prefix Sharing", arXiv 2410.20305).
 
-Shapes: N tokens, H query heads, K key heads, S head size, T tokens of a piece, L tokens of a branch, P tokens of a prompt.
+Shapes: N tokens, H query heads, K key heads, S head size, T tokens of a piece, L of a branch, P of a prompt.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ manifest with the size and checksum of every file. It can be read by any number 
 
 from train.checkpoint.commit import CheckpointError, save
 from train.checkpoint.find import KIND, UnreadableCheckpoint, candidates, folder_of, newest, step_of, verified, whole
-from train.checkpoint.read import fill, load, read_weights
+from train.checkpoint.read import fill, load, read_base, read_trained, read_weights
 from train.checkpoint.records import damaged_records, set_aside
 from train.checkpoint.retention import clean, prune
 from train.checkpoint.write import NotFiniteError
@@ -25,6 +25,8 @@ __all__ = [
     "load",
     "newest",
     "prune",
+    "read_base",
+    "read_trained",
     "read_weights",
     "save",
     "set_aside",

@@ -44,14 +44,6 @@ def answered(pairs: Pairs, ids: Sequence[int] | npt.NDArray[np.int64]) -> list[A
     return rows
 
 
-def answer_rows(pairs: Pairs, ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return the places of the answers of pairs among all answers of the slice, int64 [answers]."""
-    before = np.concatenate([[0], np.cumsum(pairs.answer_counts(np.arange(len(pairs))))])
-    ids = np.asarray(ids, dtype=np.int64)
-    counts = pairs.answer_counts(ids)
-    return np.repeat(before[ids] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-
-
 def log_probabilities_of(
     model: Callable[..., Any], pairs: Pairs, ids: npt.NDArray[np.int64], batch_size: int, world: World
 ) -> Floats:
@@ -107,7 +99,7 @@ def evaluate_pairs(
 
     ids = spread(len(pairs), settings.max_samples)
     logp_Q = torch.from_numpy(log_probabilities_of(model, pairs, ids, settings.batch_size, world))
-    reference_Q = None if reference_A is None else torch.from_numpy(reference_A[answer_rows(pairs, ids)])
+    reference_Q = None if reference_A is None else torch.from_numpy(reference_A[pairs.answer_rows(ids)])
     columns: dict[str, list[npt.NDArray[np.float64]]] = {}
     counts, start = pairs.answer_counts(ids), 0
     for first in range(0, len(ids), settings.batch_size):

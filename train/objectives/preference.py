@@ -24,7 +24,7 @@ from models.attention import on_device
 from models.losses.cross_entropy import TokenLosses
 from models.losses.pair_batch import Answered, PairBatch, log_probabilities, pair_batch
 from models.losses.pair_loss import MARGINS, METRICS, PairLoss, PairLosses
-from train.evaluation.pairs import answer_rows, answered
+from train.evaluation.pairs import answered
 from train.objectives.heldout import pair_loss_of
 from train.objectives.objective import Objective
 from train.objectives.reference import read_reference, reference_fingerprint, reference_path, score_reference
@@ -102,7 +102,7 @@ class Preference(Objective):
         batch = pair_batch(answered(self.pairs, ids) if ids else [NOTHING])
         reference_Q = torch.zeros(len(batch.lengths))
         if self._reference_A is not None and ids:
-            reference_Q = torch.from_numpy(self._reference_A[answer_rows(self.pairs, ids)])
+            reference_Q = torch.from_numpy(self._reference_A[self.pairs.answer_rows(np.asarray(ids))])
         return MicroBatch(batch, reference_Q, len(ids), size)
 
     def count(self, samples: int, labels: int) -> int:

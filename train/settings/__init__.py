@@ -1,6 +1,7 @@
 """Settings of `pdpc train`, one dataclass per component. Importing them does not import torch."""
 
 from train.settings.hooks import AveragingSettings, GuardSettings, StragglerSettings, ThroughputSettings
+from train.settings.lora import LoraSettings
 from train.settings.optimizer import OptimizerSettings, ZeroSettings
 from train.settings.pair_loss import PairLossSettings
 from train.settings.run import OBJECTIVES, CheckpointSettings, DataSettings, ModelSettings, TrainSettings
@@ -11,6 +12,7 @@ __all__ = [
     "CheckpointSettings",
     "DataSettings",
     "GuardSettings",
+    "LoraSettings",
     "ModelSettings",
     "OptimizerSettings",
     "PairLossSettings",

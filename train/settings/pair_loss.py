@@ -22,8 +22,8 @@ class PairLossSettings:
     beta: float | None = field(default=None, metadata=BINDS)
     """Scale of the rewards; null: dpo 0.1, simpo 2.5, logo 10."""
     gamma: float | None = field(default=None, metadata=BINDS)
-    """Margin by which the chosen answer's reward should exceed a rejected one's, simpo and logo only; null: simpo 1.375,
-    logo 3."""
+    """Margin by which the chosen answer's reward should exceed a rejected one's, simpo and logo only; null: simpo
+    1.375, logo 3."""
     ce_weight: float | None = field(default=None, metadata=BINDS)
     """Weight of the chosen answer's mean cross-entropy, added to the loss (LOGO's lambda); null: logo 0.1, others 0."""
 

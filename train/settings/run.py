@@ -12,6 +12,7 @@ from train.evaluation.harness.tasks import BenchmarkSettings
 from train.evaluation.heldout import HeldoutSettings
 from train.schedule import ScheduleSettings
 from train.settings.hooks import AveragingSettings, GuardSettings, StragglerSettings, ThroughputSettings
+from train.settings.lora import LoraSettings
 from train.settings.optimizer import PRECISIONS, OptimizerSettings, ZeroSettings
 from train.settings.pair_loss import PairLossSettings
 from train.tracking import TrackerSettings
@@ -116,6 +117,8 @@ class TrainSettings:
     """What training minimises: language_model (next-token prediction) or, on PAIRS, dpo, simpo or logo."""
     pair_loss: PairLossSettings = field(default_factory=PairLossSettings)
     """Coefficients of dpo, simpo and logo."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    """Train adapters instead of all weights."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     """AdamW and gradient clipping."""
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
@@ -172,6 +175,7 @@ class TrainSettings:
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective={self.objective!r} is unknown: use one of {list(OBJECTIVES)}")
         self.pair_loss.check(self.objective)
+        self.lora.check(self)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is unknown: use one of {list(PRECISIONS)}")
         for key in ("micro_batch_size", "log_every", "processes", "threads"):

@@ -23,7 +23,9 @@ def pair_of(rng, origin, top):
     """Return a pair whose chosen answer counts up and whose rejected answers are random."""
     prompt = rng.integers(1, top, rng.integers(1, 7))
     chosen = (prompt[-1] + 1 + np.arange(rng.integers(2, 6))) % top
-    return Pair(prompt, [chosen, *(rng.integers(1, top, rng.integers(1, 9)) for _ in range(rng.integers(1, 3)))], origin)
+    return Pair(
+        prompt, [chosen, *(rng.integers(1, top, rng.integers(1, 9)) for _ in range(rng.integers(1, 3)))], origin
+    )
 
 
 def write_material(work: Path, pairs: int = 70, stages: int = 2) -> Material:

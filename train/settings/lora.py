@@ -1,0 +1,57 @@
+"""Settings of LoRA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from models.config import LORA_TARGETS, Lora
+from models.setting import BINDS, fixed
+
+if TYPE_CHECKING:
+    from train.settings.run import TrainSettings
+
+SHAPE = fixed("the checkpoint's adapters have another shape")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Train adapters next to frozen weights (LoRA, arXiv 2106.09685); needs `init`."""
+
+    rank: int | None = field(default=None, metadata=SHAPE)
+    """Rank of the adapters; null: all weights are trained, without adapters."""
+    alpha: float = field(default=16.0, metadata=BINDS)
+    """The adapters' output is multiplied by alpha / rank."""
+    targets: list[str] = field(default_factory=lambda: ["q", "k", "v", "o"], metadata=SHAPE)
+    """Matrices of every block with an adapter: some of q, k, v, o, gate, up, down."""
+    adapter: str | None = field(default=None, metadata=BINDS)
+    """Folder of an adapter in peft's format to start from; null: a new one that changes nothing."""
+
+    def __post_init__(self) -> None:
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"lora.rank={self.rank} must be at least 1, or null to train all weights")
+        if not self.alpha > 0:
+            raise ValueError(f"lora.alpha={self.alpha} must be above 0")
+        unknown = [name for name in self.targets if name not in LORA_TARGETS]
+        if unknown or not self.targets or len(set(self.targets)) != len(self.targets):
+            raise ValueError(f"lora.targets={self.targets} must be some of {', '.join(LORA_TARGETS)}, each once")
+
+    def check(self, settings: TrainSettings) -> None:
+        """Raise ValueError if the other settings of the run exclude adapters."""
+        if self.rank is None:
+            if self.adapter is not None:
+                raise ValueError(f"lora.adapter={self.adapter} has no effect without lora.rank: add the adapter's rank")
+            return
+        if settings.init is None:
+            raise ValueError(f"lora.rank={self.rank} adapts weights that exist: add init=FOLDER")
+        for name, given in (("branch_of", settings.branch_of), ("averaging.decay", settings.averaging.decay)):
+            if given:
+                raise ValueError(f"{name}={given} is not supported with lora.rank={self.rank}: leave one of them out")
+        if settings.zero.uses_nvme or settings.execution.compile:
+            raise ValueError(
+                f"lora.rank={self.rank} supports neither offloading to nvme nor execution.compile=true: leave them out"
+            )
+
+    def adapters(self) -> Lora | None:
+        """Return the adapters; None: none."""
+        return None if self.rank is None else Lora(self.rank, self.alpha, tuple(self.targets))

@@ -185,7 +185,8 @@ def parity(options: argparse.Namespace, objective: str, task: str, tokenizer: An
         expected = gradients[names[name][0]]
         assert parameter.grad is not None
         worst = max(worst, float((parameter.grad - expected).abs().max() / expected.abs().max()))
-    say(f"{objective} on {task}: loss {float(ours):.6f}, TRL {float(theirs):.6f}; largest difference {worst:.1e}")
+    shown = f"loss {float(ours.detach()):.6f}, TRL {float(theirs.detach()):.6f}"
+    say(f"{objective} on {task}: {shown}; largest difference {worst:.1e}")
     assert torch.isfinite(ours)
     return worst
 

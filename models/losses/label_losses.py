@@ -19,8 +19,8 @@ def label_losses(hidden_AW: Tensor, weight_VW: Tensor, labels_A: Tensor, kernels
     """Return -log softmax(hidden @ weight.T)[label] of every label, float32 nats [A].
 
     Logits exist for one chunk of labels at a time and are computed again in the backward pass, because only then is
-    each label's gradient known: one matrix product more than `linear_cross_entropy`, which computes its gradients in the
-    forward pass and needs a sum for that. O(A * V * W) time; the same memory.
+    each label's gradient known: one matrix product more than `linear_cross_entropy`, which computes its gradients in
+    the forward pass and needs a sum for that. O(A * V * W) time; the same memory.
     """
     kernels = kernels or choose("auto", hidden_AW.device.type)
     if not torch.is_grad_enabled():

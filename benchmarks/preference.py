@@ -296,12 +296,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "pairs": (64, "pairs of each task"),
         "batch_size": (8, "pairs per step"),
         "layers": (4, "blocks"),
-        "width": (256, "width"),
+        "width": (128, "width"),
         "heads": (4, "query heads"),
         "kv_heads": (4, "key and value heads"),
-        "ffn": (688, "inner width of the feed-forward network"),
-        "vocabulary": (32_000, "vocabulary size of the timed model"),
-        "steps": (4, "steps per round"),
+        "ffn": (344, "inner width of the feed-forward network"),
+        "vocabulary": (4096, "vocabulary size of the timed model"),
+        "steps": (2, "steps per round"),
         "threads": (1, "CPU threads"),
     }
     add_sizes(made, sizes)

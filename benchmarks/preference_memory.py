@@ -21,7 +21,7 @@ from benchmarks.rounds import Check, column, interleave, ratios, spread
 
 NAME = "preference_memory"
 MOST_TIMES = 1.3
-STEPS = 2
+STEPS = 1
 RETURN_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
 
 
@@ -105,12 +105,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     sizes = {
         "length": (8192, "tokens of the prompt with one answer"),
         "answer": (256, "tokens of an answer"),
-        "layers": (4, "blocks"),
-        "width": (128, "width"),
+        "layers": (2, "blocks"),
+        "width": (64, "width"),
         "heads": (4, "query heads"),
         "kv_heads": (4, "key and value heads"),
-        "ffn": (344, "inner width of the feed-forward network"),
-        "vocabulary": (4096, "vocabulary size"),
+        "ffn": (172, "inner width of the feed-forward network"),
+        "vocabulary": (512, "vocabulary size"),
     }
     add_sizes(made, sizes)
     return made.parse_args(arguments)

@@ -174,7 +174,7 @@ class Decoder(nn.Module):
         if documents is None:
             documents = Documents.of(ids_BT, self.config.end_of_text)
         weight = self.norm.weight  # any parameter would do; with ZeRO 3, looking at this small one is free
-        gradients = torch.is_grad_enabled() and weight.requires_grad
+        gradients = torch.is_grad_enabled() and (weight.requires_grad or self.lora is not None)
         packed = pack(
             documents, self.config.attention, self.config.head_size, weight.dtype, ids_BT.device, gradients=gradients
         )

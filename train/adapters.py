@@ -17,13 +17,13 @@ from train import checkpoint
 from train.distributed.world import World
 from train.export.export import replaced
 from train.initial import Initial
-from train.records.layout import ADAPTER, BASE
+from train.records.layout import ADAPTER, BASE, CHECKPOINTS
 from train.settings import TrainSettings
 
 
 def check_adapter(settings: TrainSettings, config: DecoderConfig) -> None:
-    """Raise ValueError unless `lora.adapter` is an adapter of this model with the rank, alpha and targets asked for."""
-    if settings.lora.adapter is not None:
+    """Raise ValueError unless `lora.adapter`, from which a run starts, is an adapter of this model as asked for."""
+    if settings.lora.adapter is not None and not checkpoint.candidates(Path(settings.output) / CHECKPOINTS):
         _adapter(settings, config)
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from models.config import LORA_TARGETS, Lora
 from models.setting import BINDS, fixed
-
-if TYPE_CHECKING:
-    from train.settings.run import TrainSettings
 
 SHAPE = fixed("the checkpoint's adapters have another shape")
 
@@ -36,21 +33,17 @@ class LoraSettings:
         if unknown or not self.targets or len(set(self.targets)) != len(self.targets):
             raise ValueError(f"lora.targets={self.targets} must be some of {', '.join(LORA_TARGETS)}, each once")
 
-    def check(self, settings: TrainSettings) -> None:
-        """Raise ValueError if the other settings of the run exclude adapters."""
+    def check(self, init: str | None, excluded: Mapping[str, bool]) -> None:
+        """Raise ValueError without weights to adapt, or with one of the settings that exclude adapters, if it is set."""
         if self.rank is None:
             if self.adapter is not None:
                 raise ValueError(f"lora.adapter={self.adapter} has no effect without lora.rank: add the adapter's rank")
             return
-        if settings.init is None:
+        if init is None:
             raise ValueError(f"lora.rank={self.rank} adapts weights that exist: add init=FOLDER")
-        for name, given in (("branch_of", settings.branch_of), ("averaging.decay", settings.averaging.decay)):
+        for name, given in excluded.items():
             if given:
-                raise ValueError(f"{name}={given} is not supported with lora.rank={self.rank}: leave one of them out")
-        if settings.zero.uses_nvme or settings.execution.compile:
-            raise ValueError(
-                f"lora.rank={self.rank} supports neither offloading to nvme nor execution.compile=true: leave them out"
-            )
+                raise ValueError(f"{name} is not supported with lora.rank={self.rank}: leave one of them out")
 
     def adapters(self) -> Lora | None:
         """Return the adapters; None: none."""

@@ -175,7 +175,13 @@ class TrainSettings:
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective={self.objective!r} is unknown: use one of {list(OBJECTIVES)}")
         self.pair_loss.check(self.objective)
-        self.lora.check(self)
+        excluded = {
+            "branch_of": self.branch_of is not None,
+            "averaging.decay": self.averaging.decay > 0,
+            "offloading to nvme": self.zero.uses_nvme,
+            "execution.compile=true": self.execution.compile,
+        }
+        self.lora.check(self.init, excluded)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is unknown: use one of {list(PRECISIONS)}")
         for key in ("micro_batch_size", "log_every", "processes", "threads"):

@@ -37,7 +37,7 @@ class LoraSettings:
         """Raise ValueError without weights to adapt, or with one of the settings that exclude adapters, if it is set."""
         if self.rank is None:
             if self.adapter is not None:
-                raise ValueError(f"lora.adapter={self.adapter} has no effect without lora.rank: add the adapter's rank")
+                raise ValueError(f"lora.adapter={self.adapter} has no effect without lora.rank: add its rank")
             return
         if init is None:
             raise ValueError(f"lora.rank={self.rank} adapts weights that exist: add init=FOLDER")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.attention import Documents
 from models.config import Lora
 from models.decoder import build
 from models.huggingface import export, load
@@ -61,7 +62,8 @@ def by_hand(material, words, steps):
 
 def _mean_logp(decoder, prompt, answer):
     ids = torch.from_numpy(np.concatenate([prompt, answer]))
-    logp_TV = decoder.logits(ids[None, :-1])[0].log_softmax(dim=-1)
+    hidden_BTW = decoder.hidden(ids[None, :-1], Documents((len(ids) - 1,)))  # end-of-text does not end a sequence
+    logp_TV = decoder.head(hidden_BTW)[0].log_softmax(dim=-1)
     return logp_TV.gather(1, ids[1:, None])[len(prompt) - 1 :, 0].mean()
 
 

@@ -34,7 +34,7 @@ class LoraSettings:
             raise ValueError(f"lora.targets={self.targets} must be some of {', '.join(LORA_TARGETS)}, each once")
 
     def check(self, init: str | None, excluded: Mapping[str, bool]) -> None:
-        """Raise ValueError without weights to adapt, or with one of the settings that exclude adapters, if it is set."""
+        """Raise ValueError without weights to adapt, or if a setting that excludes adapters is set."""
         if self.rank is None:
             if self.adapter is not None:
                 raise ValueError(f"lora.adapter={self.adapter} has no effect without lora.rank: add its rank")

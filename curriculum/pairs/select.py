@@ -179,7 +179,8 @@ def _write_scores(
             pairs = slices[name]
             ids = kept_N if name == TRAIN else np.arange(len(pairs))
             rows = {f"{name}.parquet": ids, answers_file(name): pairs.answer_rows(ids)}
-            samples = {f"{name}.parquet": np.arange(len(ids)), answers_file(name): np.repeat(np.arange(len(ids)), pairs.answer_counts(ids))}  # fmt: skip
+            new_N = np.arange(len(ids))
+            samples = {f"{name}.parquet": new_N, answers_file(name): np.repeat(new_N, pairs.answer_counts(ids))}
             for file, taken in rows.items():
                 table = pq.read_table(scores.folder / file).take(pa.array(taken))
                 pq.write_table(table.set_column(0, "sample", pa.array(samples[file])), draft.path / file)

@@ -84,22 +84,23 @@ class Pairs(Samples):
     def __init__(self, folder: Path, slice_name: str, manifest: Manifest) -> None:
         super().__init__(folder, slice_name, manifest)
         facts, table = manifest.facts, manifest.facts["slices"][slice_name]
-        self.pairs, self.answers, self.tokens = (int(table[key]) for key in ("pairs", "answers", "tokens"))
-        """Pairs, their answers, and the tokens stored for them."""
+        self.pairs, self.answers, self.tokens = (int(table[key]) for key in ("pairs", "answers", "labels"))
+        """Pairs, their answers, and the answers' tokens: the labels."""
+        stored = int(table["tokens"])
         self.documents = self.pairs
         self.chat: bool = facts["chat"]
         """Whether the records are chat messages, written through the tokenizer's chat template."""
         self.has_rewards, self.has_positions = (bool(facts[part]) for part in OPTIONAL)
         self._source_ends = np.cumsum([int(row["pairs"]) for row in table["sources"]], dtype=np.int64)
         blocks = Blocks(folder, manifest)
-        counts = {"answers": self.answers, REWARDS: self.answers, POSITIONS: self.tokens}
+        counts = {"answers": self.answers, REWARDS: self.answers, POSITIONS: stored}
 
         def file(part: str, dtype: str) -> NumberFile:
             return _part(folder, part_name(slice_name, part), manifest, dtype, counts.get(part, self.pairs), blocks)
 
         self._files = {part: file(part, dtype) for part, dtype in INDEX.items()}
         self._files |= {part: file(part, dtype) for part, dtype in OPTIONAL.items() if facts[part]}
-        counts["ids"] = self.tokens
+        counts["ids"] = stored
         self._ids = TokenIds([file("ids", DTYPES[facts["dtype"]])], 1)
         self._positions = TokenIds([self._files[POSITIONS]], 1) if self.has_positions else None
         self._prompt_N, self._answer_A = (self._whole(part).astype(np.int64) for part in ("prompts", "answers"))
@@ -108,7 +109,7 @@ class Pairs(Samples):
         labels_A1 = _starts(self._answer_A)
         self._label_N = np.diff(labels_A1[self._first_N1])
         self._start_N1 = _starts(self._prompt_N + self._label_N)
-        if len(self._answer_A) != self._first_N1[-1] or self._start_N1[-1] != self.tokens:
+        if len(self._answer_A) != self._first_N1[-1] or self._start_N1[-1] != stored:
             raise ArtifactError(f"the index of {self._place()} does not fit its ids: remove {folder} and prepare again")
         self.fingerprint: str = _fingerprint(manifest, slice_name)
 
@@ -181,6 +182,10 @@ class Pairs(Samples):
         """Return the number of answers of pairs, int64 [N]."""
         pairs_N = self._checked(ids)
         return self._first_N1[pairs_N + 1] - self._first_N1[pairs_N]
+
+    def answer_tokens(self, ids: npt.ArrayLike) -> IntArray:
+        """Return the tokens of every answer of pairs, int64 [K]."""
+        return self._answer_A[self.answer_rows(ids)]
 
     def real_tokens(self, ids: npt.ArrayLike, first: int | None = None) -> IntArray:
         """Return the labels of pairs, int64 [N]: the tokens of all answers, or of each the first `first`."""

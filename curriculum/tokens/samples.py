@@ -21,6 +21,8 @@ class Samples(ABC):
 
     fingerprint: str
     """Identity of the slice's samples."""
+    tokens: int
+    """Tokens of the slice that samples are counted by."""
 
     def __init__(self, folder: Path, slice_name: str, manifest: Manifest) -> None:
         facts = manifest.facts

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import verify
 from curriculum.order.order import Order, ancestors
+from curriculum.pairs.answers import AnswerScores
 from curriculum.pairs.pairs import Pairs, open_samples
 from curriculum.scores.findings import Findings, joined, listed, of_order, of_scores
 from curriculum.scores.scores import Scores
@@ -77,10 +78,12 @@ def open_inputs(settings: TrainSettings) -> Inputs:
                 f"data.tokens={settings.data.tokens} are PAIRS, which objective=language_model cannot train on: use "
                 "objective=dpo, simpo or logo"
             )
-        if settings.data.scores is not None:
-            raise ValueError(f"data.scores={settings.data.scores} has no effect on PAIRS: leave it out")
+        if settings.data.scores is not None and settings.objective != "dpo":
+            raise ValueError(
+                f"data.scores={settings.data.scores} has no effect with objective={settings.objective}: leave it out"
+            )
     scores = None
-    if settings.data.scores is not None:
+    if settings.data.scores is not None and not isinstance(tokens, Pairs):
         scores = Scores.open(settings.data.scores, VALIDATION)
         scores.check(validation)
     decoder = settings.model.decoder_config(tokens.vocab_size, tokens.seq_len, tokens.end_of_text, tokens.input_only)
@@ -88,6 +91,8 @@ def open_inputs(settings: TrainSettings) -> Inputs:
         settings.schedule, settings.optimizer.lr, order.steps, order.batch_sizes, seq_len=tokens.seq_len
     )
     initial = open_initial(settings, tokens, decoder)
+    if isinstance(tokens, Pairs) and settings.data.scores is not None:
+        check_scored(settings.data.scores, tokens, initial)
     fingerprints = {
         "tokens": tokens.fingerprint,
         "order": order.fingerprint,
@@ -106,6 +111,17 @@ def open_inputs(settings: TrainSettings) -> Inputs:
     return Inputs(
         *(order, tokens, validation, pd, decoder, schedule, initial, fingerprints, lineage, task_data, findings)
     )
+
+
+def check_scored(folder: str, pairs: Pairs, initial: Initial | None) -> None:
+    """Raise ValueError unless the answers' log-probabilities in SCORES of PAIRS are those of the initial weights."""
+    model = AnswerScores(folder, pairs).model
+    if initial is None or model != initial.fingerprint:
+        raise ValueError(
+            f"data.scores={folder} holds log-probabilities of another model ({model}) than init "
+            f"({initial.fingerprint if initial else 'random weights'}), so they are no reference for dpo: score "
+            "with policy=FOLDER, the Hugging Face folder that init names, or leave data.scores out: then the run computes them"
+        )
 
 
 def check_scores(settings: TrainSettings, inputs: Inputs) -> None:

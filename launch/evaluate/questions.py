@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.artifact.files import ArtifactError
-from curriculum.pairs.pairs import open_samples
+from curriculum.pairs.pairs import Pairs, open_samples
 from curriculum.scores.scores import Scores
 from curriculum.tokens.samples import Samples
 from curriculum.work.printable import printable
@@ -40,7 +40,8 @@ def questions_of(
 def _heldout_of(facts: dict[str, Any]) -> tuple[Samples, NDArray[np.float32] | None]:
     paths, prints = facts["paths"], facts["fingerprints"]
     validation = open_samples(paths["tokens"], VALIDATION)
-    scores = Scores.open(paths["scores"], VALIDATION) if paths["scores"] else None
+    scored = paths["scores"] and not isinstance(validation, Pairs)
+    scores = Scores.open(paths["scores"], VALIDATION) if scored else None
     for name, found in (("validation", validation), ("scores", scores)):
         if found is not None and found.fingerprint != prints[name]:
             raise ArtifactError(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.artifact.files import fingerprint_of, hash_file, reading, replacing
+from curriculum.pairs.answers import AnswerScores
 from train.evaluation.pairs import log_probabilities_of
 from train.records.layout import REFERENCE
 
@@ -41,11 +42,17 @@ def read_reference(run: Path, pairs: Pairs) -> NDArray[np.float32]:
 
 
 def score_reference(loop: LoopState, pairs: Pairs) -> None:
-    """Compute and store the values of a slice with the weights that the model has now. Every rank calls it."""
-    path = reference_path(Path(loop.settings.output), pairs.slice)
+    """Store the values of a slice: from `data.scores`, or computed with the weights that the model has now.
+
+    Every rank calls it.
+    """
+    path, scores = reference_path(Path(loop.settings.output), pairs.slice), loop.settings.data.scores
     ids, batch_size = np.arange(len(pairs)), loop.settings.heldout.batch_size
-    with loop.engine.whole_weights(), loop.watchdog.slow("the log-probabilities of the reference"):
-        values_A = log_probabilities_of(loop.engine.decoder, pairs, ids, batch_size, loop.world)
+    if scores is not None:
+        values_A = AnswerScores(scores, pairs).logps(ids)
+    else:
+        with loop.engine.whole_weights(), loop.watchdog.slow("the log-probabilities of the reference"):
+            values_A = log_probabilities_of(loop.engine.decoder, pairs, ids, batch_size, loop.world)
 
     def store() -> None:
         path.parent.mkdir(exist_ok=True)

@@ -39,7 +39,8 @@ class DataSettings:
     order: str = field(metadata=FREE)
     """ORDER folder: the samples in training order, and the global batch size."""
     scores: str | None = field(default=None, metadata=FREE)
-    """SCORES folder, to report the loss on the low-PD and high-PD halves of the validation slice; null: no report."""
+    """SCORES folder, to report the loss on the low-PD and high-PD halves of the validation slice; null: no report. With
+    objective=dpo, SCORES of PAIRS with the log-probabilities of `init`; null: the run computes them."""
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ BAD = [
         r"pair_loss.gamma=1.0 has no effect with objective=dpo: use objective=simpo",
     ),
     (("objective=simpo", "pair_loss.beta=0"), r"pair_loss.beta=0.0 must be above 0"),
-    (("objective=simpo", "data.scores=x"), r"data.scores=x has no effect on PAIRS"),
+    (("objective=simpo", "data.scores=x"), r"data.scores=x has no effect with objective=simpo"),
     (("objective=simpo", "lora.rank=4"), r"lora.rank=4 adapts weights that exist: add init=FOLDER"),
     (("objective=simpo", "lora.targets=[x]"), r"lora.targets=\['x'\] must be some of q, k"),
 ]

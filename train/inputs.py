@@ -119,8 +119,8 @@ def check_scored(folder: str, pairs: Pairs, initial: Initial | None) -> None:
     if initial is None or model != initial.fingerprint:
         raise ValueError(
             f"data.scores={folder} holds log-probabilities of another model ({model}) than init "
-            f"({initial.fingerprint if initial else 'random weights'}), so they are no reference for dpo: score "
-            "with policy=FOLDER, the Hugging Face folder that init names, or leave data.scores out: then the run computes them"
+            f"({initial.fingerprint if initial else 'random weights'}), so they are no reference for dpo: score with "
+            "policy=FOLDER, the Hugging Face folder that init names, or leave data.scores out (the run computes them)"
         )
 
 

@@ -201,12 +201,13 @@ def batches_of(examples: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
         first += size
 
 
-def sides(options: argparse.Namespace, objective: str, tokenizer: Any, work: Path) -> dict[str, Callable[[], None]]:
+def sides(
+    options: argparse.Namespace, objective: str, tokenizer: Any, work: Path, world: Any
+) -> dict[str, Callable[[], None]]:
     """Return a function per side that makes one training step."""
     import torch
 
     from train.engine import Engine
-    from train.engine.communication import start
     from train.settings import DataSettings, ModelSettings, OptimizerSettings, TrainSettings, ZeroSettings
 
     rows = [row for task in ("piqa", "openbookqa") for row in records(options.benchmarks, task, options.pairs)]
@@ -233,7 +234,7 @@ def sides(options: argparse.Namespace, objective: str, tokenizer: Any, work: Pat
         precision="fp32",
         micro_batch_size=options.batch_size,
     )
-    engine = Engine(decoder, settings, options.batch_size, start(options.threads))
+    engine = Engine(decoder, settings, options.batch_size, world)
 
     def ours() -> None:
         engine.backward(our_loss(engine, objective, next(our_batches)))
@@ -271,8 +272,11 @@ def main(arguments: list[str] | None = None) -> None:
             for task in ("piqa", "openbookqa"):
                 worst = parity(tiny, objective, task, tokenizer, work)  # type: ignore[arg-type]
                 checks.append(Check(f"{objective} on {task}: difference", worst, LARGEST_DIFFERENCE, "at most"))
+        from train.engine.communication import start
+
+        world = start(options.threads)
         for objective in BETA:
-            steps = sides(options, objective, tokenizer, work)
+            steps = sides(options, objective, tokenizer, work, world)
             for step in steps.values():
                 step()
             found = interleave(list(steps), options.rounds, partial(_measure, steps, options), say)

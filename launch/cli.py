@@ -40,6 +40,7 @@ class Verb:
     """A verb. Its defaults are in `configs/NAME.yaml`; paths have the form MODULE:NAME and are imported lazily."""
 
     name: str
+    """One word, or two: `pairs prepare`, whose file is `configs/pairs_prepare.yaml`."""
     does: str
     """One-line description."""
     settings: str
@@ -109,6 +110,26 @@ VERBS: dict[str, Verb] = {
             "curriculum.arrange.replan:run",
             first="order",
             choices={"preference": "curriculum.preference:PREFERENCES"},
+        ),
+        Verb(
+            "pairs prepare",
+            "tokenize prompts with chosen and rejected answers into PAIRS",
+            "curriculum.pairs.prepare:PreparePairsSettings",
+            "curriculum.pairs.prepare:run",
+        ),
+        Verb(
+            "pairs score",
+            "compute the margins of PAIRS: explicit, implicit and M_AP",
+            "launch.score.pairs:ScorePairsSettings",
+            "launch.score.pairs:run",
+            takes="overrides",
+        ),
+        Verb(
+            "pairs select",
+            "keep the top share of PAIRS by a margin, or a random share",
+            "curriculum.pairs.select:SelectSettings",
+            "curriculum.pairs.select:run",
+            first="pairs",
         ),
         Verb(
             "train",
@@ -240,8 +261,14 @@ def _main(words: list[str]) -> int:
         return 0
     if words[0] == "completion":
         return _complete(words[1:])
-    name, overrides = words[0], words[1:]
+    name, overrides = split_verb(words)
     verb = VERBS.get(name)
+    if verb is None and (below := [other for other in VERBS if other.startswith(f"{name} ")]):
+        if asks_help(overrides[:1]):
+            print("\n".join(f"pdpc {other}: {VERBS[other].does}" for other in below))
+            return 0
+        print(f"pdpc: {' '.join(words[:2])!r} is not a verb: use one of {', '.join(below)}", file=sys.stderr)
+        return 2
     if verb is None:
         print(f"pdpc: unknown verb {name!r}: use one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
@@ -265,6 +292,12 @@ def _main(words: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"pdpc {name}: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
+
+
+def split_verb(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the verb, of one word or two, that a command starts with, and its other words."""
+    two = " ".join(words[:2])
+    return (two, list(words[2:])) if two in VERBS else (words[0], list(words[1:]))
 
 
 def _check_folder() -> None:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from curriculum.work.streams import open_streams
-from launch.cli import VERBS
+from launch.cli import VERBS, split_verb
 from train.config.help import asks_help
 from train.distributed.entry import RankVerb, run_rank, speaks
 from train.distributed.exit_codes import DONE, REFUSED
@@ -33,15 +33,18 @@ if TYPE_CHECKING:
     from launch.evaluate.settings import EvaluateSettings
     from launch.executors.task import Task
     from launch.prepare import SharedPrepareSettings
+    from launch.score.pairs import ScorePairsSettings
     from launch.score.settings import ScoreSettings
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run a verb on this rank, given the words of `pdpc`; return the exit code (train/distributed/exit_codes.py)."""
-    name = next((word for word in arguments if not word.startswith("-")), "")
+    given = [word for word in arguments if not word.startswith("-")]
+    name, _ = split_verb(given) if given else ("", [])
     if name in WORK:
         words = list(arguments)
-        words.remove(name)
+        for word in [name] if name in words else name.split():
+            words.remove(word)
         settings, _, choices = VERBS[name].load()
         return run_rank(RankVerb(name, VERBS[name].does, settings, WORK[name], choices), words)
     if not name and asks_help(arguments):
@@ -63,6 +66,12 @@ def _score(settings: ScoreSettings, _overrides: list[str]) -> None:
     from launch.score.task import ScoreTask
 
     _chunks(ScoreTask(settings))
+
+
+def _score_pairs(settings: ScorePairsSettings, _overrides: list[str]) -> None:
+    from launch.score.pairs_task import PairScoreTask
+
+    _chunks(PairScoreTask(settings))
 
 
 def _chunks(task: Task) -> None:
@@ -95,6 +104,7 @@ def _evaluate(settings: EvaluateSettings, overrides: list[str]) -> int:
 WORK: dict[str, Callable[[Any, list[str]], int | None]] = {
     "prepare": _prepare,
     "score": _score,
+    "pairs score": _score_pairs,
     "evaluate": _evaluate,
 }
 

@@ -20,6 +20,32 @@ ROPE_SCALINGS = ("none", "linear", "ntk", "llama3")
 """RoPE scaling methods (models/rotary.py)."""
 
 
+LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+"""Matrices of a block that can have an adapter (models/lora.py)."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Which matrices of every block have an adapter, and its size."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    """Some of LORA_TARGETS."""
+
+    @property
+    def scale(self) -> float:
+        """Factor of the product."""
+        return self.alpha / self.rank
+
+    def parameter_count(self, config: DecoderConfig) -> int:
+        """Return the number of trained parameters."""
+        queries, keys = config.heads * config.head_size, config.kv_heads * config.head_size
+        sides = {"q": queries + config.width, "k": keys + config.width, "v": keys + config.width}
+        sides |= {"o": queries + config.width, **dict.fromkeys(("gate", "up", "down"), config.width + config.ffn)}
+        return config.layers * self.rank * sum(sides[name] for name in self.targets)
+
+
 @dataclass(frozen=True)
 class ParameterCounts:
     """Parameters of a decoder by role; they sum to `total`."""

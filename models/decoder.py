@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from models.attention import Documents, pack
 from models.block_runner import BlockRunner
-from models.config import DecoderConfig
+from models.config import DecoderConfig, Lora
 from models.execution import ExecutionSettings
 from models.kernels import Kernels, choose
 from models.kernels.interface import IGNORED, Rotary
 from models.losses.cross_entropy import TokenLosses, linear_cross_entropy
+from models.losses.label_losses import label_losses
 from models.rotary import rotary_table
 
 
@@ -100,6 +101,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.execution = execution or ExecutionSettings()
+        self.lora: Lora | None = None
+        """Its adapters, if it has any (models/lora.py)."""
         # With a weight of its own, nothing is drawn: on the meta device that would load torch's compiler (2 s).
         self.embedding = nn.Embedding(*(size := (config.vocab_size, config.width)), _weight=torch.empty(size))
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -114,6 +117,8 @@ class Decoder(nn.Module):
         documents: Documents | None = None,
         positions_BT: Tensor | None = None,
         weights_BT: Tensor | None = None,
+        places_A: Tensor | None = None,
+        labels_A: Tensor | None = None,
     ) -> TokenLosses:
         """Return the losses of predicting `ids_BS[:, 1:]` from `ids_BS[:, :-1]`.
 
@@ -121,7 +126,16 @@ class Decoder(nn.Module):
         are those of the inputs (`Documents.of`), if the caller already has them; `positions_BT` are integer position
         ids for RoPE, 0 .. T - 1 in every row if None. `weights_BT`, float32, is the weight of each label in the total
         (`linear_cross_entropy`), 1 if None. A label that is `config.input_only` costs nothing.
+
+        With `places_A`, int64, the only labels are `labels_A`, each predicted from the input at that place of the
+        flattened `ids_BS[:, :-1]`. Then `losses_BT` is [A] and differentiable, and `total` is not: for losses that are
+        no sum over labels. z-loss and weights do not apply.
         """
+        if places_A is not None and labels_A is not None:
+            hidden_BTW = self.hidden(ids_BS[:, :-1], documents, positions_BT)
+            kernels = choose(self.execution.kernels, ids_BS.device.type)
+            losses_A = label_losses(hidden_BTW.flatten(0, 1)[places_A], self.head.weight, labels_A, kernels)
+            return TokenLosses(losses_A.detach().sum(), losses_A)
         ids_BT, labels_BT = ids_BS[:, :-1], ids_BS[:, 1:]
         if self.config.input_only is not None:
             labels_BT = labels_BT.masked_fill(labels_BT == self.config.input_only, IGNORED)
@@ -161,7 +175,7 @@ class Decoder(nn.Module):
         if documents is None:
             documents = Documents.of(ids_BT, self.config.end_of_text)
         weight = self.norm.weight  # any parameter would do; with ZeRO 3, looking at this small one is free
-        gradients = torch.is_grad_enabled() and weight.requires_grad
+        gradients = torch.is_grad_enabled() and (weight.requires_grad or self.lora is not None)
         packed = pack(
             documents, self.config.attention, self.config.head_size, weight.dtype, ids_BT.device, gradients=gradients
         )

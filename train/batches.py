@@ -15,7 +15,7 @@ from torch import Tensor
 from curriculum.order.consumed import joined, stretch_hash
 from curriculum.order.order import Order
 from curriculum.order.sampler import CurriculumSampler
-from curriculum.tokens.tokens import Tokens
+from curriculum.tokens.samples import Samples
 from train.distributed.world import World
 
 
@@ -43,6 +43,8 @@ class Batch:
     """Bucket of each of them, int64."""
     tokens_N: Tensor
     """Real labels (no padding) in each of them, int64."""
+    count_N: Tensor
+    """Part of each of them in the divisor of the loss (`Objective.count`), int64."""
     micro_batches: list[Any]
     """The samples in order, in the objective's format."""
     global_tokens: int
@@ -56,7 +58,7 @@ class Batch:
 
 
 def batches(
-    order: Order, tokens: Tokens, world: World, micro_batch_size: int, step: int, objective: MicroBatches
+    order: Order, tokens: Samples, world: World, micro_batch_size: int, step: int, objective: MicroBatches
 ) -> Iterator[Batch]:
     """Yield this rank's batches from `step` on. Every rank knows the global batch without communication.
 
@@ -72,12 +74,14 @@ def batches(
         ids = [sample for part in micro_ids for sample in part]
         ids_N, global_ids = np.array(ids, dtype=np.int64), order[cursor : sampler.cursor]
         global_tokens = int(tokens.real_tokens(global_ids).sum())
+        tokens_N = tokens.real_tokens(ids_N)
         yield Batch(
             step,
             ids,
             _int64(tokens.source_of(ids_N)),
             _int64(order.bucket[position : position + len(ids)]),
-            _int64(tokens.real_tokens(ids_N)),
+            _int64(tokens_N),
+            torch.tensor([objective.count(1, int(labels)) for labels in tokens_N], dtype=torch.int64),
             [objective.micro_batch(part, micro_batch_size) for part in micro_ids],
             global_tokens,
             objective.count(len(global_ids), global_tokens),

@@ -18,7 +18,7 @@ from torch import Tensor
 from curriculum.artifact.files import ArtifactError, fingerprint_of, hash_file
 from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
 from curriculum.artifact.mapped import Stamp, UnreadableError
-from curriculum.tokens.tokens import Tokens
+from curriculum.tokens.samples import Samples
 from models.config import DecoderConfig, DecoderSettings
 from models.huggingface.read import check_weights, read_config, read_weights
 from models.setting import binds
@@ -69,7 +69,7 @@ class Initial:
         return {**asdict(self.choice), "of": self.how}
 
 
-def open_initial(settings: TrainSettings, tokens: Tokens, decoder: DecoderConfig) -> Initial | None:
+def open_initial(settings: TrainSettings, tokens: Samples, decoder: DecoderConfig) -> Initial | None:
     """Return the weights that `init` names, checked against tokenizer, vocabulary and model; None without `init`.
 
     Reads every byte of them, for their fingerprint. A folder that no longer exists is accepted for a run that has
@@ -104,7 +104,7 @@ def weights_fingerprint(folder: Path) -> str:
     return fingerprint_of([hash_file(path).xxh3_128 for path in [folder / "config.json", *weights]])
 
 
-def _of_model(folder: Path, choice: Choice, tokens: Tokens) -> tuple[Initial, DecoderConfig]:
+def _of_model(folder: Path, choice: Choice, tokens: Samples) -> tuple[Initial, DecoderConfig]:
     """Return the weights of a Hugging Face folder and their model."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"init={folder} has no config.json or run.json: give {KINDS}")
@@ -125,7 +125,7 @@ def _of_model(folder: Path, choice: Choice, tokens: Tokens) -> tuple[Initial, De
     return Initial(choice, "Hugging Face folder", fingerprint, config.max_seq_len, read), config
 
 
-def _of_run(folder: Path, choice: Choice, tokens: Tokens) -> tuple[Initial, DecoderConfig]:
+def _of_run(folder: Path, choice: Choice, tokens: Samples) -> tuple[Initial, DecoderConfig]:
     """Return the chosen weights of a finished run, or of one checkpoint of any run, and their model."""
     if (folder / RUN).is_file():
         run, facts = folder, read_run(folder)
@@ -183,7 +183,7 @@ def _gone(folder: str) -> Mapping[str, Tensor]:
     raise ArtifactError(f"init={folder} no longer exists, and the run has no complete checkpoint: restore the folder")
 
 
-def _check_tokenizer(folder: Path, tokenizer: Path, tokens: Tokens) -> None:
+def _check_tokenizer(folder: Path, tokenizer: Path, tokens: Samples) -> None:
     """Raise ValueError unless the weights read text as TOKENS encode it."""
     if not tokens.is_encoded_by(tokenizer):
         raise ValueError(
@@ -192,7 +192,7 @@ def _check_tokenizer(folder: Path, tokenizer: Path, tokens: Tokens) -> None:
         )
 
 
-def _check_shape(settings: TrainSettings, theirs: DecoderConfig, tokens: Tokens, ours: DecoderConfig) -> None:
+def _check_shape(settings: TrainSettings, theirs: DecoderConfig, tokens: Samples, ours: DecoderConfig) -> None:
     """Raise ValueError, with the words to type, unless the run's model computes what the weights were trained in."""
     place = f"init={settings.init}"
     if theirs.explicit_head_size is not None:

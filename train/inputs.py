@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import verify
 from curriculum.order.order import Order, ancestors
+from curriculum.pairs.answers import AnswerScores
+from curriculum.pairs.pairs import Pairs, open_samples
 from curriculum.scores.findings import Findings, joined, listed, of_order, of_scores
 from curriculum.scores.scores import Scores
-from curriculum.tokens.tokens import Tokens
+from curriculum.tokens.samples import Samples
 from models.config import DecoderConfig
 from train.evaluation.harness.tasks import check_tasks, data_fingerprint, task_files_fingerprint
 from train.schedule import Schedule
@@ -31,9 +33,9 @@ class Inputs:
     """The opened inputs of a run."""
 
     order: Order
-    tokens: Tokens
-    """The slice that the order covers."""
-    validation: Tokens
+    tokens: Samples
+    """The slice that the order covers, of TOKENS or PAIRS."""
+    validation: Samples
     pd: NDArray[np.float32] | None
     """PD of the validation samples, if scores are given."""
     decoder: DecoderConfig
@@ -59,7 +61,7 @@ def open_inputs(settings: TrainSettings) -> Inputs:
     """Open TOKENS, ORDER and SCORES. Raises ArtifactError or ValueError naming the mismatch and the fix."""
     check_tasks(settings.benchmarks)
     order = Order.open(settings.data.order)
-    tokens = Tokens.open(settings.data.tokens, order.manifest.facts["slice"])
+    tokens = open_samples(settings.data.tokens, order.manifest.facts["slice"])
     tokens.check_tokenizer()
     arranged = order.manifest.inputs.get("tokens")
     if arranged != tokens.fingerprint:
@@ -67,14 +69,24 @@ def open_inputs(settings: TrainSettings) -> Inputs:
             f"{settings.data.order} arranges other tokens ({arranged}) than {settings.data.tokens} "
             f"slice {order.manifest.facts['slice']!r} ({tokens.fingerprint}): run pdpc arrange on these tokens"
         )
-    validation = Tokens.open(settings.data.tokens, VALIDATION)
+    validation = open_samples(settings.data.tokens, VALIDATION)
     if len(validation) == 0:
         raise ValueError(
             f"{settings.data.tokens} has no validation samples: rerun pdpc prepare with a larger validation_fraction, "
             "or pdpc adopt with validation files"
         )
+    if isinstance(tokens, Pairs):
+        if settings.objective == "language_model":
+            raise ValueError(
+                f"data.tokens={settings.data.tokens} are PAIRS, which objective=language_model cannot train on: use "
+                "objective=dpo, simpo or logo"
+            )
+        if settings.data.scores is not None and settings.objective != "dpo":
+            raise ValueError(
+                f"data.scores={settings.data.scores} has no effect with objective={settings.objective}: leave it out"
+            )
     scores = None
-    if settings.data.scores is not None:
+    if settings.data.scores is not None and not isinstance(tokens, Pairs):
         scores = Scores.open(settings.data.scores, VALIDATION)
         scores.check(validation)
     decoder = settings.model.decoder_config(tokens.vocab_size, tokens.seq_len, tokens.end_of_text, tokens.input_only)
@@ -87,6 +99,8 @@ def open_inputs(settings: TrainSettings) -> Inputs:
         from train.initial import open_initial
 
         initial = open_initial(settings, tokens, decoder)
+    if isinstance(tokens, Pairs) and settings.data.scores is not None:
+        check_scored(settings.data.scores, tokens, initial)
     fingerprints = {
         "tokens": tokens.fingerprint,
         "order": order.fingerprint,
@@ -105,6 +119,17 @@ def open_inputs(settings: TrainSettings) -> Inputs:
     return Inputs(
         *(order, tokens, validation, pd, decoder, schedule, initial, fingerprints, lineage, task_data, findings)
     )
+
+
+def check_scored(folder: str, pairs: Pairs, initial: Initial | None) -> None:
+    """Raise ValueError unless the answers' log-probabilities in SCORES of PAIRS are those of the initial weights."""
+    model = AnswerScores(folder, pairs).model
+    if initial is None or model != initial.fingerprint:
+        raise ValueError(
+            f"data.scores={folder} holds log-probabilities of another model ({model}) than init "
+            f"({initial.fingerprint if initial else 'random weights'}), so they are no reference for dpo: score with "
+            "policy=FOLDER, the Hugging Face folder that init names, or leave data.scores out (the run computes them)"
+        )
 
 
 def check_scores(settings: TrainSettings, inputs: Inputs) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ import torch
 
 from curriculum.artifact.files import write_text
 from curriculum.order.consumed import as_hex
+from curriculum.pairs.pairs import Pairs
+from models.config import DecoderConfig
 from models.decoder import build
 from models.kernels import check as check_kernels
 from train import checkpoint
+from train.adapters import adapt, check_adapter, export_adapter
 from train.backends import chosen_backends
 from train.distributed.exit_codes import REFUSED, Refused
 from train.distributed.out_of_memory import OutOfMemory, needing
@@ -67,6 +71,7 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> None:
         check_kernels(settings.execution.kernels, cuda=torch.cuda.is_available())
         inputs = open_inputs(settings)
         objective = objective_of(settings, inputs.tokens)
+        check_adapter(settings, inputs.decoder)
         deepspeed_config(settings, inputs.order.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
         check_swap(settings.zero)
         check_tracker(settings.tracker)
@@ -126,7 +131,15 @@ def _check_memory(settings: TrainSettings, inputs: Inputs) -> str | None:
     """Return a warning if memory may be insufficient. Raises ValueError if host or GPU memory certainly is."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     room = available_memory(cuda_device=int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.is_available() else None)
-    return check_fits(settings, inputs.decoder, inputs.order.batch_size, ranks, local_ranks(ranks), room)
+    return check_fits(settings, _shortest(inputs), inputs.order.batch_size, ranks, local_ranks(ranks), room)
+
+
+def _shortest(inputs: Inputs) -> DecoderConfig:
+    """Return the decoder with the tokens of an average sample: pairs are computed without padding."""
+    tokens = inputs.tokens
+    if not isinstance(tokens, Pairs) or not len(tokens):
+        return inputs.decoder
+    return replace(inputs.decoder, max_seq_len=max(1, min(tokens.seq_len, tokens.tokens // len(tokens))))
 
 
 def _with_advice(error: OutOfMemory, settings: TrainSettings, inputs: Inputs, world: World) -> OutOfMemory:
@@ -152,6 +165,8 @@ def _train(
     with needing(WEIGHTS):
         fault("engine.weights")
         decoder = build(inputs.decoder, settings.seed, settings.execution)
+        if (lora := settings.lora.adapters()) is not None:
+            adapt(decoder, lora, settings, inputs.initial, world, step)
     folder = Path(settings.output)
     with ExitStack() as leaving:
         with needing(STATES):
@@ -199,7 +214,9 @@ def _export(loop: Loop, claimed: RunFolder | None) -> None:
     """Export the final weights and mark the run as finished. Rank 0 only."""
     assert claimed is not None
     folder, progress = Path(loop.settings.output), loop.progress
-    export_checkpoint(folder, folder / EXPORT, chosen=_final_weights(folder, progress.step))
+    chosen = _final_weights(folder, progress.step)
+    export_checkpoint(folder, folder / EXPORT, chosen=chosen)
+    export_adapter(folder, chosen.sources[0])
     claimed.finish(loop.cursor, as_hex(progress.consumed_hash))
     log.info("run %s is finished: %s tokens in %s steps", folder, f"{progress.tokens:,}", f"{progress.step:,}")
 
@@ -222,7 +239,7 @@ def _resume(folder: Path, engine: Engine, inputs: Inputs, world: World, step: in
     """
     world.first_does(lambda: checkpoint.clean(folder / CHECKPOINTS, step))
     if step == 0:
-        if inputs.initial is not None:
+        if inputs.initial is not None and engine.decoder.lora is None:
             _fill(engine, inputs.initial, world)
         return Progress(), {}
     facts = checkpoint.load(checkpoint.folder_of(folder / CHECKPOINTS, step), engine).facts

@@ -6,12 +6,14 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from curriculum.order.consumed import as_hex
 from curriculum.scores.baseline import baselines_of
+from curriculum.tokens.tokens import Tokens
 from train import checkpoint
 from train.batches import check_consumed
 from train.distributed.signals import posted
@@ -23,6 +25,7 @@ from train.evaluation.harness.tasks import data_fingerprint
 from train.faults import fault
 from train.loop import Loop
 from train.memory.footprint import heldout_batch
+from train.objectives.heldout import pair_questions
 from train.records.layout import CHECKPOINTS
 from train.resume.identity import identity
 
@@ -103,7 +106,8 @@ def evaluate_stage(loop: Loop, stage: int) -> None:
 
 def _untrained(loop: Loop, loss: Any) -> str | None:
     """Return a warning if the run ends no better than a model that has learned nothing."""
-    shortfall = baselines_of(loop.inputs.validation).shortfall(loss) if isinstance(loss, float) else None
+    text = loop.inputs.validation
+    shortfall = baselines_of(text).shortfall(loss) if isinstance(loss, float) and isinstance(text, Tokens) else None
     if shortfall is None:
         return None
     steps, rate = loop.progress.step, loop.settings.optimizer.lr
@@ -127,7 +131,8 @@ def _evaluate(loop: Loop, attempts: Attempts | None) -> Evaluated:
     inputs, settings = loop.inputs, loop.settings
     tokenizer = inputs.validation.tokenizer_folder
     questions = Questions(
-        tokenizer, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, inputs.validation.bos
+        *(tokenizer, inputs.validation, inputs.pd, settings.heldout, settings.benchmarks, inputs.validation.bos),
+        *pair_questions(asdict(settings), Path(settings.output), inputs.validation),
     )
     before = loop.signals.at_leave
     if attempts is not None:

@@ -21,6 +21,7 @@ from curriculum.artifact.create import create, reusable
 from curriculum.artifact.outputs import check_place
 from curriculum.order.order import KIND, Order
 from curriculum.order.permutation import key_of
+from curriculum.pairs.pairs import open_samples
 from curriculum.preference import FOLD, SOURCE, Pdpc, Preference, Shuffled
 from curriculum.preference.own import record
 from curriculum.scores.columns import LENGTH, SampleColumns
@@ -28,7 +29,6 @@ from curriculum.scores.expression import Expression
 from curriculum.scores.findings import Findings, of_scores
 from curriculum.scores.own import OwnScores
 from curriculum.scores.scores import Scores
-from curriculum.tokens.tokens import Tokens
 from curriculum.work.printable import printable
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class ArrangeSettings:
     output: str
     """ORDER folder to write."""
     tokens: str | None = None
-    """TOKENS folder; null if `own_scores` has a row for every sample and training happens elsewhere."""
+    """TOKENS or PAIRS folder; null if `own_scores` has a row for every sample and training happens elsewhere."""
     slice: str = "train"
     """Slice of TOKENS to arrange: train, or reference for the reference models."""
     sources: list[str] = field(default_factory=list)
@@ -173,7 +173,7 @@ def run(settings: ArrangeSettings) -> Order:
 
 def open_columns(settings: ArrangeSettings) -> SampleColumns:
     """Open the inputs in the settings. Raises ValueError when the preference needs scores that are not given."""
-    tokens = Tokens.open(settings.tokens, settings.slice) if settings.tokens is not None else None
+    tokens = open_samples(settings.tokens, settings.slice) if settings.tokens is not None else None
     if tokens is not None and len(tokens) == 0:
         raise ValueError(
             f"slice {settings.slice!r} of {settings.tokens} has no samples: prepare it with a larger share"

@@ -17,7 +17,7 @@ from curriculum.artifact.files import ArtifactError
 from curriculum.scores.expression import Expression
 from curriculum.scores.own import DOCUMENT, SOURCE, OwnScores
 from curriculum.scores.scores import Scores
-from curriculum.tokens.tokens import Tokens
+from curriculum.tokens.samples import Samples
 
 LENGTH = "length"
 """Name of a sample's number of labels in a score expression."""
@@ -44,7 +44,7 @@ class Chunk:
 class SampleColumns:
     """The samples available to an order, and their columns. `tokens` or `own` must be given."""
 
-    def __init__(self, tokens: Tokens | None, scores: Scores | None, own: OwnScores | None) -> None:
+    def __init__(self, tokens: Samples | None, scores: Scores | None, own: OwnScores | None) -> None:
         self.tokens, self.scores, self.own = tokens, scores, own
         if tokens is None and own is None:
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from curriculum.artifact.create import create, reusable
 from curriculum.scores.checks import findings_of
 from curriculum.scores.findings import Findings, joined, of_scores
-from curriculum.scores.scorer import ChunkScorer, ScoringOptions
+from curriculum.scores.scorer import ScoringOptions
 from curriculum.scores.scores import KIND, Scores
 from curriculum.scores.table import show
 from curriculum.scores.writer import DocumentsWriter, SliceWriter
 from curriculum.tokens.tokens import Tokens
-from curriculum.work.chunks import Chunk, ChunkFolder, cut
+from curriculum.work.chunks import Chunk, ChunkFolder, Columns, cut
 from curriculum.work.console import PlainConsole
 from curriculum.work.job import done_note
 from curriculum.work.progress import Meter, ScoreProgress
@@ -146,10 +146,20 @@ def warn(findings: Findings) -> None:
         log.warning("warning: these scores are unusable for an order: pdpc train will ask for accept_scores=true")
 
 
+class Scorer(Protocol):
+    """Scores chunks with loaded models."""
+
+    def notes(self) -> dict[str, Any]:
+        """Return the models' descriptions and warnings."""
+
+    def score(self, chunk: Chunk) -> Columns:
+        """Return the columns of a chunk."""
+
+
 class ScoringWorker:
     """Scores chunks of a job. `roof`: upper bound on this process's tokens/s from its matrix products, or 0."""
 
-    def __init__(self, job: ScoringJob, scorer: ChunkScorer, roof: float = 0.0) -> None:
+    def __init__(self, job: ScoringJob, scorer: Scorer, roof: float = 0.0) -> None:
         self._job, self._scorer, self._roof = job, scorer, roof
 
     def introduction(self) -> dict[str, Any]:

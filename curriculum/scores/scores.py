@@ -13,7 +13,7 @@ from curriculum.artifact.guard import WholeFile
 from curriculum.artifact.manifest import Manifest, open_manifest
 from curriculum.artifact.parquet import open_parquet
 from curriculum.scores.derived import Found, derived_from
-from curriculum.tokens.tokens import Tokens
+from curriculum.tokens.samples import Samples
 
 KIND = "scores"
 COUNTS = ("tokens", "bytes")
@@ -103,7 +103,7 @@ class Scores:
         """Raise UnreadableError unless all that was read before this call was intact."""
         self._whole.check()
 
-    def check(self, tokens: Tokens) -> None:
+    def check(self, tokens: Samples) -> None:
         """Raise ArtifactError unless these are the scores of `tokens`."""
         theirs = self.manifest.inputs.get(f"tokens/{self.slice}")
         if theirs != tokens.fingerprint or len(self) != len(tokens):

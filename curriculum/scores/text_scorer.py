@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.tokens.bytes import token_bytes
+from curriculum.tokens.samples import Samples
 from curriculum.tokens.tokenizer import TOKENIZER_FILE
-from curriculum.tokens.tokens import IGNORED, Tokens
+from curriculum.tokens.tokens import IGNORED
 
 if TYPE_CHECKING:
     from models.losses.loss_model import LossModel
@@ -36,7 +37,7 @@ class TextScorer:
     """Scores texts, and the text of samples, with a model and its tokenizer."""
 
     def __init__(
-        self, model: LossModel, folder: Path, first: int, limit: int | None, tokens: Tokens | None = None
+        self, model: LossModel, folder: Path, first: int, limit: int | None, tokens: Samples | None = None
     ) -> None:
         """`folder` contains the model's tokenizer.json, `first` is the token that starts each of its texts, `limit` its
         longest input in tokens. `tokens`: TOKENS whose samples are scored."""

@@ -6,11 +6,11 @@ import glob
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from curriculum.text.document import (
-    LARGEST_DOCUMENT,
     BadRecordError,
     BadRecords,
     Columns,
@@ -35,16 +35,14 @@ class DatasetText:
     def __init__(
         self,
         name: str,
+        columns: Columns,
         *,
         data_files: list[str],
         subset: str | None,
         split: str,
         revision: str | None,
         streaming: bool,
-        text_column: str,
-        source_column: str | None,
         bad: BadRecords | None = None,
-        largest: int = LARGEST_DOCUMENT,
     ) -> None:
         self.name = name
         self.notes: list[str] = []
@@ -58,8 +56,7 @@ class DatasetText:
             raise ValueError(
                 f"input.dataset={name} reads pickles, which can hold code that runs: convert them to Parquet or JSON"
             )
-        fallback = self._local.resolve().name if self._local else name
-        self._columns = Columns(text_column, source_column, fallback, largest)
+        self._columns = replace(columns, fallback=self._local.resolve().name if self._local else name)
         self._data = self._load()
         self.places = int(self._data.num_shards if streaming else len(self._data))
         self.place_bytes = WHOLE_CHUNK if streaming else max(1, int(self._data.data.nbytes) // max(1, self.places))

@@ -76,17 +76,30 @@ class Columns:
         """Names of the columns to read, without repetition."""
         return [name for name in dict.fromkeys((self.text, self.source)) if name is not None]
 
+    @property
+    def texts(self) -> list[str]:
+        """Names of the columns that must hold text."""
+        return self.wanted
+
+    def whole(self, text: str, source: str, place: object) -> Document:
+        """Return the document of a file that is one. Raises BadRecordError where records have columns."""
+        return Document(text, source)
+
     def document(self, record: dict[str, Any], place: object) -> Document:
         """Return a record's text and source. Raises BadRecordError if one of them is not usable text."""
-        text = self._field(record, self.text, "text_column", place)
+        text = self._field(record, self.text, place)
         if len(text) * (1 if text.isascii() else 4) > self.largest:
             self.check_size(len(text.encode("utf-8", "surrogatepass")), place)
+        return Document(text, self.source_of(record, place))
+
+    def source_of(self, record: dict[str, Any], place: object) -> str:
+        """Return a record's source. Raises BadRecordError if it is not usable text."""
         if self.source is None:
-            return Document(text, self.fallback)
-        source = self._field(record, self.source, "source_column", place)
+            return self.fallback
+        source = self._field(record, self.source, place)
         if not source:
             raise BadRecordError(place, f"column {self.source!r} is empty: name the source, or set source_column=null")
-        return Document(text, source)
+        return source
 
     def check_size(self, size: int, place: object) -> None:
         """Raise BadRecordError for a record of more than `largest` bytes. `size` may be what is known of it so far."""
@@ -103,22 +116,29 @@ class Columns:
 
     def check(self, names: list[str], place: object) -> None:
         """Raise ValueError if a column is not in `names`, or is there more than once."""
-        for name, key in ((self.text, "text_column"), (self.source, "source_column")):
-            if name is None:
-                continue
+        for name in self.wanted:
+            key = self.key_of(name)
             found = column_of(name, names)
             if found is None:
                 raise ValueError(f"{place}: {_missing(name, key, names)}")
             if names.count(found) > 1:
                 raise ValueError(f"{place}: {_repeated('column', found)}")
 
-    def _field(self, record: dict[str, Any], name: str, key: str, place: object) -> str:
+    def key_of(self, name: str) -> str:
+        """Return the setting that names a column."""
+        return "source_column" if name == self.source and name != self.text else "text_column"
+
+    def value(self, record: dict[str, Any], name: str, place: object) -> Any:
+        """Return a column or nested field of any type. Raises BadRecordError if it is missing or ambiguous."""
         try:
-            value = _value(record, name)
+            return _value(record, name)
         except KeyError:
-            raise BadRecordError(place, _missing(name, key, list(record))) from None
+            raise BadRecordError(place, _missing(name, self.key_of(name), list(record))) from None
         except LookupError as error:
             raise BadRecordError(place, str(error)) from None
+
+    def _field(self, record: dict[str, Any], name: str, place: object) -> str:
+        value = self.value(record, name, place)
         if not isinstance(value, str):
             found = "null" if value is None else type(value).__name__
             raise BadRecordError(place, f"column {name!r} contains {found}, not text: fix or remove the record")

@@ -90,10 +90,11 @@ class WholeText:
                     data = file.read(self._columns.largest + 1)
                 self._columns.check_size(len(data), self._path)
                 text = decode(data.removeprefix(codecs.BOM_UTF8), self._path)
+                document = self._columns.whole(text, folder_name(self._path), self._path)
             except BadRecordError as error:
                 self._bad.add(error)
                 return
-            yield 0, Document(text, folder_name(self._path))
+            yield 0, document
 
 
 READERS: dict[str, Callable[[Path, Columns, BadRecords], FileReader]] = {

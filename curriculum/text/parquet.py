@@ -68,7 +68,7 @@ class ParquetRows:
         with open_parquet(self._path) as file:
             schema = file.schema_arrow
             self._columns.check(schema.names, str(self._path))
-            for name in self._columns.wanted:
+            for name in self._columns.texts:
                 self._check_type(name, schema)
             self._at_once = rows_at_once(
                 self._path, file, self._columns.wanted, PARQUET_ROWS, self._columns.largest, REMEDY

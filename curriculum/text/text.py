@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,8 +23,8 @@ SOURCE_MARK = " source="
 
 
 @dataclass(frozen=True)
-class TextSettings:
-    """The input text: either `paths` or `dataset`."""
+class InputSettings:
+    """Records of files or of a dataset: either `paths` or `dataset`."""
 
     paths: list[str] = field(default_factory=list)
     """Files (.jsonl and .json, plain, .gz or .zst; .parquet; .txt), folders or globs. Folders are read in the order of
@@ -43,8 +43,6 @@ class TextSettings:
     """Revision of the dataset on the Hub; set one to pin it."""
     streaming: bool = False
     """Stream the dataset instead of downloading it first. It is read a second time if a tokenizer is trained."""
-    text_column: str = "text"
-    """Column with the document's text. A dot leads into nested objects: data.text."""
     source_column: str | None = "source"
     """Column with the name of the document's source; a dot leads into nested objects: meta.set. null: the name of the
     file's folder if that is a subfolder of the input, else the file's name without its extension (its folder's name if
@@ -58,8 +56,6 @@ class TextSettings:
             raise ValueError(
                 f"input.paths={self.paths} and input.dataset={self.dataset!r} exclude each other: remove one"
             )
-        if not self.text_column:
-            raise ValueError("input.text_column is empty: name the column with the text")
         if self.source_column == "":
             raise ValueError(
                 "input.source_column is empty: name a column, or use null for one source per file or folder"
@@ -79,6 +75,24 @@ class TextSettings:
         content = {name: value for name, value in asdict(self).items() if name != "data_files" or value}
         del content["max_document_bytes"]
         return content
+
+
+@dataclass(frozen=True)
+class TextSettings(InputSettings):
+    """The input text: either `paths` or `dataset`."""
+
+    text_column: str = "text"
+    """Column with the document's text. A dot leads into nested objects: data.text."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.text_column:
+            raise ValueError("input.text_column is empty: name the column with the text")
+
+    @property
+    def columns(self) -> Columns:
+        """The columns to read."""
+        return Columns(self.text_column, self.source_column, "", self.max_document_bytes)
 
 
 class Text(Protocol):
@@ -120,17 +134,10 @@ class Text(Protocol):
 class FileText:
     """Documents of files on disk, in an order that does not depend on the file system."""
 
-    def __init__(
-        self,
-        paths: list[str],
-        text_column: str,
-        source_column: str | None,
-        bad: BadRecords | None = None,
-        largest: int = LARGEST_DOCUMENT,
-    ) -> None:
+    def __init__(self, paths: list[str], columns: Columns, bad: BadRecords | None = None) -> None:
         self.notes: list[str] = []
         self.bad = bad or BadRecords()
-        self._text_column, self._source_column, self._largest = text_column, source_column, largest
+        self._columns, source_column = columns, columns.source
         self._files = find_files(paths, self.notes)
         self._sizes = [file.path.stat().st_size for file in self._files]
         self._bases = [0, *accumulate(max(size, 1) for size in self._sizes)]
@@ -192,7 +199,7 @@ class FileText:
             status = file.path.stat()
             key = f"text/{file.name}"
             described[key] = f"bytes={status.st_size} mtime_ns={status.st_mtime_ns}"
-            if self._source_column is None and _has_columns(file):
+            if self._columns.source is None and _has_columns(file):
                 source = self._source_of(file)
                 described[key] += f"{SOURCE_MARK}{source}" if source != stem(file.path.name) else ""
         return described
@@ -252,13 +259,18 @@ class FileText:
         """Return the reader of a file; it is kept until another file is read, since it may resume at its position."""
         if self._opened is None or self._opened[0] != index:
             file = self._files[index]
-            columns = Columns(self._text_column, self._source_column, self._source_of(file), self._largest)
+            columns = replace(self._columns, fallback=self._source_of(file))
             self._opened = index, open_file(file.path, columns, self.bad)
         return self._opened[1]
 
 
 def open_text(settings: TextSettings, *, skip_bad: bool = False) -> Text:
-    """Open an input: find its files or load its dataset. Raises ValueError with what is missing and a fix.
+    """Open an input text: find its files or load its dataset. Raises as `open_input`."""
+    return open_input(settings, settings.columns, skip_bad=skip_bad)
+
+
+def open_input(settings: InputSettings, columns: Columns, *, skip_bad: bool = False) -> Text:
+    """Open an input whose records `columns` reads. Raises ValueError with what is missing and a fix.
 
     `skip_bad`: records that cannot be used are listed in the text's `bad`, instead of ending the work.
     """
@@ -268,19 +280,17 @@ def open_text(settings: TextSettings, *, skip_bad: bool = False) -> Text:
 
         return DatasetText(
             settings.dataset,
+            columns,
             data_files=settings.data_files,
             subset=settings.subset,
             split=settings.split,
             revision=settings.revision,
             streaming=settings.streaming,
-            text_column=settings.text_column,
-            source_column=settings.source_column,
             bad=bad,
-            largest=settings.max_document_bytes,
         )
     if not settings.paths:
         raise ValueError("no input given: set input.paths to files, folders or globs, or input.dataset to a name")
-    return FileText(settings.paths, settings.text_column, settings.source_column, bad, settings.max_document_bytes)
+    return FileText(settings.paths, columns, bad)
 
 
 def source_origins(config: Mapping[str, Any], inputs: Mapping[str, str]) -> Callable[[str], str]:

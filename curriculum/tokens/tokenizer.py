@@ -78,6 +78,7 @@ class TextTokenizer:
         self._data = _canonical(data, end_of_text)
         self._config = {key: value for key, value in config.items() if key not in NOT_KEPT}
         self._tokenizer = _build(self._data)
+        self._marked: Tokenizer | None = None
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         if end_of_text not in vocabulary:
             raise ValueError(
@@ -157,6 +158,14 @@ class TextTokenizer:
     def encode(self, texts: list[str]) -> list[npt.NDArray[np.uint32]]:
         """Return the token ids of each text, uint32 [length], without end-of-text."""
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+    def encode_marked(self, texts: list[str]) -> list[npt.NDArray[np.uint32]]:
+        """Return the token ids of texts written by a chat template, whose special tokens are encoded as such."""
+        if self._marked is None:
+            self._marked = _build(self._data)
+            self._marked.encode_special_tokens = False
+        encodings = self._marked.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +33,7 @@ from curriculum.artifact.blocks import Blocks
 from curriculum.artifact.files import ArtifactError, fingerprint_of, reading
 from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
 from curriculum.tokens.ids import IntArray, NumberFile, Numbers, TokenIds
-from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, tokenizer_fingerprint
+from curriculum.tokens.samples import Samples
 
 KIND = "tokens"
 SLICES = ("train", "validation", "reference")
@@ -58,24 +57,12 @@ def part_name(slice_name: str, part: str) -> str:
     return f"{slice_name}.{part}.bin"
 
 
-class Tokens:
-    """One slice of a TOKENS artifact. Create it with `Tokens.open`; it pickles as its path."""
+class Tokens(Samples):
+    """One slice of a TOKENS artifact. Create it with `Tokens.open`."""
 
     def __init__(self, folder: Path, slice_name: str, manifest: Manifest) -> None:
-        facts = manifest.facts
-        table = facts["slices"][slice_name]["sources"]
-        self.folder = folder
-        self.slice = slice_name
-        self.seq_len: int = int(facts["seq_len"])
-        self.vocab_size: int = int(facts["vocab_size"])
-        self.end_of_text: int = int(facts["end_of_text"])
-        self.bos: int | None = facts.get("bos")
-        """Token that starts each document's text, and every prompt; None: none does (curriculum/tokens/special.py)."""
-        self.input_only: int | None = facts.get("input_only")
-        """Token that is never a label: BOS, unless it is end-of-text; None: no such token."""
-        self.tokenizer_fingerprint: str = facts["tokenizer_fingerprint"]
-        self.tokenizer_folder: Path = folder / "tokenizer"
-        self.sources: list[str] = [row["name"] for row in table]
+        super().__init__(folder, slice_name, manifest)
+        table = manifest.facts["slices"][slice_name]["sources"]
         runs = [(source, run) for source, row in enumerate(table) for run in row.get("files", [row])]
         self._run_source = np.array([source for source, _ in runs], dtype=np.int64)
         self._run_tokens = np.array([int(run["tokens"]) for _, run in runs], dtype=np.int64)
@@ -106,42 +93,6 @@ class Tokens:
         manifest = open_manifest(folder, KIND)
         with reading(folder / MANIFEST, f"it lacks fields of TOKENS; remove {folder} and prepare again"):
             return cls(folder, slice, manifest)
-
-    def check_tokenizer(self) -> None:
-        """Raise ArtifactError unless the tokenizer in the folder is the one that encoded these tokens.
-
-        Called wherever ids are decoded or text is encoded. TOKENS without a tokenizer.json pass.
-        """
-        path = self.tokenizer_folder / TOKENIZER_FILE
-        if not path.is_file():
-            return
-        found = tokenizer_fingerprint(self.tokenizer_folder)
-        if found != self.tokenizer_fingerprint:
-            raise ArtifactError(
-                f"{path} is not the tokenizer that encoded {self.folder} (fingerprint {found}, expected "
-                f"{self.tokenizer_fingerprint}): restore the original, or prepare the text again"
-            )
-
-    def is_encoded_by(self, tokenizer: Path) -> bool:
-        """Return whether a folder's tokenizer encodes text as these tokens, whatever special tokens it adds.
-
-        False for a folder without a tokenizer.json.
-        """
-        if not (tokenizer / TOKENIZER_FILE).is_file():
-            return False
-        if tokenizer_fingerprint(tokenizer) == self.tokenizer_fingerprint:
-            return True
-        self.check_tokenizer()
-        ours = TextTokenizer.open(self.tokenizer_folder)
-        try:
-            theirs = TextTokenizer.open(tokenizer, ours.end_of_text_token)
-        except ValueError:  # the end-of-text token is not in its vocabulary
-            return False
-        bos = self.bos is not None
-        return theirs.following(bos).fingerprint == ours.following(bos).fingerprint
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Tokens.open, (self.folder, self.slice)
 
     def __len__(self) -> int:
         return self._samples
@@ -294,26 +245,9 @@ class Tokens:
         starts = ends - self._run_tokens[run] + (wanted - self._first_samples[run]) * self.seq_len
         return starts, np.minimum(ends - starts, self.seq_len + 1), self._run_source[run]
 
-    def _checked(self, ids: npt.ArrayLike) -> IntArray:
-        array = np.asarray(ids)
-        if array.size == 0 and array.ndim == 1:
-            return np.zeros(0, dtype=np.int64)
-        if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise ValueError(f"sample ids must be a 1-D integer array, got {array.dtype} {array.shape}")
-        outside = (array < 0) | (array >= self._samples)
-        if outside.any():
-            raise ValueError(
-                f"sample id {array[outside][0]} is not in [0, {self._samples}): {self._place()}; "
-                "check whether the ids belong to another artifact or slice"
-            )
-        return array.astype(np.int64)
-
     def _check_document(self, index: int) -> None:
         if not 0 <= index < self.documents:
             raise ValueError(f"document {index} is not in [0, {self.documents}): {self._place()}")
-
-    def _place(self) -> str:
-        return f"slice {self.slice!r} of {self.folder}"
 
 
 def _id_files(folder: Path, slice_name: str, manifest: Manifest, blocks: Blocks) -> list[NumberFile]:

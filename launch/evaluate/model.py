@@ -45,7 +45,7 @@ def evaluate_asked(settings: EvaluateSettings, overrides: Sequence[str], world: 
 
 def _evaluate_newest(settings: EvaluateSettings, run: Path, world: World) -> Evaluated:
     """Evaluate the newest checkpoint; write values and answers to `evaluations/`, next to those of the run itself."""
-    asked = questions_of(read_run(run), settings.heldout, settings.benchmarks)
+    asked = questions_of(run, read_run(run), settings.heldout, settings.benchmarks)
     chosen = choose_weights(run, settings.weights, settings.average)
     found = evaluate(decoder_of(*chosen.read()).to(world.device), asked, world)
     target = run / EVALUATIONS / f"{chosen.name}.json"

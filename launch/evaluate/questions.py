@@ -10,30 +10,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.artifact.files import ArtifactError
+from curriculum.pairs.pairs import Pairs, open_samples
 from curriculum.scores.scores import Scores
-from curriculum.tokens.tokens import Tokens
+from curriculum.tokens.samples import Samples
 from curriculum.work.printable import printable
 from train.evaluation.answers import Evaluated
 from train.evaluation.evaluate import Questions
 from train.evaluation.harness.tasks import BenchmarkSettings, check_tasks
 from train.evaluation.heldout import HeldoutSettings
 from train.inputs import VALIDATION
+from train.objectives.heldout import pair_questions
 
 log = logging.getLogger(__name__)
 
 
-def questions_of(facts: dict[str, Any], heldout: HeldoutSettings, benchmarks: BenchmarkSettings) -> Questions:
+def questions_of(
+    run: Path, facts: dict[str, Any], heldout: HeldoutSettings, benchmarks: BenchmarkSettings
+) -> Questions:
     """Return the questions for a run's model. Raises ArtifactError if its inputs are not those the run used."""
     check_tasks(benchmarks)
     validation, pd = _heldout_of(facts)
     validation.check_tokenizer()
-    return Questions(validation.tokenizer_folder, validation, pd, heldout, benchmarks, validation.bos)
+    return Questions(
+        *(validation.tokenizer_folder, validation, pd, heldout, benchmarks, validation.bos),
+        *pair_questions(facts["identity"], run, validation),
+    )
 
 
-def _heldout_of(facts: dict[str, Any]) -> tuple[Tokens, NDArray[np.float32] | None]:
+def _heldout_of(facts: dict[str, Any]) -> tuple[Samples, NDArray[np.float32] | None]:
     paths, prints = facts["paths"], facts["fingerprints"]
-    validation = Tokens.open(paths["tokens"], VALIDATION)
-    scores = Scores.open(paths["scores"], VALIDATION) if paths["scores"] else None
+    validation = open_samples(paths["tokens"], VALIDATION)
+    scored = paths["scores"] and not isinstance(validation, Pairs)
+    scores = Scores.open(paths["scores"], VALIDATION) if scored else None
     for name, found in (("validation", validation), ("scores", scores)):
         if found is not None and found.fingerprint != prints[name]:
             raise ArtifactError(

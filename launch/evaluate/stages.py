@@ -49,7 +49,7 @@ def evaluate_stages(settings: EvaluateSettings, run: Path, overrides: Sequence[s
     """
     facts = read_run(run)
     heldout, benchmarks = _own_settings(run, settings, overrides)
-    asked = questions_of(facts, heldout, benchmarks)
+    asked = questions_of(run, facts, heldout, benchmarks)
     before, now = facts["fingerprints"].get("benchmarks"), task_files_fingerprint(benchmarks)
     if before != now:
         if not any(word.lstrip("+").startswith("benchmarks.task_paths=") for word in overrides):

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from curriculum.artifact.files import ArtifactError
 from curriculum.order.order import Order
+from curriculum.pairs.pairs import open_samples
 from curriculum.scores.columns import SampleColumns
 from curriculum.scores.own import OwnScores
 from curriculum.scores.scores import Scores
+from curriculum.tokens.samples import Samples
 from curriculum.tokens.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ class Subject:
     @property
     def tokens(self) -> Tokens | None:
         """TOKENS, if given."""
-        return self.columns.tokens if self.columns is not None else None
+        found = self.columns.tokens if self.columns is not None else None
+        return found if isinstance(found, Tokens) else None
 
 
 def open_order(folder: Path, tokens: str | None, scores: str | None, own_scores: str | None) -> Subject:
@@ -40,7 +43,7 @@ def open_order(folder: Path, tokens: str | None, scores: str | None, own_scores:
     if scores is not None and tokens is None:
         raise ValueError(f"scores={scores} needs the TOKENS that were scored: give tokens=FOLDER too")
     slice_name = order.manifest.facts["slice"]
-    opened = Tokens.open(tokens, slice_name) if tokens is not None else None
+    opened = open_samples(tokens, slice_name) if tokens is not None else None
     return Subject(order, _columns(order, opened, _scores(scores, slice_name), _own(own_scores)))
 
 
@@ -58,7 +61,7 @@ def open_run(folder: Path, tokens: str | None, scores: str | None, own_scores: s
     if order is None:
         raise ArtifactError(f"run {folder}: {material.missing['order/run']} Restore it, or inspect the order directly")
     slice_name = order.manifest.facts["slice"]
-    opened = Tokens.open(tokens, slice_name) if tokens is not None else material.tokens
+    opened = open_samples(tokens, slice_name) if tokens is not None else material.tokens
     given = _scores(scores, slice_name) if scores is not None else material.scores if opened is not None else None
     notes = [
         text.replace("The run run", "The run")
@@ -76,7 +79,9 @@ def _own(path: str | None) -> OwnScores | None:
     return OwnScores(path) if path is not None else None
 
 
-def _columns(order: Order, tokens: Tokens | None, scores: Scores | None, own: OwnScores | None) -> SampleColumns | None:
+def _columns(
+    order: Order, tokens: Samples | None, scores: Scores | None, own: OwnScores | None
+) -> SampleColumns | None:
     """Join the columns, and compare their fingerprints with the order's inputs."""
     if tokens is None and own is None:
         return None

@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import open_manifest
+from curriculum.tokens.samples import Samples
 from curriculum.tokens.tokens import SLICES, Tokens
 from train.records.layout import RUN
 from train.records.run_json import read_run
 
 
-def overlaps(facts: Mapping[str, Any], tokens: Mapping[str, Tokens]) -> dict[str, float]:
+def overlaps(facts: Mapping[str, Any], tokens: Mapping[str, Samples]) -> dict[str, float]:
     """Return, by slice, the share of its documents that a run was trained on, if the run's TOKENS still exist.
 
     Only TOKENS of the same text can be compared: documents are identified by their number in the text. Documents of the
@@ -32,7 +33,7 @@ def overlaps(facts: Mapping[str, Any], tokens: Mapping[str, Tokens]) -> dict[str
         except (ArtifactError, KeyError, StopIteration, TypeError, ValueError):
             continue
         for name, part in tokens.items():
-            if text and text == _text_of(part.folder) and part.documents:
+            if isinstance(part, Tokens) and text and text == _text_of(part.folder) and part.documents:
                 found_N = np.isin(part.origins, trained.origins)
                 seen[name] = found_N | seen[name] if name in seen else found_N
     return {name: float(found_N.mean()) for name, found_N in seen.items()}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import open_manifest
 from curriculum.scores.scorer import Reference
+from curriculum.tokens.samples import Samples
 from curriculum.tokens.special import named_token
 from curriculum.tokens.tokenizer import CONFIG_FILE, TOKENIZER_FILE
-from curriculum.tokens.tokens import Tokens
 from launch.score.overlap import overlaps
 from train import checkpoint
 from train.initial import weights_fingerprint
@@ -36,7 +36,7 @@ def identity_of(folder: Path) -> str:
     return weights_fingerprint(folder)
 
 
-def check_model(name: str, folder: Path, tokens: Tokens, vouched: bool) -> bool:
+def check_model(name: str, folder: Path, tokens: Samples, vouched: bool) -> bool:
     """Return whether a model must score the text rather than the token ids, because its tokenizer's ids differ.
 
     Raises ValueError, before any weights are read, if the folder's model cannot score TOKENS, or if the folder has no
@@ -58,7 +58,7 @@ def check_model(name: str, folder: Path, tokens: Tokens, vouched: bool) -> bool:
     return on_text
 
 
-def _other_tokens(name: str, folder: Path, tokens: Tokens) -> bool:
+def _other_tokens(name: str, folder: Path, tokens: Samples) -> bool:
     file = folder / TOKENIZER_FILE
     if not file.is_file():
         raise ValueError(
@@ -82,7 +82,7 @@ def _vocabulary(path: Path) -> dict[str, int]:
 def load_reference(
     folder: Path,
     identity: str,
-    tokens: Mapping[str, Tokens],
+    tokens: Mapping[str, Samples],
     precision: str,
     *,
     device: torch.device,

@@ -8,5 +8,6 @@ depend on document lengths, which change with every batch.
 from models.attention.backend import Backend, Packed
 from models.attention.choice import BACKENDS, choose, pack, passed_over
 from models.attention.documents import Documents, on_device
+from models.attention.shared import SharedPrompts
 
-__all__ = ["BACKENDS", "Backend", "Documents", "Packed", "choose", "on_device", "pack", "passed_over"]
+__all__ = ["BACKENDS", "Backend", "Documents", "Packed", "SharedPrompts", "choose", "on_device", "pack", "passed_over"]

@@ -7,6 +7,7 @@ from itertools import takewhile
 
 import torch
 
+from models.attention import shared
 from models.attention.backend import HALF, Backend, Packed
 from models.attention.documents import Documents
 from models.config import ATTENTION_BACKENDS
@@ -51,7 +52,9 @@ def pack(
     *,
     gradients: bool = True,
 ) -> Packed:
-    """Choose a backend (`choose`) and lay out a batch's documents for it."""
+    """Choose a backend (`choose`) and lay out a batch's documents for it; shared prompts have one of their own."""
+    if isinstance(documents, shared.SharedPrompts):
+        return Packed(shared.BACKEND, shared.layout(documents, device))
     backend = choose(name, head_size, dtype, device, gradients=gradients)
     return Packed(backend, backend.layout(documents, device))
 

@@ -97,7 +97,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 kept_CW = hidden_CW.masked_fill(ignored_C1, 0)
                 if weights_C1 is not None:
                     kept_CW.mul_(weights_C1)
-                grad_weight = _add_product(grad_weight, logits_CV, kept_CW, only=chunk == tokens)
+                grad_weight = add_product(grad_weight, logits_CV, kept_CW, only=chunk == tokens)
         ctx.gradients = (grad_hidden, grad_weight)
         ctx.weight_dtype = weight_VW.dtype
         ctx.mark_non_differentiable(losses_N)
@@ -126,7 +126,7 @@ def _weighted_sum(values_N: Tensor, weights_N: Tensor | None) -> Tensor:
     return values_N.sum() if weights_N is None else (values_N * weights_N).sum()
 
 
-def _add_product(total_VW: Tensor | None, slopes_CV: Tensor, hidden_CW: Tensor, *, only: bool) -> Tensor:
+def add_product(total_VW: Tensor | None, slopes_CV: Tensor, hidden_CW: Tensor, *, only: bool) -> Tensor:
     """Return total + slopes.T @ hidden: in float32, in place; in the operands' dtype if this is the `only` chunk."""
     if total_VW is None and (only or slopes_CV.dtype == torch.float32):
         return torch.mm(slopes_CV.t(), hidden_CW)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         verified,
         whole,
     )
-    from train.checkpoint.read import fill, load, read_weights
+    from train.checkpoint.read import fill, load, read_base, read_trained, read_weights
     from train.checkpoint.records import damaged_records, set_aside
     from train.checkpoint.retention import clean, prune
     from train.checkpoint.write import NotFiniteError
@@ -38,6 +38,8 @@ __all__ = [
     "load",
     "newest",
     "prune",
+    "read_base",
+    "read_trained",
     "read_weights",
     "save",
     "set_aside",
@@ -59,6 +61,8 @@ _MODULES = {
     "whole": "find",
     "fill": "read",
     "load": "read",
+    "read_base": "read",
+    "read_trained": "read",
     "read_weights": "read",
     "damaged_records": "records",
     "set_aside": "records",

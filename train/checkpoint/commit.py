@@ -23,6 +23,7 @@ from typing import Any
 from curriculum.artifact.create import write_manifest
 from curriculum.artifact.files import ArtifactError, FileEntry, fingerprint_of, sync
 from curriculum.artifact.manifest import Manifest, open_manifest
+from models.lora import facts_of
 from train.checkpoint.find import KIND, candidates, folder_of
 from train.checkpoint.layout import header_of, rank_file
 from train.checkpoint.records import seal_records
@@ -110,6 +111,7 @@ def save(
             "world_size": world.size,
             "zero_stage": engine.config["zero_optimization"]["stage"],
             "model": asdict(replace(engine.decoder.config, attention="auto")),  # the reader may be on another machine
+            **({} if engine.decoder.lora is None else {"lora": facts_of(engine.decoder.lora)}),
             "hooks": {name: dict(state) for name, state in (hooks or {}).items()},
             "records": seal_records(checkpoints.parent),
             "versions": versions(),

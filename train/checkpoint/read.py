@@ -12,13 +12,16 @@ from torch import Tensor
 
 from curriculum.artifact.files import ArtifactError, reading
 from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
-from models.config import DecoderConfig
+from models.config import DecoderConfig, Lora
+from models.lora import merged, of_facts, trained
+from models.lora import shapes as lora_shapes
 from train.checkpoint.find import KIND, check_file, verified
 from train.checkpoint.layout import KINDS, WORD, Part, check_complete, read_header
 from train.distributed.collectives import Collectives, RankFailed
 from train.distributed.world import World
 from train.engine import Engine, Fragment
 from train.faults import fault
+from train.records.layout import BASE
 
 CHUNK_BYTES = 8 << 20
 """Read size: the only memory needed apart from the target."""
@@ -36,7 +39,7 @@ def load(folder: Path, engine: Engine) -> Manifest:
         for name in sorted(manifest.files)[world.rank :: world.size]:
             check_file(folder / name, manifest.files[name])
     with _together(world, "read"):
-        sizes = {name: shape.numel() for name, shape in _shapes(engine.decoder.config).items()}
+        sizes = {name: shape.numel() for name, shape in trained(engine.decoder).items()}
         with _open_files(folder, manifest, sizes, KINDS) as files, torch.no_grad():
             fault("checkpoint.in_load")
             engine.prepare_state(manifest.facts["updates"])
@@ -67,22 +70,39 @@ def fill(engine: Engine, read: Callable[[], Mapping[str, Tensor]]) -> None:
 def read_weights(folder: Path, kind: str = "param") -> tuple[DecoderConfig, dict[str, Tensor]]:
     """Return the decoder's configuration and its float32 weights by name; kind "ema" gives their running average.
 
-    Raises ArtifactError naming the damaged file, before any of it is used.
+    Adapters are merged into the weights that they adapt. Raises ArtifactError naming the damaged file, before any of it
+    is used.
     """
+    config, lora, state = read_trained(folder, kind)
+    return config, state if lora is None else merged(read_base(folder.absolute().parent.parent, config), state, lora)
+
+
+def read_trained(folder: Path, kind: str = "param") -> tuple[DecoderConfig, Lora | None, dict[str, Tensor]]:
+    """Return what `read_weights` does, but of a run with adapters only these, and which they are."""
     manifest = verified(folder)
     with reading(folder / MANIFEST, "resume from another checkpoint"):
         config = DecoderConfig(**manifest.facts["model"])
+        lora = of_facts(manifest.facts.get("lora"))
         stored = sum(entry.bytes for entry in manifest.files.values())
-        if WORD * config.parameter_count() > stored:  # before building modules: about 1 ms per layer
-            raise ValueError(f"its model has {config.parameter_count():,} parameters, its files only {stored:,} bytes")
-    shapes = _shapes(config)
+        parameters = config.parameter_count() if lora is None else lora.parameter_count(config)
+        if WORD * parameters > stored:  # before building modules: about 1 ms per layer
+            raise ValueError(f"its model has {parameters:,} parameters, its files only {stored:,} bytes")
+    shapes = _shapes(config) if lora is None else lora_shapes(config, lora)
     sizes = {name: shape.numel() for name, shape in shapes.items()}
     state = {name: torch.empty(size) for name, size in sizes.items()}
     with _open_files(folder, manifest, sizes, (kind,)) as files:
         for name, weights in state.items():
             for part, descriptor in files[name]:
                 _fill(descriptor, part, Fragment(name, 0, {kind: weights}))
-    return config, {name: tensor.view(shapes[name]) for name, tensor in state.items()}
+    return config, lora, {name: tensor.view(shapes[name]) for name, tensor in state.items()}
+
+
+def read_base(run: Path, config: DecoderConfig) -> Mapping[str, Tensor]:
+    """Return the frozen float32 weights that a run with adapters keeps. Raises ArtifactError if they are missing."""
+    from models.huggingface.read import read_weights as read_folder
+
+    with reading(run / BASE, "restore it: checkpoints of adapters need the weights that they adapt"):
+        return read_folder(run / BASE, config, torch.float32)
 
 
 def _shapes(config: DecoderConfig) -> dict[str, torch.Size]:

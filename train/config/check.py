@@ -13,6 +13,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from train.config.groups import file_of
 from train.config.secrets import secret_in
 from train.config.written import Kinds, check_texts
 
@@ -60,7 +61,7 @@ def check_files(verb: str, words: Iterable[str], groups: Path, kinds: Kinds) -> 
     Plain files have only literal values: no alias, no Python tag, no interpolation, no key for Hydra, few levels. A
     text is as it was written; `kinds` gives the type of a setting by its key.
     """
-    wanted = [groups / f"{verb}.yaml"]
+    wanted = [groups / f"{file_of(verb)}.yaml"]
     for word in words:
         group, _, value = word.lstrip("+~").partition("=")
         if (groups / group).is_dir():

@@ -16,13 +16,23 @@ _pdpc() {{
         mapfile -t COMPREPLY < <(compgen -W {verbs} -- "$word")
         return
     fi
-    local keys="" values=""
-    case ${{words[1]}} in
+    local keys="" values="" below="" verb=${{words[1]}}
+    case $verb in
+{below}
+    esac
+    if [[ -n $below ]]; then
+        if [[ ${{#words[@]}} -lt 3 || ( ${{#words[@]}} -eq 3 && -n $word ) ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "$below" -- "$word")
+            return
+        fi
+        verb="$verb ${{words[2]}}"
+    fi
+    case $verb in
 {cases}
     esac
     if [[ $word == *=* ]]; then
         key=${{word%%=*}}
-        values=$(_pdpc_values "${{words[1]}}" "$key")
+        values=$(_pdpc_values "$verb" "$key")
         word=${{word#*=}}
         if [[ -n $values ]]; then
             mapfile -t COMPREPLY < <(compgen -W "$values" -- "$word")
@@ -50,13 +60,24 @@ _pdpc() {{
         compadd -- {verbs}
         return
     fi
+    local below="" verb=$words[2]
+    case $verb in
+{below}
+    esac
+    if [[ -n $below ]]; then
+        if (( CURRENT == 3 )); then
+            compadd -- $=below
+            return
+        fi
+        verb="$verb $words[3]"
+    fi
     if [[ $PREFIX == *=* ]]; then
-        values=(${{=$(_pdpc_values "$words[2]" "${{PREFIX%%=*}}")}})
+        values=(${{=$(_pdpc_values "$verb" "${{PREFIX%%=*}}")}})
         compset -P 1 '*='
         if (( $#values )); then compadd -a values; else _files; fi
         return
     fi
-    case $words[2] in
+    case $verb in
 {cases}
     esac
     compadd -S '' -- $=keys
@@ -83,11 +104,15 @@ def script(shell: str, keys: Mapping[str, Sequence[str]], values: Mapping[tuple[
     if shell not in SHELLS:
         raise ValueError(f"completion {shell} is not supported: write pdpc completion {' or '.join(SHELLS)}")
     cases = [
-        f"    {verb}) keys={shlex.quote(' '.join(f'{key}=' for key in listed))} ;;" for verb, listed in keys.items()
+        f"    {shlex.quote(verb)}) keys={shlex.quote(' '.join(f'{key}=' for key in listed))} ;;"
+        for verb, listed in keys.items()
     ]
     chosen = [
         f"    {shlex.quote(f'{verb} {key}')}) echo {shlex.join(found)} ;;" for (verb, key), found in values.items()
     ]
-    verbs = shlex.join(keys) if shell == "zsh" else shlex.quote(" ".join(keys))
+    first = list(dict.fromkeys(verb.split()[0] for verb in keys))
+    nested = {name: [verb.split()[1] for verb in keys if verb.startswith(f"{name} ")] for name in first}
+    below = [f"    {name}) below={shlex.quote(' '.join(words))} ;;" for name, words in nested.items() if words]
+    verbs = shlex.join(first) if shell == "zsh" else shlex.quote(" ".join(first))
     form = ZSH if shell == "zsh" else BASH
-    return form.format(verbs=verbs, cases="\n".join(cases), values="\n".join(chosen))
+    return form.format(verbs=verbs, below="\n".join(below), cases="\n".join(cases), values="\n".join(chosen))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_origin
 
 from train.config.check import check_files, check_settings, check_words
 from train.config.explained import explain, short
-from train.config.groups import CONFIGS, options_of
+from train.config.groups import CONFIGS, file_of, options_of
 from train.config.keys import keys_of, kind_of
 from train.config.outside import with_outside_files
 from train.config.secrets import without_secrets
@@ -174,14 +174,15 @@ def _composed(
     from hydra.core.global_hydra import GlobalHydra
 
     repo = ConfigStore.instance().repo
-    repo[f"{verb}_schema.yaml"] = _stored(f"{verb}_schema", None, schema, tuple(choices))
+    name = file_of(verb)
+    repo[f"{name}_schema.yaml"] = _stored(f"{name}_schema", None, schema, tuple(choices))
     for group, options in choices.items():
-        for name, option in options.items():
-            for stored in (f"{name}_schema", *([] if name in options_of(group) else [name])):
+        for choice, option in options.items():
+            for stored in (f"{choice}_schema", *([] if choice in options_of(group) else [choice])):
                 repo.setdefault(group, {})[f"{stored}.yaml"] = _stored(stored, group, option, ())
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        return hydra_compose(verb, overrides=[*overrides, *WITHOUT_HYDRAS_OWN])
+        return hydra_compose(name, overrides=[*overrides, *WITHOUT_HYDRAS_OWN])
 
 
 @lru_cache(maxsize=512)
@@ -200,7 +201,12 @@ def _layers(verb: str, words: Sequence[str], files: Mapping[str, Path]) -> list[
     from omegaconf import OmegaConf
 
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        merged = GlobalHydra.instance().config_loader().compute_defaults_list(verb, list(words), RunMode.RUN).defaults
+        merged = (
+            GlobalHydra.instance()
+            .config_loader()
+            .compute_defaults_list(file_of(verb), list(words), RunMode.RUN)
+            .defaults
+        )
     found = []
     for layer in merged:
         place = layer.config_path or ""

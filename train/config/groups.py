@@ -8,11 +8,16 @@ CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 """The folder of YAML groups in the checkout."""
 
 
+def file_of(verb: str) -> str:
+    """Return the name, without its extension, of the file in `configs/` with a verb's defaults."""
+    return verb.replace(" ", "_")
+
+
 def groups_of(verb: str) -> dict[str, tuple[str, list[str]]]:
     """Return, by name, the config groups of a verb: the default and all files of `configs/GROUP`."""
     from yaml import safe_load
 
-    listed = safe_load((CONFIGS / f"{verb}.yaml").read_text("utf-8")).get("defaults", [])
+    listed = safe_load((CONFIGS / f"{file_of(verb)}.yaml").read_text("utf-8")).get("defaults", [])
     return {
         group: (str(option or "null"), options_of(group))
         for entry in listed

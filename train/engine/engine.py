@@ -42,12 +42,13 @@ ROW = 1 << 16
 
 
 def parameter_groups(decoder: Decoder, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """Return AdamW's parameter groups: matrices with weight decay, norms without."""
-    parameters = list(decoder.parameters())
-    return [
+    """Return AdamW's parameter groups: matrices with weight decay, norms without; frozen parameters are in none."""
+    parameters = [p for p in decoder.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
 
 
 class Engine:

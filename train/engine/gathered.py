@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from models.attention import Documents
 from models.block_runner import BlockRunner
 from models.decoder import Block, Decoder
+from models.lora import adapted
 from train.distributed.collectives import Collectives
 from train.distributed.out_of_memory import OutOfMemory
 from train.distributed.world import World
@@ -54,6 +55,8 @@ def gathered(partitioned: Decoder, world: World, spare_bytes: int, *, at_once: b
     with deepspeed.zero.GatheredParameters(list(kept.values())):
         with torch.device("meta"):
             decoder = (Decoder if at_once else BlockwiseDecoder)(config, partitioned.execution)
+            if partitioned.lora is not None:
+                adapted(decoder, partitioned.lora, None)
         decoder.load_state_dict({name: p.data for name, p in kept.items()}, assign=True, strict=at_once)
         if config.tie_embeddings:
             decoder.head.weight = decoder.embedding.weight

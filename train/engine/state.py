@@ -57,6 +57,10 @@ class State(ABC):
         self.decoder = decoder
         self.world = world
 
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters that are not frozen, with their names."""
+        return ((name, parameter) for name, parameter in self.decoder.named_parameters() if parameter.requires_grad)
+
     @abstractmethod
     def masters(self) -> list[Tensor]:
         """Return the master tensors: the keys of AdamW's state."""
@@ -113,16 +117,16 @@ class WholeState(State):
 
     def masters(self) -> list[Tensor]:
         """Return the parameters."""
-        return list(self.decoder.parameters())
+        return [parameter for _, parameter in self.trained()]
 
     def pieces(self) -> Iterator[Piece]:
         """Yield this rank's equal share of every parameter."""
-        for name, parameter in self.decoder.named_parameters():
+        for name, parameter in self.trained():
             yield from _share(Piece(name, 0, parameter, 0, parameter.numel()), self.world)
 
     def gradients(self) -> list[Tensor]:
         """Return the parameters' gradients."""
-        return [p.grad for p in self.decoder.parameters() if p.grad is not None]
+        return [p.grad for _, p in self.trained() if p.grad is not None]
 
     def filled(self) -> None:
         """Copy the owners' values to every rank."""
@@ -141,7 +145,7 @@ class FlatState(State):
     def pieces(self) -> Iterator[Piece]:
         """Yield the parameters in this rank's part of the flat tensors."""
         masters = self.masters()
-        for name, parameter in self.decoder.named_parameters():
+        for name, parameter in self.trained():
             mapping = parameter._hp_mapping  # type: ignore[attr-defined]  # DeepSpeed's: which part of it is here
             if mapping is not None:
                 where, start = mapping.hp_fragment_address, mapping.lp_fragment_address.start
@@ -195,7 +199,7 @@ class PartitionedState(State):
     def pieces(self) -> Iterator[Piece]:
         """Yield this rank's part of every parameter, without padding."""
         masters = self.masters()
-        for name, parameter in self.decoder.named_parameters():
+        for name, parameter in self.trained():
             group, offset, length = self.optimizer.grad_position[self.optimizer.get_param_id(parameter)]
             start = length * self.world.rank
             owned = min(length, parameter.ds_numel - start)  # type: ignore[attr-defined]

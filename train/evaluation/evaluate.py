@@ -15,8 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from curriculum.pairs.pairs import Pairs
+from curriculum.tokens.samples import Samples
 from curriculum.tokens.tokens import Tokens
 from models.decoder import Decoder
+from models.losses.pair_loss import PairLoss
 from train.distributed.collectives import Collectives, RankFailed
 from train.distributed.world import World
 from train.evaluation.answers import Evaluated
@@ -24,6 +27,7 @@ from train.evaluation.attempts import Attempts, attempted
 from train.evaluation.harness.benchmarks import evaluate_benchmarks
 from train.evaluation.harness.tasks import BenchmarkSettings
 from train.evaluation.heldout import HeldoutSettings, evaluate_heldout
+from train.evaluation.pairs import evaluate_pairs
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +44,18 @@ class Questions:
     """What a model is evaluated on."""
 
     tokenizer_folder: Path
-    validation: Tokens | None
-    """Held-out text; None: no held-out loss."""
+    validation: Samples | None
+    """Held-out text or pairs; None: no held-out loss."""
     pd: NDArray[np.float32] | None
     """PD of the validation samples."""
     heldout: HeldoutSettings
     benchmarks: BenchmarkSettings
     bos: int | None = None
     """Token that starts every document, and so every prompt; None: none does."""
+    pair_loss: PairLoss | None = None
+    """Loss of held-out pairs."""
+    reference_A: NDArray[np.float32] | None = None
+    """log p of every answer of the pairs under the reference of dpo."""
 
 
 def evaluate(
@@ -97,9 +105,14 @@ def nothing_evaluated(questions: Questions, reason: str) -> Evaluated:
 
 
 def _heldout(
-    decoder: Decoder, validation: Tokens, questions: Questions, world: World, attempts: Attempts | None
+    decoder: Decoder, validation: Samples, questions: Questions, world: World, attempts: Attempts | None
 ) -> Evaluated:
     def work() -> Evaluated:
+        if isinstance(validation, Pairs):
+            loss = questions.pair_loss
+            assert loss is not None, "held-out pairs have a loss"
+            return evaluate_pairs(decoder, validation, loss, questions.reference_A, questions.heldout, world)
+        assert isinstance(validation, Tokens)
         return evaluate_heldout(decoder, validation, questions.pd, questions.heldout, world)
 
     try:

@@ -72,7 +72,7 @@ def evaluate_heldout(
     if len(tokens) == 0:
         raise ValueError(f"{tokens.folder}: the {tokens.slice} slice is empty: run prepare with a share for it")
     high = None if pd is None else _high_half(pd, tokens)
-    ids = _spread(len(tokens), settings.max_samples)
+    ids = spread(len(tokens), settings.max_samples)
     lengths = byte_lengths(tokens.tokenizer_folder)
     if lengths is None:
         log.info("no bits per byte: %s has no tokenizer.json with the bytes of each token", tokens.tokenizer_folder)
@@ -138,7 +138,7 @@ def _by_document(
     return Items(ids, np.bincount(place_S, weights=nats_S) / labels, labels, groups=ids)
 
 
-def _spread(samples: int, limit: int | None) -> npt.NDArray[np.int64]:
+def spread(samples: int, limit: int | None) -> npt.NDArray[np.int64]:
     """Return at most `limit` of the ids 0 .. samples - 1, evenly spaced; samples are numbered source by source."""
     if limit is None or limit >= samples:
         return np.arange(samples, dtype=np.int64)

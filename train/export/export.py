@@ -15,10 +15,9 @@ import torch
 
 from curriculum.artifact.drafts import draft_of, remove_abandoned
 from curriculum.artifact.files import ArtifactError, sync
-from curriculum.artifact.manifest import MANIFEST, open_manifest, read_manifest
+from curriculum.artifact.manifest import MANIFEST, kind_of, open_manifest, read_manifest
 from curriculum.artifact.outputs import check_place, named, others
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, tokenizer_fingerprint
-from curriculum.tokens.tokens import KIND
 from models import huggingface
 from models.config import DecoderConfig
 from models.huggingface.card import TAG
@@ -168,9 +167,9 @@ def tokenizer_folder(run_folder: Path, facts: dict[str, Any]) -> Path:
 def document_bos(tokenizer: Path) -> int | None:
     """Return the token that documents and prompts start with, given a run's `tokenizer_folder`; None if none does.
 
-    TOKENS name it; an export has it in the template of its tokenizer.
+    TOKENS and PAIRS name it; an export has it in the template of its tokenizer.
     """
     if (tokenizer.parent / MANIFEST).is_file():
-        bos: int | None = read_manifest(tokenizer.parent, KIND).facts.get("bos")
+        bos: int | None = read_manifest(tokenizer.parent, kind_of(tokenizer.parent)).facts.get("bos")
         return bos
     return TextTokenizer.open(tokenizer).bos

@@ -1,7 +1,7 @@
 """Live loss by source and by bucket: how much loss each group of samples contributes.
 
-Shapes: N samples of this rank's part of a step, G groups (the sources, then the buckets), R ranks; 2 for nats and
-labels.
+Shapes: N samples of this rank's part of a step, G groups (the sources, then the buckets), R ranks; 3 for nats,
+labels, and the divisor of the loss (labels, or pairs).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Breakdown(Hook):
 
     def __init__(self) -> None:
         self._names: list[str] = []
-        self._sums_2G = torch.zeros(2, 0)
+        self._sums_3G = torch.zeros(3, 0)
         self._kept: dict[str, Any] = {}
         self._loop: LoopState | None = None
 
@@ -40,29 +40,29 @@ class Breakdown(Hook):
         order, tokens, world = loop.inputs.order, loop.inputs.tokens, loop.world
         self._loop = loop
         self._names = [f"source/{name}" for name in tokens.sources] + [f"bucket/{b.name}" for b in order.buckets]
-        self._sums_2G = torch.zeros(2, len(self._names), dtype=torch.float64, device=world.device)  # exact up to 2^53
+        self._sums_3G = torch.zeros(3, len(self._names), dtype=torch.float64, device=world.device)  # exact up to 2^53
         if self._kept.get("names") == self._names:
-            kept_R2G = np.stack([self._kept["sums"], self._kept["tokens"]], axis=1).astype(np.float64)
-            if len(kept_R2G) == world.size:
-                self._sums_2G += torch.from_numpy(kept_R2G[world.rank]).to(world.device)
+            counts = self._kept.get("counts", self._kept["tokens"])  # an earlier version had only labels
+            kept_R3G = np.stack([self._kept["sums"], self._kept["tokens"], counts], axis=1).astype(np.float64)
+            if len(kept_R3G) == world.size:
+                self._sums_3G += torch.from_numpy(kept_R3G[world.rank]).to(world.device)
             elif world.first:  # another world: rank 0 has them all
-                self._sums_2G += torch.from_numpy(kept_R2G.sum(axis=0)).to(world.device)
+                self._sums_3G += torch.from_numpy(kept_R3G.sum(axis=0)).to(world.device)
 
     def post_step(self, loop: LoopState, batch: Batch) -> None:
         """Add each sample's loss and labels to its source and its bucket, unless a guard skipped the step."""
         bucket_N = batch.bucket_N + len(loop.inputs.tokens.sources)
-        known_3N = on_device(torch.stack([batch.source_N, bucket_N, batch.tokens_N]), loop.world.device)
-        costs_2N = torch.where(loop.left_out == 0, torch.stack([loop.losses_N, known_3N[2].double()]), 0.0)
-        self._sums_2G.index_add_(1, known_3N[:2].flatten(), costs_2N.repeat(1, 2))
+        known_4N = on_device(torch.stack([batch.source_N, bucket_N, batch.tokens_N, batch.count_N]), loop.world.device)
+        costs_3N = torch.where(loop.left_out == 0, torch.cat([loop.losses_N[None], known_4N[2:].double()]), 0.0)
+        self._sums_3G.index_add_(1, known_4N[:2].flatten(), costs_3N.repeat(1, 2))
 
     def metrics(self, loop: LoopState) -> Record:
         """Return loss and tokens of every source and bucket since the last record, over all ranks; then reset."""
-        sums, tokens = loop.world.all_sum(self._sums_2G).tolist()
         record: Record = {}
-        for name, total, count in zip(self._names, sums, tokens, strict=True):
+        for name, total, labels, count in zip(self._names, *loop.world.all_sum(self._sums_3G).tolist(), strict=True):
             record[f"{name}/loss"] = total / count if count else None
-            record[f"{name}/tokens"] = int(count)
-        self._sums_2G.zero_()
+            record[f"{name}/tokens"] = int(labels)
+        self._sums_3G.zero_()
         return record
 
     def state(self) -> dict[str, Any]:
@@ -70,13 +70,14 @@ class Breakdown(Hook):
         if self._loop is None:
             return self._kept
         world = self._loop.world
-        both_R2G = torch.zeros(world.size, 2, len(self._names), dtype=torch.float64, device=world.device)
-        both_R2G[world.rank] = self._sums_2G
-        rows = world.all_sum(both_R2G).tolist()
+        all_R3G = torch.zeros(world.size, 3, len(self._names), dtype=torch.float64, device=world.device)
+        all_R3G[world.rank] = self._sums_3G
+        rows = world.all_sum(all_R3G).tolist()
         return {
             "names": self._names,
-            "sums": [sums for sums, _ in rows],
-            "tokens": [[int(count) for count in tokens] for _, tokens in rows],
+            "sums": [sums for sums, _, _ in rows],
+            "tokens": [[int(count) for count in tokens] for _, tokens, _ in rows],
+            "counts": [[int(count) for count in counts] for _, _, counts in rows],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -70,14 +70,17 @@ def footprint(settings: TrainSettings, decoder: DecoderConfig, batch_size: int, 
     """Return the least memory of one rank of a run."""
     zero, bf16 = settings.zero, settings.precision == "bf16"
     element, parameters = 2 if bf16 else 4, decoder.parameter_count()
+    lora = settings.lora.adapters()
+    frozen = 0 if lora is None else parameters
+    parameters = parameters if lora is None else lora.parameter_count(decoder)
     share = -(-parameters // ranks)
-    weights = element * (share if zero.stage == 3 else parameters)
+    weights = element * (-(-(parameters + frozen) // ranks) if zero.stage == 3 else parameters + frozen)
     accumulates = Split(batch_size, ranks, settings.micro_batch_size).accumulation > 1
     kept = bf16 and zero.stage < 2  # float32 sums that are allocated all the time
     gradients = 4 * (parameters if zero.stage == 0 or kept or (zero.stage == 1 and accumulates) else share)
     states = 12 * (share if zero.stage else parameters) if bf16 or zero.stage else 8 * parameters
     average = 4 * share if settings.averaging.decay else 0
-    host = 4 * parameters if cuda else 0
+    host = 4 * (parameters + frozen) if cuda else 0
     if cuda and zero.offload_optimizer == "cpu":
         host, states, gradients = max(host, states), 0, 0
     if zero.offload_optimizer == "nvme":
@@ -95,7 +98,7 @@ def footprint(settings: TrainSettings, decoder: DecoderConfig, batch_size: int, 
     training = weights + states + average + worst
     evaluating = weights + states + average + evaluation + (gradients if kept else 0)
     if not cuda:
-        training = max(training, 4 * parameters)  # built in float32, whatever the precision
+        training = max(training, 4 * (parameters + frozen))  # built in float32, whatever the precision
     return Footprint(weights, gradients, states + average, activations, logits, evaluation, training, evaluating, host)
 
 

@@ -6,7 +6,7 @@ Shapes: B samples, T tokens, S = T + 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from models.losses.cross_entropy import TokenLosses
 from train.objectives.objective import Objective
 
 if TYPE_CHECKING:
+    from curriculum.tokens.samples import Samples
     from train.engine import Engine
     from train.settings import TrainSettings
     from train.tracking import Record
@@ -41,9 +42,9 @@ class LanguageModel(Objective):
         self.tokens = tokens
 
     @classmethod
-    def of(cls, settings: TrainSettings, tokens: Tokens) -> LanguageModel:
+    def of(cls, settings: TrainSettings, tokens: Samples) -> LanguageModel:
         """Return the objective; it has no settings."""
-        return cls(tokens)
+        return cls(cast(Tokens, tokens))  # open_inputs rejects pairs
 
     def micro_batch(self, ids: Sequence[int], size: int) -> MicroBatch:
         """Return samples as a micro-batch; padding rows are IGNORED."""

@@ -13,7 +13,7 @@ from train.settings import OBJECTIVES, TrainSettings
 if TYPE_CHECKING:
     from typing import Self
 
-    from curriculum.tokens.tokens import Tokens
+    from curriculum.tokens.samples import Samples
     from models.losses.cross_entropy import TokenLosses
     from train.engine import Engine
     from train.loop_state import LoopState
@@ -29,7 +29,7 @@ class Objective(Hook, ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, settings: TrainSettings, tokens: Tokens) -> Self:
+    def of(cls, settings: TrainSettings, tokens: Samples) -> Self:
         """Return the objective of a run on these samples. Raises ValueError if settings and data do not match."""
 
     @abstractmethod
@@ -64,7 +64,7 @@ class Objective(Hook, ABC):
         return {"train/loss": loss}
 
 
-def objective_of(settings: TrainSettings, tokens: Tokens) -> Objective:
+def objective_of(settings: TrainSettings, tokens: Samples) -> Objective:
     """Return the objective selected by `settings.objective`."""
     module, _, name = OBJECTIVES[settings.objective].partition(":")
     objective: Objective = getattr(import_module(module), name).of(settings, tokens)

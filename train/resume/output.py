@@ -9,11 +9,21 @@ from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import MANIFEST
 from curriculum.artifact.outputs import BYSTANDERS, check_place, named, others
 from train import checkpoint
-from train.records.layout import CHECKPOINTS, EXPORT, FILES, FOLDERS, LOCK, RUN, TENSORBOARD, WANDB_ID
+from train.records.layout import ADAPTER, BASE, CHECKPOINTS, EXPORT, FILES, FOLDERS, LOCK, RUN, TENSORBOARD, WANDB_ID
 from train.records.run_json import read_run
 from train.records.skipped import SKIPPED
 
-OWN = (LOCK, *FOLDERS, EXPORT, TENSORBOARD, "wandb", *(f"{name}*" for name in (*FILES, SKIPPED, WANDB_ID)), ".*.tmp-*")
+OWN = (
+    LOCK,
+    *FOLDERS,
+    EXPORT,
+    BASE,
+    ADAPTER,
+    TENSORBOARD,
+    "wandb",
+    *(f"{name}*" for name in (*FILES, SKIPPED, WANDB_ID)),
+    ".*.tmp-*",
+)
 """Patterns of what a run writes before run.json, or leaves when run.json is removed."""
 
 

@@ -12,7 +12,9 @@ from train.evaluation.harness.tasks import BenchmarkSettings
 from train.evaluation.heldout import HeldoutSettings
 from train.schedule import ScheduleSettings
 from train.settings.hooks import AveragingSettings, GuardSettings, StragglerSettings, ThroughputSettings
+from train.settings.lora import LoraSettings
 from train.settings.optimizer import PRECISIONS, OptimizerSettings, ZeroSettings
+from train.settings.pair_loss import PairLossSettings
 from train.tracking import TrackerSettings
 
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}")
@@ -21,6 +23,9 @@ ARM_NAMES = "at most 40 letters, digits and _ . + -, starting with a letter or d
 
 OBJECTIVES = {
     "language_model": "train.objectives.language_model:LanguageModel",
+    "dpo": "train.objectives.preference:Preference",
+    "simpo": "train.objectives.preference:Preference",
+    "logo": "train.objectives.preference:Preference",
 }
 """Module and class by name (`objective=NAME`), imported on use so that reading settings does not import torch."""
 
@@ -34,7 +39,8 @@ class DataSettings:
     order: str = field(metadata=FREE)
     """ORDER folder: the samples in training order, and the global batch size."""
     scores: str | None = field(default=None, metadata=FREE)
-    """SCORES folder, to report the loss on the low-PD and high-PD halves of the validation slice; null: no report."""
+    """SCORES folder, to report the loss on the low-PD and high-PD halves of the validation slice; null: no report. With
+    objective=dpo, SCORES of PAIRS with the log-probabilities of `init`; null: the run computes them."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,11 @@ class TrainSettings:
     """RUN to branch from: this run begins as that one was at the step at which `data.order` was replanned from its
     order, which must be a checkpoint that it keeps; null: begin at step 0."""
     objective: str = field(default="language_model", metadata=BINDS)
-    """What training minimises: language_model (next-token prediction)."""
+    """What training minimises: language_model (next-token prediction) or, on PAIRS, dpo, simpo or logo."""
+    pair_loss: PairLossSettings = field(default_factory=PairLossSettings)
+    """Coefficients of dpo, simpo and logo."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    """Train adapters instead of all weights."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     """AdamW and gradient clipping."""
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
@@ -165,6 +175,14 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective={self.objective!r} is unknown: use one of {list(OBJECTIVES)}")
+        self.pair_loss.check(self.objective)
+        excluded = {
+            "branch_of": self.branch_of is not None,
+            "averaging.decay": self.averaging.decay > 0,
+            "offloading to nvme": self.zero.uses_nvme,
+            "execution.compile=true": self.execution.compile,
+        }
+        self.lora.check(self.init, excluded)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is unknown: use one of {list(PRECISIONS)}")
         for key in ("micro_batch_size", "log_every", "processes", "threads"):

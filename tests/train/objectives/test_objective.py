@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from curriculum.pairs.pairs import Pairs
 from curriculum.tokens.tokens import Tokens
 from models import DecoderConfig
 from models.decoder import build
@@ -163,10 +164,11 @@ def test_language_model_divides_by_labels_and_pads_with_rows_of_zero_loss(tokens
 
 def test_an_unknown_objective_is_rejected_and_every_registered_one_loads(monkeypatch):
     words = ["output=o", "arm=a", "data.tokens=t", "data.order=o"]
-    with pytest.raises(ValueError, match=r"objective='dpo' is unknown: use one of \['language_model'\]"):
-        compose("train", TrainSettings, [*words, "objective=dpo"])
+    with pytest.raises(ValueError, match=r"objective='ppo' is unknown: use one of \['language_model', 'dpo', "):
+        compose("train", TrainSettings, [*words, "objective=ppo"])
     for name in OBJECTIVES:
-        objective = objective_of(compose("train", TrainSettings, [*words, f"objective={name}"]), None)
+        pairs = object.__new__(Pairs)  # opened nowhere: `of` only looks at its type
+        objective = objective_of(compose("train", TrainSettings, [*words, f"objective={name}"]), pairs)
         assert objective.name == name
 
 

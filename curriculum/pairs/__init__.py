@@ -1,0 +1,1 @@
+"""PAIRS: a prompt, its chosen and its rejected answers; prepared, scored and selected."""

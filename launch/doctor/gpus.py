@@ -32,7 +32,7 @@ NVIDIA, DISPLAY = "0x10de", "0x03"
 class Gpu(NamedTuple):
     """A line of nvidia-smi."""
 
-    index: str
+    number: str
     name: str
     total_mib: int
     used_mib: int
@@ -72,7 +72,7 @@ def gpus(subject: Subject) -> Iterator[Finding]:
     for one in there:
         if one.used_mib > BUSY * one.total_mib:
             yield warning(
-                f"GPU {one.index}: {one.used_mib:,} of {one.total_mib:,} MiB are in use",
+                f"GPU {one.number}: {one.used_mib:,} of {one.total_mib:,} MiB are in use",
                 f"end what runs there ({SMI} lists the processes), or leave it out with CUDA_VISIBLE_DEVICES",
             )
     yield ok(f"{len(there)} x {there[0].name}, {there[0].total_mib:,} MiB each")

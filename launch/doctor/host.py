@@ -27,8 +27,8 @@ def shm(subject: Subject) -> Iterator[Finding]:
     if free < needed:
         ranks = f"{subject.local_ranks} rank{'s' if subject.local_ranks > 1 else ''}"
         yield failure(
-            f"{size_of(free)} of {size_of(there.f_blocks * there.f_frsize)} are free in /dev/shm, {ranks} need "
-            f"{size_of(needed)}",
+            f"{size_of(free)} of {size_of(there.f_blocks * there.f_frsize)} are free in /dev/shm, {size_of(needed)} "
+            f"are needed for {ranks}",
             "in a container use --ipc=host or --shm-size=16g; else remove what is left there, or enlarge it (mount "
             "-o remount,size=16g /dev/shm)",
         )

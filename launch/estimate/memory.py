@@ -160,7 +160,8 @@ def _loss(settings: TrainSettings, decoder: DecoderConfig, tokens: int, element:
     forward = chunk * decoder.vocab_size * (element + in_float) + stream * element
     scaled_weight = head * (4 if element == 4 else 8 if chunk == tokens else 6)
     scaled_stream = stream * (8 if element == 2 else 4)
-    return stream * element + weight + max(forward, scaled_weight, scaled_stream)
+    forward += 0 if chunk == tokens else weight  # a single chunk's gradient follows its logits
+    return stream * element + max(forward, weight + max(scaled_weight, scaled_stream))
 
 
 def _block_backward(settings: TrainSettings, decoder: DecoderConfig, tokens: int, element: int) -> int:

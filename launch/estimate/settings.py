@@ -11,6 +11,7 @@ from launch.estimate.hardware import A100_80
 from train.config.typed import QUOTED, quoted
 
 FORMATS = ("table", "json")
+LARGEST_BATCH = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class EstimateSettings:
             value = getattr(self, key)
             if value is not None and not 1 <= value < 1e18:
                 raise ValueError(f"{key}={value} must be at least 1 and below 1e18")
+        if self.batch_size is not None and self.batch_size > LARGEST_BATCH:
+            raise ValueError(f"batch_size={self.batch_size} must be at most {LARGEST_BATCH} samples")
         if not 0 <= self.benchmark_tokens < 1e18:
             raise ValueError(f"benchmark_tokens={self.benchmark_tokens} must not be negative, and below 1e18")
         if self.from_run == "":

@@ -109,7 +109,7 @@ def sigkill(bench: Bench, folder: Path) -> str:
     typed = bench.launch(folder / "run", DISTURBED)
     bench.reach(folder / "run", 5, typed)
     typed.signal(signal.SIGKILL)
-    typed.ends(137)
+    typed.ends(137, -signal.SIGKILL)
     bench.until(lambda: read_run(folder / "run")["status"] == "finished", "the run does not go on")
     bench.equal(folder / "run")
     return "trained on"

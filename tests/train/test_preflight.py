@@ -44,7 +44,6 @@ def test_a_run_that_fits_passes_and_nothing_is_written(settings):
         (["init=/nope"], 4, "/nope"),
         ([], 3, "world_size=3 does not divide the order's batch of 8 samples"),
         ([], 8, "micro_batch_size=2 on 8 ranks does not divide the order's batch of 8 samples"),
-        (["benchmarks.tasks=[no_such_task]"], 4, "no_such_task"),
         (["accept_change=[optimizer.lrr]"], 4, "accept_change=optimizer.lrr is not a field of a run"),
         (["output=/proc/version/run"], 4, "is below /proc/version, which is a file"),
     ],

@@ -4,9 +4,12 @@ import pytest
 
 from curriculum.preference import PREFERENCES
 from launch.cli import VERBS
+from launch.study.file import read_study
+from launch.study.steps import steps_of
+from launch.study.study import composed
 from tests.needed import REQUIRED
 from train.config.compose import SettingsError, as_yaml, compose
-from train.config.groups import CONFIGS
+from train.config.groups import CONFIGS, options_of
 from train.settings import TrainSettings
 
 
@@ -25,6 +28,24 @@ def test_every_choice_of_a_train_group_composes(group):
     for name in names:
         settings = compose("train", TrainSettings, [f"{group}={name}", *REQUIRED["train"]])
         assert settings.output == "o"
+
+
+def test_every_cluster_composes():
+    schema, _, choices = VERBS["launch"].load()
+    for name in options_of("cluster"):
+        assert compose("launch", schema, [f"cluster={name}"], choices).cluster
+
+
+@pytest.mark.parametrize("name", options_of("study"))
+def test_every_step_of_every_study_composes(name, tmp_path):
+    study = read_study(CONFIGS / "study" / f"{name}.yaml")
+    assert steps_of(study, tmp_path, composed, lambda settings: settings.processes).runs
+
+
+def test_no_file_is_left_out_of_these_tests():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(VERBS)
+    groups = {"model", "schedule", "tracker", "experiment", "preference", "cluster", "study"}
+    assert {path.relative_to(CONFIGS).parts[0] for path in CONFIGS.glob("*/**/*.yaml")} == groups
 
 
 PREFERENCE_FILES = sorted(path.stem for path in (CONFIGS / "preference").glob("*.yaml"))

@@ -27,6 +27,7 @@ CPU = torch.device("cpu")
 TINY = [
     *("--device", "cpu", "--size", "demo_weak", "--seq-len", "32", "--tokens", "64", "--micro-batch-size", "2"),
     *("--steps", "2", "--warm-up", "1", "--repeats", "1", "--threads", "1", "--no-compile"),
+    *("--minutes", "60"),  # other work may slow it down
 ]
 FAKE_GROUP = """
 import os, time

@@ -22,7 +22,7 @@ from curriculum.artifact.files import code_version, write_text
 NAME = "gpu"
 PACKAGE = "benchmarks.gpu"
 CHECKS = ("attention", "kernels", "decoder", "engine")
-CHECK_SHARE, step_sHARE = 0.4, 0.3
+CHECK_SHARE, STEP_SHARE = 0.4, 0.3
 """The most of the time for everything that one process may take."""
 CORES_PER_GROUP = 4
 """torch.compile and Triton compile on the CPU: more groups than this allows would only wait for each other."""
@@ -34,7 +34,7 @@ Settings = Mapping[str, Any]
 def run(options: Settings, folder: Path, added: list[str]) -> Row:
     """Run everything that the options select; return the result. `added`: packages installed from wheels."""
     started, clock = time.monotonic(), Clock(60 * options["minutes"])
-    check_s, step_s = (share * 60 * options["minutes"] for share in (CHECK_SHARE, step_sHARE))
+    check_s, step_s = (share * 60 * options["minutes"] for share in (CHECK_SHARE, STEP_SHARE))
     settings = {name: value for name, value in options.items() if name not in ("keep", "wheels")}
     on_cpu = options["device"] == "cpu"
     chosen = options["only"] or [*CHECKS, "timing", "steps"]
@@ -72,7 +72,7 @@ def run(options: Settings, folder: Path, added: list[str]) -> Row:
 
 def _step_groups(settings: Settings, device: Row) -> Iterator[tuple[Group, Row]]:
     """Yield the measurements of steps with their settings, the most important first."""
-    ranks, step_s = device["cards"], step_sHARE * 60 * settings["minutes"]
+    ranks, step_s = device["cards"], STEP_SHARE * 60 * settings["minutes"]
     for size in settings["size"]:
         yield Group(f"PDPC {size}", f"{PACKAGE}.step", step_s, ranks), {**settings, "model": size}
     for size in settings["size"]:

@@ -164,9 +164,9 @@ def _checkpoint() -> Row:
         checkpoint.save(Path(folder), engine, _world(), step=1, cursor=BATCH, tokens=1, **facts)
         saved = {(p.name, kind): t.detach().cpu().clone() for p in engine.fragments() for kind, t in p.tensors.items()}
         with _engine(("zero.stage=2", "seed=1")) as other:
-            found = checkpoint.newest(Path(folder))
-            assert found is not None, "it was just written"
-            checkpoint.load(found, other)
+            newest = checkpoint.newest(Path(folder))
+            assert newest is not None
+            checkpoint.load(newest, other)
             read = {(p.name, kind): t.detach().cpu() for p in other.fragments() for kind, t in p.tensors.items()}
     wrong = sum(not torch.equal(saved[key], read[key]) for key in saved)
     return {"error": float(wrong + (saved.keys() != read.keys())), "bound": 0.0, "tensors": len(saved)}

@@ -35,12 +35,17 @@ def _facts(settings: Mapping[str, Any], device: torch.device) -> Row:
         "capability": list(torch.cuda.get_device_capability()) if cuda else None,
         "memory_bytes": torch.cuda.get_device_properties(0).total_memory if cuda else None,
         "cuda": torch.version.cuda,
-        "nccl": list(torch.cuda.nccl.version()) if cuda else None,  # type: ignore[no-untyped-call]
+        "nccl": list(_nccl()) if cuda else None,
         "peak_per_s": peak_of(card),
         "auto": chosen_backends(run),
         "machine": machine(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _nccl() -> tuple[int, ...]:
+    version_of: Any = torch.cuda.nccl.version
+    return tuple(version_of())
 
 
 def _version(name: str) -> str:

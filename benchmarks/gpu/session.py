@@ -22,8 +22,8 @@ from curriculum.artifact.files import code_version, write_text
 NAME = "gpu"
 PACKAGE = "benchmarks.gpu"
 CHECKS = ("attention", "kernels", "decoder", "engine")
-CHECK_S, STEP_S = 150.0, 100.0
-"""Most seconds of one process."""
+CHECK_SHARE, STEP_SHARE = 0.4, 0.3
+"""The most of the time for everything that one process may take."""
 CORES_PER_GROUP = 4
 """torch.compile and Triton compile on the CPU: more groups than this allows would only wait for each other."""
 FAILED, SKIPPED = 1, 3
@@ -34,15 +34,16 @@ Settings = Mapping[str, Any]
 def run(options: Settings, folder: Path, added: list[str]) -> Row:
     """Run everything that the options select; return the result. `added`: packages installed from wheels."""
     started, clock = time.monotonic(), Clock(60 * options["minutes"])
+    check_s, step_s = (share * 60 * options["minutes"] for share in (CHECK_SHARE, STEP_SHARE))
     settings = {name: value for name, value in options.items() if name not in ("keep", "wheels")}
     on_cpu = options["device"] == "cpu"
     chosen = options["only"] or [*CHECKS, "timing", "steps"]
     say(f"device: at most {options['minutes']:g} minutes for everything")
-    (device,) = run_group(Group("device", f"{PACKAGE}.facts", CHECK_S), settings, folder, clock)
+    (device,) = run_group(Group("device", f"{PACKAGE}.facts", check_s), settings, folder, clock)
     rows: list[Row] = [device]
     steps: list[Row] = []
     if device["state"] == "passed":
-        checks = [Group(name, f"{PACKAGE}.{name}", CHECK_S) for name in CHECKS if name in chosen]
+        checks = [Group(name, f"{PACKAGE}.{name}", check_s) for name in CHECKS if name in chosen]
         say(f"checks: {', '.join(group.name for group in checks) or 'none'}")
         at_once = max(1, min(len(checks), (os.cpu_count() or 1) // CORES_PER_GROUP))
         rows += run_together(checks, settings, folder, clock, at_once)
@@ -52,7 +53,7 @@ def run(options: Settings, folder: Path, added: list[str]) -> Row:
             ]
         if "timing" in chosen:
             say("timing: attention and kernels")
-            rows += run_group(Group("timing", f"{PACKAGE}.parts", STEP_S), settings, folder, clock)
+            rows += run_group(Group("timing", f"{PACKAGE}.parts", step_s), settings, folder, clock)
     peak = options["peak_tflops"] * 1e12 if options["peak_tflops"] else device.get("peak_per_s")
     return {
         "benchmark": NAME,
@@ -71,15 +72,15 @@ def run(options: Settings, folder: Path, added: list[str]) -> Row:
 
 def _step_groups(settings: Settings, device: Row) -> Iterator[tuple[Group, Row]]:
     """Yield the measurements of steps with their settings, the most important first."""
-    ranks = device["cards"]
+    ranks, step_s = device["cards"], STEP_SHARE * 60 * settings["minutes"]
     for size in settings["size"]:
-        yield Group(f"PDPC {size}", f"{PACKAGE}.step", STEP_S, ranks), {**settings, "model": size}
+        yield Group(f"PDPC {size}", f"{PACKAGE}.step", step_s, ranks), {**settings, "model": size}
     for size in settings["size"]:
-        yield Group(f"Hugging Face {size}", f"{PACKAGE}.huggingface", STEP_S), {**settings, "model": size}
+        yield Group(f"Hugging Face {size}", f"{PACKAGE}.huggingface", step_s), {**settings, "model": size}
     if settings["compile"]:
         for size in settings["size"]:
             compiled = {**settings, "model": size, "set": [*settings["set"], COMPILED]}
-            yield Group(f"PDPC {size}, compiled", f"{PACKAGE}.step", STEP_S, ranks), compiled
+            yield Group(f"PDPC {size}, compiled", f"{PACKAGE}.step", step_s, ranks), compiled
 
 
 def steps_of(group: Group, settings: Row, folder: Path, clock: Clock) -> list[Row]:

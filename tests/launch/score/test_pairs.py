@@ -30,27 +30,19 @@ def place(tmp_path_factory, tokens_folder):
     torch.manual_seed(0)
     facts = json.loads((tokens_folder / "manifest.json").read_text())["facts"]
     end = facts["end_of_text"]
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=facts["vocab_size"], max_position_embeddings=64, bos_token_id=end, eos_token_id=end, **shape
-        )
-    )
+    shape |= {"vocab_size": facts["vocab_size"], "max_position_embeddings": 64}
+    model = LlamaForCausalLM(LlamaConfig(bos_token_id=end, eos_token_id=end, **shape))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
     model.save_pretrained(root / "policy")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokens_folder / "tokenizer" / name, root / "policy")
-    records = [
-        {
-            "prompt": f"{i}+1=",
-            "chosen": str(i + 1),
-            "rejected": [f"{i}!", f"{i}{i}?"][: 1 + i % 2],
-            "good": i % 7,
-            "bad": [i % 3, i % 5][: 1 + i % 2],
-        }  # fmt: skip
-        for i in range(PAIRS)
-    ]
+    records = []
+    for i in range(PAIRS):
+        rejected, bad = [f"{i}!", f"{i}{i}?"][: 1 + i % 2], [i % 3, i % 5][: 1 + i % 2]
+        record = {"prompt": f"{i}+1=", "chosen": str(i + 1), "rejected": rejected}
+        records.append({**record, "good": i % 7, "bad": bad})
     (root / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     rewards = ["input.chosen_reward_column=good", "input.rejected_reward_column=bad", "validation_fraction=0.2"]
     words = [

@@ -90,8 +90,8 @@ def open_pairs_job(
             )
         if not any((Path(settings.policy) / name).is_file() for name in (RUN, TOKENIZER_FILE)):
             raise ValueError(
-                f"policy={settings.policy} is not a RUN and has no {TOKENIZER_FILE}, so its token ids cannot be compared "
-                f"with those of {first.folder}: add its {TOKENIZER_FILE}"
+                f"policy={settings.policy} is not a RUN and has no {TOKENIZER_FILE}, so its token ids cannot be "
+                f"compared with those of {first.folder}: add its {TOKENIZER_FILE}"
             )
         if check_model(POLICY, Path(settings.policy), first, False):
             raise ValueError(

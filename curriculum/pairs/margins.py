@@ -77,7 +77,8 @@ def margin(values_K: NDArray[np.floating], rows_N1: NDArray[np.integer]) -> Floa
         return np.zeros(0)
     chosen_N = values_K[rows_N1[:-1]]
     rejected_N = np.add.reduceat(values_K, rows_N1[:-1]) - chosen_N
-    return chosen_N - rejected_N / (np.diff(rows_N1) - 1)
+    found_N: Floats = chosen_N - rejected_N / (np.diff(rows_N1) - 1)
+    return found_N
 
 
 def z_scores(values_N: Floats) -> Floats:
@@ -85,7 +86,8 @@ def z_scores(values_N: Floats) -> Floats:
     deviation = values_N.std() if len(values_N) else 0.0
     if deviation <= 1e-12 * max(1.0, float(np.abs(values_N).max(initial=0.0))):
         return np.zeros(len(values_N))
-    return (values_N - values_N.mean()) / deviation
+    z_N: Floats = (values_N - values_N.mean()) / deviation
+    return z_N
 
 
 def warnings_of(margins: Margins, rewards_K: NDArray[np.floating] | None) -> tuple[list[str], list[str]]:

@@ -76,13 +76,13 @@ def one_step(settings: TrainSettings, inputs: Inputs | None, world: World) -> di
     """Return the gradient norm of one micro-batch through the engine, that of plain torch, and the step's seconds."""
     import torch
 
-    from curriculum.tokens.tokens import IGNORED
+    from curriculum.tokens.tokens import IGNORED, Tokens
     from models.attention import Documents, on_device
     from models.decoder import build
     from train.engine import Engine
 
     decoder, size = decoder_of(settings, inputs), settings.micro_batch_size
-    if inputs is not None:
+    if inputs is not None and isinstance(inputs.tokens, Tokens):
         rows = inputs.tokens.sample(range(min(size, len(inputs.tokens))))
         ids_BS = torch.from_numpy(rows.astype("int64"))
     else:

@@ -12,6 +12,8 @@ from launch.inspect.settings import RUN, InspectSettings
 
 MOST_SOURCES = 6
 """Most sources of a slice that are named, the largest ones."""
+UNITS = {"tokens": "documents", "pairs": "pairs"}
+"""What the slices of an artifact hold, by its kind."""
 MOST_ROWS = 12
 """Most inputs, and most files, that are listed: TOKENS have one input per text file."""
 
@@ -47,10 +49,10 @@ def _show_manifest(folder: Path, whole: bool, console: Any) -> None:
     table.add_row("fingerprint", manifest.fingerprint)
     table.add_row("created", f"{manifest.created_at} by PDPC {manifest.code_version}")
     facts = dict(manifest.facts)
-    if kind == "tokens":
+    if kind in UNITS:
         facts.pop("blocks", None)
         for name, held in facts.pop("slices", {}).items():
-            table.add_row(cell(f"slice {name}"), cell(_held(held.get("sources", []))))
+            table.add_row(cell(f"slice {name}"), cell(_held(held.get("sources", []), UNITS[kind])))
     for title, values in (("fact", facts), ("config", manifest.config)):
         for key, value in values.items():
             shown = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
@@ -65,11 +67,11 @@ def _show_manifest(folder: Path, whole: bool, console: Any) -> None:
     console.print("all files match their checksums" if whole else "sizes match; verify=true compares checksums")
 
 
-def _held(sources: Sequence[Mapping[str, Any]]) -> str:
-    """Return what a slice of TOKENS holds, and its largest sources."""
-    documents, tokens = (sum(source[key] for source in sources) for key in ("documents", "tokens"))
+def _held(sources: Sequence[Mapping[str, Any]], unit: str) -> str:
+    """Return what a slice of TOKENS or PAIRS holds, and its largest sources."""
+    count, tokens = (sum(source[key] for source in sources) for key in (unit, "tokens"))
     largest = sorted(sources, key=lambda source: -source["tokens"])[:MOST_SOURCES]
     named = ", ".join(f"{source['name']} {source['tokens']:,}" for source in largest)
     more = f" and {len(sources) - len(largest):,} more" if len(sources) > len(largest) else ""
     of = f" in {len(sources):,} source{'s' * (len(sources) != 1)} ({named}{more})" if sources else ""
-    return f"{documents:,} documents, {tokens:,} tokens{of}"
+    return f"{count:,} {unit}, {tokens:,} tokens{of}"

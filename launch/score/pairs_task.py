@@ -15,13 +15,14 @@ from curriculum.pairs.pairs import Pairs, Sequences
 from curriculum.pairs.scoring import POLICY, REWARD_MODEL, PairScorer, PairScoringJob, PairScoringOptions
 from curriculum.scores.job import ScoringWorker
 from curriculum.scores.scorer import Reference
-from curriculum.tokens.tokenizer import TextTokenizer
+from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer
 from curriculum.work.cpus import usable_cpus
 from launch.score.pairs import ScorePairsSettings
 from launch.score.references import check_model, identity_of, load_reference
 from launch.score.task import device_of, threads
 from train.initial import weights_fingerprint
 from train.memory.heap import keep_freed_memory
+from train.records.layout import RUN
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,11 @@ def open_pairs_job(
             raise ValueError(
                 f"{first.folder} has positions of its own, which scoring does not use: score the pairs that it was "
                 "written from"
+            )
+        if not any((Path(settings.policy) / name).is_file() for name in (RUN, TOKENIZER_FILE)):
+            raise ValueError(
+                f"policy={settings.policy} is not a RUN and has no {TOKENIZER_FILE}, so its token ids cannot be "
+                f"compared with those of {first.folder}: add its {TOKENIZER_FILE}"
             )
         if check_model(POLICY, Path(settings.policy), first, False):
             raise ValueError(

@@ -9,7 +9,7 @@ from typing import get_origin, get_type_hints
 
 import pytest
 
-from launch.cli import VERBS
+from launch.cli import VERBS, split_verb
 from train.config.flags import as_overrides
 from train.config.groups import CONFIGS
 from train.settings import TrainSettings
@@ -48,8 +48,8 @@ def commands(page: Path) -> list[list[str]]:
             continue  # an apostrophe in indented text that is not a command
         if len(split) == 1 and (assignment := ASSIGNMENT.fullmatch(split[0])):
             variables[assignment[1]] = assignment[2]
-        elif split[:1] == ["pdpc"] and split[1] in VERBS:
-            found.append(split[1:])
+        elif split[:1] == ["pdpc"] and (verb := split_verb(split[1:]))[0] in VERBS:
+            found.append([verb[0], *verb[1]])
     return found
 
 

@@ -3,6 +3,7 @@
 import os
 import pty
 import select
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from launch.cli import VERBS, main
 
 ROOT = Path(__file__).parents[2]
+FIRST_WORDS = list(dict.fromkeys(verb.split()[0] for verb in VERBS))
 LINES = [
     ("pdpc pre", ["prepare"]),
     ("pdpc train optimizer.l", ["optimizer.lr="]),
@@ -23,6 +25,9 @@ LINES = [
     ("pdpc launch data.tok", ["data.tokens="]),
     ("pdpc inspect my", ["my file"]),
     ("pdpc score tokens=my", ["my file"]),
+    ("pdpc pai", ["pairs"]),
+    ("pdpc pairs s", ["score", "select"]),
+    ("pdpc pairs select sha", ["share="]),
 ]
 """Command lines, and what a Tab at their end offers in a folder that has one file, `my file`."""
 ZSHRC = r"""
@@ -82,7 +87,7 @@ def test_bash_completes(line, expected, bash, tmp_path):
 
 
 def test_bash_completes_every_verb(bash, tmp_path):
-    assert completed(bash, "pdpc ", tmp_path) == list(VERBS)
+    assert completed(bash, "pdpc ", tmp_path) == FIRST_WORDS
     for verb in VERBS:
         assert completed(bash, f"pdpc {verb} ", tmp_path), verb
 
@@ -135,7 +140,7 @@ def test_zsh_completes(load, tmp_path, capsys):
             assert whole.startswith(line)
         assert zsh.completed("pdpc train optimizer.l")[1] == "pdpc train optimizer.lr="  # no space: the value follows
         assert zsh.completed("pdpc launch cluster=s")[1] == "pdpc launch cluster=slurm "
-        assert zsh.completed("pdpc ")[0] == list(VERBS)
+        assert zsh.completed("pdpc ")[0] == FIRST_WORDS
         for verb in VERBS:
             assert zsh.completed(f"pdpc {verb} ")[0], verb
     finally:
@@ -149,7 +154,7 @@ def test_the_script_of_zsh_has_every_verb_and_choice(capsys):
     script = capsys.readouterr().out
     assert script.startswith("#compdef pdpc\n")
     for verb in VERBS:
-        assert f"    {verb}) keys='" in script
+        assert f"    {shlex.quote(verb)}) keys='" in script
     assert "'train experiment') echo base_1.3b" in script
 
 

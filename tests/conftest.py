@@ -58,6 +58,7 @@ SLOWEST = (
     "tests/curriculum/arrange/test_arrange.py",
     "tests/train/evaluation/test_zero3.py",
     "tests/train/objectives/test_objective.py",
+    "tests/train/objectives/test_preference.py",
     "tests/benchmarks/test_gpu.py",
     "tests/launch/test_cli.py",
     "tests/train/checkpoint/test_torture.py",

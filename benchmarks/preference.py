@@ -264,7 +264,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    checks, compared, measured = [], {}, {}
+    checks: list[Check] = []
+    compared: dict[str, list[float]] = {}
+    measured: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="pdpc-preference-") as name:
         work = Path(name)
         tiny = SimpleNamespace(**{**vars(options), "layers": 2, "width": 64, "heads": 4, "kv_heads": 2, "ffn": 96})

@@ -58,7 +58,8 @@ def _step(settings: Settings, *, pairs: bool) -> Facts:
     rng = np.random.default_rng(settings["seed"])
     answer = settings["answer"]
     ids = rng.integers(0, settings["vocabulary"], settings["length"] + 1)
-    row = Answered(ids[:-answer], [rng.integers(0, settings["vocabulary"], answer) for _ in range(3)])
+    answers = rng.integers(0, settings["vocabulary"], (3, answer))
+    row = Answered(ids[:-answer], list(answers))
     loss = PairLoss("logo", 10.0, 3.0, 0.1)
     began = 0.0
     for number in range(1 + STEPS):

@@ -55,6 +55,7 @@ SLOWEST = (
     "tests/launch/probe/test_probe.py",
     "tests/train/report/wandb/test_read.py",
     "tests/models/attention/test_attention.py",
+    "tests/train/objectives/test_preference.py",
     "tests/train/checkpoint/test_torture.py",
     "tests/benchmarks/test_gpu.py",
     "tests/train/report/test_page.py",

@@ -96,7 +96,8 @@ def attend(q_NHS: Tensor, k_NKS: Tensor, v_NKS: Tensor, pieces: list[Piece]) -> 
 def _attend_long(q_THS: Tensor, k_TKS: Tensor, v_TKS: Tensor, piece: Piece) -> Tensor:
     (q, *qs), (k, *ks), (v, *vs) = (x.split(piece.sizes) for x in (q_THS, k_TKS, v_TKS))
     outs = [_call(q, k, v, None)] if len(q) else []
-    for *own, mask in zip(qs, ks, vs, piece.masks, strict=True):
+    for q_LHS, k_LKS, v_LKS, mask in zip(qs, ks, vs, piece.masks, strict=True):
+        own = (q_LHS, k_LKS, v_LKS)
         if torch.is_grad_enabled():  # recomputed: a copy of the prompt's keys and values per branch is not kept
             out = checkpoint(_branch, *own, k, v, mask, use_reentrant=False, preserve_rng_state=False)
         else:

@@ -219,4 +219,5 @@ def check_built(rows: Iterable[Row], engine: Any) -> None:
     swapper = getattr(engine.optimizer, "optimizer_swapper", None)
     files = getattr(swapper, "swap_params_info", {}).values()
     config = getattr(engine, "_config", None)
-    check_held(rows, [engine, config, engine.optimizer, swapper, *files, *engine.module.parameters()])
+    trained = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
+    check_held(rows, [engine, config, engine.optimizer, swapper, *files, *trained])

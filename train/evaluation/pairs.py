@@ -107,8 +107,8 @@ def evaluate_pairs(
         rows = slice(start, start := start + int(counts[part].sum()))
         batch = pair_batch(answered(pairs, ids[part]))
         found = loss(logp_Q[rows], batch, None if reference_Q is None else reference_Q[rows])
-        for name, values in {"loss": found.loss_P, **found.shown()}.items():
-            columns.setdefault(name, []).append(values.double().numpy())
+        for name, values_P in {"loss": found.loss_P, **found.shown()}.items():
+            columns.setdefault(name, []).append(values_P.double().numpy())
     made = Evaluated()
     for name, several in columns.items():
         values = np.concatenate(several)

@@ -86,7 +86,9 @@ class Preference(Objective):
         """Before the first step of dpo, compute the reference's log-probabilities; later, read them."""
         if self.name != "dpo":
             return
-        slices = (self.pairs, loop.inputs.validation)
+        validation = loop.inputs.validation
+        assert isinstance(validation, Pairs), "a slice of the same artifact"
+        slices = (self.pairs, validation)
         if loop.progress.step == 0:
             for pairs in slices:
                 score_reference(loop, pairs)

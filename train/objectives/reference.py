@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.artifact.files import fingerprint_of, hash_file, reading, replacing
+from curriculum.artifact.files import ArtifactError, fingerprint_of, hash_file, reading, replacing
 from curriculum.pairs.answers import AnswerScores
 from train.evaluation.pairs import log_probabilities_of
 from train.records.layout import REFERENCE
@@ -33,6 +33,8 @@ def reference_path(run: Path, slice_name: str) -> Path:
 def read_reference(run: Path, pairs: Pairs) -> NDArray[np.float32]:
     """Return log p of every answer of a slice, float32 [answers]. Raises ArtifactError if the file does not fit."""
     path = reference_path(run, pairs.slice)
+    if not path.is_file():
+        raise ArtifactError(f"{path}, the log-probabilities of dpo's reference, is missing: restore it, or train again")
     with reading(path, "restore it, or train again from the beginning in another output"):
         values = np.load(path, allow_pickle=False)
         if values.dtype != np.float32 or values.shape != (pairs.answers,) or not np.isfinite(values).all():

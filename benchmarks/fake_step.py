@@ -90,6 +90,7 @@ def peak_bytes(
                 assert weight.grad is not None
                 into.add_(weight.grad)
                 weight.grad.zero_()
+            tracker.reset_mod_stats()  # of modules: the peak of the step stays
         note("step")
         assert all(len(one) == part for one in state)
     return found

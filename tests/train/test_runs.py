@@ -168,7 +168,7 @@ def test_one_process_of_the_deepspeed_launcher_consumes_the_same_and_learns_the_
     """`deepspeed --module train ...` as users type it; it passes --local_rank, which must be accepted."""
     launcher = ["-m", "deepspeed.launcher.runner", "--num_gpus", "1", "--master_port", str(free_port())]
     command = [sys.executable, *launcher, "--module", "train", *words, f"output={tmp_path / 'one'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     shown = done.stdout + done.stderr
     assert done.returncode == 0, shown
     assert len(re.findall(r"^kernels: plain \(cpu, (?:bf16|fp32)\)$", shown, re.MULTILINE)) == 1
@@ -272,10 +272,10 @@ def test_ranks_exit_when_the_launcher_is_killed_and_the_run_resumes_bitwise_equa
         time.sleep(0.01)
     below = descendants(process.pid)
     assert len(below) >= 4
-    ranks = {pid: folder for pid in below if (folder := environment_of(pid).get(heartbeat.VARIABLE))}
-    started = heartbeat.pids(Path(next(iter(ranks.values()))))
+    folder_of = {pid: place for pid in below if (place := environment_of(pid).get(heartbeat.VARIABLE))}
+    started = heartbeat.pids(Path(next(iter(folder_of.values()))))
     assert sorted(started) == [0, 1]
-    assert set(started.values()) <= set(ranks)  # the supervisor sends its signals to them
+    assert set(started.values()) <= set(folder_of)  # the supervisor sends its signals to them
     process.kill()
     process.wait()
     process.stdout.close()

@@ -112,7 +112,7 @@ class PairEncoder:
             raise BadRecordError(record.place, f"{_named(empty)} encodes to no tokens: fix or remove the record")
         tokenizer = self._tokenizer
         if not record.chat:
-            if self._options.bos:
+            if self._options.bos and tokenizer.bos is not None:
                 first = _joined([tokenizer.bos], first)
             if self._options.end_answers:
                 ids = [_joined(part, [tokenizer.end_of_text]) for part in ids]

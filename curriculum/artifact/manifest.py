@@ -191,4 +191,6 @@ def kind_of(folder: Path) -> str:
     try:
         return str(json.loads(read_text(folder / MANIFEST))["kind"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArtifactError(f"{folder} has no readable {MANIFEST} ({error}): it is not an artifact") from error
+        raise ArtifactError(
+            f"{folder} has no readable {MANIFEST} ({error}): it is not an artifact, or a damaged one: recreate it"
+        ) from error

@@ -15,12 +15,11 @@ from pathlib import Path
 
 from launch.cluster.hosts import expand, hostfile
 from launch.cluster.remote import Remote
+from launch.cluster.supervisor import ON_THIS_MACHINE
 from train.config.safe_path import safe_variables
 from train.distributed.heartbeat import VARIABLE as ROLL
 from train.distributed.secret import VARIABLE as SECRET
 
-ON_THIS_MACHINE = ("--hostfile", os.devnull)
-"""Arguments of DeepSpeed's launcher for ranks here: by default it reads /job/hostfile, and any name could be a file."""
 PLAIN = re.compile(r"[\w@%+=:,./~-]*")
 """Words that a second shell, such as the remote one behind pdsh, leaves unchanged."""
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)

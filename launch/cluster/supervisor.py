@@ -15,7 +15,6 @@ from pathlib import Path
 from types import FrameType
 
 from curriculum.work.cpus import OMP
-from launch.cluster.machines import ON_THIS_MACHINE
 from launch.cluster.remote import Remote
 from train.config.safe_path import safe_variables
 from train.distributed import heartbeat
@@ -26,6 +25,8 @@ FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHU
 """Signals that the supervisor forwards to the ranks; SIGHUP, from a closed terminal, as SIGTERM."""
 
 
+ON_THIS_MACHINE = ("--hostfile", os.devnull)
+"""Arguments of DeepSpeed's launcher for ranks here: by default it reads /job/hostfile, and any name could be a file."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
 """The GPUs of a process, by number."""
 DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg", "/proc/driver/nvidia")

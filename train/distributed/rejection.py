@@ -47,7 +47,7 @@ def tell(message: str, code: int, leave: Callable[[int], Any]) -> None:
     with suppress(Exception):  # without the others, or a library to reach them, its own log has to do
         if not several_machines():
             return
-        from train.distributed.rendezvous import at_most
+        from train.distributed.give_up import at_most
         from train.distributed.store import of_attempt, open_store
 
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

@@ -12,7 +12,6 @@ import hmac
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from typing import Any
 import torch.distributed as dist
 
 from curriculum.work.printable import printable
-from train.distributed.exit_codes import FAILED
+from train.distributed.give_up import at_most
 from train.distributed.heartbeat import STORE
 from train.distributed.rejection import check_rejected
 from train.distributed.secret import proof, read_secret
@@ -59,23 +58,6 @@ def rendezvous(rank: int, size: int, limit_s: float, leave: Callable[[int], Any]
     lost = f"rank {rank}: all {size} ranks joined, but were not connected within {limit_s:g} s: one was lost meanwhile"
     with at_most(max(0.0, deadline - time.monotonic()), f"{lost}; {AGAIN}", leave):
         yield store
-
-
-@contextmanager
-def at_most(seconds: float, message: str, leave: Callable[[int], Any]) -> Iterator[None]:
-    """Log `message` and call `leave` with code 1 when the block takes longer: torch's calls cannot be interrupted."""
-
-    def late() -> None:
-        log.error("%s", message)
-        leave(FAILED)
-
-    timer = threading.Timer(seconds, late)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _gather(rank: int, size: int, limit_s: float, deadline: float) -> Any:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from launch.evaluate.settings import EvaluateSettings
     from launch.executors.task import Task
     from launch.prepare import SharedPrepareSettings
-    from launch.score.pairs import ScorePairsSettings
+    from launch.score.pairs_settings import ScorePairsSettings
     from launch.score.settings import ScoreSettings
 
 

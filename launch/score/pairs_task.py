@@ -17,7 +17,7 @@ from curriculum.scores.job import ScoringWorker
 from curriculum.scores.scorer import Reference
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer
 from curriculum.work.cpus import usable_cpus
-from launch.score.pairs import ScorePairsSettings
+from launch.score.pairs_settings import ScorePairsSettings
 from launch.score.references import check_model, identity_of, load_reference
 from launch.score.task import device_of, threads
 from train.initial import weights_fingerprint

@@ -120,7 +120,7 @@ VERBS: dict[str, Verb] = {
         Verb(
             "pairs score",
             "compute the margins of PAIRS: explicit, implicit and M_AP",
-            "launch.score.pairs:ScorePairsSettings",
+            "launch.score.pairs_settings:ScorePairsSettings",
             "launch.score.pairs:run",
             takes="overrides",
         ),

@@ -25,6 +25,7 @@ WITH_COMMANDS = [
     "docs/continued-pretraining.md",
     "docs/evaluation.md",
     "docs/inspect.md",
+    "docs/pairs.md",
     "docs/preferences.md",
     "docs/report.md",
     "docs/reproduce.md",

@@ -82,7 +82,7 @@ def test_a_flag_reaches_the_run_and_its_rejection_is_logged_once(start):
 def test_only_verbs_that_run_on_ranks_are_started():
     done = program("launch.rank", "report")
     assert done.returncode == REFUSED
-    assert done.stderr == "launch.rank: unknown verb 'report': use one of prepare, score, evaluate\n"
+    assert done.stderr == "launch.rank: unknown verb 'report': use one of prepare, score, pairs score, evaluate\n"
     assert "--module launch.rank prepare" in program("launch.rank", "--help").stdout
 
 

@@ -176,7 +176,7 @@ def _parts(
 ) -> tuple[list[Part], list[str]]:
     """Return the parts of the recipe, and what a reader should know about them."""
     fitted, parts, references = coefficients(), [], []
-    notes = ["tokenizing, sorting and reports are not counted: they need no GPU"]
+    notes = [*data.notes, "tokenizing, sorting and reports are not counted: they need no GPU"]
     for name, size in settings.references.items():
         if size is None:
             continue

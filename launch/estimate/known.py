@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from launch.estimate.settings import EstimateSettings
@@ -33,6 +34,8 @@ class Known:
     reference_tokens: float
     origin: Mapping[str, str]
     """Where each value is from: given, data.tokens, data.order or assumed."""
+    notes: Sequence[str] = ()
+    """What an experiment names and is not there yet."""
 
     @property
     def steps(self) -> int:
@@ -63,16 +66,21 @@ def _value(node: Any, key: str) -> Any:
 def known(settings: EstimateSettings, train: TrainSettings) -> Known:
     """Return sizes from the command line, else from TOKENS and ORDER, else the defaults.
 
-    Raises ArtifactError for a folder that is named and is not what it should be, ValueError for one that contradicts
-    the command line.
+    A folder that only an experiment names may not have been made yet: a note says so. Raises ArtifactError for another
+    one that is not what it should be, ValueError for one that contradicts the command line.
     """
     found: dict[str, Any] = {}
     origin: dict[str, str] = {}
     validation = None
-    if train.data.tokens != NOT_GIVEN:
+    notes = [
+        f"{key}={folder} does not exist yet: sizes are assumed"
+        for key, folder in (("data.tokens", train.data.tokens), ("data.order", train.data.order))
+        if _not_made(key, folder, settings.overrides)
+    ]
+    if train.data.tokens != NOT_GIVEN and not _not_made("data.tokens", train.data.tokens, settings.overrides):
         found, validation = _of_tokens(train.data.tokens)
         origin = dict.fromkeys(found, "data.tokens")
-    if train.data.order != NOT_GIVEN:
+    if train.data.order != NOT_GIVEN and not _not_made("data.order", train.data.order, settings.overrides):
         of_order = _of_order(train.data.order, settings.seq_len or found.get("seq_len", SEQ_LEN))
         found |= of_order
         origin |= dict.fromkeys(of_order, "data.order")
@@ -100,7 +108,13 @@ def known(settings: EstimateSettings, train: TrainSettings) -> Known:
     else:
         found.pop("reference_tokens", None)
         origin["reference_tokens"] = "given"
-    return Known(**found, validation_samples=validation, reference_tokens=references, origin=origin)
+    return Known(**found, validation_samples=validation, reference_tokens=references, origin=origin, notes=notes)
+
+
+def _not_made(key: str, folder: str, overrides: Sequence[str]) -> bool:
+    """Return whether an experiment, and not the command line, names a folder that does not exist."""
+    typed = any(word.partition("=")[0].lstrip("+") == key for word in overrides)
+    return folder != NOT_GIVEN and not typed and not Path(folder).exists()
 
 
 def _of_tokens(folder: str) -> tuple[dict[str, Any], int | None]:

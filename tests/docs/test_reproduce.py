@@ -11,6 +11,7 @@ import pytest
 
 from launch.cli import VERBS, main
 from launch.cluster.launch import split_overrides
+from launch.doctor.doctor import split_overrides as split_for_doctor
 from tests.docs.rehearsal import (
     PAGE,
     REPLACED,
@@ -68,6 +69,9 @@ def test_every_kind_of_command_composes(command):
     if command.verb == "launch":
         words, training = split_overrides(words)
         assert training == [f"experiment={command.values['experiment']}"]
+    elif command.verb == "doctor":
+        words, training = split_for_doctor(words)
+        assert [word.partition("=")[0] for word in training] == list(command.values)
     schema, _, choices = VERBS[command.verb].load()
     assert compose(command.verb, schema, as_overrides(words, schema, first=VERBS[command.verb].first), choices)
 

@@ -199,6 +199,7 @@ class _Server:
         if function is train:
             _composed(tuple(arguments["words"]))
         port = free_port()
+        sys.stdout.flush()  # or every rank would print what imports have left in the buffer
         gc.freeze()
         pids = []
         for rank in range(world_size):

@@ -281,7 +281,7 @@ GIVE: dict[str, Callable[[Path, str, Payload], None]] = {
     "config.json": _give_record,
     "task": _give_task,
 }
-FULL = 16 * 33 + 27 + 17 + 7
+FULL = 20 * 33 + 27 + 17 + 7
 """Every payload with every target, once."""
 STRIDE = 97
 

@@ -54,7 +54,7 @@ def _model() -> Reference:
 
 ENTRY_POINTS: dict[str, Callable[[Path], object]] = {
     "train and resume": lambda root: open_inputs(settings_of(root)),
-    "evaluate": lambda root: questions(facts_of(root), HeldoutSettings(), BenchmarkSettings()),  # type: ignore[arg-type]
+    "evaluate": lambda root: questions(root / "run", facts_of(root), HeldoutSettings(), BenchmarkSettings()),  # type: ignore[arg-type]
     "export": lambda root: tokenizer_folder(root / "run", facts_of(root)),
     "score": _score,
     "inspect": lambda root: decoder_of(Tokens.open(root / "tokens")),

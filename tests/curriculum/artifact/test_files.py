@@ -18,6 +18,13 @@ OWN_FOLDERS = {
     "train/distributed/heartbeat.py": "a private temporary folder (mkdtemp)",
     "models/huggingface/tokenizer.py": "files of a draft",
     "models/huggingface/write.py": "files of a draft",
+    "curriculum/pairs/select.py": "Parquet of a draft",
+    "models/lora.py": "files of a draft",
+    "train/objectives/reference.py": "a file opened by replacing()",
+    "launch/doctor/filesystem.py": "a private temporary folder (mkdtemp)",
+    "launch/doctor/network.py": "a new file with a random name",
+    "launch/doctor/rank.py": "a file in a private temporary folder, named by the doctor",
+    "launch/doctor/step.py": "a file in a private temporary folder",
     "curriculum/artifact/files.py": "the one place",
 }
 """Files that may write to a path directly: into a folder that this process has just created under a random name."""

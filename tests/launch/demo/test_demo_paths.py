@@ -74,8 +74,8 @@ def test_the_arm_late_reads_the_target_late_and_as_often(tokens_folder, tmp_path
     steps = arms(settings, tmp_path)
     assert [run.arm for run in steps.runs] == ["shuffled", "late", "pdpc"]
     (words,) = (step.words for step in steps.all if step.name == "order_late_0")
-    schema, _, choices = VERBS["arrange"].load()
-    shares = compose("arrange", schema, words, choices).preference.shares
+    schema, _, choices = VERBS["replan"].load()
+    shares = compose("replan", schema, words, choices).preference.shares
     start, middle, end = (shares[at]["hard"] for at in (0.0, 0.6, 1.0))
     assert start < middle < end == 0.5  # a source of half the text can be at most half of a batch
     assert "target=hard" in results(settings, tmp_path, steps)[0]

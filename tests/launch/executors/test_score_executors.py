@@ -73,6 +73,7 @@ def test_two_ranks_killed_and_resumed_by_one_of_deepspeeds_launcher(words, expec
     fault = {"PDPC_FAULT": "chunk.before_rename:nth=2"}
     ranks = forks.start("tests.torture.forks:work", {"words": words}, 2, tmp_path / "log", fault)
     assert -signal.SIGKILL in ranks.wait(PATIENCE_S), ranks.told()
+    ranks.kill()
     done = sorted(path.name for path in (tmp_path / "scores.chunks").glob("*.chunk"))
     assert 1 <= len(done) <= 2
     command = [sys.executable, "-m", "launch.cli", *words, "engine=deepspeed", "processes=1"]

@@ -40,6 +40,7 @@ KEYS: tuple[tuple[str, str, str], ...] = (
         "last digits: the same sums in another order",
     ),
     (r"init|init_.*", NOTHING, "what the initial weights say"),
+    (r"branch_of", NOTHING, "what the order says of its shared beginning"),
     (r"optimizer\..*|schedule\..*", UNFAIR, "how much is learnt from each batch; often more than an order changes"),
     (r"model\..*", UNFAIR, "another model"),
     (r"heldout\..*|benchmarks\..*", UNFAIR, "other questions: the values do not measure the same"),

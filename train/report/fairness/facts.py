@@ -85,7 +85,7 @@ def _course(run: Run, value_of: Callable[[Mapping[str, Any]], Any]) -> str | Non
 
 
 def _accepted(run: Run) -> str | None:
-    """Return the changes that attempts accepted; None if the run records no attempts."""
+    """Return the changes that attempts accepted, except of the arm; None if the run records no attempts."""
     attempts = run.fact("lives")
     if not attempts:
         return None
@@ -93,6 +93,7 @@ def _accepted(run: Run) -> str | None:
         f"{change['field']} {_value(change['old'])} to {_value(change['new'])} at step {int(attempt.get('step', 0)):,}"
         for attempt in attempts
         for change in attempt.get("accepted", [])
+        if change["field"] != "arm"  # the name of a branch, not how it trains
     ]
     return "; ".join(changes) or "none"
 

@@ -38,7 +38,7 @@ from curriculum.artifact.blocks import BlockArray, Blocks
 from curriculum.artifact.files import ArtifactError, fingerprint_of, reading
 from curriculum.artifact.manifest import MANIFEST, Manifest, kind_of, open_manifest
 from curriculum.tokens.ids import IntArray, NumberFile, TokenIds
-from curriculum.tokens.samples import Samples
+from curriculum.tokens.samples import Samples, number_file
 from curriculum.tokens.tokens import DTYPES, IGNORED, Tokens
 
 KIND = "pairs"
@@ -96,7 +96,9 @@ class Pairs(Samples):
         counts = {"answers": self.answers, REWARDS: self.answers, POSITIONS: stored}
 
         def file(part: str, dtype: str) -> NumberFile:
-            return _part(folder, part_name(slice_name, part), manifest, dtype, counts.get(part, self.pairs), blocks)
+            return number_file(
+                folder, part_name(slice_name, part), manifest, dtype, counts.get(part, self.pairs), blocks
+            )
 
         self._files = {part: file(part, dtype) for part, dtype in INDEX.items()}
         self._files |= {part: file(part, dtype) for part, dtype in OPTIONAL.items() if facts[part]}
@@ -260,18 +262,6 @@ def open_samples(folder: str | Path, slice: str = TRAIN) -> Samples:
 def _starts(lengths: npt.ArrayLike) -> IntArray:
     """Return the start of every part of the given length, and the end of the last, int64 [n + 1]."""
     return np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)))
-
-
-def _part(folder: Path, name: str, manifest: Manifest, dtype: str, count: int, blocks: Blocks) -> NumberFile:
-    """Return one file of a slice after checking its size against the facts."""
-    entry, size = manifest.files.get(name), np.dtype(dtype).itemsize
-    if entry is None or entry.bytes != count * size:
-        there = "is not listed in the manifest" if entry is None else f"has {entry.bytes} bytes"
-        raise ArtifactError(
-            f"{folder / name} {there}, but {count} numbers of {size} bytes were expected: remove {folder} and "
-            "prepare again"
-        )
-    return NumberFile(folder / name, dtype, count, digests=blocks.of(name, entry.bytes))
 
 
 def _fingerprint(manifest: Manifest, slice_name: str) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from curriculum.artifact.blocks import Blocks
 from curriculum.artifact.files import ArtifactError
 from curriculum.artifact.manifest import Manifest
-from curriculum.tokens.ids import IntArray
+from curriculum.tokens.ids import IntArray, NumberFile
 from curriculum.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, tokenizer_fingerprint
 
 
@@ -131,3 +132,15 @@ class Samples(ABC):
 
     def _place(self) -> str:
         return f"slice {self.slice!r} of {self.folder}"
+
+
+def number_file(folder: Path, name: str, manifest: Manifest, dtype: str, count: int, blocks: Blocks) -> NumberFile:
+    """Return one file of a slice. Raises ArtifactError unless its size is that of `count` numbers."""
+    entry, size = manifest.files.get(name), np.dtype(dtype).itemsize
+    if entry is None or entry.bytes != count * size:
+        there = "is not listed in the manifest" if entry is None else f"has {entry.bytes} bytes"
+        raise ArtifactError(
+            f"{folder / name} {there}, but {count} numbers of {size} bytes were expected: remove {folder} and "
+            "prepare again"
+        )
+    return NumberFile(folder / name, dtype, count, digests=blocks.of(name, entry.bytes))

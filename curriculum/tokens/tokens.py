@@ -33,7 +33,7 @@ from curriculum.artifact.blocks import Blocks
 from curriculum.artifact.files import ArtifactError, fingerprint_of, reading
 from curriculum.artifact.manifest import MANIFEST, Manifest, open_manifest
 from curriculum.tokens.ids import IntArray, NumberFile, Numbers, TokenIds
-from curriculum.tokens.samples import Samples
+from curriculum.tokens.samples import Samples, number_file
 
 KIND = "tokens"
 SLICES = ("train", "validation", "reference")
@@ -77,7 +77,10 @@ class Tokens(Samples):
         self._adopted = any("files" in row for row in table)
         blocks = Blocks(folder, manifest)
         self._ids = TokenIds(_id_files(folder, slice_name, manifest, blocks), self.seq_len + 1)
-        parts = [_part(folder, slice_name, part, manifest, INDEX_DTYPE, self.documents, blocks) for part in INDEX_PARTS]
+        parts = [
+            number_file(folder, part_name(slice_name, part), manifest, INDEX_DTYPE, self.documents, blocks)
+            for part in INDEX_PARTS
+        ]
         self._starts, self._origins = (Numbers(part) for part in parts)
         self.fingerprint: str = _fingerprint(manifest, slice_name)
 
@@ -254,8 +257,8 @@ def _id_files(folder: Path, slice_name: str, manifest: Manifest, blocks: Blocks)
     """Return the files with a slice's ids: one in the artifact, or those listed by the sources."""
     table = manifest.facts["slices"][slice_name]["sources"]
     if not any("files" in row for row in table):
-        dtype = DTYPES[manifest.facts["dtype"]]
-        return [_part(folder, slice_name, "ids", manifest, dtype, sum(int(row["tokens"]) for row in table), blocks)]
+        dtype, count = DTYPES[manifest.facts["dtype"]], sum(int(row["tokens"]) for row in table)
+        return [number_file(folder, part_name(slice_name, "ids"), manifest, dtype, count, blocks)]
     files = []
     for row in (row for source in table for row in source["files"]):
         dtype, outside = FOREIGN_DTYPES[row["dtype"]], manifest.outside[row["name"]]
@@ -267,21 +270,6 @@ def _id_files(folder: Path, slice_name: str, manifest: Manifest, blocks: Blocks)
         digests = blocks.of(row["name"], outside.bytes)
         files.append(NumberFile(Path(outside.path), dtype, int(row["tokens"]), digests=digests))
     return files
-
-
-def _part(
-    folder: Path, slice_name: str, part: str, manifest: Manifest, dtype: str, count: int, blocks: Blocks
-) -> NumberFile:
-    """Return one part of a slice after checking its size against the facts."""
-    name, size = part_name(slice_name, part), np.dtype(dtype).itemsize
-    entry = manifest.files.get(name)
-    if entry is None or entry.bytes != count * size:
-        there = "is not listed in the manifest" if entry is None else f"has {entry.bytes} bytes"
-        raise ArtifactError(
-            f"{folder / name} {there}, but {count} numbers of {size} bytes were expected: remove {folder} and "
-            "prepare again"
-        )
-    return NumberFile(folder / name, dtype, count, digests=blocks.of(name, entry.bytes))
 
 
 def _fingerprint(manifest: Manifest, slice_name: str) -> str:
